@@ -1,0 +1,77 @@
+"""What can go wrong for a user, each with the exit code it ends in."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_TRACE = 3
+EXIT_TARGET = 4
+EXIT_INVALID = 5
+EXIT_BUG = 70
+
+
+class KvtraceError(Exception):
+    """An error of the input or the environment, told in one line.
+
+    The message says where it is, what was got, what is accepted and what to do, as far as each is
+    known: ``where: problem: got X; accepted: Y; do Z``.
+    """
+
+    exit_code: ClassVar[int] = EXIT_USAGE
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: object = None,
+        got: object = None,
+        accepted: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.where = where
+        self.got = got
+        self.accepted = accepted
+        self.hint = hint
+        head = problem if where is None else f"{where}: {problem}"
+        details = [] if got is None else [f"got {got}"]
+        if accepted is not None:
+            details.append(f"accepted: {accepted}")
+        if hint is not None:
+            details.append(hint)
+        line = head if not details else f"{head}: {'; '.join(details)}"
+        super().__init__(" ".join(line.split()))
+
+
+class UsageError(KvtraceError):
+    """An option, name or configuration key that isn't accepted."""
+
+    exit_code = EXIT_USAGE
+
+
+class TraceError(KvtraceError):
+    """An input file (trace, request file, model) that can't be read as what it should be."""
+
+    exit_code = EXIT_TRACE
+
+
+class TargetError(KvtraceError):
+    """A target or an environment that can't do, or must not be asked to do, what was wanted."""
+
+    exit_code = EXIT_TARGET
+
+
+def unknown_name(kind: str, got: str, known: Iterable[str], *, where: object = None) -> UsageError:
+    """Return the error for a name nobody knows, with the nearest known ones."""
+    names = sorted(known)
+    near = get_close_matches(got, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else None
+    return UsageError(
+        f"unknown {kind}", where=where, got=repr(got), accepted=", ".join(names), hint=hint
+    )

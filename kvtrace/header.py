@@ -1,0 +1,154 @@
+"""The header of a trace: what it is, where it comes from and how it was made; JSON in the file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zstandard
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvtrace.errors import TraceError
+from kvtrace.schema import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOT_SEMANTIC = ("producer", "content_sha256")
+"""Header fields that may differ between two traces of equal content."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Producer(_Part):
+    """The program that wrote the trace."""
+
+    name: str = "kvtrace"
+    version: str = ""
+
+
+class SourceInfo(_Part):
+    """Where the requests came from. `sha256`: of each input file, in order of reading."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+    sha256: list[str] = []
+    invented: list[str] = []
+
+
+class TierInfo(_Part):
+    """One tier as it was simulated.
+
+    `capacity_bytes` is None where unlimited; `occupancy_factor` is what the rows' bytes are
+    multiplied by to give the bytes that the node holds (ranks not emitted, MLA copies in HBM).
+    """
+
+    name: str
+    capacity_bytes: int | None
+    high_watermark_ratio: float = 1.0
+    low_watermark_ratio: float = 1.0
+    eviction: str = "lru"
+    occupancy_factor: float = 1.0
+
+
+class Cell(_Part):
+    """Ops and bytes of one tier × phase × op."""
+
+    tier: str
+    phase: str
+    op: str
+    ops: int
+    bytes: int
+
+
+class Totals(_Part):
+    """What the trace amounts to, counted while it was written."""
+
+    rows: int = 0
+    bytes: int = 0
+    duration_ns: int = 0
+    cells: list[Cell] = []
+
+
+class Resident(_Part):
+    """Objects present at the start, per tier name: count and bytes."""
+
+    objects: dict[str, int] = {}
+    bytes: dict[str, int] = {}
+    derived: bool = Field(default=False, description="inferred from reads before writes")
+
+
+class Header(_Part):
+    """All that is known of a trace beside its rows; only `format_version` must be there."""
+
+    format_version: int = FORMAT_VERSION
+    producer: Producer = Producer()
+    source: SourceInfo | None = None
+    model: dict[str, Any] | None = None
+    layout: dict[str, Any] | None = None
+    tiers: list[TierInfo] = []
+    write_policy: str | None = None
+    tensor_parallel: int | None = None
+    num_gpus: int | None = None
+    ranks: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
+    resident: Resident = Resident()
+    epoch_ns: int | None = None
+    totals: Totals = Totals()
+    dropped_rows: int = 0
+    anonymised: bool = False
+    content_sha256: str | None = None
+
+    def to_json(self) -> bytes:
+        """Return the JSON that is stored in a trace."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+
+    def semantic_json(self) -> bytes:
+        """Return the JSON that counts for `content_sha256`."""
+        content = self.model_dump(mode="json", exclude=set(NOT_SEMANTIC))
+        return json.dumps(content, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, *, where: object) -> Header:
+        """Return the header in `text`. Raises TraceError for anything else, or a newer format."""
+        try:
+            header = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise TraceError(
+                f"bad trace header at {place or 'its start'}: {first['msg']}",
+                where=where,
+                hint="write the trace again",
+            ) from error
+        if header.format_version != FORMAT_VERSION:
+            raise TraceError(
+                "unknown format version",
+                where=where,
+                got=header.format_version,
+                accepted=FORMAT_VERSION,
+                hint="update kvtrace",
+            )
+        return header
+
+
+RESIDENT_DTYPE = np.dtype([("tier", "u1"), ("key", "<u8"), ("size", "<u8")])
+"""One object present at the start of a trace."""
+
+
+def pack_resident(objects: NDArray[np.void]) -> bytes:
+    """Return `objects` (of `RESIDENT_DTYPE`) as text for the file's metadata."""
+    packed = zstandard.ZstdCompressor(level=3).compress(objects.astype(RESIDENT_DTYPE).tobytes())
+    return base64.b64encode(packed)
+
+
+def unpack_resident(text: bytes) -> NDArray[np.void]:
+    """Return what `pack_resident` was given."""
+    raw = zstandard.ZstdDecompressor().decompress(base64.b64decode(text))
+    return np.frombuffer(raw, RESIDENT_DTYPE)

@@ -1,0 +1,119 @@
+"""The trace format, version 1: words, columns and their units. `docs/trace-format.md` explains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT_VERSION = 1
+FORMAT_HISTORY: Mapping[int, str] = MappingProxyType(
+    {1: "first version: six required columns, optional columns, JSON header under `kvtrace`"}
+)
+HEADER_KEY = b"kvtrace"
+ROW_GROUP_ROWS = 1 << 20
+MAX_SIZE_BYTES = 1 << 40
+"""Largest size of one op; larger ones are taken for damage."""
+
+
+class Word(IntEnum):
+    """A word of the trace: its wire value is its index in the column's dictionary."""
+
+    @property
+    def label(self) -> str:
+        """The word as it stands in a trace and on the command line."""
+        return self.name.lower()
+
+
+class Op(Word):
+    """What is done to an object."""
+
+    READ = 0
+    WRITE = 1
+    DELETE = 2
+    LOOKUP = 3
+
+
+class Tier(Word):
+    """A level of the cache, fastest first."""
+
+    GPU = 0
+    CPU = 1
+    NVME = 2
+    OBJECT = 3
+
+
+class Phase(Word):
+    """Why an op is done."""
+
+    PREFILL = 0
+    DECODE = 1
+    EVICT = 2
+    PROMOTE = 3
+
+
+class Qos(Word):
+    """How urgent the request is."""
+
+    INTERACTIVE = 0
+    RESPONSIVE = 1
+    BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the format. `words` is the vocabulary of a dictionary column."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+    required: bool = False
+    words: type[Word] | None = None
+
+    @property
+    def field(self) -> pa.Field:
+        """The Arrow field, with unit and meaning as metadata."""
+        metadata = {"unit": self.unit, "meaning": self.meaning}
+        return pa.field(self.name, self.type, nullable=not self.required, metadata=metadata)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one value in canonical form (a dictionary column: its index)."""
+        return 1 if self.words else self.type.bit_width // 8
+
+
+_DICT = pa.dictionary(pa.int8(), pa.string())
+
+COLUMNS: tuple[Column, ...] = (
+    Column("timestamp", pa.int64(), "ns", "since the start of the trace; never decreases", True),
+    Column("op", _DICT, "word", "what is done", True, Op),
+    Column("size", pa.uint64(), "bytes", "bytes the op moves; of a delete: the object's", True),
+    Column("tier", _DICT, "word", "where it is done", True, Tier),
+    Column("key", pa.uint64(), "id", "identity of the object: equal keys, equal bytes", True),
+    Column("phase", _DICT, "word", "why it is done", True, Phase),
+    Column("request", pa.uint64(), "id", "the inference request on whose behalf"),
+    Column("session", pa.uint64(), "id", "the request's conversation"),
+    Column("step", pa.uint16(), "index", "0 lookup, 1 load, 2 prefill store, 3 and up decode"),
+    Column("rank", pa.uint16(), "index", "tensor-parallel rank that owns the object"),
+    Column("block", pa.uint64(), "id", "logical block the object belongs to"),
+    Column("offset", pa.uint64(), "bytes", "where in the object the op starts; null is 0"),
+    Column("qos", _DICT, "word", "the request's class of urgency", False, Qos),
+    Column("due", pa.int64(), "ns", "when the op should have been submitted"),
+    Column("submit", pa.int64(), "ns", "when the op was submitted"),
+    Column("complete", pa.int64(), "ns", "when the op completed"),
+    Column("error", pa.int32(), "errno", "0, or why the op failed"),
+)
+BY_NAME: Mapping[str, Column] = MappingProxyType({column.name: column for column in COLUMNS})
+REQUIRED: tuple[Column, ...] = tuple(column for column in COLUMNS if column.required)
+
+
+def words_array(words: type[Word]) -> pa.Array:
+    """Return the dictionary of a word column, in wire order."""
+    return pa.array([word.label for word in words], pa.string())
