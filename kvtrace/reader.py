@@ -1,0 +1,236 @@
+"""Reads a trace, and refuses what isn't one, saying where and what to do."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kvtrace.errors import TraceError
+from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
+from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, MAX_SIZE_BYTES, REQUIRED, Column, Op
+from kvtrace.writer import RESIDENT_KEY, file_sha256, numpy_dtype
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+Columns = dict[str, "NDArray[np.generic]"]
+BATCH_ROWS = 1 << 17
+_MAGIC = b"PAR1"
+
+
+class Trace:
+    """An open trace: header, rows in batches, rows as a lazy polars frame."""
+
+    def __init__(self, path: Path, file: pq.ParquetFile, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self._file = file
+        names = set(file.schema_arrow.names)
+        self.columns = tuple(column.name for column in COLUMNS if column.name in names)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return int(self._file.metadata.num_rows)
+
+    @cached_property
+    def _sha256(self) -> str:
+        return file_sha256(self.path)
+
+    def sha256(self) -> str:
+        """Return the sha256 of the file, in hex."""
+        return self._sha256
+
+    def lazy(self) -> pl.LazyFrame:
+        """Return the rows as a polars LazyFrame; word columns are categorical or strings."""
+        return pl.scan_parquet(self.path)
+
+    def resident(self) -> NDArray[np.void]:
+        """Return the objects present at the start, an array of `header.RESIDENT_DTYPE`."""
+        packed = (self._file.schema_arrow.metadata or {}).get(RESIDENT_KEY)
+        packed = packed or (self._file.metadata.metadata or {}).get(RESIDENT_KEY)
+        return np.zeros(0, RESIDENT_DTYPE) if packed is None else unpack_resident(packed)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, *, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[Columns]:
+        """Yield the rows in order, at most `batch_rows` at a time, one array per column.
+
+        Words come as uint8 wire values, nulls of optional columns as 0. Raises TraceError, with
+        the row, for an unknown word, a null in a required column, time that runs backwards, a
+        size out of range, or a damaged file.
+        """
+        names = list(self.columns if columns is None else columns)
+        missing = set(names) - set(self.columns)
+        assert not missing, f"columns not in this trace: {missing}"
+        read = names if "timestamp" in names else [*names, "timestamp"]
+        first_row, last_ns = 0, 0
+        iterator = self._file.iter_batches(batch_size=batch_rows, columns=read)
+        while (batch := self._next(iterator, first_row)) is not None:
+            found = {name: self._values(BY_NAME[name], batch, first_row) for name in read}
+            last_ns = self._check_time(found["timestamp"], last_ns, first_row)
+            if "size" in found and "op" in found:
+                self._check_sizes(found["size"], found["op"], first_row)
+            first_row += batch.num_rows
+            yield {name: found[name] for name in names}
+
+    def _next(
+        self, iterator: Iterator[pa.RecordBatch], first_row: int
+    ) -> pa.RecordBatch | None:
+        try:
+            return next(iterator, None)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(
+                f"damaged at or after row {first_row}: {error}",
+                where=self.path,
+                hint="write or copy the trace again",
+            ) from error
+
+    def _values(
+        self, column: Column, batch: pa.RecordBatch, first_row: int
+    ) -> NDArray[np.generic]:
+        array = batch.column(column.name)
+        if column.required and array.null_count:
+            row = first_row + int(np.flatnonzero(array.is_null().to_numpy(False))[0])
+            raise TraceError("no value", where=self._at(row, column.name), accepted=column.meaning)
+        if column.words is not None:
+            return self._words(column, array, first_row)
+        filled = array.fill_null(0) if array.null_count else array
+        return np.asarray(filled.to_numpy(zero_copy_only=False), numpy_dtype(column))
+
+    def _words(
+        self, column: Column, array: pa.DictionaryArray, first_row: int
+    ) -> NDArray[np.uint8]:
+        assert column.words is not None
+        wire = {word.label: int(word) for word in column.words}
+        known = [wire.get(text, 255) for text in array.dictionary.to_pylist()]
+        indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        values = np.array(known or [0], np.uint8)[indices]
+        bad = np.flatnonzero(values == 255)
+        if len(bad):
+            row = int(bad[0])
+            raise TraceError(
+                f"unknown {column.name}",
+                where=self._at(first_row + row, column.name),
+                got=repr(array[row].as_py()),
+                accepted=", ".join(wire),
+            )
+        return values
+
+    def _check_time(self, times: NDArray[np.generic], last_ns: int, first_row: int) -> int:
+        if not len(times):
+            return last_ns
+        steps = np.diff(times, prepend=last_ns)
+        bad = np.flatnonzero(steps < 0)
+        if len(bad):
+            row = int(bad[0])
+            before = last_ns if row == 0 else int(times[row - 1])
+            raise TraceError(
+                "time runs backwards",
+                where=self._at(first_row + row, "timestamp"),
+                got=int(times[row]),
+                accepted=f"at least {before}",
+                hint="sort the rows by timestamp, keeping ties in order",
+            )
+        return int(times[-1])
+
+    def _check_sizes(
+        self, sizes: NDArray[np.generic], ops: NDArray[np.generic], first_row: int
+    ) -> None:
+        moves = (ops == Op.READ) | (ops == Op.WRITE)
+        bad = np.flatnonzero((moves & (sizes == 0)) | (sizes > MAX_SIZE_BYTES))
+        if len(bad):
+            row = int(bad[0])
+            raise TraceError(
+                "size out of range",
+                where=self._at(first_row + row, "size"),
+                got=int(sizes[row]),
+                accepted=f"1 to {MAX_SIZE_BYTES} bytes for a read or write",
+            )
+
+    def _at(self, row: int, column: str) -> str:
+        return f"{self.path}: row {row}, column {column}"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_trace(path: str | os.PathLike[str]) -> Trace:
+    """Return the trace at `path`, its header read and its columns checked. Raises TraceError."""
+    path = Path(path)
+    _check_magic(path)
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise TraceError(
+            f"truncated or damaged Parquet file: {error}",
+            where=path,
+            hint="write or copy the trace again",
+        ) from error
+    for column in COLUMNS:
+        _check_column(path, file.schema_arrow, column)
+    packed = (file.metadata.metadata or {}).get(HEADER_KEY)
+    header = Header() if packed is None else Header.from_json(packed, where=path)
+    return Trace(path, file, header)
+
+
+def _check_magic(path: Path) -> None:
+    if path.is_dir():
+        raise TraceError("is a directory", where=path, accepted="a trace file (.parquet)")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except OSError as error:
+        raise TraceError(f"can't read: {error.strerror}", where=path) from error
+    if not start:
+        raise TraceError("empty file", where=path, accepted="a trace file (.parquet)")
+    if start != _MAGIC:
+        raise TraceError(
+            "not a Parquet file",
+            where=path,
+            accepted="a trace file (.parquet)",
+            hint="turn other formats into one by `kvtrace import`",
+        )
+
+
+def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
+    index = schema.get_field_index(column.name)
+    if index < 0:
+        if column.required:
+            raise TraceError(
+                f"missing column {column.name}",
+                where=path,
+                got=", ".join(schema.names),
+                accepted=", ".join(column.name for column in REQUIRED),
+            )
+        return
+    found = schema.field(index).type
+    accepted = found == column.type
+    if column.words is not None and pa.types.is_dictionary(found):
+        accepted = found.value_type in (pa.string(), pa.large_string())
+    if not accepted:
+        raise TraceError(
+            f"wrong type of column {column.name}", where=path, got=found, accepted=column.type
+        )

@@ -1,0 +1,341 @@
+"""Writes a trace: row groups as they fill, under a temporary name until all is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kvtrace.errors import TargetError
+from kvtrace.header import RESIDENT_DTYPE, Cell, Header, Resident, Totals, pack_resident
+from kvtrace.schema import (
+    BY_NAME,
+    COLUMNS,
+    HEADER_KEY,
+    REQUIRED,
+    ROW_GROUP_ROWS,
+    Column,
+    Op,
+    Phase,
+    Tier,
+    words_array,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+RESIDENT_KEY = HEADER_KEY + b".resident"
+PARTIAL_SUFFIX = ".partial"
+
+# Chosen by measurement: dictionaries for what takes few values, deltas for what grows.
+_DICTIONARY = ("op", "tier", "phase", "size", "request", "session", "step", "rank", "qos", "error")
+_DELTA = ("timestamp", "key", "block", "offset", "due", "submit", "complete")
+_STATISTICS = ("timestamp", "key", "size")
+_ZSTD_LEVEL = 3
+
+
+def numpy_dtype(column: Column) -> np.dtype[np.generic]:
+    """Return the numpy type in which `column` is given to a writer and comes from a reader."""
+    return np.dtype(np.uint8) if column.words else np.dtype(column.type.to_pandas_dtype())
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name under which `path` is written until it is complete."""
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def check_writable(path: Path, *, force: bool = False) -> None:
+    """Return if `path` can be made; else raise TargetError. Nothing is created."""
+    if path.is_dir():
+        raise TargetError("is a directory", where=path, hint="name a file in it")
+    if path.exists() and not force:
+        raise TargetError("exists already", where=path, hint="name another file or add --force")
+    parent = path.parent
+    if not parent.is_dir():
+        raise TargetError("no such directory", where=parent, hint="create it first")
+    if not os.access(parent, os.W_OK):
+        raise TargetError("directory isn't writable", where=parent, hint="name another place")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _ContentHash:
+    """sha256 over columns in canonical little-endian form, however they are cut into batches."""
+
+    def __init__(self, columns: Iterable[Column]) -> None:
+        self._hashes = {column.name: hashlib.sha256() for column in columns}
+        self._null_hashes: dict[str, hashlib._Hash] = {}
+
+    def update(self, name: str, values: NDArray[np.generic], start_row: int) -> None:
+        data = np.ma.getdata(values)
+        nulls = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
+        if nulls is not None and nulls.any():
+            data = np.where(nulls, 0, data).astype(data.dtype)
+            digest = self._null_hashes.setdefault(name, hashlib.sha256())
+            rows = np.flatnonzero(nulls).astype("<i8") + start_row
+            digest.update(rows.tobytes())
+        little = data.astype(data.dtype.newbyteorder("<"), copy=False)
+        self._hashes[name].update(np.ascontiguousarray(little))
+
+    def hexdigest(self, header: Header) -> str:
+        total = hashlib.sha256(header.semantic_json())
+        for name, digest in self._hashes.items():
+            total.update(f"{name}:{digest.hexdigest()};".encode())
+            if name in self._null_hashes:
+                total.update(f"nulls:{self._null_hashes[name].hexdigest()};".encode())
+        return total.hexdigest()
+
+
+class _Counter:
+    """Rows, bytes and duration, per tier × phase × op."""
+
+    def __init__(self) -> None:
+        shape = (len(Tier), len(Phase), len(Op))
+        self._ops = np.zeros(shape, np.int64)
+        self._bytes = np.zeros(shape, np.int64)
+        self._last_ns = 0
+
+    def update(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+        shape = self._ops.shape
+        cell = columns["tier"].astype(np.uint8)
+        cell = (cell * shape[1] + columns["phase"]) * shape[2] + columns["op"]
+        count = self._ops.size
+        ops = np.bincount(cell, minlength=count)
+        self._ops += ops.reshape(shape)
+        sizes = columns["size"]
+        for index in np.flatnonzero(ops):
+            total = int(sizes[cell == index].sum(dtype=np.uint64))
+            self._bytes.reshape(-1)[index] += total
+        self._last_ns = int(columns["timestamp"][-1])
+
+    def totals(self) -> Totals:
+        cells = [
+            Cell(
+                tier=tier.label,
+                phase=phase.label,
+                op=op.label,
+                ops=int(self._ops[tier, phase, op]),
+                bytes=int(self._bytes[tier, phase, op]),
+            )
+            for tier in Tier
+            for phase in Phase
+            for op in Op
+            if self._ops[tier, phase, op]
+        ]
+        return Totals(
+            rows=int(self._ops.sum()),
+            bytes=sum(cell.bytes for cell in cells),
+            duration_ns=self._last_ns,
+            cells=cells,
+        )
+
+
+class TraceWriter:
+    """Writes rows to `path`, which appears whole at `close` or not at all.
+
+    Rows come in batches of any size (`append`); the file doesn't depend on how they were cut.
+    `columns` names the columns that some row knows, beside the required ones. As a context
+    manager it closes on success and removes the partial file on an error. With `background`
+    row groups are encoded in a thread of their own.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        header: Header,
+        columns: Iterable[str] = (),
+        *,
+        resident: NDArray[np.void] | None = None,
+        force: bool = False,
+        background: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.header = header
+        check_writable(self.path, force=force)
+        wanted = set(columns) | {column.name for column in REQUIRED}
+        self.columns = tuple(column for column in COLUMNS if column.name in wanted)
+        assert wanted <= set(BY_NAME), f"unknown columns: {wanted - set(BY_NAME)}"
+        self._resident = resident
+        self._counter = _Counter()
+        self._hash = _ContentHash(self.columns)
+        self._rows = 0
+        self._pending: list[dict[str, NDArray[np.generic]]] = []
+        self._pending_rows = 0
+        self._pool = ThreadPoolExecutor(1) if background else None
+        self._encoding: Future[None] | None = None
+        self._partial = partial_path(self.path)
+        self._open()
+
+    def _open(self) -> None:
+        names = {column.name for column in self.columns}
+        try:
+            self._file = pq.ParquetWriter(
+                self._partial,
+                pa.schema([column.field for column in self.columns]),
+                compression="zstd",
+                compression_level=_ZSTD_LEVEL,
+                use_dictionary=[name for name in _DICTIONARY if name in names],
+                column_encoding={
+                    name: "DELTA_BINARY_PACKED" for name in _DELTA if name in names
+                },
+                write_statistics=[name for name in _STATISTICS if name in names],
+            )
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> TargetError:
+        return TargetError(
+            f"can't write: {os.strerror(error.errno) if error.errno else error}",
+            where=self.path,
+            hint="free space or name another place",
+        )
+
+    def append(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take rows: one array per column, words as wire values, nulls as a masked array."""
+        rows = len(columns["timestamp"])
+        begin = 0
+        while begin < rows:
+            end = min(rows, begin + ROW_GROUP_ROWS - self._pending_rows)
+            self._pending.append({c.name: columns[c.name][begin:end] for c in self.columns})
+            self._pending_rows += end - begin
+            begin = end
+            if self._pending_rows == ROW_GROUP_ROWS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending_rows:
+            return
+        parts, start_row = self._pending, self._rows
+        self._rows += self._pending_rows
+        self._pending, self._pending_rows = [], 0
+        if self._pool is None:
+            self._encode(parts, start_row)
+            return
+        self._wait()
+        self._encoding = self._pool.submit(self._encode, parts, start_row)
+
+    def _wait(self) -> None:
+        if self._encoding is not None:
+            self._encoding.result()
+            self._encoding = None
+
+    def _encode(self, parts: list[dict[str, NDArray[np.generic]]], start_row: int) -> None:
+        columns: dict[str, NDArray[np.generic]] = {}
+        arrays = []
+        for column in self.columns:
+            pieces = [part[column.name] for part in parts]
+            masked = any(np.ma.isMaskedArray(piece) for piece in pieces)
+            joined = (np.ma.concatenate if masked else np.concatenate)(pieces)
+            values = joined.astype(numpy_dtype(column), copy=False)
+            columns[column.name] = values
+            self._hash.update(column.name, values, start_row)
+            arrays.append(_arrow(column, values))
+        self._counter.update(columns)
+        table = pa.Table.from_arrays(
+            arrays, schema=pa.schema([column.field for column in self.columns])
+        )
+        try:
+            self._file.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def close(self, **header_fields: object) -> Header:
+        """Finish the file under its final name; return its header, with totals and hash.
+
+        `header_fields` replace those the header was opened with (what is known at the end only).
+        """
+        self._flush()
+        self._wait()
+        header = self.header.model_copy(update=header_fields)
+        header = header.model_copy(update={"totals": self._counter.totals()})
+        metadata: dict[bytes, bytes] = {}
+        if self._resident is not None and len(self._resident):
+            header = header.model_copy(
+                update={"resident": _resident_totals(self._resident, header.resident.derived)}
+            )
+            metadata[RESIDENT_KEY] = pack_resident(self._resident)
+        header = header.model_copy(update={"content_sha256": self._hash.hexdigest(header)})
+        metadata[HEADER_KEY] = header.to_json()
+        try:
+            self._file.add_key_value_metadata(metadata)
+            self._file.close()
+            _fsync(self._partial)
+            self._partial.replace(self.path)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._shutdown()
+        self.header = header
+        return header
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        self._shutdown()
+        try:
+            self._file.close()
+        except OSError:
+            pass  # a full disk can't take the footer either; the file goes anyway
+        self._partial.unlink(missing_ok=True)
+
+    def _shutdown(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif self._partial.exists():
+            self.close()
+
+
+def _arrow(column: Column, values: NDArray[np.generic]) -> pa.Array:
+    mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
+    data = np.ma.getdata(values)
+    if column.words is None:
+        return pa.array(data, column.type, mask=mask)
+    indices = pa.array(data.view(np.int8), pa.int8(), mask=mask)
+    return pa.DictionaryArray.from_arrays(indices, words_array(column.words))
+
+
+def _resident_totals(objects: NDArray[np.void], derived: bool) -> Resident:
+    counts = {tier.label: int((objects["tier"] == tier).sum()) for tier in Tier}
+    sizes = {
+        tier.label: int(objects["size"][objects["tier"] == tier].sum(dtype=np.uint64))
+        for tier in Tier
+    }
+    return Resident(
+        objects={name: count for name, count in counts.items() if count},
+        bytes={name: sizes[name] for name, count in counts.items() if count},
+        derived=derived,
+    )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["RESIDENT_DTYPE", "TraceWriter", "check_writable", "file_sha256", "partial_path"]
