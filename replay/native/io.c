@@ -1,0 +1,270 @@
+/* Ops as pieces: memory for each, stamps before a write, what came back, verification. */
+#include "loop.h"
+
+#include <errno.h>
+
+static uint64_t arena_place(const struct kv_run *run, const struct active *active, uint64_t offset)
+{
+	return (run->arena_offset_bytes[active->row] + offset) % run->arena_bytes;
+}
+
+static void wake_arena_waiters(struct lane *lane)
+{
+	struct claims *claims = &lane->loop->claims;
+	if (!__atomic_load_n(&claims->waiters, __ATOMIC_SEQ_CST))
+		return;
+	uint64_t waiters = __atomic_exchange_n(&claims->waiters, 0, __ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < lane->loop->lane_count; i++)
+		if ((waiters >> i & 1) && i != lane->index)
+			lane_wake(&lane->loop->lanes[i]);
+}
+
+/* The second look comes after the lane is on the list, so a release in between isn't missed. */
+static bool claim(struct lane *lane, uint64_t place, uint32_t bytes)
+{
+	struct claims *claims = &lane->loop->claims;
+	uint64_t first = place / SECTOR_BYTES, count = bytes / SECTOR_BYTES;
+	if (claims_take(claims, first, count))
+		return true;
+	__atomic_fetch_or(&claims->waiters, 1ull << lane->index, __ATOMIC_SEQ_CST);
+	return claims_take(claims, first, count);
+}
+
+static bool take_memory(struct lane *lane, struct piece *piece, const struct active *active)
+{
+	const struct kv_run *run = lane->run;
+	if (piece->write) {
+		uint64_t place = arena_place(run, active, piece->op_offset);
+		piece->data = run->arena + place;
+		return claim(lane, place, piece->bytes);
+	}
+	piece->buffer = buffers_take(&lane->buffers, piece->bytes);
+	if (piece->buffer == NONE_U32)
+		return false;
+	piece->data = buffers_data(&lane->buffers, piece->buffer);
+	return true;
+}
+
+static void give_memory_back(struct lane *lane, struct piece *piece)
+{
+	if (!piece->write) {
+		buffers_release(&lane->buffers, piece->buffer);
+		return;
+	}
+	uint64_t place = (uint64_t)(piece->data - lane->run->arena);
+	claims_release(&lane->loop->claims, place / SECTOR_BYTES, piece->bytes / SECTOR_BYTES);
+	wake_arena_waiters(lane);
+}
+
+static void stamp_piece(const struct lane *lane, const struct piece *piece, uint32_t row)
+{
+	const struct kv_run *run = lane->run;
+	kv_stamp(piece->data, piece->bytes, run->key[row],
+		 run->sector[row] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
+		 run->generation[row], run->run_id);
+}
+
+/* Make the first ready op the current one. It stays on the heap until a piece could be issued. */
+static void start_op(struct lane *lane)
+{
+	uint32_t index = lane->free_active;
+	struct active *active = &lane->actives[index];
+	lane->free_active = active->next_free;
+	*active = (struct active){.row = lane->ready.rows[0],
+				  .submit_ns = INT64_MAX,
+				  .complete_ns = KV_NO_TIME_NS,
+				  .bad_sector = -1};
+	lane->current = index;
+}
+
+static void note_slot(struct lane *lane, uint32_t row)
+{
+	const struct kv_run *run = lane->run;
+	int64_t slot_ns = lane_due_ns(lane, row);
+	if (run->ready_ns[row] > slot_ns)
+		slot_ns = run->ready_ns[row];
+	if (lane->freed_ns > slot_ns)
+		slot_ns = lane->freed_ns;
+	run->slot_ns[row] = slot_ns;
+}
+
+static void fill_piece(struct lane *lane, struct piece *piece, const struct active *active)
+{
+	const struct kv_run *run = lane->run;
+	uint64_t left = run->length_bytes[active->row] - active->issued_bytes;
+	piece->op_offset = active->issued_bytes;
+	piece->file_offset = run->offset_bytes[active->row] + active->issued_bytes;
+	piece->bytes = (uint32_t)(left < lane->spec->io_bytes ? left : lane->spec->io_bytes);
+	piece->done_bytes = 0;
+	piece->active = lane->current;
+	piece->write = run->action[active->row] == KV_WRITE;
+}
+
+static void account_issued(struct lane *lane, struct active *active, const struct piece *piece)
+{
+	if (active->issued_bytes == 0) {
+		lane->visited--;
+		heap_pop(&lane->ready);
+		note_slot(lane, active->row);
+	}
+	active->issued_bytes += piece->bytes;
+	active->outstanding++;
+	if (active->issued_bytes == lane->run->length_bytes[active->row])
+		lane->current = NONE_U32;
+	if (++lane->in_flight > lane->spec->in_flight_max)
+		lane->spec->in_flight_max = lane->in_flight;
+}
+
+/* A new op may have become ready before the one that waits for memory, and goes first. */
+static void choose_op(struct lane *lane)
+{
+	if (lane->current == NONE_U32)
+		start_op(lane);
+	else if (lane->actives[lane->current].issued_bytes == 0)
+		lane->actives[lane->current].row = lane->ready.rows[0];
+}
+
+bool io_issue(struct lane *lane)
+{
+	if ((lane->current == NONE_U32 && lane->ready.count == 0) ||
+	    lane->in_flight >= lane->spec->queue_depth || lane->free_piece == NONE_U32)
+		return false;
+	choose_op(lane);
+	struct active *active = &lane->actives[lane->current];
+	uint32_t index = lane->free_piece;
+	struct piece *piece = &lane->pieces[index];
+	fill_piece(lane, piece, active);
+	if (!take_memory(lane, piece, active)) {
+		lane->stalled = true;
+		return false;
+	}
+	lane->free_piece = piece->next;
+	if (lane->stalled) {
+		lane->stalled = false;
+		lane->freed_ns = lane->now_ns;
+	}
+	account_issued(lane, active, piece);
+	if (piece->write)
+		stamp_piece(lane, piece, active->row);
+	lane->backend->submit(lane, index);
+	return true;
+}
+
+void io_collect(struct lane *lane, uint32_t index, int64_t result, int64_t complete_ns)
+{
+	lane->pieces[index].result = result;
+	lane->pieces[index].complete_ns = complete_ns;
+	fifo_push(&lane->finished, index);
+}
+
+static void finish_op(struct lane *lane, uint32_t index)
+{
+	struct active *active = &lane->actives[index];
+	const struct kv_run *run = lane->run;
+	int32_t error = active->error;
+	if (error == 0 && active->bad_sector >= 0)
+		error = KV_VERIFY_FAILED;
+	run->submit_ns[active->row] = active->submit_ns;
+	run->complete_ns[active->row] = active->complete_ns;
+	run->bad_sector[active->row] = active->bad_sector;
+	active->next_free = lane->free_active;
+	lane->free_active = index;
+	lane_finish(lane, active->row, error, active->complete_ns);
+}
+
+/* The piece is over: its memory is free, and if it was the op's last, so is the op. */
+static void retire(struct lane *lane, uint32_t index)
+{
+	struct piece *piece = &lane->pieces[index];
+	uint32_t active_index = piece->active;
+	struct active *active = &lane->actives[active_index];
+	give_memory_back(lane, piece);
+	piece->next = lane->free_piece;
+	lane->free_piece = index;
+	if (active->error && lane->current == active_index)
+		lane->current = NONE_U32;
+	if (--active->outstanding == 0 && lane->current != active_index)
+		finish_op(lane, active_index);
+}
+
+static bool transient(int64_t result)
+{
+	return result == -EAGAIN || result == -EBUSY || result == -EINTR;
+}
+
+/* What the piece's result means: 0, an errno, or -1 if the rest of it must be issued again. A
+ * transfer that ends inside a sector is taken back to the sector's start, as O_DIRECT needs. */
+static int32_t judge(struct lane *lane, struct piece *piece)
+{
+	if (transient(piece->result)) {
+		if (lane_stopping(lane))
+			return KV_INTERRUPTED;
+		lane->spec->retries++;
+		return -1;
+	}
+	if (piece->result < 0)
+		return (int32_t)-piece->result;
+	uint64_t done = piece->done_bytes + (uint64_t)piece->result;
+	if (done >= piece->bytes)
+		return 0;
+	done -= done % SECTOR_BYTES;
+	if (done == piece->done_bytes)
+		return EIO;
+	lane->spec->short_transfers++;
+	piece->done_bytes = (uint32_t)done;
+	return -1;
+}
+
+static void account_finished(struct lane *lane, const struct piece *piece, int32_t error)
+{
+	struct active *active = &lane->actives[piece->active];
+	if (lane->in_flight == lane->spec->queue_depth && piece->complete_ns > lane->freed_ns)
+		lane->freed_ns = piece->complete_ns;
+	lane->in_flight--;
+	if (piece->complete_ns > active->complete_ns)
+		active->complete_ns = piece->complete_ns;
+	if (active->error == 0)
+		active->error = error;
+}
+
+void io_handle_finished(struct lane *lane)
+{
+	uint32_t index = fifo_pop(&lane->finished);
+	struct piece *piece = &lane->pieces[index];
+	struct active *active = &lane->actives[piece->active];
+	if (piece->submit_ns < active->submit_ns)
+		active->submit_ns = piece->submit_ns;
+	int32_t error = judge(lane, piece);
+	if (error == -1) {
+		lane->backend->submit(lane, index);
+		return;
+	}
+	account_finished(lane, piece, error);
+	if (error == 0 && !piece->write && lane->run->verify != KV_VERIFY_NONE)
+		fifo_push(&lane->unverified, index);
+	else
+		retire(lane, index);
+}
+
+void io_verify_next(struct lane *lane)
+{
+	int64_t begin_ns = thread_cpu_ns();
+	const struct kv_run *run = lane->run;
+	uint32_t index = fifo_pop(&lane->unverified);
+	struct piece *piece = &lane->pieces[index];
+	struct active *active = &lane->actives[piece->active];
+	uint32_t row = active->row;
+	bool full = run->verify == KV_VERIFY_FULL;
+	int64_t bad = kv_check(piece->data, piece->bytes, run->key[row],
+			       run->sector[row] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
+			       run->generation[row], run->run_id, full ? run->arena : NULL,
+			       run->arena_bytes, run->arena_offset_bytes[row] + piece->op_offset,
+			       &lane->spec->bad_sectors);
+	if (bad >= 0) {
+		bad += (int64_t)(piece->op_offset / SECTOR_BYTES);
+		if (active->bad_sector < 0 || bad < active->bad_sector)
+			active->bad_sector = bad;
+	}
+	lane->verify_cpu_ns += thread_cpu_ns() - begin_ns;
+	retire(lane, index);
+}

@@ -1,0 +1,168 @@
+"""The shared library as Python sees it: structures, functions, and why it may be missing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvtrace.errors import TargetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
+ABI_VERSION = 1
+NOT_BUILT = (
+    "no C compiler found when kvtrace was installed: "
+    "install gcc (apt-get install gcc libc6-dev) and reinstall"
+)
+
+_POINTER = ctypes.c_void_p
+
+
+class LaneStruct(ctypes.Structure):
+    """`struct kv_lane` of abi.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("fd", ctypes.c_int32),
+        ("queue_depth", ctypes.c_uint32),
+        ("features", ctypes.c_uint32),
+        ("io_bytes", ctypes.c_uint64),
+        ("pool", _POINTER),
+        ("pool_bytes", ctypes.c_uint64),
+        ("retries", ctypes.c_uint64),
+        ("short_transfers", ctypes.c_uint64),
+        ("bad_sectors", ctypes.c_uint64),
+        ("in_flight_max", ctypes.c_uint64),
+    )
+
+
+class RunStruct(ctypes.Structure):
+    """`struct kv_run` of abi.h."""
+
+    _fields_ = (
+        ("engine", ctypes.c_uint32),
+        ("mode", ctypes.c_uint32),
+        ("verify", ctypes.c_uint32),
+        ("run_id", ctypes.c_uint32),
+        ("spin_ns", ctypes.c_int64),
+        ("read_buffer_bytes", ctypes.c_uint64),
+        ("arena", _POINTER),
+        ("arena_bytes", ctypes.c_uint64),
+        ("lanes", ctypes.POINTER(LaneStruct)),
+        ("lane_count", ctypes.c_uint64),
+        ("op_count", ctypes.c_uint64),
+        ("due_ns", _POINTER),
+        ("lane", _POINTER),
+        ("action", _POINTER),
+        ("offset_bytes", _POINTER),
+        ("length_bytes", _POINTER),
+        ("key", _POINTER),
+        ("sector", _POINTER),
+        ("generation", _POINTER),
+        ("arena_offset_bytes", _POINTER),
+        ("wait_count", _POINTER),
+        ("successor_begin", _POINTER),
+        ("successors", _POINTER),
+        ("stop", _POINTER),
+        ("completed_ops", _POINTER),
+        ("completed_bytes", _POINTER),
+        ("ready_ns", _POINTER),
+        ("slot_ns", _POINTER),
+        ("submit_ns", _POINTER),
+        ("complete_ns", _POINTER),
+        ("error", _POINTER),
+        ("bad_sector", _POINTER),
+        ("start_ns", ctypes.c_int64),
+        ("cpu_ns", ctypes.c_int64),
+        ("verify_cpu_ns", ctypes.c_int64),
+        ("message", ctypes.c_char * 256),
+    )
+
+
+def _check_abi(library: ctypes.CDLL) -> None:
+    library.kv_run_size.restype = ctypes.c_uint64
+    library.kv_lane_size.restype = ctypes.c_uint64
+    library.kv_abi_version.restype = ctypes.c_uint32
+    found = (library.kv_abi_version(), library.kv_run_size(), library.kv_lane_size())
+    expected = (ABI_VERSION, ctypes.sizeof(RunStruct), ctypes.sizeof(LaneStruct))
+    if found != expected:
+        raise TargetError(
+            "the compiled loop is of another version",
+            where=LIBRARY_PATH,
+            got=f"(version, sizes) {found}",
+            accepted=str(expected),
+            hint="reinstall kvtrace",
+        )
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    stamp_types = (ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)
+    library.kv_run.argtypes = (ctypes.POINTER(RunStruct),)
+    library.kv_run.restype = ctypes.c_int
+    library.kv_uring_available.restype = ctypes.c_int
+    library.kv_stamp.argtypes = (_POINTER, ctypes.c_uint64, *stamp_types)
+    library.kv_stamp.restype = None
+    library.kv_check.argtypes = (
+        _POINTER,
+        ctypes.c_uint64,
+        *stamp_types,
+        _POINTER,
+        ctypes.c_uint64,
+        ctypes.c_uint64,
+        ctypes.POINTER(ctypes.c_uint64),
+    )
+    library.kv_check.restype = ctypes.c_int64
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Return the library, its version checked and its functions declared.
+
+    Raises TargetError if it was not built, can't be loaded or is of another version.
+    """
+    if not LIBRARY_PATH.exists():
+        raise TargetError("the compiled loop is missing", where=LIBRARY_PATH, hint=NOT_BUILT)
+    try:
+        library = ctypes.CDLL(str(LIBRARY_PATH))
+        _check_abi(library)
+    except (OSError, AttributeError) as error:
+        raise TargetError(
+            "the compiled loop can't be loaded", where=LIBRARY_PATH, got=error
+        ) from error
+    _declare(library)
+    return library
+
+
+def unavailable() -> str | None:
+    """Return why the library can't be used, or None if it can."""
+    if not LIBRARY_PATH.exists():
+        return NOT_BUILT
+    try:
+        load()
+    except TargetError as error:
+        return str(error)
+    return None
+
+
+def uring_available() -> str | None:
+    """Return why io_uring can't be used here, or None if it can."""
+    reason = unavailable()
+    if reason is not None:
+        return reason
+    code: int = load().kv_uring_available()
+    if code == 0:
+        return None
+    return f"io_uring is refused by this system (a container's policy?): {os.strerror(code)}"
+
+
+def address(array: NDArray[np.generic] | None) -> int | None:
+    """Return where the array's bytes are, or None for no bytes."""
+    if array is None or array.size == 0:
+        return None
+    return array.ctypes.data
