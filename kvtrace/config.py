@@ -1,0 +1,210 @@
+"""The configuration of a recording: validated once, unknown keys refused, then passed down."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from kvtrace.errors import KvtraceError, UsageError
+from kvtrace.schema import Tier
+from kvtrace.units import GIB, S_NS, TIB, parse_bytes, parse_duration_ns, parse_rate_per_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+def _parsed(parse: Callable[[str], float]) -> BeforeValidator:
+    def validate(value: object) -> object:
+        try:
+            return parse(value) if isinstance(value, str) else value
+        except KvtraceError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(validate)
+
+
+Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0)]
+DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0)]
+RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(gt=0)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Range = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+Seconds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+
+GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
+"""Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Template(_Section):
+    """One kind of user: prompt tokens added per turn, generated tokens, think time in seconds."""
+
+    context_tokens: Range
+    generated_tokens: Range
+    think_s: Seconds
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+TEMPLATES = {
+    "chatbot": Template(context_tokens=(512, 4096), generated_tokens=(50, 200), think_s=(0.1, 0.5)),
+    "coding": Template(context_tokens=(4096, 25000), generated_tokens=(100, 500), think_s=(0.2, 1)),
+    "document": Template(
+        context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
+    ),
+}
+QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
+
+
+class SourceConfig(_Section):
+    """Where requests come from. The keys from `users` on are synthetic's, `speed` is of files."""
+
+    name: str = "synthetic"
+    input: tuple[str, ...] = ()
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    users: Annotated[int, Field(gt=0)] | None = None
+    rate: RatePerS | None = None
+    arrival: Literal["constant", "poisson", "gamma"] = "poisson"
+    gamma_shape: Annotated[float, Field(gt=0)] = 0.5
+    multi_turn: bool = True
+    end_probability: Ratio = 0.2
+    max_turns: Annotated[int, Field(gt=0)] = 50
+    max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
+    templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
+    qos_mix: dict[Literal["interactive", "responsive", "batch"], float] = QOS_MIX
+
+
+class TierConfig(_Section):
+    """One tier: capacity in bytes (of gpu: per GPU; 0: absent) and watermarks."""
+
+    capacity: Bytes
+    high_watermark: Ratio = 1.0
+    low_watermark: Ratio = 1.0
+
+
+class TiersConfig(_Section):
+    """The tiers, fastest first."""
+
+    gpu: TierConfig = TierConfig(capacity=16 * GIB)
+    cpu: TierConfig = TierConfig(capacity=64 * GIB)
+    nvme: TierConfig = TierConfig(capacity=2 * TIB)
+    object: TierConfig = TierConfig(capacity=0)
+
+    def of(self, tier: Tier) -> TierConfig:
+        """Return the configuration of `tier`."""
+        config: TierConfig = getattr(self, tier.label)
+        return config
+
+
+class RecordConfig(_Section):
+    """All that determines a generated trace."""
+
+    source: SourceConfig = SourceConfig()
+    model: str = "llama3.1-8b"
+    dtype: str | None = None
+    layout: str = "lmcache"
+    block_tokens: Annotated[int, Field(gt=0)] | None = None
+    ranks: Literal["all", "one"] | None = None
+    tensor_parallel: Annotated[int, Field(gt=0)] = 1
+    num_gpus: Annotated[int, Field(gt=0)] | None = None
+    tiers: TiersConfig = TiersConfig()
+    eviction: Literal["lru"] = "lru"
+    write_policy: Literal["waterfall", "write-through"] = "waterfall"
+    promotion: Literal["none", "on-hit"] | None = None
+    touch_order: Literal["tail-first", "in-order"] = "tail-first"
+    store_generated: Literal["auto", "yes", "no"] = "auto"
+    duration: DurationNs | None = None
+    requests: Annotated[int, Field(gt=0)] | None = None
+    generation: Literal["none", "fast", "realistic"] = "realistic"
+    decode_rate: RatePerS | None = None
+    prefill_rate: RatePerS | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the node."""
+        return self.num_gpus or self.tensor_parallel
+
+    @property
+    def promotes(self) -> bool:
+        """Whether hits are promoted: by default they are under write-through only."""
+        promotion = self.promotion or ("on-hit" if self.write_policy == "write-through" else "none")
+        return promotion == "on-hit"
+
+    @property
+    def generation_ns(self) -> int:
+        """Virtual time per generated token."""
+        return round(S_NS / self.decode_rate) if self.decode_rate else GENERATION_NS[self.generation]
+
+    @property
+    def prefill_ns(self) -> float:
+        """Virtual time per prompt token that no tier had."""
+        return S_NS / self.prefill_rate if self.prefill_rate else 0.0
+
+
+def load_config(
+    file: str | Path | None, options: Mapping[str, Any], sets: Iterable[str] = ()
+) -> RecordConfig:
+    """Return what the defaults, a YAML file and options (dotted keys) come to, in that order.
+
+    `sets`: further options as `section.key=value`, value in YAML. Raises UsageError that names
+    the key, and the nearest known one where it is unknown.
+    """
+    data: dict[str, Any] = {} if file is None else _read(Path(file))
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError("not key=value", where="--set", got=repr(text))
+        _put(data, key.strip(), yaml.safe_load(value))
+    for key, value in options.items():
+        if value is not None:
+            _put(data, key, value)
+    try:
+        return RecordConfig.model_validate(data)
+    except ValidationError as error:
+        raise _refusal(error, file) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"can't read the configuration: {error}", where=path) from error
+    if not isinstance(data, dict):
+        raise UsageError("not a configuration", where=path, accepted="a YAML mapping")
+    return data
+
+
+def _put(data: dict[str, Any], key: str, value: object) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = data.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UsageError("not a section", where=key, got=repr(inner))
+        data = inner
+    data[last] = value
+
+
+def _refusal(error: ValidationError, file: str | Path | None) -> UsageError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    where = key if file is None else f"{file}: {key}"
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)
+        hint = f"did you mean {near[0]}?" if near else None
+        return UsageError("unknown key", where=where, hint=hint)
+    return UsageError(first["msg"], where=where, got=repr(first["input"]))
+
+
+def _known_keys(model: type[BaseModel]) -> list[str]:
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        keys.append(name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys.extend(_known_keys(info.annotation))
+    return keys

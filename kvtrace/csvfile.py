@@ -1,0 +1,139 @@
+"""The CSV of the MLPerf Storage KV benchmark: its words, and a writer with a trace writer's face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from kvtrace.errors import TargetError
+from kvtrace.header import Header, Totals
+from kvtrace.schema import Op, Phase, Tier
+from kvtrace.units import S_NS, US_NS
+from kvtrace.writer import check_writable, partial_path
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+HEADER = ("Timestamp", "Operation", "Object_Size_Bytes", "Tier", "Key", "Phase")
+OPS = {Op.READ: "Read", Op.WRITE: "Write", Op.DELETE: "Delete"}
+TIERS = {Tier.GPU: "Tier-0", Tier.CPU: "Tier-1", Tier.NVME: "Tier-2"}
+PHASES = {Phase.PREFILL: "Prefill", Phase.DECODE: "Decode", Phase.EVICT: "Evict"}
+LOSES = (
+    "delete rows (kept by --with-deletes), lookup rows and rows of the object tier",
+    "phase promote, which becomes Decode",
+    "request, session, step, rank, block, offset, qos and recorded times",
+    "nanoseconds below a microsecond",
+    "the header",
+)
+"""What a trace loses by becoming this CSV."""
+
+
+def is_csv(path: Path) -> bool:
+    """Return whether `path` is named like such a CSV: .csv or .csv.zst."""
+    return path.name.endswith((".csv", ".csv.zst"))
+
+
+class CsvWriter:
+    """Writes rows as CSV to `path`, which appears whole at `close` or not at all.
+
+    `dropped` counts the rows that the format has no word for.
+    """
+
+    def __init__(
+        self, path: Path, *, with_deletes: bool = False, epoch_ns: int = 0, force: bool = False
+    ) -> None:
+        check_writable(path, force=force)
+        self.path = path
+        self.rows = 0
+        self.dropped = 0
+        self._ops = [op for op in OPS if with_deletes or op is not Op.DELETE]
+        self._epoch_ns = epoch_ns
+        self._partial = partial_path(path)
+        codec = "zstd" if path.suffix == ".zst" else None
+        try:
+            self._file = pa.output_stream(str(self._partial), compression=codec)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
+
+    def _failure(self, error: OSError) -> TargetError:
+        return TargetError(f"can't write: {error}", where=self.path, hint="free space")
+
+    def append(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take rows: one array per column, words as wire values."""
+        kept = np.isin(columns["op"], self._ops) & np.isin(columns["tier"], list(TIERS))
+        self.dropped += int(len(kept) - kept.sum())
+        self.rows += int(kept.sum())
+        columns = {
+            name: columns[name][kept]
+            for name in ("timestamp", "op", "size", "tier", "key", "phase")
+        }
+        times = pl.Series(columns["timestamp"]).cast(pl.Int64) + self._epoch_ns
+        keys = np.ascontiguousarray(columns["key"].astype(">u8")).view("S8")
+        frame = pl.DataFrame({"ns": times}).select(
+            Timestamp=pl.format(
+                "{}.{}",
+                pl.col("ns") // S_NS,
+                (pl.col("ns") % S_NS // US_NS).cast(pl.String).str.zfill(6),
+            ),
+            Operation=_words(columns["op"], OPS),
+            Object_Size_Bytes=pl.Series(columns["size"]),
+            Tier=_words(columns["tier"], TIERS),
+            Key=_hex(keys),
+            Phase=_words(columns["phase"], PHASES | {Phase.PROMOTE: "Decode"}),
+        )
+        self._write(frame, header=False)
+
+    def _write(self, frame: pl.DataFrame, *, header: bool) -> None:
+        try:
+            self._file.write(frame.write_csv(include_header=header).encode())
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def close(self, **header_fields: object) -> Header:
+        """Finish the file under its final name; return a header with the count of rows."""
+        try:
+            self._file.close()
+            self._partial.replace(self.path)
+        except OSError as error:
+            raise self._failure(error) from error
+        header = Header(totals=Totals(rows=self.rows), dropped_rows=self.dropped)
+        return header.model_copy(update=header_fields)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+        elif self._partial.exists():
+            self.close()
+
+
+def _words(values: NDArray[np.generic], words: Mapping[int, str]) -> pl.Series:
+    labels = np.array([words.get(wire, "") for wire in range(max(words) + 1)], object)
+    return pl.Series(labels[values], dtype=pl.String)
+
+
+def _hex(keys: NDArray[np.bytes_]) -> pl.Series:
+    array = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(8), len(keys), [None, pa.py_buffer(keys)]
+    )
+    series = pl.Series(pl.from_arrow(array.cast(pa.binary())))
+    return series.bin.encode("hex")
+
+

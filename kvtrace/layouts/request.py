@@ -1,0 +1,32 @@
+"""The MLPerf Storage KV benchmark's shape: one object per turn, re-read while generating."""
+
+from __future__ import annotations
+
+from kvtrace.errors import UsageError
+from kvtrace.layouts import ALL_RANKS, ONE_RANK, Geometry, Layout
+
+REREAD_TOKENS = 32
+
+
+def create(geometry: Geometry) -> Layout:
+    """Return the layout for a model. Raises UsageError for a block size: a block is a turn."""
+    if geometry.block_tokens is not None:
+        raise UsageError(
+            "has no block size: a block is a whole turn",
+            where="layout request",
+            got=f"--block-tokens {geometry.block_tokens}",
+            hint="leave it out or choose another layout",
+        )
+    copies = 1 if geometry.replicated else geometry.tensor_parallel
+    emitted = copies if (geometry.ranks or ONE_RANK) == ALL_RANKS else 1
+    return Layout(
+        name="request",
+        block_tokens=None,
+        object_token_bytes=geometry.rank_token_bytes,
+        object_ranks=tuple(range(emitted)),
+        stored_token_bytes=geometry.rank_token_bytes * copies,
+        hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
+        prefix_rule=False,
+        stores_generated=False,
+        reread_tokens=REREAD_TOKENS,
+    )

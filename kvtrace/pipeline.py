@@ -1,0 +1,341 @@
+"""Makes a trace: source → blocks → hierarchy → layout → writer."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvtrace import layouts, sources
+from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
+from kvtrace.csvfile import CsvWriter, is_csv
+from kvtrace.errors import UsageError
+from kvtrace.header import Header, Producer, TierInfo
+from kvtrace.hierarchy import Hierarchy, HierarchySpec, HierarchyStats, TierSpec
+from kvtrace.layouts import Geometry, Layout
+from kvtrace.model import Model, load_model
+from kvtrace.schema import Tier
+from kvtrace.sources import SourceContext
+from kvtrace.units import UNLIMITED, format_bytes
+from kvtrace.version import VERSION
+from kvtrace.writer import TraceWriter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kvtrace.blocks import Cutter
+    from kvtrace.config import RecordConfig
+    from kvtrace.hierarchy import BlockEvents
+    from kvtrace.request import Source
+
+DEFAULT_DURATION_NS = 60 * 1_000_000_000
+"""Virtual time of a synthetic recording that names neither duration nor requests."""
+
+Columns = "dict[str, NDArray[np.generic]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a recording is: rows made and virtual time reached."""
+
+    rows: int
+    virtual_ns: int
+    end_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A finished recording."""
+
+    path: Path
+    header: Header
+    stats: HierarchyStats
+
+
+class Recording:
+    """A configuration resolved into its parts, ready to run. Raises KvtraceError if it can't be."""
+
+    def __init__(self, config: RecordConfig, *, workers: int = 1) -> None:
+        self.config = config
+        self.workers = workers
+        self.model = load_model(config.model)
+        self.layout = _layout(config, self.model)
+        self.end_ns = _end_ns(config)
+        self.source = sources.create(
+            SourceContext(
+                config=config.source,
+                inputs=_inputs(config.source.input),
+                seed=config.seed,
+                end_ns=self.end_ns or UNLIMITED,
+                by_turn=self.layout.block_tokens is None,
+                workers=workers,
+            )
+        )
+        self.stores_generated = _stores_generated(config, self.source, self.layout)
+        self.cutter = _cutter(self.source, self.layout, self.stores_generated)
+        self.spec = _hierarchy_spec(config, self.layout, self.end_ns)
+
+    def header(self) -> Header:
+        """Return the header of the trace, before anything is counted."""
+        config = self.config
+        resolved = config.model_dump(mode="json", exclude={"source": {"input"}})
+        resolved["model"] = self.model.name
+        return Header(
+            producer=Producer(version=VERSION),
+            source=self.source.info,
+            model=self._model_info(),
+            layout=self._layout_info(),
+            tiers=[self._tier_info(spec) for spec in self.spec.tiers if spec.capacity_bytes],
+            write_policy=config.write_policy,
+            tensor_parallel=config.tensor_parallel,
+            num_gpus=config.gpus,
+            ranks="one" if len(self.layout.object_ranks) == 1 else "all",
+            seed=config.seed,
+            config=resolved,
+        )
+
+    def _model_info(self) -> dict[str, Any]:
+        model, dtype = self.model, self.config.dtype or self.model.dtype
+        return model.model_dump(mode="json") | {
+            "dtype": dtype,
+            "bytes_per_token": model.rank_bytes_per_token(1, dtype),
+            "rank_bytes_per_token": model.rank_bytes_per_token(self.config.tensor_parallel, dtype),
+            "replicated": model.replicated,
+        }
+
+    def _layout_info(self) -> dict[str, Any]:
+        return {
+            "name": self.layout.name,
+            "block_tokens": self.layout.block_tokens,
+            "objects_per_block": len(self.layout.object_ranks),
+            "object_bytes_per_token": self.layout.object_token_bytes,
+            "stored_bytes_per_token": self.layout.stored_token_bytes,
+            "emitted_bytes_per_token": self.layout.emitted_token_bytes,
+            "store_generated": self.stores_generated,
+        }
+
+    def _tier_info(self, spec: TierSpec) -> TierInfo:
+        unlimited = spec.capacity_bytes >= UNLIMITED
+        return TierInfo(
+            name=spec.tier.label,
+            capacity_bytes=None if unlimited else spec.capacity_bytes,
+            high_watermark_ratio=spec.high_watermark_ratio,
+            low_watermark_ratio=spec.low_watermark_ratio,
+            eviction=self.config.eviction,
+            occupancy_factor=self.layout.occupancy_factor(spec.tier),
+        )
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the optional columns that this recording knows."""
+        return ("request", "step", "rank", "block", *sorted(self.source.known))
+
+    def batches(self, hierarchy: Hierarchy) -> Iterator[dict[str, NDArray[np.generic]]]:
+        """Yield the rows of the trace, expanded ahead by threads where there are workers."""
+        requests = (self.cutter.cut(batch) for batch in self.source.batches())
+        events = hierarchy.events(requests, self._more)
+        if self.workers == 1:
+            yield from (self.layout.expand(part) for part in events)
+        else:
+            yield from _expand_ahead(self.layout, events, self.workers)
+
+    def _more(self, chain: int) -> Any:
+        batch = self.source.more(chain)
+        return None if batch is None else self.cutter.cut(batch)
+
+
+def _expand_ahead(
+    layout: Layout, events: Iterator[BlockEvents], workers: int
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        for part in events:
+            ahead.append(pool.submit(layout.expand, part))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _layout(config: RecordConfig, model: Model) -> Layout:
+    gpus, parallel = config.gpus, config.tensor_parallel
+    if parallel > gpus or gpus % parallel:
+        raise UsageError(
+            "tensor parallelism doesn't fit the GPUs",
+            where="--tensor-parallel",
+            got=f"{parallel} on {gpus} GPUs",
+            accepted="a divisor of the number of GPUs",
+            hint=f"set --num-gpus to a multiple of {parallel}",
+        )
+    return layouts.create(
+        config.layout,
+        Geometry(
+            rank_token_bytes=model.rank_bytes_per_token(parallel, config.dtype),
+            replicated=model.replicated,
+            tensor_parallel=parallel,
+            block_tokens=config.block_tokens,
+            ranks=config.ranks,
+        ),
+    )
+
+
+def _end_ns(config: RecordConfig) -> int | None:
+    if config.duration is not None:
+        return config.duration
+    endless = config.source.name == "synthetic" and config.requests is None
+    return DEFAULT_DURATION_NS if endless else None
+
+
+def _inputs(names: tuple[str, ...]) -> tuple[Path, ...]:
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if not path.exists():
+            raise UsageError("no such input", where="--input", got=name)
+        found = sorted(path.iterdir()) if path.is_dir() else [path]
+        paths.extend(entry for entry in found if entry.is_file())
+    if names and not paths:
+        raise UsageError("no files in the input", where="--input", got=", ".join(names))
+    return tuple(paths)
+
+
+def _stores_generated(config: RecordConfig, source: Source, layout: Layout) -> bool:
+    possible = source.block_tokens is None and layout.stores_generated
+    if config.store_generated == "yes" and not possible:
+        raise UsageError(
+            "can't store generated tokens",
+            where="--store-generated yes",
+            got=f"source {config.source.name}, layout {layout.name}",
+            accepted="a source whose sessions know their tokens and a layout of token blocks",
+        )
+    return possible if config.store_generated == "auto" else config.store_generated == "yes"
+
+
+def _cutter(source: Source, layout: Layout, generated: bool) -> Cutter:
+    if layout.block_tokens is None:
+        return SessionTurns()
+    if source.block_tokens is None:
+        return SessionBlocks(layout.block_tokens, generated=generated)
+    return HashedBlocks(source.block_tokens, layout.block_tokens)
+
+
+def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) -> HierarchySpec:
+    tiers = []
+    for tier in Tier:
+        limits = config.tiers.of(tier)
+        if limits.low_watermark > limits.high_watermark:
+            raise UsageError(
+                "low watermark above the high one",
+                where=f"tier {tier.label}",
+                got=f"{limits.low_watermark} > {limits.high_watermark}",
+            )
+        factor = config.gpus if tier is Tier.GPU else 1
+        spec = TierSpec(
+            tier=tier,
+            capacity_bytes=min(UNLIMITED, limits.capacity * factor),
+            token_bytes=layout.node_token_bytes(tier),
+            block_bytes=0,
+            high_watermark_ratio=limits.high_watermark,
+            low_watermark_ratio=limits.low_watermark,
+        )
+        _check_capacity(spec, layout)
+        tiers.append(spec)
+    if not any(spec.capacity_bytes for spec in tiers):
+        raise UsageError(
+            "no tier at all", where="tiers", accepted="a capacity above 0 for at least one"
+        )
+    return HierarchySpec(
+        tiers=tuple(tiers),
+        write_through=config.write_policy == "write-through",
+        promote=config.promotes,
+        tail_first=config.touch_order == "tail-first",
+        prefix_rule=layout.prefix_rule,
+        generation_ns=config.generation_ns,
+        prefill_ns=config.prefill_ns,
+        reread_tokens=layout.reread_tokens,
+        max_requests=config.requests or UNLIMITED,
+        end_ns=end_ns or UNLIMITED,
+    )
+
+
+def _check_capacity(spec: TierSpec, layout: Layout) -> None:
+    block_bytes = spec.token_bytes * (layout.block_tokens or 1)
+    limit_bytes = spec.limit_bytes(spec.high_watermark_ratio)
+    if spec.capacity_bytes and limit_bytes < block_bytes:
+        raise UsageError(
+            "capacity smaller than one block",
+            where=f"tier {spec.tier.label}",
+            got=f"{format_bytes(limit_bytes)} up to its high watermark",
+            accepted=f"at least {format_bytes(block_bytes)}, or 0 for no such tier",
+        )
+
+
+def record(
+    config: RecordConfig,
+    out: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Recorded:
+    """Make the trace that `config` describes at `out`; return its header and counts.
+
+    Raises KvtraceError, and leaves nothing behind, if it can't be made or comes out empty.
+    """
+    recording = Recording(config, workers=workers)
+    path, header = Path(out), recording.header()
+    hierarchy = Hierarchy(recording.spec)
+    writer: TraceWriter | CsvWriter
+    if is_csv(path):
+        writer = CsvWriter(path, force=force)
+    else:
+        _check_suffix(path)
+        writer = TraceWriter(
+            path, header, recording.columns(), force=force, background=workers > 1
+        )
+    with writer:
+        rows = 0
+        for columns in recording.batches(hierarchy):
+            writer.append(columns)
+            rows += len(columns["timestamp"])
+            if progress is not None:
+                progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
+        if rows == 0:
+            raise UsageError(
+                "the recording came out empty",
+                where=path,
+                got=f"{hierarchy.stats().requests} requests, 0 rows",
+                accepted="requests with at least one full block",
+                hint="lengthen --duration or make --block-tokens smaller",
+            )
+        header = writer.close(statistics=_statistics(hierarchy.stats(), hierarchy.spec))
+    return Recorded(path, header, hierarchy.stats())
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix != ".parquet":
+        raise UsageError(
+            "unknown kind of output", where=path, accepted=".parquet, .csv or .csv.zst"
+        )
+
+
+def _statistics(stats: HierarchyStats, spec: HierarchySpec) -> dict[str, Any]:
+    present = [tier.tier for tier in spec.tiers if tier.capacity_bytes]
+    blocks = max(1, stats.blocks)
+    return {
+        "requests": stats.requests,
+        "blocks": stats.blocks,
+        "unique_blocks": stats.unique_blocks,
+        "ideal_prefix_hit": stats.ideal_hits / blocks,
+        "hit_ratio": {tier.label: stats.hits[tier] / blocks for tier in present},
+        "hit_blocks": {tier.label: stats.hits[tier] for tier in present},
+        "token_hit_ratio": stats.hit_tokens / max(1, stats.prompt_tokens),
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "peak_bytes": {tier.label: stats.peak_bytes[tier] for tier in present},
+    }

@@ -1,0 +1,31 @@
+"""Finds what can be added by dropping a file into a folder: sources, layouts, exporters, …"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from kvtrace.errors import unknown_name
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def names(folder: str) -> list[str]:
+    """Return the names of the plug-ins in package `folder`, as users write them; sorted."""
+    package = importlib.import_module(folder)
+    found = pkgutil.iter_modules(package.__path__)
+    return sorted(module.name.replace("_", "-") for module in found)
+
+
+def load(folder: str, name: str, *, kind: str) -> ModuleType:
+    """Return the module of plug-in `name`. Raises UsageError, with the nearest known name."""
+    if name not in names(folder):
+        raise unknown_name(kind, name, names(folder))
+    return importlib.import_module(f"{folder}.{name.replace('-', '_')}")
+
+
+def summary(module: ModuleType) -> str:
+    """Return the first line of a plug-in's docstring."""
+    return (module.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,257 @@
+"""Multi-turn sessions drawn from templates: users with think time, or open arrivals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.errors import UsageError
+from kvtrace.header import SourceInfo
+from kvtrace.request import (
+    FOLLOW_ASK,
+    FOLLOW_NONE,
+    UNKNOWN_NS,
+    Ragged,
+    RequestBatch,
+    ranges,
+)
+from kvtrace.schema import Qos
+from kvtrace.units import S_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from kvtrace.config import SourceConfig
+    from kvtrace.sources import SourceContext
+
+SESSIONS_PER_DRAW = 4
+"""Sessions of a user that are drawn at once; part of what a seed means."""
+ARRIVALS_PER_DRAW = 256
+"""Sessions of an open arrival process that are drawn at once; part of what a seed means."""
+
+# Purposes of random streams: a new one never shifts another.
+_USER_STREAM, _ARRIVAL_STREAM, _OPEN_STREAM = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Sessions:
+    """Sessions drawn from templates: turns per session, then one array per turn."""
+
+    turns: NDArray[np.int64]
+    added_tokens: NDArray[np.int64]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    think_ns: NDArray[np.int64]
+    qos: NDArray[np.int64]
+
+
+class _Templates:
+    """The templates as columns, to draw from."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        templates = list(config.templates.values())
+        weights = np.array([template.weight for template in templates], float)
+        self._weights = weights / weights.sum()
+        self._context = np.array([template.context_tokens for template in templates])
+        self._generated = np.array([template.generated_tokens for template in templates])
+        self._think_s = np.array([template.think_s for template in templates])
+        mix = np.array([config.qos_mix[word.label] for word in Qos], float)
+        self._qos_mix = mix / mix.sum()
+
+    def draw(self, rng: np.random.Generator, count: int) -> _Sessions:
+        """Return `count` sessions."""
+        config = self._config
+        template = rng.choice(len(self._weights), count, p=self._weights)
+        qos = rng.choice(len(Qos), count, p=self._qos_mix)
+        turns = np.minimum(rng.geometric(config.end_probability, count), config.max_turns)
+        if not config.multi_turn:
+            turns = np.ones(count, np.int64)
+        per_turn = np.repeat(template, turns)
+        context = _uniform_int(rng, self._context[per_turn])
+        output = _uniform_int(rng, self._generated[per_turn])
+        low, high = self._think_s[per_turn].T
+        think_ns = np.rint((low + rng.random(len(per_turn)) * (high - low)) * S_NS)
+        return _fit(
+            _Sessions(turns, context, context, output, think_ns.astype(np.int64), qos),
+            config.max_context_tokens,
+        )
+
+
+def _uniform_int(rng: np.random.Generator, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rng.integers(bounds[:, 0], bounds[:, 1], endpoint=True)
+
+
+def _fit(drawn: _Sessions, max_tokens: int) -> _Sessions:
+    """Return the sessions with cumulative contexts, ended before one outgrows `max_tokens`."""
+    turn = ranges(drawn.turns)
+    first = turn == 0
+    output = np.minimum(drawn.output_tokens, max_tokens - 1)
+    context = np.where(first, np.minimum(drawn.added_tokens, max_tokens - output), drawn.added_tokens)
+    # A later turn's prompt repeats the answer before it.
+    added = context + np.where(first, 0, np.roll(output, 1))
+    running = np.cumsum(added)
+    begin = np.repeat(np.flatnonzero(first), drawn.turns)
+    inputs = running - (running - added)[begin]
+    fits = inputs + output <= max_tokens
+    session = np.repeat(np.arange(len(drawn.turns)), drawn.turns)
+    return _Sessions(
+        np.bincount(session[fits], minlength=len(drawn.turns)),
+        added[fits],
+        inputs[fits],
+        output[fits],
+        drawn.think_ns[fits],
+        drawn.qos,
+    )
+
+
+class Synthetic:
+    """The source. Its sessions know their tokens, so that any block size will do."""
+
+    block_tokens: int | None = None
+    known: frozenset[str] = frozenset({"session", "qos"})
+
+    def __init__(self, context: SourceContext) -> None:
+        self._config = context.config
+        self._seed = context.seed
+        self._end_ns = context.end_ns
+        self._by_turn = context.by_turn
+        self._templates = _Templates(context.config)
+        users = context.config.users or 0
+        self._users = [self._stream(_USER_STREAM, user) for user in range(users)]
+        self._next_session = list(range(users))
+
+    @property
+    def info(self) -> SourceInfo:
+        """Name and parameters, for the header."""
+        parameters = self._config.model_dump(mode="json", exclude={"name", "input"})
+        return SourceInfo(name="synthetic", parameters=parameters)
+
+    def _stream(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=purpose))
+
+    def batches(self) -> Iterator[RequestBatch]:
+        """Yield each user's first requests, or the sessions that arrive, in order of arrival."""
+        if self._users:
+            yield self._first_of_users()
+        else:
+            yield from self._arrivals()
+
+    def _first_of_users(self) -> RequestBatch:
+        firsts = []
+        for user in range(len(self._users)):
+            batch = self._of_user(user)
+            batch.arrival_ns[0] = batch.think_ns[0]
+            firsts.append(batch)
+        firsts.sort(key=lambda batch: int(batch.arrival_ns[0]))
+        return _concatenate(firsts)
+
+    def more(self, chain: int) -> RequestBatch | None:
+        """Return the next sessions of user `chain`."""
+        return self._of_user(chain)
+
+    def _of_user(self, user: int) -> RequestBatch:
+        drawn = self._templates.draw(self._users[user], SESSIONS_PER_DRAW)
+        step = len(self._users)
+        session = self._next_session[user] + step * np.arange(SESSIONS_PER_DRAW)
+        self._next_session[user] += step * SESSIONS_PER_DRAW
+        batch = _batch(drawn, session, chain=user, by_turn=self._by_turn)
+        batch.follow[:] = 1
+        batch.follow[-1] = FOLLOW_ASK
+        return batch
+
+    def _arrivals(self) -> Iterator[RequestBatch]:
+        gaps, sessions = self._stream(_ARRIVAL_STREAM), self._stream(_OPEN_STREAM)
+        last_ns, first_session = 0, 0
+        while last_ns < self._end_ns:
+            arrival_ns = last_ns + np.cumsum(self._gaps_ns(gaps))
+            drawn = self._templates.draw(sessions, ARRIVALS_PER_DRAW)
+            session = first_session + np.arange(ARRIVALS_PER_DRAW)
+            batch = _batch(drawn, session, chain=0, by_turn=self._by_turn)
+            batch.follow[:] = np.where(batch.last_turn, FOLLOW_NONE, 1)
+            batch.arrival_ns[batch.turn == 0] = arrival_ns
+            yield batch
+            last_ns, first_session = int(arrival_ns[-1]), first_session + ARRIVALS_PER_DRAW
+
+    def _gaps_ns(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the gaps between sessions: their rate times the mean turns is the request rate."""
+        config = self._config
+        assert config.rate is not None
+        turns = 1.0
+        if config.multi_turn:
+            stays = 1 - config.end_probability
+            turns = (1 - stays**config.max_turns) / config.end_probability
+        mean_ns = S_NS * turns / config.rate
+        draw = {
+            "constant": lambda: np.full(ARRIVALS_PER_DRAW, mean_ns),
+            "poisson": lambda: rng.exponential(mean_ns, ARRIVALS_PER_DRAW),
+            "gamma": lambda: rng.gamma(
+                config.gamma_shape, mean_ns / config.gamma_shape, ARRIVALS_PER_DRAW
+            ),
+        }[config.arrival]
+        return np.maximum(np.rint(draw()), 1).astype(np.int64)
+
+
+def _batch(
+    drawn: _Sessions, session: NDArray[np.int64], *, chain: int, by_turn: bool
+) -> RequestBatch:
+    """Return the requests of `drawn`, whose follow and arrivals are yet to be set."""
+    count, turn = len(drawn.input_tokens), ranges(drawn.turns)
+    last_turn = np.zeros(count, np.bool_)
+    last_turn[np.cumsum(drawn.turns) - 1] = True
+    turn_tokens = None
+    if by_turn:
+        begin = np.repeat(np.cumsum(drawn.turns) - drawn.turns, drawn.turns)
+        lengths = turn + 1
+        turn_tokens = Ragged.from_counts(
+            lengths, drawn.added_tokens[np.repeat(begin, lengths) + ranges(lengths)]
+        )
+    return RequestBatch(
+        arrival_ns=np.full(count, UNKNOWN_NS),
+        think_ns=drawn.think_ns,
+        follow=np.zeros(count, np.int64),
+        chain=np.full(count, chain),
+        session=np.repeat(session, drawn.turns),
+        turn=turn,
+        last_turn=last_turn,
+        input_tokens=drawn.input_tokens,
+        output_tokens=drawn.output_tokens,
+        qos=np.repeat(drawn.qos, drawn.turns).astype(np.int64),
+        block_ids=None,
+        turn_tokens=turn_tokens,
+    )
+
+
+def _concatenate(batches: list[RequestBatch]) -> RequestBatch:
+    def joined(name: str) -> NDArray[np.int64]:
+        return np.concatenate([getattr(batch, name) for batch in batches])
+
+    turns = [batch.turn_tokens for batch in batches if batch.turn_tokens is not None]
+    turn_tokens = None
+    if turns:
+        turn_tokens = Ragged.from_counts(
+            np.concatenate([part.counts for part in turns]),
+            np.concatenate([part.values for part in turns]),
+        )
+    plain = [name for name in RequestBatch.__slots__ if name not in ("block_ids", "turn_tokens")]
+    return RequestBatch(
+        **{name: joined(name) for name in plain}, block_ids=None, turn_tokens=turn_tokens
+    )
+
+
+def create(context: SourceContext) -> Synthetic:
+    """Return the source. Raises UsageError for what it can't take."""
+    config = context.config
+    if context.inputs:
+        raise UsageError("takes no input", where="source synthetic", got=str(context.inputs[0]))
+    if (config.users is None) == (config.rate is None):
+        raise UsageError(
+            "needs users or a rate, not both",
+            where="source synthetic",
+            accepted="--users N (closed loop) or --rate R (open arrivals)",
+        )
+    return Synthetic(context)

@@ -1,0 +1,44 @@
+"""Opens input files, plain or compressed (.gz, .zst), so that damage is noticed."""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+import pyarrow as pa
+
+from kvtrace.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+@contextmanager
+def open_binary(path: Path) -> Iterator[pa.NativeFile]:
+    """Give the decompressed bytes of `path`; damage met while reading is a TraceError."""
+    if path.is_dir():
+        raise TraceError("is a directory", where=path, accepted="a file")
+    try:
+        if path.stat().st_size == 0:
+            raise TraceError("empty file", where=path)
+        # Arrow's streams raise on a truncated frame, where python-zstandard's just ends.
+        with pa.input_stream(str(path), compression=_CODECS.get(path.suffix)) as stream:
+            yield stream
+    except (OSError, pa.ArrowException) as error:
+        raise TraceError(
+            f"can't read: {error}", where=path, hint="copy or make the file again"
+        ) from error
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Give the lines of `path` as UTF-8 text."""
+    with open_binary(path) as stream:
+        try:
+            yield io.TextIOWrapper(io.BufferedReader(stream, 1 << 20), encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise TraceError("not UTF-8 text", where=path, got=str(error)) from error
