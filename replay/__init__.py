@@ -1,0 +1,9 @@
+"""replay: does what a trace says, on real tiers, and says what it found."""
+
+from replay.options import ReplayOptions
+from replay.result import Result
+from replay.runner import run
+from replay.targets import TargetSpec
+from replay.watch import Stop, Watcher
+
+__all__ = ["ReplayOptions", "Result", "Stop", "TargetSpec", "Watcher", "run"]

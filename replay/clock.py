@@ -1,0 +1,27 @@
+"""The only place of `replay` that reads a clock or sleeps."""
+
+from __future__ import annotations
+
+import time
+
+from kvtrace.units import S_NS
+
+
+def now_ns() -> int:
+    """Return CLOCK_MONOTONIC, the clock of every time in a result."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def thread_cpu_ns() -> int:
+    """Return the CPU time of the calling thread."""
+    return time.thread_time_ns()
+
+
+def process_cpu_ns() -> int:
+    """Return the CPU time of the process, all threads."""
+    return time.process_time_ns()
+
+
+def sleep_ns(duration_ns: int) -> None:
+    """Return after `duration_ns` or a little later."""
+    time.sleep(max(0, duration_ns) / S_NS)

@@ -1,0 +1,82 @@
+"""What a run is asked to do, checked once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kvtrace.schema import Tier
+from kvtrace.units import MIB, S_NS
+from replay.survey import Limit
+
+
+class Timing(StrEnum):
+    """When an op is due."""
+
+    OPEN = "open"
+    MAX = "max"
+
+
+class Populate(StrEnum):
+    """Which objects are written before the clock starts."""
+
+    TOUCHED = "touched"
+    ALL = "all"
+    NONE = "none"
+
+
+class Checking(StrEnum):
+    """What of a completed read is checked."""
+
+    NONE = "none"
+    STAMPS = "stamps"
+    FULL = "full"
+
+
+class Spin(StrEnum):
+    """Whether the loop polls for completions before it blocks; auto: where a CPU is spare."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+DEPTH_MAX, DEPTH_OPEN = 32, 1024
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ReplayOptions(BaseModel):
+    """All that changes a result, beside trace and targets. `None` means: decided by the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Timing = Timing.OPEN
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    queue_depth: Annotated[int, Field(gt=0, le=16384)] | None = None
+    io_size_bytes: Annotated[int, Field(ge=4096, le=1 << 30, multiple_of=4096)] = 4 * MIB
+    slack_ratio: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.05
+    engine: str = "auto"
+    spin: Spin = Spin.AUTO
+    arena_bytes: Positive | None = None
+    run_id: Annotated[int, Field(ge=0, lt=1 << 16)] | None = None
+    tiers: tuple[Tier, ...] | None = None
+    populate: Populate = Populate.TOUCHED
+    settle_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
+    verify: Checking = Checking.STAMPS
+    min_window_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
+    limit_rows: Positive | None = None
+    limit_ns: Positive | None = None
+    accept: tuple[str, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """I/Os in flight at most, per lane."""
+        default = DEPTH_MAX if self.mode == Timing.MAX else DEPTH_OPEN
+        return self.queue_depth or default
+
+    @property
+    def limit(self) -> Limit:
+        """How much of the trace is replayed."""
+        return Limit(self.limit_rows, self.limit_ns)

@@ -1,0 +1,119 @@
+"""Unique bytes for every write: an arena from dgen-py, and a stamp in every sector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dgen_py
+import numpy as np
+
+from kvtrace.errors import UsageError
+from kvtrace.units import GIB, MIB, format_bytes
+from replay.order import GENERATION_MASK
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SECTOR_BYTES = 512
+SECTOR_MASK = (1 << 31) - 1
+RUN_MASK = (1 << 16) - 1
+DEFAULT_ARENA_BYTES = GIB
+_FILL_BYTES = 32 * MIB
+# `size` costs 8 bytes per MiB; far above any arena, far below the 2⁵⁵ that abort the process.
+_STREAM_BYTES = 1 << 38
+
+
+def available_bytes() -> int:
+    """Return how much memory could be taken without swapping."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def arena_size(wanted_bytes: int | None, io_bytes: int) -> int:
+    """Return the arena's size, a multiple of `io_bytes`. Raises UsageError."""
+    if wanted_bytes is None:
+        wanted_bytes = max(io_bytes, min(DEFAULT_ARENA_BYTES, available_bytes() // 8))
+    size = wanted_bytes // io_bytes * io_bytes
+    if size < io_bytes:
+        raise UsageError(
+            "arena smaller than one I/O",
+            where="--arena",
+            got=format_bytes(wanted_bytes),
+            accepted=f"at least --io-size, {format_bytes(io_bytes)}",
+        )
+    if size > available_bytes():
+        raise UsageError(
+            "arena larger than the free memory",
+            where="--arena",
+            got=format_bytes(size),
+            accepted=f"at most {format_bytes(available_bytes())}",
+        )
+    return size
+
+
+def fill(arena: NDArray[np.uint8], run_id: int) -> None:
+    """Fill `arena` with bytes that depend on `run_id` only."""
+    stream = dgen_py.Generator(size=_STREAM_BYTES, seed=run_id)
+    for begin in range(0, len(arena), _FILL_BYTES):
+        piece = memoryview(arena[begin : begin + _FILL_BYTES])
+        done = 0
+        while done < len(piece):
+            done += stream.fill_chunk(piece[done:])
+
+
+def stamps(
+    key: int, sector: int, generation: int, run_id: int, length_bytes: int
+) -> NDArray[np.uint64]:
+    """Return the stamps of consecutive sectors, shape [sectors, 2]: key, and the word
+
+    sector (31 bits), generation (17), run id (16), from the lowest bit up.
+    """
+    count = length_bytes // SECTOR_BYTES
+    found = np.empty((count, 2), np.uint64)
+    found[:, 0] = key
+    found[:, 1] = (np.arange(sector, sector + count, dtype=np.uint64)) & np.uint64(SECTOR_MASK)
+    found[:, 1] |= np.uint64((generation & GENERATION_MASK) << 31 | (run_id & RUN_MASK) << 48)
+    return found
+
+
+def sectors(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the stamps within `data`, a view of shape [sectors, 2]."""
+    return data.view("<u8").reshape(-1, SECTOR_BYTES // 8)[:, :2]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What one sector says of itself."""
+
+    key: int
+    sector: int
+    generation: int
+    run_id: int
+
+    @classmethod
+    def of(cls, data: NDArray[np.uint8]) -> Stamp:
+        """Return the stamp at the start of `data`."""
+        key, word = (int(value) for value in data[:16].view("<u8"))
+        return cls(key, word & SECTOR_MASK, word >> 31 & GENERATION_MASK, word >> 48)
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.key}, sector {self.sector}, generation {self.generation}, "
+            f"run {self.run_id}"
+        )
+
+
+def describe(found: NDArray[np.uint8], expected: Stamp) -> str:
+    """Return what a sector holds, told against what it should hold."""
+    if not found.any():
+        return "only zeros"
+    stamp = Stamp.of(found)
+    if stamp == expected:
+        return "the right stamp and a wrong body"
+    if stamp.run_id == expected.run_id or stamp.key == expected.key:
+        return f"the stamp of {stamp}"
+    return f"no stamp of this run ({found[:16].tobytes().hex()})"

@@ -1,0 +1,228 @@
+"""Before anything is opened: which tiers run where, what they need, and the plan."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.schema import Op, Tier
+from kvtrace.units import format_bytes
+from replay import clock, extents, payload
+from replay import targets as target_folder
+from replay.plan import Geometry, Plan, Planner, lane_of_tier
+from replay.survey import Survey, survey
+
+if TYPE_CHECKING:
+    from kvtrace.reader import Trace
+    from replay.extents import Classes, Need, Space
+    from replay.loop import Ops
+    from replay.options import ReplayOptions
+    from replay.targets import Target, TargetSpec
+    from replay.watch import Stop, Watcher
+
+_POPULATE_STREAM = 1
+"""Spawn key of the random numbers that shuffle extents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that could start now. One target, need and space per lane, fastest tier first."""
+
+    tiers: tuple[Tier, ...]
+    targets: tuple[Target, ...]
+    needs: tuple[Need, ...]
+    spaces: tuple[Space, ...]
+    writes: tuple[bool, ...]
+    survey: Survey
+    populate: Ops
+    plan: Plan
+    run_id: int
+    arena_bytes: int
+    named_not_executed: tuple[Tier, ...]
+    survey_ns: int
+    plan_ns: int
+    cpu_ns: int
+
+
+def choose_targets(
+    specs: tuple[TargetSpec, ...], named: tuple[Tier, ...] | None
+) -> dict[Tier, TargetSpec]:
+    """Return which target executes which tier. Raises UsageError if two want the same one."""
+    chosen: dict[Tier, TargetSpec] = {}
+    for spec in specs:
+        for tier in spec.tiers:
+            if tier in chosen:
+                raise UsageError(
+                    f"two targets for tier {tier.label}",
+                    got=f"{chosen[tier].name} and {spec.name}",
+                    hint="name one",
+                )
+            if named is None or tier in named:
+                chosen[tier] = replace(spec, tiers=(tier,))
+    if not chosen:
+        raise UsageError(
+            "no tier has a target",
+            accepted="--device PATH (nvme), --cpu memory (cpu), --target null (any)",
+        )
+    return dict(sorted(chosen.items()))
+
+
+def _survey(
+    trace: Trace, tiers: tuple[Tier, ...], options: ReplayOptions, watcher: Watcher, stop: Stop
+) -> Survey:
+    def progress(rows: int) -> None:
+        stop.check()
+        watcher.advance(rows)
+
+    watcher.stage("surveying", trace.rows)
+    return survey(trace, lane_of_tier(tiers), options.limit, progress)
+
+
+def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
+    if trace.rows == 0:
+        raise TraceError("the trace has no rows", where=trace.path, hint="record it again")
+    if found.rows == 0:
+        raise UsageError("--limit leaves no rows", where=trace.path)
+    if found.executed_ops == 0:
+        there = [tier.label for tier in Tier if found.cell_ops[tier].any()]
+        raise UsageError(
+            "nothing to execute",
+            where=trace.path,
+            got=f"targets for {', '.join(tier.label for tier in tiers)}",
+            accepted=f"the trace's tiers: {', '.join(there)}",
+            hint="give one of them a target",
+        )
+
+
+def _lane_writes(found: Survey, tiers: tuple[Tier, ...], options: ReplayOptions) -> tuple[bool, ...]:
+    objects = found.objects
+    touched = (objects["resident"] > 0) & (objects["touched"] > 0)
+    populated = (objects["initial"] > 0) | touched
+    if options.populate == "all":
+        populated = populated | (objects["resident"] > 0)
+    if options.populate == "none":
+        populated = np.zeros_like(populated)
+    return tuple(
+        bool(found.cell_ops[tier, :, Op.WRITE].any() or populated[:, lane].any())
+        for lane, tier in enumerate(tiers)
+    )
+
+
+def _check_geometry(spaces: tuple[Space, ...], options: ReplayOptions) -> None:
+    for space in spaces:
+        if options.io_size_bytes % space.align_bytes:
+            raise UsageError(
+                "isn't a multiple of the target's alignment",
+                where="--io-size",
+                got=format_bytes(options.io_size_bytes),
+                accepted=f"multiples of {format_bytes(space.align_bytes)}",
+            )
+
+
+def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions) -> None:
+    longest = int(found.objects["length"].max(initial=0))
+    if options.verify == "full" and longest > arena_bytes:
+        raise UsageError(
+            "--verify full needs an arena that holds the largest object",
+            where="--arena",
+            got=format_bytes(arena_bytes),
+            accepted=f"at least {format_bytes(longest)}",
+        )
+
+
+def _executable(
+    trace: Trace,
+    targets: dict[Tier, Target],
+    options: ReplayOptions,
+    watcher: Watcher,
+    stop: Stop,
+) -> tuple[tuple[Tier, ...], Survey]:
+    """Return the tiers that have a target and rows, and the survey with a lane for each."""
+    tiers = tuple(targets)
+    found = _survey(trace, tiers, options, watcher, stop)
+    _check_rows(trace, found, tiers)
+    with_rows = tuple(tier for tier in tiers if found.cell_ops[tier].any())
+    if with_rows != tiers:
+        found = _survey(trace, with_rows, options, watcher, stop)
+    return with_rows, found
+
+
+def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -> int:
+    """Return the arena's size: one I/O where nothing is moved."""
+    if all(target.spec.name == "null" for target in targets):
+        return options.io_size_bytes
+    arena_bytes = payload.arena_size(options.arena_bytes, options.io_size_bytes)
+    _check_arena(found, arena_bytes, options)
+    return arena_bytes
+
+
+def _reserve(
+    found: Survey, targets: tuple[Target, ...], options: ReplayOptions
+) -> tuple[Classes, tuple[Need, ...], tuple[Space, ...]]:
+    """Return what the lanes need and get. Raises TargetError with the figures if too little."""
+    offered = tuple(target.space() for target in targets)
+    _check_geometry(offered, options)
+    classes = extents.classify(found, offered)
+    needs = extents.needs(classes, len(targets), options.slack_ratio)
+    for need, space, target in zip(needs, offered, targets, strict=True):
+        extents.check_fits(need, space, target.title)
+    spaces = tuple(target.reserve(need) for target, need in zip(targets, needs, strict=True))
+    return classes, needs, spaces
+
+
+def prepare(
+    trace: Trace,
+    specs: tuple[TargetSpec, ...],
+    options: ReplayOptions,
+    watcher: Watcher,
+    stop: Stop,
+) -> Prepared:
+    """Return a run that could start now; nothing was opened for writing.
+
+    Raises UsageError, TraceError or TargetError for everything that can be known to be wrong.
+    """
+    chosen = choose_targets(specs, options.tiers)
+    made = {tier: target_folder.make(spec) for tier, spec in chosen.items()}
+    start_ns, start_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
+    tiers, found = _executable(trace, made, options, watcher, stop)
+    surveyed_ns = clock.now_ns()
+    targets = tuple(made[tier] for tier in tiers)
+    writes = _lane_writes(found, tiers, options)
+    for target, lane_writes in zip(targets, writes, strict=True):
+        target.authorise(writes=lane_writes)
+    arena_bytes = _arena(found, targets, options)
+    classes, needs, spaces = _reserve(found, targets, options)
+    run_id = secrets.randbits(16) if options.run_id is None else options.run_id
+
+    def progress(rows: int) -> None:
+        stop.check()
+        watcher.advance(rows)
+
+    watcher.stage("planning", found.rows)
+    geometry = Geometry(
+        lane_of_tier(tiers), spaces, arena_bytes, options.io_size_bytes, options.speed
+    )
+    planner = Planner(found, classes, extents.quotas(classes, spaces), geometry)
+    shuffle = np.random.default_rng(np.random.SeedSequence(run_id, spawn_key=(_POPULATE_STREAM,)))
+    populate = planner.populate(options.populate, shuffle)
+    plan = planner.plan(trace, options.limit, progress)
+    return Prepared(
+        tiers=tiers,
+        targets=targets,
+        needs=needs,
+        spaces=spaces,
+        writes=writes,
+        survey=found,
+        populate=populate,
+        plan=plan,
+        run_id=run_id,
+        arena_bytes=arena_bytes,
+        named_not_executed=tuple(t for t in options.tiers or () if t not in tiers),
+        survey_ns=surveyed_ns - start_ns,
+        plan_ns=clock.now_ns() - surveyed_ns,
+        cpu_ns=clock.process_cpu_ns() - start_cpu_ns,
+    )

@@ -1,0 +1,202 @@
+"""What a run found: everything a report shows, and the columns it was computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from kvtrace.schema import Op, Phase, Tier
+from kvtrace.units import S_NS
+from replay.loop import NO_TIME_NS
+
+if TYPE_CHECKING:
+    from replay.device import DiskStat
+    from replay.environment import Environment
+    from replay.fidelity import Fidelity, Skipped
+    from replay.loop import LaneCounters, Outcome
+    from replay.options import ReplayOptions
+    from replay.plan import Plan
+    from replay.recorder import Group, LaneMeasure
+    from replay.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class LaneResult:
+    """One executed tier: what it ran on, what was measured, what the engine counted."""
+
+    measure: LaneMeasure
+    target: str
+    target_name: str
+    counters: LaneCounters
+    live_bytes_max: int
+    live_objects_max: int
+    device: DeviceView | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """The block device's own counters, over the run. `asked_bytes`: what the lane moved."""
+
+    stat: DiskStat
+    asked_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """What the device moved."""
+        return self.stat.read_bytes + self.stat.write_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Populated:
+    """What was written before the clock started."""
+
+    which: str
+    objects: int
+    bytes: int
+    seconds: float
+    fill_bytes: int
+    """Written once over a new file, so that its first writes aren't the file system's."""
+    settled_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadInfo:
+    """What was written."""
+
+    kind: str
+    arena_bytes: int
+    page_kind: str
+    run_id: int
+    verify: str
+    verified_ops: int
+    mismatched_ops: int
+    mismatches: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCost:
+    """What the tool itself took."""
+
+    engine: str
+    engine_note: str
+    spin: bool
+    cpu_ns: int
+    verify_cpu_ns: int
+    survey_s: float
+    plan_s: float
+    rows_per_cpu_s: float
+    plan_bytes_per_op: float
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInfo:
+    """What was replayed."""
+
+    path: str
+    sha256: str
+    rows: int
+    rows_replayed: int
+    duration_ns: int
+    model: str | None
+    bytes_per_token: float | None
+    generated_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run. `lanes` has at least one; `headline` is the slowest tier that moved bytes."""
+
+    verdict: Verdict
+    lanes: tuple[LaneResult, ...]
+    groups: tuple[Group, ...]
+    fidelity: Fidelity
+    skipped: tuple[Skipped, ...]
+    errors: dict[str, int]
+    """Failed ops by error."""
+    populated: Populated
+    payload: PayloadInfo
+    tool: ToolCost
+    environment: Environment
+    trace: TraceInfo
+    options: ReplayOptions
+    plan: Plan
+    outcome: Outcome
+
+    @property
+    def headline(self) -> LaneResult:
+        """The lane that the percentiles at the top are of: tiers are never mixed in one."""
+        moving = [lane for lane in self.lanes if lane.measure.bytes]
+        return max(moving or self.lanes, key=lambda lane: lane.measure.tier)
+
+    @property
+    def window_ns(self) -> int:
+        """The longest lane's window."""
+        return max(lane.measure.window_ns for lane in self.lanes)
+
+    @property
+    def ops(self) -> int:
+        """Ops that completed without error, all lanes."""
+        return sum(lane.measure.ops for lane in self.lanes)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes read and written, all lanes."""
+        return sum(lane.measure.bytes for lane in self.lanes)
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """Bytes completed in the lanes' windows ÷ the longest window."""
+        moved = sum(lane.measure.window_bytes for lane in self.lanes)
+        return moved * S_NS / self.window_ns if self.window_ns else None
+
+    @property
+    def ops_per_s(self) -> float | None:
+        """Reads and writes completed in the lanes' windows ÷ the longest window."""
+        done = sum(lane.measure.window_ops for lane in self.lanes)
+        return done * S_NS / self.window_ns if self.window_ns else None
+
+    @property
+    def kv_tokens_per_s(self) -> float | None:
+        """Throughput in tokens of KV; None where the trace names no model."""
+        per_token = self.trace.bytes_per_token
+        if not per_token or self.bytes_per_s is None:
+            return None
+        return self.bytes_per_s / per_token
+
+    @property
+    def storage_throughput_tokens_per_s(self) -> float | None:
+        """The requests' generated tokens ÷ summed I/O time (MLPerf Storage's KV benchmark)."""
+        busy_ns = sum(lane.measure.service_ns_sum for lane in self.lanes)
+        tokens = self.trace.generated_tokens
+        return tokens * S_NS / busy_ns if tokens and busy_ns else None
+
+    def table(self) -> pl.DataFrame:
+        """Return one row per executed op: what it was, and its times since the clock's zero, ns."""
+        times, start = self.outcome.times, self.outcome.start_ns
+
+        def since_start(column: str) -> pl.Series:
+            values = pl.Series(column.removesuffix("_ns"), getattr(times, column))
+            return values.set(values == NO_TIME_NS, None) - start
+
+        def words(name: str, vocabulary: type[Op | Phase | Tier]) -> pl.Series:
+            labels = pl.Enum([word.label for word in vocabulary])
+            return pl.Series(name, getattr(self.plan, name)).cast(pl.UInt32).cast(labels)
+
+        return pl.DataFrame(
+            [
+                pl.Series("row", self.plan.row),
+                words("op", Op),
+                words("tier", Tier),
+                words("phase", Phase),
+                pl.Series("key", self.plan.ops.key),
+                pl.Series("size", self.plan.size_bytes),
+                pl.Series("due", self.plan.ops.due_ns),
+                since_start("ready_ns"),
+                since_start("slot_ns"),
+                since_start("submit_ns"),
+                since_start("complete_ns"),
+                pl.Series("error", times.error),
+            ]
+        )

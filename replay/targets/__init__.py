@@ -1,0 +1,153 @@
+"""Targets: what executes a tier's ops. One file each; a new file is a new target.
+
+A target's module has `TIERS` (the tiers it can stand for), `unavailable()` (why it can't be used
+here, or None) and `make(spec)`, which returns a `Target` and raises TargetError or UsageError
+without having touched anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kvtrace.errors import unknown_name
+
+if TYPE_CHECKING:
+    from kvtrace.schema import Tier
+    from replay.extents import Need, Space
+    from replay.loop import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """What a user asks for: a target by name, the tiers it executes, and what it needs to know.
+
+    `allow_destroy`: identity of the block device that may be overwritten. `allow_signature`:
+    types of file systems or partition tables on it that may be destroyed.
+    """
+
+    name: str
+    tiers: tuple[Tier, ...]
+    path: Path | None = None
+    size_bytes: int | None = None
+    extent_align_bytes: int | None = None
+    allow_destroy: str | None = None
+    allow_signature: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunMark:
+    """What a target of ours says about the run that wrote it."""
+
+    run_id: int
+    trace_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """A part of a target that must be written once before it is measured."""
+
+    begin_bytes: int
+    end_bytes: int
+
+
+class Target(Protocol):
+    """One target of one run, in the order of its calls: space, authorise, reserve, open, …, close."""
+
+    spec: TargetSpec
+
+    @property
+    def title(self) -> str:
+        """What it is, for people: path, model, size."""
+        ...
+
+    @property
+    def device(self) -> Path | None:
+        """The sysfs directory of the block device below, if there is one."""
+        ...
+
+    def space(self) -> Space:
+        """Return what it offers to extents."""
+        ...
+
+    def authorise(self, *, writes: bool) -> None:
+        """Return if the run may use it. Raises TargetError; nothing was written."""
+        ...
+
+    def reserve(self, need: Need) -> Space:
+        """Return what extents get, of a size that is now known. Raises TargetError if too little.
+
+        Nothing is opened or written yet.
+        """
+        ...
+
+    def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
+        """Open it for what was reserved. Raises TargetError and then leaves nothing behind."""
+        ...
+
+    def lane(self, queue_depth: int, io_bytes: int) -> Lane:
+        """Return how ops on it are done; it is open."""
+        ...
+
+    def unwritten(self, end_bytes: int) -> Unwritten | None:
+        """Return what of its space up to `end_bytes` was never written, if that can be known."""
+        ...
+
+    def written(self, end_bytes: int) -> None:
+        """Note that everything up to `end_bytes` has been written."""
+        ...
+
+    def flush(self) -> None:
+        """Return when what was written is on the device."""
+        ...
+
+    def close(self) -> None:
+        """Release it. May be called twice."""
+        ...
+
+
+class _Module(Protocol):
+    TIERS: tuple[Tier, ...]
+
+    def unavailable(self) -> str | None: ...
+
+    def make(self, spec: TargetSpec) -> Target: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """What `list` shows of a target."""
+
+    name: str
+    summary: str
+    tiers: tuple[Tier, ...]
+    unavailable: str | None
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all targets."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def _load(name: str) -> _Module:
+    if name not in names():
+        raise unknown_name("target", name, names(), where="--target")
+    return cast("_Module", importlib.import_module(f"{__name__}.{name}"))
+
+
+def describe() -> tuple[TargetInfo, ...]:
+    """Return what can be said of each target."""
+    found = []
+    for name in names():
+        module = _load(name)
+        summary = (module.__doc__ or "").partition("\n")[0]
+        found.append(TargetInfo(name, summary, module.TIERS, module.unavailable()))
+    return tuple(found)
+
+
+def make(spec: TargetSpec) -> Target:
+    """Return the target of `spec`."""
+    return _load(spec.name).make(spec)

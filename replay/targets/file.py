@@ -1,0 +1,190 @@
+"""A block device, or one preallocated file, with O_DIRECT."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.errors import TargetError, UsageError
+from kvtrace.schema import Tier
+from kvtrace.units import format_bytes
+from replay import preflight
+from replay.extents import Need, Space, align_up
+from replay.loop import Lane, LaneKind
+from replay.marker import MARKER_BYTES, RESERVED_BYTES, Marker
+from replay.targets import RunMark, TargetSpec, Unwritten
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIERS = (Tier.NVME,)
+
+
+def unavailable() -> str | None:
+    """Return why files can't be targets here."""
+    return None if hasattr(os, "O_DIRECT") else "this system has no O_DIRECT"
+
+
+@dataclass(slots=True)
+class FileTarget:
+    """A block device or a regular file. Its first MiB holds our marker, extents follow."""
+
+    spec: TargetSpec
+    facts: preflight.FileFacts
+    _descriptor: int = -1
+    _marker: Marker | None = None
+    _created: bool = False
+
+    @property
+    def title(self) -> str:
+        """Path, model and size."""
+        return self.facts.title
+
+    @property
+    def device(self) -> Path | None:
+        """The sysfs directory of the device, or of the one that the file is on."""
+        return self.facts.sysfs
+
+    def space(self) -> Space:
+        """Return what is behind the marker; a new file without a size takes what is needed."""
+        align = max(self.facts.align_bytes, self.spec.extent_align_bytes or 0)
+        begin = align_up(RESERVED_BYTES, align)
+        wanted = self.spec.size_bytes
+        if self.facts.block:
+            end = min(self.facts.size_bytes, wanted or self.facts.size_bytes)
+        elif self.facts.new and wanted is None:
+            return Space(align, begin, None)
+        else:
+            end = max(self.facts.size_bytes, wanted or 0)
+        return Space(align, begin, max(0, end - begin) // align * align)
+
+    def authorise(self, *, writes: bool) -> None:
+        """Return if it may be written, or is only read."""
+        if not writes:
+            if self.facts.new:
+                raise TargetError("no such file, and the run writes nothing", where=self.title)
+            return
+        if self.facts.block:
+            preflight.check_device(self.facts, self.spec)
+        else:
+            preflight.check_file(self.facts)
+
+    def reserve(self, need: Need) -> Space:
+        """Return what extents get. Raises TargetError if a file can't become as large."""
+        space = self.space()
+        size = space.size_bytes
+        if size is None:
+            size = align_up(max(1, need.size_bytes), space.align_bytes)
+        if not self.facts.block:
+            more = space.begin_bytes + size - self.facts.size_bytes
+            preflight.check_free(self.facts.path, max(0, more))
+        return replace(space, size_bytes=size)
+
+    def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
+        """Open it, make a new file, write the marker. Leaves nothing behind if that fails."""
+        assert space.size_bytes is not None
+        try:
+            self._open(space.begin_bytes + space.size_bytes, writes=writes)
+            if writes:
+                self._mark(mark, space)
+        except BaseException:
+            self._undo()
+            raise
+
+    def _open(self, end_bytes: int, *, writes: bool) -> None:
+        flags = os.O_RDWR if writes else os.O_RDONLY
+        if self.facts.block:
+            flags |= os.O_EXCL
+        elif self.facts.new:
+            flags |= os.O_CREAT | os.O_EXCL
+        else:
+            flags |= os.O_NOFOLLOW
+        self._descriptor = preflight.open_direct(self.facts.path, flags)
+        self._created = self.facts.new
+        preflight.recheck(self.facts, self._descriptor)
+        if writes and not self.facts.block and end_bytes > self.facts.size_bytes:
+            self._preallocate(end_bytes)
+
+    def _preallocate(self, end_bytes: int) -> None:
+        try:
+            os.posix_fallocate(self._descriptor, 0, end_bytes)
+        except OSError as error:
+            raise TargetError(
+                f"can't preallocate {format_bytes(end_bytes)}: {error.strerror}",
+                where=self.facts.path,
+                hint="free space, or name another place",
+            ) from error
+
+    def _mark(self, mark: RunMark, space: Space) -> None:
+        assert space.size_bytes is not None
+        old = self.facts.marker
+        self._marker = Marker(
+            mark.run_id,
+            mark.trace_sha256,
+            space.align_bytes,
+            space.begin_bytes,
+            space.begin_bytes + space.size_bytes,
+            old.written_bytes if old else 0,
+        )
+        self._write_marker()
+
+    def _write_marker(self) -> None:
+        assert self._marker is not None
+        # The buffer must be aligned as direct I/O wants it.
+        space = np.zeros(MARKER_BYTES + self.facts.align_bytes, np.uint8)
+        start = -space.ctypes.data % self.facts.align_bytes
+        block = space[start : start + MARKER_BYTES]
+        block[:] = np.frombuffer(self._marker.pack(), np.uint8)
+        try:
+            written = os.pwritev(self._descriptor, [memoryview(block)], 0)
+        except OSError as error:
+            raise TargetError(f"can't write: {error.strerror}", where=self.title) from error
+        if written != MARKER_BYTES:
+            raise TargetError(f"can't write: {os.strerror(errno.ENOSPC)}", where=self.title)
+
+    def _undo(self) -> None:
+        self.close()
+        if self._created:
+            self.facts.path.unlink(missing_ok=True)
+
+    def lane(self, queue_depth: int, io_bytes: int) -> Lane:
+        """Return a lane on the open descriptor."""
+        assert self._descriptor >= 0
+        return Lane(LaneKind.FILE, queue_depth, io_bytes, fd=self._descriptor)
+
+    def unwritten(self, end_bytes: int) -> Unwritten | None:
+        """Return what of a regular file no run has written yet; None for a block device."""
+        if self.facts.block or self._marker is None:
+            return None
+        begin = max(self._marker.begin_bytes, self._marker.written_bytes)
+        return Unwritten(begin, end_bytes) if begin < end_bytes else None
+
+    def written(self, end_bytes: int) -> None:
+        """Note in the marker that everything up to `end_bytes` has been written."""
+        assert self._marker is not None
+        self._marker = replace(self._marker, written_bytes=end_bytes)
+        self._write_marker()
+
+    def flush(self) -> None:
+        """Return when what was written is on the device."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise TargetError(f"can't flush: {error.strerror}", where=self.title) from error
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def make(spec: TargetSpec) -> FileTarget:
+    """Return the target at `spec.path`, looked at and not touched. Raises TargetError."""
+    if spec.path is None:
+        raise UsageError("target file needs a path", where="--device")
+    return FileTarget(spec, preflight.look(spec.path))

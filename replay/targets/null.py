@@ -1,0 +1,68 @@
+"""Completes at once: what is measured is the tool itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvtrace.schema import Tier
+from replay.extents import Need, Space
+from replay.loop import Lane, LaneKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from replay.targets import RunMark, TargetSpec, Unwritten
+
+TIERS = tuple(Tier)
+_ALIGN_BYTES = 4096
+
+
+def unavailable() -> str | None:
+    """Return None: it is always there."""
+    return None
+
+
+@dataclass(slots=True)
+class NullTarget:
+    """Nothing."""
+
+    spec: TargetSpec
+    title: str = "null"
+    device: Path | None = None
+
+    def space(self) -> Space:
+        """Return space without end."""
+        return Space(self.spec.extent_align_bytes or _ALIGN_BYTES, unbounded=True)
+
+    def authorise(self, *, writes: bool) -> None:
+        """Nothing can be harmed."""
+
+    def reserve(self, need: Need) -> Space:
+        """Return space without end."""
+        return self.space()
+
+    def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
+        """Nothing to open."""
+
+    def lane(self, queue_depth: int, io_bytes: int) -> Lane:
+        """Return a lane whose ops complete at once."""
+        return Lane(LaneKind.NULL, queue_depth, io_bytes)
+
+    def unwritten(self, end_bytes: int) -> Unwritten | None:
+        """Return None."""
+        return None
+
+    def written(self, end_bytes: int) -> None:
+        """Nothing to note."""
+
+    def flush(self) -> None:
+        """Nothing to flush."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def make(spec: TargetSpec) -> NullTarget:
+    """Return a null target."""
+    return NullTarget(spec)

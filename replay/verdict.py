@@ -1,0 +1,307 @@
+"""May the numbers be used? VALID or INVALID, each reason with its figure and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvtrace.units import MIB, US_NS, format_bytes, format_count, format_duration_ns
+
+if TYPE_CHECKING:
+    from replay.fidelity import Fidelity, Skipped
+    from replay.recorder import LaneMeasure
+
+HOST_LATENESS_NS = 100 * US_NS
+HOST_LATENESS_RATIO = 0.01
+SHARED_RATIO = 0.05
+SHARED_BYTES = 64 * MIB
+DRIFT_RATIO = 0.10
+OVERLOADED = "OVERLOADED"
+
+CODES = (
+    "failed_ops",
+    "verify_failed",
+    "host_lateness",
+    "payload_repeated",
+    "unwritten",
+    "tier_not_executed",
+    "short_window",
+    "interrupted",
+    "device_shared",
+    "order_violated",
+)
+"""What can make a result INVALID; each may be accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is wrong, or worth knowing: code, figure, what to do."""
+
+    code: str
+    figure: str
+    remedy: str
+    accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reasons` make a result INVALID (accepted or not), `warnings` and `marks` don't."""
+
+    reasons: tuple[Reason, ...] = ()
+    warnings: tuple[Reason, ...] = ()
+    marks: tuple[Reason, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing speaks against the numbers."""
+        return not self.reasons
+
+    @property
+    def word(self) -> str:
+        """VALID or INVALID."""
+        return "VALID" if self.valid else "INVALID"
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether every reason was accepted by the user."""
+        return all(reason.accepted for reason in self.reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that the verdict depends on."""
+
+    lanes: tuple[LaneMeasure, ...]
+    fidelity: Fidelity
+    skipped: tuple[Skipped, ...] = ()
+    named_not_executed: tuple[str, ...] = ()
+    failed_ops: int = 0
+    dependency_failed_ops: int = 0
+    first_error: str = ""
+    mismatches: tuple[str, ...] = ()
+    mismatched_ops: int = 0
+    stamped: bool = True
+    original_reads: int = 0
+    beyond_reads: int = 0
+    unwritten_bytes: int = 0
+    min_window_ns: int = 0
+    window_ns: int = 0
+    interrupted: bool = False
+    foreign_bytes: int | None = None
+    own_bytes: int = 0
+    preconditioned: bool = False
+    writes: bool = False
+    engine: str = ""
+    small_pages: bool = False
+    scheduled: bool = True
+    """Whether there is a schedule to be late against (not in max mode)."""
+
+
+def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
+    """Return the verdict on `findings`; reasons named by `accept` stay, marked."""
+    checks = (
+        _failed,
+        _mismatched,
+        _late,
+        _repeated,
+        _unwritten,
+        _not_executed,
+        _short,
+        _interrupted,
+        _shared,
+        _violated,
+    )
+    reasons = [reason for check in checks for reason in check(findings)]
+    marked = tuple(
+        Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons
+    )
+    return Verdict(marked, tuple(_warnings(findings)), tuple(_overloaded(findings)))
+
+
+def _failed(found: Findings) -> list[Reason]:
+    if not found.failed_ops:
+        return []
+    after = found.dependency_failed_ops
+    more = f"; {format_count(after)} more waited for one of them" if after else ""
+    return [
+        Reason(
+            "failed_ops",
+            f"{format_count(found.failed_ops)} ops failed, the first with "
+            f"{found.first_error}{more}",
+            "see the kernel's log and the device's health; failed ops are in no percentile",
+        )
+    ]
+
+
+def _mismatched(found: Findings) -> list[Reason]:
+    if not found.mismatched_ops:
+        return []
+    first = found.mismatches[0] if found.mismatches else "not readable any more"
+    return [
+        Reason(
+            "verify_failed",
+            f"{format_count(found.mismatched_ops)} reads returned other bytes than were "
+            f"written; first: {first}",
+            "is another process writing there? Else the storage loses or mixes up data",
+        )
+    ]
+
+
+def _late(found: Findings) -> list[Reason]:
+    reasons = []
+    for lane in found.lanes:
+        limit_ns = max(HOST_LATENESS_NS, int(lane.service["p99"] * HOST_LATENESS_RATIO))
+        late_ns = lane.lateness.host["p99"]
+        if late_ns > limit_ns:
+            reasons.append(
+                Reason(
+                    "host_lateness",
+                    f"tier {lane.tier.label}: the tool itself was late by "
+                    f"{format_duration_ns(late_ns)} at P99, above {format_duration_ns(limit_ns)}",
+                    "free a CPU for the loop (--spin on, fewer busy processes), use the "
+                    "compiled engine, or lower --speed",
+                )
+            )
+    return reasons
+
+
+def _repeated(found: Findings) -> list[Reason]:
+    if found.stamped or not found.writes:
+        return []
+    return [Reason("payload_repeated", "writes carried no stamps", "leave stamping on")]
+
+
+def _unwritten(found: Findings) -> list[Reason]:
+    parts = []
+    if found.original_reads:
+        parts.append(f"{format_count(found.original_reads)} reads of objects nobody has written")
+    if found.beyond_reads:
+        parts.append(f"{format_count(found.beyond_reads)} reads beyond what was written")
+    if found.unwritten_bytes:
+        parts.append(f"{format_bytes(found.unwritten_bytes)} of the file not written before")
+    if not parts:
+        return []
+    return [
+        Reason(
+            "unwritten",
+            ", ".join(parts),
+            "use --populate touched: storage answers such reads without touching its medium",
+        )
+    ]
+
+
+def _not_executed(found: Findings) -> list[Reason]:
+    return [
+        Reason(
+            "tier_not_executed",
+            f"tier {name} was named by --tiers and had no target, or the trace has no such rows",
+            "give it a target, or leave it out of --tiers",
+        )
+        for name in found.named_not_executed
+    ]
+
+
+def _short(found: Findings) -> list[Reason]:
+    if found.window_ns >= found.min_window_ns:
+        return []
+    return [
+        Reason(
+            "short_window",
+            f"{format_duration_ns(found.window_ns)} measured, "
+            f"{format_duration_ns(found.min_window_ns)} asked for",
+            "replay a longer trace, or a lower --speed; --min-window sets the limit",
+        )
+    ]
+
+
+def _interrupted(found: Findings) -> list[Reason]:
+    if not found.interrupted:
+        return []
+    return [Reason("interrupted", "stopped by a signal", "let it run to its end")]
+
+
+def _shared(found: Findings) -> list[Reason]:
+    foreign = found.foreign_bytes
+    if foreign is None or foreign <= max(SHARED_BYTES, int(found.own_bytes * SHARED_RATIO)):
+        return []
+    return [
+        Reason(
+            "device_shared",
+            f"the device moved {format_bytes(foreign)} more than the run's "
+            f"{format_bytes(found.own_bytes)}",
+            "stop what else uses the device",
+        )
+    ]
+
+
+def _violated(found: Findings) -> list[Reason]:
+    if not found.fidelity.order_violations:
+        return []
+    return [
+        Reason(
+            "order_violated",
+            f"{format_count(found.fidelity.order_violations)} ops began before what they wait for",
+            "this is a defect of kvtrace: report it with the trace",
+        )
+    ]
+
+
+def _overloaded(found: Findings) -> list[Reason]:
+    if not found.scheduled:
+        return []
+    marks = []
+    for lane in found.lanes:
+        slot_ns, service_ns = lane.lateness.slot_wait["p99"], lane.service["p99"]
+        if slot_ns > service_ns or lane.backlog_growing:
+            what = "the backlog grew to the end" if lane.backlog_growing else "slots ran out"
+            marks.append(
+                Reason(
+                    OVERLOADED,
+                    f"tier {lane.tier.label}: {what} (P99 slot wait "
+                    f"{format_duration_ns(slot_ns)}, P99 service {format_duration_ns(service_ns)})",
+                    "a saturation result: response times depend on the run's length; lower "
+                    "--speed for latencies",
+                )
+            )
+    return marks
+
+
+def _warnings(found: Findings) -> list[Reason]:
+    warnings = []
+    if found.writes and not found.preconditioned and found.own_bytes:
+        warnings.append(
+            Reason(
+                "not_preconditioned",
+                "writes went to a device in an unknown state",
+                "fill it once before, so that its garbage collection is measured too",
+            )
+        )
+    for lane in found.lanes:
+        if lane.drift_ratio is not None and abs(lane.drift_ratio) > DRIFT_RATIO:
+            warnings.append(
+                Reason(
+                    "drift",
+                    f"tier {lane.tier.label}: median service time changed by "
+                    f"{lane.drift_ratio:+.0%} from the first quarter to the last",
+                    "run longer, or let the device settle",
+                )
+            )
+    if found.engine == "python":
+        warnings.append(
+            Reason(
+                "python_engine",
+                "50 to 200 µs of CPU and lateness per op, 16 threads at most",
+                "install a C compiler and install kvtrace again",
+            )
+        )
+    if found.small_pages:
+        warnings.append(
+            Reason(
+                "small_pages",
+                "buffers on 4 KiB pages: fast devices reach about half their throughput",
+                "sysctl vm.nr_hugepages, or echo madvise > "
+                "/sys/kernel/mm/transparent_hugepage/enabled",
+            )
+        )
+    return warnings
+

@@ -1,0 +1,68 @@
+"""What a run tells while it runs, and how it is stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from kvtrace.errors import EXIT_INVALID, KvtraceError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Interrupted(KvtraceError):
+    """Stopped by the user before anything was measured."""
+
+    exit_code = EXIT_INVALID
+
+
+class Watcher(Protocol):
+    """Is told what happens. Called from the thread that called `run`."""
+
+    def say(self, text: str) -> None:
+        """Take one line for people."""
+        ...
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage begins: of so many rows, ops or bytes."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """So much of the stage is done."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def say(self, text: str) -> None:
+        """Drop it."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Drop it."""
+
+    def advance(self, done: int) -> None:
+        """Drop it."""
+
+
+class Stop:
+    """A switch that ends a run: it submits nothing more, drains, and gives a partial result."""
+
+    def __init__(self) -> None:
+        self.flag: NDArray[np.int32] = np.zeros(1, np.int32)
+
+    def set(self) -> None:
+        """Stop."""
+        self.flag[0] = 1
+
+    @property
+    def requested(self) -> bool:
+        """Whether it was set."""
+        return bool(self.flag[0])
+
+    def check(self) -> None:
+        """Raise Interrupted if it was set."""
+        if self.requested:
+            raise Interrupted("stopped before the run began", hint="nothing was measured")
