@@ -112,19 +112,30 @@ def _fill_times(run: RunStruct, times: Times) -> None:
 
 
 def _run_interruptibly(run: RunStruct, control: Control) -> int:
-    """Run in a thread of its own, so that Python's signal handlers run meanwhile."""
-    results: list[int] = []
+    """Run in a thread of its own, so that Python's signal handlers run meanwhile.
+
+    What a handler raises stops the engine, and is raised when the engine has drained: it must
+    not outlive the columns. `Thread.join` can't be used for that: interrupted, it takes a running
+    thread for a finished one (Python 3.11).
+    """
     loop = library.load()
-    thread = threading.Thread(
-        target=lambda: results.append(loop.kv_run(ctypes.byref(run))), name="kvtrace-engine"
-    )
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:
-        control.stop[0] = 1
-        thread.join()
-        raise
+    results: list[int] = []
+    interruptions: list[BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        results.append(loop.kv_run(ctypes.byref(run)))
+        done.set()
+
+    threading.Thread(target=work, name="kvtrace-engine").start()
+    while not done.is_set():
+        try:
+            done.wait()
+        except BaseException as interruption:
+            control.stop[0] = 1
+            interruptions.append(interruption)
+    if interruptions:
+        raise interruptions[0]
     return results[0]
 
 
