@@ -1,0 +1,58 @@
+"""Forms of a report: one file each, found by the suffix of the file that is asked for.
+
+A form's module has `SUFFIX` and `write(result, path)`; `terminal` has neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kvtrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from replay.result import Result
+
+
+class _Form(Protocol):
+    SUFFIX: str
+
+    def write(self, result: Result, path: Path) -> None: ...
+
+
+def _forms() -> dict[str, _Form]:
+    modules = [
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    return {module.SUFFIX: cast("_Form", module) for module in modules if hasattr(module, "SUFFIX")}
+
+
+def suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the files that a report can be written to."""
+    return tuple(sorted(_forms()))
+
+
+def check_suffix(path: Path) -> None:
+    """Return if a report can be written to a file of that name. Raises UsageError."""
+    if path.suffix not in suffixes():
+        raise UsageError(
+            "unknown form of report",
+            where=path,
+            got=repr(path.suffix),
+            accepted=", ".join(suffixes()),
+        )
+
+
+def write(result: Result, path: Path) -> None:
+    """Write the report at `path`, whole or not at all."""
+    check_suffix(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        _forms()[path.suffix].write(result, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
