@@ -142,9 +142,9 @@ class RecordConfig(_Section):
         return round(S_NS / self.decode_rate) if self.decode_rate else GENERATION_NS[self.generation]
 
     @property
-    def prefill_ns(self) -> float:
-        """Virtual time per prompt token that no tier had."""
-        return S_NS / self.prefill_rate if self.prefill_rate else 0.0
+    def prefill_ps(self) -> int:
+        """Virtual time, in picoseconds, per prompt token that no tier had."""
+        return round(S_NS * 1000 / self.prefill_rate) if self.prefill_rate else 0
 
 
 def load_config(

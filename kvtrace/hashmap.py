@@ -1,7 +1,7 @@
 """An open-addressing table from 64-bit identities to slots, for code compiled by numba.
 
 The table is an int32 array of a power of two entries holding slot + 1 (0: empty); the identities
-themselves lie in the caller's `idents[slot]`. Linear probing, backward-shift deletion.
+themselves lie in the caller's `slots[slot, 0]`. Linear probing, backward-shift deletion.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ def home(ident: int, mask: int) -> int:
 
 
 @njit(cache=True)
-def find(table: NDArray[np.int32], idents: NDArray[np.int64], ident: int) -> int:
+def find(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> int:
     """Return the slot of `ident`, or MISSING."""
     mask = table.shape[0] - 1
     place = home(ident, mask)
     while table[place] != 0:
-        slot = table[place] - 1
-        if idents[slot] == ident:
+        slot = np.int64(table[place]) - 1
+        if slots[slot, 0] == ident:
             return slot
         place = (place + 1) & mask
     return MISSING
 
 
 @njit(cache=True)
-def insert(table: NDArray[np.int32], idents: NDArray[np.int64], slot: int) -> None:
+def insert(table: NDArray[np.int32], slots: NDArray[np.int64], slot: int) -> None:
     """Enter `slot`, whose identity is set and isn't in the table."""
     mask = table.shape[0] - 1
-    place = home(idents[slot], mask)
+    place = home(slots[slot, 0], mask)
     while table[place] != 0:
         place = (place + 1) & mask
     table[place] = slot + 1
@@ -55,26 +55,26 @@ def insert(table: NDArray[np.int32], idents: NDArray[np.int64], slot: int) -> No
 
 @njit(cache=True)
 def insert_all(
-    table: NDArray[np.int32], idents: NDArray[np.int64], slots: NDArray[np.int64]
+    table: NDArray[np.int32], slots: NDArray[np.int64], entered: NDArray[np.int64]
 ) -> None:
     """Enter many slots."""
-    for slot in slots:
-        insert(table, idents, slot)
+    for slot in entered:
+        insert(table, slots, slot)
 
 
 @njit(cache=True)
-def remove(table: NDArray[np.int32], idents: NDArray[np.int64], ident: int) -> None:
+def remove(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> None:
     """Take out `ident`, which is in the table."""
     mask = table.shape[0] - 1
     place = home(ident, mask)
-    while idents[table[place] - 1] != ident:
+    while slots[table[place] - 1, 0] != ident:
         place = (place + 1) & mask
     gap = place
     while True:
         place = (place + 1) & mask
         if table[place] == 0:
             break
-        wanted = home(idents[table[place] - 1], mask)
+        wanted = home(slots[table[place] - 1, 0], mask)
         # The entry may fill the gap unless its home lies cyclically behind it.
         if ((place - wanted) & mask) >= ((place - gap) & mask):
             table[gap] = table[place]
@@ -85,17 +85,17 @@ def remove(table: NDArray[np.int32], idents: NDArray[np.int64], ident: int) -> N
 @njit(cache=True)
 def _intern(
     table: NDArray[np.int32],
-    idents: NDArray[np.int64],
+    slots: NDArray[np.int64],
     known: int,
     ids: NDArray[np.int64],
     out: NDArray[np.int64],
 ) -> int:
     for i in range(ids.shape[0]):
-        slot = find(table, idents, ids[i])
+        slot = find(table, slots, ids[i])
         if slot == MISSING:
             slot = known
-            idents[slot] = ids[i]
-            insert(table, idents, slot)
+            slots[slot, 0] = ids[i]
+            insert(table, slots, slot)
             known += 1
         out[i] = slot
     return known
@@ -105,7 +105,7 @@ class Interner:
     """Numbers 64-bit ids densely in order of first appearance."""
 
     def __init__(self) -> None:
-        self._idents = np.zeros(1 << 12, np.int64)
+        self._slots = np.zeros((1 << 12, 1), np.int64)
         self._table = np.zeros(table_size(1 << 12), np.int32)
         self._known = 0
 
@@ -115,10 +115,10 @@ class Interner:
     def intern(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id; u64 ids come as their int64 view."""
         needed = self._known + len(ids)
-        if needed > len(self._idents):
-            self._idents = np.pad(self._idents, (0, needed))
-            self._table = np.zeros(table_size(len(self._idents)), np.int32)
-            insert_all(self._table, self._idents, np.arange(self._known))
+        if needed > len(self._slots):
+            self._slots = np.pad(self._slots, ((0, needed), (0, 0)))
+            self._table = np.zeros(table_size(len(self._slots)), np.int32)
+            insert_all(self._table, self._slots, np.arange(self._known))
         out = np.empty(len(ids), np.int64)
-        self._known = _intern(self._table, self._idents, self._known, ids, out)
+        self._known = _intern(self._table, self._slots, self._known, ids, out)
         return out

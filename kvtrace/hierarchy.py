@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import typed
-
 from kvtrace import kernel, policies
 from kvtrace.hashmap import insert_all, table_size
 from kvtrace.request import FOLLOW_NONE
@@ -23,6 +21,11 @@ if TYPE_CHECKING:
 
 EVENTS_PER_CALL = 1 << 16
 _FIRST_SLOTS = 1 << 14
+
+# At most so many events does one step make: of a block that it pushes down through all tiers (read,
+# write, delete on each), and of one that it asks for (read, a write per tier, and pushed down).
+_EVENTS_PER_EVICTED = 3 * kernel.TIERS
+_EVENTS_PER_ASKED = 1 + kernel.TIERS + _EVENTS_PER_EVICTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class TierSpec:
 
 @dataclass(frozen=True, slots=True)
 class HierarchySpec:
-    """What the hierarchy does. Times per token in ns; `reread_tokens` 0: no decode re-reads."""
+    """What the hierarchy does. Virtual time per generated token in ns, per missed prompt token in ps;
+    `reread_tokens` 0: no decode re-reads."""
 
     tiers: tuple[TierSpec, ...]
     write_through: bool = False
@@ -56,7 +60,7 @@ class HierarchySpec:
     tail_first: bool = True
     prefix_rule: bool = True
     generation_ns: int = 0
-    prefill_ns: float = 0.0
+    prefill_ps: int = 0
     reread_tokens: int = 0
     max_requests: int = UNLIMITED
     end_ns: int = UNLIMITED
@@ -99,18 +103,18 @@ class BlockEvents:
     @classmethod
     def from_rows(cls, rows: NDArray[np.int64]) -> BlockEvents:
         """Return the columns of the kernel's event rows."""
-        code = rows[:, kernel.CODE]
+        code = rows[:, kernel.EV_CODE]
         return cls(
-            timestamp_ns=rows[:, kernel.TIME].copy(),
+            timestamp_ns=rows[:, kernel.EV_TIME].copy(),
             op=(code & 3).astype(np.uint8),
             tier=(code >> 2 & 3).astype(np.uint8),
             phase=(code >> 4 & 3).astype(np.uint8),
             step=(code >> 8).astype(np.uint16),
-            key=rows[:, kernel.KEY].copy(),
-            tokens=rows[:, kernel.TOKENS].copy(),
-            request=rows[:, kernel.REQUEST].copy(),
-            session=rows[:, kernel.SESSION].copy(),
-            qos=rows[:, kernel.QOS].astype(np.uint8),
+            key=rows[:, kernel.EV_KEY].copy(),
+            tokens=rows[:, kernel.EV_TOKENS].copy(),
+            request=rows[:, kernel.EV_REQUEST].copy(),
+            session=rows[:, kernel.EV_SESSION].copy(),
+            qos=rows[:, kernel.EV_QOS].astype(np.uint8),
         )
 
 
@@ -130,76 +134,35 @@ class HierarchyStats:
     peak_bytes: dict[Tier, int] = field(default_factory=dict)
 
 
-def _config(spec: HierarchySpec, max_events: int) -> kernel.Config:
-    columns = np.zeros((4, kernel.TIERS), np.int64)
+def _new_tiers(spec: HierarchySpec) -> NDArray[np.int64]:
+    tiers = np.zeros((kernel.TIERS, kernel.TIER_COLUMNS), np.int64)
+    tiers[:, (policies.OLDEST, policies.NEWEST)] = policies.NONE
     for tier in spec.tiers:
-        columns[:, tier.tier] = (
-            tier.limit_bytes(tier.high_watermark_ratio),
-            tier.limit_bytes(tier.low_watermark_ratio),
-            tier.token_bytes,
-            tier.block_bytes,
-        )
-    return kernel.Config(
-        *columns,
-        spec.write_through,
-        spec.promote,
-        spec.tail_first,
-        spec.prefix_rule,
-        spec.generation_ns,
-        spec.prefill_ns,
-        spec.reread_tokens,
-        spec.max_requests,
-        spec.end_ns,
-        max_events,
-    )
+        row = tiers[tier.tier]
+        row[kernel.HIGH] = tier.limit_bytes(tier.high_watermark_ratio)
+        row[kernel.LOW] = tier.limit_bytes(tier.low_watermark_ratio)
+        row[kernel.TOKEN_BYTES] = tier.token_bytes
+        row[kernel.BLOCK_BYTES] = tier.block_bytes
+    return tiers
 
 
-def _new_state(slots: int) -> kernel.State:
-    state = kernel.State(
-        ident=np.zeros(slots, np.int64),
-        key=np.zeros(slots, np.int64),
-        tokens=np.zeros(slots, np.int32),
-        where=np.zeros(slots, np.uint8),
-        retired=np.zeros(slots, np.uint8),
-        free=np.arange(slots - 1, -1, -1, dtype=np.int32),
-        table=np.zeros(table_size(slots), np.int32),
-        policy=policies.init(kernel.TIERS, slots),
-        used_bytes=np.zeros(kernel.TIERS, np.int64),
-        peak_bytes=np.zeros(kernel.TIERS, np.int64),
-        hits=np.zeros(kernel.TIERS, np.int64),
-        count=np.zeros(kernel.COUNTERS, np.int64),
-    )
-    state.count[kernel.FREE] = slots
-    return state
-
-
-def _grow_state(state: kernel.State, slots: int) -> kernel.State:
-    """Return the same state with room for `slots` slots."""
-    before = len(state.ident)
-
-    def wider(array: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.pad(array, (0, slots - before))
-
-    free_count = state.count[kernel.FREE]
-    used = np.ones(slots, np.bool_)
-    used[before:] = False
-    used[state.free[:free_count]] = False
-    free = np.zeros(slots, np.int32)
-    free[: slots - before] = np.arange(slots - 1, before - 1, -1)
-    free[slots - before : slots - before + free_count] = state.free[:free_count]
-    state.count[kernel.FREE] = slots - before + free_count
-    grown = state._replace(
-        ident=wider(state.ident),
-        key=wider(state.key),
-        tokens=wider(state.tokens),
-        where=wider(state.where),
-        retired=wider(state.retired),
-        free=free,
-        table=np.zeros(table_size(slots), np.int32),
-        policy=policies.grow(state.policy, slots),
-    )
-    insert_all(grown.table, grown.ident, np.flatnonzero(used))
-    return grown
+def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
+    count = np.zeros(kernel.COUNTS, np.int64)
+    for place, value in (
+        (kernel.WRITE_THROUGH, spec.write_through),
+        (kernel.PROMOTE, spec.promote),
+        (kernel.TAIL_FIRST, spec.tail_first),
+        (kernel.PREFIX_RULE, spec.prefix_rule),
+        (kernel.GENERATION_NS, spec.generation_ns),
+        (kernel.PREFILL_PS, spec.prefill_ps),
+        (kernel.REREAD_TOKENS, spec.reread_tokens),
+        (kernel.MAX_REQUESTS, spec.max_requests),
+        (kernel.END_NS, spec.end_ns),
+        (kernel.MAX_EVENTS, events_per_call),
+        (kernel.FIRST_FREE, policies.NONE),
+    ):
+        count[place] = value
+    return count
 
 
 class _Pool:
@@ -207,55 +170,44 @@ class _Pool:
 
     def __init__(self, count: NDArray[np.int64]) -> None:
         self.count = count
-        empty, ids = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self.rows = kernel.Rows(
-            *[empty] * 5,
-            np.zeros(0, np.bool_),
-            *[empty] * 4,
-            np.zeros(1, np.int64),
-            ids,
-            np.zeros(0, np.int32),
-            *[empty] * 4,
-        )
+        self.rows = np.zeros((0, kernel.ROW_COLUMNS), np.int64)
+        self.blocks = np.zeros((0, 2), np.int64)
 
     def _trim(self) -> None:
         """Drop the rows before the first that isn't done."""
-        open_rows = np.flatnonzero(self.rows.step != policies.NONE)
-        done = int(open_rows[0]) if len(open_rows) else len(self.rows.step)
-        drop_ids = int(self.rows.begin[done] - self.count[kernel.ID_BASE])
-        parts = {name: getattr(self.rows, name)[done:] for name in self.rows._fields}
-        parts["ids"] = self.rows.ids[drop_ids:]
-        parts["tokens"] = self.rows.tokens[drop_ids:]
-        self.rows = kernel.Rows(**parts)
+        open_rows = np.flatnonzero(self.rows[:, kernel.STEP] != policies.NONE)
+        done = int(open_rows[0]) if len(open_rows) else len(self.rows)
+        if not done:
+            return
+        dropped = int(self.rows[done - 1, kernel.END] - self.count[kernel.ID_BASE])
+        self.rows, self.blocks = self.rows[done:], self.blocks[dropped:]
         self.count[kernel.ROW_BASE] += done
-        self.count[kernel.ID_BASE] += drop_ids
+        self.count[kernel.ID_BASE] += dropped
 
     def add(self, cut: CutRequests) -> int:
         """Append requests; return the row number of the first."""
         self._trim()
-        batch, rows, waiting = cut.batch, self.rows, np.zeros(len(cut.batch), np.int64)
-        more = {
-            "arrival_ns": batch.arrival_ns,
-            "think_ns": batch.think_ns,
-            "follow": batch.follow.copy(),
-            "chain": batch.chain,
-            "session": batch.session,
-            "last_turn": batch.last_turn,
-            "input_tokens": batch.input_tokens,
-            "output_tokens": batch.output_tokens,
-            "qos": batch.qos,
-            "prompt": cut.prompt_blocks,
-            "begin": rows.begin[-1] + cut.blocks.begin[1:],
-            "ids": cut.blocks.values,
-            "tokens": cut.tokens,
-            "request": waiting,
-            "step": waiting,
-            "hit_blocks": waiting,
-            "prefilled_ns": waiting,
-        }
-        self.rows = kernel.Rows(
-            **{name: np.concatenate((getattr(rows, name), new)) for name, new in more.items()}
-        )
+        batch = cut.batch
+        rows = np.zeros((len(batch), kernel.ROW_COLUMNS), np.int64)
+        begin = self.count[kernel.ID_BASE] + len(self.blocks) + cut.blocks.begin
+        for column, values in (
+            (kernel.ARRIVAL, batch.arrival_ns),
+            (kernel.THINK, batch.think_ns),
+            (kernel.FOLLOW, batch.follow),
+            (kernel.CHAIN, batch.chain),
+            (kernel.SESSION, batch.session),
+            (kernel.LAST_TURN, batch.last_turn),
+            (kernel.INPUT, batch.input_tokens),
+            (kernel.OUTPUT, batch.output_tokens),
+            (kernel.QOS, batch.qos),
+            (kernel.PROMPT, cut.prompt_blocks),
+            (kernel.BEGIN, begin[:-1]),
+            (kernel.END, begin[1:]),
+        ):
+            rows[:, column] = values
+        blocks = np.column_stack((cut.blocks.values, cut.tokens))
+        self.rows = np.concatenate((self.rows, rows))
+        self.blocks = np.concatenate((self.blocks, blocks))
         first_row = int(self.count[kernel.LOADED])
         self.count[kernel.LOADED] += len(batch)
         return first_row
@@ -263,15 +215,11 @@ class _Pool:
     def link(self, row: int, first_row: int | None) -> None:
         """Let `first_row` follow `row`; None: nothing does."""
         index = row - int(self.count[kernel.ROW_BASE])
-        self.rows.follow[index] = FOLLOW_NONE if first_row is None else first_row - row
+        self.rows[index, kernel.FOLLOW] = FOLLOW_NONE if first_row is None else first_row - row
 
     def chain(self, row: int) -> int:
         """Return the chain of `row`."""
-        return int(self.rows.chain[row - int(self.count[kernel.ROW_BASE])])
-
-
-def _new_heap(size: int) -> kernel.Heap:
-    return kernel.Heap(*(np.zeros(size, np.int64) for _ in range(3)))
+        return int(self.rows[row - int(self.count[kernel.ROW_BASE]), kernel.CHAIN])
 
 
 class Hierarchy:
@@ -279,8 +227,59 @@ class Hierarchy:
 
     def __init__(self, spec: HierarchySpec, *, events_per_call: int = EVENTS_PER_CALL) -> None:
         self.spec = spec
-        self._config = _config(spec, events_per_call)
-        self._state = _new_state(_FIRST_SLOTS)
+        self._tiers = _new_tiers(spec)
+        self._count = _new_count(spec, events_per_call)
+        self._slots = np.zeros((0, kernel.SLOT_COLUMNS), np.int64)
+        self._table = np.zeros(table_size(0), np.int32)
+        self._heap = np.zeros((0, 3), np.int64)
+        self._pool = _Pool(self._count)
+        self._events_per_call = events_per_call
+        self._made = np.empty((0, kernel.EVENT_COLUMNS), np.int64)
+        self._grow_slots(_FIRST_SLOTS)
+
+    def _grow_slots(self, more: int) -> None:
+        """Make room for `more` slots, which become the free ones."""
+        before = len(self._slots)
+        fresh = np.zeros((more, kernel.SLOT_COLUMNS), np.int64)
+        fresh[:, kernel.KEY] = np.arange(before + 1, before + more + 1)
+        fresh[-1, kernel.KEY] = self._count[kernel.FIRST_FREE]
+        live = self._table[self._table > 0] - 1
+        self._slots = np.concatenate((self._slots, fresh))
+        self._table = np.zeros(table_size(before + more), np.int32)
+        insert_all(self._table, self._slots, live)
+        self._count[kernel.FIRST_FREE] = before
+        self._count[kernel.FREE] += more
+
+    def _run(self) -> int:
+        loaded = len(self._pool.rows)
+        if len(self._heap) <= loaded:
+            self._heap = np.concatenate((self._heap, np.zeros((loaded + 1, 3), np.int64)))
+        self._reserve_events()
+        return kernel.run(
+            self._slots,
+            self._table,
+            self._tiers,
+            self._count,
+            self._made,
+            self._pool.rows,
+            self._pool.blocks,
+            self._heap,
+        )
+
+    def _reserve_events(self) -> None:
+        """Keep room for the events of one call and of the longest step that may end it.
+
+        A step evicts at most everything there is, from tier to tier. So much room is address
+        space only: pages that are never written to take no memory.
+        """
+        used = len(self._slots) - int(self._count[kernel.FREE])
+        longest = int(self._pool.rows[:, kernel.PROMPT].max(initial=0))
+        wanted = self._events_per_call + _EVENTS_PER_EVICTED * used + _EVENTS_PER_ASKED * longest
+        if wanted > len(self._made):
+            bigger = np.empty((2 * wanted, kernel.EVENT_COLUMNS), np.int64)
+            made = int(self._count[kernel.EVENTS])
+            bigger[:made] = self._made[:made]
+            self._made = bigger
 
     def events(
         self,
@@ -291,15 +290,9 @@ class Hierarchy:
 
         `more(chain)` gives the next requests of a chain whose last one said FOLLOW_ASK.
         """
-        count, batches = self._state.count, iter(requests)
-        pool, heap = _Pool(count), _new_heap(1024)
-        buffer = typed.List([np.empty((self._config.max_events * 2, kernel.EVENT_FIELDS), np.int64)])
-        context = np.zeros(kernel.EVENT_FIELDS, np.int64)
+        count, pool, batches = self._count, self._pool, iter(requests)
         while True:
-            loaded = int(count[kernel.LOADED] - count[kernel.ROW_BASE])
-            if len(heap.row) < loaded + 1:
-                heap = kernel.Heap(*(np.pad(part, (0, loaded + 1)) for part in heap))
-            status = kernel.run(self._state, self._config, pool.rows, heap, buffer, context)
+            status = self._run()
             if status == kernel.NEED_ROWS:
                 cut = next(batches, None)
                 if cut is None:
@@ -307,36 +300,32 @@ class Hierarchy:
                 else:
                     pool.add(cut)
             elif status == kernel.NEED_CHAIN:
-                row = int(count[kernel.ASKED_CHAIN])
+                row = int(count[kernel.ASKED])
                 following = more(pool.chain(row)) if more else None
                 pool.link(row, None if following is None else pool.add(following))
             elif status == kernel.NEED_SLOTS:
-                self._grow()
+                self._grow_slots(max(len(self._slots), int(count[kernel.ASKED])))
             else:
                 made = int(count[kernel.EVENTS])
                 if made:
                     count[kernel.EVENTS] = 0
-                    yield BlockEvents.from_rows(buffer[0][:made])
+                    yield BlockEvents.from_rows(self._made[:made])
                 if status == kernel.DONE:
                     return
 
-    def _grow(self) -> None:
-        before = len(self._state.ident)
-        asked = int(self._state.count[kernel.ASKED_SLOTS])
-        self._state = _grow_state(self._state, max(before * 2, before + asked))
-
     def stats(self) -> HierarchyStats:
         """Return what was counted so far."""
-        count, present = self._state.count, [tier.tier for tier in self.spec.tiers]
+        count = [int(value) for value in self._count]
+        present = [tier.tier for tier in self.spec.tiers]
         return HierarchyStats(
-            requests=int(count[kernel.REQUESTS]),
-            blocks=int(count[kernel.BLOCKS]),
-            unique_blocks=int(count[kernel.KEYS]),
-            block_tokens=int(count[kernel.BLOCK_TOKENS]),
-            hits={tier: int(self._state.hits[tier]) for tier in present},
-            hit_tokens=int(count[kernel.HIT_TOKENS]),
-            ideal_hits=int(count[kernel.IDEAL_HITS]),
-            prompt_tokens=int(count[kernel.PROMPT]),
-            generated_tokens=int(count[kernel.GENERATED]),
-            peak_bytes={tier: int(self._state.peak_bytes[tier]) for tier in present},
+            requests=count[kernel.REQUESTS],
+            blocks=count[kernel.BLOCKS],
+            unique_blocks=count[kernel.KEYS],
+            block_tokens=count[kernel.BLOCK_TOKENS],
+            hits={tier: int(self._tiers[tier, kernel.HITS]) for tier in present},
+            hit_tokens=count[kernel.HIT_TOKENS],
+            ideal_hits=count[kernel.IDEAL_HITS],
+            prompt_tokens=count[kernel.PROMPT_TOKENS],
+            generated_tokens=count[kernel.GENERATED_TOKENS],
+            peak_bytes={tier: int(self._tiers[tier, kernel.PEAK]) for tier in present},
         )

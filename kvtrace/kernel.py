@@ -1,565 +1,555 @@
 """The tier state machine in virtual time, compiled by numba: requests in, block events out.
 
-Everything lives in preallocated integer arrays. `run` works until it needs something that only
-its caller can give (requests, room) and says so by its status; calling it again goes on where it
-stopped, so that the events don't depend on how the requests were cut into batches.
+Everything lives in a few preallocated integer arrays, named columns apart: few, since each array
+that a compiled function takes costs reference counting at every call (measured: 740 ns an event
+with one array per column, under half of it with these). `run` works until it needs something that
+only its caller can give (requests, room) and says so by its status; calling it again goes on
+where it stopped, so that the events don't depend on how the requests were cut into batches.
+
+The arrays:
+
+slots   a row per block that some tier holds or that may be asked for again
+table   from a block's identity to its slot (`hashmap`)
+tiers   a row per tier: ends of its list, bytes in use, limits, hits
+count   counters, settings, and the context of the event being made
+rows    a row per loaded request; row numbers grow for ever, index = row - count[ROW_BASE]
+blocks  identity and tokens of the blocks of all loaded requests; index from count[ID_BASE]
+heap    what happens next, by (time, order); at most one entry per request
+events  what was made; its owner keeps room for MAX_EVENTS and the longest step behind them
 
 The rules are those of docs/workload.md, "The hierarchy".
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from kvtrace.hashmap import MISSING, find
 from kvtrace.hashmap import insert as table_insert
 from kvtrace.hashmap import remove as table_remove
-from kvtrace.policies import NONE, PolicyState
+from kvtrace.policies import FIRST_LINK, NONE
 from kvtrace.policies.lru import insert, remove, touch, victim
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE
 from kvtrace.schema import Op, Phase, Tier
 
 TIERS = len(Tier)
-_CPU = int(Tier.CPU)
-_READ, _WRITE, _DELETE = int(Op.READ), int(Op.WRITE), int(Op.DELETE)
-_PREFILL, _DECODE = int(Phase.PREFILL), int(Phase.DECODE)
-_EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
+# numpy's integers, since numba compiles a function anew for each literal int it is called with.
+_CPU = np.int64(Tier.CPU)
+_READ, _WRITE, _DELETE = (np.int64(op) for op in (Op.READ, Op.WRITE, Op.DELETE))
+_PREFILL, _DECODE, _EVICT, _PROMOTE = (np.int64(phase) for phase in Phase)
 
 # What `run` returns: why it stopped.
 DONE, NEED_ROWS, NEED_CHAIN, NEED_SLOTS, EVENTS_FULL = range(5)
 
-# Fields of an event row.
-TIME, CODE, KEY, TOKENS, REQUEST, SESSION, QOS = range(7)
-EVENT_FIELDS = 7
+# Columns of `slots`; the links of the eviction policy come behind them. WHERE: a bit per tier that
+# holds the block. A free slot's KEY is the next free one.
+IDENT, KEY, TOKENS, WHERE = range(FIRST_LINK)
+SLOT_COLUMNS = FIRST_LINK + 2 * TIERS
+_RETIRED = 1 << 8  # in WHERE: never asked for again, forgotten when no tier holds it
 
-# Counters.
-STREAM, LOADED, NO_MORE, HEAP, FREE, KEYS, REQUESTS, EVENTS, ASKED_CHAIN, ASKED_SLOTS = range(10)
-BLOCKS, BLOCK_TOKENS, HIT_TOKENS, IDEAL_HITS, GENERATED, PROMPT = range(10, 16)
-LAST_REQUEST, ROW_BASE, ID_BASE = range(16, 19)
-COUNTERS = 19
+# Columns of `tiers`, behind the policy's ends. A block of n tokens takes n times TOKEN_BYTES plus
+# BLOCK_BYTES; HIGH and LOW are the watermarks, 0 for a tier that is absent.
+USED, PEAK, HITS, HIGH, LOW, TOKEN_BYTES, BLOCK_BYTES = range(2, 9)
+TIER_COLUMNS = 9
 
-# Steps of a request (schema: column `step`).
+# Columns of `events`.
+EV_TIME, EV_CODE, EV_KEY, EV_TOKENS, EV_REQUEST, EV_SESSION, EV_QOS = range(7)
+EVENT_COLUMNS = 7
+
+# Columns of `rows`. PROMPT: blocks of the context; the generated ones follow it up to END.
+ARRIVAL, THINK, FOLLOW, CHAIN, SESSION, LAST_TURN, INPUT, OUTPUT, QOS, PROMPT, BEGIN, END = range(12)
+REQUEST, STEP, HIT_BLOCKS, PREFILLED = range(12, 16)
+ROW_COLUMNS = 16
+
+# Columns of `blocks` and of `heap`.
+B_IDENT, B_TOKENS = range(2)
+H_TIME, H_ORDER, H_ROW = range(3)
+
+# Places in `count`: positions, counters, settings, context of the event.
+STREAM, LOADED, NO_MORE, HEAP, FIRST_FREE, FREE, EVENTS, ROW_BASE, ID_BASE = range(9)
+ASKED, KEYS, REQUESTS, BLOCKS, BLOCK_TOKENS, HIT_TOKENS, IDEAL_HITS = range(9, 16)
+GENERATED_TOKENS, PROMPT_TOKENS = range(16, 18)
+WRITE_THROUGH, PROMOTE, TAIL_FIRST, PREFIX_RULE, GENERATION_NS, PREFILL_PS = range(18, 24)
+REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(24, 28)
+NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(28, 33)
+COUNTS = 33
+
+# Steps of a request (schema: column `step`); -1: done.
 LOAD, STORE, FIRST_DECODE = 1, 2, 3
+_MAX_STEP = (1 << 16) - 1
 
 # Arrivals come after everything that earlier requests do at the same time.
 _ARRIVAL = 1 << 62
 
 
-class Config(NamedTuple):
-    """What is simulated. Bytes of a block on a tier: tokens · `token_bytes` + `block_bytes`.
-
-    `high_bytes`, `low_bytes`: watermarks; 0 for a tier that is absent.
-    """
-
-    high_bytes: NDArray[np.int64]
-    low_bytes: NDArray[np.int64]
-    token_bytes: NDArray[np.int64]
-    block_bytes: NDArray[np.int64]
-    write_through: bool
-    promote: bool
-    tail_first: bool
-    prefix_rule: bool
-    generation_ns: int
-    prefill_ns: float
-    reread_tokens: int
-    max_requests: int
-    end_ns: int
-    max_events: int
-
-
-class State(NamedTuple):
-    """What the tiers hold. Per slot: a block that some tier holds or may be asked for again."""
-
-    ident: NDArray[np.int64]
-    key: NDArray[np.int64]
-    tokens: NDArray[np.int32]
-    where: NDArray[np.uint8]
-    retired: NDArray[np.uint8]
-    free: NDArray[np.int32]
-    table: NDArray[np.int32]
-    policy: PolicyState
-    used_bytes: NDArray[np.int64]
-    peak_bytes: NDArray[np.int64]
-    hits: NDArray[np.int64]
-    count: NDArray[np.int64]
-
-
-class Rows(NamedTuple):
-    """Requests that are loaded. Row numbers grow for ever; index = row − `count[ROW_BASE]`.
-
-    `ids` and `tokens`: blocks of all rows; those of a row are `prompt` ones of its context, then
-    the generated ones, between `begin[i]` and `begin[i + 1]` (less `count[ID_BASE]`).
-    """
-
-    arrival_ns: NDArray[np.int64]
-    think_ns: NDArray[np.int64]
-    follow: NDArray[np.int64]
-    chain: NDArray[np.int64]
-    session: NDArray[np.int64]
-    last_turn: NDArray[np.bool_]
-    input_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    qos: NDArray[np.int64]
-    prompt: NDArray[np.int64]
-    begin: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    tokens: NDArray[np.int32]
-    request: NDArray[np.int64]
-    step: NDArray[np.int64]
-    hit_blocks: NDArray[np.int64]
-    prefilled_ns: NDArray[np.int64]
-
-
-class Heap(NamedTuple):
-    """What happens next: a binary heap by (time, order); at most one entry per row."""
-
-    time_ns: NDArray[np.int64]
-    order: NDArray[np.int64]
-    row: NDArray[np.int64]
-
-
 @njit(cache=True)
-def _emit(events: Any, count: Any, context: Any, op: int, tier: int, phase: int,
-          key: int, tokens: int) -> None:
-    rows = events[0]
+def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tokens: int) -> None:
     n = count[EVENTS]
-    if n == rows.shape[0]:
-        bigger = np.empty((2 * n, EVENT_FIELDS), np.int64)
-        bigger[:n] = rows
-        events[0] = bigger
-        rows = bigger
-    rows[n, TIME] = context[TIME]
-    rows[n, CODE] = op | tier << 2 | phase << 4 | context[CODE] << 8
-    rows[n, KEY] = key
-    rows[n, TOKENS] = tokens
-    rows[n, REQUEST] = context[REQUEST]
-    rows[n, SESSION] = context[SESSION]
-    rows[n, QOS] = context[QOS]
+    events[n, EV_TIME] = count[NOW]
+    events[n, EV_CODE] = op | tier << 2 | phase << 4 | count[NOW_STEP] << 8
+    events[n, EV_KEY] = key
+    events[n, EV_TOKENS] = tokens
+    events[n, EV_REQUEST] = count[NOW_REQUEST]
+    events[n, EV_SESSION] = count[NOW_SESSION]
+    events[n, EV_QOS] = count[NOW_QOS]
     count[EVENTS] = n + 1
 
 
 @njit(cache=True)
-def _size(config: Any, tier: int, tokens: int) -> int:
-    return tokens * config.token_bytes[tier] + config.block_bytes[tier]
+def _size(tiers: Any, tier: int, tokens: int) -> int:
+    return tokens * tiers[tier, TOKEN_BYTES] + tiers[tier, BLOCK_BYTES]
 
 
 @njit(cache=True)
-def _holds(state: Any, tier: int, slot: int) -> bool:
-    return (state.where[slot] >> tier) & 1 == 1
-
-
-@njit(cache=True)
-def _next_tier(config: Any, tier: int, tokens: int) -> int:
+def _next_tier(tiers: Any, tier: int, tokens: int) -> int:
     """Return the first tier from `tier` on that takes a block of `tokens`, or NONE."""
     for lower in range(tier, TIERS):
-        if 0 < _size(config, lower, tokens) <= config.high_bytes[lower]:
+        if 0 < _size(tiers, lower, tokens) <= tiers[lower, HIGH]:
             return lower
     return NONE
 
 
 @njit(cache=True)
-def _fastest(state: Any, slot: int) -> int:
+def _holds(slots: Any, tier: int, slot: int) -> bool:
+    return (slots[slot, WHERE] >> tier) & 1 == 1
+
+
+@njit(cache=True)
+def _fastest(slots: Any, slot: int) -> int:
     """Return the fastest tier that holds `slot`, or NONE."""
     for tier in range(TIERS):
-        if (state.where[slot] >> tier) & 1:
+        if _holds(slots, tier, slot):
             return tier
     return NONE
 
 
 @njit(cache=True)
-def _release(state: Any, slot: int) -> None:
-    table_remove(state.table, state.ident, state.ident[slot])
-    state.free[state.count[FREE]] = slot
-    state.count[FREE] += 1
-
-
-@njit(cache=True)
-def _enter(state: Any, config: Any, tier: int, slot: int) -> None:
-    insert(state.policy, tier, slot)
-    state.where[slot] |= np.uint8(1 << tier)
-    state.used_bytes[tier] += _size(config, tier, state.tokens[slot])
-    state.peak_bytes[tier] = max(state.peak_bytes[tier], state.used_bytes[tier])
-
-
-@njit(cache=True)
-def _leave(state: Any, config: Any, tier: int, slot: int) -> None:
-    remove(state.policy, tier, slot)
-    state.where[slot] &= np.uint8(255 ^ (1 << tier))
-    state.used_bytes[tier] -= _size(config, tier, state.tokens[slot])
-    if state.where[slot] == 0 and state.retired[slot]:
-        _release(state, slot)
-
-
-@njit(cache=True)
-def _make_room(state: Any, config: Any, events: Any, context: Any, tier: int, need: int) -> None:
-    """Evict from `tier` until `need` more bytes fit, making room in lower tiers as it goes.
-
-    A stack instead of recursion: entry i is a tier that is being drained for entry i − 1.
-    """
-    tiers = np.empty(TIERS, np.int64)
-    needs = np.empty(TIERS, np.int64)
-    draining = np.zeros(TIERS, np.bool_)
-    tiers[0], needs[0], depth = tier, need, 0
-    while depth >= 0:
-        here = tiers[depth]
-        wanted = state.used_bytes[here] + needs[depth]
-        if wanted > config.high_bytes[here]:
-            draining[depth] = True
-        slot = victim(state.policy, here)
-        if slot == NONE or not draining[depth] or wanted <= config.low_bytes[here]:
-            draining[depth] = False
-            depth -= 1
-            continue
-        tokens, key = state.tokens[slot], state.key[slot]
-        below = NONE if config.write_through else _next_tier(config, here + 1, tokens)
-        if below != NONE and _holds(state, below, slot):
-            touch(state.policy, below, slot)
-        elif below != NONE:
-            size = _size(config, below, tokens)
-            if state.used_bytes[below] + size > config.high_bytes[below]:
-                depth += 1
-                tiers[depth], needs[depth] = below, size
-                continue
-            _emit(events, state.count, context, _READ, here, _EVICT, key, tokens)
-            _emit(events, state.count, context, _WRITE, below, _EVICT, key, tokens)
-            _enter(state, config, below, slot)
-        _emit(events, state.count, context, _DELETE, here, _EVICT, key, tokens)
-        _leave(state, config, here, slot)
-
-
-@njit(cache=True)
-def _write(state: Any, config: Any, events: Any, context: Any, tier: int, slot: int,
-           phase: int) -> None:
-    """Write a block to a tier that takes it and doesn't hold it."""
-    tokens = state.tokens[slot]
-    _make_room(state, config, events, context, tier, _size(config, tier, tokens))
-    if state.key[slot] == NONE:
-        state.key[slot] = state.count[KEYS]
-        state.count[KEYS] += 1
-    _emit(events, state.count, context, _WRITE, tier, phase, state.key[slot], tokens)
-    _enter(state, config, tier, slot)
-
-
-@njit(cache=True)
-def _slot_for(state: Any, ident: int, tokens: int) -> int:
-    state.count[FREE] -= 1
-    slot = state.free[state.count[FREE]]
-    state.ident[slot] = ident
-    state.key[slot] = NONE
-    state.tokens[slot] = tokens
-    state.where[slot] = 0
-    state.retired[slot] = 0
-    table_insert(state.table, state.ident, slot)
+def _take_slot(slots: Any, table: Any, count: Any, ident: int, tokens: int) -> int:
+    slot = count[FIRST_FREE]
+    count[FIRST_FREE] = slots[slot, KEY]
+    count[FREE] -= 1
+    slots[slot, IDENT] = ident
+    slots[slot, KEY] = NONE
+    slots[slot, TOKENS] = tokens
+    slots[slot, WHERE] = 0
+    table_insert(table, slots, slot)
     return slot
 
 
 @njit(cache=True)
-def _store_new(state: Any, config: Any, events: Any, context: Any, ident: int, tokens: int,
-               phase: int) -> None:
+def _free_slot(slots: Any, table: Any, count: Any, slot: int) -> None:
+    table_remove(table, slots, slots[slot, IDENT])
+    slots[slot, KEY] = count[FIRST_FREE]
+    count[FIRST_FREE] = slot
+    count[FREE] += 1
+
+
+@njit(cache=True)
+def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    insert(slots, tiers, tier, slot)
+    slots[slot, WHERE] |= 1 << tier
+    tiers[tier, USED] += _size(tiers, tier, slots[slot, TOKENS])
+    tiers[tier, PEAK] = max(tiers[tier, PEAK], tiers[tier, USED])
+
+
+@njit(cache=True)
+def _leave(slots: Any, table: Any, tiers: Any, count: Any, tier: int, slot: int) -> None:
+    remove(slots, tiers, tier, slot)
+    slots[slot, WHERE] ^= 1 << tier
+    tiers[tier, USED] -= _size(tiers, tier, slots[slot, TOKENS])
+    if slots[slot, WHERE] == _RETIRED:
+        _free_slot(slots, table, count, slot)
+
+
+@njit(cache=True)
+def _evict_one(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, slot: int
+) -> int:
+    """Evict `slot` from `tier`; or return the tier below in which room for it is wanted first."""
+    tokens, key = slots[slot, TOKENS], slots[slot, KEY]
+    below = NONE if count[WRITE_THROUGH] else _next_tier(tiers, tier + 1, tokens)
+    if below != NONE and _holds(slots, below, slot):
+        touch(slots, tiers, below, slot)
+    elif below != NONE:
+        if tiers[below, USED] + _size(tiers, below, tokens) > tiers[below, HIGH]:
+            return below
+        _emit(count, events, _READ, tier, _EVICT, key, tokens)
+        _emit(count, events, _WRITE, below, _EVICT, key, tokens)
+        _enter(slots, tiers, below, slot)
+    _emit(count, events, _DELETE, tier, _EVICT, key, tokens)
+    _leave(slots, table, tiers, count, tier, slot)
+    return NONE
+
+
+@njit(cache=True)
+def _make_room(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, need: int
+) -> None:
+    """Evict from `tier` down to its low watermark if `need` more bytes would exceed the high one.
+
+    A stack instead of recursion: entry i + 1 is the tier in which entry i wants room.
+    """
+    if tiers[tier, USED] + need <= tiers[tier, HIGH]:
+        return
+    stack = np.empty((TIERS, 2), np.int64)
+    stack[0, 0], stack[0, 1], depth = tier, need, 0
+    while depth >= 0:
+        here = stack[depth, 0]
+        slot = victim(slots, tiers, here)
+        if slot == NONE or tiers[here, USED] + stack[depth, 1] <= tiers[here, LOW]:
+            depth -= 1
+            continue
+        below = _evict_one(slots, table, tiers, count, events, here, slot)
+        if below != NONE:
+            depth += 1
+            stack[depth, 0] = below
+            stack[depth, 1] = _size(tiers, below, slots[slot, TOKENS])
+
+
+@njit(cache=True)
+def _write(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, slot: int, phase: int
+) -> None:
+    """Write a block to a tier that takes it and doesn't hold it."""
+    tokens = slots[slot, TOKENS]
+    _make_room(slots, table, tiers, count, events, tier, _size(tiers, tier, tokens))
+    if slots[slot, KEY] == NONE:
+        slots[slot, KEY] = count[KEYS]
+        count[KEYS] += 1
+    _emit(count, events, _WRITE, tier, phase, slots[slot, KEY], tokens)
+    _enter(slots, tiers, tier, slot)
+
+
+@njit(cache=True)
+def _store(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, ident: int, tokens: int, phase: int
+) -> None:
     """Store a block that no tier holds: on the fastest, under write-through on all that take it."""
-    top = _next_tier(config, 0, tokens)
-    if top == NONE:
+    tier = _next_tier(tiers, np.int64(0), tokens)
+    if tier == NONE:
         return
-    slot = find(state.table, state.ident, ident)
+    slot = find(table, slots, ident)
     if slot == MISSING:
-        slot = _slot_for(state, ident, tokens)
-    _write(state, config, events, context, top, slot, phase)
-    if not config.write_through:
-        return
-    tier = _next_tier(config, top + 1, tokens)
-    while tier != NONE:
-        if not _holds(state, tier, slot):
-            _write(state, config, events, context, tier, slot, phase)
-        tier = _next_tier(config, tier + 1, tokens)
-
-
-@njit(cache=True)
-def _hit(state: Any, config: Any, events: Any, context: Any, slot: int, tier: int) -> None:
-    """Read a block from the fastest tier that holds it; promote it where that is on."""
-    tokens = state.tokens[slot]
-    _emit(events, state.count, context, _READ, tier, _DECODE, state.key[slot], tokens)
-    touch(state.policy, tier, slot)
-    if not config.promote:
-        return
-    top = _next_tier(config, 0, tokens)
-    if config.write_through and top < _CPU < tier and _next_tier(config, _CPU, tokens) == _CPU:
-        _write(state, config, events, context, _CPU, slot, _PROMOTE)
-    if top < tier and not _holds(state, top, slot):
-        _write(state, config, events, context, top, slot, _PROMOTE)
-
-
-@njit(cache=True)
-def _resident(state: Any, ident: int) -> int:
-    """Return the slot of a block that some tier holds, or MISSING."""
-    slot = find(state.table, state.ident, ident)
-    return slot if slot != MISSING and state.where[slot] else MISSING
-
-
-@njit(cache=True)
-def _leading_run(state: Any, ids: Any, only_resident: bool) -> int:
-    run = 0
-    while run < ids.shape[0]:
-        slot = find(state.table, state.ident, ids[run])
-        if slot == MISSING or (only_resident and state.where[slot] == 0):
+        slot = _take_slot(slots, table, count, ident, tokens)
+    _write(slots, table, tiers, count, events, tier, slot, phase)
+    while count[WRITE_THROUGH]:
+        tier = _next_tier(tiers, tier + 1, tokens)
+        if tier == NONE:
             break
-        run += 1
-    return run
+        _write(slots, table, tiers, count, events, tier, slot, phase)
 
 
 @njit(cache=True)
-def _load(state: Any, config: Any, rows: Any, events: Any, context: Any, i: int) -> None:
-    """Look up a prompt's blocks and read those that are hits; note the end of prefill."""
-    count = state.count
-    begin = rows.begin[i] - count[ID_BASE]
-    ids = rows.ids[begin : begin + rows.prompt[i]]
-    tokens = rows.tokens[begin : begin + rows.prompt[i]]
-    n = ids.shape[0]
+def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int, tier: int) -> None:
+    """Read a block from the fastest tier that holds it; promote it where that is on."""
+    tokens = slots[slot, TOKENS]
+    _emit(count, events, _READ, tier, _DECODE, slots[slot, KEY], tokens)
+    touch(slots, tiers, tier, slot)
+    if not count[PROMOTE]:
+        return
+    top = _next_tier(tiers, np.int64(0), tokens)
+    if count[WRITE_THROUGH] and top < _CPU < tier and _next_tier(tiers, _CPU, tokens) == _CPU:
+        _write(slots, table, tiers, count, events, _CPU, slot, _PROMOTE)
+    if top < tier:
+        _write(slots, table, tiers, count, events, top, slot, _PROMOTE)
+
+
+@njit(cache=True)
+def _resident(slots: Any, table: Any, ident: int) -> int:
+    """Return the slot of a block that some tier holds, or MISSING."""
+    slot = find(table, slots, ident)
+    return slot if slot != MISSING and slots[slot, WHERE] & ~_RETIRED else MISSING
+
+
+@njit(cache=True)
+def _look_up(slots: Any, table: Any, blocks: Any, found: Any) -> int:
+    """Fill `found` with each block's slot, or MISSING; return the length of the ideal prefix.
+
+    That is the leading run of blocks that were ever stored: what an endless cache would hit.
+    """
+    ideal = blocks.shape[0]
+    for at in range(blocks.shape[0]):
+        slot = find(table, slots, blocks[at, B_IDENT])
+        if slot == MISSING:
+            ideal = min(ideal, at)
+        elif slots[slot, WHERE] == 0:
+            slot = MISSING
+        found[at] = slot
+    return ideal
+
+
+@njit(cache=True)
+def _load(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
+) -> None:
+    """Look up a prompt's blocks and read those that are hits; note the end of prefill.
+
+    Blocks are handled one after the other: a promotion may push out a block whose turn comes later
+    in the same request, which then is read from where it is, or missed.
+    """
+    n = rows[i, PROMPT]
+    begin = rows[i, BEGIN] - count[ID_BASE]
+    prompt = blocks[begin : begin + n]
+    found = np.empty(n, np.int64)
     count[BLOCKS] += n
-    count[BLOCK_TOKENS] += tokens.sum()
-    count[IDEAL_HITS] += _leading_run(state, ids, False)
-    if config.tail_first and config.prefix_rule:
-        n = _leading_run(state, ids, True)
+    count[IDEAL_HITS] += _look_up(slots, table, prompt, found)
+    if count[PREFIX_RULE]:
+        run = 0
+        while run < n and found[run] != MISSING:
+            run += 1
+        n = run
     hit_blocks = hit_tokens = 0
     for j in range(n):
-        at = n - 1 - j if config.tail_first else j
-        slot = _resident(state, ids[at])
-        if slot == MISSING:
-            if config.prefix_rule and not config.tail_first:
+        at = n - 1 - j if count[TAIL_FIRST] else j
+        slot = found[at]
+        tier = NONE if slot == MISSING else _fastest(slots, slot)
+        if tier == NONE:
+            if count[PREFIX_RULE] and not count[TAIL_FIRST]:
                 break
             continue
-        tier = _fastest(state, slot)
-        _hit(state, config, events, context, slot, tier)
-        state.hits[tier] += 1
+        _hit(slots, table, tiers, count, events, slot, tier)
+        tiers[tier, HITS] += 1
         hit_blocks += 1
-        hit_tokens += tokens[at]
+        hit_tokens += prompt[at, B_TOKENS]
     count[HIT_TOKENS] += hit_tokens
-    rows.hit_blocks[i] = hit_blocks
-    missed = max(0, rows.input_tokens[i] - hit_tokens)
-    rows.prefilled_ns[i] = context[TIME] + np.int64(missed * config.prefill_ns)
+    count[BLOCK_TOKENS] += prompt[:, B_TOKENS].sum()
+    rows[i, HIT_BLOCKS] = hit_blocks
+    missed = max(0, rows[i, INPUT] - hit_tokens)
+    rows[i, PREFILLED] = count[NOW] + missed * count[PREFILL_PS] // 1000
 
 
 @njit(cache=True)
-def _store_prompt(state: Any, config: Any, rows: Any, events: Any, context: Any, i: int) -> None:
-    """Store the prompt's blocks that no tier holds; touch those that were computed anew."""
-    begin = rows.begin[i] - state.count[ID_BASE]
-    n = rows.prompt[i]
+def _store_prompt(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
+) -> None:
+    """Store the prompt's blocks that no tier holds; touch those that were computed anew.
+
+    Tail first, all are touched, so that the head of the prefix ends up the most recent.
+    """
+    n = rows[i, PROMPT]
+    begin = rows[i, BEGIN] - count[ID_BASE]
     for j in range(n):
-        at = n - 1 - j if config.tail_first else j
-        ident = rows.ids[begin + at]
-        slot = _resident(state, ident)
+        at = n - 1 - j if count[TAIL_FIRST] else j
+        ident = blocks[begin + at, B_IDENT]
+        slot = _resident(slots, table, ident)
         if slot == MISSING:
-            _store_new(state, config, events, context, ident, rows.tokens[begin + at], _PREFILL)
-        elif config.tail_first or at >= rows.hit_blocks[i]:
-            touch(state.policy, _fastest(state, slot), slot)
+            tokens = blocks[begin + at, B_TOKENS]
+            _store(slots, table, tiers, count, events, ident, tokens, _PREFILL)
+        elif count[TAIL_FIRST] or at >= rows[i, HIT_BLOCKS]:
+            touch(slots, tiers, _fastest(slots, slot), slot)
 
 
 @njit(cache=True)
-def _decodes(rows: Any, config: Any, i: int) -> int:
+def _decodes(count: Any, rows: Any, i: int) -> int:
     """Return how many decode events a request has."""
-    if config.reread_tokens:
-        if rows.prompt[i] == 0:
-            return 0
-        return (rows.output_tokens[i] + config.reread_tokens - 1) // config.reread_tokens
-    return rows.begin[i + 1] - rows.begin[i] - rows.prompt[i]
+    reread = count[REREAD_TOKENS]
+    if reread:
+        return (rows[i, OUTPUT] + reread - 1) // reread if rows[i, PROMPT] else 0
+    return rows[i, END] - rows[i, BEGIN] - rows[i, PROMPT]
 
 
 @njit(cache=True)
-def _decode_ns(state: Any, rows: Any, config: Any, i: int, index: int) -> int:
-    """Return when decode event `index` of a request happens."""
-    if config.reread_tokens:
-        tokens = rows.output_tokens[i] * index // _decodes(rows, config, i)
+def _decode_ns(count: Any, rows: Any, blocks: Any, i: int, index: int) -> int:
+    """Return when decode event `index` of a request happens; behind the last: when it ends."""
+    decodes = _decodes(count, rows, i)
+    if index >= decodes:
+        tokens = rows[i, OUTPUT]
+    elif count[REREAD_TOKENS]:
+        tokens = rows[i, OUTPUT] * index // decodes
     else:
         # A generated block is complete when the last of its tokens is.
-        begin = rows.begin[i] - state.count[ID_BASE]
-        last = rows.prompt[i] + index + 1
-        tokens = rows.tokens[begin : begin + last].sum() - rows.input_tokens[i]
-    return rows.prefilled_ns[i] + tokens * config.generation_ns
+        begin = rows[i, BEGIN] - count[ID_BASE]
+        end = begin + rows[i, PROMPT] + index + 1
+        tokens = blocks[begin:end, B_TOKENS].sum() - rows[i, INPUT]
+    return rows[i, PREFILLED] + tokens * count[GENERATION_NS]
 
 
 @njit(cache=True)
-def _decode(state: Any, config: Any, rows: Any, events: Any, context: Any, i: int,
-            index: int) -> None:
+def _decode(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int,
+    index: int,
+) -> None:  # fmt: skip
     """Store a generated block; under a layout that re-reads, read the turn's own object again."""
-    begin = rows.begin[i] - state.count[ID_BASE]
-    if config.reread_tokens:
-        slot = _resident(state, rows.ids[begin + rows.prompt[i] - 1])
+    at = rows[i, BEGIN] - count[ID_BASE] + rows[i, PROMPT]
+    if count[REREAD_TOKENS]:
+        slot = _resident(slots, table, blocks[at - 1, B_IDENT])
         if slot != MISSING:
-            _hit(state, config, events, context, slot, _fastest(state, slot))
+            _hit(slots, table, tiers, count, events, slot, _fastest(slots, slot))
         return
-    at = begin + rows.prompt[i] + index
-    if _resident(state, rows.ids[at]) == MISSING:
-        _store_new(state, config, events, context, rows.ids[at], rows.tokens[at], _DECODE)
+    ident, tokens = blocks[at + index, B_IDENT], blocks[at + index, B_TOKENS]
+    if _resident(slots, table, ident) == MISSING:
+        _store(slots, table, tiers, count, events, ident, tokens, _DECODE)
 
 
 @njit(cache=True)
-def _retire(state: Any, rows: Any, i: int) -> None:
+def _retire(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, i: int) -> None:
     """Forget the blocks of a session that has ended, as soon as no tier holds them."""
-    base = state.count[ID_BASE]
-    for at in range(rows.begin[i] - base, rows.begin[i + 1] - base):
-        slot = find(state.table, state.ident, rows.ids[at])
-        if slot != MISSING and not state.retired[slot]:
-            state.retired[slot] = 1
-            if state.where[slot] == 0:
-                _release(state, slot)
+    base = count[ID_BASE]
+    for at in range(rows[i, BEGIN] - base, rows[i, END] - base):
+        slot = find(table, slots, blocks[at, B_IDENT])
+        if slot != MISSING:
+            slots[slot, WHERE] |= _RETIRED
+            if slots[slot, WHERE] == _RETIRED:
+                _free_slot(slots, table, count, slot)
 
 
 @njit(cache=True)
-def _before(time_a: int, order_a: int, time_b: int, order_b: int) -> bool:
-    return time_a < time_b or (time_a == time_b and order_a < order_b)
+def _before(heap: Any, a: int, b: int) -> bool:
+    return heap[a, H_TIME] < heap[b, H_TIME] or (
+        heap[a, H_TIME] == heap[b, H_TIME] and heap[a, H_ORDER] < heap[b, H_ORDER]
+    )
+
+
+@njit(cache=True)
+def _swap(heap: Any, a: int, b: int) -> None:
+    for column in range(heap.shape[1]):
+        heap[a, column], heap[b, column] = heap[b, column], heap[a, column]
 
 
 @njit(cache=True)
 def _push(heap: Any, count: Any, time_ns: int, order: int, row: int) -> None:
     at = count[HEAP]
     count[HEAP] += 1
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not _before(time_ns, order, heap.time_ns[parent], heap.order[parent]):
-            break
-        heap.time_ns[at] = heap.time_ns[parent]
-        heap.order[at] = heap.order[parent]
-        heap.row[at] = heap.row[parent]
-        at = parent
-    heap.time_ns[at], heap.order[at], heap.row[at] = time_ns, order, row
+    heap[at, H_TIME], heap[at, H_ORDER], heap[at, H_ROW] = time_ns, order, row
+    while at > 0 and _before(heap, at, (at - 1) >> 1):
+        _swap(heap, at, (at - 1) >> 1)
+        at = (at - 1) >> 1
 
 
 @njit(cache=True)
 def _pop(heap: Any, count: Any) -> None:
     count[HEAP] -= 1
     size = count[HEAP]
-    time_ns, order, row = heap.time_ns[size], heap.order[size], heap.row[size]
+    _swap(heap, 0, size)
     at = 0
     while True:
         child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _before(
-            heap.time_ns[child + 1], heap.order[child + 1], heap.time_ns[child], heap.order[child]
-        ):
+        if child + 1 < size and _before(heap, child + 1, child):
             child += 1
-        if not _before(heap.time_ns[child], heap.order[child], time_ns, order):
-            break
-        heap.time_ns[at] = heap.time_ns[child]
-        heap.order[at] = heap.order[child]
-        heap.row[at] = heap.row[child]
+        if child >= size or not _before(heap, child, at):
+            return
+        _swap(heap, at, child)
         at = child
-    heap.time_ns[at], heap.order[at], heap.row[at] = time_ns, order, row
 
 
 @njit(cache=True)
-def _finish(state: Any, rows: Any, heap: Any, row: int, now: int) -> None:
+def _finish(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, heap: Any, row: int) -> None:
     """End a request: forget an ended session's blocks, let the next one of its chain follow."""
-    i = row - state.count[ROW_BASE]
-    rows.step[i] = NONE
-    if rows.last_turn[i]:
-        _retire(state, rows, i)
-    if rows.follow[i] > FOLLOW_NONE:
-        following = row + rows.follow[i]
-        think_ns = rows.think_ns[following - state.count[ROW_BASE]]
-        _push(heap, state.count, now + think_ns, _ARRIVAL + following, following)
+    i = row - count[ROW_BASE]
+    rows[i, STEP] = NONE
+    if rows[i, LAST_TURN]:
+        _retire(slots, table, count, rows, blocks, i)
+    if rows[i, FOLLOW] > FOLLOW_NONE:
+        following = row + rows[i, FOLLOW]
+        arrival_ns = count[NOW] + rows[following - count[ROW_BASE], THINK]
+        _push(heap, count, arrival_ns, _ARRIVAL + following, following)
 
 
 @njit(cache=True)
-def _advance(state: Any, config: Any, rows: Any, heap: Any, events: Any, context: Any,
-             row: int, now: int) -> None:
-    """Do all that a request does at `now`, then put it on the heap for what comes next."""
-    i = row - state.count[ROW_BASE]
-    context[TIME], context[REQUEST] = now, rows.request[i]
-    context[SESSION], context[QOS] = rows.session[i], rows.qos[i]
-    while True:
-        step = rows.step[i]
-        context[CODE] = min(step, 65535)
+def _advance(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, heap: Any,
+    row: int,
+) -> None:  # fmt: skip
+    """Do all that a request does now, then put it on the heap for what comes next."""
+    i = row - count[ROW_BASE]
+    count[NOW_REQUEST], count[NOW_SESSION] = rows[i, REQUEST], rows[i, SESSION]
+    count[NOW_QOS] = rows[i, QOS]
+    next_ns = count[NOW]
+    while next_ns == count[NOW]:
+        step = rows[i, STEP]
+        count[NOW_STEP] = min(step, _MAX_STEP)
         if step == LOAD:
-            _load(state, config, rows, events, context, i)
-            stores = rows.hit_blocks[i] < rows.prompt[i]
-            rows.step[i] = STORE if stores else FIRST_DECODE
+            _load(slots, table, tiers, count, events, rows, blocks, i)
+            step = STORE if rows[i, HIT_BLOCKS] < rows[i, PROMPT] else FIRST_DECODE
         elif step == STORE:
-            _store_prompt(state, config, rows, events, context, i)
-            rows.step[i] = FIRST_DECODE
-        elif step - FIRST_DECODE < _decodes(rows, config, i):
-            _decode(state, config, rows, events, context, i, step - FIRST_DECODE)
-            rows.step[i] = step + 1
+            _store_prompt(slots, table, tiers, count, events, rows, blocks, i)
+            step = FIRST_DECODE
+        elif step - FIRST_DECODE < _decodes(count, rows, i):
+            _decode(slots, table, tiers, count, events, rows, blocks, i, step - FIRST_DECODE)
+            step += 1
         else:
-            _finish(state, rows, heap, row, now)
+            _finish(slots, table, count, rows, blocks, heap, row)
             return
-        step = rows.step[i]
-        if step == STORE:
-            next_ns = rows.prefilled_ns[i]
-        elif step - FIRST_DECODE < _decodes(rows, config, i):
-            next_ns = _decode_ns(state, rows, config, i, step - FIRST_DECODE)
-        else:
-            next_ns = rows.prefilled_ns[i] + rows.output_tokens[i] * config.generation_ns
-        if next_ns > now:
-            _push(heap, state.count, next_ns, rows.request[i], row)
-            return
+        rows[i, STEP] = step
+        next_ns = rows[i, PREFILLED]
+        if step != STORE:
+            next_ns = _decode_ns(count, rows, blocks, i, step - FIRST_DECODE)
+    _push(heap, count, next_ns, rows[i, REQUEST], row)
 
 
 @njit(cache=True)
-def _begin(state: Any, rows: Any, i: int) -> None:
-    count = state.count
-    rows.request[i] = count[REQUESTS]
-    rows.step[i] = LOAD
-    count[REQUESTS] += 1
-    count[PROMPT] += rows.input_tokens[i]
-    count[GENERATED] += rows.output_tokens[i]
-
-
-@njit(cache=True)
-def _next_stream_row(state: Any, rows: Any) -> bool:
+def _next_stream_row(count: Any, rows: Any) -> bool:
     """Move to the next loaded row with an arrival of its own; return whether there is one."""
-    count = state.count
     while count[STREAM] < count[LOADED]:
-        if rows.arrival_ns[count[STREAM] - count[ROW_BASE]] >= 0:
+        if rows[count[STREAM] - count[ROW_BASE], ARRIVAL] >= 0:
             return True
         count[STREAM] += 1
     return False
 
 
+@njit(cache=True)
+def _stream_is_next(count: Any, rows: Any, heap: Any) -> bool:
+    """Return whether the stream's next arrival comes before all that the heap holds."""
+    if count[HEAP] == 0:
+        return True
+    arrival_ns = rows[count[STREAM] - count[ROW_BASE], ARRIVAL]
+    order = _ARRIVAL + count[STREAM]
+    return arrival_ns < heap[0, H_TIME] or (
+        arrival_ns == heap[0, H_TIME] and order < heap[0, H_ORDER]
+    )
+
+
+@njit(cache=True)
+def _accept(count: Any) -> bool:
+    """Return whether a request that arrives now still belongs to the recording."""
+    return count[NOW] < count[END_NS] and count[REQUESTS] < count[MAX_REQUESTS]
+
+
+@njit(cache=True)
+def _begin(count: Any, rows: Any, i: int) -> None:
+    rows[i, REQUEST] = count[REQUESTS]
+    rows[i, STEP] = LOAD
+    count[REQUESTS] += 1
+    count[PROMPT_TOKENS] += rows[i, INPUT]
+    count[GENERATED_TOKENS] += rows[i, OUTPUT]
+
+
 @njit(cache=True, nogil=True)
-def run(state: Any, config: Any, rows: Any, heap: Any, events: Any, context: Any) -> int:
+def run(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, heap: Any
+) -> int:
     """Process what happens next, in order of (time, request, step), until something is needed."""
-    count = state.count
-    while True:
-        if count[EVENTS] >= config.max_events:
-            return EVENTS_FULL
-        streams = _next_stream_row(state, rows)
+    while count[EVENTS] < count[MAX_EVENTS]:
+        streams = _next_stream_row(count, rows)
         if not streams and not count[NO_MORE]:
             return NEED_ROWS
         if not streams and count[HEAP] == 0:
             return DONE
-        row, stream_ns = count[STREAM], np.int64(0)
-        from_stream = streams
-        if streams:
-            stream_ns = rows.arrival_ns[row - count[ROW_BASE]]
-            if count[HEAP]:
-                from_stream = _before(stream_ns, _ARRIVAL + row, heap.time_ns[0], heap.order[0])
-        now = stream_ns
-        arrives = True
-        if not from_stream:
-            row, now = heap.row[0], heap.time_ns[0]
-            arrives = heap.order[0] >= _ARRIVAL
+        from_stream = streams and _stream_is_next(count, rows, heap)
+        row = count[STREAM] if from_stream else heap[0, H_ROW]
         i = row - count[ROW_BASE]
-        accepted = not arrives or (now < config.end_ns and count[REQUESTS] < config.max_requests)
-        if accepted and rows.follow[i] == FOLLOW_ASK:
-            count[ASKED_CHAIN] = row
+        count[NOW] = rows[i, ARRIVAL] if from_stream else heap[0, H_TIME]
+        arrives = from_stream or heap[0, H_ORDER] >= _ARRIVAL
+        accepted = not arrives or _accept(count)
+        if accepted and rows[i, FOLLOW] == FOLLOW_ASK:
+            count[ASKED] = row
             return NEED_CHAIN
-        blocks = rows.begin[i + 1] - rows.begin[i]
-        if count[FREE] < blocks:
-            count[ASKED_SLOTS] = blocks
+        if count[FREE] < rows[i, END] - rows[i, BEGIN]:
+            count[ASKED] = rows[i, END] - rows[i, BEGIN]
             return NEED_SLOTS
         if from_stream:
             count[STREAM] += 1
         else:
             _pop(heap, count)
         if not accepted:
-            rows.step[i] = NONE
+            rows[i, STEP] = NONE
             if from_stream:  # those behind it arrive later still
                 count[STREAM], count[NO_MORE] = count[LOADED], 1
             continue
         if arrives:
-            _begin(state, rows, i)
-        _advance(state, config, rows, heap, events, context, row, now)
+            _begin(count, rows, i)
+        _advance(slots, table, tiers, count, events, rows, blocks, heap, row)
+    return EVENTS_FULL

@@ -256,7 +256,7 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
         tail_first=config.touch_order == "tail-first",
         prefix_rule=layout.prefix_rule,
         generation_ns=config.generation_ns,
-        prefill_ns=config.prefill_ns,
+        prefill_ps=config.prefill_ps,
         reread_tokens=layout.reread_tokens,
         max_requests=config.requests or UNLIMITED,
         end_ns=end_ns or UNLIMITED,

@@ -41,6 +41,7 @@ _DICTIONARY = ("op", "tier", "phase", "size", "request", "session", "step", "ran
 _DELTA = ("timestamp", "key", "block", "offset", "due", "submit", "complete")
 _STATISTICS = ("timestamp", "key", "size")
 _ZSTD_LEVEL = 3
+_FLOAT_EXACT = 1 << 53  # floats count whole numbers exactly below it
 
 
 def numpy_dtype(column: Column) -> np.dtype[np.generic]:
@@ -116,9 +117,13 @@ class _Counter:
         ops = np.bincount(cell, minlength=count)
         self._ops += ops.reshape(shape)
         sizes = columns["size"]
-        for index in np.flatnonzero(ops):
-            total = int(sizes[cell == index].sum(dtype=np.uint64))
-            self._bytes.reshape(-1)[index] += total
+        if int(sizes.max()) * len(sizes) < _FLOAT_EXACT:
+            summed = np.bincount(cell, weights=sizes, minlength=count)
+            self._bytes += summed.astype(np.int64).reshape(shape)
+        else:
+            for index in np.flatnonzero(ops):
+                total = int(sizes[cell == index].sum(dtype=np.uint64))
+                self._bytes.reshape(-1)[index] += total
         self._last_ns = int(columns["timestamp"][-1])
 
     def totals(self) -> Totals:

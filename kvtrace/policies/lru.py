@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from kvtrace.policies import NONE, PolicyState
+from kvtrace.policies import FIRST_LINK, NEWEST, NONE, OLDEST
 
 
 @njit(cache=True)
-def insert(state: PolicyState, tier: int, slot: int) -> None:
+def insert(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: int) -> None:
     """Enter `slot` as the newest of `tier`."""
-    last = state.newest[tier]
-    state.older[tier, slot] = last
-    state.newer[tier, slot] = NONE
+    older = FIRST_LINK + 2 * tier
+    last = ends[tier, NEWEST]
+    links[slot, older] = last
+    links[slot, older + 1] = NONE
     if last == NONE:
-        state.oldest[tier] = slot
+        ends[tier, OLDEST] = slot
     else:
-        state.newer[tier, last] = slot
-    state.newest[tier] = slot
+        links[last, older + 1] = slot
+    ends[tier, NEWEST] = slot
 
 
 @njit(cache=True)
-def remove(state: PolicyState, tier: int, slot: int) -> None:
+def remove(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: int) -> None:
     """Take `slot` out of `tier`."""
-    before = state.older[tier, slot]
-    after = state.newer[tier, slot]
+    older = FIRST_LINK + 2 * tier
+    before, after = links[slot, older], links[slot, older + 1]
     if before == NONE:
-        state.oldest[tier] = after
+        ends[tier, OLDEST] = after
     else:
-        state.newer[tier, before] = after
+        links[before, older + 1] = after
     if after == NONE:
-        state.newest[tier] = before
+        ends[tier, NEWEST] = before
     else:
-        state.older[tier, after] = before
+        links[after, older] = before
 
 
 @njit(cache=True)
-def touch(state: PolicyState, tier: int, slot: int) -> None:
+def touch(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: int) -> None:
     """Make `slot`, which is in `tier`, its newest."""
-    if state.newest[tier] != slot:
-        remove(state, tier, slot)
-        insert(state, tier, slot)
+    if ends[tier, NEWEST] != slot:
+        remove(links, ends, tier, slot)
+        insert(links, ends, tier, slot)
 
 
 @njit(cache=True)
-def victim(state: PolicyState, tier: int) -> int:
+def victim(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int) -> int:
     """Return the slot that leaves `tier` next, or NONE if the tier is empty."""
-    return state.oldest[tier]
+    return ends[tier, OLDEST]

@@ -1,0 +1,229 @@
+"""The compiled hierarchy against a naive model and an independent simulator's figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
+from kvtrace.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
+from kvtrace.schema import Op, Phase, Tier
+from kvtrace.units import UNLIMITED
+from tests.kvtrace.reference import Reference, Request, Rules
+
+MOONCAKE = Path(__file__).parents[3] / "shared/samples/mooncake/synthetic_trace.jsonl"
+
+
+def cut(requests: list[Request]) -> CutRequests:
+    """Return the requests as columns."""
+    count = len(requests)
+    blocks = [block for request in requests for block in request.prompt + request.generated]
+    counts = np.array([len(r.prompt) + len(r.generated) for r in requests], np.int64)
+    zeros = np.zeros(count, np.int64)
+    followed = {id(r.follower) for r in requests if r.follower}
+    batch = RequestBatch(
+        arrival_ns=np.array([UNKNOWN_NS if id(r) in followed else r.arrival_ns for r in requests]),
+        think_ns=np.array([r.think_ns for r in requests]),
+        follow=np.array([r.follower.row - r.row if r.follower else FOLLOW_NONE for r in requests]),
+        chain=zeros,
+        session=np.array([r.session for r in requests]),
+        turn=zeros,
+        last_turn=np.zeros(count, np.bool_),
+        input_tokens=np.array([r.input_tokens for r in requests]),
+        output_tokens=np.array([r.output_tokens for r in requests]),
+        qos=zeros,
+        block_ids=None,
+        turn_tokens=None,
+    )
+    return CutRequests(
+        batch,
+        Ragged.from_counts(counts, np.array([b for b, _ in blocks], np.int64)),
+        np.array([tokens for _, tokens in blocks], np.int32),
+        np.array([len(r.prompt) for r in requests], np.int64),
+    )
+
+
+def rows_of(hierarchy: Hierarchy, batches: list[CutRequests]) -> list[tuple[object, ...]]:
+    """Return the events as the reference writes them."""
+    return [
+        (
+            int(part.timestamp_ns[i]),
+            Op(part.op[i]).label,
+            int(part.tier[i]),
+            Phase(part.phase[i]).label,
+            int(part.key[i]),
+            int(part.tokens[i]),
+            int(part.request[i]),
+            int(part.step[i]),
+        )
+        for part in hierarchy.events(batches)
+        for i in range(len(part))
+    ]
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> list[Request]:
+    """Requests whose prompts share prefixes, some following others, in order of arrival."""
+    arrival, requests = 0, []
+    for row in range(draw(st.integers(1, 25))):
+        arrival += draw(st.integers(0, 3))
+        family, length = draw(st.integers(0, 3)), draw(st.integers(0, 12))
+        prompt = [((family << 8) + index, 4) for index in range(length)]
+        generated = [((family << 8) + length + index, 4) for index in range(draw(st.integers(0, 2)))]
+        tail = draw(st.integers(0, 3))
+        requests.append(
+            Request(
+                arrival_ns=arrival,
+                prompt=prompt,
+                generated=generated,
+                input_tokens=4 * length + tail,
+                output_tokens=4 * len(generated) + draw(st.integers(0, 40)),
+                session=family,
+                think_ns=draw(st.integers(0, 5)),
+                row=row,
+            )
+        )
+    for request in requests:
+        later = requests[request.row + 1 :]
+        if later and draw(st.booleans()) and later[0].row not in _followers(requests):
+            request.follower = later[0]
+    return requests
+
+
+def _followers(requests: list[Request]) -> set[int]:
+    return {r.follower.row for r in requests if r.follower}
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rules:
+    """Rules under which tiers come out absent, tiny, ample or unlimited."""
+    token_bytes, high, low = {}, {}, {}
+    for tier in range(4):
+        token_bytes[tier] = draw(st.sampled_from((1, 2)))
+        capacity = draw(st.sampled_from((0, 3, 4, 9, 24, 60, 400, 1 << 40)))
+        high[tier] = capacity
+        low[tier] = int(capacity * draw(st.sampled_from((1.0, 0.8, 0.3))))
+    return Rules(
+        token_bytes=token_bytes,
+        high_bytes=high,
+        low_bytes=low,
+        write_through=draw(st.booleans()),
+        promote=draw(st.booleans()),
+        tail_first=draw(st.booleans()),
+        prefix_rule=draw(st.booleans()),
+        generation_ns=draw(st.sampled_from((0, 1))),
+        prefill_ps=draw(st.sampled_from((0, 300))),
+        reread_tokens=draw(st.sampled_from((0, 8))),
+        max_requests=draw(st.sampled_from((5, 1 << 62))),
+        end_ns=draw(st.sampled_from((10, 1 << 62))),
+    )
+
+
+def spec_of(given_rules: Rules) -> HierarchySpec:
+    """Return the specification with the reference's rules."""
+    tiers = tuple(
+        TierSpec(
+            tier=Tier(tier),
+            capacity_bytes=given_rules.high_bytes[tier],
+            token_bytes=given_rules.token_bytes[tier],
+            block_bytes=0,
+            low_watermark_ratio=(
+                given_rules.low_bytes[tier] + 0.5
+            ) / given_rules.high_bytes[tier]
+            if given_rules.low_bytes[tier] < given_rules.high_bytes[tier]
+            else 1.0,
+        )
+        for tier in range(4)
+    )
+    return HierarchySpec(
+        tiers=tiers,
+        write_through=given_rules.write_through,
+        promote=given_rules.promote,
+        tail_first=given_rules.tail_first,
+        prefix_rule=given_rules.prefix_rule,
+        generation_ns=given_rules.generation_ns,
+        prefill_ps=given_rules.prefill_ps,
+        reread_tokens=given_rules.reread_tokens,
+        max_requests=given_rules.max_requests,
+        end_ns=given_rules.end_ns,
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(workloads(), rules())
+def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules: Rules) -> None:
+    """The compiled hierarchy emits what the naive model emits, and counts the same hits."""
+    followed = _followers(requests)
+    reference = Reference(given_rules)
+    expected = reference.run([r for r in requests if r.row not in followed])
+    hierarchy = Hierarchy(spec_of(given_rules))
+    assert rows_of(hierarchy, [cut(requests)]) == expected
+    stats = hierarchy.stats()
+    assert [stats.hits[tier] for tier in Tier] == reference.hits
+    assert stats.blocks == reference.blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(workloads(), rules(), st.integers(1, 7), st.integers(1, 9))
+def test_events_dont_depend_on_batches(
+    requests: list[Request], given_rules: Rules, events_per_call: int, rows_per_batch: int
+) -> None:
+    """However requests and events are cut into batches, the events are the same."""
+    for request in requests:
+        request.follower = None
+    whole = rows_of(Hierarchy(spec_of(given_rules)), [cut(requests)])
+    pieces = [
+        cut(requests[first : first + rows_per_batch])
+        for first in range(0, len(requests), rows_per_batch)
+    ]
+    hierarchy = Hierarchy(spec_of(given_rules), events_per_call=events_per_call)
+    assert rows_of(hierarchy, pieces) == whole
+
+
+ORACLE = [
+    # G, C, policy, hits gpu / cpu / nvme, nvme writes, nvme reads (docs/workload.md)
+    (400, 0, "write-through", (0.032, 0, 0.608), 43_924, 74_041),
+    (400, 0, "waterfall", (0.032, 0, 0.608), 43_904, 74_041),
+    (400, 1_600, "write-through", (0.032, 0.090, 0.518), 43_924, 63_079),
+    (400, 1_600, "waterfall", (0.032, 0.107, 0.501), 43_799, 61_012),
+    (400, 6_400, "write-through", (0.032, 0.291, 0.316), 43_924, 38_524),
+    (400, 6_400, "waterfall", (0.032, 0.303, 0.304), 43_035, 37_110),
+    (400, 25_600, "write-through", (0.032, 0.576, 0.032), 43_924, 3_877),
+    (400, 25_600, "waterfall", (0.032, 0.576, 0.031), 22_078, 3_818),
+]
+
+
+@pytest.mark.skipif(not MOONCAKE.exists(), reason="the Mooncake sample isn't here")
+@pytest.mark.parametrize(("gpu", "cpu", "policy", "hits", "writes", "reads"), ORACLE)
+def test_oracle(
+    gpu: int, cpu: int, policy: str, hits: tuple[float, ...], writes: int, reads: int
+) -> None:
+    """Fed with Mooncake's ids as they stand, the hierarchy has an independent simulator's counts."""
+    requests = []
+    for row, line in enumerate(MOONCAKE.read_text().splitlines()):
+        fields = json.loads(line)
+        requests.append(
+            Request(fields["timestamp"], [(block, 1) for block in fields["hash_ids"]], row=row)
+        )
+    capacity = {Tier.GPU: gpu, Tier.CPU: cpu, Tier.NVME: UNLIMITED}
+    spec = HierarchySpec(
+        tiers=tuple(TierSpec(tier, size, 1, 0) for tier, size in capacity.items()),
+        write_through=policy == "write-through",
+        promote=True,
+        tail_first=False,
+    )
+    hierarchy = Hierarchy(spec)
+    counts = {Op.READ: 0, Op.WRITE: 0}
+    for part in hierarchy.events([cut(requests)]):
+        on_nvme = part.tier == Tier.NVME
+        for op in counts:
+            counts[op] += int((on_nvme & (part.op == op)).sum())
+    stats = hierarchy.stats()
+    assert (stats.requests, stats.blocks, stats.ideal_hits) == (3_993, 121_877, 77_953)
+    found = tuple(round(stats.hits[tier] / stats.blocks, 3) for tier in capacity)
+    assert (found, counts[Op.WRITE], counts[Op.READ]) == (hits, writes, reads)
