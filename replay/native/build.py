@@ -14,22 +14,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.build_ext import build_ext
+# setuptools brings no types of its own.
+from setuptools.command.bdist_wheel import bdist_wheel  # type: ignore[import-untyped]
+from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
-    from setuptools import Extension
+    from setuptools import Extension  # type: ignore[import-untyped]
 
 LIBRARY = "kvloop.so"
 COMPILER_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden")
 LINKER_FLAGS = ("-shared", "-pthread")
 
 
-class BuildLibrary(build_ext):
+class BuildLibrary(build_ext):  # type: ignore[misc]
     """Builds `replay.native.kvloop` as `replay/native/kvloop.so`."""
 
     def finalize_options(self) -> None:
-        """Always compile: an old object must not stand in for a compiler that is missing."""
+        """Compile always: an old object must not stand in for a compiler that is missing."""
         super().finalize_options()
         self.force = True
 
@@ -41,16 +42,22 @@ class BuildLibrary(build_ext):
         """Return none: there is no `PyInit_` function to export."""
         return list(ext.export_symbols)
 
+    def run(self) -> None:
+        """Leave libraries that were built just now, or none: not in the sources, nor in build/."""
+        for ext in self.extensions:
+            self._forget(ext)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
-        """Leave a library that was built just now, or none."""
-        fullname = self.get_ext_fullname(ext.name)
-        built = Path(self.build_lib) / self.get_ext_filename(fullname)
-        for stale in {Path(self.get_ext_fullpath(ext.name)), built}:
-            stale.unlink(missing_ok=True)
+        """Compile the library, with no earlier one in the place where it is built."""
+        self._forget(ext)
         super().build_extension(ext)
 
+    def _forget(self, ext: Extension) -> None:
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
 
-class PlatformWheel(bdist_wheel):
+
+class PlatformWheel(bdist_wheel):  # type: ignore[misc]
     """Tags the wheel `py3-none-<platform>`: the library serves every Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:

@@ -6,14 +6,17 @@ import ctypes
 import os
 import threading
 from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.errors import TargetError
 from replay.loop import Control, Lane, LaneCounters, LaneKind, LoopOptions, Ops, Outcome, Times
 from replay.native import library
 from replay.native.library import LaneStruct, RunStruct, address
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _OP_DTYPES: dict[str, type[np.generic]] = {
     "due_ns": np.int64,

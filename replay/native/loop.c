@@ -207,9 +207,13 @@ static void idle(struct lane *lane)
 {
 	int64_t spin_ns = lane->run->spin_ns;
 	int64_t due_ns = next_visit_ns(lane);
-	if (spin_ns > 0 && spin(lane, min_ns(due_ns, lane->now_ns + spin_ns)))
-		return;
-	int64_t now = spin_ns > 0 ? now_ns() : lane->now_ns;
+	bool others = lane->in_flight || lane->loop->lane_count > 1;
+	int64_t now = lane->now_ns;
+	if (spin_ns > 0 && (others || due_ns - now <= spin_ns)) {
+		if (spin(lane, min_ns(due_ns, now + spin_ns)))
+			return;
+		now = now_ns();
+	}
 	int64_t deadline_ns = min_ns(due_ns - spin_ns, now + STOP_POLL_NS);
 	if (deadline_ns <= now)
 		return;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +35,8 @@ def _mapped(rounded_bytes: int) -> tuple[NDArray[np.uint8], bool]:
     else:
         return np.frombuffer(reserved, np.uint8), True
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without them: 4 KiB pages are what is reported
             mapping.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without transparent huge pages: 4 KiB pages are reported
     whole = np.frombuffer(mapping, np.uint8)
     head = -whole.ctypes.data % HUGE_BYTES
     return whole[head : head + rounded_bytes], False

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from replay.loop import Action, Ops
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
 
-def _filled(value: ArrayLike, dtype: type[np.generic], count: int) -> NDArray[np.generic]:
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def _filled(value: ArrayLike, dtype: type[Scalar], count: int) -> NDArray[Scalar]:
     return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), (count,)))
 
 
 def make_ops(
     count: int,
     *,
-    edges: Sequence[tuple[int, int]] = (),
+    edges: ArrayLike = (),
     due_ns: ArrayLike = 0,
     lane: ArrayLike = 0,
     action: ArrayLike = Action.READ,

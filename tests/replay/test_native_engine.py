@@ -6,7 +6,8 @@ import errno
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,6 @@ from replay.native.testing import make_ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -63,7 +63,7 @@ def arena() -> NDArray[np.uint8]:
 
 @pytest.fixture
 def open_file(tmp_path: Path) -> Iterator[Callable[..., int]]:
-    """A function that makes a file of a size and opens it, without page cache where it can."""
+    """Yield a function that makes a file of a size and opens it, past the page cache if it can."""
     opened: list[int] = []
 
     def make(size_bytes: int, flags: int = os.O_RDWR) -> int:
@@ -83,13 +83,12 @@ def open_file(tmp_path: Path) -> Iterator[Callable[..., int]]:
 
 def contents(fd: int) -> NDArray[np.uint8]:
     """Return all bytes of an open file."""
-    with open(f"/proc/self/fd/{fd}", "rb") as file:
-        return np.frombuffer(file.read(), np.uint8).copy()
+    return np.frombuffer(Path(f"/proc/self/fd/{fd}").read_bytes(), np.uint8).copy()
 
 
 def overwrite(fd: int, offset_bytes: int, data: bytes) -> None:
     """Change bytes of an open file behind the engine's back."""
-    with open(f"/proc/self/fd/{fd}", "r+b") as file:
+    with Path(f"/proc/self/fd/{fd}").open("r+b") as file:
         file.seek(offset_bytes)
         file.write(data)
         file.flush()
@@ -311,14 +310,18 @@ def test_long_ops_go_in_pieces(
     fd = open_file(8 * MIB)
     offsets = np.arange(6) * MIB
     lanes = (file_lane(fd, queue_depth=3),)
-    columns = {"length_bytes": length, "offset_bytes": offsets, "arena_bytes": offsets}
+    columns: dict[str, Any] = {
+        "length_bytes": length,
+        "offset_bytes": offsets,
+        "arena_bytes": offsets,
+    }
     written = run(engine, lanes, make_ops(6, action=Action.WRITE, **columns), options(arena))
     assert not written.times.error.any()
     assert written.counters[0].in_flight_max == 3
     data = contents(fd)
     for row, offset in enumerate(offsets):
         found = native.check(
-            data[offset : offset + length], native.Stamp(row, 0, 0, RUN_ID), arena, offset
+            data[offset : offset + length], native.Stamp(row, 0, 0, RUN_ID), arena, int(offset)
         )
         assert found.bad_sectors == 0
     control = Control(1)
@@ -404,10 +407,10 @@ def test_directory_is_an_op_error(
 
 def written_file(
     engine: native.NativeEngine, arena: NDArray[np.uint8], fd: int, count: int
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, Any]:
     """Write `count` objects of 64 KiB and return the columns that read them back."""
     offsets = np.arange(count) * 64 * KIB
-    columns = {"offset_bytes": offsets, "arena_bytes": offsets}
+    columns: dict[str, Any] = {"offset_bytes": offsets, "arena_bytes": offsets}
     ops = make_ops(count, action=Action.WRITE, length_bytes=64 * KIB, **columns)
     assert not run(engine, (file_lane(fd),), ops, options(arena)).times.error.any()
     return columns
@@ -495,7 +498,7 @@ def test_small_arena_never_corrupts(
     fds = (open_file(64 * MIB), open_file(64 * MIB))
     lanes = tuple(file_lane(fd, queue_depth=queue_depth) for fd in fds)
     place = np.arange(count) * 128 * KIB
-    columns = {
+    columns: dict[str, Any] = {
         "lane": np.arange(count) % 2,
         "offset_bytes": np.arange(count) // 2 * 128 * KIB,
         "length_bytes": 128 * KIB,
@@ -516,7 +519,11 @@ def test_late_write_meets_its_place_taken(
     count = 200
     edges = [(100, 101), (50, 150)]
     offsets = np.arange(count) * 64 * KIB
-    columns = {"offset_bytes": offsets, "length_bytes": 64 * KIB, "arena_bytes": offsets}
+    columns: dict[str, Any] = {
+        "offset_bytes": offsets,
+        "length_bytes": 64 * KIB,
+        "arena_bytes": offsets,
+    }
     lanes = (file_lane(open_file(16 * MIB), queue_depth=16),)
     ops = make_ops(count, edges=edges, action=Action.WRITE, **columns)
     assert not run(engine, lanes, ops, options(small)).times.error.any()
@@ -712,7 +719,7 @@ def test_too_few_read_buffers_are_refused(
 def test_wrong_dtype_is_refused(engine: native.NativeEngine, arena: NDArray[np.uint8]) -> None:
     """A column of another type never reaches the library."""
     good = make_ops(3)
-    columns = {name: getattr(good, name) for name in Ops.__dataclass_fields__}
+    columns: dict[str, Any] = {name: getattr(good, name) for name in Ops.__dataclass_fields__}
     columns["key"] = columns["key"].astype(np.int32)
     with pytest.raises(TypeError, match="column key"):
         run(engine, (NULL_LANE,), Ops(**columns), options(arena))

@@ -1,0 +1,241 @@
+"""Throughput of the compiled loop ÷ fio's, interleaved in one run on one file or loop device.
+
+    python benchmarks/fio_ratio.py --folder /var/tmp
+
+Both use io_uring, O_DIRECT, huge pages, the same sizes and depths, random offsets without
+repeats, new ones for each run. Reads are measured with and without verification of stamps;
+writes, which carry stamps, with the whole arena and with one as small as the buffers that fio
+writes again and again. Each figure is the median of the runs; the bar is 0.95.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import GIB, MIB, parse_size, payload, print_table, size_name
+from replay import native
+from replay.loop import Action, Control, Lane, LaneKind, LoopOptions, Mode, Verify
+from replay.native.testing import make_ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+BAR_RATIO = 0.95
+NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
+FIO_HUGE_BYTES = 384 * MIB
+FILE_GIB_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination that both tools run."""
+
+    action: Action
+    io_bytes: int
+    depth: int
+    run_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all runs share."""
+
+    path: Path
+    fd: int
+    span_bytes: int
+    engine: native.NativeEngine
+    arena: NDArray[np.uint8]
+    spin_ns: int
+    fio_memory: str
+
+
+def fio_gb_per_s(bench: Bench, cell: Cell, seed: int) -> float:
+    """Return fio's throughput by its own account."""
+    command = [
+        "fio", "--name=cell", f"--filename={bench.path}", f"--size={bench.span_bytes}",
+        "--allow_file_create=0", f"--io_size={cell.run_bytes}", f"--bs={cell.io_bytes}",
+        f"--iodepth={cell.depth}", f"--rw=rand{cell.action.name.lower()}",
+        "--ioengine=io_uring", "--direct=1", f"--mem={bench.fio_memory}", "--randrepeat=0",
+        f"--randseed={seed}", "--fallocate=none", "--output-format=json", "--end_fsync=0",
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    return float(job[cell.action.name.lower()]["bw_bytes"]) / 1e9
+
+
+def engine_gb_per_s(
+    bench: Bench, cell: Cell, seed: int, arena: NDArray[np.uint8], verify: Verify
+) -> float:
+    """Return the loop's throughput from the first submit to the last completion."""
+    rng = np.random.default_rng(seed)
+    count = cell.run_bytes // cell.io_bytes
+    places = rng.permutation(bench.span_bytes // cell.io_bytes)[:count]
+    ops = make_ops(
+        count,
+        action=cell.action,
+        offset_bytes=places * cell.io_bytes,
+        length_bytes=cell.io_bytes,
+        key=0,
+        sector=places * (cell.io_bytes // 512),
+        arena_bytes=np.arange(count) * cell.io_bytes,
+    )
+    lane = Lane(LaneKind.FILE, queue_depth=cell.depth, io_bytes=cell.io_bytes, fd=bench.fd)
+    options = LoopOptions(Mode.MAX, arena, run_id=1, verify=verify, spin_ns=bench.spin_ns)
+    outcome = bench.engine.run((lane,), ops, options, Control(1))
+    assert not outcome.times.error.any(), np.unique(outcome.times.error)
+    elapsed_ns = outcome.times.complete_ns.max() - outcome.times.submit_ns.min()
+    return float(cell.run_bytes / elapsed_ns)
+
+
+def contenders(bench: Bench, cell: Cell) -> dict[str, Callable[[int], float]]:
+    """Return what is measured beside fio in this cell, by name."""
+    small = bench.arena[: cell.depth * cell.io_bytes]
+    if cell.action == Action.READ:
+        return {
+            "verify none": lambda s: engine_gb_per_s(bench, cell, s, bench.arena, Verify.NONE),
+            "verify stamps": lambda s: engine_gb_per_s(bench, cell, s, bench.arena, Verify.STAMPS),
+        }
+    whole = f"arena {size_name(bench.arena.size)}"
+    return {
+        whole: lambda s: engine_gb_per_s(bench, cell, s, bench.arena, Verify.NONE),
+        "arena depth × size": lambda s: engine_gb_per_s(bench, cell, s, small, Verify.NONE),
+    }
+
+
+def measure(bench: Bench, cell: Cell, repeats: int) -> list[list[str]]:
+    """Return one row per contender: medians, their ratio, and whether it meets the bar."""
+    others = contenders(bench, cell)
+    fio: list[float] = []
+    ours: dict[str, list[float]] = {name: [] for name in others}
+    for repeat in range(repeats):
+        seeds = iter(range(1 + 100 * repeat, 100 + 100 * repeat))
+        fio.append(fio_gb_per_s(bench, cell, next(seeds)))
+        for name, run in others.items():
+            ours[name].append(run(next(seeds)))
+    cell_name = f"{cell.action.name.lower()} {size_name(cell.io_bytes)} depth {cell.depth}"
+    rows = []
+    for name, figures in ours.items():
+        ratio = float(np.median(figures) / np.median(fio))
+        paired = np.divide(figures, fio)
+        rows.append(
+            [
+                f"{cell_name}, {name}",
+                f"{np.median(fio):.2f}",
+                f"{np.median(figures):.2f}",
+                f"{ratio:.3f}",
+                f"{paired.min():.2f}-{paired.max():.2f}",
+                "ok" if ratio >= BAR_RATIO else "BELOW",
+            ]
+        )
+    return rows
+
+
+@contextmanager
+def reserved_pages() -> Iterator[str]:
+    """Reserve huge pages for fio while inside; yield the `mem` that fio can have."""
+    before = NR_HUGEPAGES.read_text().strip()
+    wanted = int(before) + FIO_HUGE_BYTES // (2 * MIB)
+    try:
+        NR_HUGEPAGES.write_text(str(wanted))
+    except OSError as error:
+        print(f"no huge pages reserved ({error}): fio uses THP-less mem=mmap, a weaker anchor")
+        yield "mmap"
+        return
+    try:
+        obtained = int(NR_HUGEPAGES.read_text())
+        if obtained < wanted:
+            print(f"{obtained} of {wanted} huge pages reserved: fio uses mem=mmap")
+        yield "mmaphuge" if obtained >= wanted else "mmap"
+    finally:
+        NR_HUGEPAGES.write_text(before)
+
+
+@contextmanager
+def target(folder: Path, device: Path | None, size_bytes: int) -> Iterator[Path]:
+    """Yield the device, or a file in the folder that is gone afterwards."""
+    if device is not None:
+        yield device
+        return
+    handle, name = tempfile.mkstemp(prefix="fio-ratio-", dir=folder)
+    try:
+        os.posix_fallocate(handle, 0, size_bytes)
+        os.close(handle)
+        yield Path(name)
+    finally:
+        Path(name).unlink()
+
+
+def fill(bench: Bench) -> None:
+    """Write the whole span once, with the stamps that later reads verify."""
+    cell = Cell(Action.WRITE, 4 * MIB, 16, bench.span_bytes)
+    engine_gb_per_s(bench, cell, 0, bench.arena, Verify.NONE)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
+    parser.add_argument("--file-gib", type=int, default=8, choices=range(1, FILE_GIB_MAX + 1))
+    parser.add_argument("--run-gib", type=float, default=2)
+    parser.add_argument("--arena-gib", type=float, default=1)
+    parser.add_argument("--sizes", default="1M,4M")
+    parser.add_argument("--depths", default="8,32")
+    parser.add_argument("--actions", default="read,write")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--spin-us", type=int, default=0)
+    parser.add_argument("--engine", choices=["uring", "threads"], default="uring")
+    return parser.parse_args()
+
+
+def cells(chosen: argparse.Namespace, span_bytes: int) -> list[Cell]:
+    """Return all combinations asked for."""
+    run_bytes = min(int(chosen.run_gib * GIB), span_bytes)
+    return [
+        Cell(Action[action.upper()], parse_size(size), int(depth), run_bytes)
+        for action in chosen.actions.split(",")
+        for size in chosen.sizes.split(",")
+        for depth in chosen.depths.split(",")
+    ]
+
+
+def main() -> None:
+    """Measure all cells and print the ratios."""
+    chosen = parse_arguments()
+    arena, pages = payload(int(chosen.arena_gib * GIB))
+    engine = native.uring if chosen.engine == "uring" else native.threads
+    span_bytes = chosen.file_gib * GIB
+    with reserved_pages() as fio_memory, target(chosen.folder, chosen.device, span_bytes) as path:
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        span_bytes = min(span_bytes, os.lseek(fd, 0, os.SEEK_END))
+        spin_ns = chosen.spin_us * 1000
+        bench = Bench(path, fd, span_bytes, engine, arena, spin_ns, fio_memory)
+        fill(bench)
+        print(
+            f"engine {engine.name}, spin {chosen.spin_us} µs, arena on {pages}, "
+            f"fio mem={fio_memory}, median of {chosen.repeats}, {engine.features}"
+        )
+        rows = []
+        for cell in cells(chosen, span_bytes):
+            rows += measure(bench, cell, chosen.repeats)
+        os.close(fd)
+    print_table(["cell", "fio GB/s", "loop GB/s", "ratio", "pairs", f"bar {BAR_RATIO}"], rows)
+
+
+if __name__ == "__main__":
+    main()
