@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numba import njit
 
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy import CutRequests
+from kvtrace.jit import compiled
 from kvtrace.request import Ragged, RequestBatch, ranges
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def nearest_block_tokens(source_tokens: int, block_tokens: int) -> int:
     return min(candidates, key=lambda n: (abs(n - block_tokens), n))
 
 
-@njit(cache=True)
+@compiled
 def _group(
     ids: NDArray[np.int64], begin: NDArray[np.int64], counts: NDArray[np.int64], group: int
 ) -> NDArray[np.int64]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kvtrace.errors import KvtraceError, UsageError
 from kvtrace.schema import Tier
@@ -58,6 +58,7 @@ TEMPLATES = {
         context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
     ),
 }
+DEFAULT_USERS = 10
 QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
 
 
@@ -77,6 +78,26 @@ class SourceConfig(_Section):
     max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
     templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
     qos_mix: dict[Literal["interactive", "responsive", "batch"], float] = QOS_MIX
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_users(cls, data: Any) -> Any:
+        synthetic = isinstance(data, dict) and data.get("name", "synthetic") == "synthetic"
+        if synthetic and data.get("users") is None and data.get("rate") is None:
+            return data | {"users": DEFAULT_USERS}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.users is not None and self.rate is not None:
+            raise ValueError("users (closed loop) and rate (open arrivals) exclude each other")
+        for name, template in self.templates.items():
+            for low, high in (template.context_tokens, template.generated_tokens, template.think_s):
+                if low > high:
+                    raise ValueError(f"template {name}: range {low} to {high} runs backwards")
+        if set(self.qos_mix) != set(QOS_MIX) or not sum(self.qos_mix.values()) > 0:
+            raise ValueError(f"qos_mix needs a weight for each of {', '.join(QOS_MIX)}")
+        return self
 
 
 class TierConfig(_Section):
@@ -139,7 +160,9 @@ class RecordConfig(_Section):
     @property
     def generation_ns(self) -> int:
         """Virtual time per generated token."""
-        return round(S_NS / self.decode_rate) if self.decode_rate else GENERATION_NS[self.generation]
+        return (
+            round(S_NS / self.decode_rate) if self.decode_rate else GENERATION_NS[self.generation]
+        )
 
     @property
     def prefill_ps(self) -> int:

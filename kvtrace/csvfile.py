@@ -135,5 +135,3 @@ def _hex(keys: NDArray[np.bytes_]) -> pl.Series:
     )
     series = pl.Series(pl.from_arrow(array.cast(pa.binary())))
     return series.bin.encode("hex")
-
-

@@ -7,8 +7,9 @@ themselves lie in the caller's `slots[slot, 0]`. Linear probing, backward-shift 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from kvtrace.jit import kernel
 
 MISSING = -1
 
@@ -18,7 +19,7 @@ def table_size(slots: int) -> int:
     return 1 << (max(slots, 8) * 2 - 1).bit_length()
 
 
-@njit(cache=True)
+@kernel
 def home(ident: int, mask: int) -> int:
     """Return where `ident` belongs. Source: the finalizer of MurmurHash3 (public domain)."""
     mixed = np.uint64(ident)
@@ -30,7 +31,7 @@ def home(ident: int, mask: int) -> int:
     return np.int64(mixed & np.uint64(mask))
 
 
-@njit(cache=True)
+@kernel
 def find(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> int:
     """Return the slot of `ident`, or MISSING."""
     mask = table.shape[0] - 1
@@ -43,7 +44,7 @@ def find(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> int:
     return MISSING
 
 
-@njit(cache=True)
+@kernel
 def insert(table: NDArray[np.int32], slots: NDArray[np.int64], slot: int) -> None:
     """Enter `slot`, whose identity is set and isn't in the table."""
     mask = table.shape[0] - 1
@@ -53,7 +54,7 @@ def insert(table: NDArray[np.int32], slots: NDArray[np.int64], slot: int) -> Non
     table[place] = slot + 1
 
 
-@njit(cache=True)
+@kernel
 def insert_all(
     table: NDArray[np.int32], slots: NDArray[np.int64], entered: NDArray[np.int64]
 ) -> None:
@@ -62,7 +63,7 @@ def insert_all(
         insert(table, slots, slot)
 
 
-@njit(cache=True)
+@kernel
 def remove(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> None:
     """Take out `ident`, which is in the table."""
     mask = table.shape[0] - 1
@@ -82,7 +83,7 @@ def remove(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> No
     table[gap] = 0
 
 
-@njit(cache=True)
+@kernel
 def _intern(
     table: NDArray[np.int32],
     slots: NDArray[np.int64],

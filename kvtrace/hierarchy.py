@@ -125,7 +125,6 @@ class HierarchyStats:
     requests: int
     blocks: int
     unique_blocks: int
-    block_tokens: int
     hits: dict[Tier, int]
     hit_tokens: int
     ideal_hits: int
@@ -171,7 +170,7 @@ class _Pool:
     def __init__(self, count: NDArray[np.int64]) -> None:
         self.count = count
         self.rows = np.zeros((0, kernel.ROW_COLUMNS), np.int64)
-        self.blocks = np.zeros((0, 2), np.int64)
+        self.blocks = np.zeros((0, kernel.BLOCK_COLUMNS), np.int64)
 
     def _trim(self) -> None:
         """Drop the rows before the first that isn't done."""
@@ -205,7 +204,9 @@ class _Pool:
             (kernel.END, begin[1:]),
         ):
             rows[:, column] = values
-        blocks = np.column_stack((cut.blocks.values, cut.tokens))
+        blocks = np.zeros((len(cut.tokens), kernel.BLOCK_COLUMNS), np.int64)
+        blocks[:, kernel.B_IDENT] = cut.blocks.values
+        blocks[:, kernel.B_TOKENS] = cut.tokens
         self.rows = np.concatenate((self.rows, rows))
         self.blocks = np.concatenate((self.blocks, blocks))
         first_row = int(self.count[kernel.LOADED])
@@ -321,7 +322,6 @@ class Hierarchy:
             requests=count[kernel.REQUESTS],
             blocks=count[kernel.BLOCKS],
             unique_blocks=count[kernel.KEYS],
-            block_tokens=count[kernel.BLOCK_TOKENS],
             hits={tier: int(self._tiers[tier, kernel.HITS]) for tier in present},
             hit_tokens=count[kernel.HIT_TOKENS],
             ideal_hits=count[kernel.IDEAL_HITS],

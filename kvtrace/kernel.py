@@ -1,8 +1,7 @@
 """The tier state machine in virtual time, compiled by numba: requests in, block events out.
 
-Everything lives in a few preallocated integer arrays, named columns apart: few, since each array
-that a compiled function takes costs reference counting at every call (measured: 740 ns an event
-with one array per column, under half of it with these). `run` works until it needs something that
+Everything lives in a few preallocated integer arrays with named columns: few, since each array
+that a compiled function passes on costs at every call. `run` works until it needs something that
 only its caller can give (requests, room) and says so by its status; calling it again goes on
 where it stopped, so that the events don't depend on how the requests were cut into batches.
 
@@ -10,10 +9,10 @@ The arrays:
 
 slots   a row per block that some tier holds or that may be asked for again
 table   from a block's identity to its slot (`hashmap`)
-tiers   a row per tier: ends of its list, bytes in use, limits, hits
+tiers   a row per tier: ends of its list, bytes in use, limits, hits; the stack of `_make_room`
 count   counters, settings, and the context of the event being made
 rows    a row per loaded request; row numbers grow for ever, index = row - count[ROW_BASE]
-blocks  identity and tokens of the blocks of all loaded requests; index from count[ID_BASE]
+blocks  the blocks of all loaded requests; index from count[ID_BASE]
 heap    what happens next, by (time, order); at most one entry per request
 events  what was made; its owner keeps room for MAX_EVENTS and the longest step behind them
 
@@ -25,11 +24,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from kvtrace.hashmap import MISSING, find
 from kvtrace.hashmap import insert as table_insert
 from kvtrace.hashmap import remove as table_remove
+from kvtrace.jit import kernel
 from kvtrace.policies import FIRST_LINK, NONE
 from kvtrace.policies.lru import insert, remove, touch, victim
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE
@@ -52,30 +51,34 @@ _RETIRED = 1 << 8  # in WHERE: never asked for again, forgotten when no tier hol
 
 # Columns of `tiers`, behind the policy's ends. A block of n tokens takes n times TOKEN_BYTES plus
 # BLOCK_BYTES; HIGH and LOW are the watermarks, 0 for a tier that is absent.
-USED, PEAK, HITS, HIGH, LOW, TOKEN_BYTES, BLOCK_BYTES = range(2, 9)
-TIER_COLUMNS = 9
+USED, PEAK, HITS, HIGH, LOW, TOKEN_BYTES, BLOCK_BYTES, _WANTING, _WANTED = range(2, 11)
+TIER_COLUMNS = 11
 
 # Columns of `events`.
 EV_TIME, EV_CODE, EV_KEY, EV_TOKENS, EV_REQUEST, EV_SESSION, EV_QOS = range(7)
 EVENT_COLUMNS = 7
 
-# Columns of `rows`. PROMPT: blocks of the context; the generated ones follow it up to END.
-ARRIVAL, THINK, FOLLOW, CHAIN, SESSION, LAST_TURN, INPUT, OUTPUT, QOS, PROMPT, BEGIN, END = range(12)
-REQUEST, STEP, HIT_BLOCKS, PREFILLED = range(12, 16)
-ROW_COLUMNS = 16
+# Columns of `rows`. PROMPT: blocks of the context; the generated ones follow it up to END. COVERED:
+# tokens of the context that are in blocks so far.
+ARRIVAL, THINK, FOLLOW, CHAIN, SESSION, LAST_TURN, INPUT, OUTPUT, QOS, PROMPT, BEGIN, END = range(
+    12
+)
+REQUEST, STEP, HIT_BLOCKS, PREFILLED, COVERED = range(12, 17)
+ROW_COLUMNS = 17
 
-# Columns of `blocks` and of `heap`.
-B_IDENT, B_TOKENS = range(2)
+# Columns of `blocks` (its slot: as a request's look-up found it) and of `heap`.
+B_IDENT, B_TOKENS, _B_SLOT = range(3)
+BLOCK_COLUMNS = 3
 H_TIME, H_ORDER, H_ROW = range(3)
 
 # Places in `count`: positions, counters, settings, context of the event.
 STREAM, LOADED, NO_MORE, HEAP, FIRST_FREE, FREE, EVENTS, ROW_BASE, ID_BASE = range(9)
-ASKED, KEYS, REQUESTS, BLOCKS, BLOCK_TOKENS, HIT_TOKENS, IDEAL_HITS = range(9, 16)
-GENERATED_TOKENS, PROMPT_TOKENS = range(16, 18)
-WRITE_THROUGH, PROMOTE, TAIL_FIRST, PREFIX_RULE, GENERATION_NS, PREFILL_PS = range(18, 24)
-REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(24, 28)
-NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(28, 33)
-COUNTS = 33
+ASKED, KEYS, REQUESTS, BLOCKS, HIT_TOKENS, IDEAL_HITS = range(9, 15)
+GENERATED_TOKENS, PROMPT_TOKENS = range(15, 17)
+WRITE_THROUGH, PROMOTE, TAIL_FIRST, PREFIX_RULE, GENERATION_NS, PREFILL_PS = range(17, 23)
+REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(23, 27)
+NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(27, 32)
+COUNTS = 32
 
 # Steps of a request (schema: column `step`); -1: done.
 LOAD, STORE, FIRST_DECODE = 1, 2, 3
@@ -85,7 +88,7 @@ _MAX_STEP = (1 << 16) - 1
 _ARRIVAL = 1 << 62
 
 
-@njit(cache=True)
+@kernel
 def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tokens: int) -> None:
     n = count[EVENTS]
     events[n, EV_TIME] = count[NOW]
@@ -98,12 +101,12 @@ def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tok
     count[EVENTS] = n + 1
 
 
-@njit(cache=True)
+@kernel
 def _size(tiers: Any, tier: int, tokens: int) -> int:
     return tokens * tiers[tier, TOKEN_BYTES] + tiers[tier, BLOCK_BYTES]
 
 
-@njit(cache=True)
+@kernel
 def _next_tier(tiers: Any, tier: int, tokens: int) -> int:
     """Return the first tier from `tier` on that takes a block of `tokens`, or NONE."""
     for lower in range(tier, TIERS):
@@ -112,12 +115,12 @@ def _next_tier(tiers: Any, tier: int, tokens: int) -> int:
     return NONE
 
 
-@njit(cache=True)
+@kernel
 def _holds(slots: Any, tier: int, slot: int) -> bool:
     return (slots[slot, WHERE] >> tier) & 1 == 1
 
 
-@njit(cache=True)
+@kernel
 def _fastest(slots: Any, slot: int) -> int:
     """Return the fastest tier that holds `slot`, or NONE."""
     for tier in range(TIERS):
@@ -126,7 +129,7 @@ def _fastest(slots: Any, slot: int) -> int:
     return NONE
 
 
-@njit(cache=True)
+@kernel
 def _take_slot(slots: Any, table: Any, count: Any, ident: int, tokens: int) -> int:
     slot = count[FIRST_FREE]
     count[FIRST_FREE] = slots[slot, KEY]
@@ -139,7 +142,7 @@ def _take_slot(slots: Any, table: Any, count: Any, ident: int, tokens: int) -> i
     return slot
 
 
-@njit(cache=True)
+@kernel
 def _free_slot(slots: Any, table: Any, count: Any, slot: int) -> None:
     table_remove(table, slots, slots[slot, IDENT])
     slots[slot, KEY] = count[FIRST_FREE]
@@ -147,7 +150,7 @@ def _free_slot(slots: Any, table: Any, count: Any, slot: int) -> None:
     count[FREE] += 1
 
 
-@njit(cache=True)
+@kernel
 def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     insert(slots, tiers, tier, slot)
     slots[slot, WHERE] |= 1 << tier
@@ -155,7 +158,7 @@ def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     tiers[tier, PEAK] = max(tiers[tier, PEAK], tiers[tier, USED])
 
 
-@njit(cache=True)
+@kernel
 def _leave(slots: Any, table: Any, tiers: Any, count: Any, tier: int, slot: int) -> None:
     remove(slots, tiers, tier, slot)
     slots[slot, WHERE] ^= 1 << tier
@@ -164,7 +167,7 @@ def _leave(slots: Any, table: Any, tiers: Any, count: Any, tier: int, slot: int)
         _free_slot(slots, table, count, slot)
 
 
-@njit(cache=True)
+@kernel
 def _evict_one(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, slot: int
 ) -> int:
@@ -184,32 +187,32 @@ def _evict_one(
     return NONE
 
 
-@njit(cache=True)
+@kernel
 def _make_room(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, need: int
 ) -> None:
     """Evict from `tier` down to its low watermark if `need` more bytes would exceed the high one.
 
-    A stack instead of recursion: entry i + 1 is the tier in which entry i wants room.
+    A stack instead of recursion, in `tiers`: entry i + 1 is where entry i wants room.
     """
     if tiers[tier, USED] + need <= tiers[tier, HIGH]:
         return
-    stack = np.empty((TIERS, 2), np.int64)
-    stack[0, 0], stack[0, 1], depth = tier, need, 0
+    depth = 0
+    tiers[depth, _WANTING], tiers[depth, _WANTED] = tier, need
     while depth >= 0:
-        here = stack[depth, 0]
+        here = tiers[depth, _WANTING]
         slot = victim(slots, tiers, here)
-        if slot == NONE or tiers[here, USED] + stack[depth, 1] <= tiers[here, LOW]:
+        if slot == NONE or tiers[here, USED] + tiers[depth, _WANTED] <= tiers[here, LOW]:
             depth -= 1
             continue
         below = _evict_one(slots, table, tiers, count, events, here, slot)
         if below != NONE:
             depth += 1
-            stack[depth, 0] = below
-            stack[depth, 1] = _size(tiers, below, slots[slot, TOKENS])
+            tiers[depth, _WANTING] = below
+            tiers[depth, _WANTED] = _size(tiers, below, slots[slot, TOKENS])
 
 
-@njit(cache=True)
+@kernel
 def _write(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, slot: int, phase: int
 ) -> None:
@@ -223,7 +226,7 @@ def _write(
     _enter(slots, tiers, tier, slot)
 
 
-@njit(cache=True)
+@kernel
 def _store(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, ident: int, tokens: int, phase: int
 ) -> None:
@@ -242,7 +245,7 @@ def _store(
         _write(slots, table, tiers, count, events, tier, slot, phase)
 
 
-@njit(cache=True)
+@kernel
 def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int, tier: int) -> None:
     """Read a block from the fastest tier that holds it; promote it where that is on."""
     tokens = slots[slot, TOKENS]
@@ -257,31 +260,31 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
         _write(slots, table, tiers, count, events, top, slot, _PROMOTE)
 
 
-@njit(cache=True)
+@kernel
 def _resident(slots: Any, table: Any, ident: int) -> int:
     """Return the slot of a block that some tier holds, or MISSING."""
     slot = find(table, slots, ident)
     return slot if slot != MISSING and slots[slot, WHERE] & ~_RETIRED else MISSING
 
 
-@njit(cache=True)
-def _look_up(slots: Any, table: Any, blocks: Any, found: Any) -> int:
-    """Fill `found` with each block's slot, or MISSING; return the length of the ideal prefix.
+@kernel
+def _look_up(slots: Any, table: Any, blocks: Any, begin: int, n: int) -> int:
+    """Note the slot of each block that is resident; return the length of the ideal prefix.
 
     That is the leading run of blocks that were ever stored: what an endless cache would hit.
     """
-    ideal = blocks.shape[0]
-    for at in range(blocks.shape[0]):
-        slot = find(table, slots, blocks[at, B_IDENT])
+    ideal = n
+    for at in range(n):
+        slot = find(table, slots, blocks[begin + at, B_IDENT])
         if slot == MISSING:
             ideal = min(ideal, at)
         elif slots[slot, WHERE] == 0:
             slot = MISSING
-        found[at] = slot
+        blocks[begin + at, _B_SLOT] = slot
     return ideal
 
 
-@njit(cache=True)
+@kernel
 def _load(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
 ) -> None:
@@ -292,19 +295,20 @@ def _load(
     """
     n = rows[i, PROMPT]
     begin = rows[i, BEGIN] - count[ID_BASE]
-    prompt = blocks[begin : begin + n]
-    found = np.empty(n, np.int64)
     count[BLOCKS] += n
-    count[IDEAL_HITS] += _look_up(slots, table, prompt, found)
+    count[IDEAL_HITS] += _look_up(slots, table, blocks, begin, n)
     if count[PREFIX_RULE]:
         run = 0
-        while run < n and found[run] != MISSING:
+        while run < n and blocks[begin + run, _B_SLOT] != MISSING:
             run += 1
         n = run
+    rows[i, COVERED] = 0
+    for at in range(begin, begin + rows[i, PROMPT]):
+        rows[i, COVERED] += blocks[at, B_TOKENS]
     hit_blocks = hit_tokens = 0
     for j in range(n):
         at = n - 1 - j if count[TAIL_FIRST] else j
-        slot = found[at]
+        slot = blocks[begin + at, _B_SLOT]
         tier = NONE if slot == MISSING else _fastest(slots, slot)
         if tier == NONE:
             if count[PREFIX_RULE] and not count[TAIL_FIRST]:
@@ -313,15 +317,14 @@ def _load(
         _hit(slots, table, tiers, count, events, slot, tier)
         tiers[tier, HITS] += 1
         hit_blocks += 1
-        hit_tokens += prompt[at, B_TOKENS]
+        hit_tokens += blocks[begin + at, B_TOKENS]
     count[HIT_TOKENS] += hit_tokens
-    count[BLOCK_TOKENS] += prompt[:, B_TOKENS].sum()
     rows[i, HIT_BLOCKS] = hit_blocks
     missed = max(0, rows[i, INPUT] - hit_tokens)
     rows[i, PREFILLED] = count[NOW] + missed * count[PREFILL_PS] // 1000
 
 
-@njit(cache=True)
+@kernel
 def _store_prompt(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
 ) -> None:
@@ -342,7 +345,7 @@ def _store_prompt(
             touch(slots, tiers, _fastest(slots, slot), slot)
 
 
-@njit(cache=True)
+@kernel
 def _decodes(count: Any, rows: Any, i: int) -> int:
     """Return how many decode events a request has."""
     reread = count[REREAD_TOKENS]
@@ -351,7 +354,7 @@ def _decodes(count: Any, rows: Any, i: int) -> int:
     return rows[i, END] - rows[i, BEGIN] - rows[i, PROMPT]
 
 
-@njit(cache=True)
+@kernel
 def _decode_ns(count: Any, rows: Any, blocks: Any, i: int, index: int) -> int:
     """Return when decode event `index` of a request happens; behind the last: when it ends."""
     decodes = _decodes(count, rows, i)
@@ -362,12 +365,12 @@ def _decode_ns(count: Any, rows: Any, blocks: Any, i: int, index: int) -> int:
     else:
         # A generated block is complete when the last of its tokens is.
         begin = rows[i, BEGIN] - count[ID_BASE]
-        end = begin + rows[i, PROMPT] + index + 1
-        tokens = blocks[begin:end, B_TOKENS].sum() - rows[i, INPUT]
+        next_tokens = blocks[begin + rows[i, PROMPT] + index, B_TOKENS]
+        tokens = rows[i, COVERED] + next_tokens - rows[i, INPUT]
     return rows[i, PREFILLED] + tokens * count[GENERATION_NS]
 
 
-@njit(cache=True)
+@kernel
 def _decode(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int,
     index: int,
@@ -380,11 +383,12 @@ def _decode(
             _hit(slots, table, tiers, count, events, slot, _fastest(slots, slot))
         return
     ident, tokens = blocks[at + index, B_IDENT], blocks[at + index, B_TOKENS]
+    rows[i, COVERED] += tokens
     if _resident(slots, table, ident) == MISSING:
         _store(slots, table, tiers, count, events, ident, tokens, _DECODE)
 
 
-@njit(cache=True)
+@kernel
 def _retire(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, i: int) -> None:
     """Forget the blocks of a session that has ended, as soon as no tier holds them."""
     base = count[ID_BASE]
@@ -396,20 +400,20 @@ def _retire(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, i: int) 
                 _free_slot(slots, table, count, slot)
 
 
-@njit(cache=True)
+@kernel
 def _before(heap: Any, a: int, b: int) -> bool:
     return heap[a, H_TIME] < heap[b, H_TIME] or (
         heap[a, H_TIME] == heap[b, H_TIME] and heap[a, H_ORDER] < heap[b, H_ORDER]
     )
 
 
-@njit(cache=True)
+@kernel
 def _swap(heap: Any, a: int, b: int) -> None:
     for column in range(heap.shape[1]):
         heap[a, column], heap[b, column] = heap[b, column], heap[a, column]
 
 
-@njit(cache=True)
+@kernel
 def _push(heap: Any, count: Any, time_ns: int, order: int, row: int) -> None:
     at = count[HEAP]
     count[HEAP] += 1
@@ -419,7 +423,7 @@ def _push(heap: Any, count: Any, time_ns: int, order: int, row: int) -> None:
         at = (at - 1) >> 1
 
 
-@njit(cache=True)
+@kernel
 def _pop(heap: Any, count: Any) -> None:
     count[HEAP] -= 1
     size = count[HEAP]
@@ -435,8 +439,10 @@ def _pop(heap: Any, count: Any) -> None:
         at = child
 
 
-@njit(cache=True)
-def _finish(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, heap: Any, row: int) -> None:
+@kernel
+def _finish(
+    slots: Any, table: Any, count: Any, rows: Any, blocks: Any, heap: Any, row: int
+) -> None:
     """End a request: forget an ended session's blocks, let the next one of its chain follow."""
     i = row - count[ROW_BASE]
     rows[i, STEP] = NONE
@@ -448,7 +454,7 @@ def _finish(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, heap: An
         _push(heap, count, arrival_ns, _ARRIVAL + following, following)
 
 
-@njit(cache=True)
+@kernel
 def _advance(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, heap: Any,
     row: int,
@@ -480,7 +486,7 @@ def _advance(
     _push(heap, count, next_ns, rows[i, REQUEST], row)
 
 
-@njit(cache=True)
+@kernel
 def _next_stream_row(count: Any, rows: Any) -> bool:
     """Move to the next loaded row with an arrival of its own; return whether there is one."""
     while count[STREAM] < count[LOADED]:
@@ -490,7 +496,7 @@ def _next_stream_row(count: Any, rows: Any) -> bool:
     return False
 
 
-@njit(cache=True)
+@kernel
 def _stream_is_next(count: Any, rows: Any, heap: Any) -> bool:
     """Return whether the stream's next arrival comes before all that the heap holds."""
     if count[HEAP] == 0:
@@ -502,13 +508,13 @@ def _stream_is_next(count: Any, rows: Any, heap: Any) -> bool:
     )
 
 
-@njit(cache=True)
+@kernel
 def _accept(count: Any) -> bool:
     """Return whether a request that arrives now still belongs to the recording."""
     return count[NOW] < count[END_NS] and count[REQUESTS] < count[MAX_REQUESTS]
 
 
-@njit(cache=True)
+@kernel
 def _begin(count: Any, rows: Any, i: int) -> None:
     rows[i, REQUEST] = count[REQUESTS]
     rows[i, STEP] = LOAD
@@ -517,7 +523,7 @@ def _begin(count: Any, rows: Any, i: int) -> None:
     count[GENERATED_TOKENS] += rows[i, OUTPUT]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, heap: Any
 ) -> int:

@@ -160,7 +160,11 @@ class Model(BaseModel):
         """Return self if the geometry comes to what the file states. Raises TraceError."""
         for name, got, expected in (
             ("bytes per token", self.rank_bytes_per_token(), self.expected_bytes_per_token),
-            ("bytes per sequence", self.rank_bytes_per_sequence(), self.expected_bytes_per_sequence),
+            (
+                "bytes per sequence",
+                self.rank_bytes_per_sequence(),
+                self.expected_bytes_per_sequence,
+            ),
         ):
             if expected is not None and got != expected:
                 raise TraceError(

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 DEFAULT_DURATION_NS = 60 * 1_000_000_000
 """Virtual time of a synthetic recording that names neither duration nor requests."""
 
-Columns = "dict[str, NDArray[np.generic]]"
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -295,9 +293,7 @@ def record(
         writer = CsvWriter(path, force=force)
     else:
         _check_suffix(path)
-        writer = TraceWriter(
-            path, header, recording.columns(), force=force, background=workers > 1
-        )
+        writer = TraceWriter(path, header, recording.columns(), force=force, background=workers > 1)
     with writer:
         rows = 0
         for columns in recording.batches(hierarchy):
@@ -313,7 +309,7 @@ def record(
                 accepted="requests with at least one full block",
                 hint="lengthen --duration or make --block-tokens smaller",
             )
-        header = writer.close(statistics=_statistics(hierarchy.stats(), hierarchy.spec))
+        header = writer.close(statistics=_statistics(hierarchy.stats(), recording))
     return Recorded(path, header, hierarchy.stats())
 
 
@@ -324,13 +320,14 @@ def _check_suffix(path: Path) -> None:
         )
 
 
-def _statistics(stats: HierarchyStats, spec: HierarchySpec) -> dict[str, Any]:
-    present = [tier.tier for tier in spec.tiers if tier.capacity_bytes]
+def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
+    present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
     blocks = max(1, stats.blocks)
     return {
         "requests": stats.requests,
         "blocks": stats.blocks,
         "unique_blocks": stats.unique_blocks,
+        "objects": stats.unique_blocks * len(recording.layout.object_ranks),
         "ideal_prefix_hit": stats.ideal_hits / blocks,
         "hit_ratio": {tier.label: stats.hits[tier] / blocks for tier in present},
         "hit_blocks": {tier.label: stats.hits[tier] for tier in present},

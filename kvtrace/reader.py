@@ -84,9 +84,7 @@ class Trace:
             first_row += batch.num_rows
             yield {name: found[name] for name in names}
 
-    def _next(
-        self, iterator: Iterator[pa.RecordBatch], first_row: int
-    ) -> pa.RecordBatch | None:
+    def _next(self, iterator: Iterator[pa.RecordBatch], first_row: int) -> pa.RecordBatch | None:
         try:
             return next(iterator, None)
         except (OSError, pa.ArrowException) as error:
@@ -96,9 +94,7 @@ class Trace:
                 hint="write or copy the trace again",
             ) from error
 
-    def _values(
-        self, column: Column, batch: pa.RecordBatch, first_row: int
-    ) -> NDArray[np.generic]:
+    def _values(self, column: Column, batch: pa.RecordBatch, first_row: int) -> NDArray[np.generic]:
         array = batch.column(column.name)
         if column.required and array.null_count:
             row = first_row + int(np.flatnonzero(array.is_null().to_numpy(False))[0])

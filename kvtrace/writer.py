@@ -173,7 +173,7 @@ class TraceWriter:
         wanted = set(columns) | {column.name for column in REQUIRED}
         self.columns = tuple(column for column in COLUMNS if column.name in wanted)
         assert wanted <= set(BY_NAME), f"unknown columns: {wanted - set(BY_NAME)}"
-        self._resident = resident
+        self.resident = np.zeros(0, RESIDENT_DTYPE) if resident is None else resident
         self._counter = _Counter()
         self._hash = _ContentHash(self.columns)
         self._rows = 0
@@ -193,9 +193,7 @@ class TraceWriter:
                 compression="zstd",
                 compression_level=_ZSTD_LEVEL,
                 use_dictionary=[name for name in _DICTIONARY if name in names],
-                column_encoding={
-                    name: "DELTA_BINARY_PACKED" for name in _DELTA if name in names
-                },
+                column_encoding={name: "DELTA_BINARY_PACKED" for name in _DELTA if name in names},
                 write_statistics=[name for name in _STATISTICS if name in names],
             )
         except OSError as error:
@@ -267,11 +265,11 @@ class TraceWriter:
         header = self.header.model_copy(update=header_fields)
         header = header.model_copy(update={"totals": self._counter.totals()})
         metadata: dict[bytes, bytes] = {}
-        if self._resident is not None and len(self._resident):
+        if len(self.resident):
             header = header.model_copy(
-                update={"resident": _resident_totals(self._resident, header.resident.derived)}
+                update={"resident": _resident_totals(self.resident, header.resident.derived)}
             )
-            metadata[RESIDENT_KEY] = pack_resident(self._resident)
+            metadata[RESIDENT_KEY] = pack_resident(self.resident)
         header = header.model_copy(update={"content_sha256": self._hash.hexdigest(header)})
         metadata[HEADER_KEY] = header.to_json()
         try:

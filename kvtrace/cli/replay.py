@@ -55,21 +55,25 @@ def replay_command(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Size of a new file, or of the part that is used.",
-                     rich_help_panel=_TARGETS),
+        typer.Option(
+            help="Size of a new file, or of the part that is used.", rich_help_panel=_TARGETS
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="null: measures the tool itself, on all tiers.",
-                     rich_help_panel=_TARGETS),
+        typer.Option(
+            help="null: measures the tool itself, on all tiers.", rich_help_panel=_TARGETS
+        ),
     ] = None,
     cpu: Annotated[
         str, typer.Option(help="memory or none: target of tier cpu.", rich_help_panel=_TARGETS)
     ] = "none",
     tiers: Annotated[
         str | None,
-        typer.Option(help="Tiers to execute, e.g. cpu,nvme; default: those with a target.",
-                     rich_help_panel=_TARGETS),
+        typer.Option(
+            help="Tiers to execute, e.g. cpu,nvme; default: those with a target.",
+            rich_help_panel=_TARGETS,
+        ),
     ] = None,
     mode: Annotated[
         str, typer.Option(help="open (by the trace's clock) or max.", rich_help_panel=_TIMING)
@@ -79,8 +83,7 @@ def replay_command(
     ] = 1.0,
     queue_depth: Annotated[
         int | None,
-        typer.Option(help="I/Os in flight at most; 32 in max, else 1024.",
-                     rich_help_panel=_TIMING),
+        typer.Option(help="I/Os in flight at most; 32 in max, else 1024.", rich_help_panel=_TIMING),
     ] = None,
     io_size: Annotated[
         str, typer.Option(help="Longest single I/O.", rich_help_panel=_TIMING)
@@ -94,20 +97,22 @@ def replay_command(
     ] = "auto",
     limit: Annotated[
         str | None,
-        typer.Option(help="Replay only so much: rows (1000) or time (60s).",
-                     rich_help_panel=_TIMING),
+        typer.Option(
+            help="Replay only so much: rows (1000) or time (60s).", rich_help_panel=_TIMING
+        ),
     ] = None,
     extent_align: Annotated[
         str | None, typer.Option(help="Raise extents' alignment.", rich_help_panel=_STATE)
     ] = None,
     slack: Annotated[
-        float, typer.Option(help="Space beyond the live set, as a part of it.",
-                            rich_help_panel=_STATE)
+        float,
+        typer.Option(help="Space beyond the live set, as a part of it.", rich_help_panel=_STATE),
     ] = 0.05,
     arena: Annotated[
         str | None,
-        typer.Option(help="Unique payload bytes; default 1GiB where memory allows.",
-                     rich_help_panel=_STATE),
+        typer.Option(
+            help="Unique payload bytes; default 1GiB where memory allows.", rich_help_panel=_STATE
+        ),
     ] = None,
     run_id: Annotated[
         int | None,
@@ -115,8 +120,10 @@ def replay_command(
     ] = None,
     populate: Annotated[
         str,
-        typer.Option(help="touched, all or none: what is written before the clock starts.",
-                     rich_help_panel=_STATE),
+        typer.Option(
+            help="touched, all or none: what is written before the clock starts.",
+            rich_help_panel=_STATE,
+        ),
     ] = "touched",
     settle: Annotated[
         str,
@@ -124,13 +131,16 @@ def replay_command(
     ] = "10s",
     verify: Annotated[
         str,
-        typer.Option(help="none, stamps or full: what of reads is checked.",
-                     rich_help_panel=_STATE),
+        typer.Option(
+            help="none, stamps or full: what of reads is checked.", rich_help_panel=_STATE
+        ),
     ] = "stamps",
     allow_destroy: Annotated[
         str | None,
-        typer.Option(help="Serial, WWN or by-id name of the device that may be overwritten.",
-                     rich_help_panel=_SAFETY),
+        typer.Option(
+            help="Serial, WWN or by-id name of the device that may be overwritten.",
+            rich_help_panel=_SAFETY,
+        ),
     ] = None,
     allow_signature: Annotated[
         list[str] | None,
@@ -330,7 +340,9 @@ class _Outputs:
         """Return if all can be written. Raises UsageError or TargetError."""
         if self.out is not None and self.out.suffix != ".parquet":
             raise UsageError(
-                "unknown form of result trace", where=self.out, got=repr(self.out.suffix),
+                "unknown form of result trace",
+                where=self.out,
+                got=repr(self.out.suffix),
                 accepted=".parquet",
             )
         for path in self.reports:
@@ -412,5 +424,3 @@ def _run(trace: Trace, specs: tuple[TargetSpec, ...], options: ReplayOptions) ->
     stop, shown = Stop(), _Shown()
     with _stopping(stop), shown.progress:
         return run(trace, specs, options, watcher=shown, stop=stop)
-
-

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kvtrace.jit import kernel
 from kvtrace.policies import FIRST_LINK, NEWEST, NONE, OLDEST
 
 
-@njit(cache=True)
+@kernel
 def insert(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: int) -> None:
     """Enter `slot` as the newest of `tier`."""
     older = FIRST_LINK + 2 * tier
@@ -23,7 +23,7 @@ def insert(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: i
     ends[tier, NEWEST] = slot
 
 
-@njit(cache=True)
+@kernel
 def remove(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: int) -> None:
     """Take `slot` out of `tier`."""
     older = FIRST_LINK + 2 * tier
@@ -38,7 +38,7 @@ def remove(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: i
         links[after, older] = before
 
 
-@njit(cache=True)
+@kernel
 def touch(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: int) -> None:
     """Make `slot`, which is in `tier`, its newest."""
     if ends[tier, NEWEST] != slot:
@@ -46,7 +46,7 @@ def touch(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int, slot: in
         insert(links, ends, tier, slot)
 
 
-@njit(cache=True)
+@kernel
 def victim(links: NDArray[np.int64], ends: NDArray[np.int64], tier: int) -> int:
     """Return the slot that leaves `tier` next, or NONE if the tier is empty."""
     return ends[tier, OLDEST]

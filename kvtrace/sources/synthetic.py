@@ -91,7 +91,9 @@ def _fit(drawn: _Sessions, max_tokens: int) -> _Sessions:
     turn = ranges(drawn.turns)
     first = turn == 0
     output = np.minimum(drawn.output_tokens, max_tokens - 1)
-    context = np.where(first, np.minimum(drawn.added_tokens, max_tokens - output), drawn.added_tokens)
+    context = np.where(
+        first, np.minimum(drawn.added_tokens, max_tokens - output), drawn.added_tokens
+    )
     # A later turn's prompt repeats the answer before it.
     added = context + np.where(first, 0, np.roll(output, 1))
     running = np.cumsum(added)
@@ -244,14 +246,7 @@ def _concatenate(batches: list[RequestBatch]) -> RequestBatch:
 
 
 def create(context: SourceContext) -> Synthetic:
-    """Return the source. Raises UsageError for what it can't take."""
-    config = context.config
+    """Return the source. Raises UsageError for an input: it takes none."""
     if context.inputs:
         raise UsageError("takes no input", where="source synthetic", got=str(context.inputs[0]))
-    if (config.users is None) == (config.rate is None):
-        raise UsageError(
-            "needs users or a rate, not both",
-            where="source synthetic",
-            accepted="--users N (closed loop) or --rate R (open arrivals)",
-        )
     return Synthetic(context)

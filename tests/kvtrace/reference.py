@@ -77,9 +77,7 @@ class Reference:
     def emit(self, op: str, tier: int, phase: str, block: Any, tokens: int) -> None:
         key = self.keys.setdefault(block, len(self.keys))
         assert self.request is not None
-        self.rows.append(
-            (self.now, op, tier, phase, key, tokens, self.request.number, self.step)
-        )
+        self.rows.append((self.now, op, tier, phase, key, tokens, self.request.number, self.step))
 
     def where(self, block: Any) -> int | None:
         return next((tier for tier in TIERS if block in self.held[tier]), None)

@@ -74,7 +74,9 @@ def workloads(draw: st.DrawFn) -> list[Request]:
         arrival += draw(st.integers(0, 3))
         family, length = draw(st.integers(0, 3)), draw(st.integers(0, 12))
         prompt = [((family << 8) + index, 4) for index in range(length)]
-        generated = [((family << 8) + length + index, 4) for index in range(draw(st.integers(0, 2)))]
+        generated = [
+            ((family << 8) + length + index, 4) for index in range(draw(st.integers(0, 2)))
+        ]
         tail = draw(st.integers(0, 3))
         requests.append(
             Request(
@@ -132,9 +134,7 @@ def spec_of(given_rules: Rules) -> HierarchySpec:
             capacity_bytes=given_rules.high_bytes[tier],
             token_bytes=given_rules.token_bytes[tier],
             block_bytes=0,
-            low_watermark_ratio=(
-                given_rules.low_bytes[tier] + 0.5
-            ) / given_rules.high_bytes[tier]
+            low_watermark_ratio=(given_rules.low_bytes[tier] + 0.5) / given_rules.high_bytes[tier]
             if given_rules.low_bytes[tier] < given_rules.high_bytes[tier]
             else 1.0,
         )

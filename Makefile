@@ -1,0 +1,45 @@
+# Each verb sets up what it needs: a virtual environment in .venv with kvtrace and its tools.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
+
+.PHONY: demo test check bench bless clean install
+
+demo: $(STAMP)
+	$(BIN)/python demo.py
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/fast -x
+
+bench: $(STAMP)
+	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done
+
+bless: $(STAMP)
+	$(BIN)/python -m tests.bless
+	git --no-pager diff --stat -- traces
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml $(NATIVE)
+	@command -v $(PYTHON) >/dev/null || { echo "kvtrace needs Python 3.11 or newer: install python3 and python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kvtrace needs Python 3.11 or newer: $$($(PYTHON) --version) is older; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "can't make a virtual environment: install python3-venv"; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || echo "no C compiler: the compiled replay loop is left out and replay falls back to Python (install gcc and libc6-dev, then run this again)"
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable . --group dev
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f replay/native/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,287 @@
+"""Checks what must hold in a trace, from its rows alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtrace.hashmap import MISSING, find, insert, insert_all, table_size
+from kvtrace.jit import kernel
+from kvtrace.schema import Op, Phase, Tier
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kvtrace.reader import Trace
+
+SHOWN = 5
+"""Offending rows that are kept per kind of violation."""
+
+# Kinds of violation, in the order of the kernel's counters.
+(
+    READ_OF_DEAD,
+    READ_BEFORE_WRITE,
+    DELETE_OF_DEAD,
+    READ_BEYOND_END,
+    DELETE_SIZE,
+    EVICT_WITHOUT_READ,
+    EVICT_WITHOUT_WRITE,
+    OVER_CAPACITY,
+) = range(8)
+MEANINGS = (
+    "reads an object after it was deleted",
+    "reads an object that was neither written nor declared resident",
+    "deletes an object that isn't there",
+    "reads beyond the end of the object",
+    "deletes another size than the object has",
+    "demotes an object without reading it from the tier above",
+    "reads an object to demote it, and never writes it below",
+    "holds more than the tier's capacity",
+)
+
+# Columns of an object's row: its (tier, key) number, its size while it lives, and its state.
+_IDENT, _SIZE, _STATE = range(3)
+_UNKNOWN, _ALIVE, _DEAD = range(3)
+# Columns of a demotion under way, per key: bytes read, tier, row; bytes 0: none.
+_EV_IDENT, _EV_BYTES, _EV_TIER, _EV_ROW = range(4)
+
+_READ, _WRITE, _DELETE = (np.int64(op) for op in (Op.READ, Op.WRITE, Op.DELETE))
+_EVICT = np.int64(Phase.EVICT)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One kind of violation: how often, and the first rows."""
+
+    meaning: str
+    count: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check found. `peak_bytes`: most that each tier held, ranks not emitted included.
+
+    `derived`: objects taken to be resident since the trace, an imported one, reads them first.
+    """
+
+    rows: int
+    violations: tuple[Violation, ...]
+    peak_bytes: dict[Tier, int]
+    derived: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was violated."""
+        return not self.violations
+
+
+@kernel
+def _slot(objects: Any, table: Any, count: Any, ident: int) -> int:
+    slot = find(table, objects, ident)
+    if slot == MISSING:
+        slot = count[0]
+        count[0] += 1
+        objects[slot, _IDENT] = ident
+        objects[slot, 1:] = 0
+        insert(table, objects, slot)
+    return slot
+
+
+@kernel
+def _note(found: Any, kind: int, row: int) -> None:
+    if found[kind, 0] + 1 < found.shape[1]:
+        found[kind, 1 + found[kind, 0]] = row
+    found[kind, 0] += 1
+
+
+@kernel
+def _read(objects: Any, tiers: Any, found: Any, slot: int, tier: int, end: int, row: int,
+          derive: bool) -> bool:  # fmt: skip
+    """Check a read; return whether the object had to be taken for resident."""
+    state = objects[slot, _STATE]
+    if state == _DEAD:
+        _note(found, READ_OF_DEAD, row)
+    elif state == _ALIVE:
+        if end > objects[slot, _SIZE]:
+            _note(found, READ_BEYOND_END, row)
+    elif derive:
+        objects[slot, _STATE] = _ALIVE
+        objects[slot, _SIZE] = end
+        tiers[tier, 0] += end
+        return True
+    else:
+        _note(found, READ_BEFORE_WRITE, row)
+    return False
+
+
+@kernel
+def _write(objects: Any, tiers: Any, slot: int, tier: int, end: int) -> None:
+    grows = end if objects[slot, _STATE] != _ALIVE else max(0, end - objects[slot, _SIZE])
+    if objects[slot, _STATE] != _ALIVE:
+        objects[slot, _SIZE] = 0
+    objects[slot, _STATE] = _ALIVE
+    objects[slot, _SIZE] += grows
+    tiers[tier, 0] += grows
+
+
+@kernel
+def _delete(objects: Any, tiers: Any, found: Any, slot: int, tier: int, size: int, row: int,
+            derive: bool) -> None:  # fmt: skip
+    if objects[slot, _STATE] == _ALIVE:
+        if objects[slot, _SIZE] != size:
+            _note(found, DELETE_SIZE, row)
+        tiers[tier, 0] -= objects[slot, _SIZE]
+    elif objects[slot, _STATE] == _DEAD or not derive:
+        _note(found, DELETE_OF_DEAD, row)
+    objects[slot, _STATE] = _DEAD
+
+
+@kernel
+def _check_rows(
+    op: Any, tier: Any, phase: Any, key: Any, size: Any, offset: Any, first_row: int, derive: bool,
+    objects: Any, table: Any, evictions: Any, evict_table: Any, count: Any, evict_count: Any,
+    tiers: Any, found: Any,
+) -> int:  # fmt: skip
+    """Check rows; return how many objects had to be taken for resident."""
+    derived = 0
+    for i in range(op.shape[0]):
+        row, where = first_row + i, np.int64(tier[i])
+        slot = _slot(objects, table, count, key[i] * 4 + where)
+        end = size[i] + offset[i]
+        if op[i] == _READ:
+            derived += _read(objects, tiers, found, slot, where, end, row, derive)
+        elif op[i] == _WRITE:
+            _write(objects, tiers, slot, where, end)
+        elif op[i] == _DELETE:
+            _delete(objects, tiers, found, slot, where, size[i], row, derive)
+        if tiers[where, 0] > tiers[where, 1]:
+            tiers[where, 1] = tiers[where, 0]
+            if tiers[where, 0] > tiers[where, 2]:
+                _note(found, OVER_CAPACITY, row)
+        if phase[i] == _EVICT and op[i] <= _WRITE:
+            demotion = _slot(evictions, evict_table, evict_count, key[i])
+            pending = evictions[demotion, _EV_BYTES]
+            if op[i] == _READ:
+                if pending:
+                    _note(found, EVICT_WITHOUT_WRITE, evictions[demotion, _EV_ROW])
+                evictions[demotion, _EV_BYTES] = size[i]
+                evictions[demotion, _EV_TIER] = where
+                evictions[demotion, _EV_ROW] = row
+            else:
+                if pending != size[i] or evictions[demotion, _EV_TIER] >= where:
+                    _note(found, EVICT_WITHOUT_READ, row)
+                evictions[demotion, _EV_BYTES] = 0
+    return derived
+
+
+class _Checker:
+    """Holds what is known of every object while the rows go by."""
+
+    def __init__(self, trace: Trace) -> None:
+        header = trace.header
+        self._derive = header.resident.derived or header.source is None
+        self._objects, self._table = np.zeros((1024, 3), np.int64), np.zeros(table_size(1024), "i4")
+        self._evictions = np.zeros((1024, 4), np.int64)
+        self._evict_table = np.zeros(table_size(1024), np.int32)
+        self._count, self._evict_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._factors = {Tier[t.name.upper()]: t.occupancy_factor for t in header.tiers}
+        self._tiers = np.zeros((len(Tier), 3), np.int64)  # bytes now, at most, allowed
+        self._tiers[:, 2] = np.iinfo(np.int64).max
+        for info in header.tiers:
+            if info.capacity_bytes is not None:
+                allowed = int(info.capacity_bytes / info.occupancy_factor)
+                self._tiers[Tier[info.name.upper()], 2] = allowed
+        self._found = np.zeros((len(MEANINGS), 1 + SHOWN), np.int64)
+        self._rows, self._derived = 0, 0
+        self._add_resident(trace.resident())
+
+    def _add_resident(self, resident: NDArray[np.void]) -> None:
+        count = len(resident)
+        if count:
+            zeros = np.zeros(count, np.uint8)
+            self.add(
+                {
+                    "op": np.full(count, Op.WRITE, np.uint8),
+                    "tier": resident["tier"],
+                    "phase": zeros,
+                    "key": resident["key"],
+                    "size": resident["size"],
+                }
+            )
+            self._rows = 0
+
+    @staticmethod
+    def _grown(
+        rows: NDArray[np.int64], table: NDArray[np.int32], used: int, more: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        if used + more <= len(rows):
+            return rows, table
+        rows = np.pad(rows, ((0, used + more), (0, 0)))
+        table = np.zeros(table_size(len(rows)), np.int32)
+        insert_all(table, rows, np.arange(used))
+        return rows, table
+
+    def add(self, columns: dict[str, NDArray[Any]]) -> None:
+        """Check some more rows."""
+        count = len(columns["op"])
+        self._objects, self._table = self._grown(
+            self._objects, self._table, int(self._count[0]), count
+        )
+        evicts = int((columns["phase"] == Phase.EVICT).sum())
+        self._evictions, self._evict_table = self._grown(
+            self._evictions, self._evict_table, int(self._evict_count[0]), evicts
+        )
+        self._derived += _check_rows(
+            columns["op"],
+            columns["tier"],
+            columns["phase"],
+            columns["key"].view(np.int64),
+            columns["size"].astype(np.int64),
+            columns.get("offset", np.zeros(count, np.int64)).astype(np.int64),
+            self._rows,
+            self._derive,
+            self._objects,
+            self._table,
+            self._evictions,
+            self._evict_table,
+            self._count,
+            self._evict_count,
+            self._tiers,
+            self._found,
+        )
+        self._rows += count
+
+    def report(self) -> CheckReport:
+        """Return what was found, demotions that never ended included."""
+        for demotion in self._evictions[: self._evict_count[0]]:
+            if demotion[_EV_BYTES]:
+                _note(self._found, EVICT_WITHOUT_WRITE, demotion[_EV_ROW])
+        return CheckReport(
+            rows=self._rows,
+            violations=tuple(
+                Violation(MEANINGS[kind], int(found[0]), tuple(found[1 : 1 + found[0]].tolist()))
+                for kind, found in enumerate(self._found)
+                if found[0]
+            ),
+            peak_bytes={
+                tier: int(self._tiers[tier, 1] * self._factors.get(tier, 1.0)) for tier in Tier
+            },
+            derived=self._derived,
+        )
+
+
+def check(trace: Trace) -> CheckReport:
+    """Return whether a trace's invariants hold, with the first rows that break each.
+
+    Raises TraceError for what the reader refuses. Memory grows with the number of objects.
+    """
+    checker = _Checker(trace)
+    wanted = ["op", "tier", "phase", "key", "size"]
+    if "offset" in trace.columns:
+        wanted.append("offset")
+    for columns in trace.batches(wanted):
+        checker.add(columns)
+    return checker.report()

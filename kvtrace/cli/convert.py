@@ -1,0 +1,68 @@
+"""`kvtrace import` and `kvtrace export`: other tools' formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvtrace import exporters, importers
+from kvtrace.errors import UsageError
+from kvtrace.reader import open_trace
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(help="Another tool's trace.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Trace to make (.parquet).", show_default=False)],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Its format, if not recognised; see `kvtrace list importers`.",
+            show_default=False,
+        ),
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn another tool's trace into ours."""
+    if out.suffix != ".parquet":
+        raise UsageError("unknown kind of output", where=out, accepted=".parquet")
+    made = importers.convert(file, out, format_name=format_, force=force)
+    if as_json:
+        fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}
+        typer.echo(json.dumps(fields, indent=2))
+        return
+    typer.echo(f"{out}: {made.header.totals.rows:,} rows")
+    for note in made.notes:
+        typer.echo(f"  {note}")
+
+
+def export_command(
+    trace: Annotated[Path, typer.Argument(help="A trace.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="File to make.", show_default=False)],
+    to: Annotated[
+        str, typer.Option("--to", help="Format; see `kvtrace list exporters`.", show_default=False)
+    ],
+    with_deletes: Annotated[
+        bool, typer.Option("--with-deletes", help="mlperf-csv: keep deletes.")
+    ] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trace in another tool's format, and say what that loses."""
+    options = exporters.ExportOptions(with_deletes=with_deletes, force=force)
+    with open_trace(trace) as opened:
+        made = exporters.export(opened, out, to, options)
+    if as_json:
+        fields = {"rows": made.rows, "dropped_rows": made.dropped_rows, "loses": made.loses}
+        typer.echo(json.dumps(fields, indent=2))
+        return
+    typer.echo(f"{out}: {made.rows:,} rows, {made.dropped_rows:,} left out")
+    for lost in made.loses:
+        typer.echo(f"  loses {lost}")

@@ -1,0 +1,88 @@
+"""`kvtrace list`: what there is, with availability and reason."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kvtrace import plugins
+from kvtrace.errors import unknown_name
+from kvtrace.model import models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Entry = tuple[str, str, str]
+"""Name, availability, what it is."""
+
+
+def _folder(package: str) -> list[Entry]:
+    return [
+        (name, "yes", plugins.summary(plugins.load(package, name, kind="name")))
+        for name in plugins.names(package)
+    ]
+
+
+def _models() -> list[Entry]:
+    return [
+        (
+            model.name,
+            "yes",
+            f"{model.rank_bytes_per_token():,} B per token"
+            + (
+                f" + {model.rank_bytes_per_sequence():,} B"
+                if model.rank_bytes_per_sequence()
+                else ""
+            )
+            + (", replicated (MLA)" if model.replicated else ""),
+        )
+        for model in models()
+    ]
+
+
+def _targets() -> list[Entry]:
+    from replay.targets import describe
+
+    return [(info.name, info.unavailable or "yes", info.summary) for info in describe()]
+
+
+KINDS: dict[str, Callable[[], list[Entry]]] = {
+    "models": _models,
+    "sources": lambda: _folder("kvtrace.sources"),
+    "layouts": lambda: _folder("kvtrace.layouts"),
+    "policies": lambda: _folder("kvtrace.policies"),
+    "importers": lambda: _folder("kvtrace.importers"),
+    "exporters": lambda: _folder("kvtrace.exporters"),
+    "targets": _targets,
+}
+
+
+def list_command(
+    kind: Annotated[
+        str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; else all.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List models, sources, layouts, policies, importers, exporters and targets."""
+    if kind is not None and kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    found = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
+    if as_json:
+        fields = {
+            name: [
+                dict(zip(("name", "available", "what"), entry, strict=True)) for entry in entries
+            ]
+            for name, entries in found.items()
+        }
+        typer.echo(json.dumps(fields, indent=2))
+        return
+    console = Console(highlight=False)
+    for name, entries in found.items():
+        table = Table(title=name, title_justify="left", show_header=False, box=None)
+        for entry in entries:
+            table.add_row(*entry[:1], "" if entry[1] == "yes" else entry[1], entry[2])
+        console.print(table)

@@ -1,0 +1,278 @@
+"""`kvtrace record`: from options to a trace and its summary."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from kvtrace.cli.progress import record_bar
+from kvtrace.config import RecordConfig, load_config
+from kvtrace.errors import UsageError
+from kvtrace.pipeline import DEFAULT_DURATION_NS, Recorded, Recording, record
+from kvtrace.schema import Tier
+from kvtrace.units import S_NS, format_bytes, format_count
+from kvtrace.writer import file_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SOURCE, _MODEL, _TIERS, _TIME, _RUN = (
+    "Source",
+    "Model and layout",
+    "Tiers and policies",
+    "Length and timing",
+    "Run and output",
+)
+
+
+def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
+
+
+def record_command(
+    out: Annotated[
+        Path, typer.Argument(help="Trace to make: .parquet, .csv or .csv.zst.", show_default=False)
+    ],
+    source: Annotated[
+        str | None, _option("synthetic (default) or mooncake; see `kvtrace list sources`.", _SOURCE)
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        _option("File or directory with requests; may be repeated.", _SOURCE, "--input"),
+    ] = None,
+    users: Annotated[
+        int | None, _option("Synthetic, closed loop: users with think time (10).", _SOURCE)
+    ] = None,
+    rate: Annotated[
+        str | None, _option("Synthetic, open arrivals: requests per second, e.g. 10/s.", _SOURCE)
+    ] = None,
+    arrival: Annotated[
+        str | None, _option("constant, poisson (default) or gamma (bursty).", _SOURCE)
+    ] = None,
+    multi_turn: Annotated[
+        bool | None,
+        _option(
+            "Sessions of several turns (default) or of one.",
+            _SOURCE,
+            "--multi-turn/--no-multi-turn",
+        ),
+    ] = None,
+    speed: Annotated[
+        float | None, _option("File sources: arrival times are divided by it (1).", _SOURCE)
+    ] = None,
+    model: Annotated[
+        str | None,
+        _option("Name, TOML file or config.json (llama3.1-8b); see `kvtrace list models`.", _MODEL),
+    ] = None,
+    dtype: Annotated[str | None, _option("Type of KV values (the model's own).", _MODEL)] = None,
+    layout: Annotated[
+        str | None, _option("lmcache (default) or request; see `kvtrace list layouts`.", _MODEL)
+    ] = None,
+    block_tokens: Annotated[
+        int | None, _option("Tokens of a block (the layout's own).", _MODEL)
+    ] = None,
+    ranks: Annotated[
+        str | None, _option("Ranks whose objects are emitted: all or one.", _MODEL)
+    ] = None,
+    tensor_parallel: Annotated[int | None, _option("GPUs that share a model (1).", _MODEL)] = None,
+    num_gpus: Annotated[
+        int | None, _option("GPUs of the node (as many as --tensor-parallel).", _MODEL)
+    ] = None,
+    gpu_mem: Annotated[
+        str | None, _option("KV budget of each GPU (16GiB); 0: no such tier.", _TIERS)
+    ] = None,
+    cpu_mem: Annotated[str | None, _option("Tier cpu (64GiB).", _TIERS)] = None,
+    nvme_capacity: Annotated[
+        str | None, _option("Tier nvme: a size or `unlimited` (2TiB).", _TIERS)
+    ] = None,
+    object_capacity: Annotated[
+        str | None, _option("Tier object: a size or `unlimited` (0).", _TIERS)
+    ] = None,
+    write_policy: Annotated[
+        str | None, _option("waterfall (default) or write-through.", _TIERS)
+    ] = None,
+    promotion: Annotated[
+        str | None,
+        _option("none or on-hit (on-hit with write-through, else none).", _TIERS),
+    ] = None,
+    touch_order: Annotated[str | None, _option("tail-first (default) or in-order.", _TIERS)] = None,
+    eviction: Annotated[str | None, _option("lru (default).", _TIERS)] = None,
+    high_watermark: Annotated[
+        list[str] | None, _option("[TIER=]RATIO at which eviction starts (1.0).", _TIERS)
+    ] = None,
+    low_watermark: Annotated[
+        list[str] | None, _option("[TIER=]RATIO at which eviction stops (1.0).", _TIERS)
+    ] = None,
+    store_generated: Annotated[
+        str | None, _option("Store generated tokens: auto (default), yes or no.", _TIERS)
+    ] = None,
+    duration: Annotated[
+        str | None, _option("Virtual time in which requests arrive, e.g. 1h (60s).", _TIME)
+    ] = None,
+    requests: Annotated[int | None, _option("Requests at most.", _TIME)] = None,
+    generation: Annotated[
+        str | None,
+        _option("Per generated token: none, fast (2 ms), realistic (30 ms, default).", _TIME),
+    ] = None,
+    decode_rate: Annotated[
+        str | None, _option("Generated tokens per second; instead of --generation.", _TIME)
+    ] = None,
+    prefill_rate: Annotated[
+        str | None, _option("Prompt tokens per second that no tier had (no limit).", _TIME)
+    ] = None,
+    seed: Annotated[int | None, _option("Seed of all that is drawn (0).", _RUN)] = None,
+    config: Annotated[Path | None, _option("YAML file of these options.", _RUN)] = None,
+    set_: Annotated[
+        list[str] | None, _option("section.key=value over --config.", _RUN, "--set")
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Threads and processes beside the simulation.", min=1, rich_help_panel=_RUN
+        ),
+    ] = 1,
+    force: Annotated[bool, _option("Replace OUT if it exists.", _RUN)] = False,
+    show_config: Annotated[
+        bool, _option("Print the resolved configuration; write nothing.", _RUN)
+    ] = False,
+    as_json: Annotated[bool, _option("Print the summary as JSON.", _RUN, "--json")] = False,
+) -> None:
+    """Make a trace: requests through the tiers of a node, in virtual time."""
+    options: dict[str, Any] = {
+        "source.name": source,
+        "source.input": input_,
+        "source.users": users,
+        "source.rate": rate,
+        "source.arrival": arrival,
+        "source.multi_turn": multi_turn,
+        "source.speed": speed,
+        "model": model,
+        "dtype": dtype,
+        "layout": layout,
+        "block_tokens": block_tokens,
+        "ranks": ranks,
+        "tensor_parallel": tensor_parallel,
+        "num_gpus": num_gpus,
+        "tiers.gpu.capacity": gpu_mem,
+        "tiers.cpu.capacity": cpu_mem,
+        "tiers.nvme.capacity": nvme_capacity,
+        "tiers.object.capacity": object_capacity,
+        **_watermarks("high_watermark", high_watermark or ()),
+        **_watermarks("low_watermark", low_watermark or ()),
+        "write_policy": write_policy,
+        "promotion": promotion,
+        "touch_order": touch_order,
+        "eviction": eviction,
+        "store_generated": store_generated,
+        "duration": duration,
+        "requests": requests,
+        "generation": generation,
+        "decode_rate": decode_rate,
+        "prefill_rate": prefill_rate,
+        "seed": seed,
+    }
+    resolved = load_config(config, options, set_ or ())
+    if show_config:
+        Recording(resolved)
+        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
+    started = time.monotonic()
+    with record_bar() as progress:
+        made = record(resolved, out, workers=workers, force=force, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(summary(made), indent=2))
+    else:
+        _print(made, resolved, time.monotonic() - started)
+
+
+def _watermarks(key: str, values: Iterable[str]) -> dict[str, float]:
+    """Return `[TIER=]RATIO` options as configuration keys; without a tier it's of all of them."""
+    found: dict[str, float] = {}
+    for text in values:
+        name, equals, ratio = text.rpartition("=")
+        tiers = [tier.label for tier in Tier] if not equals else [name]
+        if equals and name not in {tier.label for tier in Tier}:
+            raise UsageError(
+                "unknown tier", where=f"--{key.replace('_', '-')}", got=repr(name),
+                accepted=", ".join(tier.label for tier in Tier),
+            )  # fmt: skip
+        try:
+            found |= {f"tiers.{tier}.{key}": float(ratio) for tier in tiers}
+        except ValueError:
+            raise UsageError(
+                "not a ratio", where=f"--{key.replace('_', '-')}", got=repr(ratio),
+                accepted="[TIER=]RATIO, e.g. nvme=0.9",
+            ) from None  # fmt: skip
+    return found
+
+
+def summary(made: Recorded) -> dict[str, Any]:
+    """Return what `record --json` prints."""
+    totals, counted = made.header.totals, made.header.statistics
+    return {
+        "path": str(made.path),
+        "rows": totals.rows,
+        "objects": counted["objects"],
+        "bytes": totals.bytes,
+        "duration_s": totals.duration_ns / S_NS,
+        "cells": [cell.model_dump() for cell in totals.cells],
+        **{name: value for name, value in counted.items() if name != "objects"},
+        "dropped_rows": made.header.dropped_rows,
+        "sha256": file_sha256(made.path),
+        "content_sha256": made.header.content_sha256,
+    }
+
+
+def _print(made: Recorded, config: RecordConfig, wall_s: float) -> None:
+    console, totals, counted = Console(), made.header.totals, made.header.statistics
+    table = Table(title=f"{made.path}", title_justify="left", title_style="bold")
+    for name in ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held"):
+        table.add_column(name, justify="left" if name == "tier" else "right")
+    for tier in Tier:
+        cells = [cell for cell in totals.cells if cell.tier == tier.label]
+        if not cells:
+            continue
+        moved = {op: sum(c.bytes for c in cells if c.op == op) for op in ("read", "write")}
+        ratio = f"{moved['read'] / moved['write']:.2f}" if moved["write"] else "-"
+        table.add_row(
+            tier.label,
+            f"{counted['hit_ratio'].get(tier.label, 0):.3f}",
+            format_count(sum(cell.ops for cell in cells)),
+            format_bytes(moved["read"]),
+            format_bytes(moved["write"]),
+            ratio,
+            format_bytes(counted["peak_bytes"].get(tier.label, 0)),
+        )
+    console.print(table)
+    virtual_s = totals.duration_ns / S_NS
+    console.print(
+        f"{totals.rows:,} rows, {counted['objects']:,} objects, {format_bytes(totals.bytes)} in "
+        f"{virtual_s:,.1f} s of virtual time ({totals.rows / max(virtual_s, 1e-9):,.0f} ops/s)",
+        highlight=False,
+    )
+    console.print(
+        f"{counted['requests']:,} requests, {counted['blocks']:,} blocks asked for, "
+        f"hit ratio {sum(counted['hit_ratio'].values()):.3f} "
+        f"(ideal {counted['ideal_prefix_hit']:.3f}), by tokens {counted['token_hit_ratio']:.3f}",
+        highlight=False,
+    )
+    if not config.duration and not config.requests and config.source.name == "synthetic":
+        console.print(
+            f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
+            highlight=False,
+        )
+    if made.header.dropped_rows:
+        console.print(
+            f"{made.header.dropped_rows:,} rows have no word in the CSV and were left out",
+            highlight=False,
+        )
+    console.print(
+        f"made in {wall_s:.1f} s ({totals.rows / max(wall_s, 1e-9):,.0f} rows/s)", highlight=False
+    )

@@ -1,0 +1,192 @@
+"""`kvtrace info`, `check` and `head`: looks at a trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kvtrace.check import CheckReport, check
+from kvtrace.errors import EXIT_TRACE
+from kvtrace.reader import open_trace
+from kvtrace.schema import BY_NAME
+from kvtrace.stats import summarise
+from kvtrace.units import format_bytes, format_count, parse_bytes
+
+TraceArgument = Annotated[Path, typer.Argument(help="A trace.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def info_command(
+    trace: TraceArgument,
+    drive: Annotated[
+        str | None,
+        typer.Option(help="Size of a drive, for drive writes per day.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a trace is and what it amounts to."""
+    with open_trace(trace) as opened:
+        found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_info(found)
+
+
+def _print_info(found: dict[str, Any]) -> None:
+    console, header = Console(highlight=False), found["header"]
+    console.print(f"[bold]{found['path']}[/bold]  format {header['format_version']}")
+    for name, text in _description(header):
+        console.print(f"  {name:<10}{text}")
+    console.print(
+        f"  {'rows':<10}{found['rows']:,} over {found['duration_s']:,.3f} s, "
+        f"{found['objects']:,} objects, {format_bytes(found['bytes'])}"
+    )
+    if found["requests"] is not None:
+        console.print(
+            f"  {'requests':<10}{found['requests']:,}, {found['blocks']:,} blocks asked for, "
+            f"ideal prefix hit {found['ideal_prefix_hit']:.4f}"
+        )
+    console.print(f"  {'content':<10}{found['content_sha256']}")
+    cells = Table()
+    for name in ("tier", "phase", "op", "ops", "bytes", "object size"):
+        cells.add_column(name, justify="left" if name in ("tier", "phase", "op") else "right")
+    for cell in found["cells"]:
+        sizes = sorted({cell["size_min"], cell["size_max"]})
+        cells.add_row(
+            cell["tier"],
+            cell["phase"],
+            cell["op"],
+            format_count(cell["ops"]),
+            format_bytes(cell["bytes"]),
+            " … ".join(format_bytes(size) for size in sizes),
+        )
+    console.print(cells)
+    tiers = Table()
+    for name in ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day"):
+        tiers.add_column(name, justify="left" if name == "tier" else "right")
+    for name, tier in found["tiers"].items():
+        tiers.add_row(
+            name,
+            _number((found["hit_ratio"] or {}).get(name), ".4f"),
+            format_count(tier["objects"]),
+            _number(tier["read_write_ratio"], ".2f"),
+            "-" if tier["write_bytes_per_day"] is None
+            else format_bytes(tier["write_bytes_per_day"]),
+            _number(tier["drive_writes_per_day"], ".2f"),
+        )  # fmt: skip
+    console.print(tiers)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if header["source"]:
+        lines.append(("source", header["source"]["name"]))
+    if header["model"]:
+        model = header["model"]
+        lines.append(
+            (
+                "model",
+                f"{model['name']}, {model['dtype']}, {model['bytes_per_token']:,} B per token",
+            )
+        )
+    if header["layout"]:
+        layout = header["layout"]
+        block = layout["block_tokens"] or "a turn's"
+        lines.append(
+            (
+                "layout",
+                f"{layout['name']}, blocks of {block} tokens, {layout['objects_per_block']} "
+                f"objects each, TP {header['tensor_parallel']}, ranks {header['ranks']}",
+            )
+        )
+    for tier in header["tiers"]:
+        capacity = tier["capacity_bytes"]
+        size = "unlimited" if capacity is None else format_bytes(capacity)
+        lines.append((tier["name"], f"{size}, {tier['eviction']}, {header['write_policy']}"))
+    resident = sum(header["resident"]["objects"].values())
+    if resident:
+        how = "derived from reads before writes" if header["resident"]["derived"] else "declared"
+        lines.append(("resident", f"{resident:,} objects at the start, {how}"))
+    return lines
+
+
+def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
+    """Check a trace's invariants; exit 3 with the first offending rows if one is broken."""
+    with open_trace(trace) as opened:
+        found = check(opened)
+        rows = [row for violation in found.violations for row in violation.rows]
+        offending = _rows(opened.lazy(), rows) if rows else None
+    if as_json:
+        typer.echo(json.dumps(_document(found), indent=2))
+    else:
+        _print_check(trace, found, offending)
+    if not found.ok:
+        raise typer.Exit(EXIT_TRACE)
+
+
+def _rows(lazy: pl.LazyFrame, rows: list[int]) -> pl.DataFrame:
+    return lazy.with_row_index("row").filter(pl.col("row").is_in(sorted(set(rows)))).collect()
+
+
+def _document(found: CheckReport) -> dict[str, Any]:
+    return {
+        "ok": found.ok,
+        "rows": found.rows,
+        "derived_residents": found.derived,
+        "peak_bytes": {tier.label: peak for tier, peak in found.peak_bytes.items() if peak},
+        "violations": [
+            {"meaning": v.meaning, "count": v.count, "rows": list(v.rows)} for v in found.violations
+        ],
+    }
+
+
+def _print_check(path: Path, found: CheckReport, offending: pl.DataFrame | None) -> None:
+    console = Console(highlight=False)
+    peaks = ", ".join(
+        f"{tier.label} {format_bytes(peak)}" for tier, peak in found.peak_bytes.items() if peak
+    )
+    if found.derived:
+        console.print(f"{found.derived:,} objects are read before any write: taken for resident")
+    if found.ok:
+        console.print(f"{path}: fine: {found.rows:,} rows; most held: {peaks or 'nothing'}")
+        return
+    for violation in found.violations:
+        console.print(
+            f"{path}: {violation.count:,} rows: {violation.meaning} "
+            f"(first: {', '.join(str(row) for row in violation.rows)})"
+        )
+    assert offending is not None
+    for row in offending.to_dicts():
+        console.print("  " + ", ".join(f"{name} {value}" for name, value in row.items()))
+
+
+def head_command(
+    trace: TraceArgument,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the first rows of a trace."""
+    with open_trace(trace) as opened:
+        frame = opened.lazy().head(rows).collect()
+    if as_json:
+        typer.echo(frame.write_json())
+        return
+    table = Table()
+    for name in frame.columns:
+        words = name in BY_NAME and BY_NAME[name].words is not None
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    for row in frame.rows():
+        table.add_row(*("" if value is None else str(value) for value in row))
+    # Wider than a terminal rather than cut: columns are read by tools, too.
+    Console(highlight=False, width=max(Console().width, 12 * len(frame.columns) + 20)).print(table)

@@ -1,0 +1,44 @@
+"""Exporters to other tools' formats, one file each.
+
+An exporter is a module with `LOSES` (what the format can't hold, one phrase each) and
+`export(trace, out, options) -> Exported`; the first line of its docstring is what
+`kvtrace list exporters` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvtrace import plugins
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kvtrace.reader import Trace
+
+FOLDER = "kvtrace.exporters"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What a user may ask of an exporter."""
+
+    with_deletes: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A finished export: rows written, rows the format has no word for, and what else is lost."""
+
+    rows: int
+    dropped_rows: int
+    loses: tuple[str, ...]
+
+
+def export(trace: Trace, out: Path, name: str, options: ExportOptions) -> Exported:
+    """Write `trace` to `out` in format `name`. Raises UsageError for an unknown format."""
+    module = plugins.load(FOLDER, name, kind="export format")
+    exported: Exported = module.export(trace, out, options)
+    return exported

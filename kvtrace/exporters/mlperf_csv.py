@@ -1,0 +1,30 @@
+"""The MLPerf Storage KV benchmark's CSV (.csv, .csv.zst)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvtrace.csvfile import LOSES, CsvWriter, is_csv
+from kvtrace.errors import UsageError
+from kvtrace.exporters import Exported, ExportOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kvtrace.reader import Trace
+
+
+def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
+    """Write `trace` as CSV. Raises UsageError if nothing would be left of it."""
+    if not is_csv(out):
+        raise UsageError("unknown kind of output", where=out, accepted=".csv or .csv.zst")
+    epoch_ns = trace.header.epoch_ns or 0
+    columns = ("timestamp", "op", "size", "tier", "key", "phase")
+    with CsvWriter(
+        out, with_deletes=options.with_deletes, epoch_ns=epoch_ns, force=options.force
+    ) as writer:
+        for batch in trace.batches(columns):
+            writer.append(batch)
+        if writer.rows == 0:
+            raise UsageError("no row of this trace fits into the CSV", where=trace.path)
+    return Exported(writer.rows, writer.dropped, LOSES)
