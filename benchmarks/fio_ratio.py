@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -189,7 +190,7 @@ def fill(bench: Bench) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--folder", type=Path, default=Path.cwd())
     parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
     parser.add_argument("--file-gib", type=int, default=8, choices=range(1, FILE_GIB_MAX + 1))
     parser.add_argument("--run-gib", type=float, default=2)
@@ -217,6 +218,8 @@ def cells(chosen: argparse.Namespace, span_bytes: int) -> list[Cell]:
 def main() -> None:
     """Measure all cells and print the ratios."""
     chosen = parse_arguments()
+    if shutil.which("fio") is None:
+        sys.exit("no fio found: install it (apt-get install fio) to compare with it")
     arena, pages = payload(int(chosen.arena_gib * GIB))
     engine = native.uring if chosen.engine == "uring" else native.threads
     span_bytes = chosen.file_gib * GIB

@@ -127,7 +127,7 @@ static void choose_op(struct lane *lane)
 bool io_issue(struct lane *lane)
 {
 	if ((lane->current == NONE_U32 && lane->ready.count == 0) ||
-	    lane->in_flight >= lane->spec->queue_depth || lane->free_piece == NONE_U32)
+	    lane->in_flight >= lane->depth || lane->free_piece == NONE_U32)
 		return false;
 	choose_op(lane);
 	struct active *active = &lane->actives[lane->current];
@@ -192,8 +192,11 @@ static bool transient(int64_t result)
 	return result == -EAGAIN || result == -EBUSY || result == -EINTR;
 }
 
-/* What the piece's result means: 0, an errno, or -1 if the rest of it must be issued again. A
- * transfer that ends inside a sector is taken back to the sector's start, as O_DIRECT needs. */
+/* O_DIRECT can go on at a multiple of this on any device. */
+#define CONTINUE_BYTES 4096u
+
+/* What the piece's result means: 0, an errno, or -1 if the rest of it must be issued again, from
+ * the last place where a direct transfer can begin. */
 static int32_t judge(struct lane *lane, struct piece *piece)
 {
 	if (transient(piece->result)) {
@@ -207,9 +210,10 @@ static int32_t judge(struct lane *lane, struct piece *piece)
 	uint64_t done = piece->done_bytes + (uint64_t)piece->result;
 	if (done >= piece->bytes)
 		return 0;
-	done -= done % SECTOR_BYTES;
-	if (done == piece->done_bytes)
+	uint64_t beyond = (piece->file_offset + done) % CONTINUE_BYTES;
+	if (done < piece->done_bytes + beyond + 1)
 		return EIO;
+	done -= beyond;
 	lane->spec->short_transfers++;
 	piece->done_bytes = (uint32_t)done;
 	return -1;
@@ -218,7 +222,7 @@ static int32_t judge(struct lane *lane, struct piece *piece)
 static void account_finished(struct lane *lane, const struct piece *piece, int32_t error)
 {
 	struct active *active = &lane->actives[piece->active];
-	if (lane->in_flight == lane->spec->queue_depth && piece->complete_ns > lane->freed_ns)
+	if (lane->in_flight == lane->depth && piece->complete_ns > lane->freed_ns)
 		lane->freed_ns = piece->complete_ns;
 	lane->in_flight--;
 	if (piece->complete_ns > active->complete_ns)

@@ -150,6 +150,7 @@ struct lane {
 	struct active *actives;
 	uint32_t free_active;
 	uint32_t current; /* active op with pieces left to issue */
+	uint32_t depth; /* I/Os in flight at most: the lane's, or what the backend can do */
 	uint32_t in_flight;
 	struct fifo finished;
 	struct fifo unverified;

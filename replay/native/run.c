@@ -285,6 +285,7 @@ static void init_lane(struct loop *loop, uint32_t index)
 	lane->run = loop->run;
 	lane->spec = &loop->run->lanes[index];
 	lane->index = index;
+	lane->depth = lane->spec->queue_depth;
 	lane->current = NONE_U32;
 	lane->inbox = NONE_U32;
 	lane->freed_ns = KV_NO_TIME_NS;

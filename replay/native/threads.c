@@ -89,6 +89,7 @@ static int start_workers(struct lane *lane, struct pool *pool)
 			pool->worker_count++;
 	}
 	pthread_attr_destroy(&attributes);
+	lane->depth = pool->worker_count; /* what waits for a worker waits for a slot */
 	return pool->worker_count ? 0 : failed;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -364,6 +365,56 @@ def test_read_beyond_the_end_fails(
     assert outcome.times.error.tolist() == [0, errno.EIO, errno.EIO, errno.EIO]
     assert control.completed_bytes[0] == 4096
     assert control.completed_ops[0] == 4
+    assert outcome.counters[0].short_transfers == 1
+
+
+def test_short_write_is_continued(
+    engine: native.NativeEngine, arena: NDArray[np.uint8], open_file: Callable[..., int]
+) -> None:
+    """What a short write left is issued again: here it meets the limit of a file's size."""
+    fd = open_file(0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, before[1]))
+    try:
+        ops = make_ops(1, action=Action.WRITE, offset_bytes=2 * MIB - 4096, length_bytes=8192)
+        outcome = run(engine, (file_lane(fd),), ops, options(arena))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.times.error.tolist() == [errno.EFBIG]
+    assert outcome.counters[0].short_transfers == 1
+
+
+def test_refused_ring_is_a_target_error(
+    arena: NDArray[np.uint8], open_file: Callable[..., int]
+) -> None:
+    """A ring that the system refuses is an error to fall back from, before anything is done."""
+    if native.uring.available() is not None:
+        pytest.skip(str(native.uring.available()))
+    lanes = (file_lane(open_file(MIB)),)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(TargetError, match="io_uring_setup for lane 0"):
+            run(native.uring, lanes, make_ops(1), options(arena))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_depth_beyond_the_workers_is_a_wait_for_a_slot(
+    engine: native.NativeEngine, arena: NDArray[np.uint8], open_file: Callable[..., int]
+) -> None:
+    """A queue deeper than an engine can serve counts as full where the engine's own limit is."""
+    ops = make_ops(
+        2000,
+        action=Action.WRITE,
+        offset_bytes=np.arange(2000) % 16 * 4 * KIB,
+        arena_bytes=np.arange(2000) * 4 * KIB,
+    )
+    lanes = (file_lane(open_file(MIB), queue_depth=1024),)
+    outcome = run(engine, lanes, ops, options(arena))
+    assert not outcome.times.error.any()
+    assert outcome.counters[0].in_flight_max <= (1024 if engine is native.uring else 256)
+    assert_times(outcome, ops, Mode.MAX)
 
 
 def test_errors_reach_all_dependents(
