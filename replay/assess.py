@@ -187,9 +187,7 @@ def _trace(trace: Trace, prepared: Prepared, sha256: str) -> TraceInfo:
     )
 
 
-def assess(
-    trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured
-) -> Result:
+def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
     mode = Mode.MAX if options.mode == Timing.MAX else Mode.OPEN
     recorder = Recorder(prepared.plan, measured.outcome, mode)
@@ -212,5 +210,3 @@ def assess(
         plan=prepared.plan,
         outcome=measured.outcome,
     )
-
-

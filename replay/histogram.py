@@ -88,9 +88,7 @@ class Histogram:
             self.max,
             count,
             tuple(
-                name
-                for name, part in QUANTILES.items()
-                if count - _rank(count, part) < FEW_SAMPLES
+                name for name, part in QUANTILES.items() if count - _rank(count, part) < FEW_SAMPLES
             ),
         )
 

@@ -22,4 +22,11 @@ def kernel(function: Function) -> Function:
 
     Counting them (atomically, per access to a tuple of arrays) took 60 % of the planner's time.
     """
-    return cast("Function", numba.njit(cache=True, _nrt=False)(function))
+    compiled = cast("Any", numba.njit)(cache=True, _nrt=False)(function)
+    return cast("Function", compiled)
+
+
+def helper(function: Function) -> Function:
+    """Return a part of a kernel, compiled into its callers: calls with tuples of arrays are dear."""
+    compiled = cast("Any", numba.njit)(forceinline=True, _nrt=False)(function)
+    return cast("Function", compiled)

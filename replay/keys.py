@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.jit import kernel
+from replay.jit import helper, kernel
 
 Keys = NDArray[np.uint64]
 Slots = NDArray[np.int32]
 
 
-@kernel
+@helper
 def home(key: np.uint64, mask: np.uint64) -> np.uint64:
     """Return where a key is looked for first. Source: the finaliser of MurmurHash3."""
     key ^= key >> np.uint64(33)
@@ -22,32 +22,39 @@ def home(key: np.uint64, mask: np.uint64) -> np.uint64:
     return key & mask
 
 
-@kernel
+@helper
 def find(slots: Slots, keys: Keys, key: np.uint64) -> int:
     """Return the index of `key`, or -1."""
     mask = np.uint64(slots.size - 1)
     at = home(key, mask)
     while slots[at] != 0:
-        index = slots[at] - 1
+        index = int(slots[at]) - 1
         if keys[index] == key:
-            return index
+            return int(index)
         at = (at + np.uint64(1)) & mask
     return -1
 
 
-@kernel
+@helper
 def find_or_add(slots: Slots, keys: Keys, count: int, key: np.uint64) -> int:
     """Return the index of `key`; it is `count` if the key was new, and now is there."""
     mask = np.uint64(slots.size - 1)
     at = home(key, mask)
     while slots[at] != 0:
-        index = slots[at] - 1
+        index = int(slots[at]) - 1
         if keys[index] == key:
-            return index
+            return int(index)
         at = (at + np.uint64(1)) & mask
     slots[at] = count + 1
     keys[count] = key
     return count
+
+
+@kernel
+def find_all(slots: Slots, keys: Keys, wanted: Keys, found: NDArray[np.int32]) -> None:
+    """Fill in the index of each of `wanted`. In a loop of its own, misses of the cache overlap."""
+    for at in range(wanted.size):
+        found[at] = find(slots, keys, wanted[at])
 
 
 @kernel

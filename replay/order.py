@@ -7,14 +7,13 @@ Lists share their tails and never change, so a ref stays good.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvtrace.schema import Op, Phase
-from replay.jit import jit, kernel
-from replay.keys import find
+from replay.jit import helper, jit, kernel
 from replay.loop import Action
 
 _READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
@@ -55,8 +54,12 @@ CLASS = np.dtype(
 )
 """One size class: extents taken from never-used space, and a queue of the freed ones."""
 
-OPS, EDGES, NODES, FREED, ARENA, BAD_ROW = range(6)
-"""Places in `State.count`."""
+Record = Any
+"""One element of an array of one of these types; compiled code reads its fields as attributes."""
+
+OPS, EDGES, NODES, FREED, ARENA, TOUCHED = range(6)
+"""Places in `State.cursor`."""
+_AHEAD = 12
 DONE, MORE_ROOM, UNALIGNED = range(3)
 
 
@@ -68,6 +71,8 @@ class Rows(NamedTuple):
     size: NDArray[np.uint64]
     tier: NDArray[np.uint8]
     key: NDArray[np.uint64]
+    index: NDArray[np.int32]
+    """Of the key in its table."""
     phase: NDArray[np.uint8]
     offset: NDArray[np.uint64]
 
@@ -75,8 +80,6 @@ class Rows(NamedTuple):
 class State(NamedTuple):
     """What is known between slices."""
 
-    slots: NDArray[np.int32]
-    keys: NDArray[np.uint64]
     order: NDArray[np.void]
     place: NDArray[np.void]
     transfer_read: NDArray[np.int64]
@@ -92,7 +95,7 @@ class State(NamedTuple):
     node_length: NDArray[np.int64]
     edges: NDArray[np.uint32]
     """The op that is waited for, edge by edge, in order of the op that waits."""
-    count: NDArray[np.int64]
+    cursor: NDArray[np.int64]
 
 
 class Fixed(NamedTuple):
@@ -125,7 +128,7 @@ class Out(NamedTuple):
     wait_count: NDArray[np.uint32]
 
 
-@kernel
+@helper
 def reserve_arena(cursor: int, length: int, arena_bytes: int, io_bytes: int) -> int:
     """Return where `length` bytes may start at or after `cursor`: no piece straddles the end."""
     at = cursor % arena_bytes
@@ -137,56 +140,58 @@ def reserve_arena(cursor: int, length: int, arena_bytes: int, io_bytes: int) -> 
     return -(-cursor // io_bytes) * io_bytes
 
 
-@kernel
-def take_extent(classes: NDArray[np.void], kind: int, next_free: NDArray[np.int64], lane: int) -> int:
+@helper
+def take_extent(
+    classes: NDArray[np.void], kind: int, next_free: NDArray[np.int64], lane: int
+) -> int:
     """Return never-used space for one more extent of a class, or -1."""
-    item = classes[kind]
+    item: Record = classes[kind]
     if item.used >= item.quota:
         return -1
     item.used += 1
-    extent = next_free[lane]
+    extent = int(next_free[lane])
     next_free[lane] += item.length
     return extent
 
 
-@kernel
+@helper
 def _edge(state: State, waited: int, first: int) -> None:
-    last = state.count[EDGES]
+    last = int(state.cursor[EDGES])
     if last - first <= _DEDUPE:
         for at in range(first, last):
             if state.edges[at] == waited:
                 return
     state.edges[last] = waited
-    state.count[EDGES] = last + 1
+    state.cursor[EDGES] = last + 1
 
 
-@kernel
+@helper
 def _wait(state: State, ref: int, first: int) -> None:
     if ref > 0:
         _edge(state, ref - 1, first)
         return
     node = -ref
     while node > 0:
-        _edge(state, np.int64(state.node_op[node]), first)
-        node = state.node_next[node]
+        _edge(state, int(state.node_op[node]), first)
+        node = int(state.node_next[node])
 
 
-@kernel
+@helper
 def _cons(state: State, op: int, tail: int) -> int:
-    node = state.count[NODES]
-    state.count[NODES] = node + 1
+    node = int(state.cursor[NODES])
+    state.cursor[NODES] = node + 1
     state.node_op[node] = op
     state.node_next[node] = tail
     state.node_length[node] = state.node_length[tail] + 1
     return node
 
 
-@kernel
+@helper
 def _size(state: State, ref: int) -> int:
-    return 1 if ref > 0 else state.node_length[-ref]
+    return 1 if ref > 0 else int(state.node_length[-ref])
 
 
-@kernel
+@helper
 def _merge(state: State, into: int, other: int) -> int:
     """Return a ref of what both refs name."""
     if other == 0 or other == into:
@@ -198,57 +203,57 @@ def _merge(state: State, into: int, other: int) -> int:
         return -_add(state, head, other - 1)
     node = -other
     while node > 0:
-        head = _add(state, head, np.int64(state.node_op[node]))
-        node = state.node_next[node]
+        head = _add(state, head, int(state.node_op[node]))
+        node = int(state.node_next[node])
     return -head
 
 
-@kernel
+@helper
 def _add(state: State, head: int, op: int) -> int:
     node, steps = head, 0
     while node > 0 and steps < 4 * _DEDUPE:
         if state.node_op[node] == op:
             return head
-        node = state.node_next[node]
+        node = int(state.node_next[node])
         steps += 1
     return _cons(state, op, head)
 
 
-@kernel
+@helper
 def _evict_below(state: State, index: int, tier: int) -> int:
     """Return the ref of the latest evict write of a key on a slower tier."""
     ref, latest = 0, -1
     for lower in range(tier + 1, state.order.shape[1]):
-        item = state.order[index, lower]
+        item: Record = state.order[index, lower]
         if item.evict_row - 1 > latest:
-            latest = item.evict_row - 1
-            ref = item.evict_write
+            latest = int(item.evict_row) - 1
+            ref = int(item.evict_write)
     return ref
 
 
-@kernel
-def _allocate(state: State, place: NDArray[np.void], lane: int, first: int) -> int:
+@helper
+def _allocate(state: State, place: Record, lane: int, first: int) -> int:
     """Return an extent; what freed it is waited for."""
     extent = take_extent(state.classes, place.size_class, state.next_free, lane)
     if extent >= 0:
         return extent
-    item = state.classes[place.size_class]
-    freed = item.head
+    item: Record = state.classes[place.size_class]
+    freed = int(item.head)
     item.head = state.freed_next[freed]
     if item.head == 0:
         item.tail = 0
-    _wait(state, state.freed_ref[freed], first)
-    return state.freed_extent[freed]
+    _wait(state, int(state.freed_ref[freed]), first)
+    return int(state.freed_extent[freed])
 
 
-@kernel
-def _free(state: State, place: NDArray[np.void], ref: int) -> None:
-    freed = state.count[FREED]
-    state.count[FREED] = freed + 1
+@helper
+def _free(state: State, place: Record, ref: int) -> None:
+    freed = int(state.cursor[FREED])
+    state.cursor[FREED] = freed + 1
     state.freed_extent[freed] = place.extent
     state.freed_ref[freed] = ref
     state.freed_next[freed] = 0
-    item = state.classes[place.size_class]
+    item: Record = state.classes[place.size_class]
     if item.tail == 0:
         item.head = freed
     else:
@@ -256,43 +261,43 @@ def _free(state: State, place: NDArray[np.void], ref: int) -> None:
     item.tail = freed
 
 
-@kernel
+@helper
 def _has_room(state: State, index: int, tier: int, below: int) -> bool:
-    item = state.order[index, tier]
-    transfer = state.transfer_read[index]
-    most = item.read_count + _size(state, item.exclusive) + _size(state, transfer)
+    item: Record = state.order[index, tier]
+    transfer = int(state.transfer_read[index])
+    most = int(item.read_count) + _size(state, item.exclusive) + _size(state, transfer)
     most += _size(state, below) + 4
-    edges_left = state.edges.size - state.count[EDGES]
-    return edges_left > most and state.node_op.size - state.count[NODES] > most
+    edges_left = state.edges.size - state.cursor[EDGES]
+    return bool(edges_left > most and state.node_op.size - state.cursor[NODES] > most)
 
 
-@kernel
-def _begin_generation(place: NDArray[np.void], state: State, fixed: Fixed) -> None:
+@helper
+def _begin_generation(place: Record, state: State, fixed: Fixed) -> None:
     place.generation += 1
     place.arena = reserve_arena(
-        state.count[ARENA], place.length, fixed.arena_bytes, fixed.io_bytes
+        int(state.cursor[ARENA]), place.length, fixed.arena_bytes, fixed.io_bytes
     )
-    state.count[ARENA] = place.arena + place.length
+    state.cursor[ARENA] = place.arena + place.length
 
 
-@kernel
+@helper
 def _execute(rows: Rows, row: int, index: int, state: State, fixed: Fixed, out: Out) -> bool:
     """Fill in all columns of one executed row but its waits; False where it isn't aligned."""
-    at = state.count[OPS]
+    at = int(state.cursor[OPS])
     tier, what = rows.tier[row], rows.op[row]
-    lane = np.int64(fixed.lane_of_tier[tier])
+    lane = int(fixed.lane_of_tier[tier])
     out.tier[at], out.op[at], out.phase[at] = tier, what, rows.phase[row]
     out.size[at] = rows.size[row]
-    out.due[at] = np.int64(rows.timestamp[row] / fixed.speed)
+    out.due[at] = int(rows.timestamp[row] / fixed.speed)
     out.lane[at] = lane
     out.key[at] = rows.key[row]
-    place = state.place[index, lane]
+    place: Record = state.place[index, lane]
     out.action[at] = _DO_NOTHING
     out.offset[at], out.length[at], out.sector[at], out.arena[at] = 0, 0, 0, 0
     if what == _READ or what == _WRITE:
-        align = fixed.align[lane]
-        begin = np.int64(rows.offset[row])
-        end = begin + np.int64(rows.size[row])
+        align = int(fixed.align[lane])
+        begin = int(rows.offset[row])
+        end = begin + int(rows.size[row])
         low = begin // align * align
         high = -(-end // align) * align
         if what == _WRITE and (low != begin or (high != end and high != place.length)):
@@ -309,19 +314,19 @@ def _execute(rows: Rows, row: int, index: int, state: State, fixed: Fixed, out: 
         out.sector[at] = low // 512
         out.arena[at] = place.arena + low
     out.generation[at] = place.generation & GENERATION_MASK
-    state.count[OPS] = at + 1
+    state.cursor[OPS] = at + 1
     return True
 
 
-@kernel
+@helper
 def _order_executed(
     what: int, index: int, tier: int, lane: int, below: int, state: State, out: Out
 ) -> int:
     """Give the newest op its waits; return its ref."""
-    at = state.count[OPS] - 1
-    first = state.count[EDGES]
-    item = state.order[index, tier]
-    place = state.place[index, lane]
+    at = int(state.cursor[OPS]) - 1
+    first = int(state.cursor[EDGES])
+    item: Record = state.order[index, tier]
+    place: Record = state.place[index, lane]
     _wait(state, item.exclusive, first)
     if what == _READ:
         item.reads = _cons(state, at, item.reads)
@@ -332,7 +337,7 @@ def _order_executed(
         item.read_count = 0
         item.exclusive = at + 1
     if what == _WRITE:
-        _wait(state, state.transfer_read[index], first)
+        _wait(state, int(state.transfer_read[index]), first)
         if place.live == 0:
             place.live = 1
             place.extent = _allocate(state, place, lane, first)
@@ -342,19 +347,30 @@ def _order_executed(
             place.live = 0
             _free(state, place, at + 1)
     out.offset[at] += place.extent if out.length[at] > 0 else 0
-    out.wait_count[at] = state.count[EDGES] - first
+    out.wait_count[at] = state.cursor[EDGES] - first
     return at + 1
 
 
-@kernel
+@helper
 def _order_skipped(what: int, index: int, tier: int, below: int, state: State) -> int:
     """Note what a row of a tier that isn't executed stands for; return its ref."""
-    item = state.order[index, tier]
+    item: Record = state.order[index, tier]
     if what == _WRITE:
-        item.exclusive = _merge(state, item.exclusive, state.transfer_read[index])
+        item.exclusive = _merge(state, item.exclusive, int(state.transfer_read[index]))
     elif what == _DELETE:
         item.exclusive = _merge(state, item.exclusive, below)
-    return item.exclusive
+    return int(item.exclusive)
+
+
+@helper
+def _look_ahead(rows: Rows, row: int, state: State, fixed: Fixed) -> None:
+    """Touch what a later row will need, so that it is in the cache by then."""
+    if row < rows.op.size:
+        index, tier = rows.index[row], rows.tier[row]
+        state.cursor[TOUCHED] ^= state.order[index, tier].reads
+        lane = fixed.lane_of_tier[tier]
+        if lane >= 0:
+            state.cursor[TOUCHED] ^= state.place[index, lane].extent
 
 
 @kernel
@@ -367,18 +383,19 @@ def plan_rows(
     write that the target can't do.
     """
     for row in range(begin, rows.op.size):
-        what = np.int64(rows.op[row])
-        tier = np.int64(rows.tier[row])
-        lane = np.int64(fixed.lane_of_tier[tier])
-        at = state.count[OPS]
+        _look_ahead(rows, row + _AHEAD, state, fixed)
+        what = int(rows.op[row])
+        tier = int(rows.tier[row])
+        lane = int(fixed.lane_of_tier[tier])
+        at = int(state.cursor[OPS])
         if what == _LOOKUP:
             if lane >= 0:
-                index = find(state.slots, state.keys, rows.key[row])
+                index = int(rows.index[row])
                 out.row[at] = first_row + row
                 _execute(rows, row, index, state, fixed, out)
                 out.wait_count[at] = 0
             continue
-        index = find(state.slots, state.keys, rows.key[row])
+        index = int(rows.index[row])
         below = _evict_below(state, index, tier) if what == _DELETE else 0
         if not _has_room(state, index, tier, below):
             return MORE_ROOM, row

@@ -40,9 +40,8 @@ def write_result_trace(trace: Trace, result: Result, path: Path, *, force: bool 
     resident = resident[np.isin(resident["tier"], list(executed))]
     measured = _measured(result)
     row = result.plan.row
-    with TraceWriter(
-        path, header, [*kept, *_MEASURED], resident=resident, force=force
-    ) as writer:
+    with TraceWriter(path, header, [*kept, *_MEASURED], force=force) as writer:
+        writer.resident = resident
         first_row = 0
         for batch in trace.batches(kept):
             rows = len(batch["timestamp"])

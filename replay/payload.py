@@ -59,7 +59,7 @@ def fill(arena: NDArray[np.uint8], run_id: int) -> None:
     """Fill `arena` with bytes that depend on `run_id` only."""
     stream = dgen_py.Generator(size=_STREAM_BYTES, seed=run_id)
     for begin in range(0, len(arena), _FILL_BYTES):
-        piece = memoryview(arena[begin : begin + _FILL_BYTES])
+        piece = arena[begin : begin + _FILL_BYTES].data
         done = 0
         while done < len(piece):
             done += stream.fill_chunk(piece[done:])
@@ -102,8 +102,7 @@ class Stamp:
 
     def __str__(self) -> str:
         return (
-            f"key {self.key}, sector {self.sector}, generation {self.generation}, "
-            f"run {self.run_id}"
+            f"key {self.key}, sector {self.sector}, generation {self.generation}, run {self.run_id}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from kvtrace.errors import UsageError
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import order
-from replay.jit import jit
+from replay.jit import kernel
+from replay.keys import find_all
 from replay.loop import Action, Ops
 from replay.order import CLASS, ORDER, PLACE, Fixed, Out, Rows, State
 from replay.survey import NO_LANE, Batch, Limit, Survey, read_batches
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 POPULATE = ("touched", "all", "none")
 _LIST_SLACK = 1 << 12
+Number = TypeVar("Number", np.int64, np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,12 @@ class Planner:
             wanted = np.zeros_like(wanted)
         index, lane = np.nonzero(wanted)
         place = self._state.place
-        _give_arena(place, index, lane, self._state.count, self._fixed)
+        _give_arena(place, index, lane, self._state.cursor, self._fixed)
         shuffled = rng.permutation(len(index))
         index, lane = index[shuffled], lane[shuffled]
         chosen = place[index, lane]
         return _writes(
-            self._state.keys[index],
+            self._survey.table.keys[index],
             lane.astype(np.uint8),
             chosen["extent"].astype(np.uint64),
             chosen["length"].astype(np.uint64),
@@ -118,7 +120,7 @@ class Planner:
         for batch in read_batches(trace, limit):
             self._plan_batch(trace, batch, out)
             progress(batch.first_row + len(batch.op))
-        count = self._state.count
+        count = self._state.cursor
         assert count[order.OPS] == self._survey.executed_ops
         edges = self._state.edges[: count[order.EDGES]]
         begin, waiting = order.successors(edges, out.wait_count)
@@ -140,12 +142,16 @@ class Planner:
         return Plan(ops, out.row, out.tier, out.op, out.phase, out.size, end.copy())
 
     def _plan_batch(self, trace: Trace, batch: Batch, out: Out) -> None:
+        table = self._survey.table
+        index = np.empty(len(batch.op), np.int32)
+        find_all(table.slots, table.keys, batch.key, index)
         rows = Rows(
             batch.timestamp_ns,
             batch.op,
             batch.size_bytes,
             batch.tier,
             batch.key,
+            index,
             batch.phase,
             batch.offset_bytes,
         )
@@ -155,7 +161,7 @@ class Planner:
                 rows, begin, batch.first_row, self._state, self._fixed, out
             )
             if status == order.MORE_ROOM:
-                self._state = _enlarged(self._state, batch, begin)
+                self._state = _enlarged(self._state, int(index[begin]))
             elif status == order.UNALIGNED:
                 raise self._unaligned(trace, batch, begin)
 
@@ -171,20 +177,20 @@ class Planner:
         )
 
 
-def _enlarged(state: State, batch: Batch, row: int) -> State:
-    """Return the state with lists twice as long, and room for the row that needs most."""
-    index = int(np.flatnonzero(state.keys == batch.key[row])[0])
+def _enlarged(state: State, index: int) -> State:
+    """Return the state with lists at least twice as long, and room for a row of that key."""
     more = int(state.order["read_count"][index].max())
-    more += int(state.node_length[: state.count[order.NODES]].max(initial=0)) * 4 + _LIST_SLACK
+    more += int(state.node_length[: state.cursor[order.NODES]].max(initial=0)) * 4 + _LIST_SLACK
 
-    def grow(column: NDArray[np.generic]) -> NDArray[np.generic]:
+    def grown(column: NDArray[Number]) -> NDArray[Number]:
         return np.concatenate((column, np.zeros(max(more, len(column)), column.dtype)))
 
-    lists = {name: grow(getattr(state, name)) for name in _LISTS}
-    return state._replace(**lists)
-
-
-_LISTS = ("edges", "node_op", "node_next", "node_length")
+    return state._replace(
+        edges=grown(state.edges),
+        node_op=grown(state.node_op),
+        node_next=grown(state.node_next),
+        node_length=grown(state.node_length),
+    )
 
 
 def _initial_state(
@@ -204,8 +210,6 @@ def _initial_state(
     count[order.NODES] = count[order.FREED] = 1  # 0 ends a list
     room = survey.executed_ops * 2 + _LIST_SLACK
     return State(
-        slots=survey.table.slots,
-        keys=survey.table.keys[: survey.keys],
         order=np.zeros((survey.keys, len(Tier)), ORDER),
         place=place,
         transfer_read=np.zeros(survey.keys, np.int64),
@@ -218,7 +222,7 @@ def _initial_state(
         node_next=np.zeros(room, np.int64),
         node_length=np.zeros(room, np.int64),
         edges=np.zeros(room, np.uint32),
-        count=count,
+        cursor=count,
     )
 
 
@@ -230,7 +234,7 @@ def _place_originals(place: NDArray[np.void], survey: Survey, state: State) -> i
     return len(index)
 
 
-@jit
+@kernel
 def _take_originals(
     place: NDArray[np.void],
     index: NDArray[np.int64],
@@ -239,13 +243,13 @@ def _take_originals(
     next_free: NDArray[np.int64],
 ) -> None:
     for at in range(index.size):
-        item = place[index[at], lane[at]]
+        item: order.Record = place[index[at], lane[at]]
         item.extent = order.take_extent(classes, item.size_class, next_free, lane[at])
         item.written = item.length
         item.live = 1
 
 
-@jit
+@kernel
 def _give_arena(
     place: NDArray[np.void],
     index: NDArray[np.int64],
@@ -254,9 +258,9 @@ def _give_arena(
     fixed: Fixed,
 ) -> None:
     for at in range(index.size):
-        item = place[index[at], lane[at]]
+        item: order.Record = place[index[at], lane[at]]
         cursor = order.reserve_arena(
-            count[order.ARENA], item.length, fixed.arena_bytes, fixed.io_bytes
+            int(count[order.ARENA]), item.length, fixed.arena_bytes, fixed.io_bytes
         )
         item.arena = cursor
         count[order.ARENA] = cursor + item.length
@@ -286,9 +290,7 @@ def _writes(
     )
 
 
-def fill_ops(
-    lane: int, begin_bytes: int, end_bytes: int, io_bytes: int, arena_bytes: int
-) -> Ops:
+def fill_ops(lane: int, begin_bytes: int, end_bytes: int, io_bytes: int, arena_bytes: int) -> Ops:
     """Return the writes that cover [begin, end) of a lane's target once, front to back."""
     offset = np.arange(begin_bytes, end_bytes, io_bytes, dtype=np.uint64)
     length = np.minimum(np.uint64(end_bytes) - offset, np.uint64(io_bytes))

@@ -34,9 +34,7 @@ def check_written(ops: Ops, outcome: Outcome, where: object) -> None:
         )
 
 
-def settle(
-    devices: tuple[Path, ...], longest_ns: int, stopped: Callable[[], bool]
-) -> int:
+def settle(devices: tuple[Path, ...], longest_ns: int, stopped: Callable[[], bool]) -> int:
     """Return, in ns, how long it took until the devices' writes stopped, or `longest_ns`."""
     start_ns = clock.now_ns()
     quiet, before = 0, _written(devices)

@@ -60,7 +60,9 @@ def look(path: Path) -> FileFacts:
         raise TargetError(f"broken link: {error.strerror}", where=path) from error
     if stat.S_ISDIR(found.st_mode):
         raise TargetError(
-            "is a directory", where=path, accepted="a block device, or a regular file",
+            "is a directory",
+            where=path,
+            accepted="a block device, or a regular file",
             hint="name a file in it",
         )
     if stat.S_ISBLK(found.st_mode):
@@ -71,7 +73,8 @@ def look(path: Path) -> FileFacts:
         )
     if not stat.S_ISREG(found.st_mode):
         raise TargetError(
-            "is neither a block device nor a regular file", where=path,
+            "is neither a block device nor a regular file",
+            where=path,
             accepted="a block device, or a regular file",
         )
     return _look_file(path, found)
@@ -112,13 +115,17 @@ def _look_file(path: Path, found: os.stat_result) -> FileFacts:
     _check_file_system(path, path)
     if found.st_nlink > 1:
         raise TargetError(
-            "has several hard links", where=path, got=f"{found.st_nlink} links",
+            "has several hard links",
+            where=path,
+            got=f"{found.st_nlink} links",
             hint="name a file of its own",
         )
     for name, backing in device.loop_backings():
         if _same(backing, found):
             raise TargetError(
-                "is attached to a loop device", where=path, got=name,
+                "is attached to a loop device",
+                where=path,
+                got=name,
                 hint=f"use {name} as the target, or detach it",
             )
     if any(_same(swap, found) for swap in device.swaps()):
@@ -132,9 +139,7 @@ def _look_file(path: Path, found: os.stat_result) -> FileFacts:
     sysfs = device.sysfs_of(found.st_dev)
     align = max(align, _queue_align(sysfs))
     title = f"{path} ({format_bytes(found.st_size)} file)"
-    return FileFacts(
-        path, False, False, found.st_size, align, found.st_dev, sysfs, marker, title
-    )
+    return FileFacts(path, False, False, found.st_size, align, found.st_dev, sysfs, marker, title)
 
 
 def _same(path: Path, found: os.stat_result) -> bool:
@@ -200,7 +205,7 @@ def read_block(descriptor: int, offset: int, length: int) -> np.typing.NDArray[n
     space = np.empty(length + 2 * _MIN_ALIGN_BYTES, np.uint8)
     start = -space.ctypes.data % _MIN_ALIGN_BYTES
     buffer = space[start : start + length]
-    return buffer[: os.preadv(descriptor, [memoryview(buffer)], offset)]
+    return buffer[: os.preadv(descriptor, [buffer.data], offset)]
 
 
 def read_marker(descriptor: int) -> Marker | None:
@@ -251,7 +256,9 @@ def check_device(facts: FileFacts, spec: TargetSpec) -> None:
     used_by = device.holders(facts.sysfs)
     if used_by:
         raise TargetError(
-            "is used by other devices", where=facts.title, got=", ".join(used_by),
+            "is used by other devices",
+            where=facts.title,
+            got=", ".join(used_by),
             hint="take those down first",
         )
     _check_device_swap(facts)
@@ -319,11 +326,14 @@ def signatures(facts: FileFacts) -> tuple[str, ...]:
     program = shutil.which("blkid", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise TargetError(
-            "can't look for signatures: blkid isn't there", where=facts.title,
+            "can't look for signatures: blkid isn't there",
+            where=facts.title,
             hint="install util-linux",
         )
     answer = subprocess.run(
-        [program, "-p", "-o", "export", str(facts.path)], capture_output=True, text=True,
+        [program, "-p", "-o", "export", str(facts.path)],
+        capture_output=True,
+        text=True,
         check=False,
     )
     if answer.returncode == _BLKID_NOTHING:

@@ -98,7 +98,9 @@ def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
         )
 
 
-def _lane_writes(found: Survey, tiers: tuple[Tier, ...], options: ReplayOptions) -> tuple[bool, ...]:
+def _lane_writes(
+    found: Survey, tiers: tuple[Tier, ...], options: ReplayOptions
+) -> tuple[bool, ...]:
     objects = found.objects
     touched = (objects["resident"] > 0) & (objects["touched"] > 0)
     populated = (objects["initial"] > 0) | touched

@@ -183,7 +183,8 @@ class Recorder:
 
     def _lateness(self, which: NDArray[np.bool_]) -> Lateness:
         parts = [
-            part[which] for part in (self.waits.dependency_ns, self.waits.slot_ns, self.waits.host_ns)
+            part[which]
+            for part in (self.waits.dependency_ns, self.waits.slot_ns, self.waits.host_ns)
         ]
         total = parts[0] + parts[1] + parts[2]
         return Lateness(*(Histogram.of(part).summary() for part in (total, *parts)))

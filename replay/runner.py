@@ -126,17 +126,14 @@ class _Session:
         return any(target.spec.name != "null" for target in self.prepared.targets)
 
     def _open(self, mark: RunMark) -> None:
-        parts = zip(
-            self.prepared.targets, self.prepared.spaces, self.prepared.writes, strict=True
-        )
+        parts = zip(self.prepared.targets, self.prepared.spaces, self.prepared.writes, strict=True)
         for target, space, writes in parts:
             target.open(space, mark, writes=writes)
             self.watcher.say(f"target: {target.title}")
 
     def _lanes(self, queue_depth: int) -> tuple[Lane, ...]:
         return tuple(
-            target.lane(queue_depth, self.options.io_size_bytes)
-            for target in self.prepared.targets
+            target.lane(queue_depth, self.options.io_size_bytes) for target in self.prepared.targets
         )
 
     def _fill_new(self, arena: NDArray[np.uint8]) -> int:
@@ -175,9 +172,7 @@ class _Session:
             target.flush()
         written_ns = clock.now_ns() - start_ns
         settled_ns = self._settle()
-        return Populated(
-            which, count, total, written_ns / S_NS, filled_bytes, settled_ns / S_NS
-        )
+        return Populated(which, count, total, written_ns / S_NS, filled_bytes, settled_ns / S_NS)
 
     def _settle(self) -> int:
         on_disk = [t for t in self.prepared.targets if t.spec.path is not None]

@@ -6,14 +6,14 @@ Streams the rows; memory grows with the objects, and by eight bytes per life of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvtrace.errors import TraceError
 from kvtrace.schema import Op, Phase, Tier
-from replay.jit import jit
+from replay.jit import kernel
 from replay.keys import KeyTable, find_or_add
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kvtrace.reader import Trace
 
+Columns = dict[str, NDArray[Any]]
 COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
 NO_LANE = -1
 ORIGINAL = 1 << 62
@@ -81,7 +82,7 @@ def read_batches(trace: Trace, limit: Limit) -> Iterator[Batch]:
     """Yield the rows of `trace` that are within `limit`, in slices that stay in a CPU's cache."""
     names = [*COLUMNS, "offset"] if "offset" in trace.columns else list(COLUMNS)
     first_row = 0
-    for columns in trace.batches(names):
+    for columns in cast("Iterator[Columns]", trace.batches(names)):
         rows = limit.cut(first_row, columns["timestamp"])
         for begin in range(0, rows, _SLICE_ROWS):
             end = min(rows, begin + _SLICE_ROWS)
@@ -233,7 +234,7 @@ class _State:
         )
 
 
-@jit
+@kernel
 def _add_resident(
     slots: NDArray[np.int32],
     keys: NDArray[np.uint64],
@@ -246,7 +247,7 @@ def _add_resident(
     for row in range(new_keys.size):
         index = find_or_add(slots, keys, count, new_keys[row])
         count = max(count, index + 1)
-        item = objects[index, lane[row]]
+        item: Any = objects[index, lane[row]]
         item.length = max(item.length, size[row])
         item.written = ORIGINAL
         item.resident = 1
@@ -255,7 +256,7 @@ def _add_resident(
     return count
 
 
-@jit
+@kernel
 def _survey_rows(
     op: NDArray[np.uint8],
     size: NDArray[np.uint64],
@@ -272,24 +273,24 @@ def _survey_rows(
     lives: NDArray[np.int64],
     tally: NDArray[np.int64],
 ) -> int:
-    count = tally[_KEYS]
+    count = int(tally[_KEYS])
     life = 0
     lanes = objects.shape[1]
     for row in range(op.size):
         what = op[row]
         cell_ops[tier[row], phase[row], what] += 1
-        cell_bytes[tier[row], phase[row], what] += np.int64(size[row])
+        cell_bytes[tier[row], phase[row], what] += int(size[row])
         # Every key gets an index, executed or not: order goes across tiers.
         index = find_or_add(slots, keys, count, key[row])
         count = max(count, index + 1)
-        lane = lane_of_tier[tier[row]]
+        lane = int(lane_of_tier[tier[row]])
         if lane < 0:
             continue
         tally[_EXECUTED] += 1
         if what == _LOOKUP:
             continue
-        item = objects[index, lane]
-        end = np.int64(offset[row]) + np.int64(size[row])
+        item: Any = objects[index, lane]
+        end = int(offset[row]) + int(size[row])
         item.length = max(item.length, end)
         flat = index * lanes + lane + 1
         if what == _WRITE:

@@ -112,9 +112,7 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _violated,
     )
     reasons = [reason for check in checks for reason in check(findings)]
-    marked = tuple(
-        Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons
-    )
+    marked = tuple(Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons)
     return Verdict(marked, tuple(_warnings(findings)), tuple(_overloaded(findings)))
 
 
@@ -304,4 +302,3 @@ def _warnings(found: Findings) -> list[Reason]:
             )
         )
     return warnings
-

@@ -75,9 +75,7 @@ def _deletes(frame: pl.DataFrame) -> int:
     found = 0
     for tier in frame["tier"].unique().to_list():
         is_below = (
-            (pl.col("op") == Op.WRITE)
-            & (pl.col("phase") == Phase.EVICT)
-            & (pl.col("tier") > tier)
+            (pl.col("op") == Op.WRITE) & (pl.col("phase") == Phase.EVICT) & (pl.col("tier") > tier)
         )
         below = pl.when(is_below).then(pl.col("complete"))
         before = frame.with_columns(below.forward_fill().shift(1).over("key").alias("below"))

@@ -293,7 +293,7 @@ class _Run:
             there = lane.pool[offset : offset + len(piece)]
             np.copyto(there, piece) if write else np.copyto(piece, there)
             return 0
-        view = memoryview(piece)
+        view = piece.data
         done = 0
         while done < len(view):
             try:

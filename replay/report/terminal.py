@@ -76,15 +76,12 @@ def _head(result: Result) -> Table:
     trace, rows = result.trace, []
     replayed = f"{format_count(trace.rows_replayed)} of {format_count(trace.rows)} rows"
     rows.append(("trace", f"{trace.path}, {replayed}"))
-    rows.append(
-        ("executed", f"{format_count(result.ops)} ops, {format_bytes(result.bytes)} moved")
-    )
+    rows.append(("executed", f"{format_count(result.ops)} ops, {format_bytes(result.bytes)} moved"))
     for part in result.skipped:
         rows.append(
             (
                 "not executed",
-                f"tier {part.tier.label}: {format_count(part.ops)} ops, "
-                f"{format_bytes(part.bytes)}",
+                f"tier {part.tier.label}: {format_count(part.ops)} ops, {format_bytes(part.bytes)}",
             )
         )
     populated = result.populated

@@ -140,7 +140,7 @@ class FileTarget:
         block = space[start : start + MARKER_BYTES]
         block[:] = np.frombuffer(self._marker.pack(), np.uint8)
         try:
-            written = os.pwritev(self._descriptor, [memoryview(block)], 0)
+            written = os.pwritev(self._descriptor, [block.data], 0)
         except OSError as error:
             raise TargetError(f"can't write: {error.strerror}", where=self.title) from error
         if written != MARKER_BYTES:

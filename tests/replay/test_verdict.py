@@ -1,0 +1,139 @@
+"""Each reason, by findings made by hand: when it appears, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kvtrace.schema import Tier
+from kvtrace.units import MIB, S_NS
+from replay.fidelity import Fidelity
+from replay.histogram import QUANTILES, Summary
+from replay.recorder import LaneMeasure, Lateness
+from replay.verdict import CODES, OVERLOADED, Findings, judge
+
+
+def flat(value: int, count: int = 100_000) -> Summary:
+    """A summary all of whose percentiles are one value."""
+    return Summary(dict.fromkeys(QUANTILES, value), value, count, ())
+
+
+def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> LaneMeasure:
+    """A lane that ran well, but for what is said."""
+    zero = flat(0)
+    return LaneMeasure(
+        tier=Tier.NVME,
+        ops=10,
+        bytes=10,
+        device_bytes=10,
+        errors=0,
+        window_ns=S_NS,
+        drain_ns=0,
+        window_bytes=10,
+        window_ops=10,
+        service_ns_sum=10,
+        service=flat(service_ns),
+        response=flat(service_ns),
+        lateness=Lateness(zero, zero, flat(slot_ns), flat(host_ns)),
+        on_schedule_ratio=1.0,
+        in_flight_max=1,
+        in_flight_mean=1.0,
+        backlog_growing=False,
+        drift_ratio=None,
+    )
+
+
+GOOD = Findings(
+    lanes=(lane(),),
+    fidelity=Fidelity(None, None, None, 1, None, 0, ()),
+    window_ns=S_NS,
+    min_window_ns=S_NS,
+    preconditioned=True,
+    engine="uring",
+)
+
+
+def test_a_good_run_is_valid() -> None:
+    """Nothing wrong: VALID, without reasons, marks or warnings."""
+    verdict = judge(GOOD)
+    assert verdict.word == "VALID"
+    assert (verdict.reasons, verdict.marks, verdict.warnings) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        ("failed_ops", {"failed_ops": 3, "first_error": "EIO"}),
+        ("verify_failed", {"mismatched_ops": 1, "mismatches": ("object 5",)}),
+        ("host_lateness", {"lanes": (lane(host_ns=100_001),)}),
+        ("payload_repeated", {"stamped": False, "writes": True}),
+        ("unwritten", {"original_reads": 1}),
+        ("unwritten", {"beyond_reads": 1}),
+        ("unwritten", {"unwritten_bytes": 1}),
+        ("tier_not_executed", {"named_not_executed": ("cpu",)}),
+        ("short_window", {"window_ns": S_NS - 1}),
+        ("interrupted", {"interrupted": True}),
+        ("device_shared", {"foreign_bytes": 65 * MIB, "own_bytes": 100 * MIB}),
+        (
+            "order_violated",
+            {"fidelity": replace(GOOD.fidelity, order_violations=1)},
+        ),
+    ],
+)
+def test_each_reason_makes_a_run_invalid(code: str, fields: dict[str, object]) -> None:
+    """The reason has its code, a figure and a remedy; accepting it keeps it visible."""
+    verdict = judge(replace(GOOD, **fields))  # type: ignore[arg-type]
+    assert [reason.code for reason in verdict.reasons] == [code]
+    assert verdict.word == "INVALID"
+    assert verdict.reasons[0].figure
+    assert verdict.reasons[0].remedy
+    assert code in CODES
+    accepted = judge(replace(GOOD, **fields), (code,))  # type: ignore[arg-type]
+    assert accepted.acceptable
+    assert accepted.word == "INVALID"
+    assert accepted.reasons[0].accepted
+
+
+def test_host_lateness_may_be_one_percent_of_a_slow_devices_service() -> None:
+    """100 µs is the limit for fast devices, 1 % of P99 service for slow ones."""
+    slow = lane(host_ns=900_000, service_ns=100_000_000)
+    assert judge(replace(GOOD, lanes=(slow,))).valid
+    assert not judge(replace(GOOD, lanes=(lane(900_000, service_ns=80_000_000),))).valid
+
+
+def test_foreign_device_traffic_is_tolerated_below_both_limits() -> None:
+    """5 % of ours, and 64 MiB in any case, is what a file system's journal may take."""
+    assert judge(replace(GOOD, foreign_bytes=64 * MIB, own_bytes=MIB)).valid
+    assert judge(replace(GOOD, foreign_bytes=500 * MIB, own_bytes=10_000 * MIB)).valid
+    assert not judge(replace(GOOD, foreign_bytes=501 * MIB, own_bytes=10_000 * MIB)).valid
+
+
+def test_overload_is_a_mark_and_not_a_reason() -> None:
+    """Slots that run out, or a backlog that grows, leave the run valid as a saturation result."""
+    full = lane(slot_ns=2_000_000)
+    growing = replace(lane(), backlog_growing=True)
+    for item in (full, growing):
+        verdict = judge(replace(GOOD, lanes=(item,)))
+        assert verdict.valid
+        assert [mark.code for mark in verdict.marks] == [OVERLOADED]
+    assert judge(replace(GOOD, lanes=(full,), scheduled=False)).marks == ()
+
+
+def test_warnings() -> None:
+    """An unknown device state, drift, the slow engine and small pages are warned of."""
+    drifting = replace(lane(), drift_ratio=0.2)
+    verdict = judge(
+        replace(
+            GOOD,
+            lanes=(drifting,),
+            writes=True,
+            own_bytes=1,
+            preconditioned=False,
+            engine="python",
+            small_pages=True,
+        )
+    )
+    codes = [warning.code for warning in verdict.warnings]
+    assert codes == ["not_preconditioned", "drift", "python_engine", "small_pages"]
+    assert verdict.valid
