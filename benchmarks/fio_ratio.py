@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BAR_RATIO = 0.95
+FIO = "fio"
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 FIO_HUGE_BYTES = 384 * MIB
 FILE_GIB_MAX = 8
@@ -104,42 +105,53 @@ def engine_gb_per_s(
 
 
 def contenders(bench: Bench, cell: Cell) -> dict[str, Callable[[int], float]]:
-    """Return what is measured beside fio in this cell, by name."""
-    small = bench.arena[: cell.depth * cell.io_bytes]
+    """Return what is measured in this cell, by name; each takes a seed and returns GB/s."""
+
+    def loop(arena: NDArray[np.uint8], verify: Verify) -> Callable[[int], float]:
+        return lambda seed: engine_gb_per_s(bench, cell, seed, arena, verify)
+
+    fio = {FIO: lambda seed: fio_gb_per_s(bench, cell, seed)}
     if cell.action == Action.READ:
-        return {
-            "verify none": lambda s: engine_gb_per_s(bench, cell, s, bench.arena, Verify.NONE),
-            "verify stamps": lambda s: engine_gb_per_s(bench, cell, s, bench.arena, Verify.STAMPS),
+        return fio | {
+            "verify none": loop(bench.arena, Verify.NONE),
+            "verify stamps": loop(bench.arena, Verify.STAMPS),
         }
-    whole = f"arena {size_name(bench.arena.size)}"
-    return {
-        whole: lambda s: engine_gb_per_s(bench, cell, s, bench.arena, Verify.NONE),
-        "arena depth × size": lambda s: engine_gb_per_s(bench, cell, s, small, Verify.NONE),
+    small = bench.arena[: cell.depth * cell.io_bytes]
+    return fio | {
+        f"arena {size_name(bench.arena.size)}": loop(bench.arena, Verify.NONE),
+        f"arena {size_name(small.size)}": loop(small, Verify.NONE),
     }
+
+
+def run_interleaved(
+    runs: dict[str, Callable[[int], float]], repeats: int
+) -> dict[str, list[float]]:
+    """Return each contender's figures; who comes first changes from repeat to repeat."""
+    names = list(runs)
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        for position in range(len(names)):
+            name = names[(repeat + position) % len(names)]
+            figures[name].append(runs[name](1 + repeat * len(names) + position))
+    return figures
 
 
 def measure(bench: Bench, cell: Cell, repeats: int) -> list[list[str]]:
     """Return one row per contender: medians, their ratio, and whether it meets the bar."""
-    others = contenders(bench, cell)
-    fio: list[float] = []
-    ours: dict[str, list[float]] = {name: [] for name in others}
-    for repeat in range(repeats):
-        seeds = iter(range(1 + 100 * repeat, 100 + 100 * repeat))
-        fio.append(fio_gb_per_s(bench, cell, next(seeds)))
-        for name, run in others.items():
-            ours[name].append(run(next(seeds)))
+    figures = run_interleaved(contenders(bench, cell), repeats)
+    fio = figures.pop(FIO)
     cell_name = f"{cell.action.name.lower()} {size_name(cell.io_bytes)} depth {cell.depth}"
     rows = []
-    for name, figures in ours.items():
-        ratio = float(np.median(figures) / np.median(fio))
-        paired = np.divide(figures, fio)
+    for name, ours in figures.items():
+        ratio = float(np.median(ours) / np.median(fio))
+        pairs = np.divide(ours, fio)
         rows.append(
             [
                 f"{cell_name}, {name}",
                 f"{np.median(fio):.2f}",
-                f"{np.median(figures):.2f}",
+                f"{np.median(ours):.2f}",
                 f"{ratio:.3f}",
-                f"{paired.min():.2f}-{paired.max():.2f}",
+                f"{pairs.min():.2f}-{pairs.max():.2f}",
                 "ok" if ratio >= BAR_RATIO else "BELOW",
             ]
         )
@@ -154,7 +166,7 @@ def reserved_pages() -> Iterator[str]:
     try:
         NR_HUGEPAGES.write_text(str(wanted))
     except OSError as error:
-        print(f"no huge pages reserved ({error}): fio uses THP-less mem=mmap, a weaker anchor")
+        print(f"no huge pages reserved ({error}): fio uses mem=mmap, 4 KiB pages, a weaker anchor")
         yield "mmap"
         return
     try:
@@ -193,12 +205,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path.cwd())
     parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
     parser.add_argument("--file-gib", type=int, default=8, choices=range(1, FILE_GIB_MAX + 1))
-    parser.add_argument("--run-gib", type=float, default=2)
+    parser.add_argument("--run-gib", type=float, default=1)
     parser.add_argument("--arena-gib", type=float, default=1)
     parser.add_argument("--sizes", default="1M,4M")
     parser.add_argument("--depths", default="8,32")
     parser.add_argument("--actions", default="read,write")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--spin-us", type=int, default=0)
     parser.add_argument("--engine", choices=["uring", "threads"], default="uring")
     return parser.parse_args()
@@ -231,7 +243,7 @@ def main() -> None:
         fill(bench)
         print(
             f"engine {engine.name}, spin {chosen.spin_us} µs, arena on {pages}, "
-            f"fio mem={fio_memory}, median of {chosen.repeats}, {engine.features}"
+            f"fio mem={fio_memory}, median of {chosen.repeats}, obtained {engine.features[0]!s}"
         )
         rows = []
         for cell in cells(chosen, span_bytes):

@@ -49,8 +49,9 @@ class BuildLibrary(build_ext):  # type: ignore[misc]
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile the library, with no earlier one in the place where it is built."""
+        """Compile all C files of the folder, with no earlier library in the place to build it."""
         self._forget(ext)
+        ext.sources = sorted(map(str, Path(ext.sources[0]).parent.glob("*.c")))
         super().build_extension(ext)
 
     def _forget(self, ext: Extension) -> None:

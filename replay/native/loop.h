@@ -204,6 +204,9 @@ static inline uint32_t fifo_pop(struct fifo *fifo)
 	return fifo->items[fifo->head++ & fifo->mask];
 }
 
+/* check.c: 0, or EINVAL with the reason in `message` */
+int columns_check(struct kv_run *run);
+
 /* heap.c */
 void heap_push(struct heap *heap, uint32_t row);
 uint32_t heap_pop(struct heap *heap);
