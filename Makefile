@@ -19,7 +19,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/fast -x
+	$(BIN)/pytest -q -m "not slow"
 
 bench: $(STAMP)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done

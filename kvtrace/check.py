@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.hashmap import MISSING, find, insert, insert_all, table_size
-from kvtrace.jit import kernel
+from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ _UNKNOWN, _ALIVE, _DEAD = range(3)
 # Columns of a demotion under way, per key: bytes read, tier, row; bytes 0: none.
 _EV_IDENT, _EV_BYTES, _EV_TIER, _EV_ROW = range(4)
 
-_READ, _WRITE, _DELETE = (np.int64(op) for op in (Op.READ, Op.WRITE, Op.DELETE))
-_EVICT = np.int64(Phase.EVICT)
+_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
+_EVICT = constant(Phase.EVICT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _check_rows(
     """Check rows; return how many objects had to be taken for resident."""
     derived = 0
     for i in range(op.shape[0]):
-        row, where = first_row + i, np.int64(tier[i])
+        row, where = first_row + i, tier[i]
         slot = _slot(objects, table, count, key[i] * 4 + where)
         end = size[i] + offset[i]
         if op[i] == _READ:
@@ -236,7 +236,7 @@ class _Checker:
         )
         self._derived += _check_rows(
             columns["op"],
-            columns["tier"],
+            columns["tier"].astype(np.int64),
             columns["phase"],
             columns["key"].view(np.int64),
             columns["size"].astype(np.int64),

@@ -10,11 +10,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kvtrace.errors import KvtraceError, UsageError
-from kvtrace.schema import Tier
 from kvtrace.units import GIB, S_NS, TIB, parse_bytes, parse_duration_ns, parse_rate_per_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from kvtrace.schema import Tier
 
 
 def _parsed(parse: Callable[[str], float]) -> BeforeValidator:
@@ -77,7 +78,7 @@ class SourceConfig(_Section):
     max_turns: Annotated[int, Field(gt=0)] = 50
     max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
     templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
-    qos_mix: dict[Literal["interactive", "responsive", "batch"], float] = QOS_MIX
+    qos_mix: dict[str, float] = QOS_MIX
 
     @model_validator(mode="before")
     @classmethod
@@ -108,13 +109,29 @@ class TierConfig(_Section):
     low_watermark: Ratio = 1.0
 
 
+class _Gpu(TierConfig):
+    capacity: Bytes = 16 * GIB
+
+
+class _Cpu(TierConfig):
+    capacity: Bytes = 64 * GIB
+
+
+class _Nvme(TierConfig):
+    capacity: Bytes = 2 * TIB
+
+
+class _Object(TierConfig):
+    capacity: Bytes = 0
+
+
 class TiersConfig(_Section):
     """The tiers, fastest first."""
 
-    gpu: TierConfig = TierConfig(capacity=16 * GIB)
-    cpu: TierConfig = TierConfig(capacity=64 * GIB)
-    nvme: TierConfig = TierConfig(capacity=2 * TIB)
-    object: TierConfig = TierConfig(capacity=0)
+    gpu: _Gpu = _Gpu()
+    cpu: _Cpu = _Cpu()
+    nvme: _Nvme = _Nvme()
+    object: _Object = _Object()
 
     def of(self, tier: Tier) -> TierConfig:
         """Return the configuration of `tier`."""

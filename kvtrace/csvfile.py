@@ -1,9 +1,8 @@
-"""The CSV of the MLPerf Storage KV benchmark: its words, and a writer with a trace writer's face."""
+"""The CSV of the MLPerf Storage KV benchmark: its words, and a writer like that of traces."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
@@ -16,8 +15,8 @@ from kvtrace.units import S_NS, US_NS
 from kvtrace.writer import check_writable, partial_path
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -67,7 +66,7 @@ class CsvWriter:
     def _failure(self, error: OSError) -> TargetError:
         return TargetError(f"can't write: {error}", where=self.path, hint="free space")
 
-    def append(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values."""
         kept = np.isin(columns["op"], self._ops) & np.isin(columns["tier"], list(TIERS))
         self.dropped += int(len(kept) - kept.sum())
@@ -124,7 +123,7 @@ class CsvWriter:
             self.close()
 
 
-def _words(values: NDArray[np.generic], words: Mapping[int, str]) -> pl.Series:
+def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:
     labels = np.array([words.get(wire, "") for wire in range(max(words) + 1)], object)
     return pl.Series(labels[values], dtype=pl.String)
 

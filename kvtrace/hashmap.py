@@ -6,10 +6,14 @@ themselves lie in the caller's `slots[slot, 0]`. Linear probing, backward-shift 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.jit import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MISSING = -1
 
@@ -20,7 +24,7 @@ def table_size(slots: int) -> int:
 
 
 @kernel
-def home(ident: int, mask: int) -> int:
+def home(ident: int, mask: int) -> Any:
     """Return where `ident` belongs. Source: the finalizer of MurmurHash3 (public domain)."""
     mixed = np.uint64(ident)
     mixed ^= mixed >> np.uint64(33)
@@ -32,7 +36,7 @@ def home(ident: int, mask: int) -> int:
 
 
 @kernel
-def find(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> int:
+def find(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> Any:
     """Return the slot of `ident`, or MISSING."""
     mask = table.shape[0] - 1
     place = home(ident, mask)
@@ -55,9 +59,7 @@ def insert(table: NDArray[np.int32], slots: NDArray[np.int64], slot: int) -> Non
 
 
 @kernel
-def insert_all(
-    table: NDArray[np.int32], slots: NDArray[np.int64], entered: NDArray[np.int64]
-) -> None:
+def insert_all(table: NDArray[np.int32], slots: NDArray[np.int64], entered: NDArray[Any]) -> None:
     """Enter many slots."""
     for slot in entered:
         insert(table, slots, slot)

@@ -1,4 +1,4 @@
-"""The tier hierarchy in virtual time: feeds requests to the compiled kernel, yields block events."""
+"""The tier hierarchy in virtual time: requests to the compiled kernel, block events from it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from kvtrace import kernel, policies
 from kvtrace.hashmap import insert_all, table_size
 from kvtrace.request import FOLLOW_NONE
-from kvtrace.schema import Tier
 from kvtrace.units import UNLIMITED
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.request import Ragged, RequestBatch
+    from kvtrace.schema import Tier
 
 EVENTS_PER_CALL = 1 << 16
 _FIRST_SLOTS = 1 << 14
@@ -51,8 +52,11 @@ class TierSpec:
 
 @dataclass(frozen=True, slots=True)
 class HierarchySpec:
-    """What the hierarchy does. Virtual time per generated token in ns, per missed prompt token in ps;
-    `reread_tokens` 0: no decode re-reads."""
+    """What the hierarchy does.
+
+    Virtual time per generated token in ns, per prompt token that no tier had in ps;
+    `reread_tokens` 0: no decode re-reads.
+    """
 
     tiers: tuple[TierSpec, ...]
     write_through: bool = False

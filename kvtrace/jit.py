@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+def constant(value: int) -> int:
+    """Return `value` as numpy's integer, to compiled code the same as any other number.
+
+    numba compiles a function anew for each literal int that it is called with.
+    """
+    return cast("int", np.int64(value))
 
 
 def compiled(function: Function) -> Function:

@@ -23,22 +23,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from kvtrace.hashmap import MISSING, find
 from kvtrace.hashmap import insert as table_insert
 from kvtrace.hashmap import remove as table_remove
-from kvtrace.jit import kernel
+from kvtrace.jit import constant, kernel
 from kvtrace.policies import FIRST_LINK, NONE
 from kvtrace.policies.lru import insert, remove, touch, victim
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE
 from kvtrace.schema import Op, Phase, Tier
 
 TIERS = len(Tier)
-# numpy's integers, since numba compiles a function anew for each literal int it is called with.
-_CPU = np.int64(Tier.CPU)
-_READ, _WRITE, _DELETE = (np.int64(op) for op in (Op.READ, Op.WRITE, Op.DELETE))
-_PREFILL, _DECODE, _EVICT, _PROMOTE = (np.int64(phase) for phase in Phase)
+_TOP, _CPU = constant(0), constant(Tier.CPU)
+_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
+_PREFILL, _DECODE, _EVICT, _PROMOTE = (constant(phase) for phase in Phase)
 
 # What `run` returns: why it stopped.
 DONE, NEED_ROWS, NEED_CHAIN, NEED_SLOTS, EVENTS_FULL = range(5)
@@ -231,7 +228,7 @@ def _store(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, ident: int, tokens: int, phase: int
 ) -> None:
     """Store a block that no tier holds: on the fastest, under write-through on all that take it."""
-    tier = _next_tier(tiers, np.int64(0), tokens)
+    tier = _next_tier(tiers, _TOP, tokens)
     if tier == NONE:
         return
     slot = find(table, slots, ident)
@@ -253,7 +250,7 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
     touch(slots, tiers, tier, slot)
     if not count[PROMOTE]:
         return
-    top = _next_tier(tiers, np.int64(0), tokens)
+    top = _next_tier(tiers, _TOP, tokens)
     if count[WRITE_THROUGH] and top < _CPU < tier and _next_tier(tiers, _CPU, tokens) == _CPU:
         _write(slots, table, tiers, count, events, _CPU, slot, _PROMOTE)
     if top < tier:

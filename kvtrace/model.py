@@ -70,6 +70,7 @@ class FullAttention(_Heads):
     kind: Literal["full"]
 
     def token_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
+        """Bytes per token on one rank, in all these layers."""
         return self.layers * self._cell_bytes(value_bytes, tensor_parallel)
 
 
@@ -80,6 +81,7 @@ class WindowAttention(_Heads):
     window: Positive
 
     def sequence_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
+        """Bytes per sequence on one rank, in all these layers."""
         return self.layers * self.window * self._cell_bytes(value_bytes, tensor_parallel)
 
 
@@ -95,6 +97,7 @@ class LatentAttention(_Layers):
     indexer_bytes: int = Field(0, ge=0)
 
     def token_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
+        """Bytes per token on one rank, in all these layers."""
         latent_bytes = (self.kv_lora_rank + self.qk_rope_head_dim) * value_bytes
         return self.layers * (latent_bytes + self.indexer_bytes)
 
@@ -106,6 +109,7 @@ class LinearAttention(_Layers):
     state_bytes: Positive
 
     def sequence_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
+        """Bytes per sequence on one rank, in all these layers."""
         return self.layers * -(-self.state_bytes // tensor_parallel)
 
 

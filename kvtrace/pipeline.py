@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from kvtrace.blocks import Cutter
@@ -133,7 +132,7 @@ class Recording:
         """Return the optional columns that this recording knows."""
         return ("request", "step", "rank", "block", *sorted(self.source.known))
 
-    def batches(self, hierarchy: Hierarchy) -> Iterator[dict[str, NDArray[np.generic]]]:
+    def batches(self, hierarchy: Hierarchy) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the rows of the trace, expanded ahead by threads where there are workers."""
         requests = (self.cutter.cut(batch) for batch in self.source.batches())
         events = hierarchy.events(requests, self._more)
@@ -149,9 +148,9 @@ class Recording:
 
 def _expand_ahead(
     layout: Layout, events: Iterator[BlockEvents], workers: int
-) -> Iterator[dict[str, NDArray[np.generic]]]:
+) -> Iterator[dict[str, NDArray[Any]]]:
     with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
+        ahead: deque[Future[dict[str, NDArray[Any]]]] = deque()
         for part in events:
             ahead.append(pool.submit(layout.expand, part))
             if len(ahead) > workers:

@@ -1,4 +1,4 @@
-"""Finds what can be added by dropping a file into a folder: sources, layouts, exporters, …"""
+"""Finds what a file dropped into a folder adds: sources, layouts, exporters and so on."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Columns = dict[str, "NDArray[np.generic]"]
+Columns = dict[str, "NDArray[Any]"]
 BATCH_ROWS = 1 << 17
 _MAGIC = b"PAR1"
 
@@ -94,7 +94,7 @@ class Trace:
                 hint="write or copy the trace again",
             ) from error
 
-    def _values(self, column: Column, batch: pa.RecordBatch, first_row: int) -> NDArray[np.generic]:
+    def _values(self, column: Column, batch: pa.RecordBatch, first_row: int) -> NDArray[Any]:
         array = batch.column(column.name)
         if column.required and array.null_count:
             row = first_row + int(np.flatnonzero(array.is_null().to_numpy(False))[0])
@@ -111,7 +111,7 @@ class Trace:
         wire = {word.label: int(word) for word in column.words}
         known = [wire.get(text, 255) for text in array.dictionary.to_pylist()]
         indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        values = np.array(known or [0], np.uint8)[indices]
+        values: NDArray[np.uint8] = np.array(known or [0], np.uint8)[indices]
         bad = np.flatnonzero(values == 255)
         if len(bad):
             row = int(bad[0])
@@ -123,7 +123,7 @@ class Trace:
             )
         return values
 
-    def _check_time(self, times: NDArray[np.generic], last_ns: int, first_row: int) -> int:
+    def _check_time(self, times: NDArray[Any], last_ns: int, first_row: int) -> int:
         if not len(times):
             return last_ns
         steps = np.diff(times, prepend=last_ns)
@@ -140,9 +140,7 @@ class Trace:
             )
         return int(times[-1])
 
-    def _check_sizes(
-        self, sizes: NDArray[np.generic], ops: NDArray[np.generic], first_row: int
-    ) -> None:
+    def _check_sizes(self, sizes: NDArray[Any], ops: NDArray[Any], first_row: int) -> None:
         moves = (ops == Op.READ) | (ops == Op.WRITE)
         bad = np.flatnonzero((moves & (sizes == 0)) | (sizes > MAX_SIZE_BYTES))
         if len(bad):

@@ -1,4 +1,4 @@
-"""The trace format, version 1: words, columns and their units. `docs/trace-format.md` explains it."""
+"""The trace format, version 1: words, columns and units. `docs/trace-format.md` explains it."""
 
 from __future__ import annotations
 

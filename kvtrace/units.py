@@ -51,7 +51,10 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_duration_ns(text: str) -> int:
-    """Return nanoseconds: ``60s``, ``1h``, ``250us``; a bare number is seconds. Raises UsageError."""
+    """Return nanoseconds: ``60s``, ``1h``, ``250us``; a bare number is seconds.
+
+    Raises UsageError.
+    """
     return _parse(text, _NS, what="duration", accepted="e.g. 250us, 30ms, 60s, 5min, 1h")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ class _ContentHash:
         self._hashes = {column.name: hashlib.sha256() for column in columns}
         self._null_hashes: dict[str, hashlib._Hash] = {}
 
-    def update(self, name: str, values: NDArray[np.generic], start_row: int) -> None:
+    def update(self, name: str, values: NDArray[Any], start_row: int) -> None:
         data = np.ma.getdata(values)
         nulls = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
         if nulls is not None and nulls.any():
@@ -89,7 +90,7 @@ class _ContentHash:
             rows = np.flatnonzero(nulls).astype("<i8") + start_row
             digest.update(rows.tobytes())
         little = data.astype(data.dtype.newbyteorder("<"), copy=False)
-        self._hashes[name].update(np.ascontiguousarray(little))
+        self._hashes[name].update(np.ascontiguousarray(little).data)
 
     def hexdigest(self, header: Header) -> str:
         total = hashlib.sha256(header.semantic_json())
@@ -109,7 +110,7 @@ class _Counter:
         self._bytes = np.zeros(shape, np.int64)
         self._last_ns = 0
 
-    def update(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+    def update(self, columns: Mapping[str, NDArray[Any]]) -> None:
         shape = self._ops.shape
         cell = columns["tier"].astype(np.uint8)
         cell = (cell * shape[1] + columns["phase"]) * shape[2] + columns["op"]
@@ -177,7 +178,7 @@ class TraceWriter:
         self._counter = _Counter()
         self._hash = _ContentHash(self.columns)
         self._rows = 0
-        self._pending: list[dict[str, NDArray[np.generic]]] = []
+        self._pending: list[dict[str, NDArray[Any]]] = []
         self._pending_rows = 0
         self._pool = ThreadPoolExecutor(1) if background else None
         self._encoding: Future[None] | None = None
@@ -197,6 +198,7 @@ class TraceWriter:
                 write_statistics=[name for name in _STATISTICS if name in names],
             )
         except OSError as error:
+            self._partial.unlink(missing_ok=True)
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> TargetError:
@@ -206,7 +208,7 @@ class TraceWriter:
             hint="free space or name another place",
         )
 
-    def append(self, columns: Mapping[str, NDArray[np.generic]]) -> None:
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values, nulls as a masked array."""
         rows = len(columns["timestamp"])
         begin = 0
@@ -235,8 +237,8 @@ class TraceWriter:
             self._encoding.result()
             self._encoding = None
 
-    def _encode(self, parts: list[dict[str, NDArray[np.generic]]], start_row: int) -> None:
-        columns: dict[str, NDArray[np.generic]] = {}
+    def _encode(self, parts: list[dict[str, NDArray[Any]]], start_row: int) -> None:
+        columns: dict[str, NDArray[Any]] = {}
         arrays = []
         for column in self.columns:
             pieces = [part[column.name] for part in parts]
@@ -286,10 +288,8 @@ class TraceWriter:
     def abort(self) -> None:
         """Remove what was written."""
         self._shutdown()
-        try:
+        with suppress(OSError):  # a full disk can't take the footer either
             self._file.close()
-        except OSError:
-            pass  # a full disk can't take the footer either; the file goes anyway
         self._partial.unlink(missing_ok=True)
 
     def _shutdown(self) -> None:
@@ -311,7 +311,7 @@ class TraceWriter:
             self.close()
 
 
-def _arrow(column: Column, values: NDArray[np.generic]) -> pa.Array:
+def _arrow(column: Column, values: NDArray[Any]) -> pa.Array:
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
     data = np.ma.getdata(values)
     if column.words is None:

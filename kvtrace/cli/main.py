@@ -12,6 +12,7 @@ import typer
 from kvtrace.cli.convert import export_command, import_command
 from kvtrace.cli.listing import list_command
 from kvtrace.cli.record import record_command
+from kvtrace.cli.replay import replay_command
 from kvtrace.cli.trace import check_command, head_command, info_command
 from kvtrace.errors import EXIT_BUG, KvtraceError
 from kvtrace.version import VERSION
@@ -29,14 +30,8 @@ app.command("check")(check_command)
 app.command("head")(head_command)
 app.command("import")(import_command)
 app.command("export")(export_command)
+app.command("replay")(replay_command)
 app.command("list")(list_command)
-
-
-def _replay() -> None:
-    # Here, not above: what only makes and reads traces must not need the replay engine.
-    from kvtrace.cli.replay import replay_command
-
-    app.command("replay")(replay_command)
 
 
 def _version(asked: bool) -> None:
@@ -57,7 +52,6 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line; exit with the code that the outcome has."""
-    _replay()
     try:
         app()
     except KvtraceError as error:

@@ -7,7 +7,7 @@ A layout is a module with `create(geometry) -> Layout`; the first line of its do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,11 +70,11 @@ class Layout:
         """Return how many bytes the node holds on `tier` for each byte of the emitted objects."""
         return self.node_token_bytes(tier) / self.emitted_token_bytes
 
-    def expand(self, events: BlockEvents) -> dict[str, NDArray[np.generic]]:
+    def expand(self, events: BlockEvents) -> dict[str, NDArray[Any]]:
         """Return the rows of `events`: each block becomes its objects, in order of rank."""
         objects = len(self.object_ranks)
 
-        def each(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        def each(values: NDArray[Any]) -> NDArray[Any]:
             return np.repeat(values, objects) if objects > 1 else values
 
         sizes = (events.tokens * self.object_token_bytes).astype(np.uint64)

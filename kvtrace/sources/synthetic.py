@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,8 @@ ARRIVALS_PER_DRAW = 256
 """Sessions of an open arrival process that are drawn at once; part of what a seed means."""
 
 # Purposes of random streams: a new one never shifts another.
-_USER_STREAM, _ARRIVAL_STREAM, _OPEN_STREAM = 1, 2, 3
+_USER_STREAM, _ARRIVAL_STREAM, _OPEN_STREAM, _SAMPLE_STREAM = range(1, 5)
+_SAMPLE_SESSIONS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,12 @@ class _Templates:
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
         templates = list(config.templates.values())
-        weights = np.array([template.weight for template in templates], float)
+        weights = np.array([template.weight for template in templates], np.float64)
         self._weights = weights / weights.sum()
         self._context = np.array([template.context_tokens for template in templates])
         self._generated = np.array([template.generated_tokens for template in templates])
         self._think_s = np.array([template.think_s for template in templates])
-        mix = np.array([config.qos_mix[word.label] for word in Qos], float)
+        mix = np.array([config.qos_mix[word.label] for word in Qos], np.float64)
         self._qos_mix = mix / mix.sum()
 
     def draw(self, rng: np.random.Generator, count: int) -> _Sessions:
@@ -83,7 +84,7 @@ class _Templates:
 
 
 def _uniform_int(rng: np.random.Generator, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    return rng.integers(bounds[:, 0], bounds[:, 1], endpoint=True)
+    return np.asarray(rng.integers(bounds[:, 0], bounds[:, 1], endpoint=True), np.int64)
 
 
 def _fit(drawn: _Sessions, max_tokens: int) -> _Sessions:
@@ -126,6 +127,7 @@ class Synthetic:
         users = context.config.users or 0
         self._users = [self._stream(_USER_STREAM, user) for user in range(users)]
         self._next_session = list(range(users))
+        self._mean_turns = 1.0
 
     @property
     def info(self) -> SourceInfo:
@@ -168,6 +170,8 @@ class Synthetic:
 
     def _arrivals(self) -> Iterator[RequestBatch]:
         gaps, sessions = self._stream(_ARRIVAL_STREAM), self._stream(_OPEN_STREAM)
+        sample = self._templates.draw(self._stream(_SAMPLE_STREAM), _SAMPLE_SESSIONS)
+        self._mean_turns = float(sample.turns.mean())
         last_ns, first_session = 0, 0
         while last_ns < self._end_ns:
             arrival_ns = last_ns + np.cumsum(self._gaps_ns(gaps))
@@ -183,19 +187,16 @@ class Synthetic:
         """Return the gaps between sessions: their rate times the mean turns is the request rate."""
         config = self._config
         assert config.rate is not None
-        turns = 1.0
-        if config.multi_turn:
-            stays = 1 - config.end_probability
-            turns = (1 - stays**config.max_turns) / config.end_probability
-        mean_ns = S_NS * turns / config.rate
-        draw = {
-            "constant": lambda: np.full(ARRIVALS_PER_DRAW, mean_ns),
-            "poisson": lambda: rng.exponential(mean_ns, ARRIVALS_PER_DRAW),
-            "gamma": lambda: rng.gamma(
-                config.gamma_shape, mean_ns / config.gamma_shape, ARRIVALS_PER_DRAW
-            ),
-        }[config.arrival]
-        return np.maximum(np.rint(draw()), 1).astype(np.int64)
+        mean_ns = S_NS * self._mean_turns / config.rate
+        if config.arrival == "constant":
+            gaps_ns = np.full(ARRIVALS_PER_DRAW, mean_ns)
+        elif config.arrival == "poisson":
+            gaps_ns = rng.exponential(mean_ns, ARRIVALS_PER_DRAW)
+        else:
+            shape = config.gamma_shape
+            gaps_ns = rng.gamma(shape, mean_ns / shape, ARRIVALS_PER_DRAW)
+        rounded: NDArray[np.int64] = np.maximum(np.rint(gaps_ns), 1).astype(np.int64)
+        return rounded
 
 
 def _batch(
@@ -229,7 +230,7 @@ def _batch(
 
 
 def _concatenate(batches: list[RequestBatch]) -> RequestBatch:
-    def joined(name: str) -> NDArray[np.int64]:
+    def joined(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(batch, name) for batch in batches])
 
     turns = [batch.turn_tokens for batch in batches if batch.turn_tokens is not None]

@@ -190,7 +190,7 @@ class Reference:
         for request in requests:
             heapq.heappush(heap, (request.arrival_ns, 1, request.row, request, None))
         while heap:
-            self.now, arrives, order, request, going = heapq.heappop(heap)
+            self.now, arrives, _, request, going = heapq.heappop(heap)
             if arrives:
                 if self.now >= self.rules.end_ns or self.count >= self.rules.max_requests:
                     continue

@@ -203,7 +203,7 @@ ORACLE = [
 def test_oracle(
     gpu: int, cpu: int, policy: str, hits: tuple[float, ...], writes: int, reads: int
 ) -> None:
-    """Fed with Mooncake's ids as they stand, the hierarchy has an independent simulator's counts."""
+    """Fed with Mooncake's ids as they stand, the hierarchy counts as an independent simulator."""
     requests = []
     for row, line in enumerate(MOONCAKE.read_text().splitlines()):
         fields = json.loads(line)

@@ -1,0 +1,17 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.making import make
+
+
+@pytest.fixture(scope="session")
+def small_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded trace with all tiers under pressure."""
+    path = tmp_path_factory.mktemp("trace") / "small.parquet"
+    make(path)
+    return path

@@ -1,0 +1,101 @@
+"""Layouts: what a prompt becomes on the tiers, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from kvtrace import layouts, plugins
+from kvtrace.layouts import Geometry
+from kvtrace.schema import Tier
+from kvtrace.units import UNLIMITED
+from tests.making import make
+
+# A 12,000-token prompt: model, TP, layout, objects written to gpu, bytes of each (docs/workload.md).
+SIZES = [
+    ("llama3.1-8b", 1, "lmcache", 46, 33_554_432),
+    ("llama3.1-70b", 8, "lmcache", 46 * 8, 10_485_760),
+    ("deepseek-v3", 8, "lmcache", 46, 17_989_632),
+    ("llama3.1-8b", 1, "request", 1, 1_572_864_000),
+    ("llama3.1-70b", 8, "request", 1, 491_520_000),
+    ("deepseek-v3", 8, "request", 1, 843_264_000),
+]
+
+
+@pytest.mark.parametrize(("model", "parallel", "layout", "objects", "size"), SIZES)
+def test_objects_of_a_prompt(
+    tmp_path: Path, model: str, parallel: int, layout: str, objects: int, size: int
+) -> None:
+    """A prompt of 12,000 tokens becomes as many objects, of such size, as its engine writes."""
+    template = {"context_tokens": [12_000, 12_000], "generated_tokens": [1, 1], "think_s": [1, 1]}
+    path = tmp_path / "t.parquet"
+    made = make(
+        path,
+        model=model,
+        layout=layout,
+        tensor_parallel=parallel,
+        block_tokens=None,
+        source__templates={"one": template},
+        requests=1,
+        tiers__gpu__capacity=1 << 50,
+    )
+    written = pl.read_parquet(path).filter(pl.col("op") == "write")
+    assert written.height == written["key"].n_unique() == objects
+    assert written["size"].unique().to_list() == [size]
+    assert sorted(written["rank"].unique()) == list(range(objects // 46 or 1))
+    assert made.stats.requests == 1
+
+
+def test_capacity_counts_what_the_node_stores() -> None:
+    """Below HBM all ranks' bytes count, MLA once; in HBM its copies count, one per rank."""
+    gqa = layouts.create("lmcache", Geometry(100, replicated=False, tensor_parallel=8, ranks="one"))
+    mla = layouts.create("lmcache", Geometry(100, replicated=True, tensor_parallel=8))
+    assert [gqa.node_token_bytes(tier) for tier in (Tier.GPU, Tier.NVME)] == [800, 800]
+    assert [mla.node_token_bytes(tier) for tier in (Tier.GPU, Tier.NVME)] == [800, 100]
+    assert gqa.occupancy_factor(Tier.CPU) == 8
+    assert (mla.occupancy_factor(Tier.GPU), mla.occupancy_factor(Tier.CPU)) == (8, 1)
+
+
+def test_ranks_one_filters_what_is_emitted(tmp_path: Path) -> None:
+    """`--ranks one` leaves out the other ranks' rows and changes nothing of the simulation."""
+    options: dict[str, Any] = {"model": "llama3.1-8b", "tensor_parallel": 4}
+    options |= {"tiers__gpu__capacity": "64MiB", "tiers__nvme__capacity": UNLIMITED}
+    every = make(tmp_path / "all.parquet", ranks="all", **options)
+    one = make(tmp_path / "one.parquet", ranks="one", **options)
+    assert one.stats == every.stats
+    assert one.header.totals.rows * 4 == every.header.totals.rows
+
+
+def test_request_layout_rereads_while_generating(tmp_path: Path) -> None:
+    """A turn reads its own object once per 32 generated tokens, evenly over generation."""
+    template = {"context_tokens": [100, 100], "generated_tokens": [70, 70], "think_s": [1, 1]}
+    path = tmp_path / "t.parquet"
+    make(path, layout="request", block_tokens=None, source__templates={"one": template},
+         source__users=1, requests=1, generation="fast", tiers__gpu__capacity=1 << 40)  # fmt: skip
+    rows = pl.read_parquet(path)
+    start = rows["timestamp"][0]
+    assert rows["op"].to_list() == ["write", "read", "read", "read"]
+    assert (rows["timestamp"] - start).to_list() == [0, 0, 23 * 2_000_000, 46 * 2_000_000]
+    assert rows["step"].to_list() == [2, 3, 4, 5]
+
+
+def test_later_turns_read_all_earlier_ones(tmp_path: Path) -> None:
+    """Under `request` a turn reads each earlier turn's object once when it arrives."""
+    path = tmp_path / "t.parquet"
+    make(path, layout="request", block_tokens=None, source__users=1, requests=4,
+         source__end_probability=0.01, source__max_context_tokens=1_000_000,
+         generation="none", tiers__gpu__capacity=1 << 50)  # fmt: skip
+    rows = pl.read_parquet(path).filter(pl.col("step") == 1)
+    reads = {r: part["key"].to_list() for (r,), part in rows.group_by("request")}
+    assert reads == {1: [0], 2: [1, 0], 3: [2, 1, 0]}
+
+
+@pytest.mark.parametrize("name", plugins.names("kvtrace.layouts"))
+def test_every_layout_lists_itself(name: str) -> None:
+    """Each layout is found by its file, says what it is and keeps its name."""
+    module = plugins.load("kvtrace.layouts", name, kind="layout")
+    assert plugins.summary(module).endswith(".")
+    assert module.create(Geometry(64, replicated=False, tensor_parallel=2)).name == name
