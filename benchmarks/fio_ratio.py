@@ -243,7 +243,7 @@ def main() -> None:
         fill(bench)
         print(
             f"engine {engine.name}, spin {chosen.spin_us} µs, arena on {pages}, "
-            f"fio mem={fio_memory}, median of {chosen.repeats}, obtained {engine.features[0]!s}"
+            f"fio mem={fio_memory}, median of {chosen.repeats}, obtained {engine.features[0].name}"
         )
         rows = []
         for cell in cells(chosen, span_bytes):
