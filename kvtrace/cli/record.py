@@ -17,6 +17,7 @@ from kvtrace.config import RecordConfig, load_config
 from kvtrace.errors import UsageError
 from kvtrace.pipeline import DEFAULT_DURATION_NS, Recorded, Recording, record
 from kvtrace.schema import Tier
+from kvtrace.stats import DAY_S
 from kvtrace.units import S_NS, format_bytes, format_count
 from kvtrace.writer import file_sha256
 
@@ -230,6 +231,21 @@ def summary(made: Recorded) -> dict[str, Any]:
     }
 
 
+def _unlimited(made: Recorded) -> list[str]:
+    """Say of a tier that never deletes how much is written to it in a day."""
+    totals = made.header.totals
+    told = []
+    for info in made.header.tiers:
+        written = sum(c.bytes for c in totals.cells if c.tier == info.name and c.op == "write")
+        if info.capacity_bytes is None and written and totals.duration_ns:
+            per_day = written * DAY_S * S_NS / totals.duration_ns
+            told.append(
+                f"{info.name} is unlimited: nothing is deleted from it, "
+                f"{format_bytes(per_day)} are written per day"
+            )
+    return told
+
+
 def _print(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     console, totals, counted = Console(), made.header.totals, made.header.statistics
     table = Table(title=f"{made.path}", title_justify="left", title_style="bold")
@@ -268,6 +284,8 @@ def _print(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
             highlight=False,
         )
+    for text in _unlimited(made):
+        console.print(text, highlight=False)
     if made.header.dropped_rows:
         console.print(
             f"{made.header.dropped_rows:,} rows have no word in the CSV and were left out",

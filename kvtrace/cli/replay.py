@@ -22,11 +22,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.units import parse_bytes, parse_duration_ns
-from kvtrace.writer import check_writable
+from kvtrace.writer import check_writable, partial_path
 from replay import ReplayOptions, Stop, TargetSpec, report, run
 from replay.output import write_result_trace
 from replay.report import terminal
@@ -354,6 +354,7 @@ class _Outputs:
                 raise UsageError("named twice", where=path, hint="name another output")
             taken.append(path.resolve())
             check_writable(path, force=self.force)
+            _try(path)
 
     def write(self, trace: Trace, result: Result) -> None:
         """Write all files, then print."""
@@ -367,6 +368,18 @@ class _Outputs:
         console = Console(width=min(Console().width, terminal.WIDTH), highlight=False)
         for part in terminal.render(result):
             console.print(part)
+
+
+def _try(path: Path) -> None:
+    """Return if a file can be made beside `path`: permissions alone don't tell (root, /proc)."""
+    probe = partial_path(path)
+    try:
+        probe.open("wb").close()
+        probe.unlink()
+    except OSError as error:
+        raise TargetError(
+            f"can't write: {error.strerror}", where=path, hint="name another place"
+        ) from error
 
 
 class _Shown:
@@ -387,7 +400,7 @@ class _Shown:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def stage(self, name: str, total: int | None) -> None:
         """Show a new bar."""

@@ -1,0 +1,144 @@
+"""What the commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvtrace.cli.listing import KINDS
+from kvtrace.writer import file_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Outcome
+
+    Cli = Callable[..., Outcome]
+
+RECORD = ("--users", 4, "--model", "tiny-1b", "--block-tokens", 64, "--duration", "10s",
+          "--gpu-mem", "64MiB", "--cpu-mem", "128MiB", "--nvme-capacity", "1GiB")  # fmt: skip
+JSON_KEYS = {
+    "rows", "objects", "bytes", "cells", "hit_ratio", "requests", "blocks", "unique_blocks",
+    "ideal_prefix_hit", "duration_s", "sha256", "content_sha256",
+}  # fmt: skip
+
+
+def test_record_json(tmp_path: Path, cli: Cli) -> None:
+    """`record --json` has the agreed keys, equal to those of `info --json`."""
+    path = tmp_path / "t.parquet"
+    outcome = cli("record", path, *RECORD, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    recorded = json.loads(outcome.out)
+    info = json.loads(cli("info", path, "--json").out)
+    assert set(recorded) >= JSON_KEYS
+    for key in JSON_KEYS - {"cells"}:
+        assert recorded[key] == info[key], key
+    cells = [
+        {k: cell[k] for k in ("tier", "phase", "op", "ops", "bytes")} for cell in info["cells"]
+    ]
+    by_name = lambda cell: (cell["tier"], cell["phase"], cell["op"])  # noqa: E731
+    assert sorted(recorded["cells"], key=by_name) == sorted(cells, key=by_name)
+    assert recorded["sha256"] == file_sha256(path)
+
+
+def test_record_summary(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The summary names rows, rates, hit ratio and read:write per tier, in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD)
+    assert outcome.code == 0
+    for word in ("rows", "rows/s", "ops/s", "hit ratio", "read:write", "gpu", "cpu", "nvme"):
+        assert word in outcome.out
+    assert max(len(line) for line in outcome.out.splitlines()) <= 80
+
+
+def test_unlimited_last_tier_is_said(tmp_path: Path, cli: Cli) -> None:
+    """A tier that never deletes is named, with the bytes written per day."""
+    options = [*RECORD[:-1], "unlimited"]
+    outcome = cli("record", tmp_path / "t.parquet", *options)
+    assert "nvme is unlimited: nothing is deleted from it" in " ".join(outcome.out.split())
+    assert "per day" in outcome.out
+
+
+def test_show_config(tmp_path: Path, cli: Cli) -> None:
+    """`--show-config` prints what was resolved, and records nothing."""
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD, "--show-config")
+    assert "users: 4" in outcome.out
+    assert not list(tmp_path.iterdir())
+    config = tmp_path / "c.yaml"
+    config.write_text(outcome.out)
+    first = cli("record", tmp_path / "a.parquet", *RECORD, "--json")
+    again = cli("record", tmp_path / "b.parquet", "--config", config, "--json")
+    assert json.loads(first.out)["sha256"] == json.loads(again.out)["sha256"]
+
+
+def test_info_tells_drive_writes(cli: Cli, small_trace: Path) -> None:
+    """`info --drive` gives drive writes per day, computed from the rows."""
+    found = json.loads(cli("info", small_trace, "--drive", "1TB", "--json").out)
+    nvme = found["tiers"]["nvme"]
+    days = found["duration_s"] / 86_400
+    assert nvme["drive_writes_per_day"] == pytest.approx(nvme["write_bytes"] / days / 1e12)
+    assert nvme["read_write_ratio"] == nvme["read_bytes"] / nvme["write_bytes"]
+    assert found["tiers"]["gpu"]["drive_writes_per_day"] is None
+
+
+def test_info_fits_a_terminal(cli: Cli, small_trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`info` fits into 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    out = cli("info", small_trace).out
+    assert "tiny-1b" in out
+    table = [line for line in out.splitlines() if line.startswith(("│", "┃"))]
+    assert table
+    assert max(map(len, table)) <= 80
+
+
+def test_head(cli: Cli, small_trace: Path) -> None:
+    """`head` shows as many rows as asked for."""
+    assert len(json.loads(cli("head", small_trace, "-n", 3, "--json").out)) == 3
+    assert cli("head", small_trace, "-n", 2).out.count("│ write │") == 2
+
+
+def test_check_json(cli: Cli, small_trace: Path) -> None:
+    """`check --json` says that nothing was broken, and how much each tier held at most."""
+    found = json.loads(cli("check", small_trace, "--json").out)
+    assert found["ok"] is True
+    assert found["violations"] == []
+    assert set(found["peak_bytes"]) == {"gpu", "cpu", "nvme"}
+    assert "fine" in cli("check", small_trace).out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list(cli: Cli, kind: str) -> None:
+    """`list` names each plug-in with availability and what it is."""
+    entries = json.loads(cli("list", kind, "--json").out)[kind]
+    assert entries
+    text = cli("list", kind).out
+    for entry in entries:
+        assert entry["name"] in text
+        assert entry["available"]
+        assert entry["what"]
+
+
+def test_list_of_nothing_known(cli: Cli) -> None:
+    """A kind that isn't there is refused with the nearest."""
+    outcome = cli("list", "model")
+    assert outcome.code == 2
+    assert "did you mean models" in outcome.error
+
+
+def test_version_and_help(cli: Cli) -> None:
+    """`--version` and `--help` of each command work."""
+    assert cli("--version").out.startswith("kvtrace 0.")
+    for command in ("record", "info", "check", "head", "import", "export", "replay", "list"):
+        assert "Usage" in cli(command, "--help").out
+
+
+def test_a_bug_is_called_one(cli: Cli, small_trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw exits 70 with its traceback, never with a code that means something."""
+    monkeypatch.setattr("kvtrace.cli.trace.summarise", lambda *_, **__: 1 / 0)
+    outcome = cli("info", small_trace)
+    assert outcome.code == 70
+    assert "ZeroDivisionError" in outcome.err
+    assert "this is a bug" in outcome.err

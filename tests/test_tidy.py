@@ -1,0 +1,123 @@
+"""Style as failing tests: sizes, docstrings, plug-ins, and what nothing in the project may name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvtrace import plugins
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(p for folder in ("kvtrace", "replay") for p in (ROOT / folder).rglob("*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+
+# Longer than the limit, each with its reason.
+LONG_FILES = {
+    "kvtrace/kernel.py": "one state machine; what its parts share are the columns named at its top",
+    "replay/order.py": "one state machine, likewise",
+}
+LONG_FUNCTIONS = {
+    "kvtrace/cli/record.py:record_command": "a parameter per option, and the table of their keys",
+    "kvtrace/cli/replay.py:replay_command": "a parameter per option",
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> list[tuple[str, int]]:
+    """Return each function of a file as (file:name, lines)."""
+    return [
+        (f"{name_of(path)}:{node.name}", (node.end_lineno or 0) - node.lineno + 1)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def test_files_are_short() -> None:
+    """A file does one thing; one that is long has its reason here."""
+    long = {name_of(p) for p in SOURCES if len(p.read_text().splitlines()) > MAX_FILE_LINES}
+    assert long <= set(LONG_FILES)
+
+
+def test_functions_are_short() -> None:
+    """A function fits in the head; most are far shorter."""
+    found = [function for path in SOURCES for function in functions(path)]
+    assert {name for name, lines in found if lines > MAX_FUNCTION_LINES} <= set(LONG_FUNCTIONS)
+    lengths = sorted(lines for _, lines in found)
+    assert lengths[len(lengths) // 2] <= 10
+    assert lengths[len(lengths) * 9 // 10] <= 30
+
+
+def test_reasons_are_needed() -> None:
+    """No exception stays when what it excused is gone."""
+    lengths = dict(function for path in SOURCES for function in functions(path))
+    for name in LONG_FUNCTIONS:
+        assert lengths[name] > MAX_FUNCTION_LINES
+    for name in LONG_FILES:
+        assert len((ROOT / name).read_text().splitlines()) > MAX_FILE_LINES
+
+
+def test_only_the_command_line_prints_or_exits() -> None:
+    """Nothing but `kvtrace/cli` prints or exits, and nothing but one frame catches everything."""
+    allowed = {"replay/native/build.py"}  # run as a script
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        names = {ast.unparse(call) for call in calls}
+        if "cli" not in path.parts and name_of(path) not in allowed:
+            assert not names & {"print", "sys.exit", "exit"}, name_of(path)
+        broad = {
+            ast.unparse(node.type) if node.type else "all"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ExceptHandler)
+        } & {"Exception", "BaseException", "all"}
+        assert not broad or name_of(path) == "kvtrace/cli/main.py", name_of(path)
+
+
+def test_no_clock_in_virtual_time() -> None:
+    """`kvtrace` reads no clock outside its command line; `replay` only in its clock module."""
+    for path in SOURCES:
+        imports = re.search(r"^(import time|from time import)", path.read_text(), re.MULTILINE)
+        inside = "cli" in path.parts or name_of(path) == "replay/clock.py"
+        assert not imports or inside, name_of(path)
+
+
+def test_no_global_randomness() -> None:
+    """Randomness is passed in: no global generator, no `random`, no hash order."""
+    pattern = re.compile(
+        r"^import random|np\.random\.(?!default_rng|Generator|SeedSequence)|\buuid"
+    )
+    for path in SOURCES:
+        assert not pattern.search(path.read_text()), name_of(path)
+
+
+FOLDERS = ("sources", "layouts", "policies", "importers", "exporters")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_plug_in_says_what_it_is(folder: str) -> None:
+    """Every file of a plug-in folder loads and has a one-line summary."""
+    names = plugins.names(f"kvtrace.{folder}")
+    assert names
+    for name in names:
+        module = plugins.load(f"kvtrace.{folder}", name, kind=folder)
+        assert plugins.summary(module).endswith("."), name
+
+
+def test_heavy_packages_stay_out() -> None:
+    """Importing the toolkit and the engine pulls in neither torch nor object-store clients."""
+    code = (
+        "import sys, kvtrace, replay, kvtrace.cli.main\n"
+        "print([m for m in ('torch', 'boto3', 'ray', 'altair') if m in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ended.stdout.strip() == "[]"
