@@ -69,7 +69,7 @@ class Measured:
 
 
 def error_name(code: int) -> str:
-    """Return what an op's error is called: `EIO`, `dependency_failed`, …"""
+    """Return what an op's error is called, e.g. `EIO` or `dependency_failed`."""
     return _NAMES.get(code) or errno.errorcode.get(code, str(code))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from replay import payload, preflight
 from replay.loop import VERIFY_FAILED, Lane, LaneKind, Ops, Times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 SHOWN = 5
 _ALIGN_BYTES = 4096

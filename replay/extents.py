@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.errors import TargetError
 from kvtrace.units import format_bytes
 from replay.jit import jit
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from replay.survey import Survey
 
 EXACT_CLASSES = 256
@@ -156,7 +157,8 @@ def quotas(classes: Classes, spaces: tuple[Space, ...]) -> NDArray[np.int64]:
             quota[mine] = UNBOUNDED
             continue
         need = int((classes.peak[mine] * classes.length_bytes[mine]).sum())
-        assert space.size_bytes is not None and need <= space.size_bytes
+        assert space.size_bytes is not None
+        assert need <= space.size_bytes
         if need:
             spare = space.size_bytes - need
             quota[mine] += [int(peak) * spare // need for peak in classes.peak[mine]]

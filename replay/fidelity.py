@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.schema import Op, Phase, Tier
 from replay.histogram import Histogram, Summary
@@ -14,6 +13,8 @@ from replay.loop import NO_TIME_NS, Mode
 from replay.violations import count_violations
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from replay.plan import Plan
     from replay.recorder import Recorder
     from replay.survey import Survey

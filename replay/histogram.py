@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _BITS = 8
 _SUB = 1 << _BITS
@@ -73,7 +76,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def value_at(self, ten_thousandths: int) -> int:
-        """Return the smallest value that so many of all values don't exceed; 0 if there are none."""
+        """Return the smallest value that so many of all don't exceed; 0 if there are none."""
         rank = _rank(self.count, ten_thousandths)
         if rank == 0:
             return 0

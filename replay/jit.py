@@ -27,6 +27,6 @@ def kernel(function: Function) -> Function:
 
 
 def helper(function: Function) -> Function:
-    """Return a part of a kernel, compiled into its callers: calls with tuples of arrays are dear."""
+    """Return a part of a kernel, compiled into its callers: calls with many arrays are dear."""
     compiled = cast("Any", numba.njit)(forceinline=True, _nrt=False)(function)
     return cast("Function", compiled)

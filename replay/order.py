@@ -7,14 +7,16 @@ Lists share their tails and never change, so a ref stays good.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.schema import Op, Phase
 from replay.jit import helper, jit, kernel
 from replay.loop import Action
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
 _EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
@@ -71,7 +73,7 @@ class Rows(NamedTuple):
     size: NDArray[np.uint64]
     tier: NDArray[np.uint8]
     key: NDArray[np.uint64]
-    index: NDArray[np.int32]
+    key_index: NDArray[np.int32]
     """Of the key in its table."""
     phase: NDArray[np.uint8]
     offset: NDArray[np.uint64]
@@ -294,7 +296,7 @@ def _execute(rows: Rows, row: int, index: int, state: State, fixed: Fixed, out: 
     place: Record = state.place[index, lane]
     out.action[at] = _DO_NOTHING
     out.offset[at], out.length[at], out.sector[at], out.arena[at] = 0, 0, 0, 0
-    if what == _READ or what == _WRITE:
+    if what in (_READ, _WRITE):
         align = int(fixed.align[lane])
         begin = int(rows.offset[row])
         end = begin + int(rows.size[row])
@@ -366,7 +368,7 @@ def _order_skipped(what: int, index: int, tier: int, below: int, state: State) -
 def _look_ahead(rows: Rows, row: int, state: State, fixed: Fixed) -> None:
     """Touch what a later row will need, so that it is in the cache by then."""
     if row < rows.op.size:
-        index, tier = rows.index[row], rows.tier[row]
+        index, tier = rows.key_index[row], rows.tier[row]
         state.cursor[TOUCHED] ^= state.order[index, tier].reads
         lane = fixed.lane_of_tier[tier]
         if lane >= 0:
@@ -390,12 +392,12 @@ def plan_rows(
         at = int(state.cursor[OPS])
         if what == _LOOKUP:
             if lane >= 0:
-                index = int(rows.index[row])
+                index = int(rows.key_index[row])
                 out.row[at] = first_row + row
                 _execute(rows, row, index, state, fixed, out)
                 out.wait_count[at] = 0
             continue
-        index = int(rows.index[row])
+        index = int(rows.key_index[row])
         below = _evict_below(state, index, tier) if what == _DELETE else 0
         if not _has_room(state, index, tier, below):
             return MORE_ROOM, row
@@ -407,7 +409,7 @@ def plan_rows(
         else:
             ref = _order_skipped(what, index, tier, below, state)
         phase = rows.phase[row]
-        if what == _READ and (phase == _EVICT or phase == _PROMOTE):
+        if what == _READ and phase in (_EVICT, _PROMOTE):
             state.transfer_read[index] = ref
         elif what == _WRITE and phase == _EVICT:
             state.order[index, tier].evict_write = ref

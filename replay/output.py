@@ -1,4 +1,4 @@
-"""The result trace: what was executed, with the times it took. It is itself a trace."""
+"""Files that a result goes to: reports, and the result trace, which is itself a trace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.writer import TraceWriter
+from kvtrace.errors import TargetError, UsageError
+from kvtrace.writer import TraceWriter, check_writable, partial_path
+from replay import report
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ _ERRNO = {
     VERIFY_FAILED: errno.EBADMSG,
     INTERRUPTED: errno.EINTR,
 }
+TRACE_SUFFIX = ".parquet"
 _MEASURED = ("due", "submit", "complete", "error")
 
 
@@ -88,3 +91,55 @@ def _measured(result: Result) -> dict[str, NDArray[np.generic]]:
         "complete": since_start(times.complete_ns),
         "error": error,
     }
+
+
+class Outputs:
+    """Where a result goes; checked before anything runs."""
+
+    def __init__(
+        self,
+        inputs: tuple[Path, ...],
+        out: Path | None,
+        reports: tuple[Path, ...],
+        *,
+        force: bool = False,
+    ) -> None:
+        self.inputs, self.out, self.reports, self.force = inputs, out, reports, force
+
+    def check(self) -> None:
+        """Return if all can be written; nothing is left. Raises UsageError or TargetError."""
+        if self.out is not None and self.out.suffix != TRACE_SUFFIX:
+            raise UsageError(
+                "unknown form of result trace",
+                where=self.out,
+                got=repr(self.out.suffix),
+                accepted=TRACE_SUFFIX,
+            )
+        for path in self.reports:
+            report.check_suffix(path)
+        taken = [path.resolve() for path in self.inputs]
+        for path in (*self.reports, *(() if self.out is None else (self.out,))):
+            if path.resolve() in taken:
+                raise UsageError("named twice", where=path, hint="name another output")
+            taken.append(path.resolve())
+            check_writable(path, force=self.force)
+            _try(path)
+
+    def write(self, trace: Trace, result: Result) -> None:
+        """Write all files, each whole or not at all. Raises TargetError."""
+        for path in self.reports:
+            report.write(result, path)
+        if self.out is not None:
+            write_result_trace(trace, result, self.out, force=self.force)
+
+
+def _try(path: Path) -> None:
+    """Return if a file can be made beside `path`: permissions alone don't tell (root, /proc)."""
+    probe = partial_path(path)
+    try:
+        probe.open("wb").close()
+        probe.unlink()
+    except OSError as error:
+        raise TargetError(
+            f"can't write: {error.strerror}", where=path, hint="name another place"
+        ) from error

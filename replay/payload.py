@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dgen_py
@@ -26,7 +27,7 @@ _STREAM_BYTES = 1 << 38
 
 def available_bytes() -> int:
     """Return how much memory could be taken without swapping."""
-    with open("/proc/meminfo", encoding="ascii") as file:
+    with Path("/proc/meminfo").open(encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
@@ -68,9 +69,10 @@ def fill(arena: NDArray[np.uint8], run_id: int) -> None:
 def stamps(
     key: int, sector: int, generation: int, run_id: int, length_bytes: int
 ) -> NDArray[np.uint64]:
-    """Return the stamps of consecutive sectors, shape [sectors, 2]: key, and the word
+    """Return the stamps of consecutive sectors, shape [sectors, 2].
 
-    sector (31 bits), generation (17), run id (16), from the lowest bit up.
+    A stamp is the key and a word: sector (31 bits), generation (17), run id (16), from the lowest
+    bit up.
     """
     count = length_bytes // SECTOR_BYTES
     found = np.empty((count, 2), np.uint64)

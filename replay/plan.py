@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.errors import UsageError
 from kvtrace.schema import Tier
@@ -20,6 +19,8 @@ from replay.survey import NO_LANE, Batch, Limit, Survey, read_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from kvtrace.reader import Trace
     from replay.extents import Classes, Space

@@ -9,7 +9,6 @@ import stat
 import struct
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,8 @@ from replay import device, statx
 from replay.marker import MARKER_BYTES, Marker
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from replay.targets import TargetSpec
 
 FREE_RATIO_MIN = 0.05

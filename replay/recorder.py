@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
@@ -14,6 +13,8 @@ from replay.histogram import Histogram, Summary
 from replay.loop import NO_TIME_NS, Action, Mode, Outcome
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from replay.plan import Plan
 
 ON_SCHEDULE_NS = 1_000_000
@@ -196,7 +197,7 @@ class Recorder:
         return float((late <= ON_SCHEDULE_NS).mean())
 
     def _backlog_growing(self, which: NDArray[np.bool_], end: int) -> bool:
-        """Whether more ops are due and not done at the window's end than at three quarters of it."""
+        """Whether more ops wait at the window's end than at three quarters of it."""
         if self.mode == Mode.MAX or not which.any():
             return False
         start = self.outcome.start_ns

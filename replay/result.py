@@ -181,8 +181,9 @@ class Result:
             return values.set(values == NO_TIME_NS, None) - start
 
         def words(name: str, vocabulary: type[Op | Phase | Tier]) -> pl.Series:
-            labels = pl.Enum([word.label for word in vocabulary])
-            return pl.Series(name, getattr(self.plan, name)).cast(pl.UInt32).cast(labels)
+            labels = {int(word): word.label for word in vocabulary}
+            values = pl.Series(name, getattr(self.plan, name))
+            return values.replace_strict(labels, return_dtype=pl.Enum(list(labels.values())))
 
         return pl.DataFrame(
             [

@@ -50,7 +50,7 @@ def run(
 
     `stop` ends it from elsewhere (a signal handler): the result then is partial and INVALID.
     Raises UsageError, TraceError or TargetError before anything was written where that can be
-    known, and Interrupted if stopped before the clock started.
+    known, and RunInterruptedError if stopped before the clock started.
     """
     watcher, stop = watcher or Silent(), stop or Stop()
     options = options or ReplayOptions()

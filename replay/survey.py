@@ -6,14 +6,14 @@ Streams the rows; memory grows with the objects, and by eight bytes per life of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvtrace.errors import TraceError
 from kvtrace.schema import Op, Phase, Tier
-from replay.jit import kernel
+from replay.jit import helper, kernel
 from replay.keys import KeyTable, find_or_add
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read_batches(trace: Trace, limit: Limit) -> Iterator[Batch]:
     """Yield the rows of `trace` that are within `limit`, in slices that stay in a CPU's cache."""
     names = [*COLUMNS, "offset"] if "offset" in trace.columns else list(COLUMNS)
     first_row = 0
-    for columns in cast("Iterator[Columns]", trace.batches(names)):
+    for columns in trace.batches(names):
         rows = limit.cut(first_row, columns["timestamp"])
         for begin in range(0, rows, _SLICE_ROWS):
             end = min(rows, begin + _SLICE_ROWS)
@@ -256,6 +256,40 @@ def _add_resident(
     return count
 
 
+@helper
+def _note_write(item: Any, offset: int, end: int) -> int:
+    """Note a write; return 1 if a life begins, else 0."""
+    begins = 0
+    if item.live == 0:
+        item.live = 1
+        item.written = 0
+        begins = 1
+    if offset == 0 and end == item.length:
+        item.original = 0
+    item.written = max(item.written, end)
+    return begins
+
+
+@helper
+def _note_first_touch(item: Any) -> None:
+    """Note a read or delete: an object never seen before must have been there."""
+    if item.touched == 0 and item.live == 0:
+        item.initial = 1
+        item.live = 1
+        item.original = 1
+        item.written = ORIGINAL
+
+
+@helper
+def _note_delete(item: Any) -> int:
+    """Note a delete; return -1 if a life ends, else 0."""
+    if item.live == 0:
+        return 0
+    item.live = 0
+    item.original = 0
+    return -1
+
+
 @kernel
 def _survey_rows(
     op: NDArray[np.uint8],
@@ -292,37 +326,24 @@ def _survey_rows(
         item: Any = objects[index, lane]
         end = int(offset[row]) + int(size[row])
         item.length = max(item.length, end)
-        flat = index * lanes + lane + 1
+        change = 0
         if what == _WRITE:
+            change = _note_write(item, int(offset[row]), end)
             tally[_WRITES] += 1
-            if item.live == 0:
-                item.live = 1
-                item.written = 0
-                lives[life] = flat
-                life += 1
-            if offset[row] == 0 and end == item.length:
-                item.original = 0
-            item.written = max(item.written, end)
-        elif item.touched == 0 and item.live == 0:
-            item.initial = 1
-            item.live = 1
-            item.original = 1
-            item.written = ORIGINAL
-        if what == _READ:
-            if item.live == 0:
+        else:
+            _note_first_touch(item)
+            if what == _DELETE:
+                change = _note_delete(item)
+                tally[_DELETES] += 1
+            elif item.live == 0:
                 tally[_BAD_ROW] = row
                 break
-            if item.original == 1:
-                tally[_ORIGINAL_READS] += 1
-            elif item.written < end:
-                tally[_BEYOND_READS] += 1
-        elif what == _DELETE:
-            tally[_DELETES] += 1
-            if item.live == 1:
-                item.live = 0
-                item.original = 0
-                lives[life] = -flat
-                life += 1
+            else:
+                tally[_ORIGINAL_READS] += item.original
+                tally[_BEYOND_READS] += item.written < end
+        if change != 0:
+            lives[life] = change * (index * lanes + lane + 1)
+            life += 1
         item.touched = 1
     tally[_KEYS] = count
     return life

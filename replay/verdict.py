@@ -274,16 +274,16 @@ def _warnings(found: Findings) -> list[Reason]:
                 "fill it once before, so that its garbage collection is measured too",
             )
         )
-    for lane in found.lanes:
-        if lane.drift_ratio is not None and abs(lane.drift_ratio) > DRIFT_RATIO:
-            warnings.append(
-                Reason(
-                    "drift",
-                    f"tier {lane.tier.label}: median service time changed by "
-                    f"{lane.drift_ratio:+.0%} from the first quarter to the last",
-                    "run longer, or let the device settle",
-                )
-            )
+    warnings += [
+        Reason(
+            "drift",
+            f"tier {lane.tier.label}: median service time changed by {lane.drift_ratio:+.0%} "
+            "from the first quarter to the last",
+            "run longer, or let the device settle",
+        )
+        for lane in found.lanes
+        if lane.drift_ratio is not None and abs(lane.drift_ratio) > DRIFT_RATIO
+    ]
     if found.engine == "python":
         warnings.append(
             Reason(

@@ -62,7 +62,7 @@ def _exclusive(frame: pl.DataFrame, group: list[str]) -> int:
 
 
 def _transfers(frame: pl.DataFrame) -> int:
-    """A write starts after the latest earlier read of phase evict or promote of its key."""
+    """Count writes that begin before the latest earlier evict or promote read of their key."""
     is_transfer = (pl.col("op") == Op.READ) & pl.col("phase").is_in([Phase.EVICT, Phase.PROMOTE])
     source = pl.when(is_transfer).then(pl.col("complete"))
     before = frame.with_columns(source.forward_fill().shift(1).over("key").alias("source"))
@@ -71,7 +71,7 @@ def _transfers(frame: pl.DataFrame) -> int:
 
 
 def _deletes(frame: pl.DataFrame) -> int:
-    """A delete starts after the latest earlier evict write of its key on a slower tier."""
+    """Count deletes that begin before the latest earlier evict write on a slower tier."""
     found = 0
     for tier in frame["tier"].unique().to_list():
         is_below = (

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Interrupted(KvtraceError):
+class RunInterruptedError(KvtraceError):
     """Stopped by the user before anything was measured."""
 
     exit_code = EXIT_INVALID
@@ -26,7 +26,7 @@ class Watcher(Protocol):
         ...
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage begins: of so many rows, ops or bytes."""
+        """Take note that a stage begins, of so many rows, ops or bytes."""
         ...
 
     def advance(self, done: int) -> None:
@@ -63,6 +63,6 @@ class Stop:
         return bool(self.flag[0])
 
     def check(self) -> None:
-        """Raise Interrupted if it was set."""
+        """Raise RunInterruptedError if it was set."""
         if self.requested:
-            raise Interrupted("stopped before the run began", hint="nothing was measured")
+            raise RunInterruptedError("stopped before the run began", hint="nothing was measured")

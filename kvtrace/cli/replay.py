@@ -22,13 +22,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError, unknown_name
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.units import parse_bytes, parse_duration_ns
-from kvtrace.writer import check_writable, partial_path
-from replay import ReplayOptions, Stop, TargetSpec, report, run
-from replay.output import write_result_trace
+from replay import ReplayOptions, Stop, TargetSpec, run
+from replay.output import Outputs
 from replay.report import terminal
 from replay.report.json import document
 from replay.verdict import CODES
@@ -198,11 +197,13 @@ def replay_command(
         limit_ns=limit_ns,
         accept=_accepted(accept or []),
     )
-    outputs = _Outputs(trace, device, out, tuple(report_to or ()), force, as_json)
+    inputs = (trace,) if device is None else (trace, device)
+    outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
     outputs.check()
     with open_trace(trace) as opened:
         result = _run(opened, specs, options)
         outputs.write(opened, result)
+    _show(result, as_json=as_json)
     raise typer.Exit(_exit_code(result))
 
 
@@ -321,65 +322,14 @@ def _check_targets(device: Path | None, size: int | None, target: str | None, cp
         )
 
 
-class _Outputs:
-    """Where the result goes; checked before anything runs."""
-
-    def __init__(
-        self,
-        trace: Path,
-        device: Path | None,
-        out: Path | None,
-        reports: tuple[Path, ...],
-        force: bool,
-        as_json: bool,
-    ) -> None:
-        self.inputs = tuple(path for path in (trace, device) if path is not None)
-        self.out, self.reports, self.force, self.as_json = out, reports, force, as_json
-
-    def check(self) -> None:
-        """Return if all can be written. Raises UsageError or TargetError."""
-        if self.out is not None and self.out.suffix != ".parquet":
-            raise UsageError(
-                "unknown form of result trace",
-                where=self.out,
-                got=repr(self.out.suffix),
-                accepted=".parquet",
-            )
-        for path in self.reports:
-            report.check_suffix(path)
-        outputs = [path for path in (self.out, *self.reports) if path is not None]
-        taken = [path.resolve() for path in self.inputs]
-        for path in outputs:
-            if path.resolve() in taken:
-                raise UsageError("named twice", where=path, hint="name another output")
-            taken.append(path.resolve())
-            check_writable(path, force=self.force)
-            _try(path)
-
-    def write(self, trace: Trace, result: Result) -> None:
-        """Write all files, then print."""
-        for path in self.reports:
-            report.write(result, path)
-        if self.out is not None:
-            write_result_trace(trace, result, self.out, force=self.force)
-        if self.as_json:
-            print(json.dumps(document(result), indent=2, allow_nan=False))
-            return
-        console = Console(width=min(Console().width, terminal.WIDTH), highlight=False)
-        for part in terminal.render(result):
-            console.print(part)
-
-
-def _try(path: Path) -> None:
-    """Return if a file can be made beside `path`: permissions alone don't tell (root, /proc)."""
-    probe = partial_path(path)
-    try:
-        probe.open("wb").close()
-        probe.unlink()
-    except OSError as error:
-        raise TargetError(
-            f"can't write: {error.strerror}", where=path, hint="name another place"
-        ) from error
+def _show(result: Result, *, as_json: bool) -> None:
+    """Print the result."""
+    if as_json:
+        print(json.dumps(document(result), indent=2, allow_nan=False))
+        return
+    console = Console(width=min(Console().width, terminal.WIDTH), highlight=False)
+    for part in terminal.render(result):
+        console.print(part)
 
 
 class _Shown:

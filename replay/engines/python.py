@@ -1,5 +1,6 @@
-"""The engine `python`: threads and preadv/pwritev. The fallback without a compiler, and the
-reference that the compiled engines are tested against.
+"""The engine `python`: threads and preadv/pwritev.
+
+The fallback without a compiler, and the reference that the compiled engines are tested against.
 
 What it costs: an object's pieces go one after the other through one thread, at most
 `THREADS` at once, and every op takes the interpreter for 50 to 200 µs; submit times are late by

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
-from kvtrace.errors import UsageError
+from kvtrace.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,5 +54,9 @@ def write(result: Result, path: Path) -> None:
     try:
         _forms()[path.suffix].write(result, partial)
         partial.replace(path)
+    except OSError as error:
+        raise TargetError(
+            f"can't write: {error.strerror}", where=path, hint="free space or name another place"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

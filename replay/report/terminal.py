@@ -77,13 +77,13 @@ def _head(result: Result) -> Table:
     replayed = f"{format_count(trace.rows_replayed)} of {format_count(trace.rows)} rows"
     rows.append(("trace", f"{trace.path}, {replayed}"))
     rows.append(("executed", f"{format_count(result.ops)} ops, {format_bytes(result.bytes)} moved"))
-    for part in result.skipped:
-        rows.append(
-            (
-                "not executed",
-                f"tier {part.tier.label}: {format_count(part.ops)} ops, {format_bytes(part.bytes)}",
-            )
+    rows += [
+        (
+            "not executed",
+            f"tier {part.tier.label}: {format_count(part.ops)} ops, {format_bytes(part.bytes)}",
         )
+        for part in result.skipped
+    ]
     populated = result.populated
     if populated.objects:
         rows.append(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kvtrace.errors import unknown_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kvtrace.schema import Tier
     from replay.extents import Need, Space
     from replay.loop import Lane
@@ -55,7 +56,7 @@ class Unwritten:
 
 
 class Target(Protocol):
-    """One target of one run, in the order of its calls: space, authorise, reserve, open, …, close."""
+    """One target of one run; its calls in order: space, authorise, reserve, open, … close."""
 
     spec: TargetSpec
 

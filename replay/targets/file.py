@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -87,13 +88,12 @@ class FileTarget:
     def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
         """Open it, make a new file, write the marker. Leaves nothing behind if that fails."""
         assert space.size_bytes is not None
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._undo)
             self._open(space.begin_bytes + space.size_bytes, writes=writes)
             if writes:
                 self._mark(mark, space)
-        except BaseException:
-            self._undo()
-            raise
+            undo.pop_all()
 
     def _open(self, end_bytes: int, *, writes: bool) -> None:
         flags = os.O_RDWR if writes else os.O_RDONLY

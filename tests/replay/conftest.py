@@ -6,16 +6,18 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from kvtrace.header import RESIDENT_DTYPE, Header
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.writer import TraceWriter
 from replay import ReplayOptions, TargetSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Row = tuple[int, Op, Tier, int, Phase, int]
 """(timestamp, op, tier, key, phase, size)"""
@@ -153,14 +155,19 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         pytest.skip("loop devices need root")
     attached: list[str] = []
 
-    def attach(size: int = 64 * MIB, prepare: Callable[[Path], None] | None = None) -> Path:
+    def attach(
+        size: int = 64 * MIB,
+        prepare: Callable[[Path], None] | None = None,
+        *,
+        read_only: bool = False,
+    ) -> Path:
         backing = tmp_path / f"disk{len(attached)}"
         with backing.open("wb") as file:
             file.truncate(size)
         if prepare is not None:
             prepare(backing)
         answer = subprocess.run(
-            ["losetup", "--show", "--find", str(backing)],
+            ["losetup", "--show", "--find", *["--read-only"] * read_only, str(backing)],
             capture_output=True,
             text=True,
             check=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ R, W, D, L = Op.READ, Op.WRITE, Op.DELETE, Op.LOOKUP
 NVME, CPU, GPU = Tier.NVME, Tier.CPU, Tier.GPU
 EVICT, DECODE, PREFILL, PROMOTE = Phase.EVICT, Phase.DECODE, Phase.PREFILL, Phase.PROMOTE
 KIB4 = 4096
+EVERYTHING = Limit()
 
 
 def make_plan(
     rows: list[Row],
     tiers: tuple[Tier, ...] = (NVME,),
     *,
-    limit: Limit = Limit(),
+    limit: Limit = EVERYTHING,
     spare_bytes: int = 0,
     arena_bytes: int = 1 << 20,
     io_bytes: int = 1 << 16,
@@ -84,15 +86,15 @@ def naive_waits(rows: list[Row], place: dict[int, int]) -> list[set[int]]:
         if op in (W, D):
             waits |= {i for i, _ in same}
         if op == W:
-            moved = [i for i, r in earlier if r[3] == key and r[1] == R and r[4] in (EVICT, PROMOTE)]
+            moved = [
+                i for i, r in earlier if r[3] == key and r[1] == R and r[4] in (EVICT, PROMOTE)
+            ]
             waits |= set(moved[-1:])
             if index in place:
                 waits |= {i for i in place if i < index and place[i] == place[index]}
         if op == D:
             below = [
-                i
-                for i, r in earlier
-                if r[3] == key and r[1] == W and r[4] == EVICT and r[2] > tier
+                i for i, r in earlier if r[3] == key and r[1] == W and r[4] == EVICT and r[2] > tier
             ]
             waits |= set(below[-1:])
         direct.append(waits)
@@ -157,9 +159,7 @@ def test_order_is_that_of_the_naive_model(rows: list[Row], tiers: tuple[Tier, ..
 
 @settings(max_examples=100, deadline=None)
 @given(rows=random_rows(), tiers=EXECUTED, spare=st.sampled_from([0, KIB4, 1 << 20]))
-def test_live_objects_never_overlap(
-    rows: list[Row], tiers: tuple[Tier, ...], spare: int
-) -> None:
+def test_live_objects_never_overlap(rows: list[Row], tiers: tuple[Tier, ...], spare: int) -> None:
     """At no row do the extents of two live objects of a lane overlap, or leave their space."""
     if not any(row[2] in tiers for row in rows):
         return
@@ -178,12 +178,13 @@ def test_live_objects_never_overlap(
         if plan.ops.length_bytes[op]:
             begin = int(plan.ops.offset_bytes[op])
             end = begin + int(plan.ops.length_bytes[op])
-            assert begin >= 1 << 20 and end <= plan.extent_bytes[place[0]]
+            assert begin >= 1 << 20
+            assert end <= plan.extent_bytes[place[0]]
             if place in live:
                 assert live[place] == (begin, end)
             live[place] = (begin, end)
         spans = sorted((lane, *span) for (lane, _), span in live.items())
-        for (lane_a, _, end_a), (lane_b, begin_b, _) in zip(spans, spans[1:], strict=False):
+        for (lane_a, _, end_a), (lane_b, begin_b, _) in itertools.pairwise(spans):
             assert lane_a != lane_b or end_a <= begin_b
 
 
@@ -254,7 +255,9 @@ def test_generations_count_writes_and_reads_expect_the_last_one() -> None:
     moves = plan.ops.action != Action.NONE
     assert plan.ops.generation[moves].tolist() == [0, 1, 1, 2, 2]
     arena = plan.ops.arena_bytes
-    assert arena[0] == populate.arena_bytes[0] and arena[1] == arena[2] and arena[4] == arena[5]
+    assert arena[0] == populate.arena_bytes[0]
+    assert arena[1] == arena[2]
+    assert arena[4] == arena[5]
 
 
 def test_parts_of_an_object_share_extent_generation_and_arena() -> None:
@@ -291,7 +294,7 @@ def test_read_of_a_deleted_object_is_a_bad_trace() -> None:
         (1, D, NVME, 5, EVICT, KIB4),
         (2, R, NVME, 5, DECODE, KIB4),
     ]
-    with pytest.raises(TraceError, match="row 2.*key 5 on tier nvme"):
+    with pytest.raises(TraceError, match=r"row 2.*key 5 on tier nvme"):
         make_plan(rows)
 
 
@@ -327,9 +330,11 @@ def test_limits() -> None:
     """A limit by rows or by time cuts the plan and the populate set alike."""
     rows: list[Row] = [(i * 10, R, NVME, i, DECODE, KIB4) for i in range(10)]
     plan, populate = make_plan(rows, limit=Limit(rows=3))
-    assert plan.row.tolist() == [0, 1, 2] and len(populate.key) == 3
+    assert plan.row.tolist() == [0, 1, 2]
+    assert len(populate.key) == 3
     plan, populate = make_plan(rows, limit=Limit(duration_ns=40))
-    assert plan.row.tolist() == [0, 1, 2, 3] and len(populate.key) == 4
+    assert plan.row.tolist() == [0, 1, 2, 3]
+    assert len(populate.key) == 4
 
 
 def test_many_readers_of_one_object_make_room_for_their_edges() -> None:
@@ -357,7 +362,9 @@ def test_lists_grow_when_one_row_needs_more_than_they_hold() -> None:
 def test_live_set_must_fit() -> None:
     """What doesn't fit is refused with the figures."""
     need = extents.Need(10, 10 << 20, 1 << 20, 1 << 20)
-    with pytest.raises(TargetError, match=r"8\.00 MiB.*10\.00 MiB live.*10 objects.*1\.00 MiB slack"):
+    with pytest.raises(
+        TargetError, match=r"8\.00 MiB.*10\.00 MiB live.*10 objects.*1\.00 MiB slack"
+    ):
         extents.check_fits(need, Space(KIB4, 0, 8 << 20), "target")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -26,10 +26,14 @@ from replay.loop import (
     Verify,
 )
 from replay.native import allocate
-from replay.plan import Plan
 from replay.violations import count_violations
 from tests.replay.conftest import MIB, Row, simple_rows
 from tests.replay.test_plan import make_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from replay.plan import Plan
 
 IO = 1 << 16
 W, R, D = Op.WRITE, Op.READ, Op.DELETE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,11 +10,13 @@ import pytest
 from kvtrace.schema import Op, Phase, Tier
 from replay.fidelity import in_flight_max
 from replay.loop import DEPENDENCY_FAILED, LaneCounters, Mode, Outcome, Times
-from replay.plan import Plan
 from replay.recorder import Recorder
 from replay.violations import count_violations
 from tests.replay.conftest import Row, simple_rows
 from tests.replay.test_plan import make_plan
+
+if TYPE_CHECKING:
+    from replay.plan import Plan
 
 START = 1_000_000
 R, W, D = Op.READ, Op.WRITE, Op.DELETE
@@ -39,7 +41,7 @@ def reads(count: int, gap_ns: int, size: int = 4096) -> list[Row]:
 
 
 def test_lateness_divides_into_dependency_slot_and_host() -> None:
-    """submit − due is what was waited for: predecessors, then a slot, then the tool."""
+    """Submit − due is what was waited for: predecessors, then a slot, then the tool."""
     plan, _ = make_plan(reads(3, 100))
     found = outcome(
         plan,
@@ -60,9 +62,7 @@ def test_lateness_divides_into_dependency_slot_and_host() -> None:
 def test_max_mode_has_no_response_time_and_no_dependency_wait() -> None:
     """In max mode an op is due when it is ready."""
     plan, _ = make_plan(reads(2, 1000))
-    found = outcome(
-        plan, ready_ns=[0, 10], slot_ns=[0, 30], submit_ns=[1, 31], complete_ns=[5, 50]
-    )
+    found = outcome(plan, ready_ns=[0, 10], slot_ns=[0, 30], submit_ns=[1, 31], complete_ns=[5, 50])
     lane = Recorder(plan, found, Mode.MAX).lane(0, Tier.NVME)
     assert lane.response is None
     assert lane.lateness.dependency_wait.max == 0
