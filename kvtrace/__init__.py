@@ -1,8 +1,38 @@
-"""kvtrace: makes, reads and checks traces of KV-cache storage."""
+"""kvtrace: makes, reads and checks traces of KV-cache storage.
+
+import kvtrace
+made = kvtrace.record(kvtrace.load_config(None, {"source.users": 10}), "t.parquet")
+with kvtrace.open("t.parquet") as trace:
+    trace.lazy()        # the rows as a polars LazyFrame
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from kvtrace.reader import Trace
 from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
 from kvtrace.version import VERSION
 
+if TYPE_CHECKING:
+    from kvtrace.config import RecordConfig, load_config
+    from kvtrace.pipeline import Recorded, record
+
 __version__ = VERSION
-__all__ = ["Trace", "__version__", "open"]
+__all__ = ["RecordConfig", "Recorded", "Trace", "__version__", "load_config", "open", "record"]
+
+_LAZY = {
+    "RecordConfig": "kvtrace.config",
+    "load_config": "kvtrace.config",
+    "Recorded": "kvtrace.pipeline",
+    "record": "kvtrace.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What only reads traces must not wait for the compiled simulation to be loaded.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kvtrace' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

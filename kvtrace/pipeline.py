@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kvtrace import layouts, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
@@ -20,7 +20,7 @@ from kvtrace.schema import Tier
 from kvtrace.sources import SourceContext
 from kvtrace.units import UNLIMITED, format_bytes
 from kvtrace.version import VERSION
-from kvtrace.writer import TraceWriter
+from kvtrace.writer import TotalsCounter, TraceWriter
 
 if TYPE_CHECKING:
     import os

@@ -101,8 +101,8 @@ class _ContentHash:
         return total.hexdigest()
 
 
-class _Counter:
-    """Rows, bytes and duration, per tier × phase × op."""
+class TotalsCounter:
+    """Counts rows, bytes and duration, per tier × phase × op."""
 
     def __init__(self) -> None:
         shape = (len(Tier), len(Phase), len(Op))
@@ -111,6 +111,7 @@ class _Counter:
         self._last_ns = 0
 
     def update(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Count some more rows."""
         shape = self._ops.shape
         cell = columns["tier"].astype(np.uint8)
         cell = (cell * shape[1] + columns["phase"]) * shape[2] + columns["op"]
@@ -128,6 +129,7 @@ class _Counter:
         self._last_ns = int(columns["timestamp"][-1])
 
     def totals(self) -> Totals:
+        """Return what was counted so far."""
         cells = [
             Cell(
                 tier=tier.label,
@@ -175,7 +177,7 @@ class TraceWriter:
         self.columns = tuple(column for column in COLUMNS if column.name in wanted)
         assert wanted <= set(BY_NAME), f"unknown columns: {wanted - set(BY_NAME)}"
         self.resident = np.zeros(0, RESIDENT_DTYPE) if resident is None else resident
-        self._counter = _Counter()
+        self._counter = TotalsCounter()
         self._hash = _ContentHash(self.columns)
         self._rows = 0
         self._pending: list[dict[str, NDArray[Any]]] = []

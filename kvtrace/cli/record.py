@@ -140,6 +140,9 @@ def record_command(
         ),
     ] = 1,
     force: Annotated[bool, _option("Replace OUT if it exists.", _RUN)] = False,
+    dry_run: Annotated[
+        bool, _option("Simulate and print the summary; write nothing.", _RUN, "--dry-run")
+    ] = False,
     show_config: Annotated[
         bool, _option("Print the resolved configuration; write nothing.", _RUN)
     ] = False,
@@ -186,7 +189,9 @@ def record_command(
         return
     started = time.monotonic()
     with record_bar() as progress:
-        made = record(resolved, out, workers=workers, force=force, progress=progress)
+        made = record(
+            resolved, out, workers=workers, force=force, dry_run=dry_run, progress=progress
+        )
     if as_json:
         typer.echo(json.dumps(summary(made), indent=2))
     else:
@@ -226,7 +231,7 @@ def summary(made: Recorded) -> dict[str, Any]:
         "cells": [cell.model_dump() for cell in totals.cells],
         **{name: value for name, value in counted.items() if name != "objects"},
         "dropped_rows": made.header.dropped_rows,
-        "sha256": file_sha256(made.path),
+        "sha256": file_sha256(made.path) if made.header.content_sha256 else None,
         "content_sha256": made.header.content_sha256,
     }
 

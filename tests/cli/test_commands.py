@@ -74,6 +74,17 @@ def test_show_config(tmp_path: Path, cli: Cli) -> None:
     assert json.loads(first.out)["sha256"] == json.loads(again.out)["sha256"]
 
 
+def test_dry_run(tmp_path: Path, cli: Cli) -> None:
+    """`--dry-run` counts what a recording would, and writes nothing."""
+    path = tmp_path / "t.parquet"
+    dry = json.loads(cli("record", path, *RECORD, "--dry-run", "--json").out)
+    assert not list(tmp_path.iterdir())
+    real = json.loads(cli("record", path, *RECORD, "--json").out)
+    assert real["sha256"]
+    unknown = {"sha256": None, "content_sha256": None}
+    assert dry | unknown == real | unknown
+
+
 def test_info_tells_drive_writes(cli: Cli, small_trace: Path) -> None:
     """`info --drive` gives drive writes per day, computed from the rows."""
     found = json.loads(cli("info", small_trace, "--drive", "1TB", "--json").out)
