@@ -50,6 +50,7 @@ _ENGINE_NOTES = {
     "python": "threads of the interpreter: 50 to 200 µs per op, objects' pieces one by one",
 }
 _SMALL_PAGES = "4K"
+_INLINE = ("null", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,11 @@ def _findings(
         writes=any(prepared.writes),
         engine=measured.engine,
         small_pages=measured.page_kind == _SMALL_PAGES and own > 0,
+        inline_tiers=tuple(
+            tier
+            for tier, target in zip(prepared.tiers, prepared.targets, strict=True)
+            if target.spec.name in _INLINE
+        ),
         scheduled=options.mode == Timing.OPEN,
     )
 

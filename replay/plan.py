@@ -99,6 +99,7 @@ class Planner:
             wanted = wanted | (objects["resident"] > 0)
         if which == "none":
             wanted = np.zeros_like(wanted)
+        wanted &= self._state.place["size_class"] >= 0  # of some only their delete is known
         index, lane = np.nonzero(wanted)
         place = self._state.place
         _give_arena(place, index, lane, self._state.cursor, self._fixed)
@@ -209,7 +210,7 @@ def _initial_state(
     freed = survey.deletes + 1
     count = np.zeros(6, np.int64)
     count[order.NODES] = count[order.FREED] = 1  # 0 ends a list
-    room = survey.executed_ops * 2 + _LIST_SLACK
+    nodes, edges = survey.executed_ops + _LIST_SLACK, 2 * survey.executed_ops + _LIST_SLACK
     return State(
         order=np.zeros((survey.keys, len(Tier)), ORDER),
         place=place,
@@ -219,10 +220,10 @@ def _initial_state(
         freed_extent=np.zeros(freed, np.int64),
         freed_ref=np.zeros(freed, np.int64),
         freed_next=np.zeros(freed, np.int64),
-        node_op=np.zeros(room, np.uint32),
-        node_next=np.zeros(room, np.int64),
-        node_length=np.zeros(room, np.int64),
-        edges=np.zeros(room, np.uint32),
+        node_op=np.zeros(nodes, np.uint32),
+        node_next=np.zeros(nodes, np.int64),
+        node_length=np.zeros(nodes, np.int64),
+        edges=np.zeros(edges, np.uint32),
         cursor=count,
     )
 

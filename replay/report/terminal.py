@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -48,19 +49,19 @@ def _verdict(result: Result) -> Text:
     return text
 
 
-def _reasons(result: Result) -> Iterator[Text]:
+def _reasons(result: Result) -> Iterator[Padding]:
     verdict = result.verdict
     yield from (_reason(reason, "red", "INVALID") for reason in verdict.reasons)
     yield from (_reason(reason, "yellow", "mark") for reason in verdict.marks)
     yield from (_reason(reason, "yellow", "warning") for reason in verdict.warnings)
 
 
-def _reason(reason: Reason, style: str, kind: str) -> Text:
+def _reason(reason: Reason, style: str, kind: str) -> Padding:
     accepted = ", accepted" if reason.accepted else ""
-    text = Text(f"  {reason.code}", style=style)
+    text = Text(reason.code, style=style)
     text.append(f" ({kind}{accepted}): {reason.figure}\n", style="default")
-    text.append(f"    → {reason.remedy}", style="dim")
-    return text
+    text.append(f"→ {reason.remedy}", style="dim")
+    return Padding(text, (0, 0, 0, 2))
 
 
 def _pairs(rows: list[tuple[str, str]]) -> Table:
@@ -162,7 +163,7 @@ def _short_count(count: int) -> str:
 
 
 def _latencies(result: Result, lane: LaneResult) -> Table:
-    table = _table("service (resp.)")
+    table = _table("service")
     measure = lane.measure
     table.add_row("all", *_cells(measure.service))
     if measure.response is not None:

@@ -98,7 +98,7 @@ class FileTarget:
     def _open(self, end_bytes: int, *, writes: bool) -> None:
         flags = os.O_RDWR if writes else os.O_RDONLY
         if self.facts.block:
-            flags |= os.O_EXCL
+            flags |= os.O_EXCL if writes else 0
         elif self.facts.new:
             flags |= os.O_CREAT | os.O_EXCL
         else:

@@ -102,6 +102,13 @@ def test_host_lateness_may_be_one_percent_of_a_slow_devices_service() -> None:
     assert not judge(replace(GOOD, lanes=(lane(900_000, service_ns=80_000_000),))).valid
 
 
+def test_full_speed_on_a_target_inside_the_loop_has_no_host_lateness() -> None:
+    """In max mode null and memory measure the loop's own speed; a schedule is kept or not."""
+    late = replace(GOOD, lanes=(lane(host_ns=10**9),), inline_tiers=(Tier.NVME,))
+    assert judge(replace(late, scheduled=False)).valid
+    assert not judge(late).valid
+
+
 def test_foreign_device_traffic_is_tolerated_below_both_limits() -> None:
     """5 % of ours, and 64 MiB in any case, is what a file system's journal may take."""
     assert judge(replace(GOOD, foreign_bytes=64 * MIB, own_bytes=MIB)).valid
