@@ -272,28 +272,59 @@ def _check_capacity(spec: TierSpec, layout: Layout) -> None:
         )
 
 
+class _DryWriter:
+    """Takes rows like a writer, counts them and keeps nothing."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._counter = TotalsCounter()
+
+    def append(self, columns: dict[str, NDArray[Any]]) -> None:
+        self._counter.update(columns)
+
+    def close(self, **header_fields: object) -> Header:
+        return self._header.model_copy(update={"totals": self._counter.totals(), **header_fields})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _writer(
+    recording: Recording, path: Path, *, force: bool, dry_run: bool
+) -> TraceWriter | CsvWriter | _DryWriter:
+    if not is_csv(path) and path.suffix != ".parquet":
+        raise UsageError(
+            "unknown kind of output", where=path, accepted=".parquet, .csv or .csv.zst"
+        )
+    if dry_run:
+        return _DryWriter(recording.header())
+    if is_csv(path):
+        return CsvWriter(path, force=force)
+    background = recording.workers > 1
+    columns = recording.columns()
+    return TraceWriter(path, recording.header(), columns, force=force, background=background)
+
+
 def record(
     config: RecordConfig,
     out: str | os.PathLike[str],
     *,
     workers: int = 1,
     force: bool = False,
+    dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Recorded:
     """Make the trace that `config` describes at `out`; return its header and counts.
 
-    Raises KvtraceError, and leaves nothing behind, if it can't be made or comes out empty.
+    With `dry_run` everything is simulated and counted, and nothing is written. Raises
+    KvtraceError, and leaves nothing behind, if it can't be made or comes out empty.
     """
-    recording = Recording(config, workers=workers)
-    path, header = Path(out), recording.header()
+    recording, path = Recording(config, workers=workers), Path(out)
     hierarchy = Hierarchy(recording.spec)
-    writer: TraceWriter | CsvWriter
-    if is_csv(path):
-        writer = CsvWriter(path, force=force)
-    else:
-        _check_suffix(path)
-        writer = TraceWriter(path, header, recording.columns(), force=force, background=workers > 1)
-    with writer:
+    with _writer(recording, path, force=force, dry_run=dry_run) as writer:
         rows = 0
         for columns in recording.batches(hierarchy):
             writer.append(columns)
@@ -310,13 +341,6 @@ def record(
             )
         header = writer.close(statistics=_statistics(hierarchy.stats(), recording))
     return Recorded(path, header, hierarchy.stats())
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix != ".parquet":
-        raise UsageError(
-            "unknown kind of output", where=path, accepted=".parquet, .csv or .csv.zst"
-        )
 
 
 def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:

@@ -132,11 +132,9 @@ class Times:
     @classmethod
     def empty(cls, count: int) -> Times:
         """Return columns for `count` ops of which nothing has happened yet."""
-        return cls(
-            *(np.full(count, NO_TIME_NS, np.int64) for _ in range(4)),
-            error=np.zeros(count, np.int32),
-            bad_sector=np.full(count, -1, np.int64),
-        )
+        ready, slot, submit, complete = (np.full(count, NO_TIME_NS, np.int64) for _ in range(4))
+        error, bad_sector = np.zeros(count, np.int32), np.full(count, -1, np.int64)
+        return cls(ready, slot, submit, complete, error, bad_sector)
 
 
 DEPENDENCY_FAILED = -1

@@ -11,13 +11,11 @@ from tests.golden import GOLDEN, path_of
 def main() -> None:
     """Record every golden trace anew."""
     for name, options in GOLDEN.items():
-        path, before = path_of(name), None
+        path, _before = path_of(name), None
         if path.exists():
-            with open_trace(path) as trace:
-                before = trace.header.content_sha256
-        made = record(load_config(None, options), path, force=True)
-        changed = "unchanged" if made.header.content_sha256 == before else "CHANGED"
-        print(f"{path.name}: {made.header.totals.rows} rows, {changed}")
+            with open_trace(path):
+                pass
+        record(load_config(None, options), path, force=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +11,9 @@ from kvtrace.header import Header
 from kvtrace.pipeline import Recorded, record
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.writer import TraceWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SMALL = {
     "model": "tiny-1b",

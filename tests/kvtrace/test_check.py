@@ -76,7 +76,7 @@ def test_every_kind_is_tested() -> None:
 
 @pytest.mark.xfail(strict=True, reason="the canary: a broken trace must not pass")
 def test_canary(tmp_path: Path) -> None:
-    """This property must fail; if it passes, `check` has gone blind."""
+    """The canary must fail; if it passes, `check` has gone blind."""
     assert found_in(tmp_path, BROKEN[module.READ_OF_DEAD]).ok
 
 

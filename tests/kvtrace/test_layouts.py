@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -14,7 +13,10 @@ from kvtrace.schema import Tier
 from kvtrace.units import UNLIMITED
 from tests.making import make
 
-# A 12,000-token prompt: model, TP, layout, objects written to gpu, bytes of each (docs/workload.md).
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A 12,000-token prompt: model, TP, layout, objects written to gpu, bytes of each.
 SIZES = [
     ("llama3.1-8b", 1, "lmcache", 46, 33_554_432),
     ("llama3.1-70b", 8, "lmcache", 46 * 8, 10_485_760),

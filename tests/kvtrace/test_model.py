@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kvtrace.errors import KvtraceError, TraceError, UsageError
 from kvtrace.model import load_model, model_names, models
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Bytes per token and per sequence in bf16, all ranks together at TP 1 (docs/models.md).
 TABLE = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from kvtrace import kernel, pipeline
@@ -79,9 +81,9 @@ def test_invariants_hold(tmp_path_factory: pytest.TempPathFactory, options: dict
     path = tmp_path_factory.mktemp("t") / "t.parquet"
     try:
         made = make(path, **options)
-    except UsageError as error:
-        assert "came out empty" in str(error)
-        return
+    except UsageError as refusal:
+        assume("came out empty" not in str(refusal))
+        raise
     with open_trace(path) as trace:
         found = check(trace)
         assert found.ok, found.violations
@@ -308,17 +310,7 @@ def test_config_file_and_set(tmp_path: Path) -> None:
 
 def test_counters_are_apart() -> None:
     """No two places of the kernel's counter array are the same."""
-    named = {
-        name: value
-        for name, value in vars(kernel).items()
-        if name.isupper() and name in kernel.__dict__ and name in COUNT_NAMES
-    }
-    assert sorted(named.values()) == list(range(kernel.COUNTS))
-
-
-COUNT_NAMES = (
-    "STREAM LOADED NO_MORE HEAP FIRST_FREE FREE EVENTS ROW_BASE ID_BASE ASKED KEYS REQUESTS BLOCKS "
-    "HIT_TOKENS IDEAL_HITS GENERATED_TOKENS PROMPT_TOKENS WRITE_THROUGH PROMOTE TAIL_FIRST "
-    "PREFIX_RULE GENERATION_NS PREFILL_PS REREAD_TOKENS MAX_REQUESTS END_NS MAX_EVENTS NOW NOW_STEP "
-    "NOW_REQUEST NOW_SESSION NOW_QOS"
-).split()
+    text = inspect.getsource(kernel)
+    section = text[text.index("# Places in `count`") : text.index("COUNTS = ")]
+    names = re.findall(r"[A-Z_]{2,}", section)
+    assert sorted(vars(kernel)[name] for name in names) == list(range(kernel.COUNTS))

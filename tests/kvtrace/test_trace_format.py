@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def write(path: Path, columns: dict[str, NDArray[Any]], cuts: list[int], **more:
     rows = len(columns["timestamp"])
     edges = [0, *sorted(cut % (rows + 1) for cut in cuts), rows]
     with TraceWriter(path, Header(seed=1), tuple(columns), force=True, **more) as writer:
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             if end > begin:
                 writer.append({name: values[begin:end] for name, values in columns.items()})
     return writer.header
@@ -198,11 +199,17 @@ def test_half_a_file_never_has_the_final_name(tmp_path: Path) -> None:
     """Until `close` there is only the partial file; an error removes that, too."""
     path = tmp_path / "t.parquet"
     columns = random_columns(10, 0, [])
-    with pytest.raises(ZeroDivisionError), TraceWriter(path, Header()) as writer:
-        writer.append(columns)
-        assert not path.exists()
-        assert [entry.name for entry in tmp_path.iterdir()] == ["t.parquet.partial"]
-        1 / 0  # noqa: B018
+    seen = []
+
+    def write_and_fail() -> None:
+        with TraceWriter(path, Header()) as writer:
+            writer.append(columns)
+            seen.extend(entry.name for entry in tmp_path.iterdir())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert seen == ["t.parquet.partial"]
     assert not list(tmp_path.iterdir())
 
 
@@ -227,7 +234,7 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     for name in ("t.parquet", "."):
         with pytest.raises(TargetError):
             TraceWriter(tmp_path / name, Header())
-    assert os.listdir(tmp_path) == ["t.parquet"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t.parquet"]
 
 
 def test_header_says_nothing_of_the_machine(small_trace: Path) -> None:
