@@ -114,16 +114,24 @@ def _fill_times(run: RunStruct, times: Times) -> None:
         setattr(run, name, address(getattr(times, name)))
 
 
-def _run_interruptibly(run: RunStruct, control: Control) -> int:
-    """Run in a thread of its own, so that Python's signal handlers run meanwhile.
+def _wait_or_stop(done: threading.Event, control: Control) -> None:
+    """Return when the engine is done; what a signal handler raises stops it and waits for that.
 
-    What a handler raises stops the engine, and is raised when the engine has drained: it must
-    not outlive the columns. `Thread.join` can't be used for that: interrupted, it takes a running
-    thread for a finished one (Python 3.11).
+    The engine must not outlive the columns. `Thread.join` can't be used here: interrupted, it
+    takes a running thread for a finished one (Python 3.11).
     """
+    try:
+        done.wait()
+    finally:
+        if not done.is_set():
+            control.stop[0] = 1
+            _wait_or_stop(done, control)
+
+
+def _run_interruptibly(run: RunStruct, control: Control) -> int:
+    """Run in a thread of its own, so that Python's signal handlers run meanwhile."""
     loop = library.load()
     results: list[int] = []
-    interruptions: list[BaseException] = []
     done = threading.Event()
 
     def work() -> None:
@@ -131,14 +139,7 @@ def _run_interruptibly(run: RunStruct, control: Control) -> int:
         done.set()
 
     threading.Thread(target=work, name="kvtrace-engine").start()
-    while not done.is_set():
-        try:
-            done.wait()
-        except BaseException as interruption:
-            control.stop[0] = 1
-            interruptions.append(interruption)
-    if interruptions:
-        raise interruptions[0]
+    _wait_or_stop(done, control)
     return results[0]
 
 
