@@ -94,6 +94,15 @@ def _lanes(prepared: Prepared, measured: Measured, recorder: Recorder) -> tuple[
     return tuple(found)
 
 
+def _copiers(prepared: Prepared, measured: Measured) -> tuple[int, ...]:
+    """Return the lanes of memory targets that did one copy at a time."""
+    return tuple(
+        lane
+        for lane, target in enumerate(prepared.targets)
+        if target.spec.name == "memory" and measured.outcome.counters[lane].in_flight_max <= 1
+    )
+
+
 def _findings(
     prepared: Prepared,
     options: ReplayOptions,
@@ -196,7 +205,7 @@ def _trace(trace: Trace, prepared: Prepared, sha256: str) -> TraceInfo:
 def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
     mode = Mode.MAX if options.mode == Timing.MAX else Mode.OPEN
-    recorder = Recorder(prepared.plan, measured.outcome, mode)
+    recorder = Recorder(prepared.plan, measured.outcome, mode, _copiers(prepared, measured))
     lanes = _lanes(prepared, measured, recorder)
     faithful = fidelity.measure(recorder, prepared.survey)
     error = measured.outcome.times.error

@@ -91,15 +91,28 @@ class Waits:
     host_ns: NDArray[np.int64]
 
 
-def waits(plan: Plan, outcome: Outcome, mode: Mode) -> Waits:
+def _copier_free_ns(plan: Plan, outcome: Outcome, copiers: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return when the lane's previous op was done, for lanes that do one op at a time."""
+    times = outcome.times
+    free = np.full(len(plan.row), NO_TIME_NS, np.int64)
+    for lane in copiers:
+        moves = (plan.ops.lane == lane) & (plan.ops.action != Action.NONE)
+        rows = np.flatnonzero(moves & (times.submit_ns != NO_TIME_NS))
+        rows = rows[np.argsort(times.submit_ns[rows], kind="stable")]
+        free[rows[1:]] = np.minimum(times.complete_ns[rows[:-1]], times.submit_ns[rows[1:]])
+    return free
+
+
+def waits(plan: Plan, outcome: Outcome, mode: Mode, copiers: tuple[int, ...] = ()) -> Waits:
     """Return the parts of lateness; they add up to submit − due. Times are on the clock.
 
-    In max mode an op is due when its predecessors have completed.
+    In max mode an op is due when its predecessors have completed. `copiers`: lanes that do one op
+    at a time (a memory target in the loop's thread); there an op's slot is the copier itself.
     """
     times = outcome.times
     due = times.ready_ns if mode == Mode.MAX else outcome.start_ns + plan.ops.due_ns
     ready = np.maximum(due, times.ready_ns)
-    slot = np.maximum(ready, times.slot_ns)
+    slot = np.maximum(ready, np.maximum(times.slot_ns, _copier_free_ns(plan, outcome, copiers)))
     submit = np.maximum(slot, times.submit_ns)
     return Waits(due, ready - due, slot - ready, submit - slot)
 
@@ -107,10 +120,12 @@ def waits(plan: Plan, outcome: Outcome, mode: Mode) -> Waits:
 class Recorder:
     """Measures a finished run. Columns are made once and shared by all questions."""
 
-    def __init__(self, plan: Plan, outcome: Outcome, mode: Mode) -> None:
+    def __init__(
+        self, plan: Plan, outcome: Outcome, mode: Mode, copiers: tuple[int, ...] = ()
+    ) -> None:
         self.plan, self.outcome, self.mode = plan, outcome, mode
         times = outcome.times
-        self.waits = waits(plan, outcome, mode)
+        self.waits = waits(plan, outcome, mode, copiers)
         self.moves = plan.ops.action != Action.NONE
         self.ran = times.submit_ns != NO_TIME_NS
         self.good = self.ran & (times.complete_ns != NO_TIME_NS) & (times.error == 0)

@@ -59,6 +59,15 @@ def test_lateness_divides_into_dependency_slot_and_host() -> None:
     assert (lateness.dependency_wait.max, lateness.slot_wait.max, lateness.host.max) == (50, 50, 7)
 
 
+def test_waiting_for_a_memory_targets_copier_is_slot_wait() -> None:
+    """Two ops due at once where one is done at a time: the second waits for a slot."""
+    plan, _ = make_plan(reads(2, 0))
+    found = outcome(plan, submit_ns=[0, 52], complete_ns=[50, 90])
+    waits = Recorder(plan, found, Mode.OPEN, (0,)).waits
+    assert (waits.slot_ns.tolist(), waits.host_ns.tolist()) == ([0, 50], [0, 2])
+    assert Recorder(plan, found, Mode.OPEN).waits.host_ns.tolist() == [0, 52]
+
+
 def test_max_mode_has_no_response_time_and_no_dependency_wait() -> None:
     """In max mode an op is due when it is ready."""
     plan, _ = make_plan(reads(2, 1000))

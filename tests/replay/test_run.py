@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 import replay
+import replay.engines
 from kvtrace.errors import TargetError, TraceError, UsageError
 from kvtrace.header import Header
 from kvtrace.reader import open_trace
@@ -285,6 +286,20 @@ def test_the_result_is_a_trace(direct_path: Path, quick: Quick, tmp_path: Path) 
     table = result.table()
     assert table["complete"].to_list() == frame["complete"].to_list()
     assert table.schema["op"] == pl.Enum(["read", "write", "delete", "lookup"])
+
+
+def test_without_the_compiled_loop_python_is_used_and_said(
+    tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fallback is in the result with what it costs; asking for what isn't there is refused."""
+    for engine in (replay.engines.uring, replay.engines.threads):
+        monkeypatch.setattr(type(engine), "available", lambda _: "no compiler")
+    trace = write_trace(tmp_path / "t.parquet", simple_rows(2))
+    result = replay.run(trace, [null_target()], quick())
+    assert result.tool.engine == "python"
+    assert "python_engine" in {warning.code for warning in result.verdict.warnings}
+    with pytest.raises(TargetError, match=r"uring isn't available.*no compiler"):
+        replay.run(trace, [null_target()], quick(engine="uring"))
 
 
 def test_speed_divides_due_times(tmp_path: Path, quick: Quick) -> None:
