@@ -46,7 +46,6 @@ class Need:
     extent_bytes: int
     """Peak of live extents, class by class."""
     slack_bytes: int
-    largest_bytes: int
 
     @property
     def size_bytes(self) -> int:
@@ -125,7 +124,6 @@ def needs(classes: Classes, lanes: int, slack_ratio: float) -> tuple[Need, ...]:
                 int(peak.sum()),
                 extent_bytes,
                 int(extent_bytes * slack_ratio),
-                int(length.max()) if len(length) else 0,
             )
         )
     return tuple(found)

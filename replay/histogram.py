@@ -40,9 +40,6 @@ class Summary:
         return self.percentiles[name]
 
 
-EMPTY = Summary(dict.fromkeys(QUANTILES, 0), 0, 0, tuple(QUANTILES))
-
-
 class Histogram:
     """Counts of non-negative integers."""
 

@@ -64,6 +64,7 @@ def _statistics(trace: Trace, result: Result) -> dict[str, object]:
             "trace_sha256": result.trace.sha256,
             "verdict": result.verdict.word,
             "run_id": result.payload.run_id,
+            "tiers": [lane.measure.tier.label for lane in result.lanes],
             "mode": result.options.mode.value,
             "speed": result.options.speed,
         },

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from kvtrace.reader import Trace
     from replay.extents import Classes, Space
 
-POPULATE = ("touched", "all", "none")
 _LIST_SLACK = 1 << 12
 Number = TypeVar("Number", np.int64, np.uint32)
 
@@ -84,7 +83,7 @@ class Planner:
             geometry.speed,
         )
         self._state = _initial_state(survey, classes, quotas, geometry)
-        self._before = _place_originals(self._state.place, survey, self._state)
+        _place_originals(self._state.place, survey, self._state)
 
     def populate(self, which: str, rng: np.random.Generator) -> Ops:
         """Return the writes that bring the objects there that the trace expects to find.
@@ -228,12 +227,11 @@ def _initial_state(
     )
 
 
-def _place_originals(place: NDArray[np.void], survey: Survey, state: State) -> int:
-    """Give extents to the objects that are there before the first row; return how many."""
+def _place_originals(place: NDArray[np.void], survey: Survey, state: State) -> None:
+    """Give extents to the objects that are there before the first row."""
     there = (survey.objects["initial"] | survey.objects["resident"]) > 0
     index, lane = np.nonzero(there & (place["size_class"] >= 0))
     _take_originals(place, index, lane, state.classes, state.next_free)
-    return len(index)
 
 
 @kernel

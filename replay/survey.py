@@ -44,7 +44,7 @@ OBJECT = np.dtype(
 """One (key, lane). `written`: end of what was written; `initial`: first touched by a read or delete
 without being resident; `original`: holds bytes that this run didn't write."""
 
-_ORIGINAL_READS, _BEYOND_READS, _DELETES, _EXECUTED, _WRITES, _BAD_ROW, _KEYS = range(7)
+_ORIGINAL_READS, _BEYOND_READS, _DELETES, _EXECUTED, _BAD_ROW, _KEYS = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,6 @@ class Survey:
     rows: int
     last_ns: int
     executed_ops: int
-    written_ops: int
     deletes: int
     original_reads: int
     """Reads of bytes that the run itself hasn't written: they need populating."""
@@ -169,7 +168,7 @@ class _State:
         shape = (len(Tier), len(Phase), len(Op))
         self.cell_ops = np.zeros(shape, np.int64)
         self.cell_bytes = np.zeros(shape, np.int64)
-        self.tally = np.zeros(7, np.int64)
+        self.tally = np.zeros(6, np.int64)
         self.tally[_BAD_ROW] = -1
 
     def _reserve(self, rows: int) -> None:
@@ -227,7 +226,6 @@ class _State:
             rows,
             last_ns,
             executed_ops=int(tally[_EXECUTED]),
-            written_ops=int(tally[_WRITES]),
             deletes=int(tally[_DELETES]),
             original_reads=int(tally[_ORIGINAL_READS]),
             beyond_reads=int(tally[_BEYOND_READS]),
@@ -329,7 +327,6 @@ def _survey_rows(
         change = 0
         if what == _WRITE:
             change = _note_write(item, int(offset[row]), end)
-            tally[_WRITES] += 1
         else:
             _note_first_touch(item)
             if what == _DELETE:

@@ -23,7 +23,6 @@ CODES = (
     "failed_ops",
     "verify_failed",
     "host_lateness",
-    "payload_repeated",
     "unwritten",
     "tier_not_executed",
     "short_window",
@@ -81,16 +80,13 @@ class Findings:
     first_error: str = ""
     mismatches: tuple[str, ...] = ()
     mismatched_ops: int = 0
-    stamped: bool = True
     original_reads: int = 0
     beyond_reads: int = 0
-    unwritten_bytes: int = 0
     min_window_ns: int = 0
     window_ns: int = 0
     interrupted: bool = False
     foreign_bytes: int | None = None
     own_bytes: int = 0
-    preconditioned: bool = False
     writes: bool = False
     engine: str = ""
     small_pages: bool = False
@@ -106,7 +102,6 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _failed,
         _mismatched,
         _late,
-        _repeated,
         _unwritten,
         _not_executed,
         _short,
@@ -168,20 +163,12 @@ def _late(found: Findings) -> list[Reason]:
     return reasons
 
 
-def _repeated(found: Findings) -> list[Reason]:
-    if found.stamped or not found.writes:
-        return []
-    return [Reason("payload_repeated", "writes carried no stamps", "leave stamping on")]
-
-
 def _unwritten(found: Findings) -> list[Reason]:
     parts = []
     if found.original_reads:
         parts.append(f"{format_count(found.original_reads)} reads of objects nobody has written")
     if found.beyond_reads:
         parts.append(f"{format_count(found.beyond_reads)} reads beyond what was written")
-    if found.unwritten_bytes:
-        parts.append(f"{format_bytes(found.unwritten_bytes)} of the file not written before")
     if not parts:
         return []
     return [
@@ -271,7 +258,7 @@ def _overloaded(found: Findings) -> list[Reason]:
 
 def _warnings(found: Findings) -> list[Reason]:
     warnings = []
-    if found.writes and not found.preconditioned and found.own_bytes:
+    if found.writes and found.own_bytes:
         warnings.append(
             Reason(
                 "not_preconditioned",

@@ -361,7 +361,7 @@ def test_lists_grow_when_one_row_needs_more_than_they_hold() -> None:
 
 def test_live_set_must_fit() -> None:
     """What doesn't fit is refused with the figures."""
-    need = extents.Need(10, 10 << 20, 1 << 20, 1 << 20)
+    need = extents.Need(10, 10 << 20, 1 << 20)
     with pytest.raises(
         TargetError, match=r"8\.00 MiB.*10\.00 MiB live.*10 objects.*1\.00 MiB slack"
     ):

@@ -49,7 +49,6 @@ GOOD = Findings(
     fidelity=Fidelity(None, None, None, 1, None, 0, ()),
     window_ns=S_NS,
     min_window_ns=S_NS,
-    preconditioned=True,
     engine="uring",
 )
 
@@ -67,10 +66,8 @@ def test_a_good_run_is_valid() -> None:
         ("failed_ops", {"failed_ops": 3, "first_error": "EIO"}),
         ("verify_failed", {"mismatched_ops": 1, "mismatches": ("object 5",)}),
         ("host_lateness", {"lanes": (lane(host_ns=100_001),)}),
-        ("payload_repeated", {"stamped": False, "writes": True}),
         ("unwritten", {"original_reads": 1}),
         ("unwritten", {"beyond_reads": 1}),
-        ("unwritten", {"unwritten_bytes": 1}),
         ("tier_not_executed", {"named_not_executed": ("cpu",)}),
         ("short_window", {"window_ns": S_NS - 1}),
         ("interrupted", {"interrupted": True}),
@@ -136,7 +133,6 @@ def test_warnings() -> None:
             lanes=(drifting,),
             writes=True,
             own_bytes=1,
-            preconditioned=False,
             engine="python",
             small_pages=True,
         )
