@@ -159,11 +159,16 @@ class Result:
 
     @property
     def kv_tokens_per_s(self) -> float | None:
-        """Throughput in tokens of KV; None where the trace names no model."""
+        """Throughput of all lanes in tokens of KV; None where the trace names no model."""
+        return self._tokens(self.bytes_per_s)
+
+    def lane_tokens_per_s(self, lane: LaneResult) -> float | None:
+        """Return one lane's throughput in tokens of KV."""
+        return self._tokens(lane.measure.bytes_per_s)
+
+    def _tokens(self, bytes_per_s: float | None) -> float | None:
         per_token = self.trace.bytes_per_token
-        if not per_token or self.bytes_per_s is None:
-            return None
-        return self.bytes_per_s / per_token
+        return bytes_per_s / per_token if per_token and bytes_per_s is not None else None
 
     @property
     def storage_throughput_tokens_per_s(self) -> float | None:
@@ -193,7 +198,9 @@ class Result:
                 words("phase", Phase),
                 pl.Series("key", self.plan.ops.key),
                 pl.Series("size", self.plan.size_bytes),
-                pl.Series("due", self.plan.ops.due_ns),
+                since_start("ready_ns").rename("due")
+                if self.options.mode == "max"
+                else pl.Series("due", self.plan.ops.due_ns),
                 since_start("ready_ns"),
                 since_start("slot_ns"),
                 since_start("submit_ns"),

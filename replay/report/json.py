@@ -50,7 +50,7 @@ def document(result: Result) -> dict[str, Any]:
         "service_ns": _summary(headline.service),
         "response_ns": _summary(headline.response),
         "percentile_error_ratio_max": ERROR_RATIO,
-        "lanes": [_lane(lane) for lane in result.lanes],
+        "lanes": [_lane(result, lane) for lane in result.lanes],
         "groups": [_group(group) for group in result.groups],
         "not_executed": [
             {"tier": part.tier.label, "ops": part.ops, "bytes": part.bytes}
@@ -90,7 +90,7 @@ def _lateness(lateness: Lateness) -> dict[str, Any]:
     }
 
 
-def _lane(lane: LaneResult) -> dict[str, Any]:
+def _lane(result: Result, lane: LaneResult) -> dict[str, Any]:
     measure = lane.measure
     return {
         "tier": measure.tier.label,
@@ -104,6 +104,7 @@ def _lane(lane: LaneResult) -> dict[str, Any]:
         "drain_s": measure.drain_ns / S_NS,
         "throughput_bytes_per_s": measure.bytes_per_s,
         "ops_per_s": measure.ops_per_s,
+        "kv_tokens_per_s": result.lane_tokens_per_s(lane),
         "service_ns": _summary(measure.service),
         "response_ns": _summary(measure.response),
         "lateness_ns": _lateness(measure.lateness),

@@ -32,7 +32,7 @@ def render(result: Result) -> Iterator[RenderableType]:
     yield from _reasons(result)
     yield _head(result)
     for lane in result.lanes:
-        yield _lane(lane)
+        yield _lane(result, lane)
         yield _latencies(result, lane)
         yield _lateness(lane)
     yield _foot(result)
@@ -99,27 +99,29 @@ def _head(result: Result) -> Table:
 
 
 def _tokens(result: Result) -> str:
-    ours, theirs = result.kv_tokens_per_s, result.storage_throughput_tokens_per_s
-    if ours is None:
+    """Return both figures in tokens, why they differ, and which to use."""
+    theirs = result.storage_throughput_tokens_per_s
+    if result.kv_tokens_per_s is None:
         return "unknown: the trace names no model"
-    text = f"{format_count(ours)} KV tokens/s moved (compare devices by this one)"
-    if theirs is not None:
-        text += (
-            f"; storage_throughput_tokens_per_sec {format_count(theirs)} "
-            "(generated tokens ÷ summed I/O time: depends on the hit rate and on overlap)"
-        )
-    return text
+    if theirs is None:
+        return "see each tier's KV tokens/s"
+    return (
+        f"storage_throughput_tokens_per_sec {format_count(theirs)}: generated tokens ÷ summed I/O "
+        "time, which depends on hit rate and overlap; compare devices by KV tokens/s"
+    )
 
 
-def _lane(lane: LaneResult) -> Table:
+def _lane(result: Result, lane: LaneResult) -> Table:
     measure = lane.measure
     rate = measure.bytes_per_s
     speed = "no window" if rate is None else f"{rate / 1e9:.3f} GB/s ({rate / GIB:.3f} GiB/s)"
     ops = "" if measure.ops_per_s is None else f", {format_count(measure.ops_per_s)} ops/s"
+    kv_tokens = result.lane_tokens_per_s(lane)
+    tokens = "" if kv_tokens is None else f", {format_count(kv_tokens)} KV tokens/s"
     rows = [
         ("", ""),
         (f"tier {measure.tier.label}", lane.target),
-        ("throughput", f"{speed}{ops}"),
+        ("throughput", f"{speed}{ops}{tokens}"),
         (
             "window",
             f"{measure.window_ns / S_NS:.2f} s, drain {measure.drain_ns / S_NS:.3f} s, "
