@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 
 ON_SCHEDULE_NS = 1_000_000
 """An op submitted within this of its due time is on schedule."""
+SUBMIT_NS = 10_000
+SUBMIT_BYTES_PER_NS = 25
+"""What an ideal submitter needs for one I/O of a burst: the longer of 10 µs and its bytes at
+25 GB/s. It keeps ahead of any device, whose queue then is what the burst waits in."""
 _BACKLOG_MIN = 32
 _DRIFT_MIN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """submit − due, and its parts: predecessors, queue slot, the tool itself."""
+    """submit − due, and its parts: predecessors, queue slot, others due at once, the tool."""
 
     total: Summary
     dependency_wait: Summary
     slot_wait: Summary
+    burst_wait: Summary
     host: Summary
 
 
@@ -88,6 +93,7 @@ class Waits:
     due_ns: NDArray[np.int64]
     dependency_ns: NDArray[np.int64]
     slot_ns: NDArray[np.int64]
+    burst_ns: NDArray[np.int64]
     host_ns: NDArray[np.int64]
 
 
@@ -103,6 +109,24 @@ def _copier_free_ns(plan: Plan, outcome: Outcome, copiers: tuple[int, ...]) -> N
     return free
 
 
+def _submittable_ns(plan: Plan, outcome: Outcome, slot: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return when an ideal submitter, one per lane, would come to each op.
+
+    Ops that are due at the same time can't all be submitted at it: it takes them in order.
+    """
+    ideal = slot.copy()
+    ran = (plan.ops.action != Action.NONE) & (outcome.times.submit_ns != NO_TIME_NS)
+    length = plan.ops.length_bytes.astype(np.int64)
+    each = np.maximum(SUBMIT_NS, length // SUBMIT_BYTES_PER_NS)
+    for lane in np.unique(plan.ops.lane[ran]):
+        rows = np.flatnonzero(ran & (plan.ops.lane == lane))
+        rows = rows[np.argsort(slot[rows], kind="stable")]
+        cost = each[rows]
+        before = np.cumsum(cost) - cost
+        ideal[rows] = before + np.maximum.accumulate(slot[rows] - before)
+    return ideal
+
+
 def waits(plan: Plan, outcome: Outcome, mode: Mode, copiers: tuple[int, ...] = ()) -> Waits:
     """Return the parts of lateness; they add up to submit − due. Times are on the clock.
 
@@ -114,7 +138,10 @@ def waits(plan: Plan, outcome: Outcome, mode: Mode, copiers: tuple[int, ...] = (
     ready = np.maximum(due, times.ready_ns)
     slot = np.maximum(ready, np.maximum(times.slot_ns, _copier_free_ns(plan, outcome, copiers)))
     submit = np.maximum(slot, times.submit_ns)
-    return Waits(due, ready - due, slot - ready, submit - slot)
+    reached = slot
+    if mode == Mode.OPEN:
+        reached = np.minimum(_submittable_ns(plan, outcome, slot), submit)
+    return Waits(due, ready - due, slot - ready, reached - slot, submit - reached)
 
 
 class Recorder:
@@ -198,11 +225,10 @@ class Recorder:
         )
 
     def _lateness(self, which: NDArray[np.bool_]) -> Lateness:
-        parts = [
-            part[which]
-            for part in (self.waits.dependency_ns, self.waits.slot_ns, self.waits.host_ns)
-        ]
-        total = parts[0] + parts[1] + parts[2]
+        found = self.waits
+        waited = (found.dependency_ns, found.slot_ns, found.burst_ns, found.host_ns)
+        parts = [part[which] for part in waited]
+        total = parts[0] + parts[1] + parts[2] + parts[3]
         return Lateness(*(Histogram.of(part).summary() for part in (total, *parts)))
 
     def _on_schedule(self, which: NDArray[np.bool_]) -> float | None:

@@ -201,6 +201,18 @@ static bool spin(struct lane *lane, int64_t until_ns)
 	return false;
 }
 
+/* Learn from a sleep that ended by its deadline how early the next one has to end: a virtual CPU
+ * that went idle takes hundreds of microseconds to come back. */
+static void note_wake(struct lane *lane, int64_t deadline_ns)
+{
+	int64_t overslept_ns = now_ns() - deadline_ns;
+	if (overslept_ns < 0)
+		return;
+	lane->lead_ns -= lane->lead_ns / 8;
+	lane->lead_ns = max_ns(lane->lead_ns, min_ns(overslept_ns, LEAD_MAX_NS));
+	lane->lead_ns = max_ns(lane->lead_ns, lane->run->spin_ns);
+}
+
 /* Sleep until a completion, another lane, or the next due time needs this thread. With spinning
  * the sleep ends early enough to meet the due time awake. */
 static void idle(struct lane *lane)
@@ -209,18 +221,21 @@ static void idle(struct lane *lane)
 	int64_t due_ns = next_visit_ns(lane);
 	bool others = lane->in_flight || lane->loop->lane_count > 1;
 	int64_t now = lane->now_ns;
-	if (spin_ns > 0 && (others || due_ns - now <= spin_ns)) {
-		if (spin(lane, min_ns(due_ns, now + spin_ns)))
+	int64_t lead_ns = spin_ns > 0 ? lane->lead_ns : 0;
+	bool soon = due_ns - now <= lead_ns;
+	if (spin_ns > 0 && (others || soon)) {
+		if (spin(lane, soon ? due_ns : min_ns(due_ns, now + spin_ns)))
 			return;
 		now = now_ns();
 	}
-	int64_t deadline_ns = min_ns(due_ns - spin_ns, now + STOP_POLL_NS);
+	int64_t deadline_ns = min_ns(due_ns - lead_ns, now + STOP_POLL_NS);
 	if (deadline_ns <= now)
 		return;
 	__atomic_store_n(&lane->asleep, 1, __ATOMIC_SEQ_CST);
 	if (!poked(lane))
 		lane->backend->wait(lane, deadline_ns);
 	__atomic_store_n(&lane->asleep, 0, __ATOMIC_SEQ_CST);
+	note_wake(lane, deadline_ns);
 }
 
 static void step(struct lane *lane, bool stopping)

@@ -19,6 +19,9 @@
 /* A blocked loop looks at `stop` at least this often. */
 #define STOP_POLL_NS 50000000
 
+/* With spinning a sleep ends at most this much before a due time. */
+#define LEAD_MAX_NS 500000
+
 /* In `pending`: a predecessor of the op has failed. */
 #define PREDECESSOR_FAILED 0x80000000u
 
@@ -139,6 +142,7 @@ struct lane {
 	struct heap ready;
 	struct heap instant; /* ready ops that need no slot */
 	int64_t now_ns;
+	int64_t lead_ns; /* how much before a due time a sleep has to end, as learned */
 	int64_t freed_ns; /* when the lane was last found unable to issue, and could again */
 	bool stalled;
 	bool broken; /* its ring takes no calls any more: I/O in flight can't be waited for */

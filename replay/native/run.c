@@ -10,7 +10,7 @@
 #include <sys/prctl.h>
 
 /* From "go" to the first due time: covers waking the lanes. */
-#define LEAD_NS 2000000
+#define START_LEAD_NS 2000000
 #define UNVERIFIED_MAX 64u
 
 uint32_t kv_abi_version(void)
@@ -194,6 +194,7 @@ static void init_lane(struct loop *loop, uint32_t index)
 	lane->current = NONE_U32;
 	lane->inbox = NONE_U32;
 	lane->freed_ns = KV_NO_TIME_NS;
+	lane->lead_ns = loop->run->spin_ns;
 }
 
 static int allocate_loop(struct loop *loop)
@@ -256,7 +257,7 @@ static void run_lanes(struct loop *loop)
 	pthread_mutex_lock(&loop->mutex);
 	while (loop->lanes_open < started)
 		pthread_cond_wait(&loop->changed, &loop->mutex);
-	loop->run->start_ns = now_ns() + LEAD_NS;
+	loop->run->start_ns = now_ns() + START_LEAD_NS;
 	loop->go = loop->failed_errno ? -1 : 1;
 	pthread_cond_broadcast(&loop->changed);
 	pthread_mutex_unlock(&loop->mutex);

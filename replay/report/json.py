@@ -86,6 +86,7 @@ def _lateness(lateness: Lateness) -> dict[str, Any]:
         **(_summary(lateness.total) or {}),
         "dependency_wait_ns": _summary(lateness.dependency_wait),
         "slot_wait_ns": _summary(lateness.slot_wait),
+        "burst_wait_ns": _summary(lateness.burst_wait),
         "host_lateness_ns": _summary(lateness.host),
     }
 

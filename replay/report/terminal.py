@@ -191,6 +191,7 @@ def _lateness(lane: LaneResult) -> Table:
         ("total", lateness.total),
         (" dependency", lateness.dependency_wait),
         (" slot", lateness.slot_wait),
+        (" burst", lateness.burst_wait),
         (" host", lateness.host),
     ):
         table.add_row(name, *_cells(part))

@@ -42,30 +42,59 @@ def reads(count: int, gap_ns: int, size: int = 4096) -> list[Row]:
 
 def test_lateness_divides_into_dependency_slot_and_host() -> None:
     """Submit − due is what was waited for: predecessors, then a slot, then the tool."""
-    plan, _ = make_plan(reads(3, 100))
+    plan, _ = make_plan(reads(3, 100_000))
     found = outcome(
         plan,
-        ready_ns=[0, 150, 200],
-        slot_ns=[0, 170, 250],
-        submit_ns=[7, 175, 250],
-        complete_ns=[50, 200, 300],
+        ready_ns=[0, 150_000, 200_000],
+        slot_ns=[0, 170_000, 250_000],
+        submit_ns=[7_000, 175_000, 250_000],
+        complete_ns=[50_000, 200_000, 300_000],
     )
     lateness = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME).lateness
     waits = Recorder(plan, found, Mode.OPEN).waits
-    assert waits.dependency_ns.tolist() == [0, 50, 0]
-    assert waits.slot_ns.tolist() == [0, 20, 50]
-    assert waits.host_ns.tolist() == [7, 5, 0]
-    assert lateness.total.max == 75
-    assert (lateness.dependency_wait.max, lateness.slot_wait.max, lateness.host.max) == (50, 50, 7)
+    assert waits.dependency_ns.tolist() == [0, 50_000, 0]
+    assert waits.slot_ns.tolist() == [0, 20_000, 50_000]
+    assert waits.host_ns.tolist() == [7_000, 5_000, 0]
+    assert waits.burst_ns.tolist() == [0, 0, 0]
+    assert lateness.total.max == 75_000
+    parts = (lateness.dependency_wait.max, lateness.slot_wait.max, lateness.host.max)
+    assert parts == (50_000, 50_000, 7_000)
+
+
+def test_ops_due_at_once_wait_for_each_other() -> None:
+    """Of a burst each op waits 10 µs for each before it; what is beyond is the tool's own."""
+    plan, _ = make_plan([*reads(3, 0), (100_000, R, Tier.NVME, 9, Phase.DECODE, 4096)])
+    submit = [2_000, 9_000, 45_000, 101_000]
+    found = outcome(plan, submit_ns=submit, complete_ns=[200_000] * 4)
+    waits = Recorder(plan, found, Mode.OPEN).waits
+    assert waits.burst_ns.tolist() == [0, 9_000, 20_000, 0]
+    assert waits.host_ns.tolist() == [2_000, 0, 25_000, 1_000]
+    assert Recorder(plan, found, Mode.MAX).waits.burst_ns.tolist() == [0] * 4
+    lateness = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME).lateness
+    assert (lateness.burst_wait.max, lateness.host.max, lateness.total.max) == (
+        20_000,
+        25_000,
+        45_000,
+    )
+
+
+def test_long_ops_of_a_burst_take_their_bytes() -> None:
+    """A long op takes what its bytes take at 25 GB/s."""
+    size = 4096 * 1000
+    plan, _ = make_plan(reads(2, 0, size=size))
+    late = size // 25 + 5_000
+    found = outcome(plan, submit_ns=[0, late], complete_ns=[1_000_000] * 2)
+    waits = Recorder(plan, found, Mode.OPEN).waits
+    assert (waits.burst_ns.tolist(), waits.host_ns.tolist()) == ([0, size // 25], [0, 5_000])
 
 
 def test_waiting_for_a_memory_targets_copier_is_slot_wait() -> None:
     """Two ops due at once where one is done at a time: the second waits for a slot."""
     plan, _ = make_plan(reads(2, 0))
-    found = outcome(plan, submit_ns=[0, 52], complete_ns=[50, 90])
+    found = outcome(plan, submit_ns=[0, 52_000], complete_ns=[50_000, 90_000])
     waits = Recorder(plan, found, Mode.OPEN, (0,)).waits
-    assert (waits.slot_ns.tolist(), waits.host_ns.tolist()) == ([0, 50], [0, 2])
-    assert Recorder(plan, found, Mode.OPEN).waits.host_ns.tolist() == [0, 52]
+    assert (waits.slot_ns.tolist(), waits.host_ns.tolist()) == ([0, 50_000], [0, 2_000])
+    assert Recorder(plan, found, Mode.OPEN).waits.slot_ns.tolist() == [0, 0]
 
 
 def test_max_mode_has_no_response_time_and_no_dependency_wait() -> None:

@@ -35,7 +35,7 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
         service_ns_sum=10,
         service=flat(service_ns),
         response=flat(service_ns),
-        lateness=Lateness(zero, zero, flat(slot_ns), flat(host_ns)),
+        lateness=Lateness(zero, zero, flat(slot_ns), zero, flat(host_ns)),
         on_schedule_ratio=1.0,
         in_flight_max=1,
         in_flight_mean=1.0,
