@@ -201,13 +201,11 @@ static bool spin(struct lane *lane, int64_t until_ns)
 	return false;
 }
 
-/* Learn from a sleep that ended by its deadline how early the next one has to end: a virtual CPU
- * that went idle takes hundreds of microseconds to come back. */
-static void note_wake(struct lane *lane, int64_t deadline_ns)
+/* Learn how early a sleep has to end: a virtual CPU that went idle takes hundreds of microseconds
+ * to come back. Each wait for a due time forgets an eighth, so that a lane whose due times are
+ * closer than that sleeps again and learns anew. */
+static void learn_lead(struct lane *lane, int64_t overslept_ns)
 {
-	int64_t overslept_ns = now_ns() - deadline_ns;
-	if (overslept_ns < 0)
-		return;
 	lane->lead_ns -= lane->lead_ns / 8;
 	lane->lead_ns = max_ns(lane->lead_ns, min_ns(overslept_ns, LEAD_MAX_NS));
 	lane->lead_ns = max_ns(lane->lead_ns, lane->run->spin_ns);
@@ -226,6 +224,8 @@ static void idle(struct lane *lane)
 	if (spin_ns > 0 && (others || soon)) {
 		if (spin(lane, soon ? due_ns : min_ns(due_ns, now + spin_ns)))
 			return;
+		if (soon)
+			learn_lead(lane, 0);
 		now = now_ns();
 	}
 	int64_t deadline_ns = min_ns(due_ns - lead_ns, now + STOP_POLL_NS);
@@ -235,7 +235,9 @@ static void idle(struct lane *lane)
 	if (!poked(lane))
 		lane->backend->wait(lane, deadline_ns);
 	__atomic_store_n(&lane->asleep, 0, __ATOMIC_SEQ_CST);
-	note_wake(lane, deadline_ns);
+	int64_t overslept_ns = now_ns() - deadline_ns;
+	if (overslept_ns >= 0)
+		learn_lead(lane, overslept_ns);
 }
 
 static void step(struct lane *lane, bool stopping)
