@@ -141,9 +141,9 @@ def _delete(objects: Any, tiers: Any, found: Any, slot: int, tier: int, size: in
 
 @kernel
 def _check_rows(
-    op: Any, tier: Any, phase: Any, key: Any, size: Any, offset: Any, first_row: int, derive: bool,
-    objects: Any, table: Any, evictions: Any, evict_table: Any, count: Any, evict_count: Any,
-    tiers: Any, found: Any,
+    op: Any, tier: Any, phase: Any, key: Any, size: Any, offset: Any, first_row: int,
+    derive: bool, pairs: bool, objects: Any, table: Any, evictions: Any, evict_table: Any,
+    count: Any, evict_count: Any, tiers: Any, found: Any,
 ) -> int:  # fmt: skip
     """Check rows; return how many objects had to be taken for resident."""
     derived = 0
@@ -161,7 +161,7 @@ def _check_rows(
             tiers[where, 1] = tiers[where, 0]
             if tiers[where, 0] > tiers[where, 2]:
                 _note(found, OVER_CAPACITY, row)
-        if phase[i] == _EVICT and op[i] <= _WRITE:
+        if pairs and phase[i] == _EVICT and op[i] <= _WRITE:
             demotion = _slot(evictions, evict_table, evict_count, key[i])
             pending = evictions[demotion, _EV_BYTES]
             if op[i] == _READ:
@@ -183,6 +183,8 @@ class _Checker:
     def __init__(self, trace: Trace) -> None:
         header = trace.header
         self._derive = header.resident.derived or header.source is None
+        # A replay's result has the executed tiers only: a demotion's other half may be elsewhere.
+        self._pairs = "replay" not in header.statistics
         self._objects, self._table = np.zeros((1024, 3), np.int64), np.zeros(table_size(1024), "i4")
         self._evictions = np.zeros((1024, 4), np.int64)
         self._evict_table = np.zeros(table_size(1024), np.int32)
@@ -243,6 +245,7 @@ class _Checker:
             columns.get("offset", np.zeros(count, np.int64)).astype(np.int64),
             self._rows,
             self._derive,
+            self._pairs,
             self._objects,
             self._table,
             self._evictions,

@@ -34,3 +34,9 @@ def kernel(function: Function) -> Function:
     """
     dispatcher = cast("Any", numba.njit)(cache=True, nogil=True, _nrt=False)(function)
     return cast("Function", dispatcher)
+
+
+def helper(function: Function) -> Function:
+    """Return a part of a kernel, compiled into its callers: calls with many arrays are dear."""
+    dispatcher = cast("Any", numba.njit)(forceinline=True, _nrt=False)(function)
+    return cast("Function", dispatcher)

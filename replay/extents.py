@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
+from kvtrace.jit import compiled
 from kvtrace.units import format_bytes
-from replay.jit import jit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def classify(survey: Survey, spaces: tuple[Space, ...]) -> Classes:
     return Classes(of_object, joined, np.array(lanes, np.int64), peak)
 
 
-@jit
+@compiled
 def _peaks(
     births_deaths: NDArray[np.int64], class_of: NDArray[np.int32], classes: int
 ) -> NDArray[np.int64]:

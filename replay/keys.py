@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.jit import helper, kernel
+from kvtrace.jit import helper, kernel
 
 Keys = NDArray[np.uint64]
 Slots = NDArray[np.int32]

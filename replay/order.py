@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from kvtrace.jit import compiled, helper, kernel
 from kvtrace.schema import Op, Phase
-from replay.jit import helper, jit, kernel
 from replay.loop import Action
 
 if TYPE_CHECKING:
@@ -417,7 +417,7 @@ def plan_rows(
     return DONE, rows.op.size
 
 
-@jit
+@compiled
 def successors(
     edges: NDArray[np.uint32], wait_count: NDArray[np.uint32]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:

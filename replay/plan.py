@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from kvtrace.errors import UsageError
+from kvtrace.jit import kernel
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import order
-from replay.jit import kernel
 from replay.keys import find_all
 from replay.loop import Action, Ops
 from replay.order import CLASS, ORDER, PLACE, Fixed, Out, Rows, State

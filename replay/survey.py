@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtrace.errors import TraceError
+from kvtrace.jit import helper, kernel
 from kvtrace.schema import Op, Phase, Tier
-from replay.jit import helper, kernel
 from replay.keys import KeyTable, find_or_add
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.jit import compiled
 from kvtrace.schema import Op, Phase, Tier
-from replay.jit import jit
 from replay.loop import NO_TIME_NS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def count_violations(plan: Plan, outcome: Outcome) -> int:
     )
 
 
-@jit
+@compiled
 def _count_by_key(
     rows: NDArray[np.int64],
     key: NDArray[np.uint64],
@@ -82,7 +82,7 @@ def _count_by_key(
     return found
 
 
-@jit
+@compiled
 def _count_by_place(
     rows: NDArray[np.int64],
     place: NDArray[np.uint64],

@@ -109,6 +109,12 @@ def test_residents_of_imported_traces_are_derived(tmp_path: Path) -> None:
     assert found.derived == 1
 
 
+def test_results_of_a_replay_have_half_of_a_demotion(tmp_path: Path) -> None:
+    """A replay's result has executed tiers only: a demotion's other half isn't missed there."""
+    header = HEADER.model_copy(update={"statistics": {"replay": {"tiers": ["cpu"]}}})
+    assert found_in(tmp_path, [DEMOTE_WRITE], header).ok
+
+
 def test_hashed_keys(tmp_path: Path) -> None:
     """Keys may be any 64-bit numbers, not only dense ones."""
     keys = [(1 << 64) - 1, 1 << 63, 0]
