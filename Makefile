@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml $(NATIVE)
 	@$(PYTHON) -m venv $(VENV) || { echo "can't make a virtual environment: install python3-venv"; exit 1; }
 	@command -v cc >/dev/null || command -v gcc >/dev/null || echo "no C compiler: the compiled replay loop is left out and replay falls back to Python (install gcc and libc6-dev, then run this again)"
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable . --group dev
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable . --group dev
 	@touch $(STAMP)
 
 clean:

@@ -111,6 +111,7 @@ def test_each_plug_in_says_what_it_is(folder: str) -> None:
         assert plugins.summary(module).endswith("."), name
 
 
+@pytest.mark.slow
 def test_heavy_packages_stay_out() -> None:
     """Importing the toolkit and the engine pulls in neither torch nor object-store clients."""
     code = (

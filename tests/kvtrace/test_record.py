@@ -276,6 +276,7 @@ def test_every_arrival_key_changes_the_trace(tmp_path: Path) -> None:
         assert not pl.read_parquet(tmp_path / f"{key}.parquet").equals(rows), key
 
 
+@pytest.mark.slow
 def test_open_arrivals_keep_their_rate(tmp_path: Path) -> None:
     """Requests come at the rate that was asked for, though sessions have several turns."""
     made = make(

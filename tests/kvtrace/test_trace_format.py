@@ -213,6 +213,7 @@ def test_half_a_file_never_has_the_final_name(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_recording_leaves_a_partial_file(tmp_path: Path) -> None:
     """What a kill leaves has the partial name: never a short trace under the final one."""
     code = (

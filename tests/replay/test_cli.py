@@ -244,6 +244,7 @@ except KvtraceError as error:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_ends_a_run_in_good_order(
     tmp_path: Path, direct_path: Path, number: signal.Signals
 ) -> None:

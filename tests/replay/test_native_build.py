@@ -55,6 +55,7 @@ def setuptools_command(project: Path, *words: str, compiler: str | None = None) 
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@pytest.mark.slow
 def test_builds_without_python_and_never_keeps_an_old_library(project: Path) -> None:
     """The build yields a plain library; without a compiler it succeeds and leaves none."""
     built = project / "replay" / "native" / "kvloop.so"
