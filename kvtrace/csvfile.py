@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -12,12 +13,11 @@ from kvtrace.errors import TargetError
 from kvtrace.header import Header, Totals
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS, US_NS
-from kvtrace.writer import check_writable, partial_path
+from kvtrace.writer import RowWriter, check_writable, partial_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -40,7 +40,7 @@ def is_csv(path: Path) -> bool:
     return path.name.endswith((".csv", ".csv.zst"))
 
 
-class CsvWriter:
+class CsvWriter(RowWriter):
     """Writes rows as CSV to `path`, which appears whole at `close` or not at all.
 
     `dropped` counts the rows that the format has no word for.
@@ -61,10 +61,11 @@ class CsvWriter:
             self._file = pa.output_stream(str(self._partial), compression=codec)
         except OSError as error:
             raise self._failure(error) from error
-        self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
-
-    def _failure(self, error: OSError) -> TargetError:
-        return TargetError(f"can't write: {error}", where=self.path, hint="free space")
+        try:
+            self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
+        except TargetError:
+            self.abort()
+            raise
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values."""
@@ -101,26 +102,17 @@ class CsvWriter:
         """Finish the file under its final name; return a header with the count of rows."""
         try:
             self._file.close()
-            self._partial.replace(self.path)
+            self._publish()
         except OSError as error:
             raise self._failure(error) from error
         header = Header(totals=Totals(rows=self.rows), dropped_rows=self.dropped)
         return header.model_copy(update=header_fields)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
+    def abort(self) -> None:
+        """Remove what was written."""
+        with suppress(OSError):  # a full disk can't take the rest either
             self._file.close()
-            self._partial.unlink(missing_ok=True)
-        elif self._partial.exists():
-            self.close()
+        self._partial.unlink(missing_ok=True)
 
 
 def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:

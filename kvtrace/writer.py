@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -151,7 +152,55 @@ class TotalsCounter:
         )
 
 
-class TraceWriter:
+class RowWriter(ABC):
+    """Takes rows for `path`, which appears whole at `close` or not at all.
+
+    As a context manager it closes on success and removes the partial file on an error.
+    """
+
+    path: Path
+    _partial: Path
+
+    @abstractmethod
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Take rows: one array per column, words as wire values."""
+
+    @abstractmethod
+    def close(self, **header_fields: object) -> Header:
+        """Finish the file under its final name; return its header."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Remove what was written."""
+
+    def _publish(self) -> None:
+        """Give the partial file, which is complete and closed, its final name."""
+        _fsync(self._partial)
+        self._partial.replace(self.path)
+
+    def _failure(self, error: OSError) -> TargetError:
+        return TargetError(
+            f"can't write: {os.strerror(error.errno) if error.errno else error}",
+            where=self.path,
+            hint="free space or name another place",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif self._partial.exists():
+            self.close()
+
+
+class TraceWriter(RowWriter):
     """Writes rows to `path`, which appears whole at `close` or not at all.
 
     Rows come in batches of any size (`append`); the file doesn't depend on how they were cut.
@@ -202,13 +251,6 @@ class TraceWriter:
         except OSError as error:
             self._partial.unlink(missing_ok=True)
             raise self._failure(error) from error
-
-    def _failure(self, error: OSError) -> TargetError:
-        return TargetError(
-            f"can't write: {os.strerror(error.errno) if error.errno else error}",
-            where=self.path,
-            hint="free space or name another place",
-        )
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values, nulls as a masked array."""
@@ -279,8 +321,7 @@ class TraceWriter:
         try:
             self._file.add_key_value_metadata(metadata)
             self._file.close()
-            _fsync(self._partial)
-            self._partial.replace(self.path)
+            self._publish()
         except OSError as error:
             raise self._failure(error) from error
         self._shutdown()
@@ -297,20 +338,6 @@ class TraceWriter:
     def _shutdown(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self.abort()
-        elif self._partial.exists():
-            self.close()
 
 
 def _arrow(column: Column, values: NDArray[Any]) -> pa.Array:

@@ -342,12 +342,14 @@ def test_unknown_output(tmp_path: Path, cli: Cli) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_no_space(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.csv.zst"])
+def test_no_space(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A full disk is one clear line, and leaves no partial file."""
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
-    monkeypatch.setattr("kvtrace.writer.partial_path", lambda _: full)
-    outcome = cli("record", tmp_path / "out.parquet", "--users", 1)
+    for module in ("writer", "csvfile"):
+        monkeypatch.setattr(f"kvtrace.{module}.partial_path", lambda _: full)
+    outcome = cli("record", tmp_path / name, "--users", 1)
     assert outcome.code == TARGET
     assert "can't write" in outcome.error
     assert not list(tmp_path.iterdir())
