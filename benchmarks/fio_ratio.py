@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import GIB, MIB, parse_size, payload, print_table, size_name
 from replay import native
-from replay.loop import Action, Control, Lane, LaneKind, LoopOptions, Mode, Verify
+from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
 from replay.native.testing import make_ops
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def engine_gb_per_s(
     )
     lane = Lane(LaneKind.FILE, queue_depth=cell.depth, io_bytes=cell.io_bytes, fd=bench.fd)
     options = LoopOptions(Mode.MAX, arena, run_id=1, verify=verify, spin_ns=bench.spin_ns)
-    outcome = bench.engine.run((lane,), ops, options, Control(1))
-    assert not outcome.times.error.any(), np.unique(outcome.times.error)
-    elapsed_ns = outcome.times.complete_ns.max() - outcome.times.submit_ns.min()
+    _, times = run_whole(bench.engine, (lane,), ops, count, options)
+    assert not times.error.any(), np.unique(times.error)
+    elapsed_ns = times.complete_ns.max() - times.submit_ns.min()
     return float(cell.run_bytes / elapsed_ns)
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import NS_PER_S, print_table
 from replay import native
-from replay.loop import Control, Lane, LaneKind, LoopOptions, Mode, Outcome
+from replay.loop import Lane, LaneKind, LoopOptions, Mode, Times, run_whole
 from replay.native.testing import make_ops
 
 BAR_OPS_PER_CPU_S = 500_000
@@ -40,21 +40,23 @@ def ops_per_cpu_s(count: int, edges_per_op: int, lanes: int) -> float:
         or [np.zeros((0, 2), np.int64)]
     )
     ops = make_ops(count, edges=edges, lane=rows % lanes, action=1 + rows % 2)
-    outcome = native.uring.run((LANE,) * lanes, ops, options(Mode.MAX), Control(lanes))
-    assert not outcome.times.error.any()
+    outcome, times = run_whole(native.uring, (LANE,) * lanes, ops, count, options(Mode.MAX))
+    assert not times.error.any()
     return count * NS_PER_S / outcome.cpu_ns
 
 
-def open_run(rate_per_s: int, seconds: float, spin_ns: int) -> Outcome:
-    """Run evenly spaced ops in open mode."""
+def open_run(rate_per_s: int, seconds: float, spin_ns: int) -> tuple[Times, int]:
+    """Run evenly spaced ops in open mode; return their times and the CPU time."""
     due_ns = np.arange(int(rate_per_s * seconds)) * (NS_PER_S // rate_per_s)
     ops = make_ops(len(due_ns), due_ns=due_ns)
-    return native.uring.run((LANE,), ops, options(Mode.OPEN, spin_ns), Control(1))
+    chosen = options(Mode.OPEN, spin_ns)
+    outcome, times = run_whole(native.uring, (LANE,), ops, len(due_ns), chosen)
+    return times, outcome.cpu_ns
 
 
-def lateness_us(outcome: Outcome) -> list[str]:
+def lateness_us(times: Times) -> list[str]:
     """Return P50, P99 and maximum of submit − due."""
-    late_ns = outcome.times.submit_ns - outcome.times.slot_ns
+    late_ns = times.submit_ns - times.slot_ns
     return [f"{np.percentile(late_ns, p) / 1e3:.2f}" for p in (50, 99, 100)]
 
 
@@ -75,9 +77,9 @@ def main() -> None:
     print()
     rows = []
     for spin_ns in (0, 50_000):
-        outcome = open_run(chosen.rate, chosen.seconds, spin_ns)
-        cpu = outcome.cpu_ns / (chosen.seconds * NS_PER_S)
-        rows.append([f"spin {spin_ns // 1000} µs", *lateness_us(outcome), f"{cpu:.3f}"])
+        times, cpu_ns = open_run(chosen.rate, chosen.seconds, spin_ns)
+        cpu = cpu_ns / (chosen.seconds * NS_PER_S)
+        rows.append([f"spin {spin_ns // 1000} µs", *lateness_us(times), f"{cpu:.3f}"])
     head = f"open mode, {chosen.rate:,} ops/s, lateness in µs"
     print_table([head, "P50", "P99", "max", "CPUs"], rows)
 

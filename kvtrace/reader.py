@@ -62,11 +62,16 @@ class Trace:
         return np.zeros(0, RESIDENT_DTYPE) if packed is None else unpack_resident(packed)
 
     def batches(
-        self, columns: Sequence[str] | None = None, *, batch_rows: int = BATCH_ROWS
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        nulls: bool = False,
     ) -> Iterator[Columns]:
         """Yield the rows in order, at most `batch_rows` at a time, one array per column.
 
-        Words come as uint8 wire values, nulls of optional columns as 0. Raises TraceError, with
+        Words come as uint8 wire values, nulls of optional columns as 0; with `nulls` a column that
+        has some is a masked array. Raises TraceError, with
         the row, for an unknown word, a null in a required column, time that runs backwards, a
         size out of range, or a damaged file.
         """
@@ -82,6 +87,8 @@ class Trace:
             if "size" in found and "op" in found:
                 self._check_sizes(found["size"], found["op"], first_row)
             first_row += batch.num_rows
+            if nulls:
+                found |= _masked(found, batch, names)
             yield {name: found[name] for name in names}
 
     def _next(self, iterator: Iterator[pa.RecordBatch], first_row: int) -> pa.RecordBatch | None:
@@ -228,3 +235,12 @@ def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
         raise TraceError(
             f"wrong type of column {column.name}", where=path, got=found, accepted=column.type
         )
+
+
+def _masked(found: Columns, batch: pa.RecordBatch, names: Sequence[str]) -> Columns:
+    """Return the columns that have nulls, with a mask of them."""
+    return {
+        name: np.ma.masked_array(found[name], batch.column(name).is_null().to_numpy(False))
+        for name in names
+        if batch.column(name).null_count
+    }

@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import errno
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.units import S_NS
 from replay import environment, fidelity
-from replay.loop import (
-    DEPENDENCY_FAILED,
-    INTERRUPTED,
-    VERIFY_FAILED,
-    Action,
-    Mode,
-    Outcome,
-    Verify,
-)
-from replay.options import ReplayOptions, Timing
-from replay.recorder import Recorder
-from replay.result import (
-    DeviceView,
-    LaneResult,
-    PayloadInfo,
-    Populated,
-    Result,
-    ToolCost,
-    TraceInfo,
-)
+from replay.histogram import COARSE_BITS, Histogram
+from replay.loop import DEPENDENCY_FAILED, VERIFY_FAILED, LaneCounters, Verify
+from replay.options import Payload, ReplayOptions, Timing
+from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result, TraceInfo
 from replay.verdict import Findings, judge
 
 if TYPE_CHECKING:
     from kvtrace.header import Header
     from kvtrace.reader import Trace
-    from replay.device import DiskStat
+    from replay.device import DeviceState, DiskStat
+    from replay.done import Done
     from replay.fidelity import Fidelity
     from replay.prepare import Prepared
+    from replay.recorder import Recorder
+    from replay.reduction import Reduction
+    from replay.result import Populated, ToolCost
+    from replay.tally import Tally
 
-_NAMES = {
-    DEPENDENCY_FAILED: "dependency_failed",
-    VERIFY_FAILED: "verify_failed",
-    INTERRUPTED: "interrupted",
-}
-_NOT_FAILED = (DEPENDENCY_FAILED, VERIFY_FAILED, INTERRUPTED)
-_ENGINE_NOTES = {
-    "python": "threads of the interpreter: 50 to 200 µs per op, objects' pieces one by one",
-}
 _SMALL_PAGES = "4K"
 _INLINE = ("null", "memory")
 
@@ -57,49 +34,82 @@ _INLINE = ("null", "memory")
 class Measured:
     """What came out of a run, beside what had been prepared."""
 
-    outcome: Outcome
+    counters: tuple[LaneCounters, ...]
+    """Per loop thread."""
+    recorder: Recorder
+    tally: Tally
+    order_violations: int
+    kept: Done | None
     populated: Populated
     verify: Verify
-    spin: bool
-    engine: str
     page_kind: str
     mismatches: tuple[str, ...]
     stats: tuple[DiskStat | None, ...]
+    states: tuple[tuple[DeviceState | None, DeviceState | None], ...]
+    """Per lane, before and after."""
     interrupted: bool
     trace_sha256: str
+    cost: ToolCost
+    reduction: Reduction | None
 
 
-def error_name(code: int) -> str:
-    """Return what an op's error is called, e.g. `EIO` or `dependency_failed`."""
-    return _NAMES.get(code) or errno.errorcode.get(code, str(code))
+def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounters, ...]:
+    return measured.counters[lane * threads : (lane + 1) * threads]
 
 
-def _lanes(prepared: Prepared, measured: Measured, recorder: Recorder) -> tuple[LaneResult, ...]:
+def _lanes(
+    prepared: Prepared, options: ReplayOptions, measured: Measured
+) -> tuple[LaneResult, ...]:
     found = []
     for lane, tier in enumerate(prepared.tiers):
-        measure = recorder.lane(lane, tier)
+        counters = _threads_of(lane, measured, options.threads)
+        measure = measured.recorder.lanes[lane].measure(tier, counters)
         stat = measured.stats[lane]
+        before, after = measured.states[lane]
         target = prepared.targets[lane]
         found.append(
             LaneResult(
-                measure,
-                target.title,
-                target.spec.name,
-                measured.outcome.counters[lane],
-                prepared.needs[lane].extent_bytes,
-                prepared.needs[lane].live_objects_max,
-                None if stat is None else DeviceView(stat, measure.device_bytes),
+                measure=measure,
+                target=target.title,
+                target_name=target.spec.name,
+                counters=_sum(counters),
+                io=_io_groups(counters),
+                live_bytes_max=prepared.needs[lane].extent_bytes,
+                live_objects_max=prepared.needs[lane].live_objects_max,
+                device=None if stat is None else DeviceView(stat, measure.device_bytes),
+                state=after,
+                change=None if before is None or after is None else after.since(before),
+                preconditioned=target.preconditioned,
             )
         )
     return tuple(found)
 
 
-def _copiers(prepared: Prepared, measured: Measured) -> tuple[int, ...]:
-    """Return the lanes of memory targets that did one copy at a time."""
+def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
+    """Return what all loop threads of a lane have counted."""
+    total = LaneCounters()
+    for each in counters:
+        for name in _SUMMED:
+            setattr(total, name, getattr(total, name) + getattr(each, name))
+    return total
+
+
+_SUMMED = (
+    "retries", "short_transfers", "bad_sectors", "in_flight_max", "planner_stalls",
+    "payload_stalls",
+)  # fmt: skip
+
+
+def _io_groups(counters: tuple[LaneCounters, ...]) -> tuple[IoGroup, ...]:
+    """Return the latencies of single I/Os, per size class."""
+    kept = [each.io_counts for each in counters if each.io_counts is not None]
+    if not kept:
+        return ()
+    total = np.sum(kept, axis=0)
     return tuple(
-        lane
-        for lane, target in enumerate(prepared.targets)
-        if target.spec.name == "memory" and measured.outcome.counters[lane].in_flight_max <= 1
+        IoGroup(1 << size, Histogram.from_counts(total[size], COARSE_BITS).summary())
+        for size in range(len(total))
+        if total[size].any()
     )
 
 
@@ -110,8 +120,7 @@ def _findings(
     lanes: tuple[LaneResult, ...],
     faithful: Fidelity,
 ) -> Findings:
-    error = measured.outcome.times.error
-    failed = np.flatnonzero((error != 0) & ~np.isin(error, _NOT_FAILED))
+    tally = measured.tally
     views = [lane.device for lane in lanes if lane.device is not None]
     own = sum(view.asked_bytes for view in views)
     unpopulated = options.populate == "none"
@@ -119,11 +128,11 @@ def _findings(
         lanes=tuple(lane.measure for lane in lanes),
         fidelity=faithful,
         named_not_executed=tuple(tier.label for tier in prepared.named_not_executed),
-        failed_ops=len(failed),
-        dependency_failed_ops=int((error == DEPENDENCY_FAILED).sum()),
-        first_error=error_name(int(error[failed[0]])) if len(failed) else "",
+        failed_ops=tally.failed,
+        dependency_failed_ops=tally.count(DEPENDENCY_FAILED),
+        first_error=tally.first_error,
         mismatches=measured.mismatches,
-        mismatched_ops=int((error == VERIFY_FAILED).sum()),
+        mismatched_ops=tally.count(VERIFY_FAILED),
         original_reads=prepared.survey.original_reads if unpopulated else 0,
         beyond_reads=prepared.survey.beyond_reads,
         min_window_ns=options.min_window_ns,
@@ -131,50 +140,42 @@ def _findings(
         interrupted=measured.interrupted,
         foreign_bytes=sum(view.bytes for view in views) - own if views else None,
         own_bytes=own,
-        writes=any(prepared.writes),
-        engine=measured.engine,
+        engine=measured.cost.engine,
         small_pages=measured.page_kind == _SMALL_PAGES and own > 0,
         inline_tiers=tuple(
             tier
             for tier, target in zip(prepared.tiers, prepared.targets, strict=True)
             if target.spec.name in _INLINE
         ),
-        scheduled=options.mode == Timing.OPEN,
+        scheduled=options.mode != Timing.MAX,
+        planner_stalls=sum(lane.counters.planner_stalls for lane in lanes),
+        repeated_payload=not options.stamped and options.payload == Payload.ARENA,
+        unconditioned=any(
+            writes and lane.preconditioned is None and lane.device is not None
+            for writes, lane in zip(prepared.writes, lanes, strict=True)
+        ),
+        throttled=tuple(
+            lane.target for lane in lanes if lane.change is not None and lane.change.throttled
+        ),
     )
 
 
-def _payload(prepared: Prepared, measured: Measured) -> PayloadInfo:
-    times, ops = measured.outcome.times, prepared.plan.ops
-    moving = [lane for lane, t in enumerate(prepared.targets) if t.spec.name != "null"]
-    reads = (ops.action == Action.READ) & np.isin(ops.lane, moving)
-    checked = reads & np.isin(times.error, (0, VERIFY_FAILED))
+def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> PayloadInfo:
+    moving = any(target.spec.name != "null" for target in prepared.targets)
     verifying = measured.verify != Verify.NONE
     return PayloadInfo(
-        kind="arena" if moving else "none",
+        kind=options.payload.value if moving else "none",
         arena_bytes=prepared.arena_bytes if moving else 0,
         page_kind=measured.page_kind,
         run_id=prepared.run_id,
+        stamped=options.stamped,
         verify=measured.verify.name.lower(),
-        verified_ops=int(checked.sum()) if verifying else 0,
-        mismatched_ops=int((times.error == VERIFY_FAILED).sum()),
+        verified_ops=measured.tally.verified if verifying else 0,
+        mismatched_ops=measured.tally.count(VERIFY_FAILED),
         mismatches=measured.mismatches,
-    )
-
-
-def _tool(prepared: Prepared, measured: Measured) -> ToolCost:
-    ops = prepared.plan.ops
-    columns = [getattr(ops, name) for name in type(ops).__dataclass_fields__]
-    rows = prepared.survey.rows
-    return ToolCost(
-        engine=measured.engine,
-        engine_note=_ENGINE_NOTES.get(measured.engine, ""),
-        spin=measured.spin,
-        cpu_ns=measured.outcome.cpu_ns,
-        verify_cpu_ns=measured.outcome.verify_cpu_ns,
-        survey_s=prepared.survey_ns / S_NS,
-        plan_s=prepared.plan_ns / S_NS,
-        rows_per_cpu_s=rows * S_NS / max(1, prepared.cpu_ns),
-        plan_bytes_per_op=sum(column.nbytes for column in columns) / max(1, len(ops.key)),
+        dedup_ratio=options.dedup_ratio,
+        compress_ratio=options.compress_ratio,
+        measured=measured.reduction,
     )
 
 
@@ -204,24 +205,23 @@ def _trace(trace: Trace, prepared: Prepared, sha256: str) -> TraceInfo:
 
 def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
-    mode = Mode.MAX if options.mode == Timing.MAX else Mode.OPEN
-    recorder = Recorder(prepared.plan, measured.outcome, mode, _copiers(prepared, measured))
-    lanes = _lanes(prepared, measured, recorder)
-    faithful = fidelity.measure(recorder, prepared.survey)
-    error = measured.outcome.times.error
+    lanes = _lanes(prepared, options, measured)
+    faithful = fidelity.measure(
+        measured.recorder, prepared.survey, prepared.tiers, measured.order_violations
+    )
     return Result(
         verdict=judge(_findings(prepared, options, measured, lanes, faithful), options.accept),
         lanes=lanes,
-        groups=recorder.groups(),
+        groups=measured.recorder.groups(),
         fidelity=faithful,
         skipped=fidelity.skipped(prepared.survey, prepared.tiers),
-        errors=dict(Counter(error_name(code) for code in error[error != 0].tolist())),
+        errors=measured.tally.errors,
         populated=measured.populated,
-        payload=_payload(prepared, measured),
-        tool=_tool(prepared, measured),
+        payload=_payload(prepared, options, measured),
+        tool=measured.cost,
         environment=environment.observe(prepared.targets),
         trace=_trace(trace, prepared, measured.trace_sha256),
         options=options,
-        plan=prepared.plan,
-        outcome=measured.outcome,
+        start_ns=measured.recorder.start_ns,
+        kept=measured.kept,
     )

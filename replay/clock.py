@@ -12,6 +12,11 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
+def unix_s() -> int:
+    """Return seconds of Unix time: for people, and for what outlives the machine's run."""
+    return int(time.time())
+
+
 def thread_cpu_ns() -> int:
     """Return the CPU time of the calling thread."""
     return time.thread_time_ns()

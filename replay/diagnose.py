@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from replay import payload, preflight
-from replay.loop import VERIFY_FAILED, Lane, LaneKind, Ops, Times
+from replay import folder, payload, preflight
+from replay.loop import Lane, LaneKind
+from replay.tally import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
-SHOWN = 5
+    from replay.done import Done
+
 _ALIGN_BYTES = 4096
 
 
 def describe_mismatches(
-    ops: Ops, times: Times, lanes: tuple[Lane, ...], run_id: int
+    found: Done | None, lanes: tuple[Lane, ...], run_id: int
 ) -> tuple[str, ...]:
-    """Return object, offset and what is found there now, of the first mismatches."""
-    failed = np.flatnonzero(times.error == VERIFY_FAILED)[:SHOWN]
-    return tuple(_describe(ops, times, lanes, run_id, failed.tolist()))
+    """Return object, offset and what is there now, of reads that failed verification."""
+    return () if found is None else tuple(_describe(found, lanes, run_id))[:SHOWN]
 
 
-def _describe(
-    ops: Ops, times: Times, lanes: tuple[Lane, ...], run_id: int, failed: list[int]
-) -> Iterator[str]:
-    for op in failed:
-        bad = int(times.bad_sector[op])
-        sector = int(ops.sector[op]) + bad
-        place = int(ops.offset_bytes[op]) + bad * payload.SECTOR_BYTES
-        expected = payload.Stamp(int(ops.key[op]), sector, int(ops.generation[op]), run_id)
-        found = _read_sector(lanes[ops.lane[op]], place)
-        what = "that can't be read again" if found is None else payload.describe(found, expected)
+def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str]:
+    for at in range(len(found)):
+        bad = int(found.bad_sector[at])
+        sector = int(found.sector[at]) + bad
+        place = int(found.offset_bytes[at]) + bad * payload.SECTOR_BYTES
+        expected = payload.Stamp(int(found.key[at]), sector, int(found.generation[at]), run_id)
+        there = _read_sector(lanes[found.thread[at]], expected.key, place)
+        what = "that can't be read again" if there is None else payload.describe(there, expected)
         yield (
             f"object {expected.key}, byte {sector * payload.SECTOR_BYTES} "
             f"(target offset {place}): generation {expected.generation} expected, "
@@ -43,12 +41,15 @@ def _describe(
         )
 
 
-def _read_sector(lane: Lane, place: int) -> NDArray[np.uint8] | None:
+def _read_sector(lane: Lane, key: int, place: int) -> NDArray[np.uint8] | None:
     if lane.kind == LaneKind.MEMORY and lane.pool is not None:
         return lane.pool[place : place + payload.SECTOR_BYTES]
     start = place // _ALIGN_BYTES * _ALIGN_BYTES
     try:
-        block = preflight.read_block(lane.fd, start, _ALIGN_BYTES)
+        if lane.kind == LaneKind.DIR:
+            block = folder.read_object(lane.fd, key, start, _ALIGN_BYTES)
+        else:
+            block = preflight.read_block(lane.fd, start, _ALIGN_BYTES)
     except OSError:
         return None
     found = block[place - start : place - start + payload.SECTOR_BYTES]

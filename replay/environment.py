@@ -55,7 +55,7 @@ class TargetEnvironment:
 def _target(target: Target) -> TargetEnvironment:
     sysfs = target.device
     path = target.spec.path
-    mount = device.mount_of(path) if path is not None and path.is_file() else None
+    mount = device.mount_of(path) if path is not None and not path.is_block_device() else None
     return TargetEnvironment(
         target.title,
         device.model(sysfs) if sysfs else None,

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
-from kvtrace.jit import compiled
+from kvtrace.jit import kernel
 from kvtrace.units import format_bytes
+from replay.objects import LANE_BITS
+from replay.places import UNBOUNDED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from replay.survey import Survey
 
 EXACT_CLASSES = 256
 """Up to so many distinct lengths have a class each; more are rounded up by at most 1/16."""
-UNBOUNDED = 1 << 62
 NO_CLASS = -1
 
 
@@ -36,6 +39,8 @@ class Space:
     size_bytes: int | None = None
     unbounded: bool = False
     """Offsets mean nothing (null target): no extent is ever reused."""
+    per_object: bool = False
+    """Each object has a file of its own, in which its offsets are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Need:
     extent_bytes: int
     """Peak of live extents, class by class."""
     slack_bytes: int
+    longest_bytes: int = 0
+    """Longest extent."""
 
     @property
     def size_bytes(self) -> int:
@@ -54,62 +61,124 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Classes:
-    """Size classes of all lanes. `of_object` is indexed [key index, lane]."""
+class Rounding:
+    """How a lane's objects become extents: exactly, or by at most 1/16 longer."""
 
-    of_object: NDArray[np.int32]
+    align_bytes: int
+    exact: bool
+
+    def of(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the extent length of each object length above 0."""
+        aligned = -(-lengths // self.align_bytes) * self.align_bytes
+        if self.exact:
+            return np.asarray(aligned, np.int64)
+        exponent = np.floor(np.log2(np.maximum(aligned, 1))).astype(np.int64)
+        step = np.maximum(np.left_shift(np.int64(1), np.maximum(exponent - 4, 0)), 1)
+        step = -(-step // self.align_bytes) * self.align_bytes
+        return np.asarray(-(-aligned // step) * step, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Size classes of all lanes, those of one lane side by side, shortest first."""
+
     length_bytes: NDArray[np.int64]
     lane: NDArray[np.int64]
     peak: NDArray[np.int64]
     """Most extents that are live at once."""
+    first: tuple[int, ...]
+    """Per lane: its first class; one more for the end."""
+    rounding: tuple[Rounding, ...]
+
+    def of(self, lengths: NDArray[np.int64], lanes: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the class of each object, `NO_CLASS` for those of length 0."""
+        found = np.full(len(lengths), NO_CLASS, np.int32)
+        for lane, rounding in enumerate(self.rounding):
+            mine = np.flatnonzero((lanes == lane) & (lengths > 0))
+            begin, end = self.first[lane], self.first[lane + 1]
+            rounded = rounding.of(lengths[mine])
+            found[mine] = begin + np.searchsorted(self.length_bytes[begin:end], rounded)
+        return found
 
 
-def round_lengths(lengths: NDArray[np.int64], align: int) -> NDArray[np.int64]:
-    """Return the extent length of each object length."""
-    aligned = -(-lengths // align) * align
-    if len(np.unique(aligned)) <= EXACT_CLASSES:
-        return np.asarray(aligned, np.int64)
-    exponent = np.floor(np.log2(np.maximum(aligned, 1))).astype(np.int64)
-    step = np.maximum(np.left_shift(np.int64(1), np.maximum(exponent - 4, 0)), 1)
-    step = -(-step // align) * align
-    return np.asarray(-(-aligned // step) * step, np.int64)
+def unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return lengths and lanes of what a survey has spooled."""
+    return packed >> LANE_BITS, packed & ((1 << LANE_BITS) - 1)
+
+
+def _lengths(survey: Survey) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield lengths and lanes of all objects, some at a time."""
+    yield survey.originals["length"], survey.originals["lane"].astype(np.int64)
+    for packed in survey.lives.chunks():
+        yield unpack(packed)
+
+
+def _distinct(survey: Survey, lane: int, align: int) -> tuple[Rounding, NDArray[np.int64]]:
+    """Return how a lane's lengths are rounded, and all extent lengths that come of it."""
+    exact = _rounded(survey, lane, Rounding(align, exact=True), EXACT_CLASSES)
+    if exact is not None:
+        return Rounding(align, exact=True), exact
+    rounding = Rounding(align, exact=False)
+    rounded = _rounded(survey, lane, rounding, None)
+    assert rounded is not None
+    return rounding, rounded
+
+
+def _rounded(
+    survey: Survey, lane: int, rounding: Rounding, most: int | None
+) -> NDArray[np.int64] | None:
+    """Return all extent lengths of a lane; None if there are more than `most`."""
+    found = np.zeros(0, np.int64)
+    for lengths, lanes in _lengths(survey):
+        found = np.union1d(found, rounding.of(lengths[(lanes == lane) & (lengths > 0)]))
+        if most is not None and len(found) > most:
+            return None
+    return found
 
 
 def classify(survey: Survey, spaces: tuple[Space, ...]) -> Classes:
     """Return the classes of the surveyed objects, with their peaks."""
-    objects = survey.objects
-    of_object = np.full(objects.shape, NO_CLASS, np.int32)
-    lengths: list[NDArray[np.int64]] = []
-    lanes: list[int] = []
-    first = 0
-    for lane, space in enumerate(spaces):
-        used = np.flatnonzero(objects["length"][:, lane] > 0)
-        rounded = round_lengths(objects["length"][used, lane], space.align_bytes)
-        unique, index = np.unique(rounded, return_inverse=True)
-        of_object[used, lane] = first + index
-        lengths.append(unique)
-        lanes += [lane] * len(unique)
-        first += len(unique)
-    peak = _peaks(survey.births_deaths, of_object.reshape(-1), first)
-    before = (objects["initial"] | objects["resident"]) > 0
-    peak += np.bincount(of_object[before & (of_object >= 0)], minlength=first)
-    joined = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
-    return Classes(of_object, joined, np.array(lanes, np.int64), peak)
+    parts = [_distinct(survey, lane, space.align_bytes) for lane, space in enumerate(spaces)]
+    counts = [len(lengths) for _, lengths in parts]
+    classes = Classes(
+        length_bytes=np.concatenate([lengths for _, lengths in parts]),
+        lane=np.repeat(np.arange(len(spaces)), counts),
+        peak=np.zeros(sum(counts), np.int64),
+        first=(0, *np.cumsum(counts).tolist()),
+        rounding=tuple(rounding for rounding, _ in parts),
+    )
+    _find_peaks(survey, classes)
+    return classes
 
 
-@compiled
-def _peaks(
-    births_deaths: NDArray[np.int64], class_of: NDArray[np.int32], classes: int
-) -> NDArray[np.int64]:
-    live = np.zeros(classes, np.int64)
-    peak = np.zeros(classes, np.int64)
-    for event in births_deaths:
-        kind = class_of[abs(event) - 1]
-        if kind < 0:
-            continue
-        live[kind] += 1 if event > 0 else -1
-        peak[kind] = max(peak[kind], live[kind])
-    return peak
+def _find_peaks(survey: Survey, classes: Classes) -> None:
+    """Fill in how many extents of each class are live at most."""
+    there = classes.of(survey.originals["length"], survey.originals["lane"].astype(np.int64))
+    live = np.bincount(there[there >= 0], minlength=len(classes.peak)).astype(np.int64)
+    classes.peak[:] = live
+    born = 0
+    for changes in survey.changes.chunks():
+        births = changes == 0
+        count = int(births.sum())
+        kinds = np.empty(len(changes), np.int32)
+        kinds[births] = classes.of(*unpack(survey.lives.read(born, count)))
+        kinds[~births] = classes.of(*unpack(-1 - changes[~births]))
+        born += count
+        _follow(births, kinds, live, classes.peak)
+
+
+@kernel
+def _follow(
+    births: NDArray[np.bool_],
+    kinds: NDArray[np.int32],
+    live: NDArray[np.int64],
+    peak: NDArray[np.int64],
+) -> None:
+    for at in range(kinds.size):
+        kind = kinds[at]
+        if kind >= 0:
+            live[kind] += 1 if births[at] else -1
+            peak[kind] = max(peak[kind], live[kind])
 
 
 def needs(classes: Classes, lanes: int, slack_ratio: float) -> tuple[Need, ...]:
@@ -124,6 +193,7 @@ def needs(classes: Classes, lanes: int, slack_ratio: float) -> tuple[Need, ...]:
                 int(peak.sum()),
                 extent_bytes,
                 int(extent_bytes * slack_ratio),
+                int(length.max(initial=0)),
             )
         )
     return tuple(found)

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kvtrace.schema import Op, Phase, Tier
-from replay.histogram import Histogram, Summary
-from replay.loop import NO_TIME_NS, Mode
-from replay.violations import count_violations
+from replay.loop import Mode
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from replay.plan import Plan
+    from replay.histogram import Summary
     from replay.recorder import Recorder
+    from replay.slices import Level
     from replay.survey import Survey
 
 
@@ -38,76 +33,56 @@ class Fidelity:
     submit_error: Summary | None
     interarrival_distance_ns: float | None
     """Mean distance between the sorted gaps of due times and of submit times (Wasserstein-1)."""
-    in_flight_planned_max: int | None
-    in_flight_actual_max: int
+    in_flight_planned_max: float | None
+    """If each op had begun when it was due: the mean of the fullest slice of time, all lanes."""
+    in_flight_actual_max: float
     stretch_ratio: float | None
     """First to last submit ÷ first to last due."""
     order_violations: int
     phases: tuple[PhaseCount, ...]
 
 
-def in_flight_max(begin: NDArray[np.int64], end: NDArray[np.int64]) -> int:
-    """Return how many of the spans [begin, end) overlap at most."""
-    if not len(begin):
-        return 0
-    edges = np.concatenate((begin, end))
-    steps = np.concatenate((np.ones(len(begin), np.int64), -np.ones(len(end), np.int64)))
-    order = np.lexsort((steps, edges))
-    return int(np.cumsum(steps[order]).max())
-
-
-def _distance(due: NDArray[np.int64], submit: NDArray[np.int64]) -> float:
-    if len(due) < 2:
-        return 0.0
-    planned, actual = np.sort(np.diff(np.sort(due))), np.sort(np.diff(np.sort(submit)))
-    return float(np.abs(actual - planned).mean())
-
-
-def _phases(survey: Survey, plan: Plan, good: NDArray[np.bool_]) -> tuple[PhaseCount, ...]:
-    tiers = sorted({int(tier) for tier in np.unique(plan.tier)})
+def _phases(survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder) -> tuple[PhaseCount, ...]:
     moves = [Op.READ, Op.WRITE]
-    moving = np.isin(plan.op, moves)
     found = []
     for phase in Phase:
-        trace_ops = int(survey.cell_ops[tiers, phase].sum()) if tiers else 0
-        if not trace_ops:
+        cells = survey.cell_ops[list(tiers), phase]
+        if not cells.sum():
             continue
-        mine = good & (plan.phase == phase)
-        cells = survey.cell_bytes[tiers, phase]
         found.append(
             PhaseCount(
                 phase,
-                trace_ops,
-                int(mine.sum()),
-                int(cells[:, moves].sum()),
-                int(plan.size_bytes[mine & moving].sum(dtype=np.uint64)),
+                int(cells.sum()),
+                int(recorder.phase_ops[phase]),
+                int(survey.cell_bytes[list(tiers), phase][:, moves].sum()),
+                int(recorder.phase_bytes[phase]),
             )
         )
     return tuple(found)
 
 
-def measure(recorder: Recorder, survey: Survey) -> Fidelity:
+def measure(
+    recorder: Recorder, survey: Survey, tiers: tuple[Tier, ...], order_violations: int
+) -> Fidelity:
     """Return how faithful a run was."""
-    plan, outcome, mode = recorder.plan, recorder.outcome, recorder.mode
-    did = recorder.moves & recorder.good
-    times, due = outcome.times, recorder.waits.due_ns
-    actual = in_flight_max(times.submit_ns[did], times.complete_ns[did])
-    phases = _phases(survey, plan, recorder.good)
-    violations = count_violations(plan, outcome)
-    if mode == Mode.MAX or not did.any():
-        return Fidelity(None, None, None, actual, None, violations, phases)
-    assert (times.submit_ns[did] != NO_TIME_NS).all()
-    planned_ns = int(due[did].max() - due[did].min())
-    actual_ns = int(times.submit_ns[did].max() - times.submit_ns[did].min())
+    slices = [lane.slices for lane in recorder.lanes]
+    actual = sum(_fullest(each.in_flight, each.width_ns) for each in slices)
+    phases = _phases(survey, tiers, recorder)
+    if recorder.mode == Mode.MAX or not recorder.submit_error.count:
+        return Fidelity(None, None, None, actual, None, order_violations, phases)
     return Fidelity(
-        Histogram.of(np.abs(times.submit_ns[did] - due[did])).summary(),
-        _distance(due[did], times.submit_ns[did]),
-        in_flight_max(due[did], due[did] + recorder.service_ns[did]),
+        recorder.submit_error.summary(),
+        recorder.submit_gaps.distance(recorder.due_gaps),
+        sum(_fullest(each.planned, each.width_ns) for each in slices),
         actual,
-        actual_ns / planned_ns if planned_ns else None,
-        violations,
+        recorder.stretch_ratio,
+        order_violations,
         phases,
     )
+
+
+def _fullest(level: Level, width_ns: int) -> float:
+    return float(level.mean(width_ns).max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A log-linear histogram: exact below 256, and within 1/256 above; two of them add up to one."""
+"""Log-linear histograms: exact below 256, and within 1/256 above; two of them add up to one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.jit import helper, kernel
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BITS = 8
-_SUB = 1 << _BITS
-_BUCKETS = _SUB * (64 - _BITS)
-ERROR_RATIO = 1 / _SUB
+BITS = 8
+COARSE_BITS = 5
+"""Of the many histograms of time slices and of single I/Os: within 1/32."""
+ERROR_RATIO = 1 / (1 << BITS)
 """A percentile is never below the exact one, and above it by less than this part of it."""
 FEW_SAMPLES = 10
 QUANTILES = {
@@ -41,29 +43,36 @@ class Summary:
 
 
 class Histogram:
-    """Counts of non-negative integers."""
+    """Counts of non-negative integers. `bits` sets the error: 2^−bits."""
 
-    def __init__(self) -> None:
-        self.counts = np.zeros(_BUCKETS, np.int64)
+    def __init__(self, bits: int = BITS) -> None:
+        self.bits = bits
+        self.counts = np.zeros(bucket_count(bits), np.int64)
         self.max = 0
 
     @classmethod
-    def of(cls, values: NDArray[np.int64]) -> Histogram:
+    def of(cls, values: NDArray[np.int64], bits: int = BITS) -> Histogram:
         """Return the histogram of `values`; those below 0 count as 0."""
-        made = cls()
+        made = cls(bits)
         made.add(values)
+        return made
+
+    @classmethod
+    def from_counts(cls, counts: NDArray[np.int64], bits: int) -> Histogram:
+        """Return a histogram of what was counted elsewhere, in the same buckets."""
+        made = cls(bits)
+        made.counts = counts
+        filled = np.flatnonzero(counts)
+        made.max = upper(int(filled[-1]), bits) if len(filled) else 0
         return made
 
     def add(self, values: NDArray[np.int64]) -> None:
         """Count `values`."""
-        if not len(values):
-            return
-        values = np.maximum(values, 0)
-        self.counts += np.bincount(_bucket(values), minlength=_BUCKETS)
-        self.max = max(self.max, int(values.max()))
+        self.max = max(self.max, count_values(self.counts, values, self.bits))
 
     def merge(self, other: Histogram) -> None:
         """Count what `other` has counted."""
+        assert self.bits == other.bits
         self.counts += other.counts
         self.max = max(self.max, other.max)
 
@@ -78,7 +87,7 @@ class Histogram:
         if rank == 0:
             return 0
         bucket = int(np.searchsorted(np.cumsum(self.counts), rank))
-        return min(_upper(bucket), self.max)
+        return min(upper(bucket, self.bits), self.max)
 
     def summary(self) -> Summary:
         """Return all percentiles."""
@@ -92,21 +101,62 @@ class Histogram:
             ),
         )
 
+    def distance(self, other: Histogram) -> float:
+        """Return the mean distance between the sorted values of both (Wasserstein-1)."""
+        if not self.count or not other.count:
+            return 0.0
+        parts = np.cumsum(self.counts) / self.count - np.cumsum(other.counts) / other.count
+        edges = np.array([upper(bucket, self.bits) for bucket in range(len(self.counts))], float)
+        used = max(np.flatnonzero(self.counts)[-1], np.flatnonzero(other.counts)[-1]) + 1
+        widths = np.diff(edges[: used + 1]) if used < len(edges) else np.diff(edges)
+        return float((np.abs(parts[: len(widths)]) * widths).sum())
+
+
+def bucket_count(bits: int) -> int:
+    """Return how many buckets there are."""
+    return (1 << bits) * (64 - bits)
+
 
 def _rank(count: int, ten_thousandths: int) -> int:
     return -(-count * ten_thousandths // 10_000)
 
 
-def _bucket(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    exponent = np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
-    shift = np.maximum(exponent - _BITS, 0)
-    # Rounding to float may have carried a value just below a power of two up to it.
-    shift -= (shift > 0) & (np.right_shift(values, shift) < _SUB)
-    return np.where(values < _SUB, values, shift * _SUB + np.right_shift(values, shift))
+@helper
+def bucket_of(value: int, bits: int) -> int:
+    """Return the bucket of a value, at least 0."""
+    sub = 1 << bits
+    if value < sub:
+        return value
+    shift = 0
+    while value >> shift >= 2 * sub:
+        shift += 1
+    return shift * sub + (value >> shift)
 
 
-def _upper(bucket: int) -> int:
-    if bucket < 2 * _SUB:
+@kernel
+def count_values(counts: NDArray[np.int64], values: NDArray[np.int64], bits: int) -> int:
+    """Count `values`, those below 0 as 0; return the largest."""
+    largest = 0
+    for value in values:
+        known = max(0, value)
+        largest = max(largest, known)
+        counts[bucket_of(known, bits)] += 1
+    return largest
+
+
+@kernel
+def count_in_rows(
+    counts: NDArray[np.int64], rows: NDArray[np.int64], values: NDArray[np.int64], bits: int
+) -> None:
+    """Count each of `values`, those below 0 as 0, in its row of `counts`."""
+    for at in range(values.size):
+        counts[rows[at], bucket_of(max(0, values[at]), bits)] += 1
+
+
+def upper(bucket: int, bits: int) -> int:
+    """Return the largest value of a bucket."""
+    sub = 1 << bits
+    if bucket < 2 * sub:
         return bucket
-    shift = bucket // _SUB - 1
-    return ((bucket - shift * _SUB + 1) << shift) - 1
+    shift = bucket // sub - 1
+    return ((bucket - shift * sub + 1) << shift) - 1

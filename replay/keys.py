@@ -1,4 +1,4 @@
-"""A compiled table from u64 keys to dense indices, in order of first appearance."""
+"""A compiled table from u64 keys to dense indices."""
 
 from __future__ import annotations
 
@@ -51,10 +51,18 @@ def find_or_add(slots: Slots, keys: Keys, count: int, key: np.uint64) -> int:
 
 
 @kernel
-def find_all(slots: Slots, keys: Keys, wanted: Keys, found: NDArray[np.int32]) -> None:
-    """Fill in the index of each of `wanted`. In a loop of its own, misses of the cache overlap."""
+def find_or_add_all(
+    slots: Slots, keys: Keys, count: int, wanted: Keys, found: NDArray[np.int32]
+) -> int:
+    """Fill in the index of each of `wanted`; return how many keys there are now.
+
+    In a loop of its own, misses of the cache overlap.
+    """
     for at in range(wanted.size):
-        found[at] = find(slots, keys, wanted[at])
+        index = find_or_add(slots, keys, count, wanted[at])
+        count = max(count, index + 1)
+        found[at] = index
+    return count
 
 
 @kernel
@@ -68,19 +76,35 @@ def _fill(slots: Slots, keys: Keys, count: int) -> None:
 
 
 class KeyTable:
-    """Keys and their indices. `count` is set by the compiled code that adds keys."""
+    """Keys and their indices. `count` is set by the compiled code that adds keys.
+
+    Memory follows the keys that are kept: `keep` drops the others and renumbers.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.keys: Keys = np.zeros(1 << 12, np.uint64)
         self.slots: Slots = np.zeros(1 << 13, np.int32)
 
-    def reserve(self, extra_count: int) -> None:
-        """Make room for `extra_count` more keys at a load of at most one half."""
-        needed = self.count + extra_count
-        if needed <= self.keys.size:
-            return
-        size = 1 << (needed - 1).bit_length()
-        self.keys = np.concatenate((self.keys[: self.count], np.zeros(size - self.count, "u8")))
+    @property
+    def capacity(self) -> int:
+        """How many keys there is room for."""
+        return self.keys.size
+
+    def has_room(self, extra_count: int) -> bool:
+        """Whether so many more keys can be added."""
+        return self.count + extra_count <= self.capacity
+
+    def keep(self, kept: NDArray[np.bool_], extra_count: int) -> None:
+        """Keep the keys (by index) that are marked, with room for `extra_count` more.
+
+        At least half of the capacity is free afterwards, so that this is rarely needed.
+        """
+        left = self.keys[: self.count][kept]
+        self.count = len(left)
+        size = 1 << (max(2 * self.count, self.count + extra_count) - 1).bit_length()
+        size = max(size, 1 << 12)
+        self.keys = np.zeros(size, np.uint64)
+        self.keys[: self.count] = left
         self.slots = np.zeros(2 * size, np.int32)
         _fill(self.slots, self.keys, self.count)

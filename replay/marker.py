@@ -5,12 +5,29 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
 MARKER_BYTES = 4096
 RESERVED_BYTES = 1 << 20
 """Extents start here: the marker has its own extent."""
 _MAGIC = b"KVTRACE TARGET\0\x01"
-VERSION = 1
+VERSION = 2
+"""2 (24 November 2026) adds `preconditioned` and `populated`. Markers of version 1 are read."""
+_READ = (1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditioned:
+    """How a target was brought to a known state."""
+
+    at_s: int
+    """When it was done, in seconds of Unix time."""
+    end_bytes: int
+    """Everything between the marker and there was written in each pass."""
+    passes: int
+    """The first is sequential, the others are random."""
+    steady: bool | None
+    """Whether the write rate was steady at the end; None if nothing was written at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +42,9 @@ class Marker:
     """Where the space for extents begins and ends."""
     written_bytes: int
     """Everything below was written at least once."""
+    preconditioned: Preconditioned | None = None
+    populated: str | None = None
+    """Digest of the objects that a run has written before its clock started, and none since."""
     version: int = VERSION
 
     def pack(self) -> bytes:
@@ -45,5 +65,8 @@ class Marker:
         text = block[at + 8 : at + 8 + length]
         if len(text) != length or zlib.crc32(text) != checksum:
             return None
-        fields = json.loads(text)
-        return cls(**fields) if fields.get("version") == VERSION else None
+        fields: dict[str, Any] = json.loads(text)
+        if fields.pop("version", None) not in _READ:
+            return None
+        state = fields.pop("preconditioned", None)
+        return cls(**fields, preconditioned=None if state is None else Preconditioned(**state))

@@ -9,14 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, S_NS
-from replay.survey import Limit
+from replay.loop import Mode
+from replay.rows import Limit
 
 
 class Timing(StrEnum):
     """When an op is due."""
 
     OPEN = "open"
+    CLOSED = "closed"
     MAX = "max"
+
+    @property
+    def loop_mode(self) -> Mode:
+        """What the engine calls it."""
+        return {Timing.OPEN: Mode.OPEN, Timing.CLOSED: Mode.CLOSED, Timing.MAX: Mode.MAX}[self]
 
 
 class Populate(StrEnum):
@@ -43,6 +50,29 @@ class Spin(StrEnum):
     OFF = "off"
 
 
+class Payload(StrEnum):
+    """Where a write's bytes come from."""
+
+    ARENA = "arena"
+    FRESH = "fresh"
+
+
+class Priority(StrEnum):
+    """How the loop's threads are scheduled: as any other, nice −15, or real-time (FIFO 1)."""
+
+    NONE = "none"
+    NICE = "nice"
+    RT = "rt"
+
+
+class FsyncPolicy(StrEnum):
+    """What of a folder target is durable when a write has completed."""
+
+    NONE = "none"
+    FILE = "file"
+    DIR = "dir"
+
+
 DEPTH_MAX, DEPTH_OPEN = 32, 1024
 Positive = Annotated[int, Field(gt=0)]
 
@@ -65,6 +95,16 @@ class ReplayOptions(BaseModel):
     populate: Populate = Populate.TOUCHED
     settle_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
     verify: Checking = Checking.STAMPS
+    threads: Annotated[int, Field(gt=0, le=16)] = 1
+    priority: Priority = Priority.NONE
+    warmup_ns: Annotated[int, Field(ge=0)] = 0
+    sync_stores: bool = False
+    reuse_populated: bool = False
+    payload: Payload = Payload.ARENA
+    dedup_ratio: Annotated[int, Field(ge=1)] = 1
+    compress_ratio: Annotated[int, Field(ge=1)] = 1
+    trim: bool = False
+    fsync: FsyncPolicy = FsyncPolicy.NONE
     min_window_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
     limit_rows: Positive | None = None
     limit_ns: Positive | None = None
@@ -75,6 +115,11 @@ class ReplayOptions(BaseModel):
         """I/Os in flight at most, per lane."""
         default = DEPTH_MAX if self.mode == Timing.MAX else DEPTH_OPEN
         return self.queue_depth or default
+
+    @property
+    def stamped(self) -> bool:
+        """Whether writes carry stamps: they would defeat duplicates that were asked for."""
+        return self.dedup_ratio == 1
 
     @property
     def limit(self) -> Limit:

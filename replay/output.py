@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.reader import open_trace
+from kvtrace.schema import ROW_GROUP_ROWS
+from kvtrace.units import S_NS
 from kvtrace.writer import TraceWriter, check_writable, partial_path
-from replay import report
+from replay import clock, report
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from kvtrace.header import Header
     from kvtrace.reader import Trace
+    from kvtrace.schema import Tier
+    from replay.done import Done
     from replay.result import Result
 
 _ERRNO = {
@@ -29,67 +37,161 @@ TRACE_SUFFIX = ".parquet"
 _MEASURED = ("due", "submit", "complete", "error")
 
 
-def write_result_trace(trace: Trace, result: Result, path: Path, *, force: bool = False) -> None:
-    """Write the executed rows of `trace` with due, submit, complete and error to `path`.
+PARTS_SUFFIX = ".parts"
+_FLUSH_NS = 5 * S_NS
 
-    Times are ns since the run's clock zero; null where it never happened. Beside errnos `error`
-    has ECANCELED for ops whose predecessor failed, EBADMSG for reads of wrong bytes, EINTR for
-    ops that were stopped.
+
+def parts_path(path: Path) -> Path:
+    """Return the folder that holds the parts of a result trace until it is whole."""
+    return path.with_name(path.name + PARTS_SUFFIX)
+
+
+class ResultTrace:
+    """Writes the executed rows of a trace and their times while a run goes on.
+
+    `due`, `submit`, `complete` are ns since the run's clock zero, null where it never happened.
+    Beside errnos `error` has ECANCELED for ops whose predecessor failed, EBADMSG for reads of wrong
+    bytes, EINTR for ops that were stopped. Every few seconds what there is becomes a part of its
+    own, itself a trace, in a folder beside `path`: a crash loses no more than that. `finish` makes
+    one file.
     """
-    kept = [name for name in trace.columns if name not in _MEASURED]
-    header = trace.header.model_copy(update={"statistics": _statistics(trace, result)})
-    executed = {int(tier) for tier in np.unique(result.plan.tier)}
-    resident = trace.resident()
-    resident = resident[np.isin(resident["tier"], list(executed))]
-    measured = _measured(result)
-    row = result.plan.row
-    with TraceWriter(path, header, [*kept, *_MEASURED], force=force) as writer:
-        writer.resident = resident
-        first_row = 0
-        for batch in trace.batches(kept):
-            rows = len(batch["timestamp"])
-            begin, end = np.searchsorted(row, (first_row, first_row + rows))
-            if end > begin:
-                inside = row[begin:end] - first_row
-                columns = {name: values[inside] for name, values in batch.items()}
-                columns |= {name: values[begin:end] for name, values in measured.items()}
-                writer.append(columns)
-            first_row += rows
 
+    def __init__(self, trace: Trace, path: Path, tiers: Sequence[Tier], *, force: bool) -> None:
+        self._trace, self._path, self._force = trace, path, force
+        self._tiers = np.array(tiers, np.uint8)
+        self._kept = [name for name in trace.columns if name not in _MEASURED]
+        self._rows = self._executed_rows()
+        self._left: dict[str, NDArray[Any]] | None = None
+        self._pending: list[dict[str, NDArray[Any]]] = []
+        self._pending_rows = 0
+        self._parts: list[Path] = []
+        self._flushed_ns = clock.now_ns()
 
-def _statistics(trace: Trace, result: Result) -> dict[str, object]:
-    return {
-        **trace.header.statistics,
-        "replay": {
+    def _executed_rows(self) -> Iterator[dict[str, NDArray[Any]]]:
+        for batch in self._trace.batches(self._kept, nulls=True):
+            which = np.isin(batch["tier"], self._tiers)
+            if which.any():
+                yield {name: values[which] for name, values in batch.items()}
+
+    def _next_rows(self, count: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the next `count` executed rows."""
+        while count:
+            rows = self._left if self._left is not None else next(self._rows)
+            have = len(rows["timestamp"])
+            took = min(have, count)
+            self._left = None
+            if took < have:
+                self._left = {name: values[took:] for name, values in rows.items()}
+            yield {name: values[:took] for name, values in rows.items()}
+            count -= took
+
+    def add(self, done: Done, start_ns: int) -> None:
+        """Take finished ops, in the trace's order."""
+        measured = _measured(done, start_ns)
+        begin = 0
+        for rows in self._next_rows(len(done)):
+            end = begin + len(rows["timestamp"])
+            part = {name: values[begin:end] for name, values in measured.items()}
+            self._pending.append(rows | part)
+            begin = end
+        self._pending_rows += len(done)
+        late = clock.now_ns() - self._flushed_ns > _FLUSH_NS
+        if self._pending_rows >= ROW_GROUP_ROWS or (late and self._pending_rows):
+            self._flush()
+
+    def _flush(self) -> None:
+        folder = parts_path(self._path)
+        folder.mkdir(exist_ok=True)
+        path = folder / f"part-{len(self._parts):06d}{TRACE_SUFFIX}"
+        with TraceWriter(path, self._header(_CRASHED), self._columns, force=True) as writer:
+            writer.resident = self._resident()
+            for rows in self._pending:
+                writer.append(rows)
+        self._parts.append(path)
+        self._pending, self._pending_rows = [], 0
+        self._flushed_ns = clock.now_ns()
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*self._kept, *_MEASURED]
+
+    def _resident(self) -> NDArray[np.void]:
+        resident = self._trace.resident()
+        return resident[np.isin(resident["tier"], self._tiers)]
+
+    def _header(self, replay: Mapping[str, object]) -> Header:
+        old = self._trace.header
+        return old.model_copy(update={"statistics": {**old.statistics, "replay": dict(replay)}})
+
+    def finish(self, result: Result) -> None:
+        """Write the whole trace under its name; the parts are gone then."""
+        about = {
             "trace_sha256": result.trace.sha256,
             "verdict": result.verdict.word,
             "run_id": result.payload.run_id,
             "tiers": [lane.measure.tier.label for lane in result.lanes],
             "mode": result.options.mode.value,
             "speed": result.options.speed,
-        },
-    }
+        }
+        with TraceWriter(
+            self._path, self._header(about), self._columns, force=self._force
+        ) as writer:
+            writer.resident = self._resident()
+            for path in self._parts:
+                append_part(writer, path, self._columns)
+            for rows in self._pending:
+                writer.append(rows)
+        if self._parts:
+            shutil.rmtree(parts_path(self._path))
 
 
-def _measured(result: Result) -> dict[str, NDArray[np.generic]]:
-    times, start = result.outcome.times, result.outcome.start_ns
-    error = times.error.copy()
+_CRASHED = {"verdict": "INVALID", "reasons": ["interrupted"]}
+
+
+def append_part(writer: TraceWriter, path: Path, columns: Sequence[str]) -> None:
+    """Append the rows of one part."""
+    with open_trace(path) as part:
+        for batch in part.batches(list(columns), nulls=True):
+            writer.append(batch)
+
+
+def recover(folder: Path, path: Path, *, force: bool = False) -> int:
+    """Make one result trace of the parts that a killed run has left; return its rows.
+
+    The folder stays. Raises UsageError if there are no whole parts.
+    """
+    parts = sorted(folder.glob(f"part-*{TRACE_SUFFIX}")) if folder.is_dir() else []
+    if not parts:
+        raise UsageError(
+            "no parts of a result trace",
+            where=folder,
+            accepted=f"a folder NAME{TRACE_SUFFIX}{PARTS_SUFFIX} left by a run that was killed",
+        )
+    rows = 0
+    with open_trace(parts[0]) as first:
+        header, columns, resident = first.header, list(first.columns), first.resident()
+    with TraceWriter(path, header, columns, force=force) as writer:
+        writer.resident = resident
+        for part in parts:
+            append_part(writer, part, columns)
+            with open_trace(part) as opened:
+                rows += opened.rows
+    return rows
+
+
+def _measured(done: Done, start_ns: int) -> dict[str, NDArray[Any]]:
+    error = done.error.copy()
     for code, number in _ERRNO.items():
         error[error == code] = number
 
-    def since_start(values: NDArray[np.int64]) -> NDArray[np.generic]:
+    def since_start(values: NDArray[np.int64]) -> NDArray[Any]:
         never = values == NO_TIME_NS
-        return np.ma.masked_array(np.where(never, 0, values - start), mask=never)
+        return np.ma.masked_array(np.where(never, 0, values - start_ns), mask=never)
 
-    due = result.plan.ops.due_ns
-    if result.options.mode == "max":
-        due_column = since_start(times.ready_ns)
-    else:
-        due_column = np.ma.masked_array(due, mask=np.zeros(len(due), bool))
     return {
-        "due": due_column,
-        "submit": since_start(times.submit_ns),
-        "complete": since_start(times.complete_ns),
+        "due": since_start(done.due_ns),
+        "submit": since_start(done.submit_ns),
+        "complete": since_start(done.complete_ns),
         "error": error,
     }
 
@@ -106,6 +208,8 @@ class Outputs:
         force: bool = False,
     ) -> None:
         self.inputs, self.out, self.reports, self.force = inputs, out, reports, force
+        self._trace: Trace | None = None
+        self._result_trace: ResultTrace | None = None
 
     def check(self) -> None:
         """Return if all can be written; nothing is left. Raises UsageError or TargetError."""
@@ -125,13 +229,40 @@ class Outputs:
             taken.append(path.resolve())
             check_writable(path, force=self.force)
             _try(path)
+        if self.out is not None and parts_path(self.out).exists():
+            raise UsageError(
+                "parts of an earlier result are there: its run was killed",
+                where=parts_path(self.out),
+                hint="`kvtrace recover` makes a trace of them; then delete the folder",
+            )
 
-    def write(self, trace: Trace, result: Result) -> None:
+    def open(self, trace: Trace) -> None:
+        """Take the trace that will be replayed."""
+        self._trace = trace
+
+    def begin(self, tiers: Sequence[Tier]) -> None:
+        """Take the tiers that are executed; the run is about to begin."""
+        if self.out is not None:
+            assert self._trace is not None
+            self._result_trace = ResultTrace(self._trace, self.out, tiers, force=self.force)
+
+    def add(self, done: Done, start_ns: int) -> None:
+        """Take finished ops, in the trace's order."""
+        if self._result_trace is not None:
+            self._result_trace.add(done, start_ns)
+
+    def checkpoint(self, result: Result) -> None:
+        """Keep what the reports would say if the run ended now, beside each of them."""
+        for path in self.reports:
+            report.write_json(result, partial_path(path))
+
+    def write(self, result: Result) -> None:
         """Write all files, each whole or not at all. Raises TargetError."""
         for path in self.reports:
             report.write(result, path)
-        if self.out is not None:
-            write_result_trace(trace, result, self.out, force=self.force)
+            partial_path(path).unlink(missing_ok=True)
+        if self._result_trace is not None:
+            self._result_trace.finish(result)
 
 
 def _try(path: Path) -> None:

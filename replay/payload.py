@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dgen_py
 import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.units import GIB, MIB, format_bytes
 from replay.order import GENERATION_MASK
+from replay.producer import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,8 +21,7 @@ SECTOR_MASK = (1 << 31) - 1
 RUN_MASK = (1 << 16) - 1
 DEFAULT_ARENA_BYTES = GIB
 _FILL_BYTES = 32 * MIB
-# `size` costs 8 bytes per MiB; far above any arena, far below the 2⁵⁵ that abort the process.
-_STREAM_BYTES = 1 << 38
+RATIO_MAX = 1000
 
 
 def available_bytes() -> int:
@@ -56,14 +55,30 @@ def arena_size(wanted_bytes: int | None, io_bytes: int) -> int:
     return size
 
 
-def fill(arena: NDArray[np.uint8], run_id: int) -> None:
-    """Fill `arena` with bytes that depend on `run_id` only."""
-    stream = dgen_py.Generator(size=_STREAM_BYTES, seed=run_id)
+def check_ratio(value: float, where: str) -> int:
+    """Return a ratio as dgen-py takes it. Raises UsageError: it would cut fractions off."""
+    if not (1 <= value <= RATIO_MAX and value == int(value)):
+        raise UsageError(
+            "not a whole ratio: dgen-py cuts fractions off",
+            where=where,
+            got=value,
+            accepted=f"1 (nothing to gain), 2, 3, … {RATIO_MAX}",
+        )
+    return int(value)
+
+
+def fill(
+    arena: NDArray[np.uint8], run_id: int, dedup_ratio: float = 1, compress_ratio: float = 1
+) -> None:
+    """Fill `arena` with bytes that depend on `run_id` and the ratios only. Raises UsageError.
+
+    With a dedup ratio each ratio · 4 MiB hold 4 MiB of distinct blocks; what is written beyond the
+    arena's size repeats once more. Compressibility is runs of zeros in each MiB, which also dedup.
+    """
+    dedup = check_ratio(dedup_ratio, "--dedup-ratio")
+    stream = Stream(run_id, dedup, check_ratio(compress_ratio, "--compress-ratio"))
     for begin in range(0, len(arena), _FILL_BYTES):
-        piece = arena[begin : begin + _FILL_BYTES].data
-        done = 0
-        while done < len(piece):
-            done += stream.fill_chunk(piece[done:])
+        stream.fill(arena[begin : begin + _FILL_BYTES].data)
 
 
 def stamps(

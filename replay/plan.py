@@ -1,152 +1,227 @@
-"""Pass 2 over a trace: everything that can be decided before the clock starts, as columns."""
+"""Pass 2 over a trace: everything that can be decided before an op runs, as columns of a ring."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.errors import UsageError
-from kvtrace.jit import kernel
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay import order
-from replay.keys import find_all
-from replay.loop import Action, Ops
-from replay.order import CLASS, ORDER, PLACE, Fixed, Out, Rows, State
-from replay.survey import NO_LANE, Batch, Limit, Survey, read_batches
+from replay import gates, lists, order
+from replay.extents import unpack
+from replay.geometry import Geometry, fixed_of, initial_state
+from replay.keys import KeyTable
+from replay.lists import DRAINED, EDGE_FLOOR, EDGES, FLOOR, NODE_FLOOR, NODES, OPS
+from replay.loop import Ops
+from replay.order import Rows
+from replay.places import ARENA, give_arena, take_originals
+from replay.rows import NO_STREAM, Batch, Limit, add_keys, read_batches, stream_keys
+from replay.spool import CHUNK
+from replay.writes import writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from kvtrace.reader import Trace
-    from replay.extents import Classes, Space
+    from replay.extents import Classes
+    from replay.survey import Survey
 
-_LIST_SLACK = 1 << 12
-Number = TypeVar("Number", np.int64, np.uint32)
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What the plan must know of targets and payload. `spaces`: one per lane."""
-
-    lane_of_tier: NDArray[np.int8]
-    spaces: tuple[Space, ...]
-    arena_bytes: int
-    io_bytes: int
-    speed: float = 1.0
+RING_OPS = 1 << 20
+"""How far ahead of the loop the plan goes, at most."""
+EDGES_PER_OP = 4
+_PLACE_COLUMNS = ("order", "place", "transfer_read", "touched")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Columns of the executed rows, in trace order: for the loop (`ops`), and what they are."""
-
-    ops: Ops
-    row: NDArray[np.int64]
-    """Index in the trace."""
-    tier: NDArray[np.uint8]
-    op: NDArray[np.uint8]
-    phase: NDArray[np.uint8]
-    size_bytes: NDArray[np.uint64]
-    extent_bytes: NDArray[np.int64]
-    """Per lane: where the space that the plan uses ends."""
-
-
-def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:
-    """Return the lane of each tier, `NO_LANE` where it isn't among `tiers`."""
-    lanes = np.full(len(Tier), NO_LANE, np.int8)
-    for lane, tier in enumerate(tiers):
-        lanes[tier] = lane
-    return lanes
+def make_ring(survey: Survey, *, closed: bool) -> Ops:
+    """Return a ring for a trace's plan: of `RING_OPS`, or smaller for a short trace."""
+    most = survey.executed_ops * (2 if closed else 1) + survey.rows // lists.JOIN_COUNT
+    if closed:
+        most += survey.rows  # every row may begin a group
+    capacity = min(RING_OPS, 1 << (most + order.SLOTS_PER_ROW).bit_length())
+    edges = max(EDGES_PER_OP * capacity, 16 * lists.JOIN_COUNT)
+    return Ops.empty(capacity, edges, clocks=closed)
 
 
 class Planner:
-    """Plans a trace. Its state goes from slice to slice, so that slices may be planned apart."""
+    """Plans a trace, from a ring's room to its room. Memory follows live objects and the ring."""
 
     def __init__(
         self,
+        trace: Trace,
+        limit: Limit,
         survey: Survey,
         classes: Classes,
         quotas: NDArray[np.int64],
         geometry: Geometry,
+        ops: Ops,
     ) -> None:
-        self._survey = survey
+        self._trace, self._survey, self._classes = trace, survey, classes
         self._geometry = geometry
-        self._fixed = Fixed(
-            geometry.lane_of_tier,
-            np.array([space.align_bytes for space in geometry.spaces], np.int64),
-            geometry.arena_bytes,
-            geometry.io_bytes,
-            geometry.speed,
-        )
-        self._state = _initial_state(survey, classes, quotas, geometry)
-        _place_originals(self._state.place, survey, self._state)
+        self._fixed = fixed_of(geometry)
+        self._ring = lists.ring_of(ops)
+        self._lists = lists.make_lists(1 << (2 * ops.capacity).bit_length(), self._ring)
+        self._table = KeyTable()
+        self._state = initial_state(classes, quotas, geometry)
+        self._streams = KeyTable()
+        self._stream_states = np.zeros(0, gates.STREAM)
+        self._marks: deque[tuple[int, int]] = deque()
+        """(ops, nodes) at the beginning of slices."""
+        self._born = 0
+        self._batches = read_batches(trace, limit, _optional(geometry))
+        self._batch: Batch | None = None
+        self._rows: Rows | None = None
+        self._at = 0
+        self.rows = 0
+        """How many rows of the trace have been planned."""
+        self.final = False
+        """Whether all have."""
+        self._place_originals()
 
-    def populate(self, which: str, rng: np.random.Generator) -> Ops:
+    @property
+    def planned(self) -> int:
+        """How many ops there are so far."""
+        return int(self._ring.cursor[OPS])
+
+    @property
+    def edges(self) -> int:
+        """How many waits there are so far."""
+        return int(self._ring.cursor[EDGES])
+
+    @property
+    def arena_bytes(self) -> int:
+        """How much of the arena's endless stream the ops so far use."""
+        return int(self._state.cursor[ARENA])
+
+    @property
+    def extent_ends(self) -> NDArray[np.int64]:
+        """Per lane: where the space that the plan uses so far ends."""
+        return self._state.next_free
+
+    @property
+    def clocks(self) -> int:
+        """How many clocks the whole plan has."""
+        return self._survey.sessions + 1 if self._geometry.closed else 0
+
+    def space_ends(self) -> tuple[int, ...]:
+        """Return, per lane, where the space that the whole plan may use ends."""
+        classes, ends = self._state.classes, []
+        for lane, space in enumerate(self._geometry.spaces):
+            mine = self._classes.lane == lane
+            taken = np.minimum(classes["quota"][mine], self._most_taken(mine))
+            ends.append(space.begin_bytes + int((taken * classes["length"][mine]).sum()))
+        return tuple(ends)
+
+    def _most_taken(self, mine: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return how many extents of each class could be used: one for each life there is."""
+        count = np.zeros(len(self._classes.peak), np.int64)
+        count += self._state.classes["used"]
+        for packed in self._survey.lives.chunks():
+            kinds = self._classes.of(*unpack(packed))
+            count += np.bincount(kinds[kinds >= 0], minlength=len(count))
+        return count[mine]
+
+    def populate(self, which: str, rng: np.random.Generator) -> tuple[Ops, int]:
         """Return the writes that bring the objects there that the trace expects to find.
 
-        In shuffled extent order; which: `touched`, `all` or `none`. Call it before `plan`.
+        In shuffled extent order; which: `touched`, `all` or `none`. Call it before `advance`.
         """
-        objects = self._survey.objects
-        wanted = objects["initial"] > 0
+        there = self._survey.originals
+        wanted = there["initial"] > 0
         if which == "touched":
-            wanted = wanted | ((objects["resident"] > 0) & (objects["touched"] > 0))
+            wanted = wanted | (there["touched"] > 0)
         elif which == "all":
-            wanted = wanted | (objects["resident"] > 0)
-        if which == "none":
+            wanted = np.ones_like(wanted)
+        elif which == "none":
             wanted = np.zeros_like(wanted)
-        wanted &= self._state.place["size_class"] >= 0  # of some only their delete is known
-        index, lane = np.nonzero(wanted)
-        place = self._state.place
-        _give_arena(place, index, lane, self._state.cursor, self._fixed)
+        index = self._index_of(there["key"])
+        lane = there["lane"].astype(np.int64)
+        wanted &= self._state.place["size_class"][index, lane] >= 0  # some are only deleted
+        index, lane = index[wanted], lane[wanted]
+        give_arena(
+            self._state.place, index, lane, self._state.cursor, self._fixed.arena_bytes,
+            self._fixed.io_bytes,
+        )  # fmt: skip
         shuffled = rng.permutation(len(index))
         index, lane = index[shuffled], lane[shuffled]
-        chosen = place[index, lane]
-        return _writes(
-            self._survey.table.keys[index],
-            lane.astype(np.uint8),
-            chosen["extent"].astype(np.uint64),
+        chosen = self._state.place[index, lane]
+        per_object = self._fixed.per_object[lane]
+        ops = writes(
+            self._table.keys[index],
+            (lane * self._geometry.threads).astype(np.uint8),
+            np.where(per_object, 0, chosen["extent"]).astype(np.uint64),
             chosen["length"].astype(np.uint64),
             chosen["arena"].astype(np.uint64),
         )
+        size = there["length"][wanted][shuffled]
+        ops.pad_bytes[: len(index)] = chosen["length"] - size
+        return ops, len(index)
 
-    def plan(
-        self, trace: Trace, limit: Limit, progress: Callable[[int], None] = lambda rows: None
-    ) -> Plan:
-        """Return the plan of the rows within `limit`."""
-        out = _empty_out(self._survey.executed_ops)
-        for batch in read_batches(trace, limit):
-            self._plan_batch(trace, batch, out)
-            progress(batch.first_row + len(batch.op))
-        count = self._state.cursor
-        assert count[order.OPS] == self._survey.executed_ops
-        edges = self._state.edges[: count[order.EDGES]]
-        begin, waiting = order.successors(edges, out.wait_count)
-        ops = Ops(
-            due_ns=out.due,
-            lane=out.lane,
-            action=out.action,
-            offset_bytes=out.offset,
-            length_bytes=out.length,
-            key=out.key,
-            sector=out.sector,
-            generation=out.generation,
-            arena_bytes=out.arena,
-            wait_count=out.wait_count,
-            successor_begin=begin,
-            successors=waiting,
-        )
-        end = self._state.next_free
-        return Plan(ops, out.row, out.tier, out.op, out.phase, out.size, end.copy())
+    def restart_arena(self) -> None:
+        """Let the ops that follow begin at the start of a stream of payload of their own."""
+        self._state.cursor[ARENA] = 0
 
-    def _plan_batch(self, trace: Trace, batch: Batch, out: Out) -> None:
-        table = self._survey.table
-        index = np.empty(len(batch.op), np.int32)
-        find_all(table.slots, table.keys, batch.key, index)
-        rows = Rows(
+    def _index_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return add_keys(self._table, keys).astype(np.int64)
+
+    def _place_originals(self) -> None:
+        """Give extents to the objects that are there before the first row."""
+        there = self._survey.originals
+        self._reserve(len(there))
+        index = self._index_of(np.ascontiguousarray(there["key"]))
+        lane = there["lane"].astype(np.int64)
+        kinds = self._classes.of(there["length"], lane)
+        state = self._state
+        length = np.ascontiguousarray(there["length"])
+        take_originals(
+            state.place, state.classes, state.next_free, index, lane, length, kinds,
+            self._fixed.align,
+        )  # fmt: skip
+
+    def advance(self, drained: int) -> bool:
+        """Plan one slice of rows, or what of it the ring takes; return whether that was anything.
+
+        `drained`: ops below it were taken out of the ring. Raises UsageError for a row that the
+        target can't do, TraceError for a bad one.
+        """
+        before = (self.planned, self.rows)
+        ring = self._ring
+        ring.cursor[DRAINED] = drained
+        ring.cursor[EDGE_FLOOR] = self._edge_floor(drained)
+        if not self.final and (self._rows is not None or self._next_slice()):
+            self._plan_slice()
+        return (self.planned, self.rows) != before
+
+    def _edge_floor(self, drained: int) -> int:
+        ring = self._ring
+        edges = self.edges
+        if drained >= self.planned:
+            return edges
+        begin = int(ring.edge_begin[drained & ring.mask])
+        return edges - ((edges - begin) & 0xFFFFFFFF)
+
+    def _next_slice(self) -> bool:
+        """Take the next rows; False at the end of the trace."""
+        self._batch = next(self._batches, None)
+        if self._batch is None:
+            self.final = True
+            return False
+        self._raise_floor()
+        batch = self._batch
+        self._reserve(len(batch.op))
+        before = self._table.count
+        index = add_keys(self._table, batch.key)
+        # A key that comes back after it was forgotten doesn't count from 1 again.
+        epoch = self.planned // self._ring.due.size
+        self._state.place["generation"][before : self._table.count] = epoch
+        self._rows = self._make_rows(batch, index)
+        self._at = 0
+        return True
+
+    def _make_rows(self, batch: Batch, index: NDArray[np.int32]) -> Rows:
+        return Rows(
             batch.timestamp_ns,
             batch.op,
             batch.size_bytes,
@@ -155,166 +230,147 @@ class Planner:
             index,
             batch.phase,
             batch.offset_bytes,
+            _qos(batch),
+            self._groups(batch),
         )
-        begin = 0
-        while begin < len(batch.op):
-            status, begin = order.plan_rows(
-                rows, begin, batch.first_row, self._state, self._fixed, out
-            )
-            if status == order.MORE_ROOM:
-                self._state = _enlarged(self._state, int(index[begin]))
-            elif status == order.UNALIGNED:
-                raise self._unaligned(trace, batch, begin)
 
-    def _unaligned(self, trace: Trace, batch: Batch, row: int) -> UsageError:
-        lane = int(self._geometry.lane_of_tier[batch.tier[row]])
-        align = self._geometry.spaces[lane].align_bytes
+    def _groups(self, batch: Batch) -> gates.GroupRows:
+        if not self._geometry.closed:
+            nothing = np.zeros(0, np.int32)
+            return gates.GroupRows(
+                nothing, np.zeros(0, np.uint64), nothing, np.zeros(0, np.int64), self._stream_states
+            )
+        keys = stream_keys(batch)
+        stream = add_keys(self._streams, keys)
+        stream[keys == NO_STREAM] = gates.NO_STREAM
+        if self._streams.capacity > len(self._stream_states):
+            grown = np.zeros(self._streams.capacity, gates.STREAM)
+            grown[: len(self._stream_states)] = self._stream_states
+            self._stream_states = grown
+        rows = len(batch.op)
+        step = batch.optional.get("step", np.zeros(rows, np.uint16)).astype(np.int32)
+        complete = batch.optional.get("complete", np.full(rows, -1, np.int64))
+        request = batch.optional.get("request", np.zeros(rows, np.uint64))
+        return gates.GroupRows(
+            stream,
+            np.ma.getdata(request),
+            np.ma.getdata(step),
+            np.ma.filled(complete, -1),
+            self._stream_states,
+        )
+
+    def _raise_floor(self) -> None:
+        """Forget what waits need not be planned for any more: it was drained long ago."""
+        ring = self._ring
+        floor = max(0, self.planned - ring.due.size)
+        ring.cursor[FLOOR] = floor
+        self._marks.append((self.planned, int(self._lists.cursor[NODES])))
+        while self._marks and self._marks[0][0] <= floor:
+            self._lists.cursor[NODE_FLOOR] = self._marks.popleft()[1]
+
+    def _reserve(self, count: int) -> None:
+        """Make room for `count` more keys, by forgetting those that are neither live nor recent."""
+        if self._table.has_room(count) and self._table.capacity <= len(self._state.touched):
+            return
+        used = self._table.count
+        live = (self._state.place["live"][:used] != 0).any(axis=1)
+        kept = live | (self._state.touched[:used] > self._ring.cursor[FLOOR])
+        if self._table.has_room(count):
+            kept[:] = True
+        self._table.keep(kept, count)
+        columns = {}
+        for name in _PLACE_COLUMNS:
+            old = getattr(self._state, name)
+            columns[name] = np.zeros((self._table.capacity, *old.shape[1:]), old.dtype)
+            columns[name][: self._table.count] = old[:used][kept]
+        self._state = self._state._replace(**columns)
+
+    def _plan_slice(self) -> None:
+        """Plan the rows at hand, as far as the ring takes them."""
+        assert self._batch is not None
+        assert self._rows is not None
+        while True:
+            status, self._at = order.plan_rows(
+                self._rows,
+                self._at,
+                self._batch.first_row,
+                self._state,
+                self._lists,
+                self._fixed,
+                self._ring,
+            )
+            self.rows = self._batch.first_row + self._at
+            if status == order.DONE:
+                self._rows = None
+                return
+            if status == order.RING_FULL:
+                assert self.planned > self._ring.cursor[DRAINED], "one row needs the whole ring"
+                return
+            if status == order.MORE_ROOM:
+                self._enlarge()
+            elif status == order.MORE_BIRTHS:
+                self._load_births()
+            elif status == order.UNALIGNED:
+                raise self._unaligned()
+            else:
+                raise self._dead_read()
+
+    def _enlarge(self) -> None:
+        self._lists = lists.enlarged(self._lists, self._ring, len(self._lists.op))
+        state = self._state
+        if state.cursor[order.FREED] + 2 >= len(state.freed_next):
+            columns = ("freed_extent", "freed_ref", "freed_next")
+            grown = {
+                name: np.concatenate((getattr(state, name), np.zeros_like(getattr(state, name))))
+                for name in columns
+            }
+            self._state = state._replace(**grown)
+
+    def _load_births(self) -> None:
+        lengths, lanes = unpack(self._survey.lives.read(self._born, CHUNK))
+        self._born += len(lengths)
+        assert len(lengths), "more lives than the survey found"
+        self._state.cursor[order.BORN] = 0
+        self._state = self._state._replace(
+            born_class=self._classes.of(lengths, lanes), born_length=lengths
+        )
+
+    def _where(self) -> str:
+        assert self._batch is not None
+        return f"{self._trace.path}: row {self._batch.first_row + self._at}"
+
+    def _unaligned(self) -> UsageError:
+        assert self._batch is not None
+        batch, row = self._batch, self._at
+        align = self._geometry.spaces[self._geometry.lane_of_tier[batch.tier[row]]].align_bytes
         return UsageError(
             "partial write that isn't aligned",
-            where=f"{trace.path}: row {batch.first_row + row}",
+            where=self._where(),
             got=f"offset {int(batch.offset_bytes[row])}, size {int(batch.size_bytes[row])}",
             accepted=f"multiples of {format_bytes(align)}, or up to the object's end",
             hint="replay it on a target with smaller blocks, or without this tier (--tiers)",
         )
 
-
-def _enlarged(state: State, index: int) -> State:
-    """Return the state with lists at least twice as long, and room for a row of that key."""
-    more = int(state.order["read_count"][index].max())
-    more += int(state.node_length[: state.cursor[order.NODES]].max(initial=0)) * 4 + _LIST_SLACK
-
-    def grown(column: NDArray[Number]) -> NDArray[Number]:
-        return np.concatenate((column, np.zeros(max(more, len(column)), column.dtype)))
-
-    return state._replace(
-        edges=grown(state.edges),
-        node_op=grown(state.node_op),
-        node_next=grown(state.node_next),
-        node_length=grown(state.node_length),
-    )
-
-
-def _initial_state(
-    survey: Survey, classes: Classes, quotas: NDArray[np.int64], geometry: Geometry
-) -> State:
-    place = np.zeros(survey.objects.shape, PLACE)
-    place["size_class"] = classes.of_object
-    known = classes.of_object >= 0
-    place["length"][known] = classes.length_bytes[classes.of_object[known]]
-    for lane, space in enumerate(geometry.spaces):
-        align = space.align_bytes
-        place["length"][:, lane] = -(-survey.objects["length"][:, lane] // align) * align
-    table = np.zeros(len(quotas), CLASS)
-    table["length"], table["quota"] = classes.length_bytes, quotas
-    freed = survey.deletes + 1
-    count = np.zeros(6, np.int64)
-    count[order.NODES] = count[order.FREED] = 1  # 0 ends a list
-    nodes, edges = survey.executed_ops + _LIST_SLACK, 2 * survey.executed_ops + _LIST_SLACK
-    return State(
-        order=np.zeros((survey.keys, len(Tier)), ORDER),
-        place=place,
-        transfer_read=np.zeros(survey.keys, np.int64),
-        classes=table,
-        next_free=np.array([space.begin_bytes for space in geometry.spaces], np.int64),
-        freed_extent=np.zeros(freed, np.int64),
-        freed_ref=np.zeros(freed, np.int64),
-        freed_next=np.zeros(freed, np.int64),
-        node_op=np.zeros(nodes, np.uint32),
-        node_next=np.zeros(nodes, np.int64),
-        node_length=np.zeros(nodes, np.int64),
-        edges=np.zeros(edges, np.uint32),
-        cursor=count,
-    )
-
-
-def _place_originals(place: NDArray[np.void], survey: Survey, state: State) -> None:
-    """Give extents to the objects that are there before the first row."""
-    there = (survey.objects["initial"] | survey.objects["resident"]) > 0
-    index, lane = np.nonzero(there & (place["size_class"] >= 0))
-    _take_originals(place, index, lane, state.classes, state.next_free)
-
-
-@kernel
-def _take_originals(
-    place: NDArray[np.void],
-    index: NDArray[np.int64],
-    lane: NDArray[np.int64],
-    classes: NDArray[np.void],
-    next_free: NDArray[np.int64],
-) -> None:
-    for at in range(index.size):
-        item: order.Record = place[index[at], lane[at]]
-        item.extent = order.take_extent(classes, item.size_class, next_free, lane[at])
-        item.written = item.length
-        item.live = 1
-
-
-@kernel
-def _give_arena(
-    place: NDArray[np.void],
-    index: NDArray[np.int64],
-    lane: NDArray[np.int64],
-    count: NDArray[np.int64],
-    fixed: Fixed,
-) -> None:
-    for at in range(index.size):
-        item: order.Record = place[index[at], lane[at]]
-        cursor = order.reserve_arena(
-            int(count[order.ARENA]), item.length, fixed.arena_bytes, fixed.io_bytes
+    def _dead_read(self) -> TraceError:
+        assert self._batch is not None
+        key, tier = int(self._batch.key[self._at]), Tier(self._batch.tier[self._at])
+        return TraceError(
+            "read of a deleted object",
+            where=f"{self._where()}, column op",
+            got=f"key {key} on tier {tier.label}",
+            hint="run `kvtrace check`",
         )
-        item.arena = cursor
-        count[order.ARENA] = cursor + item.length
 
 
-def _writes(
-    key: NDArray[np.uint64],
-    lane: NDArray[np.uint8],
-    offset: NDArray[np.uint64],
-    length: NDArray[np.uint64],
-    arena: NDArray[np.uint64],
-) -> Ops:
-    count = len(key)
-    return Ops(
-        due_ns=np.zeros(count, np.int64),
-        lane=lane,
-        action=np.full(count, Action.WRITE, np.uint8),
-        offset_bytes=offset,
-        length_bytes=length,
-        key=key,
-        sector=np.zeros(count, np.uint32),
-        generation=np.zeros(count, np.uint32),
-        arena_bytes=arena,
-        wait_count=np.zeros(count, np.uint32),
-        successor_begin=np.zeros(count + 1, np.uint64),
-        successors=np.zeros(0, np.uint32),
-    )
+def _optional(geometry: Geometry) -> tuple[str, ...]:
+    if geometry.closed:
+        return ("qos", "session", "request", "step", "complete")
+    return ("qos",)
 
 
-def fill_ops(lane: int, begin_bytes: int, end_bytes: int, io_bytes: int, arena_bytes: int) -> Ops:
-    """Return the writes that cover [begin, end) of a lane's target once, front to back."""
-    offset = np.arange(begin_bytes, end_bytes, io_bytes, dtype=np.uint64)
-    length = np.minimum(np.uint64(end_bytes) - offset, np.uint64(io_bytes))
-    arena = np.arange(len(offset), dtype=np.uint64) * np.uint64(io_bytes)
-    key = np.full(len(offset), np.iinfo(np.uint64).max, np.uint64)
-    return _writes(key, np.full(len(offset), lane, np.uint8), offset, length, arena)
-
-
-def _empty_out(count: int) -> Out:
-    types = {
-        "row": np.int64,
-        "tier": np.uint8,
-        "op": np.uint8,
-        "phase": np.uint8,
-        "size": np.uint64,
-        "due": np.int64,
-        "lane": np.uint8,
-        "action": np.uint8,
-        "offset": np.uint64,
-        "length": np.uint64,
-        "key": np.uint64,
-        "sector": np.uint32,
-        "generation": np.uint32,
-        "arena": np.uint64,
-        "wait_count": np.uint32,
-    }
-    return Out(**{name: np.zeros(count, kind) for name, kind in types.items()})
+def _qos(batch: Batch) -> NDArray[np.uint8]:
+    """Return 1 + the class of urgency of each row, 0 where it is unknown."""
+    if "qos" not in batch.optional:
+        return np.zeros(len(batch.op), np.uint8)
+    words = batch.optional["qos"]
+    return np.where(np.ma.getmaskarray(words), 0, np.ma.getdata(words) + 1).astype(np.uint8)

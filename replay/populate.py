@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -9,29 +10,84 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from kvtrace.units import MS_NS
-from replay import clock, device
+from replay import clock, device, folder, payload, preflight
+from replay.loop import LaneKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.loop import Ops, Outcome
+    from numpy.typing import NDArray
+
+    from replay.loop import Lane, Ops, Times
+    from replay.prepare import Prepared
+    from replay.targets import Target
 
 _LOOK_NS = 250 * MS_NS
 _QUIET_LOOKS = 4
+_SAMPLED = 1024
+_BLOCK_BYTES = 4096
 
 
-def check_written(ops: Ops, outcome: Outcome, where: object) -> None:
+def check_written(ops: Ops, times: Times, where: object) -> None:
     """Return if every write succeeded; raise TargetError for the first that didn't."""
-    failed = np.flatnonzero(outcome.times.error > 0)
+    failed = np.flatnonzero(times.error > 0)
     if len(failed):
         first = int(failed[0])
         raise TargetError(
-            f"can't write: {os.strerror(int(outcome.times.error[first]))}",
+            f"can't write: {os.strerror(int(times.error[first]))}",
             where=where,
             got=f"at byte {int(ops.offset_bytes[first])}",
             hint="nothing was measured yet; look at the device",
         )
+
+
+def digest(prepared: Prepared) -> str:
+    """Return what names a population: run, objects, places."""
+    ops, count = prepared.populate, prepared.populate_count
+    found = hashlib.sha256(str((prepared.run_id, count)).encode())
+    for column in (ops.key, ops.lane, ops.offset_bytes, ops.length_sectors):
+        found.update(np.ascontiguousarray(column[:count]).tobytes())
+    return found.hexdigest()
+
+
+def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
+    """Return if the objects that the trace expects are there from an earlier run.
+
+    The target's header must name the same population, and a sample of stamps must be right.
+    Raises TargetError.
+    """
+    wanted = digest(prepared)
+    for target in prepared.targets:
+        if target.populated != wanted:
+            raise _not_reusable(target, f"population {(target.populated or 'none')[:12]}")
+    ops, count = prepared.populate, prepared.populate_count
+    rng = np.random.default_rng(prepared.run_id)
+    for op in rng.choice(count, min(count, _SAMPLED), replace=False).tolist():
+        lane = lanes[ops.lane[op]]
+        found = _read(lane, int(ops.key[op]), int(ops.offset_bytes[op]))
+        expected = payload.Stamp(int(ops.key[op]), 0, 0, prepared.run_id)
+        if len(found) < payload.SECTOR_BYTES or payload.Stamp.of(found) != expected:
+            target = prepared.targets[ops.lane[op] * len(prepared.targets) // len(lanes)]
+            raise _not_reusable(target, payload.describe(found, expected))
+
+
+def _read(lane: Lane, key: int, offset: int) -> NDArray[np.uint8]:
+    if lane.kind == LaneKind.FILE:
+        return preflight.read_block(lane.fd, offset, _BLOCK_BYTES)
+    if lane.kind == LaneKind.DIR:
+        return folder.read_object(lane.fd, key, offset, _BLOCK_BYTES)
+    return np.zeros(0, np.uint8)
+
+
+def _not_reusable(target: Target, got: str) -> TargetError:
+    return TargetError(
+        "no earlier population that this run could take",
+        where=target.title,
+        got=got,
+        accepted="one of the same trace, limits, geometry and --run-id that no run has changed",
+        hint="run it once with --run-id N, then again with the same and --reuse-populated",
+    )
 
 
 def settle(devices: tuple[Path, ...], longest_ns: int, stopped: Callable[[], bool]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
-from kvtrace.units import MIB, format_bytes
-from replay import device, statx
+from kvtrace.units import MIB, MS_NS, format_bytes
+from replay import clock, device, statx
 from replay.marker import MARKER_BYTES, Marker
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs", "proc", "sysfs", "devtmpfs")
 _MIN_ALIGN_BYTES = 4096
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 _BLKGETSIZE64 = 0x80081272  # Source: include/uapi/linux/fs.h
+_BUSY_LOOKS, _BUSY_LOOK_NS = 50, 10 * MS_NS
 _BLKID_NOTHING, _BLKID_AMBIVALENT = 2, 8
 
 
@@ -89,20 +91,22 @@ def _look_new(path: Path) -> FileFacts:
         raise TargetError("no such directory", where=parent, hint="create it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise TargetError("directory isn't writable", where=parent, hint="name another place")
-    _check_file_system(path, parent)
+    check_file_system(path, parent)
     number = parent.stat().st_dev
     sysfs = device.sysfs_of(number)
-    align = max(_MIN_ALIGN_BYTES, _queue_align(sysfs))
+    align = max(_MIN_ALIGN_BYTES, queue_align(sysfs))
     return FileFacts(path, True, False, 0, align, number, sysfs, None, f"{path} (new file)")
 
 
-def _check_file_system(path: Path, place: Path) -> None:
+def check_file_system(path: Path, place: Path) -> None:
+    """Return unless `place` is on a file system in memory."""
     mount = device.mount_of(place)
     if mount is not None and mount.type in _IN_MEMORY:
-        raise _no_direct_io(path, f"a file on {mount.type}")
+        raise no_direct_io(path, f"a file on {mount.type}")
 
 
-def _no_direct_io(path: Path, got: str) -> TargetError:
+def no_direct_io(path: Path, got: str) -> TargetError:
+    """Return the error of a place without direct I/O."""
     return TargetError(
         "no direct I/O (O_DIRECT) here, and buffered I/O would measure memory",
         where=path,
@@ -113,7 +117,7 @@ def _no_direct_io(path: Path, got: str) -> TargetError:
 
 
 def _look_file(path: Path, found: os.stat_result) -> FileFacts:
-    _check_file_system(path, path)
+    check_file_system(path, path)
     if found.st_nlink > 1:
         raise TargetError(
             "has several hard links",
@@ -138,7 +142,7 @@ def _look_file(path: Path, found: os.stat_result) -> FileFacts:
     finally:
         os.close(descriptor)
     sysfs = device.sysfs_of(found.st_dev)
-    align = max(align, _queue_align(sysfs))
+    align = max(align, queue_align(sysfs))
     title = f"{path} ({format_bytes(found.st_size)} file)"
     return FileFacts(path, False, False, found.st_size, align, found.st_dev, sysfs, marker, title)
 
@@ -159,7 +163,7 @@ def _look_device(path: Path, found: os.stat_result) -> FileFacts:
     descriptor = open_direct(path, os.O_RDONLY)
     try:
         size = block_size_bytes(descriptor)
-        align = max(_MIN_ALIGN_BYTES, _direct_align(path, descriptor), _queue_align(sysfs))
+        align = max(_MIN_ALIGN_BYTES, _direct_align(path, descriptor), queue_align(sysfs))
         marker = read_marker(descriptor) if size >= MARKER_BYTES else None
     finally:
         os.close(descriptor)
@@ -169,15 +173,31 @@ def _look_device(path: Path, found: os.stat_result) -> FileFacts:
 def open_direct(path: Path, flags: int) -> int:
     """Return a descriptor that does direct I/O. Raises TargetError."""
     try:
-        return os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC, 0o600)
+        return _open_patiently(path, flags | os.O_DIRECT | os.O_CLOEXEC)
     except PermissionError as error:
         raise TargetError(
             f"can't open: {error.strerror}", where=path, hint="run as root, or change its owner"
         ) from error
     except OSError as error:
-        if error.errno == 22:  # EINVAL: what a file system without direct I/O answers
-            raise _no_direct_io(path, "EINVAL on opening it") from error
+        if error.errno == errno.EINVAL:  # what a file system without direct I/O answers
+            raise no_direct_io(path, "EINVAL on opening it") from error
         raise TargetError(f"can't open: {error.strerror}", where=path) from error
+
+
+def _open_patiently(path: Path, flags: int) -> int:
+    """Return a descriptor; a device that is busy gets a moment.
+
+    The kernel takes an io_uring apart after it was closed (35 ms on a loop device, Linux 6.18), and
+    keeps the file open until then: a run straight after another would find its device claimed.
+    """
+    for _ in range(_BUSY_LOOKS):
+        try:
+            return os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            clock.sleep_ns(_BUSY_LOOK_NS)
+    return os.open(path, flags, 0o600)
 
 
 def _direct_align(path: Path, descriptor: int) -> int:
@@ -185,11 +205,12 @@ def _direct_align(path: Path, descriptor: int) -> int:
     if found is None:
         return _MIN_ALIGN_BYTES
     if found.offset_bytes == 0:
-        raise _no_direct_io(path, "a file system without direct I/O")
+        raise no_direct_io(path, "a file system without direct I/O")
     return max(found.offset_bytes, found.memory_bytes)
 
 
-def _queue_align(sysfs: Path | None) -> int:
+def queue_align(sysfs: Path | None) -> int:
+    """Return what the queue of a device wants transfers to be multiples of; 0 if unknown."""
     limits = device.queue_limits(sysfs) if sysfs is not None else {}
     names = ("physical_block_size", "minimum_io_size")
     return max(int(limits.get(name, 0)) for name in names)
@@ -228,9 +249,12 @@ def check_file(facts: FileFacts) -> None:
         raise TargetError("isn't writable", where=facts.path, hint="change its mode or owner")
 
 
-def check_free(path: Path, more_bytes: int) -> None:
-    """Return if a file may grow by that much and leaves 5 % of its file system free."""
-    found = os.statvfs(path.parent)
+def check_free(path: Path, more_bytes: int, place: Path | None = None) -> None:
+    """Return if so much more may be at `path` and 5 % of its file system stay free.
+
+    `place`: on the same file system; else the folder that `path` is in.
+    """
+    found = os.statvfs(place or path.parent)
     free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     usable = max(0, free - int(total * FREE_RATIO_MIN))
     if more_bytes > usable:

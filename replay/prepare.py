@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.schema import Op, Tier
+from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import clock, extents, payload
 from replay import targets as target_folder
-from replay.plan import Geometry, Plan, Planner, lane_of_tier
+from replay.geometry import Geometry, lane_of_tier
+from replay.options import Timing
+from replay.plan import Planner, make_ring
 from replay.survey import Survey, survey
+from replay.targets import TargetSpec
 
 if TYPE_CHECKING:
     from kvtrace.reader import Trace
     from replay.extents import Classes, Need, Space
     from replay.loop import Ops
     from replay.options import ReplayOptions
-    from replay.targets import Target, TargetSpec
+    from replay.targets import Target
     from replay.watch import Stop, Watcher
 
 _POPULATE_STREAM = 1
@@ -39,30 +42,38 @@ class Prepared:
     writes: tuple[bool, ...]
     survey: Survey
     populate: Ops
-    plan: Plan
+    populate_count: int
+    planner: Planner
+    ring: Ops
     run_id: int
     arena_bytes: int
     named_not_executed: tuple[Tier, ...]
     survey_ns: int
-    plan_ns: int
-    cpu_ns: int
+    survey_cpu_ns: int
 
 
 def choose_targets(
-    specs: tuple[TargetSpec, ...], named: tuple[Tier, ...] | None
-) -> dict[Tier, TargetSpec]:
-    """Return which target executes which tier. Raises UsageError if two want the same one."""
-    chosen: dict[Tier, TargetSpec] = {}
-    for spec in specs:
+    given: tuple[TargetSpec | Target, ...], named: tuple[Tier, ...] | None
+) -> dict[Tier, Target]:
+    """Return which target executes which tier. Raises UsageError if two want the same one.
+
+    A target that is given ready-made executes one tier.
+    """
+    chosen: dict[Tier, Target] = {}
+    for item in given:
+        ready = None if isinstance(item, TargetSpec) else item
+        spec = item if isinstance(item, TargetSpec) else item.spec
+        assert ready is None or len(spec.tiers) == 1, "a ready-made target executes one tier"
         for tier in spec.tiers:
             if tier in chosen:
                 raise UsageError(
                     f"two targets for tier {tier.label}",
-                    got=f"{chosen[tier].name} and {spec.name}",
+                    got=f"{chosen[tier].spec.name} and {spec.name}",
                     hint="name one",
                 )
             if named is None or tier in named:
-                chosen[tier] = replace(spec, tiers=(tier,))
+                made = ready or target_folder.make(replace(spec, tiers=(tier,)))
+                chosen[tier] = made
     if not chosen:
         raise UsageError(
             "no tier has a target",
@@ -79,7 +90,8 @@ def _survey(
         watcher.advance(rows)
 
     watcher.stage("surveying", trace.rows)
-    return survey(trace, lane_of_tier(tiers), options.limit, progress)
+    closed = options.mode == Timing.CLOSED
+    return survey(trace, lane_of_tier(tiers), options.limit, progress, count_sessions=closed)
 
 
 def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
@@ -99,18 +111,19 @@ def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
 
 
 def _lane_writes(
-    found: Survey, tiers: tuple[Tier, ...], options: ReplayOptions
+    found: Survey, targets: dict[Tier, Target], options: ReplayOptions
 ) -> tuple[bool, ...]:
-    objects = found.objects
-    touched = (objects["resident"] > 0) & (objects["touched"] > 0)
-    populated = (objects["initial"] > 0) | touched
-    if options.populate == "all":
-        populated = populated | (objects["resident"] > 0)
-    if options.populate == "none":
-        populated = np.zeros_like(populated)
+    """Return, per lane, whether the run changes its target: writes, populates, deletes."""
+    there = found.originals
+    populated = {
+        "touched": (there["initial"] > 0) | (there["touched"] > 0),
+        "all": np.ones(len(there), bool),
+        "none": np.zeros(len(there), bool),
+    }["none" if options.reuse_populated else options.populate]
     return tuple(
-        bool(found.cell_ops[tier, :, Op.WRITE].any() or populated[:, lane].any())
-        for lane, tier in enumerate(tiers)
+        found.changes_objects(tier, deletes=target.deletes)
+        or bool(populated[there["lane"] == lane].any())
+        for lane, (tier, target) in enumerate(targets.items())
     )
 
 
@@ -125,14 +138,23 @@ def _check_geometry(spaces: tuple[Space, ...], options: ReplayOptions) -> None:
             )
 
 
-def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions) -> None:
-    longest = int(found.objects["length"].max(initial=0))
-    if options.verify == "full" and longest > arena_bytes:
+def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions, *, whole: bool) -> None:
+    """`whole`: a target takes objects in one piece."""
+    longest = found.longest_bytes
+    if (whole or options.verify == "full") and longest > arena_bytes:
         raise UsageError(
-            "--verify full needs an arena that holds the largest object",
+            f"{'--dir' if whole else '--verify full'} needs an arena that holds the largest object",
             where="--arena",
             got=format_bytes(arena_bytes),
             accepted=f"at least {format_bytes(longest)}",
+        )
+
+
+def _check_payload(options: ReplayOptions) -> None:
+    if options.payload == "fresh" and options.verify == "full":
+        raise UsageError(
+            "--verify full compares with the arena, and --payload fresh doesn't keep one",
+            accepted="--verify stamps",
         )
 
 
@@ -158,7 +180,9 @@ def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -
     if all(target.spec.name == "null" for target in targets):
         return options.io_size_bytes
     arena_bytes = payload.arena_size(options.arena_bytes, options.io_size_bytes)
-    _check_arena(found, arena_bytes, options)
+    whole = any(target.space().per_object for target in targets)
+    _check_arena(found, arena_bytes, options, whole=whole)
+    _check_payload(options)
     return arena_bytes
 
 
@@ -178,7 +202,7 @@ def _reserve(
 
 def prepare(
     trace: Trace,
-    specs: tuple[TargetSpec, ...],
+    given: tuple[TargetSpec | Target, ...],
     options: ReplayOptions,
     watcher: Watcher,
     stop: Stop,
@@ -187,31 +211,25 @@ def prepare(
 
     Raises UsageError, TraceError or TargetError for everything that can be known to be wrong.
     """
-    chosen = choose_targets(specs, options.tiers)
-    made = {tier: target_folder.make(spec) for tier, spec in chosen.items()}
+    made = choose_targets(given, options.tiers)
     start_ns, start_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
     tiers, found = _executable(trace, made, options, watcher, stop)
-    surveyed_ns = clock.now_ns()
+    surveyed_ns, surveyed_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
     targets = tuple(made[tier] for tier in tiers)
-    writes = _lane_writes(found, tiers, options)
+    writes = _lane_writes(found, dict(zip(tiers, targets, strict=True)), options)
     for target, lane_writes in zip(targets, writes, strict=True):
         target.authorise(writes=lane_writes)
     arena_bytes = _arena(found, targets, options)
     classes, needs, spaces = _reserve(found, targets, options)
-    run_id = secrets.randbits(16) if options.run_id is None else options.run_id
-
-    def progress(rows: int) -> None:
-        stop.check()
-        watcher.advance(rows)
-
-    watcher.stage("planning", found.rows)
-    geometry = Geometry(
-        lane_of_tier(tiers), spaces, arena_bytes, options.io_size_bytes, options.speed
-    )
-    planner = Planner(found, classes, extents.quotas(classes, spaces), geometry)
+    run_id = _run_id(targets, options)
+    geometry = _geometry(tiers, targets, spaces, arena_bytes, options)
+    ring = make_ring(found, closed=geometry.closed)
+    quotas = extents.quotas(classes, spaces)
+    planner = Planner(trace, options.limit, found, classes, quotas, geometry, ring)
     shuffle = np.random.default_rng(np.random.SeedSequence(run_id, spawn_key=(_POPULATE_STREAM,)))
-    populate = planner.populate(options.populate, shuffle)
-    plan = planner.plan(trace, options.limit, progress)
+    populate, populate_count = planner.populate(options.populate, shuffle)
+    if options.payload == "fresh":
+        planner.restart_arena()
     return Prepared(
         tiers=tiers,
         targets=targets,
@@ -220,11 +238,43 @@ def prepare(
         writes=writes,
         survey=found,
         populate=populate,
-        plan=plan,
+        populate_count=populate_count,
+        planner=planner,
+        ring=ring,
         run_id=run_id,
         arena_bytes=arena_bytes,
         named_not_executed=tuple(t for t in options.tiers or () if t not in tiers),
         survey_ns=surveyed_ns - start_ns,
-        plan_ns=clock.now_ns() - surveyed_ns,
-        cpu_ns=clock.process_cpu_ns() - start_cpu_ns,
+        survey_cpu_ns=surveyed_cpu_ns - start_cpu_ns,
+    )
+
+
+def _run_id(targets: tuple[Target, ...], options: ReplayOptions) -> int:
+    """Return the run's id: as asked for, of the population to be reused, or a random one."""
+    if options.run_id is not None:
+        return options.run_id
+    if options.reuse_populated:
+        for target in targets:
+            if target.earlier_run_id is not None:
+                return target.earlier_run_id
+    return secrets.randbits(16)
+
+
+def _geometry(
+    tiers: tuple[Tier, ...],
+    targets: tuple[Target, ...],
+    spaces: tuple[Space, ...],
+    arena_bytes: int,
+    options: ReplayOptions,
+) -> Geometry:
+    return Geometry(
+        lane_of_tier(tiers),
+        spaces,
+        arena_bytes,
+        options.io_size_bytes,
+        speed=options.speed,
+        threads=options.threads,
+        deletes=tuple(target.deletes for target in targets),
+        closed=options.mode == Timing.CLOSED,
+        sync_stores=options.sync_stores,
     )

@@ -1,4 +1,4 @@
-"""From the times an engine took to what they mean: per lane, per phase and op."""
+"""From times to what they mean, while a run goes on: per lane, per phase, op and QoS."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import S_NS
+from replay.done import Done
 from replay.histogram import Histogram, Summary
-from replay.loop import NO_TIME_NS, Action, Mode, Outcome
+from replay.lateness import Copier, Submitter, Waits, divide
+from replay.loop import NO_TIME_NS, Mode
+from replay.slices import Series, Slices
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from replay.plan import Plan
+    from replay.loop import LaneCounters
 
 ON_SCHEDULE_NS = 1_000_000
 """An op submitted within this of its due time is on schedule."""
-SUBMIT_NS = 10_000
-SUBMIT_BYTES_PER_NS = 25
-"""What an ideal submitter needs for one I/O of a burst: the longer of 10 µs and its bytes at
-25 GB/s. It keeps ahead of any device, whose queue then is what the burst waits in."""
 _BACKLOG_MIN = 32
 _DRIFT_MIN = 100
+_KEPT_BACK_MAX = 1 << 17
+_ALL_SIZES = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,31 @@ class Lateness:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Ops of one tier × phase × op. Latencies are of ops that succeeded; None without I/O."""
+    """Ops of one tier × phase × op. Latencies are of ops that succeeded; None without I/O.
+
+    `qos` None: of any, or unknown. `size_class` is the largest power of two that isn't above the
+    ops' bytes; None: of all sizes.
+    """
 
     tier: Tier
     phase: Phase
     op: Op
+    qos: Qos | None
+    size_class: int | None
     ops: int
     bytes: int
     errors: int
     service: Summary | None
     response: Summary | None
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Ops per tier × phase × op; where known also per QoS; of moves also per size class."""
+
+    whole: tuple[Group, ...]
+    by_qos: tuple[Group, ...]
+    by_size: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,9 @@ class LaneMeasure:
     in_flight_mean: float
     backlog_growing: bool
     drift_ratio: float | None
+    warmup_ops: int
+    """Ops before the window, in no figure but the errors."""
+    series: Series
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -86,176 +107,267 @@ class LaneMeasure:
         return self.window_ops * S_NS / self.window_ns if self.window_ns else None
 
 
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Per op, ns: when it should have started, and how its lateness divides."""
+class _Latencies:
+    """Counts, bytes and latencies of some ops."""
 
-    due_ns: NDArray[np.int64]
-    dependency_ns: NDArray[np.int64]
-    slot_ns: NDArray[np.int64]
-    burst_ns: NDArray[np.int64]
-    host_ns: NDArray[np.int64]
+    def __init__(self) -> None:
+        self.ops = self.bytes = self.errors = 0
+        self.moves = False
+        self.service, self.response = Histogram(), Histogram()
 
+    def add(self, done: Done) -> None:
+        good = done.good
+        self.ops += int(good.sum())
+        self.errors += int((done.error != 0).sum())
+        moved = good & done.moves
+        self.moves |= bool(done.moves.any())
+        self.bytes += int(done.size_bytes[moved].sum())
+        self.service.add((done.complete_ns - done.submit_ns)[moved])
+        self.response.add((done.complete_ns - done.due_ns)[moved])
 
-def _copier_free_ns(plan: Plan, outcome: Outcome, copiers: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return when the lane's previous op was done, for lanes that do one op at a time."""
-    times = outcome.times
-    free = np.full(len(plan.row), NO_TIME_NS, np.int64)
-    for lane in copiers:
-        moves = (plan.ops.lane == lane) & (plan.ops.action != Action.NONE)
-        rows = np.flatnonzero(moves & (times.submit_ns != NO_TIME_NS))
-        rows = rows[np.argsort(times.submit_ns[rows], kind="stable")]
-        free[rows[1:]] = np.minimum(times.complete_ns[rows[:-1]], times.submit_ns[rows[1:]])
-    return free
-
-
-def _submittable_ns(plan: Plan, outcome: Outcome, slot: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return when an ideal submitter, one per lane, would come to each op.
-
-    Ops that are due at the same time can't all be submitted at it: it takes them in order.
-    """
-    ideal = slot.copy()
-    ran = (plan.ops.action != Action.NONE) & (outcome.times.submit_ns != NO_TIME_NS)
-    length = plan.ops.length_bytes.astype(np.int64)
-    each = np.maximum(SUBMIT_NS, length // SUBMIT_BYTES_PER_NS)
-    for lane in np.unique(plan.ops.lane[ran]):
-        rows = np.flatnonzero(ran & (plan.ops.lane == lane))
-        rows = rows[np.argsort(slot[rows], kind="stable")]
-        cost = each[rows]
-        before = np.cumsum(cost) - cost
-        ideal[rows] = before + np.maximum.accumulate(slot[rows] - before)
-    return ideal
+    def merge(self, other: _Latencies) -> None:
+        self.ops += other.ops
+        self.bytes += other.bytes
+        self.errors += other.errors
+        self.moves |= other.moves
+        self.service.merge(other.service)
+        self.response.merge(other.response)
 
 
-def waits(plan: Plan, outcome: Outcome, mode: Mode, copiers: tuple[int, ...] = ()) -> Waits:
-    """Return the parts of lateness; they add up to submit − due. Times are on the clock.
+class _Window:
+    """Bytes and ops completed between the window's begin and a lane's last submit."""
 
-    In max mode an op is due when its predecessors have completed. `copiers`: lanes that do one op
-    at a time (a memory target in the loop's thread); there an op's slot is the copier itself.
-    """
-    times = outcome.times
-    due = times.ready_ns if mode == Mode.MAX else outcome.start_ns + plan.ops.due_ns
-    ready = np.maximum(due, times.ready_ns)
-    slot = np.maximum(ready, np.maximum(times.slot_ns, _copier_free_ns(plan, outcome, copiers)))
-    submit = np.maximum(slot, times.submit_ns)
-    reached = slot
-    if mode == Mode.OPEN:
-        reached = np.minimum(_submittable_ns(plan, outcome, slot), submit)
-    return Waits(due, ready - due, slot - ready, reached - slot, submit - reached)
+    def __init__(self, begin_ns: int) -> None:
+        self.begin_ns = self.end_ns = self.last_ns = begin_ns
+        self.ops = self.bytes = 0
+        self._after = np.zeros((0, 2), np.int64)
+
+    def add(self, done: Done) -> None:
+        """Take ops that moved bytes and succeeded."""
+        if not len(done):
+            return
+        self.end_ns = max(self.end_ns, int(done.submit_ns.max()))
+        self.last_ns = max(self.last_ns, int(done.complete_ns.max()))
+        pairs = np.stack((done.complete_ns, done.size_bytes), axis=1)
+        pairs = np.concatenate((self._after, pairs[done.complete_ns >= self.begin_ns]))
+        inside = pairs[:, 0] <= self.end_ns
+        self.ops += int(inside.sum())
+        self.bytes += int(pairs[inside, 1].sum())
+        self._after = pairs[~inside]
+
+
+class _Lane:
+    """Measures one tier's lane."""
+
+    def __init__(self, start_ns: int, warmup_ns: int, mode: Mode, copier: Copier | None) -> None:
+        self.start_ns, self.mode, self.copier = start_ns, mode, copier
+        self.window = _Window(start_ns + warmup_ns)
+        self.all = _Latencies()
+        self.lateness = [Histogram() for _ in range(5)]
+        self.slices = Slices()
+        self.submitter = Submitter() if mode != Mode.MAX else None
+        self.device_bytes = self.service_ns_sum = 0
+        self.on_schedule = self.submitted = self.warmup_ops = self.asked_end_ns = 0
+
+    def add(self, done: Done, measured: NDArray[np.bool_]) -> Waits:
+        """Take finished ops; `measured`: those within the window. Return how late they were."""
+        self.all.add(done.select(measured))
+        self.all.errors += int((done.error[~measured] != 0).sum())
+        self.warmup_ops += int((~measured).sum())
+        asked = done.ran & done.moves
+        moves, inside = done.select(asked), measured[asked]
+        if done.ran.any():
+            self.asked_end_ns = max(self.asked_end_ns, int(done.submit_ns[done.ran].max()))
+        waits = divide(moves, self.mode, self.submitter, self.copier)
+        parts = (waits.dependency_ns, waits.slot_ns, waits.burst_ns, waits.host_ns)
+        for histogram, part in zip(self.lateness, (waits.total_ns, *parts), strict=True):
+            histogram.add(part[inside])
+        self.submitted += int(inside.sum())
+        self.on_schedule += int((waits.total_ns[inside] <= ON_SCHEDULE_NS).sum())
+        good = moves.good
+        moved = moves.select(good)
+        self.window.add(moved)
+        counted = good & inside
+        self.device_bytes += int(moves.length_bytes[good].sum())
+        self.service_ns_sum += int((moves.complete_ns - moves.submit_ns)[counted].sum())
+        ended = moves.complete_ns != NO_TIME_NS
+        self.slices.add(moves.select(ended), waits.host_ns[ended], self.start_ns)
+        return waits
+
+    def measure(self, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
+        """Return what the lane did so far."""
+        window = self.window
+        end_ns = window.end_ns if self.submitted else max(window.end_ns, self.asked_end_ns)
+        scheduled = self.mode != Mode.MAX
+        return LaneMeasure(
+            tier=tier,
+            ops=self.all.ops,
+            bytes=self.all.bytes,
+            device_bytes=self.device_bytes,
+            errors=self.all.errors,
+            window_ns=end_ns - window.begin_ns,
+            drain_ns=max(0, window.last_ns - end_ns),
+            window_bytes=window.bytes,
+            window_ops=window.ops,
+            service_ns_sum=self.service_ns_sum,
+            service=self.all.service.summary(),
+            response=self.all.response.summary() if scheduled else None,
+            lateness=Lateness(*(histogram.summary() for histogram in self.lateness)),
+            on_schedule_ratio=(
+                self.on_schedule / self.submitted if scheduled and self.submitted else None
+            ),
+            in_flight_max=sum(counter.in_flight_max for counter in counters),
+            in_flight_mean=self.service_ns_sum / max(1, window.last_ns - window.begin_ns),
+            backlog_growing=scheduled and self._backlog_growing(end_ns - self.start_ns),
+            drift_ratio=self._drift(),
+            warmup_ops=self.warmup_ops,
+            series=self.slices.series(scheduled=scheduled),
+        )
+
+    def _backlog_growing(self, end_ns: int) -> bool:
+        """Whether more ops wait at the window's end than at three quarters of it."""
+        if not self.submitted:
+            return False
+        early = self.slices.waiting_at(end_ns * 3 // 4)
+        late = self.slices.waiting_at(max(0, end_ns - self.slices.width_ns))
+        return late > 1.1 * early + _BACKLOG_MIN
+
+    def _drift(self) -> float | None:
+        """How much the median service time of the last quarter differs from the first one's."""
+        first, first_count = self.slices.median_service(0.0, 0.25)
+        last, last_count = self.slices.median_service(0.75, 1.0)
+        if min(first_count, last_count) < _DRIFT_MIN or not first:
+            return None
+        return last / first - 1
 
 
 class Recorder:
-    """Measures a finished run. Columns are made once and shared by all questions."""
+    """Measures a run while it goes on. Memory doesn't depend on its length."""
 
     def __init__(
-        self, plan: Plan, outcome: Outcome, mode: Mode, copiers: tuple[int, ...] = ()
+        self,
+        lanes: int,
+        mode: Mode,
+        start_ns: int,
+        *,
+        warmup_ns: int = 0,
+        copiers: tuple[int, ...] = (),
     ) -> None:
-        self.plan, self.outcome, self.mode = plan, outcome, mode
-        times = outcome.times
-        self.waits = waits(plan, outcome, mode, copiers)
-        self.moves = plan.ops.action != Action.NONE
-        self.ran = times.submit_ns != NO_TIME_NS
-        self.good = self.ran & (times.complete_ns != NO_TIME_NS) & (times.error == 0)
-        self.service_ns = times.complete_ns - times.submit_ns
-        self.response_ns = times.complete_ns - self.waits.due_ns
+        self.mode, self.start_ns, self.warmup_ns = mode, start_ns, warmup_ns
+        self.lanes = [
+            _Lane(start_ns, warmup_ns, mode, Copier() if lane in copiers else None)
+            for lane in range(lanes)
+        ]
+        self.phase_ops = np.zeros(len(Phase), np.int64)
+        self.phase_bytes = np.zeros(len(Phase), np.int64)
+        """Of all ops that succeeded, warm-up included."""
+        self._groups: dict[tuple[int, int], _Latencies] = {}
+        self._late: list[Done] = []
+        self.submit_error = Histogram()
+        self.due_gaps, self.submit_gaps = Histogram(), Histogram()
+        self._last_due = self._last_submit = -1
+        self.first_due = self.first_submit = 1 << 62
 
-    def _response(self, which: NDArray[np.bool_]) -> Summary | None:
-        if self.mode == Mode.MAX:
-            return None
-        return Histogram.of(self.response_ns[which]).summary()
+    def add(self, done: Done) -> None:
+        """Take finished ops, in the trace's order.
 
-    def _bytes(self, which: NDArray[np.bool_]) -> int:
-        return int(self.plan.size_bytes[which & self.moves].sum(dtype=np.uint64))
+        On an absolute schedule those that could start later than an op that is still to come are
+        kept back, so that the ideal submitter takes all in order.
+        """
+        if self.mode != Mode.OPEN or not len(done):
+            self._record(done)
+            return
+        joined = Done.join([*self._late, done])
+        start = np.maximum(np.maximum(joined.due_ns, joined.ready_ns), joined.slot_ns)
+        limit = int(done.due_ns[-1])
+        later = start > limit
+        if later.sum() > _KEPT_BACK_MAX:
+            later = start > np.median(start[later])
+        self._late = [joined.select(later)]
+        self._record(joined.select(~later))
 
-    def groups(self) -> tuple[Group, ...]:
-        """Return what was done, per tier × phase × op."""
-        plan = self.plan
-        code = (plan.tier.astype(np.int64) * len(Phase) + plan.phase) * len(Op) + plan.op
-        found = []
-        for value in np.unique(code).tolist():
-            which = code == value
-            good = which & self.good
-            moves = bool((which & self.moves).any())
-            found.append(
-                Group(
-                    Tier(value // (len(Phase) * len(Op))),
-                    Phase(value // len(Op) % len(Phase)),
-                    Op(value % len(Op)),
-                    int(good.sum()),
-                    self._bytes(good),
-                    int((which & (self.outcome.times.error != 0)).sum()),
-                    Histogram.of(self.service_ns[good]).summary() if moves else None,
-                    self._response(good) if moves else None,
-                )
+    def finish(self) -> None:
+        """Take what was kept back: no more ops come."""
+        late, self._late = self._late, []
+        for done in late:
+            self._record(done)
+
+    def _record(self, done: Done) -> None:
+        if not len(done):
+            return
+        by = done.due_ns if self.mode == Mode.OPEN else done.submit_ns
+        measured = (by >= self.start_ns + self.warmup_ns) | (by == NO_TIME_NS)
+        for index, lane in enumerate(self.lanes):
+            mine = done.lane == index
+            if mine.any():
+                lane.add(done.select(mine), measured[mine])
+        good = done.good
+        self.phase_ops += np.bincount(done.phase[good], minlength=len(Phase))
+        np.add.at(self.phase_bytes, done.phase[good], done.size_bytes[good])
+        self._group(done.select(measured))
+        self._follow(done)
+
+    def _group(self, done: Done) -> None:
+        size_class = np.frexp(np.maximum(done.size_bytes, 1).astype(np.float64))[1] - 1
+        for code in np.unique(done.cell).tolist():
+            mine = done.select(done.cell == code)
+            self._groups.setdefault((code, _ALL_SIZES), _Latencies()).add(mine)
+        moves = done.moves
+        code = done.cell.astype(np.int64) << 8 | size_class
+        for both in np.unique(code[moves]).tolist():
+            key = (both >> 8, both & 0xFF)
+            self._groups.setdefault(key, _Latencies()).add(done.select(moves & (code == both)))
+
+    def _follow(self, done: Done) -> None:
+        """Compare the times of submits with those of the schedule."""
+        did = done.select(done.moves & done.good)
+        if self.mode == Mode.MAX or not len(did):
+            return
+        self.submit_error.add(np.abs(did.submit_ns - did.due_ns))
+        due, submit = np.sort(did.due_ns), np.sort(did.submit_ns)
+        self.first_due = min(self.first_due, int(due[0]))
+        self.first_submit = min(self.first_submit, int(submit[0]))
+        if self._last_due >= 0:
+            due = np.concatenate(([self._last_due], due))
+            submit = np.concatenate(([self._last_submit], submit))
+        self.due_gaps.add(np.diff(due))
+        self.submit_gaps.add(np.diff(submit))
+        self._last_due = max(self._last_due, int(due[-1]))
+        self._last_submit = max(self._last_submit, int(submit[-1]))
+
+    @property
+    def stretch_ratio(self) -> float | None:
+        """First to last submit ÷ first to last due."""
+        planned = self._last_due - self.first_due
+        return (self._last_submit - self.first_submit) / planned if planned > 0 else None
+
+    def groups(self) -> Groups:
+        """Return what was done, per tier × phase × op, and the same per QoS and per size class."""
+        whole: dict[tuple[int, int], _Latencies] = {}
+        by_qos: dict[tuple[int, int], _Latencies] = {}
+        by_size: dict[tuple[int, int], _Latencies] = {}
+        for (code, size), found in sorted(self._groups.items()):
+            if size != _ALL_SIZES:
+                by_size.setdefault((code & ~3, size), _Latencies()).merge(found)
+                continue
+            whole.setdefault((code & ~3, size), _Latencies()).merge(found)
+            if code & 3:
+                by_qos[code, size] = found
+        return Groups(self._list(whole), self._list(by_qos), self._list(by_size))
+
+    def _list(self, groups: dict[tuple[int, int], _Latencies]) -> tuple[Group, ...]:
+        return tuple(
+            Group(
+                Tier(code >> 6),
+                Phase(code >> 4 & 3),
+                Op(code >> 2 & 3),
+                Qos((code & 3) - 1) if code & 3 else None,
+                None if size == _ALL_SIZES else 1 << size,
+                found.ops,
+                found.bytes,
+                found.errors,
+                found.service.summary() if found.moves else None,
+                found.response.summary() if found.moves and self.mode != Mode.MAX else None,
             )
-        return tuple(found)
-
-    def lane(self, lane: int, tier: Tier) -> LaneMeasure:
-        """Return what one lane did."""
-        mine = self.plan.ops.lane == lane
-        good = mine & self.good
-        moved = good & self.moves
-        times, start = self.outcome.times, self.outcome.start_ns
-        asked = mine & self.ran & self.moves
-        if not asked.any():
-            asked = mine & self.ran
-        end = int(times.submit_ns[asked].max(initial=start))
-        last = int(times.complete_ns[mine].max(initial=start))
-        inside = moved & (times.complete_ns <= end)
-        submitted = mine & self.ran & self.moves
-        return LaneMeasure(
-            tier=tier,
-            ops=int(good.sum()),
-            bytes=self._bytes(good),
-            device_bytes=int(self.plan.ops.length_bytes[moved].sum(dtype=np.uint64)),
-            errors=int((mine & (times.error != 0)).sum()),
-            window_ns=end - start,
-            drain_ns=max(0, last - end),
-            window_bytes=self._bytes(inside),
-            window_ops=int(inside.sum()),
-            service_ns_sum=int(self.service_ns[moved].sum()),
-            service=Histogram.of(self.service_ns[moved]).summary(),
-            response=self._response(moved),
-            lateness=self._lateness(submitted),
-            on_schedule_ratio=self._on_schedule(submitted),
-            in_flight_max=self.outcome.counters[lane].in_flight_max,
-            in_flight_mean=float(self.service_ns[moved].sum()) / max(1, last - start),
-            backlog_growing=self._backlog_growing(submitted & self.good, end),
-            drift_ratio=self._drift(moved),
+            for (code, size), found in sorted(groups.items())
         )
-
-    def _lateness(self, which: NDArray[np.bool_]) -> Lateness:
-        found = self.waits
-        waited = (found.dependency_ns, found.slot_ns, found.burst_ns, found.host_ns)
-        parts = [part[which] for part in waited]
-        total = parts[0] + parts[1] + parts[2] + parts[3]
-        return Lateness(*(Histogram.of(part).summary() for part in (total, *parts)))
-
-    def _on_schedule(self, which: NDArray[np.bool_]) -> float | None:
-        if self.mode == Mode.MAX or not which.any():
-            return None
-        late = self.outcome.times.submit_ns[which] - self.waits.due_ns[which]
-        return float((late <= ON_SCHEDULE_NS).mean())
-
-    def _backlog_growing(self, which: NDArray[np.bool_], end: int) -> bool:
-        """Whether more ops wait at the window's end than at three quarters of it."""
-        if self.mode == Mode.MAX or not which.any():
-            return False
-        start = self.outcome.start_ns
-        due, complete = self.waits.due_ns[which], self.outcome.times.complete_ns[which]
-
-        def waiting(at: int) -> int:
-            return int(((due <= at) & (complete > at)).sum())
-
-        return waiting(end) > 1.1 * waiting(start + (end - start) * 3 // 4) + _BACKLOG_MIN
-
-    def _drift(self, which: NDArray[np.bool_]) -> float | None:
-        """How much the median service time of the last quarter differs from the first one's."""
-        rows = np.flatnonzero(which)
-        if len(rows) < 4 * _DRIFT_MIN:
-            return None
-        rows = rows[np.argsort(self.outcome.times.submit_ns[rows], kind="stable")]
-        quarter = len(rows) // 4
-        first = float(np.median(self.service_ns[rows[:quarter]]))
-        last = float(np.median(self.service_ns[rows[-quarter:]]))
-        return last / first - 1 if first else None

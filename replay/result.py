@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from kvtrace.errors import UsageError
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
 from replay.loop import NO_TIME_NS
 
 if TYPE_CHECKING:
-    from replay.device import DiskStat
+    from replay.device import DeviceChange, DeviceState, DiskStat
+    from replay.done import Done
     from replay.environment import Environment
     from replay.fidelity import Fidelity, Skipped
-    from replay.loop import LaneCounters, Outcome
+    from replay.histogram import Summary
+    from replay.loop import LaneCounters
+    from replay.marker import Preconditioned
     from replay.options import ReplayOptions
-    from replay.plan import Plan
-    from replay.recorder import Group, LaneMeasure
+    from replay.recorder import Groups, LaneMeasure
+    from replay.reduction import Reduction
     from replay.verdict import Verdict
 
 
@@ -30,9 +34,22 @@ class LaneResult:
     target: str
     target_name: str
     counters: LaneCounters
+    io: tuple[IoGroup, ...]
     live_bytes_max: int
     live_objects_max: int
     device: DeviceView | None
+    state: DeviceState | None
+    """Of the device, after the run."""
+    change: DeviceChange | None
+    preconditioned: Preconditioned | None
+
+
+@dataclass(frozen=True, slots=True)
+class IoGroup:
+    """Latencies of single I/Os of at least `size_class` bytes, and less than twice as many."""
+
+    size_class: int
+    latency: Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,8 @@ class Populated:
     fill_bytes: int
     """Written once over a new file, so that its first writes aren't the file system's."""
     settled_s: float
+    reused: bool = False
+    """Whether an earlier run's population was taken instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +88,15 @@ class PayloadInfo:
     arena_bytes: int
     page_kind: str
     run_id: int
+    stamped: bool
     verify: str
     verified_ops: int
     mismatched_ops: int
     mismatches: tuple[str, ...]
+    dedup_ratio: int
+    compress_ratio: int
+    measured: Reduction | None
+    """What a sample of what landed can be reduced by; None where it wasn't asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +109,19 @@ class ToolCost:
     cpu_ns: int
     verify_cpu_ns: int
     survey_s: float
-    plan_s: float
-    rows_per_cpu_s: float
+    survey_rows_per_cpu_s: float
+    plan_cpu_s: float
+    plan_ops_per_cpu_s: float
     plan_bytes_per_op: float
+    plan_stalls: int
+    payload_cpu_s: float
+    payload_stalls: int
+    drain_cpu_s: float
+    priority: str
+    """As obtained; says so where that isn't what was asked for."""
+    threads: int
+    memory_bytes: int
+    """Most memory that the process had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +144,7 @@ class Result:
 
     verdict: Verdict
     lanes: tuple[LaneResult, ...]
-    groups: tuple[Group, ...]
+    groups: Groups
     fidelity: Fidelity
     skipped: tuple[Skipped, ...]
     errors: dict[str, int]
@@ -121,8 +155,10 @@ class Result:
     environment: Environment
     trace: TraceInfo
     options: ReplayOptions
-    plan: Plan
-    outcome: Outcome
+    start_ns: int
+    """Clock zero of the run."""
+    kept: Done | None
+    """All ops, of a run that isn't too long for that."""
 
     @property
     def headline(self) -> LaneResult:
@@ -178,33 +214,35 @@ class Result:
         return tokens * S_NS / busy_ns if tokens and busy_ns else None
 
     def table(self) -> pl.DataFrame:
-        """Return one row per executed op: what it was, and its times since the clock's zero, ns."""
-        times, start = self.outcome.times, self.outcome.start_ns
+        """Return one row per executed op: what it was, and its times since the clock's zero, ns.
 
-        def since_start(column: str) -> pl.Series:
-            values = pl.Series(column.removesuffix("_ns"), getattr(times, column))
-            return values.set(values == NO_TIME_NS, None) - start
+        Raises UsageError for a run of more than about a million ops: write a result trace instead.
+        """
+        done = self.kept
+        if done is None:
+            raise UsageError(
+                "the run was too long for a table in memory",
+                hint="write a result trace (--out) and open that",
+            )
+
+        def since_start(name: str) -> pl.Series:
+            values = pl.Series(name, getattr(done, f"{name}_ns"))
+            return values.set(values == NO_TIME_NS, None) - self.start_ns
 
         def words(name: str, vocabulary: type[Op | Phase | Tier]) -> pl.Series:
             labels = {int(word): word.label for word in vocabulary}
-            values = pl.Series(name, getattr(self.plan, name))
+            values = pl.Series(name, getattr(done, name))
             return values.replace_strict(labels, return_dtype=pl.Enum(list(labels.values())))
 
         return pl.DataFrame(
             [
-                pl.Series("row", self.plan.row),
                 words("op", Op),
                 words("tier", Tier),
                 words("phase", Phase),
-                pl.Series("key", self.plan.ops.key),
-                pl.Series("size", self.plan.size_bytes),
-                since_start("ready_ns").rename("due")
-                if self.options.mode == "max"
-                else pl.Series("due", self.plan.ops.due_ns),
-                since_start("ready_ns"),
-                since_start("slot_ns"),
-                since_start("submit_ns"),
-                since_start("complete_ns"),
-                pl.Series("error", times.error),
+                pl.Series("key", done.key),
+                pl.Series("size", done.size_bytes),
+                pl.Series("offset", done.offset_bytes),
+                *(since_start(name) for name in ("due", "ready", "slot", "submit", "complete")),
+                pl.Series("error", done.error),
             ]
         )

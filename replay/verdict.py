@@ -29,6 +29,8 @@ CODES = (
     "interrupted",
     "device_shared",
     "order_violated",
+    "planner_stall",
+    "payload_repeated",
 )
 """What can make a result INVALID; each may be accepted."""
 
@@ -87,7 +89,13 @@ class Findings:
     interrupted: bool = False
     foreign_bytes: int | None = None
     own_bytes: int = 0
-    writes: bool = False
+    planner_stalls: int = 0
+    repeated_payload: bool = False
+    """Whether payload was written again and again without stamps."""
+    unconditioned: bool = False
+    """Whether a device in an unknown state was written."""
+    throttled: tuple[str, ...] = ()
+    """Devices that went slower for their heat."""
     engine: str = ""
     small_pages: bool = False
     inline_tiers: tuple[Tier, ...] = ()
@@ -108,6 +116,8 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _interrupted,
         _shared,
         _violated,
+        _stalled,
+        _repeated,
     )
     reasons = [reason for check in checks for reason in check(findings)]
     marked = tuple(Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons)
@@ -236,6 +246,30 @@ def _violated(found: Findings) -> list[Reason]:
     ]
 
 
+def _stalled(found: Findings) -> list[Reason]:
+    if not found.planner_stalls:
+        return []
+    return [
+        Reason(
+            "planner_stall",
+            f"the loop had to wait for its plan {format_count(found.planner_stalls)} times",
+            "free a CPU for the planner, or take a lower --speed",
+        )
+    ]
+
+
+def _repeated(found: Findings) -> list[Reason]:
+    if not found.repeated_payload or not found.own_bytes:
+        return []
+    return [
+        Reason(
+            "payload_repeated",
+            "the arena's bytes were written again and again without stamps",
+            "use --payload fresh with --dedup-ratio, or no --dedup-ratio",
+        )
+    ]
+
+
 def _overloaded(found: Findings) -> list[Reason]:
     if not found.scheduled:
         return []
@@ -258,14 +292,18 @@ def _overloaded(found: Findings) -> list[Reason]:
 
 def _warnings(found: Findings) -> list[Reason]:
     warnings = []
-    if found.writes and found.own_bytes:
+    if found.unconditioned and found.own_bytes:
         warnings.append(
             Reason(
                 "not_preconditioned",
                 "writes went to a device in an unknown state",
-                "fill it once before, so that its garbage collection is measured too",
+                "`kvtrace precondition` fills it, so that its garbage collection is measured too",
             )
         )
+    warnings += [
+        Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
+        for name in found.throttled
+    ]
     warnings += [
         Reason(
             "drift",

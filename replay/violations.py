@@ -1,105 +1,159 @@
-"""Checks from the times of a finished run that order was kept. Shares no code with the planner."""
+"""Checks from the times of ops that order was kept. Shares no code with the planner's rules."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import compiled
+from kvtrace.jit import kernel
 from kvtrace.schema import Op, Phase, Tier
-from replay.loop import NO_TIME_NS
+from replay.keys import KeyTable
+from replay.rows import add_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.loop import Outcome
-    from replay.plan import Plan
+    from replay.done import Done
 
 _READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
 _EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
 _TIERS = len(Tier)
+_SECTOR_BYTES = 512
+
+_TIER = np.dtype(
+    [("all_done", "i8"), ("alone_done", "i8"), ("evict_row", "i8"), ("evict_done", "i8")],
+    align=True,
+)
+"""Of one key on one tier: when all so far, and all writes and deletes, are done; the last evict
+write, 1 + its place in the trace, and when it is done."""
+_PLACE = np.dtype([("all_done", "i8"), ("write_done", "i8")], align=True)
 
 
-def count_violations(plan: Plan, outcome: Outcome) -> int:
-    """Return how often an op was submitted before something it had to wait for had completed.
+class _Remembered:
+    """State per key, dropped for keys that were not seen among the last `reach` ops."""
+
+    def __init__(self, dtype: np.dtype[np.void], width: int, reach: int) -> None:
+        self.reach = reach
+        self.table = KeyTable()
+        self.values = np.zeros((self.table.capacity, width), dtype)
+        self.seen = np.zeros(self.table.capacity, np.int64)
+
+    def index(self, keys: NDArray[np.uint64], first: int, last: int) -> NDArray[np.int32]:
+        """Return the index of each key; `first`, `last`: number of the first and last op."""
+        table = self.table
+        if not table.has_room(len(keys)):
+            kept = self.seen[: table.count] > first - self.reach
+            values, seen = self.values[: table.count][kept], self.seen[: table.count][kept]
+            table.keep(kept, len(keys))
+            self.values = np.zeros((table.capacity, values.shape[1]), values.dtype)
+            self.seen = np.zeros(table.capacity, np.int64)
+            self.values[: len(values)], self.seen[: len(seen)] = values, seen
+        found = add_keys(table, keys)
+        self.seen[found] = last
+        return found
+
+
+class OrderChecker:
+    """Counts how often an op was submitted before something it had to wait for had completed.
 
     An op that breaks several rules counts once for each. Ops that weren't executed don't count.
+    What lies further back than `reach` ops had completed before an op of today was planned.
+    `unplaced`: lanes without extents.
     """
-    ran = np.flatnonzero((plan.op != _LOOKUP) & (outcome.times.submit_ns != NO_TIME_NS))
-    by_key = ran[np.argsort(plan.ops.key[ran], kind="stable")]
-    moved = ran[plan.ops.length_bytes[ran] > 0]
-    place = plan.ops.offset_bytes | plan.ops.lane.astype(np.uint64) << np.uint64(56)
-    by_place = moved[np.argsort(place[moved], kind="stable")]
-    submit, complete = outcome.times.submit_ns, outcome.times.complete_ns
-    return int(
-        _count_by_key(by_key, plan.ops.key, plan.tier, plan.op, plan.phase, submit, complete)
-        + _count_by_place(by_place, place, plan.op, submit, complete)
-    )
+
+    def __init__(self, reach: int, unplaced: tuple[int, ...] = ()) -> None:
+        self.count = 0
+        self._keys = _Remembered(_TIER, _TIERS, reach)
+        self._places = _Remembered(_PLACE, 1, reach)
+        self._unplaced = np.array(unplaced, np.uint8)
+
+    def add(self, done: Done) -> None:
+        """Check finished ops, in the trace's order."""
+        ran = done.select(done.ran & (done.op != _LOOKUP))
+        if not len(ran):
+            return
+        first, last = int(ran.number[0]), int(ran.number[-1])
+        self.count += int(
+            _check_keys(
+                self._keys.index(np.ascontiguousarray(ran.key), first, last),
+                ran.number,
+                ran.tier,
+                ran.op,
+                ran.phase,
+                ran.submit_ns,
+                ran.complete_ns,
+                self._keys.values,
+            )
+        )
+        moved = ran.select(ran.moves & ~np.isin(ran.lane, self._unplaced))
+        begin = moved.offset_bytes - moved.sector * np.uint64(_SECTOR_BYTES)
+        place = begin | moved.lane.astype(np.uint64) << np.uint64(56)
+        index = self._places.index(place, first, last)
+        self.count += int(
+            _check_places(index, moved.op, moved.submit_ns, moved.complete_ns, self._places.values)
+        )
 
 
-@compiled
-def _count_by_key(
-    rows: NDArray[np.int64],
-    key: NDArray[np.uint64],
+@kernel
+def _check_keys(
+    index: NDArray[np.int32],
+    number: NDArray[np.int64],
     tier: NDArray[np.uint8],
     op: NDArray[np.uint8],
     phase: NDArray[np.uint8],
     submit: NDArray[np.int64],
     complete: NDArray[np.int64],
+    values: NDArray[np.void],
 ) -> int:
-    """Count what breaks a rule between the ops of one key: on a tier, and across tiers."""
+    """Count what breaks a rule between the ops of one key: on a tier, and across tiers.
+
+    When the last transferring read of a key is done stands in the field `evict_done` of tier 0,
+    which no evict write can have: nothing is above it.
+    """
     found = 0
-    all_done = np.zeros(_TIERS, np.int64)  # when all so far, and all writes and deletes, are done
-    alone_done = np.zeros(_TIERS, np.int64)
-    evict_row = np.zeros(_TIERS, np.int64)  # the last evict write of each tier, and when it is
-    evict_done = np.zeros(_TIERS, np.int64)
-    transfer_done = 0
-    for at in range(rows.size):
-        row = rows[at]
-        if at == 0 or key[row] != key[rows[at - 1]]:
-            all_done[:] = 0
-            alone_done[:] = 0
-            evict_row[:] = -1
-            transfer_done = 0
+    for row in range(index.size):
         where, what = tier[row], op[row]
-        needed = alone_done[where] if what == _READ else all_done[where]
+        mine: Any = values[index[row], where]
+        top: Any = values[index[row], 0]
+        needed = mine.alone_done if what == _READ else mine.all_done
         found += submit[row] < needed
         if what == _WRITE:
-            found += submit[row] < transfer_done
-            if phase[row] == _EVICT:
-                evict_row[where] = row
-                evict_done[where] = complete[row]
+            found += submit[row] < top.evict_done
+            if phase[row] == _EVICT and where > 0:
+                mine.evict_row = number[row] + 1
+                mine.evict_done = complete[row]
         elif what == _DELETE:
-            below = where + 1 + np.argmax(evict_row[where + 1 :]) if where + 1 < _TIERS else where
-            if below != where and evict_row[below] >= 0:
-                found += submit[row] < evict_done[below]
+            latest, done = 0, 0
+            for below in range(where + 1, _TIERS):
+                other: Any = values[index[row], below]
+                if other.evict_row > latest:
+                    latest, done = other.evict_row, other.evict_done
+            found += submit[row] < done
         elif phase[row] in (_EVICT, _PROMOTE):
-            transfer_done = complete[row]
-        all_done[where] = max(all_done[where], complete[row])
+            top.evict_done = complete[row]
+        mine.all_done = max(mine.all_done, complete[row])
         if what != _READ:
-            alone_done[where] = max(alone_done[where], complete[row])
+            mine.alone_done = max(mine.alone_done, complete[row])
     return found
 
 
-@compiled
-def _count_by_place(
-    rows: NDArray[np.int64],
-    place: NDArray[np.uint64],
+@kernel
+def _check_places(
+    index: NDArray[np.int32],
     op: NDArray[np.uint8],
     submit: NDArray[np.int64],
     complete: NDArray[np.int64],
+    values: NDArray[np.void],
 ) -> int:
-    """Count I/O that begins before what must be over at its place: all for a write."""
-    found, all_done, write_done = 0, 0, 0
-    for at in range(rows.size):
-        row = rows[at]
-        if at == 0 or place[row] != place[rows[at - 1]]:
-            all_done, write_done = 0, 0
+    """Count I/O that begins before what must be over at its extent: all for a write."""
+    found = 0
+    for row in range(index.size):
+        mine: Any = values[index[row], 0]
         if op[row] == _WRITE:
-            found += submit[row] < all_done
-            write_done = max(write_done, complete[row])
+            found += submit[row] < mine.all_done
+            mine.write_done = max(mine.write_done, complete[row])
         else:
-            found += submit[row] < write_done
-        all_done = max(all_done, complete[row])
+            found += submit[row] < mine.write_done
+        mine.all_done = max(mine.all_done, complete[row])
     return found

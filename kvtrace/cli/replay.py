@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from kvtrace.cli.running import Shown, parsed, stopping
+from kvtrace.cli.targets import target_specs
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
@@ -43,7 +33,6 @@ _TARGETS, _TIMING, _STATE, _SAFETY, _OUTPUT = (
     "Safety",
     "Verdict and outputs",
 )
-Value = TypeVar("Value")
 
 
 def replay_command(
@@ -67,6 +56,32 @@ def replay_command(
     cpu: Annotated[
         str, typer.Option(help="memory or none: target of tier cpu.", rich_help_panel=_TARGETS)
     ] = "none",
+    gpu: Annotated[
+        str, typer.Option(help="cuda:N or none: target of tier gpu.", rich_help_panel=_TARGETS)
+    ] = "none",
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            help="Folder for tier nvme, one file per object, instead of --device.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = None,
+    fsync: Annotated[
+        str,
+        typer.Option(
+            help="none, file or dir: what of --dir a write makes durable.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = "none",
+    trim: Annotated[
+        bool,
+        typer.Option(
+            "--trim",
+            help="Deletes discard their extent (holes in a file).",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = False,
     tiers: Annotated[
         str | None,
         typer.Option(
@@ -75,8 +90,20 @@ def replay_command(
         ),
     ] = None,
     mode: Annotated[
-        str, typer.Option(help="open (by the trace's clock) or max.", rich_help_panel=_TIMING)
+        str,
+        typer.Option(
+            help="open (by the trace's clock), closed (by completions) or max.",
+            rich_help_panel=_TIMING,
+        ),
     ] = "open",
+    sync_stores: Annotated[
+        bool,
+        typer.Option(
+            "--sync-stores",
+            help="closed: stores, evictions and promotions hold up their request too.",
+            rich_help_panel=_TIMING,
+        ),
+    ] = False,
     speed: Annotated[
         float, typer.Option(help="Due times are divided by it.", rich_help_panel=_TIMING)
     ] = 1.0,
@@ -94,6 +121,17 @@ def replay_command(
         str,
         typer.Option(help="auto, on or off: poll before blocking.", rich_help_panel=_TIMING),
     ] = "auto",
+    threads: Annotated[
+        int, typer.Option(help="Loop threads per target.", rich_help_panel=_TIMING)
+    ] = 1,
+    priority: Annotated[
+        str,
+        typer.Option(help="none, nice or rt: of the loop threads.", rich_help_panel=_TIMING),
+    ] = "none",
+    warmup: Annotated[
+        str,
+        typer.Option(help="Ops of so long aren't measured.", rich_help_panel=_TIMING),
+    ] = "0s",
     limit: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +151,22 @@ def replay_command(
             help="Unique payload bytes; default 1GiB where memory allows.", rich_help_panel=_STATE
         ),
     ] = None,
+    payload: Annotated[
+        str,
+        typer.Option(
+            help="arena (one block of unique bytes) or fresh (generated as it runs).",
+            rich_help_panel=_STATE,
+        ),
+    ] = "arena",
+    dedup_ratio: Annotated[
+        int,
+        typer.Option(
+            help="Payload has duplicates; above 1 it isn't stamped.", rich_help_panel=_STATE
+        ),
+    ] = 1,
+    compress_ratio: Annotated[
+        int, typer.Option(help="Payload can be compressed so far.", rich_help_panel=_STATE)
+    ] = 1,
     run_id: Annotated[
         int | None,
         typer.Option(help="0 to 65535: repeat a run byte for byte.", rich_help_panel=_STATE),
@@ -124,6 +178,14 @@ def replay_command(
             rich_help_panel=_STATE,
         ),
     ] = "touched",
+    reuse_populated: Annotated[
+        bool,
+        typer.Option(
+            "--reuse-populated",
+            help="Take the objects that an earlier run has populated.",
+            rich_help_panel=_STATE,
+        ),
+    ] = False,
     settle: Annotated[
         str,
         typer.Option(help="Longest wait for the device to be quiet.", rich_help_panel=_STATE),
@@ -168,12 +230,16 @@ def replay_command(
     ] = False,
 ) -> None:
     """Do what TRACE says on real tiers, with unique payloads, and say whether it may be used."""
-    specs = _specs(
+    specs = target_specs(
         device=device,
-        size=_parsed("--size", parse_bytes, size),
+        size=parsed("--size", parse_bytes, size),
         target=target,
         cpu=cpu,
-        extent_align=_parsed("--extent-align", parse_bytes, extent_align),
+        gpu=gpu,
+        folder=folder,
+        fsync=fsync,
+        trim=trim,
+        extent_align=parsed("--extent-align", parse_bytes, extent_align),
         allow_destroy=allow_destroy,
         allow_signature=tuple(allow_signature or ()),
     )
@@ -181,28 +247,38 @@ def replay_command(
     options = _options(
         mode=mode,
         speed=speed,
+        sync_stores=sync_stores,
+        threads=threads,
+        priority=priority,
+        warmup_ns=parsed("--warmup", parse_duration_ns, warmup),
+        payload=payload,
+        dedup_ratio=dedup_ratio,
+        compress_ratio=compress_ratio,
+        reuse_populated=reuse_populated,
+        trim=trim,
+        fsync=fsync,
         queue_depth=queue_depth,
-        io_size_bytes=_parsed("--io-size", parse_bytes, io_size),
+        io_size_bytes=parsed("--io-size", parse_bytes, io_size),
         slack_ratio=slack,
         engine=engine,
         spin=spin,
-        arena_bytes=_parsed("--arena", parse_bytes, arena),
+        arena_bytes=parsed("--arena", parse_bytes, arena),
         run_id=run_id,
         tiers=_tiers(tiers),
         populate=populate,
-        settle_ns=_parsed("--settle", parse_duration_ns, settle),
+        settle_ns=parsed("--settle", parse_duration_ns, settle),
         verify=verify,
-        min_window_ns=_parsed("--min-window", parse_duration_ns, min_window),
+        min_window_ns=parsed("--min-window", parse_duration_ns, min_window),
         limit_rows=limit_rows,
         limit_ns=limit_ns,
         accept=_accepted(accept or []),
     )
-    inputs = (trace,) if device is None else (trace, device)
+    inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
     outputs.check()
     with open_trace(trace) as opened:
-        result = _run(opened, specs, options)
-        outputs.write(opened, result)
+        result = _run(opened, specs, options, outputs)
+        outputs.write(result)
     _show(result, as_json=as_json)
     raise typer.Exit(_exit_code(result))
 
@@ -213,24 +289,13 @@ def _exit_code(result: Result) -> int:
     return EXIT_OK if acceptable else EXIT_INVALID
 
 
-def _parsed(option: str, parse: Callable[[str], Value], text: str | None) -> Value | None:
-    if text is None:
-        return None
-    try:
-        return parse(text)
-    except UsageError as error:
-        raise UsageError(
-            error.problem, where=option, got=error.got, accepted=error.accepted
-        ) from error
-
-
 def _limit(text: str | None) -> tuple[int | None, int | None]:
     """Return (rows, time): a bare number is rows."""
     if text is None:
         return None, None
     if text.replace("_", "").isdigit():
         return int(text), None
-    return None, _parsed("--limit", parse_duration_ns, text)
+    return None, parsed("--limit", parse_duration_ns, text)
 
 
 def _tiers(text: str | None) -> tuple[Tier, ...] | None:
@@ -264,64 +329,6 @@ def _options(**fields: Any) -> ReplayOptions:
         ) from error
 
 
-def _specs(
-    *,
-    device: Path | None,
-    size: int | None,
-    target: str | None,
-    cpu: str,
-    extent_align: int | None,
-    allow_destroy: str | None,
-    allow_signature: tuple[str, ...],
-) -> tuple[TargetSpec, ...]:
-    _check_targets(device, size, target, cpu)
-    if extent_align is not None and (extent_align <= 0 or extent_align & (extent_align - 1)):
-        raise UsageError(
-            "not a power of two", where="--extent-align", got=extent_align, accepted="e.g. 64KiB"
-        )
-    if target is not None:
-        return (TargetSpec(target, tuple(Tier), extent_align_bytes=extent_align),)
-    specs = []
-    if cpu == "memory":
-        specs.append(TargetSpec("memory", (Tier.CPU,), extent_align_bytes=extent_align))
-    if device is not None:
-        specs.append(
-            TargetSpec(
-                "file",
-                (Tier.NVME,),
-                device,
-                size,
-                extent_align,
-                allow_destroy,
-                allow_signature,
-            )
-        )
-    return tuple(specs)
-
-
-def _check_targets(device: Path | None, size: int | None, target: str | None, cpu: str) -> None:
-    if cpu not in ("memory", "none"):
-        raise unknown_name("target of tier cpu", cpu, ("memory", "none"), where="--cpu")
-    if target not in (None, "null"):
-        raise unknown_name("target", target or "", ("null",), where="--target")
-    if target is not None and (device is not None or cpu != "none"):
-        raise UsageError(
-            "--target null stands for all tiers",
-            got="--device or --cpu beside it",
-            hint="take away one or the other",
-        )
-    if target is None and device is None and cpu == "none":
-        raise UsageError(
-            "no target",
-            accepted="--device PATH, --cpu memory, --target null",
-            hint="say where the trace is to be replayed",
-        )
-    if size is not None and (device is None or size <= 0):
-        raise UsageError(
-            "--size is the size of --device", got=size, accepted="a size above 0, and a --device"
-        )
-
-
 def _show(result: Result, *, as_json: bool) -> None:
     """Print the result."""
     if as_json:
@@ -332,58 +339,10 @@ def _show(result: Result, *, as_json: bool) -> None:
         console.print(part)
 
 
-class _Shown:
-    """A bar on stderr where that is a terminal; lines for people in any case."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task: TaskID | None = None
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text, soft_wrap=True)
-
-    def stage(self, name: str, total: int | None) -> None:
-        """Show a new bar."""
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(name, total=total)
-
-    def advance(self, done: int) -> None:
-        """Move the bar."""
-        if self.task is not None:
-            self.progress.update(self.task, completed=done)
-
-
-@contextmanager
-def _stopping(stop: Stop) -> Iterator[None]:
-    """Make SIGINT and SIGTERM end the run in good order; a second one ends it at once."""
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.requested:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.set()
-        print("stopping: waiting for what is in flight", file=sys.stderr)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _run(trace: Trace, specs: tuple[TargetSpec, ...], options: ReplayOptions) -> Result:
-    stop, shown = Stop(), _Shown()
-    with _stopping(stop), shown.progress:
-        return run(trace, specs, options, watcher=shown, stop=stop)
+def _run(
+    trace: Trace, specs: tuple[TargetSpec, ...], options: ReplayOptions, outputs: Outputs
+) -> Result:
+    stop, shown = Stop(), Shown()
+    outputs.open(trace)
+    with stopping(stop), shown.progress:
+        return run(trace, specs, options, watcher=shown, stop=stop, journal=outputs)

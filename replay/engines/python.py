@@ -9,23 +9,23 @@ as much, more when the process is busy.
 
 from __future__ import annotations
 
-import errno
 import heapq
-import os
 import queue
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.errors import TargetError
 from kvtrace.units import S_NS
-from replay import clock, payload
+from replay import clock
+from replay.engines.pieces import Done, Mover
 from replay.loop import (
     DEPENDENCY_FAILED,
-    INTERRUPTED,
+    FAILED,
+    FINISHED,
+    GATING,
     NO_TIME_NS,
-    VERIFY_FAILED,
     Action,
     Control,
     Lane,
@@ -36,27 +36,12 @@ from replay.loop import (
     Ops,
     Outcome,
     Times,
-    Verify,
 )
-from replay.native import allocate
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 THREADS = 16
-_RETRIED = (errno.EAGAIN, errno.EBUSY, errno.EINTR)
 _POLL_NS = S_NS // 20
-
-
-@dataclass(slots=True)
-class _Done:
-    """What a worker says of an op it has done."""
-
-    op: int
-    submit_ns: int
-    complete_ns: int
-    error: int
-    bad_sector: int
+_PLAN_POLL_NS = S_NS // 1000
+_KINDS = (LaneKind.NULL, LaneKind.MEMORY, LaneKind.FILE)
 
 
 class PythonEngine:
@@ -65,10 +50,25 @@ class PythonEngine:
     name = "python"
 
     def run(
-        self, lanes: tuple[Lane, ...], ops: Ops, options: LoopOptions, control: Control
+        self,
+        lanes: tuple[Lane, ...],
+        ops: Ops,
+        times: Times,
+        options: LoopOptions,
+        control: Control,
     ) -> Outcome:
-        """Run all ops to their end (or to `control.stop`) and return what happened."""
-        return _Run(lanes, ops, options, control).run()
+        """Run all ops to their end (or to `control.stop`); what happened is in `times`.
+
+        Raises TargetError for lanes that only the compiled loop knows.
+        """
+        for lane in lanes:
+            if lane.kind not in _KINDS or lane.trim_bytes or options.virtual_time:
+                raise TargetError(
+                    f"a target of kind {lane.kind.name.lower()} needs the compiled loop",
+                    where=self.name,
+                    hint="use --engine auto",
+                )
+        return _Run(lanes, ops, times, options, control).run()
 
 
 @dataclass(slots=True)
@@ -84,22 +84,41 @@ class _LaneState:
     counters: LaneCounters = field(default_factory=LaneCounters)
 
 
+@dataclass(slots=True)
+class _Live:
+    """An op that has been visited and is not finished."""
+
+    waits: int = 0
+    failed: bool = False
+    gone: bool = False
+    """A predecessor had left the ring, so that it isn't known when it completed."""
+    ready_ns: int = NO_TIME_NS
+    waiters: list[int] = field(default_factory=list)
+
+
 class _Run:
     """One call of the engine. The calling thread decides, workers do I/O."""
 
     def __init__(
-        self, lanes: tuple[Lane, ...], ops: Ops, options: LoopOptions, control: Control
+        self,
+        lanes: tuple[Lane, ...],
+        ops: Ops,
+        times: Times,
+        options: LoopOptions,
+        control: Control,
     ) -> None:
-        self.ops, self.options, self.control = ops, options, control
+        self.ops, self.times, self.options, self.control = ops, times, options, control
+        self.mask = ops.capacity - 1
         self.lanes = [_LaneState(lane, min(THREADS, lane.queue_depth)) for lane in lanes]
-        self.times = Times.empty(len(ops.due_ns))
-        self.waits = ops.wait_count.astype(np.int64)
-        self.failed = np.zeros(len(ops.due_ns), bool)
+        self.cursor = 0
+        self.live: dict[int, _Live] = {}
+        self.failed: set[int] = set()
         self.early: list[tuple[int, int]] = []
         """Heap of (due, op) of ops that wait for nothing but their time."""
-        self.done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
-        self.left = len(ops.due_ns)
+        self.done: queue.SimpleQueue[Done] = queue.SimpleQueue()
+        self.stalled = False
         self.start_ns = 0
+        self.clock_ns = self.gate_ns = np.zeros(0, np.int64)
         self.cpu_ns = 0
         self.verify_cpu_ns = 0
         self.lock = threading.Lock()
@@ -115,37 +134,103 @@ class _Run:
         for worker in workers:
             worker.start()
         self.start_ns = clock.now_ns()
-        for op in np.flatnonzero(self.waits == 0).tolist():
-            self._become_ready(op, self.start_ns)
-        while self.left and not self.control.stop[0]:
-            self._step()
-        self._drain()
-        for state in self.lanes:
-            for _ in range(state.threads):
-                state.work.put(None)
-        for worker in workers:
-            worker.join()
+        self.control.start_ns[0] = self.start_ns
+        self.clock_ns = np.full(self.options.clocks, self.start_ns)
+        self.gate_ns = self.clock_ns.copy()
+        try:
+            while not self.control.stop[0] and self._visit():
+                self._step()
+            while any(state.busy for state in self.lanes):
+                self._take(self.done.get())
+        finally:
+            for state in self.lanes:
+                for _ in range(state.threads):
+                    state.work.put(None)
+            for worker in workers:
+                worker.join()
         return Outcome(
             self.start_ns,
-            self.times,
             tuple(state.counters for state in self.lanes),
             self.cpu_ns + clock.thread_cpu_ns() - cpu_ns,
             self.verify_cpu_ns,
         )
 
-    def _drain(self) -> None:
-        while any(state.busy for state in self.lanes):
-            self._take(self.done.get())
-        if self.left:
-            never = (self.times.complete_ns == NO_TIME_NS) & (self.times.error == 0)
-            self.times.error[never] = INTERRUPTED
+    def _visit(self) -> bool:
+        """Take in what has been planned; return whether anything is left or may still come."""
+        final = bool(self.control.final[0])  # first: what was planned before it is then seen
+        planned = int(self.control.planned[0])
+        self.stalled &= planned == self.cursor
+        for op in range(self.cursor, planned):
+            self._enter(op)
+        self.cursor = planned
+        self._note_stall(final)
+        return bool(self.live) or not final
+
+    def _note_stall(self, final: bool) -> None:
+        """Count once per wait for a planner that is behind: nothing to do, ring not half full."""
+        filled = self.cursor - int(self.control.drained[0])
+        if final or self.live or self.stalled or 2 * filled >= self.ops.capacity:
+            return
+        self.stalled = True
+        for state in self.lanes:
+            state.counters.planner_stalls += 1
+
+    def _enter(self, op: int) -> None:
+        at = op & self.mask
+        if self.ops.lane[at] >= len(self.lanes):
+            raise TargetError(f"op {op}: no such lane", where=PythonEngine.name)
+        live = self.live[op] = _Live()
+        begin, count = int(self.ops.edge_begin[at]), int(self.ops.wait_count[at])
+        for k in range(begin, begin + count):
+            before = int(self.ops.edges[k & (len(self.ops.edges) - 1)])
+            if before >= op:
+                raise TargetError(
+                    f"op {op}: a predecessor isn't an earlier op", where=PythonEngine.name
+                )
+            if before in self.live:
+                self.live[before].waiters.append(op)
+                live.waits += 1
+            else:
+                self._inherit_finished(op, before)
+        if live.waits == 0:
+            self._become_ready(op)
+
+    def _inherit_finished(self, op: int, before: int) -> None:
+        """`before` finished earlier; its times count if they are still in the ring."""
+        at = before & self.mask
+        when_ns = max(int(self.times.complete_ns[at]), int(self.times.ready_ns[at]))
+        gate = self.ops.action[at] == Action.GATE
+        if int(self.times.state[at]) >> 32 != before:
+            when_ns, gate = NO_TIME_NS, False
+        self._inherit(op, before in self.failed, when_ns, gate)
+
+    def _inherit(self, op: int, failed: bool, when_ns: int, gate: bool) -> None:
+        """`op` takes over what it must know of a predecessor that has finished."""
+        at, live = op & self.mask, self.live[op]
+        live.failed |= failed and self.ops.action[at] != Action.GATE
+        live.gone |= when_ns == NO_TIME_NS
+        live.ready_ns = max(live.ready_ns, when_ns)
+        if gate and self.ops.due_ns[at] == NO_TIME_NS:
+            self.ops.due_ns[at] = when_ns - self.start_ns
 
     def _due_ns(self, op: int) -> int:
-        return 0 if self.options.mode == Mode.MAX else self.start_ns + int(self.ops.due_ns[op])
+        """Return when `op` is due, all of its predecessors having finished."""
+        at = op & self.mask
+        if self.options.mode == Mode.MAX:
+            return 0
+        if self.ops.action[at] == Action.GATE:
+            opening_ns = int(self.clock_ns[self._clock(op)]) + int(self.ops.due_ns[at])
+            return max(opening_ns, int(self.times.ready_ns[at]))
+        if self.options.mode == Mode.CLOSED and self.ops.due_ns[at] == NO_TIME_NS:
+            self.ops.due_ns[at] = self.gate_ns[self._clock(op)] - self.start_ns
+        return self.start_ns + int(self.ops.due_ns[at])
 
-    def _become_ready(self, op: int, now_ns: int) -> None:
-        """All predecessors of `op` have completed."""
-        self.times.ready_ns[op] = now_ns
+    def _clock(self, op: int) -> int:
+        return int(self.ops.clock[op & self.mask]) & ~GATING
+
+    def _become_ready(self, op: int) -> None:
+        """All predecessors of `op` have finished."""
+        self.times.ready_ns[op & self.mask] = max(self.live[op].ready_ns, self.start_ns)
         heapq.heappush(self.early, (self._due_ns(op), op))
 
     def _step(self) -> None:
@@ -156,12 +241,16 @@ class _Run:
             self._offer(op, due_ns)
         for state in self.lanes:
             self._submit(state)
-        wait_ns = self.early[0][0] - clock.now_ns() if self.early else _POLL_NS
+        wait_ns = _POLL_NS if self.control.final[0] else _PLAN_POLL_NS
+        if self.early:
+            wait_ns = min(wait_ns, max(0, self.early[0][0] - clock.now_ns()))
+        elif not self.live and self.control.planned[0] > self.cursor:
+            return
         idle = not any(state.busy for state in self.lanes)
-        if idle and self.early and wait_ns <= 0:
+        if idle and (wait_ns == 0 or (self.control.final[0] and not self.live)):
             return
         try:
-            self._take(self.done.get(timeout=max(0, min(wait_ns, _POLL_NS)) / S_NS))
+            self._take(self.done.get(timeout=wait_ns / S_NS))
             while True:
                 self._take(self.done.get_nowait())
         except queue.Empty:
@@ -169,144 +258,77 @@ class _Run:
 
     def _offer(self, op: int, due_ns: int) -> None:
         """`op` is ready and due: do it if it needs no I/O, else let it wait for a slot."""
-        state = self.lanes[self.ops.lane[op]]
-        if self.failed[op]:
-            self.times.error[op] = DEPENDENCY_FAILED
-            self._finish(op, int(self.times.ready_ns[op]), failed=True)
+        at = op & self.mask
+        state = self.lanes[self.ops.lane[at]]
+        ready_ns = int(self.times.ready_ns[at])
+        if self.live[op].failed:
+            self.times.error[at] = DEPENDENCY_FAILED
+            known_ns = clock.now_ns() if self.live[op].gone else ready_ns
+            self._finish(op, known_ns, failed=True)
             return
-        if self.ops.action[op] == Action.NONE or state.lane.kind == LaneKind.NULL:
-            now_ns = clock.now_ns()
-            self.times.slot_ns[op] = max(due_ns, int(self.times.ready_ns[op]))
-            self._take(_Done(op, now_ns, now_ns, 0, -1), slot=False)
+        bookkeeping = self.ops.action[at] not in (Action.READ, Action.WRITE)
+        if bookkeeping or state.lane.kind == LaneKind.NULL or not self.ops.length_sectors[at]:
+            slot_ns = max(due_ns, ready_ns)
+            gate = self.ops.action[at] == Action.GATE
+            known = bookkeeping and (gate or not self.live[op].gone)
+            when_ns = slot_ns if known else max(slot_ns, clock.now_ns())
+            self.times.slot_ns[at] = slot_ns
+            if gate:
+                self.gate_ns[self._clock(op)] = when_ns
+            self._take(Done(op, when_ns, when_ns), slot=False)
             return
         heapq.heappush(state.ready, (due_ns, op))
 
     def _submit(self, state: _LaneState) -> None:
         while state.ready and state.busy < state.threads:
             due_ns, op = heapq.heappop(state.ready)
-            wanted_ns = max(due_ns, int(self.times.ready_ns[op]))
-            self.times.slot_ns[op] = max(wanted_ns, state.slot_ns)
+            wanted_ns = max(due_ns, int(self.times.ready_ns[op & self.mask]))
+            self.times.slot_ns[op & self.mask] = max(wanted_ns, state.slot_ns)
             state.busy += 1
             state.counters.in_flight_max = max(state.counters.in_flight_max, state.busy)
             state.work.put(op)
 
-    def _take(self, done: _Done, slot: bool = True) -> None:
-        op, state = done.op, self.lanes[self.ops.lane[done.op]]
+    def _take(self, done: Done, slot: bool = True) -> None:
+        at = done.op & self.mask
+        lane = int(self.ops.lane[at])
+        state = self.lanes[lane]
         if slot:
             state.busy -= 1
             if state.ready:
                 state.slot_ns = clock.now_ns()
-        self.times.submit_ns[op] = done.submit_ns
-        self.times.complete_ns[op] = done.complete_ns
-        self.times.error[op] = done.error
-        self.times.bad_sector[op] = done.bad_sector
-        if not done.error:
-            self.control.completed_bytes[self.ops.lane[op]] += self.ops.length_bytes[op]
-        self._finish(op, done.complete_ns, failed=done.error != 0)
+        self.times.submit_ns[at] = done.submit_ns
+        self.times.complete_ns[at] = done.complete_ns
+        self.times.error[at] = done.error
+        self.times.bad_sector[at] = done.bad_sector
+        if not done.error and self.ops.action[at] in (Action.READ, Action.WRITE):
+            self.control.completed_bytes[lane] += int(self.ops.length_sectors[at]) * 512
+        self._finish(done.op, done.complete_ns, failed=done.error != 0)
 
     def _finish(self, op: int, at_ns: int, *, failed: bool) -> None:
-        self.left -= 1
-        self.control.completed_ops[self.ops.lane[op]] += 1
-        begin, end = self.ops.successor_begin[op], self.ops.successor_begin[op + 1]
-        for after in self.ops.successors[int(begin) : int(end)].tolist():
-            self.failed[after] |= failed
-            self.times.ready_ns[after] = max(int(self.times.ready_ns[after]), at_ns)
-            self.waits[after] -= 1
-            if self.waits[after] == 0:
-                self._become_ready(after, int(self.times.ready_ns[after]))
+        at = op & self.mask
+        gate = bool(self.ops.action[at] == Action.GATE)
+        self.control.completed_ops[int(self.ops.lane[at])] += 1
+        if self.options.mode == Mode.CLOSED and len(self.ops.clock):
+            clock_index = self._clock(op)
+            if self.ops.clock[at] & GATING and clock_index < len(self.clock_ns):
+                self.clock_ns[clock_index] = max(self.clock_ns[clock_index], at_ns)
+        if failed:
+            self.failed.add(op)
+        # Last: from here on the op's place may be another's.
+        self.times.state[at] = op << 32 | (FAILED if failed else FINISHED)
+        for after in self.live.pop(op).waiters:
+            self._inherit(after, failed, at_ns, gate)
+            self.live[after].waits -= 1
+            if self.live[after].waits == 0:
+                self._become_ready(after)
 
     def _work(self, state: _LaneState) -> None:
-        buffer = allocate(state.lane.io_bytes)[0]
-        counters = LaneCounters()
-        verify_ns = 0
+        mover = Mover(state.lane, self.ops, self.options, self.control)
         while (op := state.work.get()) is not None:
-            done, cpu_ns = self._do(state.lane, op, buffer, counters)
-            verify_ns += cpu_ns
-            self.done.put(done)
+            self.done.put(mover.do(op))
         with self.lock:
             self.cpu_ns += clock.thread_cpu_ns()
-            self.verify_cpu_ns += verify_ns
-            state.counters.retries += counters.retries
-            state.counters.short_transfers += counters.short_transfers
-            state.counters.bad_sectors += counters.bad_sectors
-
-    def _do(
-        self, lane: Lane, op: int, buffer: NDArray[np.uint8], counters: LaneCounters
-    ) -> tuple[_Done, int]:
-        length = int(self.ops.length_bytes[op])
-        done = _Done(op, NO_TIME_NS, NO_TIME_NS, 0, -1)
-        verify_ns = 0
-        for begin in range(0, length, lane.io_bytes):
-            piece = buffer[: min(lane.io_bytes, length - begin)]
-            if self.ops.action[op] == Action.WRITE:
-                self._prepare(op, begin, piece)
-            if done.submit_ns == NO_TIME_NS:
-                done.submit_ns = clock.now_ns()
-            done.error = self._transfer(lane, op, begin, piece, counters)
-            done.complete_ns = clock.now_ns()
-            if done.error:
-                break
-            if self.ops.action[op] == Action.READ and self.options.verify != Verify.NONE:
-                cpu_ns = clock.thread_cpu_ns()
-                bad = self._check(op, begin, piece)
-                verify_ns += clock.thread_cpu_ns() - cpu_ns
-                counters.bad_sectors += len(bad)
-                if len(bad) and done.bad_sector < 0:
-                    done.bad_sector = begin // payload.SECTOR_BYTES + int(bad[0])
-        if done.bad_sector >= 0 and not done.error:
-            done.error = VERIFY_FAILED
-        return done, verify_ns
-
-    def _stamps(self, op: int, begin: int, length: int) -> NDArray[np.uint64]:
-        sector = int(self.ops.sector[op]) + begin // payload.SECTOR_BYTES
-        generation = int(self.ops.generation[op])
-        run_id = self.options.run_id
-        return payload.stamps(int(self.ops.key[op]), sector, generation, run_id, length)
-
-    def _body(self, op: int, begin: int, length: int) -> NDArray[np.uint8]:
-        arena = self.options.arena
-        at = (int(self.ops.arena_bytes[op]) + begin) % len(arena)
-        if at + length <= len(arena):
-            return arena[at : at + length]
-        return np.concatenate((arena[at:], arena[: at + length - len(arena)]))
-
-    def _prepare(self, op: int, begin: int, piece: NDArray[np.uint8]) -> None:
-        piece[:] = self._body(op, begin, len(piece))
-        payload.sectors(piece)[:] = self._stamps(op, begin, len(piece))
-
-    def _check(self, op: int, begin: int, piece: NDArray[np.uint8]) -> NDArray[np.int64]:
-        expected = self._stamps(op, begin, len(piece))
-        bad = (payload.sectors(piece) != expected).any(axis=1)
-        if self.options.verify == Verify.FULL:
-            words = payload.SECTOR_BYTES // 8
-            body = self._body(op, begin, len(piece)).view("<u8").reshape(-1, words)
-            bad |= (piece.view("<u8").reshape(-1, words)[:, 2:] != body[:, 2:]).any(axis=1)
-        return np.flatnonzero(bad)
-
-    def _transfer(
-        self, lane: Lane, op: int, begin: int, piece: NDArray[np.uint8], counters: LaneCounters
-    ) -> int:
-        """Move one piece whole; return 0 or an errno."""
-        offset = int(self.ops.offset_bytes[op]) + begin
-        write = self.ops.action[op] == Action.WRITE
-        if lane.kind == LaneKind.MEMORY:
-            assert lane.pool is not None
-            there = lane.pool[offset : offset + len(piece)]
-            np.copyto(there, piece) if write else np.copyto(piece, there)
-            return 0
-        view = piece.data
-        done = 0
-        while done < len(view):
-            try:
-                move = os.pwritev if write else os.preadv
-                moved = move(lane.fd, [view[done:]], offset + done)
-            except OSError as error:
-                if error.errno in _RETRIED:
-                    counters.retries += 1
-                    continue
-                return error.errno or errno.EIO
-            if moved == 0:
-                return errno.EIO  # the end of the target: never a success
-            counters.short_transfers += moved < len(view) - done
-            done += moved
-        return 0
+            self.verify_cpu_ns += mover.verify_cpu_ns
+            for name in ("retries", "short_transfers", "bad_sectors", "payload_stalls"):
+                total = getattr(state.counters, name) + getattr(mover.counters, name)
+                setattr(state.counters, name, total)

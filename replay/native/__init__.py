@@ -3,12 +3,14 @@
 Importing never fails for want of the library: `available()` of an engine says what is missing.
 """
 
-from replay.native.engine import Feature, NativeEngine, threads, uring
+from replay.native.engine import IO_BUCKETS, Feature, NativeEngine, threads, uring
 from replay.native.library import uring_available
 from replay.native.memory import PageKind, allocate
+from replay.native.publish import publish
 from replay.native.stamps import Checked, Stamp, check, found, stamp
 
 __all__ = [
+    "IO_BUCKETS",
     "Checked",
     "Feature",
     "NativeEngine",
@@ -17,6 +19,7 @@ __all__ = [
     "allocate",
     "check",
     "found",
+    "publish",
     "stamp",
     "threads",
     "uring",

@@ -1,4 +1,5 @@
-/* What columns must be like so that no I/O reaches beyond the memory it is meant for. */
+/* What a run, its lanes and each op must be like so that no I/O reaches beyond the memory it is
+ * meant for. Ops are looked at when they are visited: there may be no end of them. */
 #include "loop.h"
 
 #include <errno.h>
@@ -7,95 +8,165 @@
 #define QUEUE_DEPTH_MAX 16384u
 #define IO_BYTES_MAX ((2ull << 30) - 4096)
 
-static int refuse(struct kv_run *run, int error, uint64_t row, const char *what)
+void op_refuse(struct lane *lane, uint64_t op, const char *what)
 {
-	snprintf(run->message, sizeof run->message, "op %llu: %s", (unsigned long long)row, what);
-	return error;
+	char message[160];
+	snprintf(message, sizeof message, "op %llu: %s", (unsigned long long)op, what);
+	loop_abort(lane->loop, EINVAL, message);
 }
 
-static bool moves_bytes(const struct kv_run *run, uint64_t row)
+/* Whether the op is more than bookkeeping for the lane's target. */
+static bool is_work(const struct lane *lane, uint32_t slot)
 {
-	return run->action[row] != KV_NONE && run->lanes[run->lane[row]].kind != KV_NULL;
+	uint8_t action = lane->run->action[slot];
+	if (action == KV_DELETE)
+		return lane_deletes(lane->spec);
+	return (action == KV_READ || action == KV_WRITE) && lane->spec->kind != KV_NULL;
 }
 
-static bool fits_arena(const struct kv_run *run, uint64_t row)
+static bool fits_arena(const struct lane *lane, uint32_t op)
 {
-	uint64_t io_bytes = run->lanes[run->lane[row]].io_bytes;
-	for (uint64_t at = 0; at < run->length_bytes[row]; at += io_bytes) {
-		uint64_t left = run->length_bytes[row] - at;
-		uint64_t bytes = left < io_bytes ? left : io_bytes;
-		uint64_t place = (run->arena_offset_bytes[row] + at) % run->arena_bytes;
+	const struct kv_run *run = lane->run;
+	uint64_t io_bytes = lane->spec->io_bytes, length = length_of(run, op);
+	for (uint64_t at = 0; at < length; at += io_bytes) {
+		uint64_t bytes = length - at < io_bytes ? length - at : io_bytes;
+		uint64_t place = (run->arena_offset_bytes[slot_of(run, op)] + at) % run->arena_bytes;
 		if (place % SECTOR_BYTES || place + bytes > run->arena_bytes)
 			return false;
 	}
 	return true;
 }
 
-static int check_op(struct kv_run *run, uint64_t row)
+/* What is wrong with where in memory an op's bytes are, or NULL. */
+static const char *wrong_with_memory(const struct lane *lane, uint32_t op)
 {
-	const struct kv_lane *lane = &run->lanes[run->lane[row]];
-	uint64_t end = run->offset_bytes[row] + run->length_bytes[row];
-	bool full = run->verify == KV_VERIFY_FULL && run->action[row] == KV_READ;
-	if ((run->offset_bytes[row] | run->length_bytes[row]) % SECTOR_BYTES)
-		return refuse(run, EINVAL, row, "offset or length is no multiple of 512");
-	if (end < run->offset_bytes[row] || end > INT64_MAX)
-		return refuse(run, EINVAL, row, "offset + length overflows");
-	if (lane->kind == KV_MEMORY && end > lane->pool_bytes)
-		return refuse(run, EINVAL, row, "reaches beyond the memory target's pool");
-	if ((run->action[row] == KV_WRITE || full) && run->arena_bytes == 0)
-		return refuse(run, EINVAL, row, "needs an arena, and there is none");
-	if (full && run->arena_offset_bytes[row] % SECTOR_BYTES)
-		return refuse(run, EINVAL, row, "arena place is no multiple of 512");
-	if (run->action[row] == KV_WRITE && !fits_arena(run, row))
-		return refuse(run, EINVAL, row, "a piece straddles the arena's end or a sector");
-	return 0;
+	const struct kv_run *run = lane->run;
+	const struct kv_lane *spec = lane->spec;
+	uint32_t slot = slot_of(run, op);
+	bool write = run->action[slot] == KV_WRITE;
+	bool full = run->verify == KV_VERIFY_FULL && !write;
+	if (!write && spec->longest_bytes && length_of(run, op) > spec->longest_bytes &&
+	    spec->longest_bytes < spec->io_bytes)
+		return "is longer than the longest read of its lane";
+	if ((write || full) && run->arena_bytes == 0)
+		return "needs an arena, and there is none";
+	if (full && run->arena_offset_bytes[slot] % SECTOR_BYTES)
+		return "arena place is no multiple of 512";
+	if (write && !fits_arena(lane, op))
+		return "a piece straddles the arena's end or a sector";
+	return NULL;
 }
 
-static int check_successors(struct kv_run *run, uint64_t row)
+/* What is wrong with an op on a file of its own, or NULL. */
+static const char *wrong_with_object(const struct lane *lane, uint32_t op)
 {
-	uint64_t begin = run->successor_begin[row], end = run->successor_begin[row + 1];
-	if (begin > end || end > run->successor_begin[run->op_count])
-		return refuse(run, EINVAL, row, "successors out of range");
-	for (uint64_t i = begin; i < end; i++)
-		if (run->successors[i] <= row || run->successors[i] >= run->op_count)
-			return refuse(run, EINVAL, row, "a successor isn't a later op");
-	return 0;
+	if (lane->run->action[slot_of(lane->run, op)] == KV_DELETE)
+		return NULL;
+	if (length_of(lane->run, op) > lane->spec->io_bytes)
+		return "is longer than one I/O of its lane, and objects of a folder go in one";
+	if (lane->run->pad_bytes[slot_of(lane->run, op)] > length_of(lane->run, op))
+		return "has more padding than bytes";
+	return NULL;
 }
 
-static int check_lane(struct kv_run *run, uint32_t index)
+/* What is wrong with where an op's bytes come from and go to, or NULL. */
+static const char *wrong_with_bytes(const struct lane *lane, uint32_t op)
 {
-	const struct kv_lane *lane = &run->lanes[index];
+	const struct kv_run *run = lane->run;
+	const struct kv_lane *spec = lane->spec;
+	uint32_t slot = slot_of(run, op);
+	uint64_t end = run->offset_bytes[slot] + length_of(run, op);
 	const char *wrong = NULL;
-	if (lane->queue_depth == 0 || lane->queue_depth > QUEUE_DEPTH_MAX)
-		wrong = "queue depth isn't within 1 to 16384";
-	else if (lane->io_bytes == 0 || lane->io_bytes % SECTOR_BYTES ||
-		 lane->io_bytes > IO_BYTES_MAX)
-		wrong = "I/O size isn't a multiple of 512 up to 2 GiB - 4 KiB";
-	if (!wrong)
-		return 0;
-	snprintf(run->message, sizeof run->message, "lane %u: %s", index, wrong);
-	return EINVAL;
+	if (run->offset_bytes[slot] % SECTOR_BYTES)
+		return "offset is no multiple of 512";
+	if (end < run->offset_bytes[slot] || end > INT64_MAX)
+		return "offset + length overflows";
+	if (spec->pool && end > spec->pool_bytes)
+		return "reaches beyond the memory target's pool";
+	if (spec->kind == KV_DIR)
+		wrong = wrong_with_object(lane, op);
+	return wrong || run->action[slot] == KV_DELETE ? wrong : wrong_with_memory(lane, op);
 }
 
-int columns_check(struct kv_run *run)
+/* Whether the clock exists that the op is bound to advance, or to wait for. */
+static bool has_its_clock(const struct kv_run *run, uint32_t slot)
 {
-	int failed = 0;
-	if (run->lane_count == 0 || run->lane_count > MAX_LANES || run->op_count >= NONE_U32 ||
-	    run->arena_bytes % SECTOR_BYTES) {
-		snprintf(run->message, sizeof run->message,
-			 "takes 1 to %u lanes, below 2^32 - 1 ops, an arena of whole sectors",
-			 MAX_LANES);
+	uint32_t clock = run->clock ? run->clock[slot] & ~KV_GATING : KV_NO_CLOCK;
+	bool needed = run->action[slot] == KV_GATE || run->due_ns[slot] == KV_NO_TIME_NS;
+	return clock < run->clock_count || (clock == KV_NO_CLOCK && !needed);
+}
+
+bool op_check(struct lane *lane, uint32_t op)
+{
+	const struct kv_run *run = lane->run;
+	uint32_t slot = slot_of(run, op);
+	uint8_t action = run->action[slot];
+	const char *wrong = NULL;
+	if (action > KV_GATE)
+		wrong = "no such action";
+	else if (action == KV_GATE && run->mode != KV_CLOSED)
+		wrong = "gates are for closed mode";
+	else if (run->mode == KV_CLOSED && !has_its_clock(run, slot))
+		wrong = "no such clock";
+	else if (is_work(lane, slot))
+		wrong = wrong_with_bytes(lane, op);
+	if (wrong)
+		op_refuse(lane, op, wrong);
+	return !wrong;
+}
+
+static const char *wrong_with_lane(const struct kv_lane *lane)
+{
+	if (lane->queue_depth == 0 || lane->queue_depth > QUEUE_DEPTH_MAX)
+		return "queue depth isn't within 1 to 16384";
+	if (lane->io_bytes == 0 || lane->io_bytes % SECTOR_BYTES || lane->io_bytes > IO_BYTES_MAX)
+		return "I/O size isn't a multiple of 512 up to 2 GiB - 4 KiB";
+	if (lane->kind < KV_NULL || lane->kind > KV_SIMULATED)
+		return "no such kind";
+	if (lane->trim_bytes && lane->kind != KV_FILE)
+		return "only extents of a file are trimmed";
+	if (lane->trim_bytes % SECTOR_BYTES)
+		return "what deletes are aligned to isn't a multiple of 512";
+	if (lane->kind == KV_EXTERNAL && !lane->mailbox)
+		return "has no mailbox";
+	if ((lane->kind == KV_MEMORY || lane->kind == KV_SIMULATED) && !lane->pool)
+		return "has no pool";
+	if (lane->kind == KV_SIMULATED &&
+	    (!lane->script_delay_ns || !lane->script_result || lane->script_count == 0))
+		return "has no script";
+	return NULL;
+}
+
+static const char *wrong_with_run(const struct kv_run *run)
+{
+	uint64_t capacity = run->capacity, edges = run->edge_capacity;
+	if (run->lane_count == 0 || run->lane_count > MAX_LANES)
+		return "takes 1 to 64 lanes";
+	if (capacity == 0 || capacity & (capacity - 1) || capacity > 1ull << 32 || edges == 0 ||
+	    edges & (edges - 1))
+		return "capacities aren't powers of two";
+	if (run->arena_bytes % SECTOR_BYTES)
+		return "the arena isn't of whole sectors";
+	if (run->clock_count >= KV_NO_CLOCK)
+		return "too many clocks";
+	if (run->virtual_time && (run->lane_count != 1 || run->lanes[0].kind != KV_SIMULATED))
+		return "virtual time is for one simulated lane";
+	return NULL;
+}
+
+int run_check(struct kv_run *run)
+{
+	const char *wrong = wrong_with_run(run);
+	if (wrong) {
+		snprintf(run->message, sizeof run->message, "%s", wrong);
 		return EINVAL;
 	}
-	for (uint32_t i = 0; i < run->lane_count && !failed; i++)
-		failed = check_lane(run, i);
-	for (uint64_t row = 0; row < run->op_count && !failed; row++) {
-		if (run->lane[row] >= run->lane_count || run->action[row] > KV_WRITE)
-			failed = refuse(run, EINVAL, row, "no such lane or action");
-		else if (moves_bytes(run, row))
-			failed = check_op(run, row);
-		if (!failed)
-			failed = check_successors(run, row);
+	for (uint32_t i = 0; i < run->lane_count; i++) {
+		wrong = wrong_with_lane(&run->lanes[i]);
+		if (wrong) {
+			snprintf(run->message, sizeof run->message, "lane %u: %s", i, wrong);
+			return EINVAL;
+		}
 	}
-	return failed;
+	return 0;
 }

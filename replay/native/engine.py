@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
-from replay.loop import Control, Lane, LaneCounters, LaneKind, LoopOptions, Ops, Outcome, Times
+from replay.loop import (
+    IO_SIZE_CLASSES,
+    Control,
+    Lane,
+    LaneCounters,
+    LaneKind,
+    LoopOptions,
+    Mode,
+    Ops,
+    Outcome,
+    Script,
+    Times,
+)
 from replay.native import library
 from replay.native.library import LaneStruct, RunStruct, address
 
@@ -23,13 +35,27 @@ _OP_DTYPES: dict[str, type[np.generic]] = {
     "lane": np.uint8,
     "action": np.uint8,
     "offset_bytes": np.uint64,
-    "length_bytes": np.uint64,
+    "length_sectors": np.uint32,
+    "pad_bytes": np.uint32,
     "key": np.uint64,
     "sector": np.uint32,
     "generation": np.uint32,
     "arena_bytes": np.uint64,
-    "wait_count": np.uint32,
+    "edge_begin": np.uint32,
+    "wait_count": np.uint16,
 }
+_TIME_DTYPES: dict[str, type[np.generic]] = {
+    "ready_ns": np.int64,
+    "slot_ns": np.int64,
+    "submit_ns": np.int64,
+    "complete_ns": np.int64,
+    "error": np.int32,
+    "bad_sector": np.int64,
+    "state": np.uint64,
+}
+_IO_BITS = 5
+IO_BUCKETS = (1 << _IO_BITS) * (64 - _IO_BITS)
+"""Latency buckets of `LaneCounters.io_counts`; KV_IO_BUCKETS of abi.h."""
 
 
 class EngineKind(IntEnum):
@@ -68,50 +94,99 @@ def _check_memory(name: str, memory: NDArray[np.uint8]) -> None:
         raise TypeError(f"{name}: must be writable")
 
 
-def _check_ops(ops: Ops) -> int:
-    """Return the number of ops after checking that all columns are what the library reads."""
-    count = len(ops.due_ns)
+def _check_ops(ops: Ops) -> None:
+    """Check that all columns are what the library reads, for one capacity."""
     for name, dtype in _OP_DTYPES.items():
-        _check_column(name, getattr(ops, name), dtype, count)
-    _check_column("successor_begin", ops.successor_begin, np.uint64, count + 1)
-    _check_column("successors", ops.successors, np.uint32, int(ops.successor_begin[-1]))
-    return count
+        _check_column(name, getattr(ops, name), dtype, ops.capacity)
+    _check_column("edges", ops.edges, np.uint32, len(ops.edges))
+    _check_column("clock", ops.clock, np.uint32, ops.capacity if len(ops.clock) else 0)
+    if not ops.due_ns.flags.writeable:
+        raise TypeError("column due_ns: must be writable")
 
 
-def _lane_struct(lane: Lane) -> LaneStruct:
-    if lane.kind == LaneKind.MEMORY:
+def _script_fields(script: Script | None) -> dict[str, int | None]:
+    if script is None:
+        raise TypeError("a SIMULATED lane needs a script")
+    _check_column("delay_ns", script.delay_ns, np.int64, len(script.delay_ns))
+    _check_column("result", script.result, np.int64, len(script.delay_ns))
+    return {
+        "script_delay_ns": address(script.delay_ns),
+        "script_result": address(script.result),
+        "script_count": len(script.delay_ns),
+        "script_channels": script.channels,
+        "stall_begin_ns": script.stall_begin_ns,
+        "stall_end_ns": script.stall_end_ns,
+    }
+
+
+def _lane_struct(lane: Lane, io_counts: NDArray[np.int64]) -> LaneStruct:
+    if lane.kind in (LaneKind.MEMORY, LaneKind.SIMULATED):
         if lane.pool is None:
-            raise TypeError("a MEMORY lane needs a pool")
+            raise TypeError(f"a {lane.kind.name} lane needs a pool")
         _check_memory("pool", lane.pool)
     return LaneStruct(
         kind=int(lane.kind),
         fd=lane.fd,
         queue_depth=lane.queue_depth,
         io_bytes=lane.io_bytes,
+        longest_bytes=lane.longest_bytes,
         pool=address(lane.pool),
         pool_bytes=0 if lane.pool is None else lane.pool.size,
+        mailbox=lane.mailbox,
+        trim_bytes=lane.trim_bytes,
+        fsync=int(lane.fsync),
+        io_counts=address(io_counts),
+        **(_script_fields(lane.script) if lane.kind == LaneKind.SIMULATED else {}),
     )
 
 
-def _fill_ops(run: RunStruct, ops: Ops, count: int) -> None:
-    run.op_count = count
-    for name in (*_OP_DTYPES, "successor_begin", "successors"):
+def _fill_ops(run: RunStruct, ops: Ops, options: LoopOptions) -> None:
+    run.capacity = ops.capacity
+    run.edge_capacity = len(ops.edges)
+    for name in (*_OP_DTYPES, "edges"):
         target = "arena_offset_bytes" if name == "arena_bytes" else name
         setattr(run, target, address(getattr(ops, name)))
+    if options.mode == Mode.CLOSED:
+        run.clock = address(ops.clock)
+        run.clock_count = options.clocks
 
 
 def _fill_control(run: RunStruct, control: Control, lane_count: int) -> None:
-    _check_column("stop", control.stop, np.int32, 1)
-    _check_column("completed_ops", control.completed_ops, np.int64, lane_count)
-    _check_column("completed_bytes", control.completed_bytes, np.int64, lane_count)
-    run.stop = address(control.stop)
-    run.completed_ops = address(control.completed_ops)
-    run.completed_bytes = address(control.completed_bytes)
+    shared: dict[str, tuple[type[np.generic], int]] = {
+        "stop": (np.int32, 1),
+        "planned": (np.uint64, 1),
+        "drained": (np.uint64, 1),
+        "final": (np.int32, 1),
+        "completed_ops": (np.int64, lane_count),
+        "completed_bytes": (np.int64, lane_count),
+    }
+    for name, (dtype, length) in shared.items():
+        _check_column(name, getattr(control, name), dtype, length)
+        setattr(run, name, address(getattr(control, name)))
+    _check_column("start_ns", control.start_ns, np.int64, 1)
+    run.started_ns = address(control.start_ns)
 
 
-def _fill_times(run: RunStruct, times: Times) -> None:
-    for name in ("ready_ns", "slot_ns", "submit_ns", "complete_ns", "error", "bad_sector"):
+def _fill_times(run: RunStruct, times: Times, capacity: int) -> None:
+    for name, dtype in _TIME_DTYPES.items():
+        _check_column(name, getattr(times, name), dtype, capacity)
         setattr(run, name, address(getattr(times, name)))
+
+
+def _fill_options(run: RunStruct, options: LoopOptions) -> None:
+    _check_memory("arena", options.arena)
+    run.mode = int(options.mode)
+    run.verify = int(options.verify)
+    run.run_id = options.run_id
+    run.spin_ns = options.spin_ns
+    run.read_buffer_bytes = options.read_buffer_bytes
+    run.arena = address(options.arena)
+    run.arena_bytes = options.arena.size
+    run.stamp = options.stamp
+    run.virtual_time = options.virtual_time
+    if options.filled_bytes is not None:
+        _check_column("filled_bytes", options.filled_bytes, np.uint64, 1)
+        run.filled_bytes = address(options.filled_bytes)
 
 
 def _wait_or_stop(done: threading.Event, control: Control) -> None:
@@ -159,31 +234,26 @@ class NativeEngine:
         return library.unavailable()
 
     def run(
-        self, lanes: tuple[Lane, ...], ops: Ops, options: LoopOptions, control: Control
+        self,
+        lanes: tuple[Lane, ...],
+        ops: Ops,
+        times: Times,
+        options: LoopOptions,
+        control: Control,
     ) -> Outcome:
-        """Run all ops to their end (or to `control.stop`) and return what happened.
+        """Run all ops to their end (or to `control.stop`); what happened is in `times`.
 
-        Raises TargetError if the lanes can't be set up, TypeError for columns of a wrong type.
+        Raises TargetError if the lanes can't be set up or an op can't be executed safely,
+        TypeError for columns of a wrong type.
         """
-        count = _check_ops(ops)
-        _check_memory("arena", options.arena)
-        structs = (LaneStruct * len(lanes))(*(_lane_struct(lane) for lane in lanes))
-        times = Times.empty(count)
-        run = RunStruct(
-            engine=int(self.kind),
-            mode=int(options.mode),
-            verify=int(options.verify),
-            run_id=options.run_id,
-            spin_ns=options.spin_ns,
-            read_buffer_bytes=options.read_buffer_bytes,
-            arena=address(options.arena),
-            arena_bytes=options.arena.size,
-            lanes=structs,
-            lane_count=len(lanes),
-        )
-        _fill_ops(run, ops, count)
+        _check_ops(ops)
+        io_counts = [np.zeros((IO_SIZE_CLASSES, IO_BUCKETS), np.int64) for _ in lanes]
+        structs = (LaneStruct * len(lanes))(*map(_lane_struct, lanes, io_counts))
+        run = RunStruct(engine=int(self.kind), lanes=structs, lane_count=len(lanes))
+        _fill_options(run, options)
+        _fill_ops(run, ops, options)
         _fill_control(run, control, len(lanes))
-        _fill_times(run, times)
+        _fill_times(run, times, ops.capacity)
         code = _run_interruptibly(run, control)
         if code != 0:
             raise TargetError(
@@ -192,19 +262,21 @@ class NativeEngine:
         self.features = tuple(Feature(struct.features) for struct in structs)
         return Outcome(
             start_ns=run.start_ns,
-            times=times,
-            counters=tuple(_counters(struct) for struct in structs),
+            counters=tuple(map(_counters, structs, io_counts)),
             cpu_ns=run.cpu_ns,
             verify_cpu_ns=run.verify_cpu_ns,
         )
 
 
-def _counters(struct: LaneStruct) -> LaneCounters:
+def _counters(struct: LaneStruct, io_counts: NDArray[np.int64]) -> LaneCounters:
     return LaneCounters(
         retries=struct.retries,
         short_transfers=struct.short_transfers,
         bad_sectors=struct.bad_sectors,
         in_flight_max=struct.in_flight_max,
+        planner_stalls=struct.planner_stalls,
+        payload_stalls=struct.payload_stalls,
+        io_counts=io_counts,
     )
 
 

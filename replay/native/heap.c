@@ -1,35 +1,57 @@
-/* A binary heap of rows, smallest first. */
+/* A binary heap of ops by (key, number), smallest first. */
 #include "loop.h"
 
-void heap_push(struct heap *heap, uint32_t row)
+#include <errno.h>
+#include <stdlib.h>
+
+static inline bool before(const struct entry *a, const struct entry *b)
 {
+	return a->key < b->key || (a->key == b->key && a->op < b->op);
+}
+
+/* Pages are taken as the heap grows, not now. */
+int heap_open(struct heap *heap, uint64_t capacity)
+{
+	heap->entries = malloc((capacity + 1) * sizeof *heap->entries);
+	return heap->entries ? 0 : ENOMEM;
+}
+
+void heap_close(struct heap *heap)
+{
+	free(heap->entries);
+}
+
+void heap_push(struct heap *heap, int64_t key, uint32_t op)
+{
+	struct entry pushed = {.key = key, .op = op};
 	uint32_t at = heap->count++;
 	while (at > 0) {
 		uint32_t parent = (at - 1) / 2;
-		if (heap->rows[parent] <= row)
+		if (before(&heap->entries[parent], &pushed))
 			break;
-		heap->rows[at] = heap->rows[parent];
+		heap->entries[at] = heap->entries[parent];
 		at = parent;
 	}
-	heap->rows[at] = row;
+	heap->entries[at] = pushed;
 }
 
-uint32_t heap_pop(struct heap *heap)
+struct entry heap_pop(struct heap *heap)
 {
-	uint32_t smallest = heap->rows[0];
-	uint32_t last = heap->rows[--heap->count];
+	struct entry smallest = heap->entries[0];
+	struct entry last = heap->entries[--heap->count];
 	uint32_t at = 0;
 	for (;;) {
 		uint32_t child = 2 * at + 1;
 		if (child >= heap->count)
 			break;
-		if (child + 1 < heap->count && heap->rows[child + 1] < heap->rows[child])
+		if (child + 1 < heap->count &&
+		    before(&heap->entries[child + 1], &heap->entries[child]))
 			child++;
-		if (last <= heap->rows[child])
+		if (before(&last, &heap->entries[child]))
 			break;
-		heap->rows[at] = heap->rows[child];
+		heap->entries[at] = heap->entries[child];
 		at = child;
 	}
-	heap->rows[at] = last;
+	heap->entries[at] = last;
 	return smallest;
 }

@@ -18,12 +18,12 @@ static void inline_submit(struct lane *lane, uint32_t index)
 {
 	struct piece *piece = &lane->pieces[index];
 	uint8_t *stored = lane->spec->pool + piece->file_offset;
-	piece->submit_ns = now_ns();
-	if (piece->write)
+	piece->submit_ns = lane_now(lane);
+	if (piece->action == KV_WRITE)
 		memcpy(stored, piece->data, piece->bytes);
 	else
 		memcpy(piece->data, stored, piece->bytes);
-	io_collect(lane, index, piece->bytes, now_ns());
+	io_collect(lane, index, (int64_t)piece->bytes, lane_now(lane));
 }
 
 static void inline_collect(struct lane *lane)

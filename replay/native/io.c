@@ -3,9 +3,11 @@
 
 #include <errno.h>
 
-static uint64_t arena_place(const struct kv_run *run, const struct active *active, uint64_t offset)
+/* Where in the endless arena the piece's bytes are. */
+static uint64_t arena_offset(const struct kv_run *run, const struct active *active,
+			     const struct piece *piece)
 {
-	return (run->arena_offset_bytes[active->row] + offset) % run->arena_bytes;
+	return run->arena_offset_bytes[slot_of(run, active->op)] + piece->op_offset;
 }
 
 static void wake_arena_waiters(struct lane *lane)
@@ -20,7 +22,7 @@ static void wake_arena_waiters(struct lane *lane)
 }
 
 /* The second look comes after the lane is on the list, so a release in between isn't missed. */
-static bool claim(struct lane *lane, uint64_t place, uint32_t bytes)
+static bool claim(struct lane *lane, uint64_t place, uint64_t bytes)
 {
 	struct claims *claims = &lane->loop->claims;
 	uint64_t first = place / SECTOR_BYTES, count = bytes / SECTOR_BYTES;
@@ -30,14 +32,37 @@ static bool claim(struct lane *lane, uint64_t place, uint32_t bytes)
 	return claims_take(claims, first, count);
 }
 
-static bool take_memory(struct lane *lane, struct piece *piece, const struct active *active)
+/* Whether the payload has been made; how often it had not is counted. */
+static bool payload_there(struct lane *lane, uint64_t end)
+{
+	const uint64_t *filled = lane->run->filled_bytes;
+	if (!filled || end <= __atomic_load_n(filled, __ATOMIC_ACQUIRE)) {
+		lane->payload_stalled = false;
+		return true;
+	}
+	lane->spec->payload_stalls += !lane->payload_stalled;
+	lane->payload_stalled = true;
+	return false;
+}
+
+/* Bytes that aren't stamped are only read, and can be part of several writes at once. */
+static bool take_payload(struct lane *lane, struct piece *piece, const struct active *active)
 {
 	const struct kv_run *run = lane->run;
-	if (piece->write) {
-		uint64_t place = arena_place(run, active, piece->op_offset);
-		piece->data = run->arena + place;
-		return claim(lane, place, piece->bytes);
-	}
+	uint64_t offset = arena_offset(run, active, piece);
+	if (!payload_there(lane, offset + piece->bytes))
+		return false;
+	piece->data = run->arena + offset % run->arena_bytes;
+	return !run->stamp || claim(lane, offset % run->arena_bytes, piece->bytes);
+}
+
+static bool take_memory(struct lane *lane, struct piece *piece, const struct active *active)
+{
+	piece->data = NULL;
+	if (piece->action == KV_DELETE)
+		return true;
+	if (piece->action == KV_WRITE)
+		return take_payload(lane, piece, active);
 	piece->buffer = buffers_take(&lane->buffers, piece->bytes);
 	if (piece->buffer == NONE_U32)
 		return false;
@@ -47,21 +72,22 @@ static bool take_memory(struct lane *lane, struct piece *piece, const struct act
 
 static void give_memory_back(struct lane *lane, struct piece *piece)
 {
-	if (!piece->write) {
+	if (piece->action == KV_READ)
 		buffers_release(&lane->buffers, piece->buffer);
+	if (piece->action != KV_WRITE || !lane->run->stamp)
 		return;
-	}
 	uint64_t place = (uint64_t)(piece->data - lane->run->arena);
 	claims_release(&lane->loop->claims, place / SECTOR_BYTES, piece->bytes / SECTOR_BYTES);
 	wake_arena_waiters(lane);
 }
 
-static void stamp_piece(const struct lane *lane, const struct piece *piece, uint32_t row)
+static void stamp_piece(const struct lane *lane, const struct piece *piece, uint32_t op)
 {
 	const struct kv_run *run = lane->run;
-	kv_stamp(piece->data, piece->bytes, run->key[row],
-		 run->sector[row] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
-		 run->generation[row], run->run_id);
+	uint32_t slot = slot_of(run, op);
+	kv_stamp(piece->data, piece->bytes, run->key[slot],
+		 run->sector[slot] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
+		 run->generation[slot], run->run_id);
 }
 
 /* Make the first ready op the current one. It stays on the heap until a piece could be issued. */
@@ -70,34 +96,35 @@ static void start_op(struct lane *lane)
 	uint32_t index = lane->free_active;
 	struct active *active = &lane->actives[index];
 	lane->free_active = active->next_free;
-	*active = (struct active){.row = lane->ready.rows[0],
+	*active = (struct active){.op = lane->ready.entries[0].op,
 				  .submit_ns = INT64_MAX,
 				  .complete_ns = KV_NO_TIME_NS,
 				  .bad_sector = -1};
 	lane->current = index;
 }
 
-static void note_slot(struct lane *lane, uint32_t row)
+static void note_slot(struct lane *lane, uint32_t op)
 {
 	const struct kv_run *run = lane->run;
-	int64_t slot_ns = lane_due_ns(lane, row);
-	if (run->ready_ns[row] > slot_ns)
-		slot_ns = run->ready_ns[row];
-	if (lane->freed_ns > slot_ns)
-		slot_ns = lane->freed_ns;
-	run->slot_ns[row] = slot_ns;
+	uint32_t slot = slot_of(run, op);
+	int64_t eligible_ns = max_ns(lane_due_ns(lane, op), run->ready_ns[slot]);
+	run->slot_ns[slot] = max_ns(eligible_ns, lane->freed_ns);
 }
 
 static void fill_piece(struct lane *lane, struct piece *piece, const struct active *active)
 {
 	const struct kv_run *run = lane->run;
-	uint64_t left = run->length_bytes[active->row] - active->issued_bytes;
+	uint32_t slot = slot_of(run, active->op);
+	uint64_t left = length_of(run, active->op) - active->issued_bytes;
+	bool whole = run->action[slot] == KV_DELETE || left < lane->spec->io_bytes;
 	piece->op_offset = active->issued_bytes;
-	piece->file_offset = run->offset_bytes[active->row] + active->issued_bytes;
-	piece->bytes = (uint32_t)(left < lane->spec->io_bytes ? left : lane->spec->io_bytes);
+	piece->file_offset = run->offset_bytes[slot] + active->issued_bytes;
+	piece->bytes = whole ? left : lane->spec->io_bytes;
 	piece->done_bytes = 0;
+	piece->there_bytes = piece->bytes;
+	piece->first_submit_ns = INT64_MAX;
 	piece->active = lane->current;
-	piece->write = run->action[active->row] == KV_WRITE;
+	piece->action = run->action[slot];
 }
 
 static void account_issued(struct lane *lane, struct active *active, const struct piece *piece)
@@ -105,11 +132,11 @@ static void account_issued(struct lane *lane, struct active *active, const struc
 	if (active->issued_bytes == 0) {
 		lane->visited--;
 		heap_pop(&lane->ready);
-		note_slot(lane, active->row);
+		note_slot(lane, active->op);
 	}
 	active->issued_bytes += piece->bytes;
 	active->outstanding++;
-	if (active->issued_bytes == lane->run->length_bytes[active->row])
+	if (active->issued_bytes == length_of(lane->run, active->op))
 		lane->current = NONE_U32;
 	if (++lane->in_flight > lane->spec->in_flight_max)
 		lane->spec->in_flight_max = lane->in_flight;
@@ -121,7 +148,7 @@ static void choose_op(struct lane *lane)
 	if (lane->current == NONE_U32)
 		start_op(lane);
 	else if (lane->actives[lane->current].issued_bytes == 0)
-		lane->actives[lane->current].row = lane->ready.rows[0];
+		lane->actives[lane->current].op = lane->ready.entries[0].op;
 }
 
 bool io_issue(struct lane *lane)
@@ -144,8 +171,8 @@ bool io_issue(struct lane *lane)
 		lane->freed_ns = lane->now_ns;
 	}
 	account_issued(lane, active, piece);
-	if (piece->write)
-		stamp_piece(lane, piece, active->row);
+	if (piece->action == KV_WRITE && lane->run->stamp)
+		stamp_piece(lane, piece, active->op);
 	lane->backend->submit(lane, index);
 	return true;
 }
@@ -161,15 +188,16 @@ static void finish_op(struct lane *lane, uint32_t index)
 {
 	struct active *active = &lane->actives[index];
 	const struct kv_run *run = lane->run;
+	uint32_t slot = slot_of(run, active->op);
 	int32_t error = active->error;
 	if (error == 0 && active->bad_sector >= 0)
 		error = KV_VERIFY_FAILED;
-	run->submit_ns[active->row] = active->submit_ns;
-	run->complete_ns[active->row] = active->complete_ns;
-	run->bad_sector[active->row] = active->bad_sector;
+	run->submit_ns[slot] = active->submit_ns;
+	__atomic_store_n(&run->complete_ns[slot], active->complete_ns, __ATOMIC_RELAXED);
+	run->bad_sector[slot] = active->bad_sector;
 	active->next_free = lane->free_active;
 	lane->free_active = index;
-	lane_finish(lane, active->row, error, active->complete_ns);
+	lane_finish(lane, active->op, error, active->complete_ns);
 }
 
 /* The piece is over: its memory is free, and if it was the op's last, so is the op. */
@@ -215,7 +243,7 @@ static int32_t judge(struct lane *lane, struct piece *piece)
 		return EIO;
 	done -= beyond;
 	lane->spec->short_transfers++;
-	piece->done_bytes = (uint32_t)done;
+	piece->done_bytes = done;
 	return -1;
 }
 
@@ -236,15 +264,17 @@ void io_handle_finished(struct lane *lane)
 	uint32_t index = fifo_pop(&lane->finished);
 	struct piece *piece = &lane->pieces[index];
 	struct active *active = &lane->actives[piece->active];
-	if (piece->submit_ns < active->submit_ns)
-		active->submit_ns = piece->submit_ns;
+	piece->first_submit_ns = min_ns(piece->first_submit_ns, piece->submit_ns);
+	active->submit_ns = min_ns(active->submit_ns, piece->submit_ns);
 	int32_t error = judge(lane, piece);
 	if (error == -1) {
 		lane->backend->submit(lane, index);
 		return;
 	}
 	account_finished(lane, piece, error);
-	if (error == 0 && !piece->write && lane->run->verify != KV_VERIFY_NONE)
+	if (error == 0 && piece->action != KV_DELETE)
+		latency_count(lane, piece);
+	if (error == 0 && piece->action == KV_READ && lane->run->verify != KV_VERIFY_NONE)
 		fifo_push(&lane->unverified, index);
 	else
 		retire(lane, index);
@@ -257,12 +287,12 @@ void io_verify_next(struct lane *lane)
 	uint32_t index = fifo_pop(&lane->unverified);
 	struct piece *piece = &lane->pieces[index];
 	struct active *active = &lane->actives[piece->active];
-	uint32_t row = active->row;
+	uint32_t slot = slot_of(run, active->op);
 	bool full = run->verify == KV_VERIFY_FULL;
-	int64_t bad = kv_check(piece->data, piece->bytes, run->key[row],
-			       run->sector[row] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
-			       run->generation[row], run->run_id, full ? run->arena : NULL,
-			       run->arena_bytes, run->arena_offset_bytes[row] + piece->op_offset,
+	int64_t bad = kv_check(piece->data, piece->there_bytes, run->key[slot],
+			       run->sector[slot] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
+			       run->generation[slot], run->run_id, full ? run->arena : NULL,
+			       run->arena_bytes, arena_offset(run, active, piece),
 			       &lane->spec->bad_sectors);
 	if (bad >= 0) {
 		bad += (int64_t)(piece->op_offset / SECTOR_BYTES);

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 1
+ABI_VERSION = 3
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -33,12 +33,25 @@ class LaneStruct(ctypes.Structure):
         ("queue_depth", ctypes.c_uint32),
         ("features", ctypes.c_uint32),
         ("io_bytes", ctypes.c_uint64),
+        ("longest_bytes", ctypes.c_uint64),
         ("pool", _POINTER),
         ("pool_bytes", ctypes.c_uint64),
+        ("mailbox", _POINTER),
+        ("trim_bytes", ctypes.c_uint32),
+        ("fsync", ctypes.c_uint32),
+        ("script_delay_ns", _POINTER),
+        ("script_result", _POINTER),
+        ("script_count", ctypes.c_uint64),
+        ("script_channels", ctypes.c_uint64),
+        ("stall_begin_ns", ctypes.c_int64),
+        ("stall_end_ns", ctypes.c_int64),
+        ("io_counts", _POINTER),
         ("retries", ctypes.c_uint64),
         ("short_transfers", ctypes.c_uint64),
         ("bad_sectors", ctypes.c_uint64),
         ("in_flight_max", ctypes.c_uint64),
+        ("planner_stalls", ctypes.c_uint64),
+        ("payload_stalls", ctypes.c_uint64),
     )
 
 
@@ -54,22 +67,33 @@ class RunStruct(ctypes.Structure):
         ("read_buffer_bytes", ctypes.c_uint64),
         ("arena", _POINTER),
         ("arena_bytes", ctypes.c_uint64),
+        ("filled_bytes", _POINTER),
+        ("stamp", ctypes.c_uint32),
+        ("virtual_time", ctypes.c_uint32),
         ("lanes", ctypes.POINTER(LaneStruct)),
         ("lane_count", ctypes.c_uint64),
-        ("op_count", ctypes.c_uint64),
+        ("capacity", ctypes.c_uint64),
+        ("edge_capacity", ctypes.c_uint64),
         ("due_ns", _POINTER),
         ("lane", _POINTER),
         ("action", _POINTER),
         ("offset_bytes", _POINTER),
-        ("length_bytes", _POINTER),
+        ("length_sectors", _POINTER),
+        ("pad_bytes", _POINTER),
         ("key", _POINTER),
         ("sector", _POINTER),
         ("generation", _POINTER),
         ("arena_offset_bytes", _POINTER),
+        ("edge_begin", _POINTER),
         ("wait_count", _POINTER),
-        ("successor_begin", _POINTER),
-        ("successors", _POINTER),
+        ("edges", _POINTER),
+        ("clock", _POINTER),
+        ("clock_count", ctypes.c_uint64),
         ("stop", _POINTER),
+        ("planned", _POINTER),
+        ("drained", _POINTER),
+        ("final", _POINTER),
+        ("started_ns", _POINTER),
         ("completed_ops", _POINTER),
         ("completed_bytes", _POINTER),
         ("ready_ns", _POINTER),
@@ -78,6 +102,7 @@ class RunStruct(ctypes.Structure):
         ("complete_ns", _POINTER),
         ("error", _POINTER),
         ("bad_sector", _POINTER),
+        ("state", _POINTER),
         ("start_ns", ctypes.c_int64),
         ("cpu_ns", ctypes.c_int64),
         ("verify_cpu_ns", ctypes.c_int64),
@@ -85,12 +110,27 @@ class RunStruct(ctypes.Structure):
     )
 
 
+class JobStruct(ctypes.Structure):
+    """`struct kv_job` of abi.h."""
+
+    _fields_ = (
+        ("piece", ctypes.c_uint64),
+        ("key", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("data", ctypes.c_uint64),
+        ("action", ctypes.c_uint64),
+    )
+
+
 def _check_abi(library: ctypes.CDLL) -> None:
     library.kv_run_size.restype = ctypes.c_uint64
     library.kv_lane_size.restype = ctypes.c_uint64
+    library.kv_job_size.restype = ctypes.c_uint64
     library.kv_abi_version.restype = ctypes.c_uint32
-    found = (library.kv_abi_version(), library.kv_run_size(), library.kv_lane_size())
-    expected = (ABI_VERSION, ctypes.sizeof(RunStruct), ctypes.sizeof(LaneStruct))
+    sizes = (library.kv_run_size(), library.kv_lane_size(), library.kv_job_size())
+    found = (library.kv_abi_version(), *sizes)
+    expected = (ABI_VERSION, *map(ctypes.sizeof, (RunStruct, LaneStruct, JobStruct)))
     if found != expected:
         raise TargetError(
             "the compiled loop is of another version",
@@ -105,6 +145,10 @@ def _declare(library: ctypes.CDLL) -> None:
     stamp_types = (ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)
     library.kv_run.argtypes = (ctypes.POINTER(RunStruct),)
     library.kv_run.restype = ctypes.c_int
+    library.kv_publish.argtypes = (_POINTER, ctypes.c_uint64)
+    library.kv_publish.restype = None
+    library.kv_publish_flag.argtypes = (_POINTER, ctypes.c_int32)
+    library.kv_publish_flag.restype = None
     library.kv_uring_available.restype = ctypes.c_int
     library.kv_stamp.argtypes = (_POINTER, ctypes.c_uint64, *stamp_types)
     library.kv_stamp.restype = None
@@ -118,6 +162,19 @@ def _declare(library: ctypes.CDLL) -> None:
         ctypes.POINTER(ctypes.c_uint64),
     )
     library.kv_check.restype = ctypes.c_int64
+
+
+def _declare_mailbox(library: ctypes.CDLL) -> None:
+    library.kv_mailbox_new.argtypes = (ctypes.c_uint32,)
+    library.kv_mailbox_new.restype = _POINTER
+    for name in ("kv_mailbox_close", "kv_mailbox_free"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = (_POINTER,), None
+    library.kv_mailbox_take.argtypes = (_POINTER, ctypes.POINTER(JobStruct), ctypes.c_int64)
+    library.kv_mailbox_take.restype = ctypes.c_int
+    times = (ctypes.c_int64, ctypes.c_int64)
+    library.kv_mailbox_done.argtypes = (_POINTER, ctypes.c_uint64, ctypes.c_int64, *times)
+    library.kv_mailbox_done.restype = ctypes.c_int
 
 
 @cache
@@ -136,6 +193,7 @@ def load() -> ctypes.CDLL:
             "the compiled loop can't be loaded", where=LIBRARY_PATH, got=error
         ) from error
     _declare(library)
+    _declare_mailbox(library)
     return library
 
 

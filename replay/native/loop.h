@@ -13,8 +13,12 @@
 #define SECTOR_BYTES 512u
 #define NONE_U32 UINT32_MAX
 
-/* Rows a lane has visited and not yet started: blocked by predecessors or waiting for a slot. */
-#define LOOKAHEAD_ROWS 65536u
+/* Ops a lane has visited and not yet started, blocked by predecessors or waiting for a slot. In
+ * closed mode there is no such limit: the heaps hold the ring. */
+#define LOOKAHEAD_OPS 65536u
+
+/* Op numbers are below this: those above mean something else in a state or a link. */
+#define OPS_MAX 0xfffffff0ull
 
 /* A blocked loop looks at `stop` at least this often. */
 #define STOP_POLL_NS 50000000
@@ -22,8 +26,12 @@
 /* With spinning a sleep ends at most this much before a due time. */
 #define LEAD_MAX_NS 500000
 
-/* In `pending`: a predecessor of the op has failed. */
-#define PREDECESSOR_FAILED 0x80000000u
+/* How often a lane looks whether more has been planned, and whether payload has come. */
+#define PLAN_POLL_NS 500000
+#define PAYLOAD_POLL_NS 100000
+
+/* Where virtual time begins. */
+#define VIRTUAL_START_NS 1000000000
 
 #define MAX_LANES 64u
 #define CACHE_LINE 64
@@ -35,15 +43,17 @@ struct piece {
 	uint8_t *data;
 	uint64_t file_offset;
 	uint64_t op_offset;
-	int64_t submit_ns;
+	int64_t submit_ns; /* of the latest try */
+	int64_t first_submit_ns;
 	int64_t complete_ns;
 	int64_t result; /* bytes, or -errno */
-	uint32_t bytes;
-	uint32_t done_bytes; /* of an I/O that was continued after a short transfer */
+	uint64_t bytes;
+	uint64_t done_bytes; /* of an I/O that was continued after a short transfer */
+	uint64_t there_bytes; /* of what was read: less than `bytes` where a file ends in between */
 	uint32_t active;
 	uint32_t buffer;
-	uint32_t next; /* in the free list, or in the list of finished jobs */
-	bool write;
+	uint32_t next; /* in the free list, or in the list of those handed back */
+	uint8_t action;
 };
 
 /* An op that has been started and has not completed. */
@@ -52,16 +62,31 @@ struct active {
 	int64_t submit_ns;
 	int64_t complete_ns;
 	int64_t bad_sector;
-	uint32_t row;
+	uint32_t op;
 	uint32_t outstanding; /* pieces issued and not retired */
 	uint32_t next_free;
 	int32_t error;
 };
 
-/* Rows, smallest first. */
+/* Ops by (key, number), smallest first. */
+struct entry {
+	int64_t key;
+	uint32_t op;
+};
+
 struct heap {
-	uint32_t *rows;
+	struct entry *entries;
 	uint32_t count;
+};
+
+/* What the engine itself keeps of an op, at its index in the ring. Whoever has the op writes it:
+ * its lane, or the lane that finishes what it waits for. */
+struct track {
+	uint32_t link; /* next in the list of ops that wait for the same one, or in an inbox */
+	uint16_t passed; /* predecessors known to be finished, from the first on */
+	bool failed : 1; /* one of them has failed */
+	bool gone : 1; /* one had left the ring, so that it isn't known when it completed */
+	bool ready : 1; /* all of them are finished */
 };
 
 /* Indices of pieces, first in, first out; the capacity is a power of two. */
@@ -79,7 +104,7 @@ struct backend {
 	void (*close)(struct lane *lane);
 	/* Start the I/O; the piece's submit time is the moment it goes out. */
 	void (*submit)(struct lane *lane, uint32_t piece);
-	/* Hand every finished piece to `lane_collect`. */
+	/* Hand every finished piece to `io_collect`. */
 	void (*collect)(struct lane *lane);
 	/* True if `collect` has something to do; cheap enough to spin on. */
 	bool (*pending)(struct lane *lane);
@@ -89,11 +114,15 @@ struct backend {
 	void (*kick)(struct lane *lane);
 	/* CPU time of threads other than the lane's own. */
 	int64_t (*cpu_ns)(struct lane *lane);
+	/* When the next piece finishes, INT64_MAX if none is in flight; where that is known. */
+	int64_t (*next_ns)(const struct lane *lane);
 };
 
 extern const struct backend uring_backend;
 extern const struct backend threads_backend;
+extern const struct backend external_backend;
 extern const struct backend inline_backend;
+extern const struct backend simulated_backend;
 
 /* Power-of-two blocks of a huge-page region, for reads in flight. */
 struct buffers {
@@ -117,8 +146,12 @@ struct loop {
 	struct kv_run *run;
 	struct lane *lanes;
 	uint32_t lane_count;
-	uint32_t *pending; /* per op: predecessors left, plus one until its lane visits it */
-	uint32_t *inbox_next; /* per op: link of the list of ops another lane made ready */
+	struct track *tracks;
+	uint64_t *failed_bits; /* by op number: it failed; pages that nobody touched cost nothing */
+	int any_failed;
+	int64_t *clock_ns; /* per clock: latest completion of an op that advances it */
+	int64_t *gate_ns; /* per clock: when its latest gate opened */
+	int64_t virtual_ns;
 	struct claims claims;
 	int halt; /* a lane failed: stop as if interrupted */
 	int failed_errno;
@@ -137,13 +170,19 @@ struct lane {
 	pthread_t thread;
 
 	/* Scheduling */
-	uint64_t cursor; /* next row to visit; rows before it have been */
-	uint32_t visited; /* rows visited and not started */
+	uint64_t cursor; /* next op to visit; the lane's ops before it have been */
+	uint64_t planned; /* as last seen */
+	uint32_t visited; /* ops visited and not started */
 	struct heap ready;
 	struct heap instant; /* ready ops that need no slot */
+	struct heap timers; /* closed mode: ops not due yet, and gates that open then */
 	int64_t now_ns;
 	int64_t lead_ns; /* how much before a due time a sleep has to end, as learned */
 	int64_t freed_ns; /* when the lane was last found unable to issue, and could again */
+	uint32_t patience; /* virtual time: how often real time has been given to others */
+	bool final; /* nothing will be planned beyond `planned` */
+	bool plan_stalled;
+	bool payload_stalled;
 	bool stalled;
 	bool broken; /* its ring takes no calls any more: I/O in flight can't be waited for */
 
@@ -168,6 +207,7 @@ struct lane {
 	int asleep __attribute__((aligned(CACHE_LINE)));
 	int poked;
 	uint32_t inbox;
+	uint32_t handed_back; /* pieces that other threads have finished, linked by `next` */
 };
 
 static inline int64_t now_ns(void)
@@ -208,21 +248,98 @@ static inline uint32_t fifo_pop(struct fifo *fifo)
 	return fifo->items[fifo->head++ & fifo->mask];
 }
 
+static inline int64_t max_ns(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+static inline int64_t min_ns(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Where the columns have the op. */
+static inline uint32_t slot_of(const struct kv_run *run, uint64_t op)
+{
+	return (uint32_t)(op & (run->capacity - 1));
+}
+
+static inline uint64_t length_of(const struct kv_run *run, uint64_t op)
+{
+	return (uint64_t)run->length_sectors[slot_of(run, op)] * SECTOR_BYTES;
+}
+
+/* Where the columns have the op that the piece is of. */
+static inline uint32_t piece_slot(const struct lane *lane, const struct piece *piece)
+{
+	return slot_of(lane->run, lane->actives[piece->active].op);
+}
+
+/* Whether a delete is work for the target, and not only bookkeeping. */
+static inline bool lane_deletes(const struct kv_lane *spec)
+{
+	return spec->kind == KV_DIR || spec->kind == KV_EXTERNAL ||
+	       (spec->kind == KV_FILE && spec->trim_bytes);
+}
+
+static inline int64_t lane_now(const struct lane *lane)
+{
+	return lane->run->virtual_time ? lane->loop->virtual_ns : now_ns();
+}
+
 /* check.c: 0, or EINVAL with the reason in `message` */
-int columns_check(struct kv_run *run);
+int run_check(struct kv_run *run);
+/* False, and the run aborted with the reason, if the op can't be executed safely. */
+bool op_check(struct lane *lane, uint32_t op);
+void op_refuse(struct lane *lane, uint64_t op, const char *what);
 
 /* heap.c */
-void heap_push(struct heap *heap, uint32_t row);
-uint32_t heap_pop(struct heap *heap);
+int heap_open(struct heap *heap, uint64_t capacity);
+void heap_close(struct heap *heap);
+void heap_push(struct heap *heap, int64_t key, uint32_t op);
+struct entry heap_pop(struct heap *heap);
+
+/* plan.c: the lane's ops among those planned so far */
+void plan_refresh(struct lane *lane);
+void plan_seek(struct lane *lane);
+bool plan_has_grown(const struct lane *lane);
+bool plan_waits(const struct lane *lane);
+bool plan_can_grow(const struct lane *lane);
+void plan_note_stall(struct lane *lane);
+
+/* order.c: predecessors, and who waits for them */
+int order_open(struct loop *loop);
+void order_close(struct loop *loop);
+void order_begin(struct lane *lane, uint32_t op);
+void order_release(struct lane *lane, uint32_t op, bool failed, int64_t when_ns);
+void order_take_inbox(struct lane *lane);
+
+/* clocks.c: closed mode */
+int clocks_open(struct loop *loop);
+void clocks_close(struct loop *loop);
+void clocks_start(struct loop *loop);
+void clocks_note(struct lane *lane, uint32_t op, int64_t when_ns);
+int64_t clocks_opening_ns(const struct lane *lane, uint32_t gate);
+void clocks_note_gate(struct lane *lane, uint32_t gate, int64_t when_ns);
+int64_t clocks_gate_ns(const struct lane *lane, uint32_t op);
 
 /* loop.c: scheduling */
 void lane_run(struct lane *lane);
-void lane_finish(struct lane *lane, uint32_t row, int32_t error, int64_t when_ns);
+void lane_ready(struct lane *lane, uint32_t op);
+void lane_finish(struct lane *lane, uint32_t op, int32_t error, int64_t when_ns);
 void lane_wake(struct lane *lane);
-int64_t lane_due_ns(const struct lane *lane, uint64_t row);
+int64_t lane_due_ns(const struct lane *lane, uint64_t op);
 bool lane_stopping(const struct lane *lane);
 /* A lane cannot go on: every lane stops, the call returns the errno. */
 void lane_abort(struct lane *lane, int failed_errno, const char *what);
+void loop_abort(struct loop *loop, int failed_errno, const char *message);
+
+/* open.c: a lane's memory and backend, in its thread */
+int lane_open(struct lane *lane, char *message, size_t message_size);
+void lane_close(struct lane *lane);
+
+/* latency.c */
+void latency_count(struct lane *lane, const struct piece *piece);
 
 /* io.c: ops as pieces */
 bool io_issue(struct lane *lane);
@@ -233,6 +350,25 @@ void io_verify_next(struct lane *lane);
 /* arena.c: false, and nothing taken, if any of the sectors is taken */
 bool claims_take(struct claims *claims, uint64_t first_sector, uint64_t count);
 void claims_release(struct claims *claims, uint64_t first_sector, uint64_t count);
+
+/* handback.c: pieces that other threads have finished */
+void handback_push(struct lane *lane, uint32_t piece);
+void handback_collect(struct lane *lane);
+bool handback_pending(struct lane *lane);
+
+/* pool.c: threads that each do one piece at a time, and hand it back with its times. What was made
+ * is closed by the caller, also after a failure. */
+struct pool;
+int pool_open(struct pool **made, struct lane *lane, uint32_t workers,
+	      void (*work)(struct lane *lane, struct piece *piece));
+void pool_close(struct pool *pool);
+uint32_t pool_workers(const struct pool *pool);
+void pool_submit(struct pool *pool, uint32_t piece);
+int64_t pool_cpu_ns(struct pool *pool);
+
+/* folder.c, trim.c: work of a pool; leaves its result in the piece */
+void folder_work(struct lane *lane, struct piece *piece);
+void trim_work(struct lane *lane, struct piece *piece);
 
 /* sleep.c: the lane's sleep where no ring is waited on */
 void lane_sleep(struct lane *lane, int64_t deadline_ns);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from contextlib import suppress
 from enum import StrEnum
@@ -69,3 +70,8 @@ def allocate(size_bytes: int) -> tuple[NDArray[np.uint8], PageKind]:
     elif _is_transparent_huge(memory.ctypes.data, rounded_bytes):
         kind = PageKind.TRANSPARENT
     return memory[:size_bytes], kind
+
+
+def at_address(address: int, size_bytes: int) -> NDArray[np.uint8]:
+    """Return memory that is somebody else's as bytes; it must outlive the array."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))

@@ -17,6 +17,7 @@
 struct ring {
 	int fd;
 	int event_fd;
+	struct pool *trimmers; /* what a ring can't do without blocking; NULL where deletes are no work */
 	uint32_t sq_mask;
 	uint32_t cq_mask;
 	uint32_t sq_tail; /* ours; the kernel's copy is published on submit */

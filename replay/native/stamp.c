@@ -48,12 +48,13 @@ int64_t kv_check(const uint8_t *data, uint64_t bytes, uint64_t key, uint32_t sec
 {
 	int64_t first_bad = -1;
 	uint64_t body_at = body ? body_offset % body_bytes : 0;
-	for (uint64_t at = 0; at < bytes; at += SECTOR_BYTES, sector++) {
+	for (uint64_t at = 0; at + STAMP_BYTES <= bytes; at += SECTOR_BYTES, sector++) {
+		uint64_t here = bytes - at < SECTOR_BYTES ? bytes - at : SECTOR_BYTES;
 		uint64_t stamp[2] = {htole64(key), htole64(stamp_word(sector, generation, run_id))};
 		bool good = memcmp(data + at, stamp, STAMP_BYTES) == 0;
 		if (body) {
 			good = good && memcmp(data + at + STAMP_BYTES, body + body_at + STAMP_BYTES,
-					      SECTOR_BYTES - STAMP_BYTES) == 0;
+					      here - STAMP_BYTES) == 0;
 			body_at += SECTOR_BYTES;
 			if (body_at == body_bytes)
 				body_at = 0;

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from replay.loop import Action, Ops
+from replay.native.stamps import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,11 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 def _filled(value: ArrayLike, dtype: type[Scalar], count: int) -> NDArray[Scalar]:
     return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), (count,)))
+
+
+def power_of_two(least: int) -> int:
+    """Return the smallest power of two that is at least `least`, and at least 1."""
+    return 1 << max(0, least - 1).bit_length()
 
 
 def make_ops(
@@ -32,26 +38,36 @@ def make_ops(
     sector: ArrayLike = 0,
     generation: ArrayLike = 0,
     arena_bytes: ArrayLike = 0,
+    clock: ArrayLike | None = None,
 ) -> Ops:
-    """Return columns of `count` ops; scalars are repeated, keys default to row numbers.
+    """Return a ring that holds `count` ops; scalars are repeated, keys default to op numbers.
 
-    `edges` are pairs (predecessor, successor) of rows, each pair at most once.
+    `edges` are pairs (predecessor, successor) of ops, each pair at most once; an op's predecessors
+    are in the order of the pairs. `length_bytes` are multiples of 512.
     """
     pairs = np.asarray(edges, np.int64).reshape(-1, 2)
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    successor_begin = np.zeros(count + 1, np.uint64)
-    np.cumsum(np.bincount(pairs[:, 0], minlength=count), out=successor_begin[1:])
-    return Ops(
-        due_ns=_filled(due_ns, np.int64, count),
-        lane=_filled(lane, np.uint8, count),
-        action=_filled(action, np.uint8, count),
-        offset_bytes=_filled(offset_bytes, np.uint64, count),
-        length_bytes=_filled(length_bytes, np.uint64, count),
-        key=_filled(np.arange(count) if key is None else key, np.uint64, count),
-        sector=_filled(sector, np.uint32, count),
-        generation=_filled(generation, np.uint32, count),
-        arena_bytes=_filled(arena_bytes, np.uint64, count),
-        wait_count=np.bincount(pairs[:, 1], minlength=count).astype(np.uint32),
-        successor_begin=successor_begin,
-        successors=pairs[:, 1].astype(np.uint32),
-    )
+    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
+    waits = np.bincount(pairs[:, 1], minlength=count)
+    lengths = _filled(length_bytes, np.uint64, count)
+    if (lengths % np.uint64(SECTOR_BYTES)).any():
+        raise ValueError("length_bytes: takes multiples of 512")
+    ops = Ops.empty(power_of_two(count), power_of_two(len(pairs)), clocks=clock is not None)
+    columns: dict[str, NDArray[np.generic]] = {
+        "due_ns": _filled(due_ns, np.int64, count),
+        "lane": _filled(lane, np.uint8, count),
+        "action": _filled(action, np.uint8, count),
+        "offset_bytes": _filled(offset_bytes, np.uint64, count),
+        "length_sectors": (lengths // np.uint64(SECTOR_BYTES)).astype(np.uint32),
+        "key": _filled(np.arange(count) if key is None else key, np.uint64, count),
+        "sector": _filled(sector, np.uint32, count),
+        "generation": _filled(generation, np.uint32, count),
+        "arena_bytes": _filled(arena_bytes, np.uint64, count),
+        "edge_begin": (np.cumsum(waits) - waits).astype(np.uint32),
+        "wait_count": waits.astype(np.uint16),
+    }
+    if clock is not None:
+        columns["clock"] = _filled(clock, np.uint32, count)
+    for name, column in columns.items():
+        getattr(ops, name)[:count] = column
+    ops.edges[: len(pairs)] = pairs[:, 0]
+    return ops

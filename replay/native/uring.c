@@ -13,6 +13,9 @@
 
 #define KICK_TAG UINT64_MAX
 
+/* Enough to keep a device's discards going while the ring does the rest. */
+#define TRIMMERS 4u
+
 static int enter(const struct ring *ring, uint32_t submit, uint32_t wait, uint32_t flags,
 		 const void *argument, size_t size)
 {
@@ -37,6 +40,16 @@ static void arm_kick(struct ring *ring)
 	sqe->user_data = KICK_TAG;
 }
 
+/* Let other threads end the lane's wait. */
+static int open_kick(struct ring *ring)
+{
+	ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (ring->event_fd < 0)
+		return errno;
+	arm_kick(ring);
+	return 0;
+}
+
 static int uring_open(struct lane *lane, char *message, size_t message_size)
 {
 	struct ring *ring = calloc(1, sizeof *ring);
@@ -49,15 +62,12 @@ static int uring_open(struct lane *lane, char *message, size_t message_size)
 		snprintf(message, message_size, "io_uring_setup for lane %u", lane->index);
 		return failed;
 	}
-	if (lane->loop->lane_count > 1) {
-		ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-		if (ring->event_fd < 0) {
-			snprintf(message, message_size, "eventfd for lane %u", lane->index);
-			return errno;
-		}
-		arm_kick(ring);
-	}
-	return 0;
+	snprintf(message, message_size, "helpers of lane %u", lane->index);
+	if (lane->loop->lane_count > 1 || lane->spec->trim_bytes)
+		failed = open_kick(ring);
+	if (!failed && lane->spec->trim_bytes)
+		failed = pool_open(&ring->trimmers, lane, TRIMMERS, trim_work);
+	return failed;
 }
 
 static void uring_close(struct lane *lane)
@@ -65,6 +75,7 @@ static void uring_close(struct lane *lane)
 	struct ring *ring = lane->backend_state;
 	if (!ring)
 		return;
+	pool_close(ring->trimmers);
 	ring_close(ring);
 	if (ring->event_fd >= 0)
 		close(ring->event_fd);
@@ -113,15 +124,20 @@ static void uring_submit(struct lane *lane, uint32_t index)
 {
 	struct ring *ring = lane->backend_state;
 	struct piece *piece = &lane->pieces[index];
+	if (piece->action == KV_DELETE) {
+		pool_submit(ring->trimmers, index);
+		return;
+	}
+	bool write = piece->action == KV_WRITE;
 	uint8_t *data = piece->data + piece->done_bytes;
-	uint32_t bytes = piece->bytes - piece->done_bytes;
-	int fixed = fixed_index(lane, ring, data, bytes, piece->write);
+	uint32_t bytes = (uint32_t)(piece->bytes - piece->done_bytes);
+	int fixed = fixed_index(lane, ring, data, bytes, write);
 	struct io_uring_sqe *sqe = next_sqe(ring);
 	if (fixed >= 0) {
-		sqe->opcode = piece->write ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED;
+		sqe->opcode = write ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED;
 		sqe->buf_index = (uint16_t)fixed;
 	} else {
-		sqe->opcode = piece->write ? IORING_OP_WRITE : IORING_OP_READ;
+		sqe->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
 	}
 	sqe->fd = ring->fixed_file ? 0 : lane->spec->fd;
 	sqe->flags = ring->fixed_file ? IOSQE_FIXED_FILE : 0;
@@ -144,6 +160,7 @@ static void take_kick(struct ring *ring)
 static void uring_collect(struct lane *lane)
 {
 	struct ring *ring = lane->backend_state;
+	handback_collect(lane);
 	if (unsubmitted(ring) ||
 	    __atomic_load_n(ring->sq_flags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
 		flush(lane, ring);
@@ -165,7 +182,8 @@ static void uring_collect(struct lane *lane)
 static bool uring_pending(struct lane *lane)
 {
 	struct ring *ring = lane->backend_state;
-	return *ring->cq_head != __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE) ||
+	return handback_pending(lane) ||
+	       *ring->cq_head != __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE) ||
 	       __atomic_load_n(ring->sq_flags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
 }
 
@@ -195,8 +213,8 @@ static void uring_kick(struct lane *lane)
 
 static int64_t uring_cpu_ns(struct lane *lane)
 {
-	(void)lane;
-	return 0;
+	const struct ring *ring = lane->backend_state;
+	return ring->trimmers ? pool_cpu_ns(ring->trimmers) : 0;
 }
 
 const struct backend uring_backend = {

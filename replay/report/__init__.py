@@ -47,12 +47,21 @@ def check_suffix(path: Path) -> None:
         )
 
 
+def write_json(result: Result, path: Path) -> None:
+    """Write the machine-readable report at `path`, whatever its name."""
+    _write_whole(result, path, _forms()[".json"])
+
+
 def write(result: Result, path: Path) -> None:
     """Write the report at `path`, whole or not at all."""
     check_suffix(path)
-    partial = path.with_name(path.name + ".partial")
+    _write_whole(result, path, _forms()[path.suffix])
+
+
+def _write_whole(result: Result, path: Path, form: _Form) -> None:
+    partial = path.with_name(path.name + ".new")
     try:
-        _forms()[path.suffix].write(result, partial)
+        form.write(result, partial)
         partial.replace(path)
     except OSError as error:
         raise TargetError(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from replay.fidelity import Fidelity
     from replay.recorder import Group, Lateness
     from replay.result import DeviceView, LaneResult, Result
+    from replay.slices import Series
     from replay.verdict import Reason
 
 SUFFIX = ".json"
@@ -51,7 +52,15 @@ def document(result: Result) -> dict[str, Any]:
         "response_ns": _summary(headline.response),
         "percentile_error_ratio_max": ERROR_RATIO,
         "lanes": [_lane(result, lane) for lane in result.lanes],
-        "groups": [_group(group) for group in result.groups],
+        "groups": [_group(group) for group in result.groups.whole],
+        "groups_by_qos": [
+            {**_group(group), "qos": group.qos.label if group.qos is not None else None}
+            for group in result.groups.by_qos
+        ],
+        "groups_by_size": [
+            {**_group(group), "size_class_bytes": group.size_class}
+            for group in result.groups.by_size
+        ],
         "not_executed": [
             {"tier": part.tier.label, "ops": part.ops, "bytes": part.bytes}
             for part in result.skipped
@@ -115,9 +124,40 @@ def _lane(result: Result, lane: LaneResult) -> dict[str, Any]:
         "drift_ratio": measure.drift_ratio,
         "live_bytes_max": lane.live_bytes_max,
         "live_objects_max": lane.live_objects_max,
-        "counters": dataclasses.asdict(lane.counters),
+        "warmup_ops": measure.warmup_ops,
+        "counters": _counters(lane),
+        "io_ns": [
+            {"size_class_bytes": group.size_class, **(_summary(group.latency) or {})}
+            for group in lane.io
+        ],
+        "time_slices": _series(measure.series),
         "device": _device(lane.device),
+        "device_state": None if lane.state is None else dataclasses.asdict(lane.state),
+        "device_change": _change(lane),
+        "preconditioned": (
+            None if lane.preconditioned is None else dataclasses.asdict(lane.preconditioned)
+        ),
     }
+
+
+def _counters(lane: LaneResult) -> dict[str, int]:
+    found = dataclasses.asdict(lane.counters)
+    del found["io_counts"]  # reported as `io_ns`
+    return found
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {
+        "width_s": series.width_ns / S_NS,
+        **{name: column.tolist() for name, column in series.columns.items()},
+    }
+
+
+def _change(lane: LaneResult) -> dict[str, Any] | None:
+    if lane.change is None:
+        return None
+    found = dataclasses.asdict(lane.change)
+    return {**found, "write_amplification": lane.change.write_amplification}
 
 
 def _device(view: DeviceView | None) -> dict[str, Any] | None:
@@ -169,8 +209,16 @@ def _tool(result: Result) -> dict[str, Any]:
         "cpu_s": tool.cpu_ns / S_NS,
         "cpu_s_per_gb": tool.cpu_ns / moved if moved else None,  # ns per byte is s per GB
         "verify_cpu_s": tool.verify_cpu_ns / S_NS,
+        "threads": tool.threads,
+        "priority": tool.priority,
+        "memory_bytes_max": tool.memory_bytes,
         "survey_s": tool.survey_s,
-        "plan_s": tool.plan_s,
-        "plan_rows_per_cpu_s": tool.rows_per_cpu_s,
+        "survey_rows_per_cpu_s": tool.survey_rows_per_cpu_s,
+        "plan_cpu_s": tool.plan_cpu_s,
+        "plan_ops_per_cpu_s": tool.plan_ops_per_cpu_s,
         "plan_bytes_per_op": tool.plan_bytes_per_op,
+        "plan_stalls": tool.plan_stalls,
+        "payload_cpu_s": tool.payload_cpu_s,
+        "payload_stalls": tool.payload_stalls,
+        "drain_cpu_s": tool.drain_cpu_s,
     }

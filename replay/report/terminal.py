@@ -170,7 +170,7 @@ def _latencies(result: Result, lane: LaneResult) -> Table:
     table.add_row("all", *_cells(measure.service))
     if measure.response is not None:
         table.add_row(" response", *_cells(measure.response))
-    for group in result.groups:
+    for group in result.groups.whole:
         if group.tier != measure.tier:
             continue
         name = f"{group.phase.label} {group.op.label}"
@@ -217,7 +217,7 @@ def _foot(result: Result) -> Table:
             (
                 "fidelity",
                 f"{stretch}order violations {fidelity.order_violations}, in flight "
-                f"{fidelity.in_flight_actual_max} max",
+                f"{fidelity.in_flight_actual_max:.1f} at most",
             ),
         ]
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kvtrace.errors import unknown_name
+from replay.loop import Fsync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from kvtrace.schema import Tier
     from replay.extents import Need, Space
     from replay.loop import Lane
+    from replay.marker import Preconditioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class TargetSpec:
     """What a user asks for: a target by name, the tiers it executes, and what it needs to know.
 
     `allow_destroy`: identity of the block device that may be overwritten. `allow_signature`:
-    types of file systems or partition tables on it that may be destroyed.
+    types of file systems or partition tables on it that may be destroyed. `unit`: which of several,
+    as torch names it (cuda:0). `trim`: deletes discard. `fsync`: of a folder's writes.
     """
 
     name: str
@@ -37,6 +40,9 @@ class TargetSpec:
     extent_align_bytes: int | None = None
     allow_destroy: str | None = None
     allow_signature: tuple[str, ...] = ()
+    unit: str = ""
+    trim: bool = False
+    fsync: Fsync = Fsync.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,28 @@ class Unwritten:
 
     begin_bytes: int
     end_bytes: int
+
+
+class Bookkeeper:
+    """What targets have in common that keep nothing from run to run, and delete for nothing."""
+
+    deletes = False
+    preconditioned: Preconditioned | None = None
+    populated: str | None = None
+    earlier_run_id: int | None = None
+
+    def note_populated(self, digest: str | None) -> None:
+        """Nothing to note."""
+
+    def unwritten(self, end_bytes: int) -> Unwritten | None:
+        """Return None: no part of it has to be written once before it is measured."""
+        return None
+
+    def written(self, end_bytes: int) -> None:
+        """Nothing to note."""
+
+    def flush(self) -> None:
+        """Nothing to flush."""
 
 
 class Target(Protocol):
@@ -99,6 +127,30 @@ class Target(Protocol):
 
     def written(self, end_bytes: int) -> None:
         """Note that everything up to `end_bytes` has been written."""
+        ...
+
+    @property
+    def deletes(self) -> bool:
+        """Whether a delete is work for it, not only bookkeeping."""
+        ...
+
+    @property
+    def preconditioned(self) -> Preconditioned | None:
+        """How it was brought to a known state; None is unknown."""
+        ...
+
+    @property
+    def earlier_run_id(self) -> int | None:
+        """The run that has written it last; None if that isn't known."""
+        ...
+
+    @property
+    def populated(self) -> str | None:
+        """Digest of the population that it has from an earlier run, if that is still unchanged."""
+        ...
+
+    def note_populated(self, digest: str | None) -> None:
+        """Note that it now has a population, or that this is about to be changed."""
         ...
 
     def flush(self) -> None:

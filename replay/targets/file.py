@@ -13,10 +13,10 @@ import numpy as np
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay import preflight
+from replay import device, preflight
 from replay.extents import Need, Space, align_up
 from replay.loop import Lane, LaneKind
-from replay.marker import MARKER_BYTES, RESERVED_BYTES, Marker
+from replay.marker import MARKER_BYTES, RESERVED_BYTES, Marker, Preconditioned
 from replay.targets import RunMark, TargetSpec, Unwritten
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ class FileTarget:
 
     @property
     def title(self) -> str:
-        """Path, model and size."""
-        return self.facts.title
+        """Path, model and size, and what a delete does there if it is work."""
+        if not self.spec.trim:
+            return self.facts.title
+        return f"{self.facts.title}, deletes {'discard' if self.facts.block else 'punch holes'}"
 
     @property
     def device(self) -> Path | None:
@@ -73,6 +75,22 @@ class FileTarget:
             preflight.check_device(self.facts, self.spec)
         else:
             preflight.check_file(self.facts)
+        if self.spec.trim:
+            self._check_trim()
+
+    def _check_trim(self) -> None:
+        if self.facts.block and not self._queue_limit("discard_max_bytes"):
+            raise TargetError(
+                "takes no discards, and --trim asks for them",
+                where=self.title,
+                got="discard_max_bytes 0",
+                hint="leave --trim away: deletes are bookkeeping then",
+            )
+
+    def _queue_limit(self, name: str) -> int:
+        assert self.facts.sysfs is not None
+        text = device.read_text(device.disk_of(self.facts.sysfs) / "queue" / name)
+        return int(text) if text and text.isdigit() else 0
 
     def reserve(self, need: Need) -> Space:
         """Return what extents get. Raises TargetError if a file can't become as large."""
@@ -129,6 +147,8 @@ class FileTarget:
             space.begin_bytes,
             space.begin_bytes + space.size_bytes,
             old.written_bytes if old else 0,
+            old.preconditioned if old else None,
+            old.populated if old else None,
         )
         self._write_marker()
 
@@ -138,13 +158,24 @@ class FileTarget:
         space = np.zeros(MARKER_BYTES + self.facts.align_bytes, np.uint8)
         start = -space.ctypes.data % self.facts.align_bytes
         block = space[start : start + MARKER_BYTES]
-        block[:] = np.frombuffer(self._marker.pack(), np.uint8)
+        block[:] = np.frombuffer(self._lasting(self._marker).pack(), np.uint8)
         try:
             written = os.pwritev(self._descriptor, [block.data], 0)
         except OSError as error:
             raise TargetError(f"can't write: {error.strerror}", where=self.title) from error
         if written != MARKER_BYTES:
             raise TargetError(f"can't write: {os.strerror(errno.ENOSPC)}", where=self.title)
+
+    def _lasting(self, marker: Marker) -> Marker:
+        """Return what of the marker will still be true when deletes have trimmed.
+
+        A hole in a file is unwritten space again; a device that was trimmed isn't in the state
+        that preconditioning had brought it to.
+        """
+        if not self.spec.trim:
+            return marker
+        written = marker.written_bytes if self.facts.block else 0
+        return replace(marker, written_bytes=written, preconditioned=None)
 
     def _undo(self) -> None:
         self.close()
@@ -154,7 +185,13 @@ class FileTarget:
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:
         """Return a lane on the open descriptor."""
         assert self._descriptor >= 0
-        return Lane(LaneKind.FILE, queue_depth, io_bytes, fd=self._descriptor)
+        trim = self._trim_bytes() if self.spec.trim else 0
+        return Lane(LaneKind.FILE, queue_depth, io_bytes, fd=self._descriptor, trim_bytes=trim)
+
+    def _trim_bytes(self) -> int:
+        """Return what a discard is aligned to: smaller ones would be dropped, or write zeros."""
+        granularity = self._queue_limit("discard_granularity") if self.facts.block else 0
+        return max(granularity, self.facts.align_bytes)
 
     def unwritten(self, end_bytes: int) -> Unwritten | None:
         """Return what of a regular file no run has written yet; None for a block device."""
@@ -168,6 +205,40 @@ class FileTarget:
         assert self._marker is not None
         self._marker = replace(self._marker, written_bytes=end_bytes)
         self._write_marker()
+
+    @property
+    def preconditioned(self) -> Preconditioned | None:
+        """How it was brought to a known state, as its marker says; None is unknown."""
+        marker = self._marker or self.facts.marker
+        return None if marker is None else marker.preconditioned
+
+    def note_preconditioned(self, state: Preconditioned | None) -> None:
+        """Note in the marker how it was brought to a known state, or that it no longer is."""
+        assert self._marker is not None
+        self._marker = replace(self._marker, preconditioned=state)
+        self._write_marker()
+
+    @property
+    def deletes(self) -> bool:
+        """Whether deletes trim."""
+        return self.spec.trim
+
+    @property
+    def earlier_run_id(self) -> int | None:
+        """The run id in the marker that was found."""
+        return None if self.facts.marker is None else self.facts.marker.run_id
+
+    @property
+    def populated(self) -> str | None:
+        """What its marker says of an earlier run's population."""
+        marker = self._marker or self.facts.marker
+        return None if marker is None else marker.populated
+
+    def note_populated(self, digest: str | None) -> None:
+        """Note it in the marker."""
+        if self._marker is not None and self._marker.populated != digest:
+            self._marker = replace(self._marker, populated=digest)
+            self._write_marker()
 
     def flush(self) -> None:
         """Return when what was written is on the device."""

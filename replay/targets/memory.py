@@ -12,6 +12,7 @@ from replay.extents import Need, Space, align_up
 from replay.loop import Lane, LaneKind
 from replay.native import allocate
 from replay.payload import available_bytes
+from replay.targets import Bookkeeper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from replay.targets import RunMark, TargetSpec, Unwritten
+    from replay.targets import RunMark, TargetSpec
 
 TIERS = (Tier.CPU,)
 _ALIGN_BYTES = 4096
@@ -32,7 +33,7 @@ def unavailable() -> str | None:
 
 
 @dataclass(slots=True)
-class MemoryTarget:
+class MemoryTarget(Bookkeeper):
     """A pool of memory, of the size that the trace needs."""
 
     spec: TargetSpec
@@ -78,16 +79,6 @@ class MemoryTarget:
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:
         """Return a lane that copies to and from the pool."""
         return Lane(LaneKind.MEMORY, queue_depth, io_bytes, pool=self._pool)
-
-    def unwritten(self, end_bytes: int) -> Unwritten | None:
-        """Return None: its pages were touched when they were taken."""
-        return None
-
-    def written(self, end_bytes: int) -> None:
-        """Nothing to note."""
-
-    def flush(self) -> None:
-        """Nothing to flush."""
 
     def close(self) -> None:
         """Free the pool."""

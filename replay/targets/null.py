@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from kvtrace.schema import Tier
 from replay.extents import Need, Space
 from replay.loop import Lane, LaneKind
+from replay.targets import Bookkeeper
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.targets import RunMark, TargetSpec, Unwritten
+    from replay.targets import RunMark, TargetSpec
 
 TIERS = tuple(Tier)
 _ALIGN_BYTES = 4096
@@ -24,7 +25,7 @@ def unavailable() -> str | None:
 
 
 @dataclass(slots=True)
-class NullTarget:
+class NullTarget(Bookkeeper):
     """Nothing."""
 
     spec: TargetSpec
@@ -48,16 +49,6 @@ class NullTarget:
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:
         """Return a lane whose ops complete at once."""
         return Lane(LaneKind.NULL, queue_depth, io_bytes)
-
-    def unwritten(self, end_bytes: int) -> Unwritten | None:
-        """Return None."""
-        return None
-
-    def written(self, end_bytes: int) -> None:
-        """Nothing to note."""
-
-    def flush(self) -> None:
-        """Nothing to flush."""
 
     def close(self) -> None:
         """Nothing to release."""

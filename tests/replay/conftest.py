@@ -57,10 +57,11 @@ class MemoryTrace:
         resident: Resident = (),
         offsets: Sequence[int] | None = None,
         batch_rows: int = 7,
+        **optional: Any,
     ) -> None:
         self.path = Path("memory.parquet")
         self.rows = len(rows)
-        self._columns = make_columns(rows, offsets)
+        self._columns = make_columns(rows, offsets) | optional
         self.columns = tuple(self._columns)
         self._resident = make_resident(resident)
         self._batch_rows = batch_rows
@@ -69,8 +70,9 @@ class MemoryTrace:
         """Return the objects present at the start."""
         return self._resident
 
-    def batches(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def batches(self, names: Sequence[str], *, nulls: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the rows, a few at a time."""
+        del nulls  # masked columns come as they were given
         for begin in range(0, self.rows, self._batch_rows):
             end = begin + self._batch_rows
             yield {name: self._columns[name][begin:end] for name in names}

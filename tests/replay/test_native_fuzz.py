@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay import native
-from replay.loop import Action, Control, Lane, LaneKind, LoopOptions, Mode, Outcome, Verify
-from replay.native.testing import make_ops
+from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify
+from tests.replay.test_native_kit import Ran, make_ops, run
 
 KIB = 1024
 EXTENT_BYTES = 256 * KIB
@@ -100,20 +100,20 @@ def lanes_of(fds: list[int], rng: np.random.Generator) -> tuple[Lane, ...]:
     )
 
 
-def run_plan(engine: native.NativeEngine, plan: Plan, seed: int, fds: list[int]) -> Outcome:
+def run_plan(engine: native.NativeEngine, plan: Plan, seed: int, fds: list[int]) -> Ran:
     """Run the plan with a small arena, few read buffers and every byte verified."""
     rng = np.random.default_rng(seed)
     arena = rng.integers(0, 256, ARENA_BYTES, dtype=np.uint8)
     ops = make_ops(len(plan.columns["lane"]), edges=sorted(plan.edges), **plan.columns)
     options = LoopOptions(
-        mode=Mode(int(rng.integers(2))),
+        mode=Mode(int(rng.integers(3))),
         arena=arena,
         run_id=seed % 65536,
         verify=Verify.FULL,
         spin_ns=int(rng.choice([0, 20_000])),
         read_buffer_bytes=int(rng.choice([64, 256, 4096])) * KIB,
     )
-    return engine.run(lanes_of(fds, rng), ops, options, Control(LANES))
+    return run(engine, lanes_of(fds, rng), ops, options)
 
 
 @pytest.mark.parametrize("engine", [native.uring, native.threads], ids=lambda engine: engine.name)

@@ -22,15 +22,16 @@ from replay.loop import (
     Ops,
     Verify,
 )
-from replay.native.testing import make_ops
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     KIB,
     MIB,
     NULL_LANE,
     RUN_ID,
+    Rows,
     contents,
     file_lane,
+    make_ops,
     options,
     run,
 )
@@ -68,7 +69,7 @@ def test_long_ops_go_in_pieces(
         )
         assert found.bad_sectors == 0
     control = Control(1)
-    back = engine.run(lanes, make_ops(6, **columns), options(arena), control)
+    back = run(engine, lanes, make_ops(6, **columns), options(arena), control)
     assert not back.times.error.any()
     assert control.completed_bytes[0] == 6 * length
 
@@ -80,7 +81,7 @@ def test_read_beyond_the_end_fails(
     control = Control(1)
     lanes = (file_lane(open_file(10 * KIB)),)
     ops = make_ops(4, offset_bytes=[0, 8192, 12288, 4096], length_bytes=[4096, 4096, 4096, 65536])
-    outcome = engine.run(lanes, ops, options(arena, verify=Verify.NONE), control)
+    outcome = run(engine, lanes, ops, options(arena, verify=Verify.NONE), control)
     assert outcome.times.error.tolist() == [0, errno.EIO, errno.EIO, errno.EIO]
     assert control.completed_bytes[0] == 4096
     assert control.completed_ops[0] == 4
@@ -164,18 +165,20 @@ def test_directory_is_an_op_error(
         (make_ops(2, action=Action.WRITE, arena_bytes=8 * MIB - 512), "straddles"),
         (make_ops(2, offset_bytes=100), "multiple of 512"),
         (make_ops(2, lane=1), "no such lane"),
-        (make_ops(2, action=3), "no such lane or action"),
-        (make_ops(2, length_bytes=2**63), "overflows"),
+        (make_ops(2, action=5), "no such action"),
+        (make_ops(2, action=Action.GATE), "gates are for closed mode"),
+        (make_ops(2, offset_bytes=2**63 - 512), "overflows"),
+        (make_ops(2, edges=[(1, 1)]), "op 1: a predecessor isn't an earlier op"),
     ],
 )
 def test_unsafe_columns_are_refused(
     engine: native.NativeEngine,
     arena: NDArray[np.uint8],
     open_file: Callable[..., int],
-    ops: Ops,
+    ops: Rows,
     said: str,
 ) -> None:
-    """Columns that would reach beyond memory are refused before anything is submitted."""
+    """An op that would reach beyond memory ends the run before it is submitted."""
     with pytest.raises(TargetError, match=said):
         run(engine, (file_lane(open_file(MIB)),), ops, options(arena))
 
@@ -215,8 +218,8 @@ def test_too_few_read_buffers_are_refused(
 
 def test_wrong_dtype_is_refused(engine: native.NativeEngine, arena: NDArray[np.uint8]) -> None:
     """A column of another type never reaches the library."""
-    good = make_ops(3)
+    good = make_ops(3).ops
     columns: dict[str, Any] = {name: getattr(good, name) for name in Ops.__dataclass_fields__}
     columns["key"] = columns["key"].astype(np.int32)
     with pytest.raises(TypeError, match="column key"):
-        run(engine, (NULL_LANE,), Ops(**columns), options(arena))
+        run(engine, (NULL_LANE,), Rows(Ops(**columns), 3), options(arena))

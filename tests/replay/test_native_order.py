@@ -19,7 +19,6 @@ from replay.loop import (
     LaneKind,
     Mode,
 )
-from replay.native.testing import make_ops
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     HOUR_NS,
@@ -29,6 +28,7 @@ from tests.replay.test_native_kit import (
     assert_order,
     assert_times,
     file_lane,
+    make_ops,
     options,
     run,
     when_completed,
@@ -133,7 +133,7 @@ def test_only_the_blocked_op_waits(
     control = Control(2)
     watcher = when_completed(control, count - 2, lambda: control.stop.fill(1))
     lanes = (file_lane(open_file(MIB)), NULL_LANE)
-    outcome = engine.run(lanes, ops, options(arena, mode=Mode.OPEN), control)
+    outcome = run(engine, lanes, ops, options(arena, mode=Mode.OPEN), control)
     watcher.join()
     assert outcome.times.error.tolist() == [INTERRUPTED] * 2 + [0] * (count - 2)
     assert outcome.times.ready_ns[1] == NO_TIME_NS
@@ -207,13 +207,13 @@ def test_depth_beyond_the_workers_is_a_wait_for_a_slot(
 
 def test_null_lane_needs_no_arena(engine: native.NativeEngine) -> None:
     """A null lane completes everything, without payload."""
-    ops = make_ops(100_000, action=np.arange(100_000) % 3, length_bytes=123)
+    ops = make_ops(100_000, action=np.arange(100_000) % 3, length_bytes=512)
     control = Control(1)
     empty = np.zeros(0, np.uint8)
-    outcome = engine.run((NULL_LANE,), ops, options(empty), control)
+    outcome = run(engine, (NULL_LANE,), ops, options(empty), control)
     assert not outcome.times.error.any()
     assert control.completed_ops[0] == 100_000
-    assert outcome.cpu_ns > 0
+    assert outcome.outcome.cpu_ns > 0
     assert_times(outcome, ops, Mode.MAX)
 
 
@@ -247,7 +247,7 @@ def test_stopped_before_it_began(
     control = Control(1)
     control.stop[0] = 1
     ops = make_ops(10, edges=[(0, 1)])
-    outcome = engine.run((file_lane(open_file(MIB)),), ops, options(arena), control)
+    outcome = run(engine, (file_lane(open_file(MIB)),), ops, options(arena), control)
     assert outcome.times.error.tolist() == [INTERRUPTED] * 10
     assert (outcome.times.submit_ns == NO_TIME_NS).all()
     assert (outcome.times.ready_ns == NO_TIME_NS).all()
@@ -268,7 +268,7 @@ def test_stop_drains(
     )
     lanes = (file_lane(open_file(MIB)), NULL_LANE)
     watcher = when_completed(control, 20, lambda: control.stop.fill(1))
-    outcome = engine.run(lanes, ops, options(arena, mode=Mode.OPEN), control)
+    outcome = run(engine, lanes, ops, options(arena, mode=Mode.OPEN), control)
     watcher.join()
     assert outcome.times.error.tolist() == [0] * 20 + [INTERRUPTED] * 20
     assert (outcome.times.complete_ns[:20] != NO_TIME_NS).all()
@@ -285,7 +285,7 @@ def test_interrupt_from_the_keyboard(
     try:
         watcher = when_completed(control, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
-            engine.run((file_lane(open_file(MIB)),), ops, options(arena, mode=Mode.OPEN), control)
+            run(engine, (file_lane(open_file(MIB)),), ops, options(arena, mode=Mode.OPEN), control)
         watcher.join()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -18,7 +18,6 @@ from replay.loop import (
     Mode,
     Verify,
 )
-from replay.native.testing import make_ops
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     KIB,
@@ -27,6 +26,7 @@ from tests.replay.test_native_kit import (
     assert_times,
     contents,
     file_lane,
+    make_ops,
     options,
     overwrite,
     run,

@@ -7,6 +7,8 @@ import pytest
 
 from kvtrace.errors import UsageError
 from replay import native, payload
+from replay.producer import Stream
+from replay.reduction import measure_sample
 
 MIB = 1 << 20
 
@@ -27,6 +29,41 @@ def test_an_arena_has_no_repeated_sector() -> None:
     payload.fill(arena, 1)
     sectors = {bytes(sector) for sector in arena.reshape(-1, payload.SECTOR_BYTES)}
     assert len(sectors) == len(arena) // payload.SECTOR_BYTES
+
+
+@pytest.mark.parametrize(("dedup", "compress"), [(1, 1), (2, 1), (3, 1), (1, 2), (1, 4), (2, 2)])
+def test_ratios_are_in_the_bytes(dedup: int, compress: int) -> None:
+    """What dgen-py is asked for is what is measured in the arena, within 5 %."""
+    arena = np.zeros(dedup * 16 * MIB, np.uint8)
+    payload.fill(arena, 3, dedup, compress)
+    found = measure_sample([arena])
+    assert found.zstd1_ratio == pytest.approx(compress, rel=0.05)
+    assert found.lz4_ratio == pytest.approx(compress, rel=0.05)
+    # Its runs of zeros are equal blocks, too.
+    assert found.dedup_4k_ratio == pytest.approx(dedup * compress, rel=0.05)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 0, 0.5, -1, 1001, float("nan"), float("inf")])
+def test_ratios_that_dgen_would_change_are_refused(ratio: float) -> None:
+    """A fraction would be cut off without a word: it is an error that names the option."""
+    arena = np.zeros(MIB, np.uint8)
+    with pytest.raises(UsageError, match=r"--dedup-ratio.*whole ratio.*accepted: 1"):
+        payload.fill(arena, 1, dedup_ratio=ratio)
+    with pytest.raises(UsageError, match=r"--compress-ratio.*whole ratio"):
+        payload.fill(arena, 1, compress_ratio=ratio)
+    assert not arena.any()
+
+
+def test_a_stream_is_the_same_whatever_the_pieces() -> None:
+    """Byte v depends on run id and ratios, not on how it was asked for; epochs differ."""
+    whole, parts = np.zeros(24 * MIB, np.uint8), np.zeros(24 * MIB, np.uint8)
+    Stream(9, 2).fill(whole.data)
+    stream = Stream(9, 2, threads=1)
+    for begin in range(0, len(parts), 3 * MIB):
+        stream.fill(parts[begin : begin + 3 * MIB].data)
+    assert (whole == parts).all()
+    assert (whole[: 4 * MIB] == whole[4 * MIB : 8 * MIB]).all()
+    assert (whole[8 * MIB : 9 * MIB] != whole[:MIB]).any()
 
 
 @pytest.mark.skipif(native.threads.available() is not None, reason="no compiled loop here")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,15 @@ from kvtrace.errors import TargetError, TraceError, UsageError
 from kvtrace.schema import Op, Phase, Tier
 from replay import extents
 from replay.extents import Space
-from replay.loop import Action, Ops
-from replay.plan import Geometry, Plan, Planner, lane_of_tier
-from replay.survey import Limit, survey
+from replay.geometry import Geometry, lane_of_tier
+from replay.loop import EXTRA, Action, Ops
+from replay.plan import Planner, make_ring
+from replay.rows import Limit
+from replay.survey import survey
 from tests.replay.conftest import MemoryTrace, Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 R, W, D, L = Op.READ, Op.WRITE, Op.DELETE, Op.LOOKUP
 NVME, CPU, GPU = Tier.NVME, Tier.CPU, Tier.GPU
@@ -26,7 +32,27 @@ KIB4 = 4096
 EVERYTHING = Limit()
 
 
-def make_plan(
+@dataclass(frozen=True)
+class Plan:
+    """A whole plan: its columns, of as many ops as there are, and what the ops are in the trace."""
+
+    ops: Ops
+    extra: NDArray[np.bool_]
+    row: NDArray[np.int64]
+    extent_bytes: tuple[int, ...]
+
+    @property
+    def op(self) -> NDArray[np.uint8]:
+        """What each op is."""
+        return self.ops.cell >> 2 & 3
+
+    @property
+    def length_bytes(self) -> NDArray[np.int64]:
+        """How much each op moves."""
+        return self.ops.length_sectors.astype(np.int64) * 512
+
+
+def make_planner(
     rows: list[Row],
     tiers: tuple[Tier, ...] = (NVME,),
     *,
@@ -34,33 +60,69 @@ def make_plan(
     spare_bytes: int = 0,
     arena_bytes: int = 1 << 20,
     io_bytes: int = 1 << 16,
+    ring_ops: int | None = None,
+    closed: bool = False,
+    sync_stores: bool = False,
+    threads: int = 1,
+    speed: float = 1.0,
     **trace_fields: Any,
-) -> tuple[Plan, Ops]:
-    """Return plan and populate set with exactly the space that is needed, or a little more."""
+) -> tuple[Planner, Ops]:
+    """Return a planner with exactly the space that is needed, or a little more, and its ring."""
     trace: Any = MemoryTrace(rows, **trace_fields)
     lanes = lane_of_tier(tiers)
-    found = survey(trace, lanes, limit)
+    found = survey(trace, lanes, limit, count_sessions=closed)
     offered = tuple(Space(KIB4, 1 << 20, None) for _ in tiers)
     classes = extents.classify(found, offered)
     needs = extents.needs(classes, len(tiers), 0.0)
     spaces = tuple(Space(KIB4, 1 << 20, need.extent_bytes + spare_bytes) for need in needs)
-    geometry = Geometry(lanes, spaces, arena_bytes, io_bytes)
-    planner = Planner(found, classes, extents.quotas(classes, spaces), geometry)
-    populate = planner.populate("touched", np.random.default_rng(0))
-    return planner.plan(trace, limit), populate
+    geometry = Geometry(
+        lanes,
+        spaces,
+        arena_bytes,
+        io_bytes,
+        speed=speed,
+        threads=threads,
+        closed=closed,
+        sync_stores=sync_stores,
+    )
+    ops = make_ring(found, closed=closed)
+    if ring_ops is not None:
+        ops = Ops.empty(ring_ops, 1 << 20, clocks=closed)
+    quotas = extents.quotas(classes, spaces)
+    return Planner(trace, limit, found, classes, quotas, geometry, ops), ops
+
+
+def make_plan(
+    rows: list[Row], tiers: tuple[Tier, ...] = (NVME,), **fields: Any
+) -> tuple[Plan, Ops]:
+    """Return the whole plan and the populate set."""
+    planner, ring = make_planner(rows, tiers, **fields)
+    populate, count = planner.populate("touched", np.random.default_rng(0))
+    ends = planner.space_ends()
+    while planner.advance(0):
+        pass
+    assert planner.final
+    executed = [index for index, row in enumerate(rows[: planner.rows]) if row[2] in tiers]
+    assert ends == tuple(planner.extent_ends.tolist())
+    ops = cut(ring, planner.planned)
+    extra = ops.pad_bytes == EXTRA
+    assert len(executed) == (~extra).sum()
+    return Plan(ops, extra, np.array(executed), ends), cut(populate, count)
+
+
+def cut(ring: Ops, count: int) -> Ops:
+    """Return the columns of the first `count` ops."""
+    assert count <= ring.capacity
+    columns = {f.name: getattr(ring, f.name) for f in fields(ring)}
+    return Ops(**{k: v if k == "edges" else v[:count] for k, v in columns.items()})
 
 
 def waits_of(ops: Ops) -> list[set[int]]:
-    """Return what each op waits for, from the successors' columns."""
-    waits: list[set[int]] = [set() for _ in ops.key]
-    total = 0
-    for op in range(len(ops.key)):
-        begin, end = int(ops.successor_begin[op]), int(ops.successor_begin[op + 1])
-        for after in ops.successors[begin:end].tolist():
-            waits[after].add(op)
-            total += 1
-    assert total == int(ops.wait_count.sum())
-    return waits
+    """Return what each op waits for."""
+    return [
+        set(ops.edges[begin : begin + count].tolist())
+        for begin, count in zip(ops.edge_begin.tolist(), ops.wait_count.tolist(), strict=True)
+    ]
 
 
 def closure(direct: list[set[int]]) -> list[set[int]]:
@@ -145,7 +207,7 @@ def test_order_is_that_of_the_naive_model(rows: list[Row], tiers: tuple[Tier, ..
     place: dict[int, int] = {}
     for op, index in enumerate(executed):
         _, what, tier, key, _, _ = rows[index]
-        if plan.ops.length_bytes[op]:
+        if plan.length_bytes[op]:
             spans[tier, key] = int(plan.ops.offset_bytes[op]) + (int(lanes[tier]) << 40)
         if what != L and (tier, key) in spans:
             place[index] = spans[tier, key]
@@ -167,7 +229,7 @@ def test_live_objects_never_overlap(rows: list[Row], tiers: tuple[Tier, ...], sp
     live: dict[tuple[int, int], tuple[int, int]] = {
         (int(populate.lane[i]), int(populate.key[i])): (
             int(populate.offset_bytes[i]),
-            int(populate.offset_bytes[i] + populate.length_bytes[i]),
+            int(populate.offset_bytes[i]) + int(populate.length_sectors[i]) * 512,
         )
         for i in range(len(populate.key))
     }
@@ -175,9 +237,9 @@ def test_live_objects_never_overlap(rows: list[Row], tiers: tuple[Tier, ...], sp
         place = (int(plan.ops.lane[op]), int(plan.ops.key[op]))
         if plan.op[op] == D:
             live.pop(place, None)
-        if plan.ops.length_bytes[op]:
+        if plan.length_bytes[op]:
             begin = int(plan.ops.offset_bytes[op])
-            end = begin + int(plan.ops.length_bytes[op])
+            end = begin + int(plan.length_bytes[op])
             assert begin >= 1 << 20
             assert end <= plan.extent_bytes[place[0]]
             if place in live:
@@ -271,7 +333,7 @@ def test_parts_of_an_object_share_extent_generation_and_arena() -> None:
     ops = plan.ops
     base = int(ops.offset_bytes[0])
     assert (ops.offset_bytes - np.uint64(base)).tolist() == [0, 2 * KIB4, KIB4]
-    assert ops.length_bytes.tolist() == [2 * KIB4, KIB4, KIB4]
+    assert plan.length_bytes.tolist() == [2 * KIB4, KIB4, KIB4]
     assert ops.sector.tolist() == [0, 16, 8]
     assert ops.generation.tolist() == [1, 1, 1]
     assert (ops.arena_bytes - ops.arena_bytes[0]).tolist() == [0, 2 * KIB4, KIB4]
@@ -320,7 +382,7 @@ def test_arena_pieces_never_straddle_the_end() -> None:
     rows: list[Row] = [(i, W, NVME, i, PREFILL, size) for i, size in enumerate(sizes)]
     io_bytes, arena = 1 << 16, 1 << 20
     plan, _ = make_plan(rows, arena_bytes=arena, io_bytes=io_bytes)
-    for start, length in zip(plan.ops.arena_bytes, plan.ops.length_bytes, strict=True):
+    for start, length in zip(plan.ops.arena_bytes, plan.length_bytes, strict=True):
         for piece in range(0, int(length), io_bytes):
             size = min(io_bytes, int(length) - piece)
             assert (int(start) + piece) % arena + size <= arena
@@ -337,15 +399,24 @@ def test_limits() -> None:
     assert len(populate.key) == 4
 
 
-def test_many_readers_of_one_object_make_room_for_their_edges() -> None:
-    """A delete that waits for more reads than the lists had room for waits for all of them."""
-    reads = 30_000
+def test_a_delete_waits_for_all_of_many_readers() -> None:
+    """What would be too many waits for one op goes through joins, ops of the plan's own."""
+    reads = 70_000
     rows: list[Row] = [(0, W, NVME, 1, PREFILL, KIB4)]
     rows += [(1, R, NVME, 1, DECODE, KIB4)] * reads
     rows += [(2, D, NVME, 1, EVICT, KIB4)]
     plan, _ = make_plan(rows)
-    assert plan.ops.wait_count[-1] >= reads
-    assert waits_of(plan.ops)[-1] == set(range(reads + 1))
+    assert 1 <= plan.extra.sum() <= 8
+    waits = waits_of(plan.ops)
+    joins = set(np.flatnonzero(plan.extra).tolist())
+    found: set[int] = set()
+    left = [len(waits) - 1]
+    while left:
+        for op in waits[left.pop()] - found:
+            found.add(op)
+            if op in joins:
+                left.append(op)
+    assert found - joins == set(range(len(waits) - 1)) - joins
 
 
 def test_lists_grow_when_one_row_needs_more_than_they_hold() -> None:
@@ -357,6 +428,86 @@ def test_lists_grow_when_one_row_needs_more_than_they_hold() -> None:
     rows.append((9_999, D, NVME, 1, EVICT, KIB4))
     plan, _ = make_plan(rows, (NVME,))
     assert waits_of(plan.ops)[-1] == set(range(3_000))
+
+
+def stream(planner: Planner, ring: Ops) -> tuple[list[tuple[Any, ...]], list[set[int]]]:
+    """Return all ops and their waits, planned a ring at a time, drained as late as possible."""
+    done: list[tuple[Any, ...]] = []
+    waits: list[set[int]] = []
+    not_compared = ("edges", "edge_begin", "clock", "generation", "wait_count")
+    names = [f.name for f in fields(ring) if f.name not in not_compared]
+    while not planner.final or len(done) < planner.planned:
+        while planner.advance(len(done)):
+            pass
+        left = max(0, (planner.planned - len(done)) // 2)
+        for number in range(len(done), planner.planned - left):
+            at = number & (ring.capacity - 1)
+            done.append(tuple(getattr(ring, name)[at].item() for name in names))
+            edges = ring.edge_begin[at].item() + np.arange(ring.wait_count[at])
+            waits.append(set(ring.edges[edges & (len(ring.edges) - 1)].tolist()))
+    return done, waits
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=random_rows(), tiers=EXECUTED, repeats=st.integers(1, 8))
+def test_a_plan_through_a_small_ring_is_the_whole_plan(
+    rows: list[Row], tiers: tuple[Tier, ...], repeats: int
+) -> None:
+    """Planned a ring at a time, ops are the same; only waits for what was drained are missing."""
+    if not any(row[2] in tiers for row in rows):
+        return
+    rows = rows[:1] + [(row[0], W, *row[2:5], KIB4) if row[1] == R else row for row in rows[1:]]
+    span = rows[-1][0] + 1
+    rows = [(row[0] + span * turn, *row[1:]) for turn in range(repeats) for row in rows]
+    dead: set[tuple[Tier, int]] = set()
+    live_rows: list[Row] = []
+    for row in rows:
+        if row[1] == R and (row[2], row[3]) in dead:
+            continue
+        (dead.add if row[1] == D else dead.discard)((row[2], row[3]))
+        live_rows.append(row)
+    capacity = 32
+    planner, ring = make_planner(live_rows, tiers, ring_ops=capacity)
+    found, found_waits = stream(planner, ring)
+    whole, whole_ring = make_planner(live_rows, tiers)
+    wanted, wanted_waits = stream(whole, whole_ring)
+    assert found == wanted
+    for number, (some, all_of_them) in enumerate(zip(found_waits, wanted_waits, strict=True)):
+        assert some <= all_of_them
+        assert all(waited <= number - capacity for waited in all_of_them - some)
+
+
+def test_memory_follows_what_is_live() -> None:
+    """Keys that come and go, each once, leave neither state nor waits behind."""
+    rows: list[Row] = []
+    for key in range(60_000):
+        rows += [
+            (key, W, NVME, key, PREFILL, KIB4),
+            (key, R, NVME, key, DECODE, KIB4),
+            (key, D, NVME, key, EVICT, KIB4),
+        ]
+    planner, ring = make_planner(rows, ring_ops=1024, batch_rows=500)
+    drained = 0
+    while planner.advance(drained) or not planner.final:
+        drained = max(drained, planner.planned - 100)
+    assert planner.planned == len(rows)
+    assert planner._table.capacity <= 1 << 13
+    assert len(planner._lists.op) <= 1 << 12
+    assert planner.extent_ends.tolist() == [(1 << 20) + KIB4]
+    del ring
+
+
+def test_a_key_that_was_forgotten_is_read_dead_or_deleted_for_nothing() -> None:
+    """A read of what was deleted long ago is a bad trace; a second delete is bookkeeping."""
+    rows: list[Row] = []
+    for key in range(20_000):
+        rows += [(key, W, NVME, key, PREFILL, KIB4), (key, D, NVME, key, EVICT, KIB4)]
+    late_delete: list[Row] = [*rows, (20_000, D, NVME, 3, EVICT, KIB4)]
+    planner, _ = make_planner(late_delete, ring_ops=1024, batch_rows=500)
+    assert planner.populate("touched", np.random.default_rng(0))[1] == 0
+    late_read: list[Row] = [*rows, (20_000, R, NVME, 3, DECODE, KIB4)]
+    with pytest.raises(TraceError, match=r"row 40000.*key 3 on tier nvme"):
+        make_planner(late_read, ring_ops=1024, batch_rows=500)
 
 
 def test_live_set_must_fit() -> None:
@@ -371,7 +522,9 @@ def test_live_set_must_fit() -> None:
 @given(st.lists(st.integers(1, 1 << 34), min_size=1, max_size=600))
 def test_extent_lengths_waste_little(lengths: list[int]) -> None:
     """Extents hold their objects, are aligned, and are at most 1/16 (and one block) longer."""
-    found = extents.round_lengths(np.array(lengths, np.int64), KIB4)
+    given_lengths = np.array(lengths, np.int64)
+    exact = len(np.unique(-(-given_lengths // KIB4))) <= extents.EXACT_CLASSES
+    found = extents.Rounding(KIB4, exact).of(given_lengths)
     for length, extent in zip(lengths, found.tolist(), strict=True):
         aligned = -(-length // KIB4) * KIB4
         assert extent % KIB4 == 0

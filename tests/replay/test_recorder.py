@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kvtrace.schema import Op, Phase, Tier
-from replay.fidelity import in_flight_max
-from replay.loop import DEPENDENCY_FAILED, LaneCounters, Mode, Outcome, Times
-from replay.recorder import Recorder
-from replay.violations import count_violations
+from kvtrace.schema import Op, Phase, Qos, Tier
+from replay.done import Done, Taker
+from replay.lateness import Copier, Submitter, divide
+from replay.loop import DEPENDENCY_FAILED, LaneCounters, Mode, Times
+from replay.recorder import LaneMeasure, Recorder
+from replay.violations import OrderChecker
 from tests.replay.conftest import Row, simple_rows
-from tests.replay.test_plan import make_plan
-
-if TYPE_CHECKING:
-    from replay.plan import Plan
+from tests.replay.test_plan import make_planner
 
 START = 1_000_000
 R, W, D = Op.READ, Op.WRITE, Op.DELETE
 
 
-def outcome(plan: Plan, **columns: Any) -> Outcome:
-    """Return an outcome with those columns (times since the start); others say 'at once'."""
-    times = Times.empty(len(plan.row))
-    due = plan.ops.due_ns + START
+def finished(rows: list[Row], mode: Mode = Mode.OPEN, **columns: Any) -> Done:
+    """Return finished ops with those columns (times since the start); others say 'at once'."""
+    tiers = tuple(sorted({row[2] for row in rows}))
+    planner, ring = make_planner(rows, tiers)
+    while planner.advance(0):
+        pass
+    count = planner.planned
+    times = Times.empty(ring.capacity)
+    times.reset(0, count)
+    due = ring.due_ns[:count] + START
     for name in ("ready_ns", "slot_ns", "submit_ns", "complete_ns"):
         given = columns.get(name)
-        values = due if given is None else np.array(given, np.int64) + START
-        getattr(times, name)[:] = values
-    if "error" in columns:
-        times.error[:] = columns["error"]
-    return Outcome(START, times, (LaneCounters(),), 0, 0)
+        getattr(times, name)[:count] = due if given is None else np.array(given, np.int64) + START
+    times.error[:count] = columns.get("error", 0)
+    return Taker(ring, times, mode).take(0, count, START)
+
+
+def record(
+    done: Done, mode: Mode = Mode.OPEN, *, copiers: tuple[int, ...] = (), warmup_ns: int = 0
+) -> Recorder:
+    """Return a recorder that has taken all ops."""
+    lanes = int(done.lane.max()) + 1
+    recorder = Recorder(lanes, mode, START, warmup_ns=warmup_ns, copiers=copiers)
+    recorder.add(done)
+    recorder.finish()
+    return recorder
+
+
+def measured(done: Done, mode: Mode = Mode.OPEN) -> LaneMeasure:
+    """Return what the only lane did."""
+    return record(done, mode).lanes[0].measure(Tier.NVME, (LaneCounters(),))
+
+
+def violations(done: Done) -> int:
+    """Return how many rules of order were broken."""
+    checker = OrderChecker(1000)
+    checker.add(done)
+    return checker.count
 
 
 def reads(count: int, gap_ns: int, size: int = 4096) -> list[Row]:
@@ -42,16 +67,15 @@ def reads(count: int, gap_ns: int, size: int = 4096) -> list[Row]:
 
 def test_lateness_divides_into_dependency_slot_and_host() -> None:
     """Submit − due is what was waited for: predecessors, then a slot, then the tool."""
-    plan, _ = make_plan(reads(3, 100_000))
-    found = outcome(
-        plan,
+    found = finished(
+        reads(3, 100_000),
         ready_ns=[0, 150_000, 200_000],
         slot_ns=[0, 170_000, 250_000],
         submit_ns=[7_000, 175_000, 250_000],
         complete_ns=[50_000, 200_000, 300_000],
     )
-    lateness = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME).lateness
-    waits = Recorder(plan, found, Mode.OPEN).waits
+    lateness = measured(found).lateness
+    waits = divide(found, Mode.OPEN, Submitter(), None)
     assert waits.dependency_ns.tolist() == [0, 50_000, 0]
     assert waits.slot_ns.tolist() == [0, 20_000, 50_000]
     assert waits.host_ns.tolist() == [7_000, 5_000, 0]
@@ -63,14 +87,14 @@ def test_lateness_divides_into_dependency_slot_and_host() -> None:
 
 def test_ops_due_at_once_wait_for_each_other() -> None:
     """Of a burst each op waits 10 µs for each before it; what is beyond is the tool's own."""
-    plan, _ = make_plan([*reads(3, 0), (100_000, R, Tier.NVME, 9, Phase.DECODE, 4096)])
+    rows = [*reads(3, 0), (100_000, R, Tier.NVME, 9, Phase.DECODE, 4096)]
     submit = [2_000, 9_000, 45_000, 101_000]
-    found = outcome(plan, submit_ns=submit, complete_ns=[200_000] * 4)
-    waits = Recorder(plan, found, Mode.OPEN).waits
+    found = finished(rows, submit_ns=submit, complete_ns=[200_000] * 4)
+    waits = divide(found, Mode.OPEN, Submitter(), None)
     assert waits.burst_ns.tolist() == [0, 9_000, 20_000, 0]
     assert waits.host_ns.tolist() == [2_000, 0, 25_000, 1_000]
-    assert Recorder(plan, found, Mode.MAX).waits.burst_ns.tolist() == [0] * 4
-    lateness = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME).lateness
+    assert divide(found, Mode.MAX, None, None).burst_ns.tolist() == [0] * 4
+    lateness = measured(found).lateness
     assert (lateness.burst_wait.max, lateness.host.max, lateness.total.max) == (
         20_000,
         25_000,
@@ -81,27 +105,32 @@ def test_ops_due_at_once_wait_for_each_other() -> None:
 def test_long_ops_of_a_burst_take_their_bytes() -> None:
     """A long op takes what its bytes take at 25 GB/s."""
     size = 4096 * 1000
-    plan, _ = make_plan(reads(2, 0, size=size))
     late = size // 25 + 5_000
-    found = outcome(plan, submit_ns=[0, late], complete_ns=[1_000_000] * 2)
-    waits = Recorder(plan, found, Mode.OPEN).waits
+    rows = reads(2, 0, size=size)
+    found = finished(rows, submit_ns=[0, late], complete_ns=[1_000_000] * 2)
+    waits = divide(found, Mode.OPEN, Submitter(), None)
     assert (waits.burst_ns.tolist(), waits.host_ns.tolist()) == ([0, size // 25], [0, 5_000])
 
 
 def test_waiting_for_a_memory_targets_copier_is_slot_wait() -> None:
     """Two ops due at once where one is done at a time: the second waits for a slot."""
-    plan, _ = make_plan(reads(2, 0))
-    found = outcome(plan, submit_ns=[0, 52_000], complete_ns=[50_000, 90_000])
-    waits = Recorder(plan, found, Mode.OPEN, (0,)).waits
+    found = finished(reads(2, 0), submit_ns=[0, 52_000], complete_ns=[50_000, 90_000])
+    waits = divide(found, Mode.OPEN, Submitter(), Copier())
     assert (waits.slot_ns.tolist(), waits.host_ns.tolist()) == ([0, 50_000], [0, 2_000])
-    assert Recorder(plan, found, Mode.OPEN).waits.slot_ns.tolist() == [0, 0]
+    assert divide(found, Mode.OPEN, Submitter(), None).slot_ns.tolist() == [0, 0]
 
 
 def test_max_mode_has_no_response_time_and_no_dependency_wait() -> None:
     """In max mode an op is due when it is ready."""
-    plan, _ = make_plan(reads(2, 1000))
-    found = outcome(plan, ready_ns=[0, 10], slot_ns=[0, 30], submit_ns=[1, 31], complete_ns=[5, 50])
-    lane = Recorder(plan, found, Mode.MAX).lane(0, Tier.NVME)
+    found = finished(
+        reads(2, 1000),
+        Mode.MAX,
+        ready_ns=[0, 10],
+        slot_ns=[0, 30],
+        submit_ns=[1, 31],
+        complete_ns=[5, 50],
+    )
+    lane = measured(found, Mode.MAX)
     assert lane.response is None
     assert lane.lateness.dependency_wait.max == 0
     assert lane.lateness.slot_wait.max == 20
@@ -110,15 +139,15 @@ def test_max_mode_has_no_response_time_and_no_dependency_wait() -> None:
 def test_a_stall_shows_in_response_and_not_in_service() -> None:
     """One op of 1 s at depth 1 delays the 99 after it: their response has it, service doesn't."""
     gap, service, stall = 10_000_000, 1_000_000, 1_000_000_000
-    plan, _ = make_plan(reads(100, gap))
     submit, complete, free = [], [], 0
     for index in range(100):
         begin = max(index * gap, free)
         free = begin + (stall if index == 0 else service)
         submit.append(begin)
         complete.append(free)
-    found = outcome(plan, slot_ns=submit, submit_ns=submit, complete_ns=complete)
-    lane = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME)
+    lane = measured(
+        finished(reads(100, gap), slot_ns=submit, submit_ns=submit, complete_ns=complete)
+    )
     assert lane.service["p95"] == pytest.approx(service, rel=1 / 256)
     assert lane.service.max == stall
     exact = sorted(c - i * gap for i, c in enumerate(complete))
@@ -130,9 +159,9 @@ def test_a_stall_shows_in_response_and_not_in_service() -> None:
 
 def test_throughput_counts_what_completed_before_the_last_submit() -> None:
     """Bytes completed in [start, last submit] ÷ that window; the rest drains."""
-    plan, _ = make_plan(reads(4, 1000, size=4096))
-    found = outcome(plan, submit_ns=[0, 1000, 2000, 3000], complete_ns=[500, 1500, 3500, 9000])
-    lane = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME)
+    rows = reads(4, 1000, size=4096)
+    found = finished(rows, submit_ns=[0, 1000, 2000, 3000], complete_ns=[500, 1500, 3500, 9000])
+    lane = measured(found)
     assert (lane.window_ns, lane.drain_ns, lane.window_bytes) == (3000, 6000, 2 * 4096)
     assert lane.bytes_per_s == pytest.approx(2 * 4096 * 1e9 / 3000)
     assert (lane.ops, lane.bytes) == (4, 4 * 4096)
@@ -140,21 +169,20 @@ def test_throughput_counts_what_completed_before_the_last_submit() -> None:
 
 def test_failed_ops_are_counted_and_in_no_percentile() -> None:
     """A failed op is an error with no latency; one that waited for it isn't executed."""
-    plan, _ = make_plan(reads(3, 1000))
-    found = outcome(
-        plan,
+    found = finished(
+        reads(3, 1000),
         submit_ns=[0, 1000, -START - 1],
         complete_ns=[900_000_000, 1500, -START - 1],
         error=[5, 0, DEPENDENCY_FAILED],
     )
-    lane = Recorder(plan, found, Mode.OPEN).lane(0, Tier.NVME)
+    lane = measured(found)
     assert (lane.ops, lane.errors, lane.service.count, lane.service.max) == (1, 2, 1, 500)
 
 
 def test_deletes_are_apart_and_have_no_latency() -> None:
     """Deletes are in a group of their own, without bytes or times."""
-    plan, _ = make_plan(simple_rows(2, 4096))
-    groups = {g.op: g for g in Recorder(plan, outcome(plan), Mode.OPEN).groups()}
+    found = record(finished(simple_rows(2, 4096)))
+    groups = {group.op: group for group in found.groups().whole}
     assert groups[D].service is None
     assert (groups[D].ops, groups[D].bytes) == (2, 0)
     assert groups[R].ops == 4
@@ -163,11 +191,10 @@ def test_deletes_are_apart_and_have_no_latency() -> None:
 
 def test_violations_are_found_by_the_independent_checker() -> None:
     """A read submitted before its write completed, and a delete during a read, are both seen."""
-    plan, _ = make_plan(simple_rows(1, 4096, gap_ns=1000))
-    kept = outcome(plan, complete_ns=[500, 1500, 2500, 3000])
-    assert count_violations(plan, kept) == 0
-    broken = outcome(plan, complete_ns=[1001, 1500, 3500, 3000])
-    assert count_violations(plan, broken) == 3  # the read by key and by place, the delete by key
+    rows = simple_rows(1, 4096, gap_ns=1000)
+    assert violations(finished(rows, complete_ns=[500, 1500, 2500, 3000])) == 0
+    # The read by key and by place, the delete by key.
+    assert violations(finished(rows, complete_ns=[1001, 1500, 3500, 3000])) == 3
 
 
 def test_violations_across_tiers_are_found() -> None:
@@ -177,14 +204,90 @@ def test_violations_across_tiers_are_found() -> None:
         (10, W, Tier.NVME, 1, Phase.EVICT, 4096),
         (20, D, Tier.CPU, 1, Phase.EVICT, 4096),
     ]
-    plan, _ = make_plan(rows, (Tier.CPU, Tier.NVME))
-    assert count_violations(plan, outcome(plan, complete_ns=[5, 15, 20])) == 0
-    assert count_violations(plan, outcome(plan, complete_ns=[11, 15, 20])) == 1
-    assert count_violations(plan, outcome(plan, complete_ns=[5, 25, 20])) == 1
+    assert violations(finished(rows, complete_ns=[5, 15, 20])) == 0
+    assert violations(finished(rows, complete_ns=[11, 15, 20])) == 1
+    assert violations(finished(rows, complete_ns=[5, 25, 20])) == 1
 
 
-def test_in_flight_counts_overlapping_spans() -> None:
-    """A span that ends where another begins doesn't overlap it."""
-    begin, end = np.array([0, 5, 10]), np.array([10, 7, 12])
-    assert in_flight_max(begin, end) == 2
-    assert in_flight_max(np.zeros(0, np.int64), np.zeros(0, np.int64)) == 0
+def test_the_checker_remembers_as_far_as_its_reach() -> None:
+    """With more keys than it has room for, recent ones are kept and their breaches found."""
+    rows: list[Row] = []
+    for key in range(9_000):
+        rows += [
+            (key, W, Tier.NVME, key, Phase.PREFILL, 4096),
+            (key, R, Tier.NVME, key, Phase.DECODE, 4096),
+        ]
+    done = finished(rows, complete_ns=[row[0] + 1 for row in rows])
+    checker = OrderChecker(100)
+    for begin in range(0, len(done), 500):
+        checker.add(done.select(np.arange(begin, begin + 500)))
+    assert checker.count == 2 * 9_000  # each read, by key and by place
+    assert checker._keys.table.capacity < 9_000
+
+
+def test_measuring_in_parts_is_measuring_whole() -> None:
+    """Taken a few at a time, figures are those of all at once."""
+    rng = np.random.default_rng(3)
+    rows = reads(2_000, 5_000)
+    due = np.arange(2_000) * 5_000
+    slot = due + rng.integers(0, 200_000, 2_000) * (rng.random(2_000) < 0.1)
+    submit = slot + rng.integers(0, 30_000, 2_000)
+    done = finished(
+        rows, slot_ns=slot, submit_ns=submit, complete_ns=submit + rng.integers(1, 10**6, 2_000)
+    )
+    whole = record(done)
+    parts = Recorder(1, Mode.OPEN, START)
+    for begin in range(0, 2_000, 37):
+        parts.add(done.select(np.arange(begin, min(2_000, begin + 37))))
+    parts.finish()
+    one = whole.lanes[0].measure(Tier.NVME, (LaneCounters(),))
+    other = parts.lanes[0].measure(Tier.NVME, (LaneCounters(),))
+    assert one.lateness == other.lateness
+    assert (one.service, one.response) == (other.service, other.response)
+    assert (one.window_bytes, one.window_ns) == (other.window_bytes, other.window_ns)
+    for name, column in one.series.columns.items():
+        assert np.array_equal(column, other.series.columns[name]), name
+
+
+def test_warm_up_is_in_no_figure_but_the_errors() -> None:
+    """Ops due before the window's begin are left out; throughput begins there."""
+    found = finished(
+        reads(10, 1_000_000),
+        complete_ns=[i * 1_000_000 + 500_000 for i in range(10)],
+        error=[5] + [0] * 9,
+    )
+    lane = record(found, warmup_ns=4_000_000).lanes[0].measure(Tier.NVME, (LaneCounters(),))
+    assert (lane.ops, lane.warmup_ops, lane.errors) == (6, 4, 1)
+    assert (lane.service.count, lane.window_ns, lane.window_ops) == (6, 5_000_000, 5)
+
+
+def test_groups_by_qos_and_size_add_up_to_the_whole() -> None:
+    """Where the trace knows a request's urgency and sizes differ, each has its own figures."""
+    rows: list[Row] = [
+        (i, R, Tier.NVME, i, Phase.DECODE, 4096 if i % 3 else 65_536) for i in range(12)
+    ]
+    trace_qos = np.array([0, 1] * 6, np.uint8)
+    planner, ring = make_planner(rows, qos=trace_qos)
+    while planner.advance(0):
+        pass
+    times = Times.empty(ring.capacity)
+    for column in (times.ready_ns, times.slot_ns, times.submit_ns):
+        column[:] = START
+    times.complete_ns[:] = START + 1000
+    found = record(Taker(ring, times, Mode.OPEN).take(0, 12, START)).groups()
+    assert [(g.ops, g.qos) for g in found.whole] == [(12, None)]
+    assert [(g.ops, g.qos) for g in found.by_qos] == [(6, Qos.INTERACTIVE), (6, Qos.RESPONSIVE)]
+    assert [(g.size_class, g.ops) for g in found.by_size] == [(4096, 8), (65_536, 4)]
+
+
+def test_slices_double_when_a_run_outgrows_them() -> None:
+    """A long run has at most 512 slices, and their sums are the run's."""
+    seconds = 300
+    rows = reads(seconds, 10**9)
+    found = finished(rows, complete_ns=[i * 10**9 + 5 * 10**8 for i in range(seconds)])
+    series = measured(found).series
+    assert series.width_ns == 10**9
+    columns = series.columns
+    assert len(columns["reads"]) <= 512
+    assert columns["reads"].sum() == seconds
+    assert columns["in_flight_mean"][10] == pytest.approx(0.5)

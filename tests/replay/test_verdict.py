@@ -11,6 +11,7 @@ from kvtrace.units import MIB, S_NS
 from replay.fidelity import Fidelity
 from replay.histogram import QUANTILES, Summary
 from replay.recorder import LaneMeasure, Lateness
+from replay.slices import Series
 from replay.verdict import CODES, OVERLOADED, Findings, judge
 
 
@@ -41,6 +42,8 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
         in_flight_mean=1.0,
         backlog_growing=False,
         drift_ratio=None,
+        warmup_ops=0,
+        series=Series(S_NS, {}),
     )
 
 
@@ -72,6 +75,8 @@ def test_a_good_run_is_valid() -> None:
         ("short_window", {"window_ns": S_NS - 1}),
         ("interrupted", {"interrupted": True}),
         ("device_shared", {"foreign_bytes": 65 * MIB, "own_bytes": 100 * MIB}),
+        ("planner_stall", {"planner_stalls": 2}),
+        ("payload_repeated", {"repeated_payload": True, "own_bytes": 1}),
         (
             "order_violated",
             {"fidelity": replace(GOOD.fidelity, order_violations=1)},
@@ -131,12 +136,13 @@ def test_warnings() -> None:
         replace(
             GOOD,
             lanes=(drifting,),
-            writes=True,
+            unconditioned=True,
+            throttled=("/dev/x",),
             own_bytes=1,
             engine="python",
             small_pages=True,
         )
     )
     codes = [warning.code for warning in verdict.warnings]
-    assert codes == ["not_preconditioned", "drift", "python_engine", "small_pages"]
+    assert codes == ["not_preconditioned", "throttled", "drift", "python_engine", "small_pages"]
     assert verdict.valid

@@ -1,0 +1,185 @@
+"""`kvtrace precondition`: from the command line to a full device, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kvtrace.cli.running import Shown, parsed, stopping
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError
+from kvtrace.schema import Tier
+from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
+from kvtrace.writer import check_writable, partial_path
+from replay.precondition import Preconditioning, PreconditionOptions, precondition
+from replay.targets import TargetSpec
+from replay.watch import Stop
+
+SCHEMA_VERSION = 1
+_SAFETY = "Safety"
+
+
+def precondition_command(
+    device: Annotated[
+        Path, typer.Option(help="Block device or file that is filled.", show_default=False)
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(help="Size of a new file, or of the part that is filled."),
+    ] = None,
+    passes: Annotated[
+        int, typer.Option(help="Passes at most: the first sequential, the others random.")
+    ] = 2,
+    io_size: Annotated[str, typer.Option(help="Size of a write.")] = "128KiB",
+    queue_depth: Annotated[int, typer.Option(help="Writes in flight.")] = 32,
+    engine: Annotated[str, typer.Option(help="auto, uring, threads or python.")] = "auto",
+    run_id: Annotated[
+        int | None, typer.Option(help="0 to 65535: the same bytes in the same order.")
+    ] = None,
+    arena: Annotated[
+        str | None,
+        typer.Option(help="Unique payload bytes; default 1GiB where memory allows."),
+    ] = None,
+    require_steady: Annotated[
+        bool, typer.Option("--require-steady", help="Exit 5 unless it ended steady.")
+    ] = False,
+    allow_destroy: Annotated[
+        str | None,
+        typer.Option(
+            help="Serial, WWN or by-id name of the device that may be overwritten.",
+            rich_help_panel=_SAFETY,
+        ),
+    ] = None,
+    allow_signature: Annotated[
+        list[str] | None,
+        typer.Option(help="Type of signature that may be destroyed.", rich_help_panel=_SAFETY),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Report file (.json).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the report.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fill a device with unique data, then overwrite it at random until its rate is steady."""
+    size_bytes = parsed("--size", parse_bytes, size)
+    if size_bytes is not None and size_bytes <= 0:
+        raise UsageError("not a size", where="--size", got=size, accepted="a size above 0")
+    spec = TargetSpec(
+        "file",
+        (Tier.NVME,),
+        device,
+        size_bytes,
+        allow_destroy=allow_destroy,
+        allow_signature=tuple(allow_signature or ()),
+    )
+    options = PreconditionOptions(
+        passes=passes,
+        io_size_bytes=parsed("--io-size", parse_bytes, io_size) or 128 * KIB,
+        queue_depth=queue_depth,
+        engine=engine,
+        run_id=run_id,
+        arena_bytes=parsed("--arena", parse_bytes, arena),
+    )
+    _check_report(report, device, force=force)
+    stop, shown = Stop(), Shown(in_bytes=True)
+    with stopping(stop), shown.progress:
+        done = precondition(spec, options, watcher=shown, stop=stop)
+    found = _document(done)
+    if report is not None:
+        _write_report(report, found)
+    typer.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else _summary(done))
+    good = not done.interrupted and (done.steady is True or not require_steady)
+    raise typer.Exit(EXIT_OK if good else EXIT_INVALID)
+
+
+def _check_report(path: Path | None, device: Path, *, force: bool) -> None:
+    if path is None:
+        return
+    if path.suffix != ".json":
+        raise UsageError("unknown form of report", where=path, accepted=".json")
+    if path.resolve() == device.resolve():
+        raise UsageError("named twice", where=path, hint="name another output")
+    check_writable(path, force=force)
+
+
+def _write_report(path: Path, found: dict[str, Any]) -> None:
+    partial = partial_path(path)
+    try:
+        partial.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise TargetError(
+            f"can't write: {error.strerror}", where=path, hint="name another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _document(done: Preconditioning) -> dict[str, Any]:
+    found = done.steadiness
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": done.title,
+        "begin_bytes": done.begin_bytes,
+        "end_bytes": done.end_bytes,
+        "passes": done.passes,
+        "passes_max": done.options.passes,
+        "written_bytes": done.written_bytes,
+        "elapsed_s": done.elapsed_ns / S_NS,
+        "interrupted": done.interrupted,
+        "steady": done.steady,
+        "steadiness": None
+        if found is None
+        else {
+            "average_bytes_per_s": found.average,
+            "range_ratio": found.range_ratio,
+            "slope_ratio": found.slope_ratio,
+        },
+        "windows": [
+            {
+                "pass": window.pass_index + 1,
+                "bytes": window.bytes,
+                "duration_ns": window.duration_ns,
+                "bytes_per_s": window.bytes_per_s,
+            }
+            for window in done.windows
+        ],
+        "run_id": done.run_id,
+        "engine": done.engine,
+        "io_size_bytes": done.options.io_size_bytes,
+        "queue_depth": done.options.queue_depth,
+    }
+
+
+def _summary(done: Preconditioning) -> str:
+    """Return what people want to know, in lines of 80 columns at most where names allow."""
+    turns = done.written_bytes / done.span_bytes
+    lines = [
+        done.title,
+        f"  written  {format_bytes(done.written_bytes)} in {done.elapsed_ns / S_NS:.1f} s: "
+        f"{turns:.2f} × the {format_bytes(done.span_bytes)} that were to be filled",
+    ]
+    for index in range(done.options.passes):
+        rate = done.rate(index)
+        if rate is not None:
+            order = "random" if index else "sequential"
+            lines.append(f"  pass {index + 1}   {rate / 1e9:.2f} GB/s, {order}")
+    lines.append(f"  steady   {_steady(done)}")
+    if done.interrupted:
+        lines.append(
+            f"INTERRUPTED after {done.passes} of {done.options.passes} passes: "
+            "the state is not known; run it again"
+        )
+    return "\n".join(lines)
+
+
+def _steady(done: Preconditioning) -> str:
+    found = done.steadiness
+    if found is None:
+        return "unknown: too little was written at random (--passes 2 or more)"
+    word = "yes" if found.steady else "no"
+    hint = "" if found.steady else "\n           more --passes may help"
+    return (
+        f"{word}: rates of the last half pass within {found.range_ratio:.1%} (limit 20%), "
+        f"slope {found.slope_ratio:.1%} (10%){hint}"
+    )

@@ -1,0 +1,144 @@
+"""Finished ops, as they are taken out of the ring: what they are in the trace, and their times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from replay.loop import EXTRA, NO_TIME_NS, Action, Mode, Ops, Times
+from replay.order import SECTOR_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Columns of consecutive ops of a trace, in its order. Times are ns on the loop's clock.
+
+    `lane`: the tier's, `thread`: the loop thread. `due_ns` in max mode is when the op was ready.
+    """
+
+    number: NDArray[np.int64]
+    cell: NDArray[np.uint8]
+    lane: NDArray[np.uint8]
+    thread: NDArray[np.uint8]
+    action: NDArray[np.uint8]
+    offset_bytes: NDArray[np.uint64]
+    length_bytes: NDArray[np.int64]
+    size_bytes: NDArray[np.int64]
+    key: NDArray[np.uint64]
+    sector: NDArray[np.uint32]
+    generation: NDArray[np.uint32]
+    due_ns: NDArray[np.int64]
+    ready_ns: NDArray[np.int64]
+    slot_ns: NDArray[np.int64]
+    submit_ns: NDArray[np.int64]
+    complete_ns: NDArray[np.int64]
+    error: NDArray[np.int32]
+    bad_sector: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def tier(self) -> NDArray[np.uint8]:
+        """Wire values of the ops' tiers."""
+        return self.cell >> np.uint8(6)
+
+    @property
+    def phase(self) -> NDArray[np.uint8]:
+        """Wire values of the ops' phases."""
+        return self.cell >> np.uint8(4) & np.uint8(3)
+
+    @property
+    def qos(self) -> NDArray[np.uint8]:
+        """0 where the trace doesn't say, else 1 + the wire value."""
+        return self.cell & np.uint8(3)
+
+    @property
+    def op(self) -> NDArray[np.uint8]:
+        """Wire values of what the ops are."""
+        return self.cell >> np.uint8(2) & np.uint8(3)
+
+    @property
+    def moves(self) -> NDArray[np.bool_]:
+        """Whether an op moves bytes."""
+        return np.asarray((self.action == Action.READ) | (self.action == Action.WRITE))
+
+    @property
+    def ran(self) -> NDArray[np.bool_]:
+        """Whether an op was submitted."""
+        return np.asarray(self.submit_ns != NO_TIME_NS)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Whether an op completed without error."""
+        return np.asarray(self.ran & (self.complete_ns != NO_TIME_NS) & (self.error == 0))
+
+    def select(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Done:
+        """Return some of the ops."""
+        return Done(*(getattr(self, column.name)[which] for column in fields(self)))
+
+    @staticmethod
+    def join(parts: Sequence[Done]) -> Done:
+        """Return the ops of all parts, one part after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return Done(*(np.concatenate([getattr(p, c.name) for p in parts]) for c in fields(Done)))
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """Takes finished ops out of a ring. `threads`: loop threads per lane."""
+
+    ops: Ops
+    times: Times
+    mode: Mode
+    threads: int = 1
+
+    def take(self, begin: int, end: int, start_ns: int) -> Done:
+        """Return ops [begin, end), less those that aren't the trace's. The ring stays as it is."""
+        mask = self.ops.capacity - 1
+        number = np.arange(begin, end)
+        number = number[self.ops.pad_bytes[number & mask] != EXTRA]
+        at = number & mask
+        ops, times = self.ops, self.times
+        length = ops.length_sectors[at].astype(np.int64) * SECTOR_BYTES
+        thread = ops.lane[at]
+        action = ops.action[at]
+        moves = (action == Action.READ) | (action == Action.WRITE)
+        ready = times.ready_ns[at]
+        due = ops.due_ns[at]
+        known = ready if self.mode == Mode.MAX else np.where(due == NO_TIME_NS, due, due + start_ns)
+        return Done(
+            number=number,
+            cell=ops.cell[at],
+            lane=thread // np.uint8(self.threads),
+            thread=thread,
+            action=action,
+            offset_bytes=ops.offset_bytes[at],
+            length_bytes=length,
+            size_bytes=np.where(moves, length - ops.pad_bytes[at], 0),
+            key=ops.key[at],
+            sector=ops.sector[at],
+            generation=ops.generation[at],
+            due_ns=known,
+            ready_ns=ready,
+            slot_ns=times.slot_ns[at],
+            submit_ns=times.submit_ns[at],
+            complete_ns=times.complete_ns[at],
+            error=times.error[at],
+            bad_sector=times.bad_sector[at],
+        )
+
+    def payload_end(self, begin: int, end: int) -> int:
+        """Return where in the payload's stream the last of ops [begin, end) that writes ends."""
+        at = np.arange(begin, end) & (self.ops.capacity - 1)
+        at = at[self.ops.action[at] == Action.WRITE]
+        ends = self.ops.arena_bytes[at] + self.ops.length_sectors[at] * np.uint64(SECTOR_BYTES)
+        return int(ends.max(initial=np.uint64(0)))

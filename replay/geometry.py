@@ -1,0 +1,91 @@
+"""What a plan must know of targets, loop threads and payload, and the state that it begins with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.schema import Tier
+from replay import order
+from replay.order import ORDER, Fixed, State
+from replay.places import CLASS, PLACE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from replay.extents import Classes, Space
+
+NO_LANE = -1
+_FREED_ROOM = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What the plan must know of targets, loop threads and payload. `spaces`: one per lane.
+
+    A lane of the plan is a tier; each has `threads` loop threads, numbered lane after lane.
+    """
+
+    lane_of_tier: NDArray[np.int8]
+    spaces: tuple[Space, ...]
+    arena_bytes: int
+    io_bytes: int
+    speed: float = 1.0
+    threads: int = 1
+    deletes: tuple[bool, ...] = ()
+    """Per lane: whether a delete is work for the target."""
+    closed: bool = False
+    sync_stores: bool = False
+
+
+def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:
+    """Return the lane of each tier, `NO_LANE` where it isn't among `tiers`."""
+    lanes = np.full(len(Tier), NO_LANE, np.int8)
+    for lane, tier in enumerate(tiers):
+        lanes[tier] = lane
+    return lanes
+
+
+def fixed_of(geometry: Geometry) -> Fixed:
+    """Return what compiled code must know of the geometry."""
+    count = len(geometry.spaces)
+    threads = np.full(count, geometry.threads, np.int64)
+    return Fixed(
+        lane_of_tier=geometry.lane_of_tier,
+        align=np.array([space.align_bytes for space in geometry.spaces], np.int64),
+        threads=threads,
+        first_thread=np.cumsum(threads) - threads,
+        per_object=np.array([space.per_object for space in geometry.spaces], np.bool_),
+        deletes=np.array(geometry.deletes or (False,) * count, np.bool_),
+        arena_bytes=geometry.arena_bytes,
+        io_bytes=geometry.io_bytes,
+        speed=geometry.speed,
+        closed=geometry.closed,
+        sync_stores=geometry.sync_stores,
+    )
+
+
+def initial_state(classes: Classes, quotas: NDArray[np.int64], geometry: Geometry) -> State:
+    """Return the state of a planner that has planned nothing."""
+    lanes = len(geometry.spaces)
+    table = np.zeros(len(quotas), CLASS)
+    table["length"], table["quota"] = classes.length_bytes, quotas
+    cursor = np.zeros(5, np.int64)
+    cursor[order.FREED] = 1  # 0 ends a queue
+    return State(
+        order=np.zeros((0, len(Tier)), ORDER),
+        place=np.zeros((0, lanes), PLACE),
+        transfer_read=np.zeros(0, np.int64),
+        touched=np.zeros(0, np.int64),
+        classes=table,
+        next_free=np.array([space.begin_bytes for space in geometry.spaces], np.int64),
+        next_thread=np.zeros(lanes, np.int64),
+        freed_extent=np.zeros(_FREED_ROOM, np.int64),
+        freed_ref=np.zeros(_FREED_ROOM, np.int64),
+        freed_next=np.zeros(_FREED_ROOM, np.int64),
+        born_class=np.zeros(0, np.int32),
+        born_length=np.zeros(0, np.int64),
+        cursor=cursor,
+    )

@@ -1,0 +1,265 @@
+"""The measured run: the plan ahead of the loop, and everything that looks at what it has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kvtrace.units import S_NS, US_NS
+from replay import clock, engines, sample
+from replay.done import Done, Taker
+from replay.drive import drive, thread_lanes
+from replay.feed import Drain, Feed
+from replay.loop import Control, LaneCounters, LoopOptions, Outcome, Times, Verify
+from replay.options import ReplayOptions, Spin
+from replay.plan import RING_OPS
+from replay.recorder import Recorder
+from replay.simulated import SimulatedTarget
+from replay.tally import Tally
+from replay.violations import OrderChecker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kvtrace.schema import Tier
+    from replay.feed import Sink
+    from replay.fresh import FreshPayload
+    from replay.loop import Engine, Lane
+    from replay.prepare import Prepared
+    from replay.result import Result
+    from replay.watch import Stop, Watcher
+
+SPIN_NS = 50 * US_NS
+_FLUSH_NS = 5 * S_NS
+
+
+class Journal(Protocol):
+    """Keeps what a run has found so far, so that a crash loses little."""
+
+    def begin(self, tiers: Sequence[Tier]) -> None:
+        """Take the tiers that are executed; the run is about to begin."""
+        ...
+
+    def add(self, done: Done, start_ns: int) -> None:
+        """Take finished ops, in the trace's order."""
+        ...
+
+    def checkpoint(self, result: Result) -> None:
+        """Take the result so far, as if the run had been interrupted now."""
+        ...
+
+
+class Assess(Protocol):
+    """Makes a result of what was found so far."""
+
+    def __call__(self, outcome: Outcome, priority: str, *, interrupted: bool) -> Result:
+        """Return it."""
+        ...
+
+
+class Kept:
+    """All finished ops of a run that isn't too long to keep them."""
+
+    def __init__(self) -> None:
+        self._parts: list[Done] = []
+        self._count = 0
+
+    def add(self, done: Done) -> None:
+        """Take finished ops."""
+        self._count += len(done)
+        if self._count <= RING_OPS:
+            self._parts.append(done)
+        else:
+            self._parts = []
+
+    def all(self) -> Done | None:
+        """Return them; None if there were too many."""
+        return Done.join(self._parts) if self._parts and self._count <= RING_OPS else None
+
+
+class _Journalled:
+    """Hands finished ops to a journal."""
+
+    def __init__(self, journal: Journal, start_ns: int) -> None:
+        self._journal, self._start_ns = journal, start_ns
+
+    def add(self, done: Done) -> None:
+        self._journal.add(done, self._start_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Sinks:
+    """Everything that looks at finished ops."""
+
+    recorder: Recorder
+    tally: Tally
+    checker: OrderChecker
+    kept: Kept
+    sampler: sample.WriteSampler
+
+
+class Measurement:
+    """One measured run: `plan_ahead` while nothing is open yet, then `run`."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        options: ReplayOptions,
+        engine: Engine,
+        watcher: Watcher,
+        stop: Stop,
+        journal: Journal | None,
+    ) -> None:
+        self._prepared, self._options, self._engine = prepared, options, engine
+        self._watcher, self._stop, self._journal = watcher, stop, journal
+        self._control = Control(len(prepared.tiers) * options.threads)
+        self._control.stop = stop.flag
+        self._times = Times.empty(prepared.ring.capacity)
+        self.feed = Feed(prepared.planner, prepared.ring, self._times, self._control)
+        self.lanes: tuple[Lane, ...] = ()
+        self.verify = Verify.NONE
+        self._sinks: Sinks | None = None
+        self._drain: Drain | None = None
+        self._flushed_ns = 0
+
+    def plan_ahead(self) -> None:
+        """Plan as far as the ring reaches: what is wrong there is found before anything is written.
+
+        Raises UsageError, TraceError, RunInterruptedError.
+        """
+
+        def progress(rows: int) -> None:
+            self._stop.check()
+            self._watcher.advance(rows)
+
+        self._watcher.stage("planning", self._prepared.survey.rows)
+        self.feed.fill(progress)
+
+    @property
+    def spin_ns(self) -> int:
+        """How long to poll; by itself only where a CPU is spare."""
+        if self._options.spin != Spin.AUTO:
+            return SPIN_NS if self._options.spin == Spin.ON else 0
+        return SPIN_NS if engines.spare_cpus() >= len(self._control.completed_ops) else 0
+
+    @property
+    def _in_virtual_time(self) -> bool:
+        targets = self._prepared.targets
+        return all(
+            isinstance(target, SimulatedTarget) and target.virtual_time for target in targets
+        )
+
+    @property
+    def sinks(self) -> Sinks:
+        """What looks at finished ops; made when the clock has started."""
+        if self._sinks is None:
+            self._sinks = self._make_sinks()
+        return self._sinks
+
+    @property
+    def drain_cpu_ns(self) -> int:
+        """CPU time of taking results out while the loop ran, and after it."""
+        return self._drain.cpu_ns if self._drain is not None else 0
+
+    def run(
+        self,
+        arena: NDArray[np.uint8],
+        fresh: FreshPayload | None,
+        verify: Verify,
+        assess: Assess,
+    ) -> tuple[Outcome, str]:
+        """Return what the engine says of itself, and its priority. Results are in `sinks`."""
+        self.verify = verify
+        self.lanes = thread_lanes(self._prepared, self._options, self._options.depth)
+        options = LoopOptions(
+            self._options.mode.loop_mode,
+            arena,
+            self._prepared.run_id,
+            verify,
+            self.spin_ns,
+            stamp=self._options.stamped,
+            filled_bytes=None if fresh is None else fresh.filled_bytes,
+            clocks=self._prepared.planner.clocks,
+            virtual_time=self._in_virtual_time,
+        )
+        if self._journal is not None:
+            self._journal.begin(self._prepared.tiers)
+        self._watcher.stage("replaying", self._prepared.survey.executed_ops)
+        self._flushed_ns = clock.now_ns()
+        self.feed.start()
+        try:
+            outcome, priority = drive(
+                self._engine,
+                self.lanes,
+                self._prepared.ring,
+                self._times,
+                options,
+                self._control,
+                lambda: self._look(fresh, assess),
+                self._options.priority,
+            )
+        finally:
+            self.feed.stop()
+        if self.feed.failure is not None:
+            raise self.feed.failure
+        self._control.start_ns[0] = outcome.start_ns
+        self._draining(fresh).finish()
+        self.sinks.recorder.finish()
+        return outcome, priority
+
+    def _look(self, fresh: FreshPayload | None, assess: Assess) -> bool:
+        """Take out what is finished; return whether there may be more."""
+        self._watcher.advance(int(self._control.completed_ops.sum()))
+        if fresh is not None:
+            fresh.check()
+        if not self._control.start_ns[0]:
+            return False
+        more = self._draining(fresh).take()
+        now_ns = clock.now_ns()
+        if self._journal is not None and now_ns - self._flushed_ns > _FLUSH_NS:
+            self._flushed_ns = now_ns
+            counters = tuple(LaneCounters() for _ in self.lanes)
+            so_far = Outcome(int(self._control.start_ns[0]), counters, 0, 0)
+            self._journal.checkpoint(assess(so_far, "", interrupted=True))
+        return more
+
+    def _draining(self, fresh: FreshPayload | None) -> Drain:
+        if self._drain is None:
+            found = self.sinks
+            sinks: list[Sink] = [
+                found.recorder, found.tally, found.checker, found.kept, found.sampler,
+            ]  # fmt: skip
+            if self._journal is not None:
+                sinks.append(_Journalled(self._journal, int(self._control.start_ns[0])))
+            mode, threads = self._options.mode.loop_mode, self._options.threads
+            taker = Taker(self._prepared.ring, self._times, mode, threads)
+            consumed = None if fresh is None else fresh.consumed
+            self._drain = Drain(taker, self._times, self._control, tuple(sinks), consumed)
+        return self._drain
+
+    def _make_sinks(self) -> Sinks:
+        prepared, options = self._prepared, self._options
+        names = [target.spec.name for target in prepared.targets]
+        recorder = Recorder(
+            len(names),
+            options.mode.loop_mode,
+            int(self._control.start_ns[0]),
+            warmup_ns=options.warmup_ns,
+            copiers=tuple(lane for lane, name in enumerate(names) if name == "memory"),
+        )
+        unplaced = tuple(
+            lane
+            for lane, space in enumerate(prepared.spaces)
+            if space.unbounded or space.per_object
+        )
+        reduced = options.dedup_ratio > 1 or options.compress_ratio > 1
+        return Sinks(
+            recorder,
+            Tally(tuple(lane for lane, name in enumerate(names) if name != "null")),
+            OrderChecker(2 * prepared.ring.capacity, unplaced),
+            Kept(),
+            sample.WriteSampler(sample.SAMPLE_BYTES if reduced else 0),
+        )

@@ -1,0 +1,107 @@
+"""The rows of a trace as a replay reads them: within its limit, in slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replay.keys import KeyTable, find_or_add_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from kvtrace.reader import Trace
+
+COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
+_SLICE_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much of a trace is replayed: that many rows, or the rows before that time."""
+
+    rows: int | None = None
+    duration_ns: int | None = None
+
+    def cut(self, first_row: int, timestamps: NDArray[np.int64]) -> int:
+        """Return how many of the rows that start at `first_row` are within the limit."""
+        count = len(timestamps)
+        if self.rows is not None:
+            count = min(count, max(0, self.rows - first_row))
+        if self.duration_ns is not None:
+            count = min(count, int(np.searchsorted(timestamps, self.duration_ns)))
+        return count
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive rows of a trace, with `offset_bytes` filled in where the trace has none."""
+
+    first_row: int
+    timestamp_ns: NDArray[np.int64]
+    op: NDArray[np.uint8]
+    size_bytes: NDArray[np.uint64]
+    tier: NDArray[np.uint8]
+    key: NDArray[np.uint64]
+    phase: NDArray[np.uint8]
+    offset_bytes: NDArray[np.uint64]
+    optional: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Other columns that were asked for; those that the trace doesn't have are missing."""
+
+
+def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> Iterator[Batch]:
+    """Yield the rows of `trace` that are within `limit`, in slices that stay in a CPU's cache."""
+    there = [name for name in optional if name in trace.columns]
+    names = [*COLUMNS, *there, *(["offset"] if "offset" in trace.columns else [])]
+    first_row = 0
+    for columns in trace.batches(names, nulls=True):
+        rows = limit.cut(first_row, columns["timestamp"])
+        for begin in range(0, rows, _SLICE_ROWS):
+            end = min(rows, begin + _SLICE_ROWS)
+            part = {name: values[begin:end] for name, values in columns.items()}
+            offset = part.get("offset")
+            yield Batch(
+                first_row + begin,
+                part["timestamp"],
+                part["op"],
+                part["size"],
+                part["tier"],
+                part["key"],
+                part["phase"],
+                np.zeros(end - begin, np.uint64) if offset is None else offset,
+                {name: part[name] for name in there},
+            )
+        if rows < len(columns["timestamp"]):
+            return
+        first_row += rows
+
+
+SESSION_COLUMNS = ("session", "request")
+NO_STREAM = np.uint64((1 << 64) - 1)
+
+
+def stream_keys(batch: Batch) -> NDArray[np.uint64]:
+    """Return, per row, what of closed loops it is a part of: its session, else its request.
+
+    `NO_STREAM` where the trace knows neither.
+    """
+    keys = np.full(len(batch.op), NO_STREAM, np.uint64)
+    for name, kind in (("request", np.uint64(1 << 63)), ("session", np.uint64(0))):
+        if name in batch.optional:
+            values = batch.optional[name]
+            known = ~np.ma.getmaskarray(values)
+            keys[known] = np.ma.getdata(values)[known].astype(np.uint64) | kind
+    return keys
+
+
+def add_keys(table: KeyTable, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """Return the index of each key; new ones are added."""
+    if not table.has_room(len(keys)):
+        table.keep(np.ones(table.count, bool), len(keys))
+    found = np.empty(len(keys), np.int32)
+    table.count = find_or_add_all(table.slots, table.keys, table.count, keys, found)
+    return found

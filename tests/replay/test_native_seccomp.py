@@ -1,0 +1,85 @@
+"""Where a container's policy forbids io_uring, replay goes on with threads and says why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replay import native
+
+if native.threads.available() is not None:
+    pytest.skip(str(native.threads.available()), allow_module_level=True)
+
+SCRIPT = """
+import ctypes, sys
+
+class Rule(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
+                ("k", ctypes.c_uint)]
+
+class Program(ctypes.Structure):
+    _fields_ = [("count", ctypes.c_ushort), ("rules", ctypes.POINTER(Rule))]
+
+# Load the call's number; io_uring_setup (425 everywhere) fails with EPERM; all else goes.
+rules = (Rule * 4)((0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x50001),
+                   (0x06, 0, 0, 0x7FFF0000))
+program = Program(4, rules)
+libc = ctypes.CDLL(None, use_errno=True)
+NO_NEW_PRIVS, SECCOMP, FILTER = 38, 22, 2
+if libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(SECCOMP, FILTER, ctypes.byref(program)):
+    sys.exit(77)
+
+import numpy as np
+from kvtrace.errors import TargetError
+from replay import engines
+from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
+from replay.native.testing import make_ops
+
+chosen = engines.choose("auto")
+assert chosen.name == "threads", chosen.name
+try:
+    engines.choose("uring")
+except TargetError as error:
+    assert "Operation not permitted" in str(error), error
+else:
+    raise AssertionError("uring was chosen")
+
+with open(sys.argv[1], "w+b") as file:
+    file.truncate(1 << 20)
+    lane = Lane(LaneKind.FILE, queue_depth=4, io_bytes=1 << 16, fd=file.fileno())
+    arena = np.random.default_rng(1).integers(0, 256, 1 << 20, dtype=np.uint8)
+    options = LoopOptions(Mode.MAX, arena, run_id=1, verify=Verify.FULL)
+    offsets = np.tile(np.arange(16) << 16, 2)
+    ops = make_ops(
+        32, edges=[(i, i + 16) for i in range(16)],
+        action=np.repeat([Action.WRITE, Action.READ], 16), length_bytes=1 << 16,
+        offset_bytes=offsets, arena_bytes=offsets, key=np.tile(np.arange(16), 2),
+    )
+    _, times = run_whole(chosen, (lane,), ops, 32, options)
+    assert not times.error.any(), times.error
+    try:
+        run_whole(engines.uring, (lane,), ops, 32, options)
+    except TargetError as error:
+        assert "io_uring_setup for lane 0" in str(error), error
+    else:
+        raise AssertionError("uring ran")
+print("done")
+"""
+
+
+def test_threads_where_io_uring_is_forbidden(tmp_path: Path) -> None:
+    """`auto` is `threads`, `uring` is refused with the reason, and I/O works."""
+    root = Path(native.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "target")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip("no seccomp filters here")
+    assert done.stdout == "done\n", done.stderr
