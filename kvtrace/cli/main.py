@@ -13,6 +13,7 @@ from kvtrace.cli.convert import export_command, import_command
 from kvtrace.cli.listing import list_command
 from kvtrace.cli.precondition import precondition_command
 from kvtrace.cli.record import record_command
+from kvtrace.cli.recover import recover_command
 from kvtrace.cli.replay import replay_command
 from kvtrace.cli.trace import check_command, head_command, info_command
 from kvtrace.errors import EXIT_BUG, KvtraceError
@@ -33,6 +34,7 @@ app.command("import")(import_command)
 app.command("export")(export_command)
 app.command("replay")(replay_command)
 app.command("precondition")(precondition_command)
+app.command("recover")(recover_command)
 app.command("list")(list_command)
 
 

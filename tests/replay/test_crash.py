@@ -1,0 +1,81 @@
+"""A replay that is killed: what it had found up to its last flush can be brought back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from kvtrace.cli.main import app
+from kvtrace.errors import UsageError
+from kvtrace.reader import open_trace
+from replay.output import parts_path
+from tests.replay.conftest import simple_rows, write_trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_RUN = """
+import sys
+import replay.measurement, replay.output
+replay.measurement._FLUSH_NS = replay.output._FLUSH_NS = 0
+from kvtrace.cli.main import main
+sys.argv = ["kvtrace", *sys.argv[1:]]
+main()
+"""
+
+
+def kill_when_parts_are_there(command: list[str], folder: Path, partial: Path) -> None:
+    """Start a replay and kill it once it has flushed something."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            if list(folder.glob("part-*.parquet")) and partial.exists():
+                return
+            assert process.poll() is None, "ended before anything was flushed"
+            time.sleep(0.05)
+        raise AssertionError("nothing was flushed")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_replay_loses_no_more_than_the_last_interval(tmp_path: Path) -> None:
+    """Parts are traces, `recover` joins them, a report says INVALID, a new run is refused."""
+    trace = write_trace(tmp_path / "t.parquet", simple_rows(200, gap_ns=100_000_000))
+    out, report = tmp_path / "out.parquet", tmp_path / "report.json"
+    words = [
+        "replay", str(trace), "--target", "null", "--arena", "16MiB",
+        "--out", str(out), "--report", str(report),
+    ]  # fmt: skip
+    partial = tmp_path / "report.json.partial"
+    kill_when_parts_are_there([sys.executable, "-c", _RUN, *words], parts_path(out), partial)
+    assert not out.exists()
+    said = json.loads(partial.read_text())
+    assert said["verdict"] == "INVALID"
+    assert "interrupted" in {reason["code"] for reason in said["reasons"]}
+    again = CliRunner().invoke(app, words)
+    assert isinstance(again.exception, UsageError)
+    assert "its run was killed" in str(again.exception)
+    recovered = tmp_path / "recovered.parquet"
+    assert CliRunner().invoke(app, ["recover", str(parts_path(out)), str(recovered)]).exit_code == 0
+    with open_trace(recovered) as found:
+        assert found.rows > 0
+        frame = found.lazy().collect()
+        assert (frame["complete"] >= frame["submit"]).all()
+        assert found.header.statistics["replay"]["verdict"] == "INVALID"  # type: ignore[index]
+
+
+def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:
+    """There is nothing to recover: said in one line, and nothing is made."""
+    found = CliRunner().invoke(app, ["recover", str(tmp_path), str(tmp_path / "x.parquet")])
+    assert isinstance(found.exception, UsageError)
+    assert "no parts of a result trace" in str(found.exception)
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "x.parquet").stat()
