@@ -464,7 +464,10 @@ def test_a_plan_through_a_small_ring_is_the_whole_plan(
     for row in rows:
         if row[1] == R and (row[2], row[3]) in dead:
             continue
-        (dead.add if row[1] == D else dead.discard)((row[2], row[3]))
+        if row[1] == D:
+            dead.add((row[2], row[3]))
+        elif row[1] == W:
+            dead.discard((row[2], row[3]))
         live_rows.append(row)
     capacity = 32
     planner, ring = make_planner(live_rows, tiers, ring_ops=capacity)
