@@ -154,6 +154,7 @@ def spec_of(given_rules: Rules) -> HierarchySpec:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(workloads(), rules())
 def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules: Rules) -> None:

@@ -46,6 +46,7 @@ def kill_when_parts_are_there(command: list[str], folder: Path, partial: Path) -
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_replay_loses_no_more_than_the_last_interval(tmp_path: Path) -> None:
     """Parts are traces, `recover` joins them, a report says INVALID, a new run is refused."""
     trace = write_trace(tmp_path / "t.parquet", simple_rows(200, gap_ns=100_000_000))

@@ -416,6 +416,7 @@ def test_the_python_engine_refuses_folders(direct_path: Path, quick: Quick) -> N
         replay.run(trace, [dir_target(direct_path / "objects")], quick(engine="python"))
 
 
+@pytest.mark.slow
 def test_reduction_is_measured_on_what_landed(direct_path: Path, quick: Quick) -> None:
     """A sample is read back from the objects' files."""
     trace = write_trace(direct_path / "t.parquet", simple_rows(8, MIB)[:-1])

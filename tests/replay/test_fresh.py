@@ -167,6 +167,7 @@ os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.slow
 def test_the_producer_ends_with_its_parent() -> None:
     """Killed without a chance to clean up, a run leaves no process behind."""
     answer = subprocess.run(

@@ -116,6 +116,7 @@ def run_plan(engine: native.NativeEngine, plan: Plan, seed: int, fds: list[int])
     return run(engine, lanes_of(fds, rng), ops, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [native.uring, native.threads], ids=lambda engine: engine.name)
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)

@@ -70,6 +70,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_threads_where_io_uring_is_forbidden(tmp_path: Path) -> None:
     """`auto` is `threads`, `uring` is refused with the reason, and I/O works."""
     root = Path(native.__file__).parents[2]

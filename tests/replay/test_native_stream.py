@@ -122,6 +122,7 @@ def test_order_is_kept_through_a_small_ring(
     assert streamer.control.start_ns[0] == ran.start_ns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spin_ns", [0, 20_000])
 def test_many_rows_on_null_lanes(arena: np.typing.NDArray[np.uint8], spin_ns: int) -> None:
     """The waiter lists of the compiled loop hold where four lanes race for every op."""
@@ -139,6 +140,7 @@ def test_many_rows_on_null_lanes(arena: np.typing.NDArray[np.uint8], spin_ns: in
     assert (ran.times.ready_ns >= ran.start_ns).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(Mode))
 def test_failures_reach_ops_planned_long_after(
     engine: Engine, arena: np.typing.NDArray[np.uint8], mode: Mode

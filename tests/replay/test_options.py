@@ -220,6 +220,7 @@ def test_fresh_payload_is_generated_as_it_runs(direct_path: Path, quick: Quick) 
         replay.run(trace, [spec], quick(payload="fresh", verify="full"))
 
 
+@pytest.mark.slow
 def test_reducible_payload_is_measured_where_it_landed(direct_path: Path, quick: Quick) -> None:
     """Ratios are those of a sample; duplicates mean no stamps, from the arena an INVALID run."""
     rows: list[Row] = [(i, W, NVME, i, Phase.PREFILL, MIB) for i in range(64)]

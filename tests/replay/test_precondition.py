@@ -64,6 +64,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "passes", "io_size"), CASES)
 def test_every_sector_is_written_in_every_pass(
     direct_path: Path, engine: str, passes: int, io_size: int
@@ -357,6 +358,7 @@ def test_a_mounted_device_is_refused(loop_device: MakeLoop, tmp_path: Path) -> N
         subprocess.run(["umount", str(point)], check=False)
 
 
+@pytest.mark.slow
 def test_a_device_that_another_claims_is_refused(loop_device: MakeLoop) -> None:
     """O_EXCL: whoever else claims it keeps it."""
     loop = loop_device(16 * MIB)
