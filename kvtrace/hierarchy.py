@@ -278,7 +278,8 @@ class Hierarchy:
         space only: pages that are never written to take no memory.
         """
         used = len(self._slots) - int(self._count[kernel.FREE])
-        longest = int(self._pool.rows[:, kernel.PROMPT].max(initial=0))
+        rows = self._pool.rows
+        longest = int((rows[:, kernel.END] - rows[:, kernel.BEGIN]).max(initial=0))
         wanted = self._events_per_call + _EVENTS_PER_EVICTED * used + _EVENTS_PER_ASKED * longest
         if wanted > len(self._made):
             bigger = np.empty((2 * wanted, kernel.EVENT_COLUMNS), np.int64)

@@ -461,7 +461,8 @@ def _advance(
     count[NOW_REQUEST], count[NOW_SESSION] = rows[i, REQUEST], rows[i, SESSION]
     count[NOW_QOS] = rows[i, QOS]
     next_ns = count[NOW]
-    while next_ns == count[NOW]:
+    # A request may do many steps at once, each of which makes as many events as there is room for.
+    while next_ns == count[NOW] and count[EVENTS] < count[MAX_EVENTS]:
         step = rows[i, STEP]
         count[NOW_STEP] = min(step, _MAX_STEP)
         if step == LOAD:

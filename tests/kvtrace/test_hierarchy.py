@@ -186,6 +186,42 @@ def test_events_dont_depend_on_batches(
     assert rows_of(hierarchy, pieces) == whole
 
 
+def test_a_request_that_does_many_steps_at_once_has_room_for_their_events() -> None:
+    """Instant decoding that reads a prompt again and again: all events, whatever the room.
+
+    Expected: a write per block, then 5,000 reads. Buggy (November 2026): room was kept for one
+    reading of the prompt only, and the rest was written beyond it.
+    """
+    request = Request(
+        arrival_ns=0,
+        prompt=[(index, 4) for index in range(12)],
+        generated=[],
+        input_tokens=48,
+        output_tokens=40_000,
+        session=0,
+        think_ns=0,
+        row=0,
+    )
+    capacity = {tier: 1 << 40 if tier == 0 else 0 for tier in range(4)}
+    given_rules = Rules(
+        token_bytes=dict.fromkeys(range(4), 1),
+        high_bytes=capacity,
+        low_bytes=dict(capacity),
+        write_through=False,
+        promote=False,
+        tail_first=True,
+        prefix_rule=False,
+        generation_ns=0,
+        prefill_ps=0,
+        reread_tokens=8,
+        max_requests=1 << 62,
+        end_ns=1 << 62,
+    )
+    found = rows_of(Hierarchy(spec_of(given_rules), events_per_call=1), [cut([request])])
+    assert found == Reference(given_rules).run([request])
+    assert [row[1] for row in found].count("read") == 5_000
+
+
 ORACLE = [
     # G, C, policy, hits gpu / cpu / nvme, nvme writes, nvme reads (docs/workload.md)
     (400, 0, "write-through", (0.032, 0, 0.608), 43_924, 74_041),

@@ -43,6 +43,8 @@ ENGINES = (native.threads, PythonEngine())
 if native.threads.available() is not None:
     pytest.skip(str(native.threads.available()), allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
 def engine(request: pytest.FixtureRequest) -> Engine:

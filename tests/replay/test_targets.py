@@ -44,6 +44,8 @@ compiled = pytest.mark.skipif(
     not engines.availability()[1].available, reason="no compiled loop here"
 )
 
+pytestmark = pytest.mark.slow
+
 
 def spec(name: str, folder: Path) -> TargetSpec:
     """Return the spec of a target by name."""
