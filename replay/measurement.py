@@ -19,7 +19,7 @@ from replay.tally import Tally
 from replay.violations import OrderChecker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -47,16 +47,16 @@ class Journal(Protocol):
         """Take finished ops, in the trace's order."""
         ...
 
-    def checkpoint(self, result: Result) -> None:
-        """Take the result so far, as if the run had been interrupted now."""
+    def checkpoint(self, result_so_far: Callable[[], Result]) -> None:
+        """Ask for the result as if the run had been interrupted now, if that is to be kept."""
         ...
 
 
 class Assess(Protocol):
     """Makes a result of what was found so far."""
 
-    def __call__(self, outcome: Outcome, priority: str, *, interrupted: bool) -> Result:
-        """Return it."""
+    def __call__(self, outcome: Outcome, priority: str, *, final: bool) -> Result:
+        """Return it; `final`: the run has ended."""
         ...
 
 
@@ -223,7 +223,7 @@ class Measurement:
             self._flushed_ns = now_ns
             counters = tuple(LaneCounters() for _ in self.lanes)
             so_far = Outcome(int(self._control.start_ns[0]), counters, 0, 0)
-            self._journal.checkpoint(assess(so_far, "", interrupted=True))
+            self._journal.checkpoint(lambda: assess(so_far, "", final=False))
         return more
 
     def _draining(self, fresh: FreshPayload | None) -> Drain:

@@ -17,7 +17,7 @@ from replay import clock, report
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -251,8 +251,11 @@ class Outputs:
         if self._result_trace is not None:
             self._result_trace.add(done, start_ns)
 
-    def checkpoint(self, result: Result) -> None:
+    def checkpoint(self, result_so_far: Callable[[], Result]) -> None:
         """Keep what the reports would say if the run ended now, beside each of them."""
+        if not self.reports:
+            return
+        result = result_so_far()
         for path in self.reports:
             report.write_json(result, partial_path(path))
 

@@ -102,13 +102,13 @@ class _Session:
         verify = initial.verify()
         states, stats = self._states(), self._stats()
 
-        def result_of(outcome: Outcome, priority: str, *, interrupted: bool) -> Result:
+        def result_of(outcome: Outcome, priority: str, *, final: bool) -> Result:
             return self._assess(
                 measurement,
                 outcome,
                 populated,
                 page_kind,
-                interrupted=interrupted,
+                final=final,
                 states=states,
                 stats=stats,
                 cost=self._cost(measurement, outcome, priority, fresh),
@@ -116,7 +116,7 @@ class _Session:
             )
 
         outcome, priority = measurement.run(arena, fresh, verify, result_of)
-        return result_of(outcome, priority, interrupted=self.stop.requested)
+        return result_of(outcome, priority, final=True)
 
     def _make_arena(self) -> tuple[NDArray[np.uint8], str]:
         size = self.prepared.arena_bytes
@@ -162,7 +162,7 @@ class _Session:
         populated: Populated,
         page_kind: str,
         *,
-        interrupted: bool,
+        final: bool,
         states: tuple[DeviceState | None, ...],
         stats: tuple[DiskStat | None, ...],
         cost: ToolCost,
@@ -170,12 +170,13 @@ class _Session:
     ) -> Result:
         sinks = measurement.sinks
         lanes = measurement.lanes
+        interrupted = not final or self.stop.requested
         measured = Measured(
             counters=outcome.counters,
             recorder=sinks.recorder,
             tally=sinks.tally,
             order_violations=sinks.checker.count,
-            kept=sinks.kept.all(),
+            kept=sinks.kept.all() if final else None,
             populated=populated,
             verify=measurement.verify,
             page_kind=page_kind,
