@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replay import folder, payload, preflight
-from replay.loop import Lane, LaneKind
+from replay import payload
+from replay.read_back import read_back
 from replay.tally import SHOWN
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from replay.done import Done
+    from replay.loop import Lane
 
 _ALIGN_BYTES = 4096
 
@@ -42,14 +43,9 @@ def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str
 
 
 def _read_sector(lane: Lane, key: int, place: int) -> NDArray[np.uint8] | None:
-    if lane.kind == LaneKind.MEMORY and lane.pool is not None:
-        return lane.pool[place : place + payload.SECTOR_BYTES]
     start = place // _ALIGN_BYTES * _ALIGN_BYTES
     try:
-        if lane.kind == LaneKind.DIR:
-            block = folder.read_object(lane.fd, key, start, _ALIGN_BYTES)
-        else:
-            block = preflight.read_block(lane.fd, start, _ALIGN_BYTES)
+        block = read_back(lane, key, start, _ALIGN_BYTES)
     except OSError:
         return None
     found = block[place - start : place - start + payload.SECTOR_BYTES]

@@ -10,14 +10,12 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from kvtrace.units import MS_NS
-from replay import clock, device, folder, payload, preflight
-from replay.loop import LaneKind
+from replay import clock, device, payload
+from replay.read_back import read_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from replay.loop import Lane, Ops, Times
     from replay.prepare import Prepared
@@ -65,19 +63,11 @@ def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
     rng = np.random.default_rng(prepared.run_id)
     for op in rng.choice(count, min(count, _SAMPLED), replace=False).tolist():
         lane = lanes[ops.lane[op]]
-        found = _read(lane, int(ops.key[op]), int(ops.offset_bytes[op]))
+        found = read_back(lane, int(ops.key[op]), int(ops.offset_bytes[op]), _BLOCK_BYTES)
         expected = payload.Stamp(int(ops.key[op]), 0, 0, prepared.run_id)
         if len(found) < payload.SECTOR_BYTES or payload.Stamp.of(found) != expected:
             target = prepared.targets[ops.lane[op] * len(prepared.targets) // len(lanes)]
             raise _not_reusable(target, payload.describe(found, expected))
-
-
-def _read(lane: Lane, key: int, offset: int) -> NDArray[np.uint8]:
-    if lane.kind == LaneKind.FILE:
-        return preflight.read_block(lane.fd, offset, _BLOCK_BYTES)
-    if lane.kind == LaneKind.DIR:
-        return folder.read_object(lane.fd, key, offset, _BLOCK_BYTES)
-    return np.zeros(0, np.uint8)
 
 
 def _not_reusable(target: Target, got: str) -> TargetError:

@@ -6,8 +6,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kvtrace.units import MIB
-from replay import folder, preflight
-from replay.loop import Action, LaneKind
+from replay.loop import Action
+from replay.read_back import read_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +46,6 @@ class WriteSampler:
     def read(self, lanes: tuple[Lane, ...]) -> Iterator[NDArray[np.uint8]]:
         """Yield the bytes of the remembered writes, as they are now, in their order."""
         for thread, key, offset, length in self._places:
-            lane = lanes[thread]
-            if lane.kind == LaneKind.FILE:
-                yield preflight.read_block(lane.fd, offset, length)
-            elif lane.kind == LaneKind.DIR:
-                there = folder.read_object(lane.fd, key, offset, length)
-                if len(there):  # it may have been deleted since
-                    yield there
-            elif lane.pool is not None:
-                yield lane.pool[offset : offset + length]
+            there = read_back(lanes[thread], key, offset, length)
+            if len(there):  # it may have been deleted since
+                yield there
