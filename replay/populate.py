@@ -27,7 +27,13 @@ _SAMPLED = 1024
 _BLOCK_BYTES = 4096
 
 
-def check_written(ops: Ops, times: Times, where: object) -> None:
+def check_written(
+    ops: Ops,
+    times: Times,
+    where: object,
+    *,
+    hint: str = "nothing was measured yet; look at the device",
+) -> None:
     """Return if every write succeeded; raise TargetError for the first that didn't."""
     failed = np.flatnonzero(times.error > 0)
     if len(failed):
@@ -36,7 +42,7 @@ def check_written(ops: Ops, times: Times, where: object) -> None:
             f"can't write: {os.strerror(int(times.error[first]))}",
             where=where,
             got=f"at byte {int(ops.offset_bytes[first])}",
-            hint="nothing was measured yet; look at the device",
+            hint=hint,
         )
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Waiting
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, cast
@@ -15,12 +12,15 @@ import numpy as np
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.units import GIB, KIB, MIB, S_NS, format_bytes
 from replay import clock, engines, native, payload, steady, targets
+from replay.drive import drive
 from replay.extents import Need
-from replay.loop import Action, Control, LoopOptions, Mode, Ops, Times, Verify
+from replay.loop import Control, LoopOptions, Mode, Ops, Times, Verify
 from replay.marker import Preconditioned
+from replay.populate import check_written
 from replay.shuffle import Shuffle
 from replay.targets import RunMark, Target
 from replay.watch import Silent, Stop, Watcher
+from replay.writes import writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,6 @@ _SLICE_OPS = 1 << 16
 _TIB = 1 << 40
 _SHUFFLE_STREAM = 2
 """Spawn key of the random numbers that shuffle a pass."""
-_POLL_S = 0.1
 NO_TRACE = "precondition"
 """What the marker has for a trace's sha256."""
 
@@ -267,17 +266,22 @@ class _Work:
         control = Control.whole(1, count)
         control.stop = self.stop.flag
         lane = self.target.lane(self.done.options.queue_depth, self.io_bytes)
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(self.engine.run, (lane,), ops, times, options, control)
-            while True:
-                try:
-                    future.result(timeout=_POLL_S)
-                    break
-                except Waiting:
-                    self.watcher.advance(so_far + int(control.completed_bytes.sum()))
-        self._check(ops, times, count)
+
+        def look() -> bool:
+            self.watcher.advance(so_far + int(control.completed_bytes.sum()))
+            return False
+
+        drive(self.engine, (lane,), ops, times, options, control, look)
+        written_before = format_bytes(self.done.written_bytes)
+        check_written(
+            ops,
+            times,
+            self.target.title,
+            hint=f"{written_before} were written before; look at the device",
+        )
         written = times.error[:count] == 0
-        moved = int(ops.length_sectors[:count][written].sum(dtype=np.uint64)) * 512
+        sectors = int(ops.length_sectors[:count][written].sum(dtype=np.uint64))
+        moved = sectors * payload.SECTOR_BYTES
         self.watcher.advance(so_far + moved)
         if not written.all() and not self.stop.requested:
             raise TargetError(
@@ -294,35 +298,21 @@ class _Work:
     def _ops(self, index: int, numbers: NDArray[np.uint64], arena_bytes: int) -> Ops:
         """Return the writes of these extents, each with bytes of its own."""
         count = len(numbers)
-        ops = Ops.empty(1 << max(0, count - 1).bit_length(), 1)
         size = np.uint64(self.io_bytes)
         offset = np.uint64(self.done.begin_bytes) + numbers * size
-        length = np.minimum(np.uint64(self.done.end_bytes) - offset, size)
-        sector = offset // np.uint64(payload.SECTOR_BYTES) & np.uint64(payload.SECTOR_MASK)
-        ops.action[:count] = Action.WRITE
-        ops.offset_bytes[:count] = offset
-        ops.length_sectors[:count] = length // np.uint64(payload.SECTOR_BYTES)
-        # A stamp's sector number goes around after 1 TiB: the key says in which one it is.
-        ops.key[:count] = ~(offset // np.uint64(_TIB))
-        ops.sector[:count] = sector
+        ops = writes(
+            # A stamp's sector number goes around after 1 TiB: the key says in which one it is.
+            key=~(offset // np.uint64(_TIB)),
+            lane=np.zeros(count, np.uint8),
+            offset=offset,
+            length=np.minimum(np.uint64(self.done.end_bytes) - offset, size),
+            arena=self.cursor_bytes + np.arange(count, dtype=np.uint64) * size,
+        )
+        sector = offset // np.uint64(payload.SECTOR_BYTES)
+        ops.sector[:count] = sector & np.uint64(payload.SECTOR_MASK)
         ops.generation[:count] = index
-        place = self.cursor_bytes + np.arange(count, dtype=np.uint64) * size
-        ops.arena_bytes[:count] = place
         self.cursor_bytes = (self.cursor_bytes + count * self.io_bytes) % arena_bytes
         return ops
-
-    def _check(self, ops: Ops, times: Times, count: int) -> None:
-        """Return if no write failed. Raises TargetError for the first that did."""
-        failed = np.flatnonzero(times.error[:count] > 0)
-        if len(failed):
-            first = int(failed[0])
-            raise TargetError(
-                f"can't write: {os.strerror(int(times.error[first]))}",
-                where=self.target.title,
-                got=f"at byte {int(ops.offset_bytes[first])}",
-                hint=f"{format_bytes(self.done.written_bytes)} were written before; "
-                "look at the device",
-            )
 
 
 def _windows(index: int, done: Preconditioning) -> Iterator[Iterator[NDArray[np.uint64]]]:
