@@ -161,7 +161,7 @@ def _findings(
 
 
 def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> PayloadInfo:
-    moving = any(target.spec.name != "null" for target in prepared.targets)
+    moving = prepared.moves_bytes
     verifying = measured.verify != Verify.NONE
     return PayloadInfo(
         kind=options.payload.value if moving else "none",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replay import payload
+from replay.loop import SECTOR_BYTES
 from replay.read_back import read_back
 from replay.tally import SHOWN
 
@@ -31,12 +32,12 @@ def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str
     for at in range(len(found)):
         bad = int(found.bad_sector[at])
         sector = int(found.sector[at]) + bad
-        place = int(found.offset_bytes[at]) + bad * payload.SECTOR_BYTES
+        place = int(found.offset_bytes[at]) + bad * SECTOR_BYTES
         expected = payload.Stamp(int(found.key[at]), sector, int(found.generation[at]), run_id)
         there = _read_sector(lanes[found.thread[at]], expected.key, place)
         what = "that can't be read again" if there is None else payload.describe(there, expected)
         yield (
-            f"object {expected.key}, byte {sector * payload.SECTOR_BYTES} "
+            f"object {expected.key}, byte {sector * SECTOR_BYTES} "
             f"(target offset {place}): generation {expected.generation} expected, "
             f"read again after the run: {what}"
         )
@@ -48,5 +49,5 @@ def _read_sector(lane: Lane, key: int, place: int) -> NDArray[np.uint8] | None:
         block = read_back(lane, key, start, _ALIGN_BYTES)
     except OSError:
         return None
-    found = block[place - start : place - start + payload.SECTOR_BYTES]
-    return found if len(found) == payload.SECTOR_BYTES else None
+    found = block[place - start : place - start + SECTOR_BYTES]
+    return found if len(found) == SECTOR_BYTES else None

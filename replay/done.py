@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.loop import EXTRA, NO_TIME_NS, Action, Mode, Ops, Times
-from replay.order import SECTOR_BYTES
+from replay.loop import EXTRA, NO_TIME_NS, SECTOR_BYTES, Action, Mode, Ops, Times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

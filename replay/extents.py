@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +58,12 @@ class Need:
     def size_bytes(self) -> int:
         """Extents and slack."""
         return self.extent_bytes + self.slack_bytes
+
+
+def pool_space(space: Space, need: Need) -> Space:
+    """Return `space` of the size that it was given, or else that is needed."""
+    size = align_up(max(1, space.size_bytes or need.size_bytes), space.align_bytes)
+    return replace(space, size_bytes=size)
 
 
 @dataclass(frozen=True, slots=True)

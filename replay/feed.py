@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from replay.done import Done, Taker
-    from replay.loop import Control, Ops, Times
+    from replay.loop import Control, Times
     from replay.plan import Planner
 
 _REST_NS = 2 * MS_NS
@@ -32,23 +32,21 @@ class Sink(Protocol):
 class Feed:
     """The plan of one measured run. The planner's thread ends by itself or by `stop`."""
 
-    def __init__(self, planner: Planner, ops: Ops, times: Times, control: Control) -> None:
-        self.planner, self.control = planner, control
-        self._ops, self._times = ops, times
+    def __init__(self, planner: Planner, times: Times, control: Control) -> None:
+        self.planner, self.control, self._times = planner, control, times
         self._thread = threading.Thread(target=self._work, name="kvtrace-planner")
         self._stopping = threading.Event()
         self.failure: KvtraceError | None = None
         """Why the plan could not go on; the loop then was stopped."""
-        self.ahead_cpu_ns = 0
         self.cpu_ns = 0
-        """CPU time of planning: before the clock started, and in all."""
+        """CPU time of planning, before the clock started and after."""
 
     def fill(self, progress: Callable[[int], None]) -> None:
         """Plan as far ahead as the ring allows, before the clock starts."""
         begin_ns = clock.thread_cpu_ns()
         while self._advance():
             progress(self.planner.rows)
-        self.ahead_cpu_ns = self.cpu_ns = clock.thread_cpu_ns() - begin_ns
+        self.cpu_ns = clock.thread_cpu_ns() - begin_ns
 
     def _advance(self) -> bool:
         """Plan a slice and hand it over; return whether there was room and something to plan."""

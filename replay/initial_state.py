@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.units import GIB, S_NS, format_bytes
-from replay import clock, payload, populate
+from replay import clock, populate
 from replay.drive import drive, thread_lanes
-from replay.loop import Control, LoopOptions, Mode, Times, Verify
+from replay.loop import SECTOR_BYTES, Control, LoopOptions, Mode, Times, Verify
 from replay.options import DEPTH_MAX, Checking
 from replay.result import Populated
 from replay.writes import fill_ops
@@ -85,7 +85,7 @@ class InitialState:
     def _populate(self, filled_bytes: int) -> Populated:
         ops, count = self.prepared.populate, self.prepared.populate_count
         sectors = int(ops.length_sectors[:count].sum(dtype=np.uint64))
-        total = sectors * payload.SECTOR_BYTES
+        total = sectors * SECTOR_BYTES
         which = self.options.populate.value
         if self.options.reuse_populated and count:
             lanes = thread_lanes(self.prepared, self.options, 1)
@@ -137,7 +137,7 @@ class InitialState:
             Mode.MAX, self.arena, self.prepared.run_id, Verify.NONE, stamp=self.options.stamped
         )
         lanes = tuple(  # nothing is read: no buffers
-            replace(lane, longest_bytes=payload.SECTOR_BYTES)
+            replace(lane, longest_bytes=SECTOR_BYTES)
             for lane in thread_lanes(self.prepared, self.options, DEPTH_MAX)
         )
         control = Control.whole(len(lanes), count)

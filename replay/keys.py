@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -95,6 +97,14 @@ class KeyTable:
         """Whether so many more keys can be added."""
         return self.count + extra_count <= self.capacity
 
+    def add(self, keys: Keys) -> NDArray[np.int32]:
+        """Return the index of each key; new ones are added."""
+        if not self.has_room(len(keys)):
+            self.keep(np.ones(self.count, bool), len(keys))
+        found = np.empty(len(keys), np.int32)
+        self.count = find_or_add_all(self.slots, self.keys, self.count, keys, found)
+        return found
+
     def keep(self, kept: NDArray[np.bool_], extra_count: int) -> None:
         """Keep the keys (by index) that are marked, with room for `extra_count` more.
 
@@ -108,3 +118,11 @@ class KeyTable:
         self.keys[: self.count] = left
         self.slots = np.zeros(2 * size, np.int32)
         _fill(self.slots, self.keys, self.count)
+
+
+def carried(column: NDArray[Any], kept: NDArray[np.bool_], capacity: int) -> NDArray[Any]:
+    """Return a column of state per key after `KeyTable.keep(kept, …)`: renumbered like the keys."""
+    left = column[: len(kept)][kept]
+    made = np.zeros((capacity, *column.shape[1:]), column.dtype)
+    made[: len(left)] = left
+    return made

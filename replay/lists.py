@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kvtrace.jit import helper
-from replay.loop import EXTRA, NO_CLOCK, Action
+from replay.loop import EXTRA, NO_CLOCK, Action, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def make_lists(capacity: int, ring: Ring) -> Lists:
 def enlarged(lists: Lists, ring: Ring, extra_count: int) -> Lists:
     """Return the same lists with at least twice the room, and for so many more nodes."""
     needed = len(lists.op) * 2 + extra_count
-    made = make_lists(1 << (needed - 1).bit_length(), ring)
+    made = make_lists(power_of_two(needed), ring)
     made.cursor[:] = lists.cursor
     node = np.arange(lists.cursor[NODE_FLOOR], lists.cursor[NODES])
     made.op[node & made.mask] = lists.op[node & lists.mask]

@@ -17,10 +17,17 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SECTOR_BYTES = 512
+"""What lengths are counted in, and what has a stamp of its own."""
 NO_TIME_NS = -1
 """In a time column: it never happened. In `Ops.due_ns` (closed mode): when the op's gate opens."""
 OPS_MAX = (1 << 32) - 16
 """Ops of one engine call at most: their numbers are 32 bits wide."""
+
+
+def power_of_two(least: int) -> int:
+    """Return the first power of two that isn't below `least`."""
+    return 1 << max(0, least - 1).bit_length()
 
 
 class LaneKind(IntEnum):

@@ -118,7 +118,7 @@ class Measurement:
         self._control = Control(len(prepared.tiers) * options.threads)
         self._control.stop = stop.flag
         self._times = Times.empty(prepared.ring.capacity)
-        self.feed = Feed(prepared.planner, prepared.ring, self._times, self._control)
+        self.feed = Feed(prepared.planner, self._times, self._control)
         self.lanes: tuple[Lane, ...] = ()
         self.verify = Verify.NONE
         self._sinks: Sinks | None = None

@@ -29,7 +29,7 @@ from replay.lists import (
     size_of,
     wait,
 )
-from replay.loop import Action
+from replay.loop import SECTOR_BYTES, Action
 from replay.places import ARENA, UNBOUNDED, Record, reserve_arena, take_extent
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _DO_NOTHING, _DO_READ, _DO_WRITE, _DO_DELETE = (
     int(action) for action in (Action.NONE, Action.READ, Action.WRITE, Action.DELETE)
 )
 GENERATION_MASK = (1 << 17) - 1
-SECTOR_BYTES = 512
 SLOTS_PER_ROW = 6
 """Ops that one row may become at most: itself, a gate, joins."""
 

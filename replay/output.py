@@ -34,10 +34,9 @@ _ERRNO = {
     INTERRUPTED: errno.EINTR,
 }
 TRACE_SUFFIX = ".parquet"
-_MEASURED = ("due", "submit", "complete", "error")
-
-
 PARTS_SUFFIX = ".parts"
+_MEASURED = ("due", "submit", "complete", "error")
+_CRASHED = {"verdict": "INVALID", "reasons": ["interrupted"]}
 _FLUSH_NS = 5 * S_NS
 
 
@@ -138,21 +137,19 @@ class ResultTrace:
         ) as writer:
             writer.resident = self._resident()
             for path in self._parts:
-                append_part(writer, path, self._columns)
+                _append_part(writer, path, self._columns)
             for rows in self._pending:
                 writer.append(rows)
         if self._parts:
             shutil.rmtree(parts_path(self._path))
 
 
-_CRASHED = {"verdict": "INVALID", "reasons": ["interrupted"]}
-
-
-def append_part(writer: TraceWriter, path: Path, columns: Sequence[str]) -> None:
-    """Append the rows of one part."""
+def _append_part(writer: TraceWriter, path: Path, columns: Sequence[str]) -> int:
+    """Append the rows of one part; return how many."""
     with open_trace(path) as part:
         for batch in part.batches(list(columns), nulls=True):
             writer.append(batch)
+        return part.rows
 
 
 def recover(folder: Path, path: Path, *, force: bool = False) -> int:
@@ -167,16 +164,11 @@ def recover(folder: Path, path: Path, *, force: bool = False) -> int:
             where=folder,
             accepted=f"a folder NAME{TRACE_SUFFIX}{PARTS_SUFFIX} left by a run that was killed",
         )
-    rows = 0
     with open_trace(parts[0]) as first:
         header, columns, resident = first.header, list(first.columns), first.resident()
     with TraceWriter(path, header, columns, force=force) as writer:
         writer.resident = resident
-        for part in parts:
-            append_part(writer, part, columns)
-            with open_trace(part) as opened:
-                rows += opened.rows
-    return rows
+        return sum(_append_part(writer, part, columns) for part in parts)
 
 
 def _measured(done: Done, start_ns: int) -> dict[str, NDArray[Any]]:

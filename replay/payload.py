@@ -10,13 +10,13 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.units import GIB, MIB, format_bytes
+from replay.loop import SECTOR_BYTES
 from replay.order import GENERATION_MASK
 from replay.producer import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SECTOR_BYTES = 512
 SECTOR_MASK = (1 << 31) - 1
 RUN_MASK = (1 << 16) - 1
 DEFAULT_ARENA_BYTES = GIB

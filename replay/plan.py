@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.errors import TraceError, UsageError
+from kvtrace.errors import UsageError
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import gates, lists, order
 from replay.extents import unpack
 from replay.geometry import Geometry, fixed_of, initial_state
-from replay.keys import KeyTable
+from replay.keys import KeyTable, carried
 from replay.lists import DRAINED, EDGE_FLOOR, EDGES, FLOOR, NODE_FLOOR, NODES, OPS
 from replay.loop import Ops
 from replay.order import Rows
 from replay.places import ARENA, give_arena, take_originals
-from replay.rows import NO_STREAM, Batch, Limit, add_keys, read_batches, stream_keys
+from replay.rows import NO_STREAM, Batch, Limit, read_batches, stream_keys
 from replay.spool import CHUNK
+from replay.survey import dead_read
 from replay.writes import writes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kvtrace.errors import TraceError
     from kvtrace.reader import Trace
     from replay.extents import Classes
     from replay.survey import Survey
@@ -91,11 +93,6 @@ class Planner:
         return int(self._ring.cursor[EDGES])
 
     @property
-    def arena_bytes(self) -> int:
-        """How much of the arena's endless stream the ops so far use."""
-        return int(self._state.cursor[ARENA])
-
-    @property
     def extent_ends(self) -> NDArray[np.int64]:
         """Per lane: where the space that the plan uses so far ends."""
         return self._state.next_free
@@ -106,22 +103,20 @@ class Planner:
         return self._survey.sessions + 1 if self._geometry.closed else 0
 
     def space_ends(self) -> tuple[int, ...]:
-        """Return, per lane, where the space that the whole plan may use ends."""
-        classes, ends = self._state.classes, []
-        for lane, space in enumerate(self._geometry.spaces):
-            mine = self._classes.lane == lane
-            taken = np.minimum(classes["quota"][mine], self._most_taken(mine))
-            ends.append(space.begin_bytes + int((taken * classes["length"][mine]).sum()))
-        return tuple(ends)
+        """Return, per lane, where the space that the whole plan may use ends.
 
-    def _most_taken(self, mine: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return how many extents of each class could be used: one for each life there is."""
-        count = np.zeros(len(self._classes.peak), np.int64)
-        count += self._state.classes["used"]
+        Never-used space comes first, so each life takes an extent of it while there is one.
+        """
+        classes = self._state.classes
+        taken = classes["used"].copy()
         for packed in self._survey.lives.chunks():
             kinds = self._classes.of(*unpack(packed))
-            count += np.bincount(kinds[kinds >= 0], minlength=len(count))
-        return count[mine]
+            taken += np.bincount(kinds[kinds >= 0], minlength=len(taken))
+        used = np.minimum(classes["quota"], taken) * classes["length"]
+        return tuple(
+            space.begin_bytes + int(used[self._classes.lane == lane].sum())
+            for lane, space in enumerate(self._geometry.spaces)
+        )
 
     def populate(self, which: str, rng: np.random.Generator) -> tuple[Ops, int]:
         """Return the writes that bring the objects there that the trace expects to find.
@@ -136,7 +131,7 @@ class Planner:
             wanted = np.ones_like(wanted)
         elif which == "none":
             wanted = np.zeros_like(wanted)
-        index = self._index_of(there["key"])
+        index = self._table.add(np.ascontiguousarray(there["key"])).astype(np.int64)
         lane = there["lane"].astype(np.int64)
         wanted &= self._state.place["size_class"][index, lane] >= 0  # some are only deleted
         index, lane = index[wanted], lane[wanted]
@@ -163,14 +158,11 @@ class Planner:
         """Let the ops that follow begin at the start of a stream of payload of their own."""
         self._state.cursor[ARENA] = 0
 
-    def _index_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return add_keys(self._table, keys).astype(np.int64)
-
     def _place_originals(self) -> None:
         """Give extents to the objects that are there before the first row."""
         there = self._survey.originals
         self._reserve(len(there))
-        index = self._index_of(np.ascontiguousarray(there["key"]))
+        index = self._table.add(np.ascontiguousarray(there["key"])).astype(np.int64)
         lane = there["lane"].astype(np.int64)
         kinds = self._classes.of(there["length"], lane)
         state = self._state
@@ -212,7 +204,7 @@ class Planner:
         batch = self._batch
         self._reserve(len(batch.op))
         before = self._table.count
-        index = add_keys(self._table, batch.key)
+        index = self._table.add(batch.key)
         # A key that comes back after it was forgotten doesn't count from 1 again.
         epoch = self.planned // self._ring.due.size
         self._state.place["generation"][before : self._table.count] = epoch
@@ -241,12 +233,11 @@ class Planner:
                 nothing, np.zeros(0, np.uint64), nothing, np.zeros(0, np.int64), self._stream_states
             )
         keys = stream_keys(batch)
-        stream = add_keys(self._streams, keys)
+        stream = self._streams.add(keys)
         stream[keys == NO_STREAM] = gates.NO_STREAM
         if self._streams.capacity > len(self._stream_states):
-            grown = np.zeros(self._streams.capacity, gates.STREAM)
-            grown[: len(self._stream_states)] = self._stream_states
-            self._stream_states = grown
+            everything = np.ones(len(self._stream_states), bool)
+            self._stream_states = carried(self._stream_states, everything, self._streams.capacity)
         rows = len(batch.op)
         step = batch.optional.get("step", np.zeros(rows, np.uint16)).astype(np.int32)
         complete = batch.optional.get("complete", np.full(rows, -1, np.int64))
@@ -278,11 +269,10 @@ class Planner:
         if self._table.has_room(count):
             kept[:] = True
         self._table.keep(kept, count)
-        columns = {}
-        for name in _PLACE_COLUMNS:
-            old = getattr(self._state, name)
-            columns[name] = np.zeros((self._table.capacity, *old.shape[1:]), old.dtype)
-            columns[name][: self._table.count] = old[:used][kept]
+        columns = {
+            name: carried(getattr(self._state, name), kept, self._table.capacity)
+            for name in _PLACE_COLUMNS
+        }
         self._state = self._state._replace(**columns)
 
     def _plan_slice(self) -> None:
@@ -335,17 +325,13 @@ class Planner:
             born_class=self._classes.of(lengths, lanes), born_length=lengths
         )
 
-    def _where(self) -> str:
-        assert self._batch is not None
-        return f"{self._trace.path}: row {self._batch.first_row + self._at}"
-
     def _unaligned(self) -> UsageError:
         assert self._batch is not None
         batch, row = self._batch, self._at
         align = self._geometry.spaces[self._geometry.lane_of_tier[batch.tier[row]]].align_bytes
         return UsageError(
             "partial write that isn't aligned",
-            where=self._where(),
+            where=f"{self._trace.path}: row {batch.first_row + row}",
             got=f"offset {int(batch.offset_bytes[row])}, size {int(batch.size_bytes[row])}",
             accepted=f"multiples of {format_bytes(align)}, or up to the object's end",
             hint="replay it on a target with smaller blocks, or without this tier (--tiers)",
@@ -353,13 +339,9 @@ class Planner:
 
     def _dead_read(self) -> TraceError:
         assert self._batch is not None
-        key, tier = int(self._batch.key[self._at]), Tier(self._batch.tier[self._at])
-        return TraceError(
-            "read of a deleted object",
-            where=f"{self._where()}, column op",
-            got=f"key {key} on tier {tier.label}",
-            hint="run `kvtrace check`",
-        )
+        batch, row = self._batch, self._at
+        tier = Tier(batch.tier[row])
+        return dead_read(self._trace, batch.first_row + row, int(batch.key[row]), tier)
 
 
 def _optional(geometry: Geometry) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from kvtrace.errors import TargetError
 from kvtrace.units import MS_NS
 from replay import clock, device, payload
+from replay.loop import SECTOR_BYTES
 from replay.read_back import read_back
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
         lane = lanes[ops.lane[op]]
         found = read_back(lane, int(ops.key[op]), int(ops.offset_bytes[op]), _BLOCK_BYTES)
         expected = payload.Stamp(int(ops.key[op]), 0, 0, prepared.run_id)
-        if len(found) < payload.SECTOR_BYTES or payload.Stamp.of(found) != expected:
+        if len(found) < SECTOR_BYTES or payload.Stamp.of(found) != expected:
             target = prepared.targets[ops.lane[op] * len(prepared.targets) // len(lanes)]
             raise _not_reusable(target, payload.describe(found, expected))
 

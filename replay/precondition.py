@@ -14,7 +14,7 @@ from kvtrace.units import GIB, KIB, MIB, S_NS, format_bytes
 from replay import clock, engines, native, payload, steady, targets
 from replay.drive import drive
 from replay.extents import Need
-from replay.loop import Control, LoopOptions, Mode, Ops, Times, Verify
+from replay.loop import SECTOR_BYTES, Control, LoopOptions, Mode, Ops, Times, Verify
 from replay.marker import Preconditioned
 from replay.populate import check_written
 from replay.shuffle import Shuffle
@@ -281,7 +281,7 @@ class _Work:
         )
         written = times.error[:count] == 0
         sectors = int(ops.length_sectors[:count][written].sum(dtype=np.uint64))
-        moved = sectors * payload.SECTOR_BYTES
+        moved = sectors * SECTOR_BYTES
         self.watcher.advance(so_far + moved)
         if not written.all() and not self.stop.requested:
             raise TargetError(
@@ -308,7 +308,7 @@ class _Work:
             length=np.minimum(np.uint64(self.done.end_bytes) - offset, size),
             arena=self.cursor_bytes + np.arange(count, dtype=np.uint64) * size,
         )
-        sector = offset // np.uint64(payload.SECTOR_BYTES)
+        sector = offset // np.uint64(SECTOR_BYTES)
         ops.sector[:count] = sector & np.uint64(payload.SECTOR_MASK)
         ops.generation[:count] = index
         self.cursor_bytes = (self.cursor_bytes + count * self.io_bytes) % arena_bytes

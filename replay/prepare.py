@@ -51,6 +51,11 @@ class Prepared:
     survey_ns: int
     survey_cpu_ns: int
 
+    @property
+    def moves_bytes(self) -> bool:
+        """Whether any target does more than complete at once."""
+        return any(target.spec.name != "null" for target in self.targets)
+
 
 def choose_targets(
     given: tuple[TargetSpec | Target, ...], named: tuple[Tier, ...] | None

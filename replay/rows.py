@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replay.keys import KeyTable, find_or_add_all
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     from kvtrace.reader import Trace
 
 COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
+SESSION_COLUMNS = ("session", "request")
+NO_STREAM = np.uint64((1 << 64) - 1)
 _SLICE_ROWS = 1 << 16
 
 
@@ -80,10 +80,6 @@ def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> 
         first_row += rows
 
 
-SESSION_COLUMNS = ("session", "request")
-NO_STREAM = np.uint64((1 << 64) - 1)
-
-
 def stream_keys(batch: Batch) -> NDArray[np.uint64]:
     """Return, per row, what of closed loops it is a part of: its session, else its request.
 
@@ -96,12 +92,3 @@ def stream_keys(batch: Batch) -> NDArray[np.uint64]:
             known = ~np.ma.getmaskarray(values)
             keys[known] = np.ma.getdata(values)[known].astype(np.uint64) | kind
     return keys
-
-
-def add_keys(table: KeyTable, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """Return the index of each key; new ones are added."""
-    if not table.has_room(len(keys)):
-        table.keep(np.ones(table.count, bool), len(keys))
-    found = np.empty(len(keys), np.int32)
-    table.count = find_or_add_all(table.slots, table.keys, table.count, keys, found)
-    return found

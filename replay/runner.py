@@ -121,7 +121,7 @@ class _Session:
     def _make_arena(self) -> tuple[NDArray[np.uint8], str]:
         size = self.prepared.arena_bytes
         arena, page_kind = allocate(size)
-        if self._moves_bytes():
+        if self.prepared.moves_bytes:
             self.watcher.say(f"payload: {format_bytes(size)} of unique bytes on {page_kind} pages")
             options = self.options
             run_id = self.prepared.run_id
@@ -132,7 +132,7 @@ class _Session:
     def _start_fresh(self) -> FreshPayload | None:
         """Start the process that generates payload while the loop runs, if that was asked for."""
         options = self.options
-        if options.payload != Payload.FRESH or not self._moves_bytes():
+        if options.payload != Payload.FRESH or not self.prepared.moves_bytes:
             return None
         size = self.prepared.arena_bytes
         fresh = FreshPayload(
@@ -142,9 +142,6 @@ class _Session:
         fresh.start()
         fresh.wait_filled(size)
         return fresh
-
-    def _moves_bytes(self) -> bool:
-        return any(target.spec.name != "null" for target in self.prepared.targets)
 
     def _stats(self) -> tuple[DiskStat | None, ...]:
         return tuple(device.stat(target.device) for target in self.prepared.targets)

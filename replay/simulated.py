@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace.schema import Tier
-from replay.extents import Need, Space, align_up
+from replay.extents import Need, Space, pool_space
 from replay.loop import Lane, LaneKind, Script
 from replay.native import allocate
 from replay.targets import Bookkeeper, RunMark, TargetSpec
@@ -44,9 +44,7 @@ class SimulatedTarget(Bookkeeper):
 
     def reserve(self, need: Need) -> Space:
         """Return space for what is needed."""
-        space = self.space()
-        size = align_up(max(1, space.size_bytes or need.size_bytes), space.align_bytes)
-        return replace(space, size_bytes=size)
+        return pool_space(self.space(), need)
 
     def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
         """Take the memory."""

@@ -14,9 +14,9 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.schema import Op, Phase, Tier
 from replay import objects
-from replay.keys import KeyTable
+from replay.keys import KeyTable, carried
 from replay.objects import LANE_BITS, NO_CHANGE, OBJECT, ORIGINAL
-from replay.rows import SESSION_COLUMNS, Batch, Limit, add_keys, read_batches, stream_keys
+from replay.rows import SESSION_COLUMNS, Batch, Limit, read_batches, stream_keys
 from replay.spool import Spool
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ def survey(
     for batch in read_batches(trace, limit, SESSION_COLUMNS if count_sessions else ()):
         state.add(batch, lane_of_tier)
         if state.tally[objects.BAD_ROW] >= 0:
-            raise _dead_read(trace, batch, int(state.tally[objects.BAD_ROW]))
+            row = int(state.tally[objects.BAD_ROW])
+            tier = Tier(batch.tier[row])
+            raise dead_read(trace, batch.first_row + row, int(batch.key[row]), tier)
         if count_sessions:
-            add_keys(sessions, stream_keys(batch))
+            sessions.add(stream_keys(batch))
         rows = batch.first_row + len(batch.op)
         last_ns = int(batch.timestamp_ns[-1])
         progress(rows)
@@ -88,11 +90,12 @@ def survey(
     return state.result(rows, last_ns, originals, sessions.count)
 
 
-def _dead_read(trace: Trace, batch: Batch, row: int) -> TraceError:
+def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
+    """Return the error of a trace that reads what it has deleted."""
     return TraceError(
         "read of a deleted object",
-        where=f"{trace.path}: row {batch.first_row + row}, column op",
-        got=f"key {int(batch.key[row])} on tier {Tier(batch.tier[row]).label}",
+        where=f"{trace.path}: row {row}, column op",
+        got=f"key {key} on tier {tier.label}",
         accepted="a read that follows a live write",
         hint="run `kvtrace check`",
     )
@@ -114,20 +117,11 @@ def _without_ghosts(
     reads = np.flatnonzero(ghosts & (found["deleted"] == 0))
     if len(reads):
         first = found[reads[found["row"][reads].argmin()]]
-        raise TraceError(
-            "read of a deleted object",
-            where=f"{trace.path}: row {first['row']}, column op",
-            got=f"key {first['key']} on tier {_tier_of(lane_of_tier, int(first['lane'])).label}",
-            accepted="a read that follows a live write",
-            hint="run `kvtrace check`",
-        )
+        tier = Tier(int(np.flatnonzero(lane_of_tier == first["lane"])[0]))
+        raise dead_read(trace, int(first["row"]), int(first["key"]), tier)
     ended = found["ended"][ghosts]
     state.changes.put(ended, np.full(len(ended), NO_CHANGE, np.int64))
     return found[~ghosts]
-
-
-def _tier_of(lane_of_tier: NDArray[np.int8], lane: int) -> Tier:
-    return Tier(int(np.flatnonzero(lane_of_tier == lane)[0]))
 
 
 def _touched_before(
@@ -182,12 +176,10 @@ class _State:
         """Make room for `count` more keys and originals, by forgetting the dead."""
         if not self.table.has_room(count):
             kept = (self.objects[: self.table.count]["state"] == objects.LIVE).any(axis=1)
-            left = self.objects[: self.table.count][kept]
             if not kept.all():
                 self.first_sweep_row = min(self.first_sweep_row, first_row)
             self.table.keep(kept, count)
-            self.objects = np.zeros((self.table.capacity, left.shape[1]), OBJECT)
-            self.objects[: len(left)] = left
+            self.objects = carried(self.objects, kept, self.table.capacity)
         needed = int(self.tally[objects.ORIGINALS]) + count
         if needed > len(self.originals):
             grown = np.zeros(max(needed, 2 * len(self.originals)), ORIGINAL)

@@ -24,6 +24,7 @@ from kvtrace.units import KIB, MIB
 from replay import engines
 from replay.extents import Need, align_up
 from replay.loop import (
+    SECTOR_BYTES,
     VERIFY_FAILED,
     Action,
     LaneKind,
@@ -31,6 +32,7 @@ from replay.loop import (
     Mode,
     Ops,
     Verify,
+    power_of_two,
     run_whole,
 )
 from replay.native import allocate
@@ -138,7 +140,7 @@ class Session:
 def _ops(rows: Sequence[Row], space: Space, *, deletes: bool) -> Ops:
     waits = [(i - 1,) * (i > 0) if row.after is None else row.after for i, row in enumerate(rows)]
     edges = [before for wait in waits for before in wait]
-    ops = Ops.empty(_power_of_two(len(rows)), _power_of_two(len(edges)))
+    ops = Ops.empty(power_of_two(len(rows)), power_of_two(len(edges)))
     ops.edges[: len(edges)] = edges
     ops.wait_count[: len(rows)] = [len(wait) for wait in waits]
     ops.edge_begin[1 : len(rows)] = np.cumsum(ops.wait_count[: len(rows) - 1])
@@ -148,13 +150,9 @@ def _ops(rows: Sequence[Row], space: Space, *, deletes: bool) -> Ops:
         ops.key[i], ops.generation[i] = row.key, row.generation
         extent = 0 if space.per_object else space.begin_bytes + row.extent
         ops.offset_bytes[i] = extent + row.begin
-        ops.length_sectors[i], ops.sector[i] = row.size // 512, row.begin // 512
+        ops.length_sectors[i], ops.sector[i] = row.size // SECTOR_BYTES, row.begin // SECTOR_BYTES
         ops.arena_bytes[i] = row.payload + row.begin
     return ops
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << max(0, count - 1).bit_length()
 
 
 @cache

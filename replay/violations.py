@@ -8,8 +8,8 @@ import numpy as np
 
 from kvtrace.jit import kernel
 from kvtrace.schema import Op, Phase, Tier
-from replay.keys import KeyTable
-from replay.rows import add_keys
+from replay.keys import KeyTable, carried
+from replay.loop import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
 _EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
 _TIERS = len(Tier)
-_SECTOR_BYTES = 512
 
 _TIER = np.dtype(
     [("all_done", "i8"), ("alone_done", "i8"), ("evict_row", "i8"), ("evict_done", "i8")],
@@ -44,12 +43,10 @@ class _Remembered:
         table = self.table
         if not table.has_room(len(keys)):
             kept = self.seen[: table.count] > first - self.reach
-            values, seen = self.values[: table.count][kept], self.seen[: table.count][kept]
             table.keep(kept, len(keys))
-            self.values = np.zeros((table.capacity, values.shape[1]), values.dtype)
-            self.seen = np.zeros(table.capacity, np.int64)
-            self.values[: len(values)], self.seen[: len(seen)] = values, seen
-        found = add_keys(table, keys)
+            self.values = carried(self.values, kept, table.capacity)
+            self.seen = carried(self.seen, kept, table.capacity)
+        found = table.add(keys)
         self.seen[found] = last
         return found
 
@@ -87,7 +84,7 @@ class OrderChecker:
             )
         )
         moved = ran.select(ran.moves & ~np.isin(ran.lane, self._unplaced))
-        begin = moved.offset_bytes - moved.sector * np.uint64(_SECTOR_BYTES)
+        begin = moved.offset_bytes - moved.sector * np.uint64(SECTOR_BYTES)
         place = begin | moved.lane.astype(np.uint64) << np.uint64(56)
         index = self._places.index(place, first, last)
         self.count += int(

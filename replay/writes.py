@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.loop import Action, Ops
-from replay.order import SECTOR_BYTES
+from replay.loop import SECTOR_BYTES, Action, Ops, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +21,7 @@ def writes(
 ) -> Ops:
     """Return writes of whole objects of generation 0 that wait for nothing."""
     count = len(key)
-    ops = Ops.empty(1 << max(0, count - 1).bit_length(), 1)
+    ops = Ops.empty(power_of_two(count), 1)
     ops.lane[:count], ops.action[:count] = lane, Action.WRITE
     ops.offset_bytes[:count], ops.length_sectors[:count] = offset, length // SECTOR_BYTES
     ops.key[:count], ops.arena_bytes[:count] = key, arena

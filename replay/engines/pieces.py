@@ -13,6 +13,7 @@ from replay import clock, payload
 from replay.loop import (
     INTERRUPTED,
     NO_TIME_NS,
+    SECTOR_BYTES,
     VERIFY_FAILED,
     Action,
     Control,
@@ -61,7 +62,7 @@ class Mover:
     def do(self, op: int) -> Done:
         """Do a read or write whole; return what came of it."""
         at = op & (self.ops.capacity - 1)
-        length = int(self.ops.length_sectors[at]) * payload.SECTOR_BYTES
+        length = int(self.ops.length_sectors[at]) * SECTOR_BYTES
         done = Done(op)
         for begin in range(0, length, self.lane.io_bytes):
             piece = self.buffer[: min(self.lane.io_bytes, length - begin)]
@@ -81,7 +82,7 @@ class Mover:
         return done
 
     def _stamps(self, at: int, begin: int, length: int) -> NDArray[np.uint64]:
-        sector = int(self.ops.sector[at]) + begin // payload.SECTOR_BYTES
+        sector = int(self.ops.sector[at]) + begin // SECTOR_BYTES
         generation = int(self.ops.generation[at])
         run_id = self.options.run_id
         return payload.stamps(int(self.ops.key[at]), sector, generation, run_id, length)
@@ -118,12 +119,12 @@ class Mover:
         cpu_ns = clock.thread_cpu_ns()
         bad = (payload.sectors(piece) != self._stamps(at, begin, len(piece))).any(axis=1)
         if self.options.verify == Verify.FULL:
-            words = payload.SECTOR_BYTES // 8
+            words = SECTOR_BYTES // 8
             body = self._body(at, begin, len(piece)).view("<u8").reshape(-1, words)
             bad |= (piece.view("<u8").reshape(-1, words)[:, 2:] != body[:, 2:]).any(axis=1)
         self.counters.bad_sectors += int(bad.sum())
         if bad.any() and done.bad_sector < 0:
-            done.bad_sector = begin // payload.SECTOR_BYTES + int(bad.argmax())
+            done.bad_sector = begin // SECTOR_BYTES + int(bad.argmax())
         self.verify_cpu_ns += clock.thread_cpu_ns() - cpu_ns
 
     def _transfer(self, at: int, begin: int, piece: NDArray[np.uint8]) -> int:

@@ -26,6 +26,7 @@ from replay.loop import (
     FINISHED,
     GATING,
     NO_TIME_NS,
+    SECTOR_BYTES,
     Action,
     Control,
     Lane,
@@ -301,7 +302,7 @@ class _Run:
         self.times.error[at] = done.error
         self.times.bad_sector[at] = done.bad_sector
         if not done.error and self.ops.action[at] in (Action.READ, Action.WRITE):
-            self.control.completed_bytes[lane] += int(self.ops.length_sectors[at]) * 512
+            self.control.completed_bytes[lane] += int(self.ops.length_sectors[at]) * SECTOR_BYTES
         self._finish(done.op, done.complete_ns, failed=done.error != 0)
 
     def _finish(self, op: int, at_ns: int, *, failed: bool) -> None:

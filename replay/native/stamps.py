@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replay.loop import SECTOR_BYTES
 from replay.native import library
 from replay.native.library import address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SECTOR_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from replay.loop import Action, Ops
-from replay.native.stamps import SECTOR_BYTES
+from replay.loop import SECTOR_BYTES, Action, Ops, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -18,11 +17,6 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 def _filled(value: ArrayLike, dtype: type[Scalar], count: int) -> NDArray[Scalar]:
     return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), (count,)))
-
-
-def power_of_two(least: int) -> int:
-    """Return the smallest power of two that is at least `least`, and at least 1."""
-    return 1 << max(0, least - 1).bit_length()
 
 
 def make_ops(

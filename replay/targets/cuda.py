@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
@@ -10,7 +10,7 @@ from kvtrace.schema import Tier
 from kvtrace.units import US_NS, format_bytes
 from replay import accelerator
 from replay.copier import Copier
-from replay.extents import Need, Space, align_up
+from replay.extents import Need, Space, pool_space
 from replay.loop import Lane, LaneKind
 from replay.native import threads
 from replay.native.mailbox import Mailbox
@@ -65,10 +65,9 @@ class CudaTarget(Bookkeeper):
 
     def reserve(self, need: Need) -> Space:
         """Return space for what is needed. Raises TargetError if the GPU hasn't as much."""
-        space = self.space()
-        size = align_up(max(1, space.size_bytes or need.size_bytes), space.align_bytes)
+        space = pool_space(self.space(), need)
         usable = int(self.gpu.free_bytes() * _USABLE_RATIO)
-        if size > usable:
+        if (size := space.size_bytes or 0) > usable:
             raise TargetError(
                 "the trace's live set doesn't fit in the GPU's memory",
                 where=self.gpu.title,
@@ -76,7 +75,7 @@ class CudaTarget(Bookkeeper):
                 accepted=f"{format_bytes(usable)}, {_USABLE_RATIO:.0%} of what is free",
                 hint="record with a smaller --gpu-mem, or use --gpu none",
             )
-        return replace(space, size_bytes=size)
+        return space
 
     def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
         """Take the pool and begin to copy. Raises TargetError."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay.extents import Need, Space, align_up
+from replay.extents import Need, Space, pool_space
 from replay.loop import Lane, LaneKind
 from replay.native import allocate
 from replay.payload import available_bytes
@@ -57,10 +57,9 @@ class MemoryTarget(Bookkeeper):
 
     def reserve(self, need: Need) -> Space:
         """Return space for what is needed. Raises TargetError if there isn't enough memory."""
-        space = self.space()
-        size = align_up(max(1, space.size_bytes or need.size_bytes), space.align_bytes)
+        space = pool_space(self.space(), need)
         usable = int(available_bytes() * _USABLE_RATIO)
-        if size > usable:
+        if (size := space.size_bytes or 0) > usable:
             raise TargetError(
                 "the trace's live set doesn't fit in memory",
                 where="--cpu memory",
@@ -68,7 +67,7 @@ class MemoryTarget(Bookkeeper):
                 accepted=f"{format_bytes(usable)}, {_USABLE_RATIO:.0%} of what is free",
                 hint="record with a smaller --cpu-mem, or use --cpu none",
             )
-        return replace(space, size_bytes=size)
+        return space
 
     def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
         """Take the memory."""
