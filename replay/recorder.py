@@ -11,7 +11,7 @@ from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import S_NS
 from replay.done import Done
 from replay.histogram import Histogram, Summary
-from replay.lateness import Copier, Submitter, Waits, divide
+from replay.lateness import Copier, Submitter, divide
 from replay.loop import NO_TIME_NS, Mode
 from replay.slices import Series, Slices
 
@@ -27,7 +27,10 @@ ON_SCHEDULE_NS = 1_000_000
 _BACKLOG_MIN = 32
 _DRIFT_MIN = 100
 _KEPT_BACK_MAX = 1 << 17
-_ALL_SIZES = -1
+_NO_SIZE = 0xFF
+"""In place of a size class: the op moves nothing, or sizes aren't told apart."""
+_Key = tuple[int, int]
+"""What ops are (`Done.cell`), and their size class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +145,15 @@ class _Window:
         self.ops = self.bytes = 0
         self._after = np.zeros((0, 2), np.int64)
 
-    def add(self, done: Done) -> None:
-        """Take ops that moved bytes and succeeded."""
-        if not len(done):
+    def add(self, done: Done, moved: NDArray[np.bool_]) -> None:
+        """Take ops; `moved`: those that moved bytes and succeeded."""
+        if not moved.any():
             return
-        self.end_ns = max(self.end_ns, int(done.submit_ns.max()))
-        self.last_ns = max(self.last_ns, int(done.complete_ns.max()))
-        pairs = np.stack((done.complete_ns, done.size_bytes), axis=1)
-        pairs = np.concatenate((self._after, pairs[done.complete_ns >= self.begin_ns]))
+        complete_ns = done.complete_ns[moved]
+        self.end_ns = max(self.end_ns, int(done.submit_ns[moved].max()))
+        self.last_ns = max(self.last_ns, int(complete_ns.max()))
+        pairs = np.stack((complete_ns, done.size_bytes[moved]), axis=1)
+        pairs = np.concatenate((self._after, pairs[complete_ns >= self.begin_ns]))
         inside = pairs[:, 0] <= self.end_ns
         self.ops += int(inside.sum())
         self.bytes += int(pairs[inside, 1].sum())
@@ -169,8 +173,8 @@ class _Lane:
         self.device_bytes = self.service_ns_sum = 0
         self.on_schedule = self.submitted = self.warmup_ops = self.asked_end_ns = 0
 
-    def add(self, done: Done, measured: NDArray[np.bool_]) -> Waits:
-        """Take finished ops; `measured`: those within the window. Return how late they were."""
+    def add(self, done: Done, measured: NDArray[np.bool_]) -> None:
+        """Take finished ops; `measured`: those within the window."""
         self.all.add(done.select(measured))
         self.all.errors += int((done.error[~measured] != 0).sum())
         self.warmup_ops += int((~measured).sum())
@@ -185,14 +189,12 @@ class _Lane:
         self.submitted += int(inside.sum())
         self.on_schedule += int((waits.total_ns[inside] <= ON_SCHEDULE_NS).sum())
         good = moves.good
-        moved = moves.select(good)
-        self.window.add(moved)
+        self.window.add(moves, good)
         counted = good & inside
         self.device_bytes += int(moves.length_bytes[good].sum())
         self.service_ns_sum += int((moves.complete_ns - moves.submit_ns)[counted].sum())
         ended = moves.complete_ns != NO_TIME_NS
         self.slices.add(moves.select(ended), waits.host_ns[ended], self.start_ns)
-        return waits
 
     def measure(self, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
         """Return what the lane did so far."""
@@ -261,7 +263,7 @@ class Recorder:
         self.phase_ops = np.zeros(len(Phase), np.int64)
         self.phase_bytes = np.zeros(len(Phase), np.int64)
         """Of all ops that succeeded, warm-up included."""
-        self._groups: dict[tuple[int, int], _Latencies] = {}
+        self._groups: dict[_Key, _Latencies] = {}
         self._late: list[Done] = []
         self.submit_error = Histogram()
         self.due_gaps, self.submit_gaps = Histogram(), Histogram()
@@ -308,15 +310,12 @@ class Recorder:
         self._follow(done)
 
     def _group(self, done: Done) -> None:
+        """Count each op once: by what it is, and by its size if it moves bytes."""
         size_class = np.frexp(np.maximum(done.size_bytes, 1).astype(np.float64))[1] - 1
-        for code in np.unique(done.cell).tolist():
-            mine = done.select(done.cell == code)
-            self._groups.setdefault((code, _ALL_SIZES), _Latencies()).add(mine)
-        moves = done.moves
-        code = done.cell.astype(np.int64) << 8 | size_class
-        for both in np.unique(code[moves]).tolist():
-            key = (both >> 8, both & 0xFF)
-            self._groups.setdefault(key, _Latencies()).add(done.select(moves & (code == both)))
+        code = done.cell.astype(np.int64) << 8 | np.where(done.moves, size_class, _NO_SIZE)
+        for both in np.unique(code).tolist():
+            found = self._groups.setdefault((both >> 8, both & 0xFF), _Latencies())
+            found.add(done.select(code == both))
 
     def _follow(self, done: Done) -> None:
         """Compare the times of submits with those of the schedule."""
@@ -343,26 +342,26 @@ class Recorder:
 
     def groups(self) -> Groups:
         """Return what was done, per tier × phase × op, and the same per QoS and per size class."""
-        whole: dict[tuple[int, int], _Latencies] = {}
-        by_qos: dict[tuple[int, int], _Latencies] = {}
-        by_size: dict[tuple[int, int], _Latencies] = {}
-        for (code, size), found in sorted(self._groups.items()):
-            if size != _ALL_SIZES:
-                by_size.setdefault((code & ~3, size), _Latencies()).merge(found)
-                continue
-            whole.setdefault((code & ~3, size), _Latencies()).merge(found)
-            if code & 3:
-                by_qos[code, size] = found
+        whole: dict[_Key, _Latencies] = {}
+        by_qos: dict[_Key, _Latencies] = {}
+        by_size: dict[_Key, _Latencies] = {}
+        for (code, size), found in self._groups.items():
+            of_any = code & ~3
+            whole.setdefault((of_any, _NO_SIZE), _Latencies()).merge(found)
+            if code != of_any:
+                by_qos.setdefault((code, _NO_SIZE), _Latencies()).merge(found)
+            if size != _NO_SIZE:
+                by_size.setdefault((of_any, size), _Latencies()).merge(found)
         return Groups(self._list(whole), self._list(by_qos), self._list(by_size))
 
-    def _list(self, groups: dict[tuple[int, int], _Latencies]) -> tuple[Group, ...]:
+    def _list(self, groups: dict[_Key, _Latencies]) -> tuple[Group, ...]:
         return tuple(
             Group(
                 Tier(code >> 6),
                 Phase(code >> 4 & 3),
                 Op(code >> 2 & 3),
                 Qos((code & 3) - 1) if code & 3 else None,
-                None if size == _ALL_SIZES else 1 << size,
+                None if size == _NO_SIZE else 1 << size,
                 found.ops,
                 found.bytes,
                 found.errors,
