@@ -1,134 +1,78 @@
-"""Throughput of the compiled loop ÷ fio's, interleaved in one run on one file or loop device.
+"""The compiled loop ÷ fio, interleaved in one run on one file or scratch device.
 
     python benchmarks/fio_ratio.py --folder /var/tmp
+    python benchmarks/fio_ratio.py --device /dev/loop0 --bar 1.0
 
-Both use io_uring, O_DIRECT, huge pages, the same sizes and depths, random offsets without
-repeats, new ones for each run. Reads are measured with and without verification of stamps;
-writes, which carry stamps, with the whole arena and with one as small as the buffers that fio
-writes again and again. Each figure is the median of the runs; the bar is 0.95.
+Both use io_uring, O_DIRECT, huge pages, the same sizes and depths, and random offsets without
+repeats, new ones for each run. Each repeat runs fio twice: where fio against fio leaves 0.97-1.03,
+a cell is not measurable here. Writes carry stamps and are run with an arena as small as the buffers
+that fio writes again and again (the ratio that counts) and with the whole one (printed beside it).
+A cell fails only where the upper 95 % bound of its ratio is below 0.93. CPU per op is compared
+without polling.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
-import subprocess
+import statistics
 import sys
-import tempfile
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import GIB, MIB, parse_size, payload, print_table, size_name
-from replay import native
-from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
-from replay.native.testing import make_ops
+from benchmarks import fio
+from benchmarks.common import GIB, KIB, parse_size, payload, print_table, size_name
+from benchmarks.fio import Cell, Figures
+from benchmarks.scratch import Scratch, cell_ops, reserved_pages, run_ops, scratch
+from replay import engines, native
+from replay.loop import Verify
+from replay.measurement import SPIN_NS
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+CELL_BAR = 0.93
+SMALL_BAR = 0.97
+LATENCY_BAR = 1.03
+FIO_BOUNDS = (0.97, 1.03)
+TAIL_OPS = 100_000
+"""P99.9 is compared where a run has as many ops."""
+FILE_GIB_MAX = 16
+READ_SHARES = {"read": 1.0, "write": 0.0, "mix": 0.9}
 
-    from numpy.typing import NDArray
-
-BAR_RATIO = 0.95
-FIO = "fio"
-NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
-FIO_HUGE_BYTES = 384 * MIB
-FILE_GIB_MAX = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One combination that both tools run."""
-
-    action: Action
-    io_bytes: int
-    depth: int
-    run_bytes: int
+Contender = Callable[[int], Figures]
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What all runs share."""
+def contenders(place: Scratch, cell: Cell, memory: str, spin_ns: int) -> dict[str, Contender]:
+    """Return what is measured in this cell, by name; each takes a seed."""
+    # The arena has to hold the longest piece a whole number of times.
+    small = place.arena[: max(cell.depth * cell.io_bytes, 4 << 20)]
 
-    path: Path
-    fd: int
-    span_bytes: int
-    engine: native.NativeEngine
-    arena: NDArray[np.uint8]
-    spin_ns: int
-    fio_memory: str
+    def anchor(seed: int, mem: str = memory) -> Figures:
+        return fio.random_cell(place.path, place.span_bytes, cell, seed, mem)
 
+    def loop(arena: np.ndarray, spin: int, verify: Verify = Verify.NONE) -> Contender:
+        return lambda seed: run_ops(
+            place, cell_ops(place, cell, seed), cell.ops, cell.depth, arena,
+            spin_ns=spin, verify=verify,
+        )  # fmt: skip
 
-def fio_gb_per_s(bench: Bench, cell: Cell, seed: int) -> float:
-    """Return fio's throughput by its own account."""
-    command = [
-        "fio", "--name=cell", f"--filename={bench.path}", f"--size={bench.span_bytes}",
-        "--allow_file_create=0", f"--io_size={cell.run_bytes}", f"--bs={cell.io_bytes}",
-        f"--iodepth={cell.depth}", f"--rw=rand{cell.action.name.lower()}",
-        "--ioengine=io_uring", "--direct=1", f"--mem={bench.fio_memory}", "--randrepeat=0",
-        f"--randseed={seed}", "--fallocate=none", "--output-format=json", "--end_fsync=0",
-    ]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
-    return float(job[cell.action.name.lower()]["bw_bytes"]) / 1e9
+    found = {"fio": anchor, "fio again": anchor, "loop": loop(small, spin_ns)}
+    found["no spin"] = loop(small, 0)
+    if cell.read_share < 1:
+        found["full arena"] = loop(place.arena, spin_ns)
+    if cell.read_share == 1:
+        found["verified"] = loop(place.arena, spin_ns, Verify.STAMPS)
+    if cell.read_share == 1 and cell.io_bytes == 1024 * KIB:
+        found["fio 4K pages"] = lambda seed: anchor(seed, "malloc")
+    return found
 
 
-def engine_gb_per_s(
-    bench: Bench, cell: Cell, seed: int, arena: NDArray[np.uint8], verify: Verify
-) -> float:
-    """Return the loop's throughput from the first submit to the last completion."""
-    rng = np.random.default_rng(seed)
-    count = cell.run_bytes // cell.io_bytes
-    places = rng.permutation(bench.span_bytes // cell.io_bytes)[:count]
-    ops = make_ops(
-        count,
-        action=cell.action,
-        offset_bytes=places * cell.io_bytes,
-        length_bytes=cell.io_bytes,
-        key=0,
-        sector=places * (cell.io_bytes // 512),
-        arena_bytes=np.arange(count) * cell.io_bytes,
-    )
-    lane = Lane(LaneKind.FILE, queue_depth=cell.depth, io_bytes=cell.io_bytes, fd=bench.fd)
-    options = LoopOptions(Mode.MAX, arena, run_id=1, verify=verify, spin_ns=bench.spin_ns)
-    _, times = run_whole(bench.engine, (lane,), ops, count, options)
-    assert not times.error.any(), np.unique(times.error)
-    elapsed_ns = times.complete_ns.max() - times.submit_ns.min()
-    return float(cell.run_bytes / elapsed_ns)
-
-
-def contenders(bench: Bench, cell: Cell) -> dict[str, Callable[[int], float]]:
-    """Return what is measured in this cell, by name; each takes a seed and returns GB/s."""
-
-    def loop(arena: NDArray[np.uint8], verify: Verify) -> Callable[[int], float]:
-        return lambda seed: engine_gb_per_s(bench, cell, seed, arena, verify)
-
-    fio = {FIO: lambda seed: fio_gb_per_s(bench, cell, seed)}
-    if cell.action == Action.READ:
-        return fio | {
-            "verify none": loop(bench.arena, Verify.NONE),
-            "verify stamps": loop(bench.arena, Verify.STAMPS),
-        }
-    small = bench.arena[: cell.depth * cell.io_bytes]
-    return fio | {
-        f"arena {size_name(bench.arena.size)}": loop(bench.arena, Verify.NONE),
-        f"arena {size_name(small.size)}": loop(small, Verify.NONE),
-    }
-
-
-def run_interleaved(
-    runs: dict[str, Callable[[int], float]], repeats: int
-) -> dict[str, list[float]]:
+def run_interleaved(runs: dict[str, Contender], repeats: int) -> dict[str, list[Figures]]:
     """Return each contender's figures; who comes first changes from repeat to repeat."""
     names = list(runs)
-    figures: dict[str, list[float]] = {name: [] for name in names}
+    figures: dict[str, list[Figures]] = {name: [] for name in names}
     for repeat in range(repeats):
         for position in range(len(names)):
             name = names[(repeat + position) % len(names)]
@@ -136,67 +80,132 @@ def run_interleaved(
     return figures
 
 
-def measure(bench: Bench, cell: Cell, repeats: int) -> list[list[str]]:
-    """Return one row per contender: medians, their ratio, and whether it meets the bar."""
-    figures = run_interleaved(contenders(bench, cell), repeats)
-    fio = figures.pop(FIO)
-    cell_name = f"{cell.action.name.lower()} {size_name(cell.io_bytes)} depth {cell.depth}"
+class Compared:
+    """The figures of one cell: ratios of medians, and the bound of the throughput's."""
+
+    def __init__(self, cell: Cell, found: dict[str, list[Figures]]) -> None:
+        self.cell = cell
+        self._found = found
+        self._fio = found["fio"] + found["fio again"]
+        self.noise = self._rate(found["fio again"]) / self._rate(found["fio"])
+        self.ratio = self.throughput("loop") or 0.0
+
+    @staticmethod
+    def _rate(runs: list[Figures]) -> float:
+        return statistics.median(run.gb_per_s for run in runs)
+
+    @property
+    def fio_gb_per_s(self) -> float:
+        """Return fio's median."""
+        return self._rate(self._fio)
+
+    def throughput(self, name: str) -> float | None:
+        """Return a contender's median ÷ fio's; None if it doesn't run in this cell."""
+        runs = self._found.get(name)
+        return self._rate(runs) / self.fio_gb_per_s if runs else None
+
+    @property
+    def measurable(self) -> bool:
+        """Whether fio agrees with itself."""
+        return FIO_BOUNDS[0] <= self.noise <= FIO_BOUNDS[1]
+
+    @property
+    def upper_bound(self) -> float:
+        """Return the upper end of the 95 % interval of the ratio, by pairs within a repeat."""
+        first, second = self._found["fio"], self._found["fio again"]
+        logs = [
+            float(np.log(ours.gb_per_s / ((one.gb_per_s + other.gb_per_s) / 2)))
+            for ours, one, other in zip(self._found["loop"], first, second, strict=True)
+        ]
+        spread = statistics.stdev(logs) / len(logs) ** 0.5
+        return float(np.exp(statistics.fmean(logs) + _t95(len(logs) - 1) * spread))
+
+    def latency(self, index: int) -> float:
+        """Return the loop's median of a percentile ÷ fio's."""
+        ours = statistics.median(run.latency_ns[index] for run in self._found["loop"])
+        return ours / statistics.median(run.latency_ns[index] for run in self._fio)
+
+    @property
+    def cpu(self) -> float:
+        """Return the loop's CPU per op without polling ÷ fio's."""
+        ours = statistics.median(run.cpu_us for run in self._found["no spin"])
+        return ours / statistics.median(run.cpu_us for run in self._fio)
+
+    def row(self) -> list[str]:
+        """Return the line of the table."""
+        tail = self.cell.ops >= TAIL_OPS
+        failed = self.upper_bound < CELL_BAR
+        word = "FAILED" if failed else "ok"
+        return [
+            self.cell.name,
+            f"{self.fio_gb_per_s:.2f}",
+            f"{self.noise:.3f}",
+            f"{self.ratio:.3f}",
+            f"{self.upper_bound:.3f}",
+            *(_figure(self.throughput(name)) for name in ("no spin", "full arena", "verified")),
+            f"{self.latency(0):.3f}",
+            f"{self.latency(1):.3f}",
+            _figure(self.latency(2) if tail else None),
+            f"{self.cpu:.2f}",
+            word if self.measurable else f"not measurable ({word})",
+        ]
+
+
+HEAD = [
+    "cell", "fio GB/s", "fio÷fio", "ratio", "upper", "no spin", "full arena", "verified",
+    "P50", "P99", "P99.9", "CPU", "",
+]  # fmt: skip
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _t95(freedom: int) -> float:
+    """Return Student's t for a two-sided 95 % interval."""
+    table = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    return table[min(freedom, len(table)) - 1]
+
+
+def summary(compared: list[Compared], bar: float) -> list[list[str]]:
+    """Return the geometric means with their bars, over the measurable cells and over all."""
     rows = []
-    for name, ours in figures.items():
-        ratio = float(np.median(ours) / np.median(fio))
-        pairs = np.divide(ours, fio)
-        rows.append(
-            [
-                f"{cell_name}, {name}",
-                f"{np.median(fio):.2f}",
-                f"{np.median(ours):.2f}",
-                f"{ratio:.3f}",
-                f"{pairs.min():.2f}-{pairs.max():.2f}",
-                "ok" if ratio >= BAR_RATIO else "BELOW",
-            ]
-        )
+    for scope, chosen in (
+        ("measurable", [cell for cell in compared if cell.measurable]),
+        ("all", compared),
+    ):
+        big = [cell for cell in chosen if cell.cell.io_bytes > 4 * KIB]
+        small = [cell for cell in chosen if cell.cell.io_bytes == 4 * KIB]
+        tails = [cell for cell in chosen if cell.cell.ops >= TAIL_OPS]
+        for name, figures, bound, at_least in (
+            ("throughput, 64K and up", [cell.ratio for cell in big], bar, True),
+            ("throughput, 4K", [cell.ratio for cell in small], SMALL_BAR, True),
+            ("P50", [cell.latency(0) for cell in chosen], LATENCY_BAR, False),
+            ("P99", [cell.latency(1) for cell in chosen], LATENCY_BAR, False),
+            ("P99.9", [cell.latency(2) for cell in tails], LATENCY_BAR, False),
+            ("CPU per op, no spin", [cell.cpu for cell in chosen], 1.0, False),
+        ):
+            if figures:
+                mean = statistics.geometric_mean(figures)
+                met = mean >= bound if at_least else mean <= bound
+                sign = "≥" if at_least else "≤"
+                word = "ok" if met else "MISSED"
+                where = f"{name}, {len(figures)} cells ({scope})"
+                rows.append([where, f"{mean:.3f}", f"{sign} {bound}", word])
     return rows
 
 
-@contextmanager
-def reserved_pages() -> Iterator[str]:
-    """Reserve huge pages for fio while inside; yield the `mem` that fio can have."""
-    before = NR_HUGEPAGES.read_text().strip()
-    wanted = int(before) + FIO_HUGE_BYTES // (2 * MIB)
-    try:
-        NR_HUGEPAGES.write_text(str(wanted))
-    except OSError as error:
-        print(f"no huge pages reserved ({error}): fio uses mem=mmap, 4 KiB pages, a weaker anchor")
-        yield "mmap"
-        return
-    try:
-        obtained = int(NR_HUGEPAGES.read_text())
-        if obtained < wanted:
-            print(f"{obtained} of {wanted} huge pages reserved: fio uses mem=mmap")
-        yield "mmaphuge" if obtained >= wanted else "mmap"
-    finally:
-        NR_HUGEPAGES.write_text(before)
-
-
-@contextmanager
-def target(folder: Path, device: Path | None, size_bytes: int) -> Iterator[Path]:
-    """Yield the device, or a file in the folder that is gone afterwards."""
-    if device is not None:
-        yield device
-        return
-    handle, name = tempfile.mkstemp(prefix="fio-ratio-", dir=folder)
-    try:
-        os.posix_fallocate(handle, 0, size_bytes)
-        os.close(handle)
-        yield Path(name)
-    finally:
-        Path(name).unlink()
-
-
-def fill(bench: Bench) -> None:
-    """Write the whole span once, with the stamps that later reads verify."""
-    cell = Cell(Action.WRITE, 4 * MIB, 16, bench.span_bytes)
-    engine_gb_per_s(bench, cell, 0, bench.arena, Verify.NONE)
+def cells(chosen: argparse.Namespace, span_bytes: int) -> list[Cell]:
+    """Return all combinations asked for; 4 KiB only at the largest depth."""
+    made = []
+    depths = [int(depth) for depth in chosen.depths.split(",")]
+    run_bytes = min(int(chosen.run_gib * GIB), span_bytes)
+    for kind in chosen.kinds.split(","):
+        for size in map(parse_size, chosen.sizes.split(",")):
+            for depth in [max(depths)] if size == 4 * KIB else depths:
+                ops = min(run_bytes // size, chosen.ops_max)
+                made.append(Cell(READ_SHARES[kind], size, depth, ops))
+    return made
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -205,26 +214,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path.cwd())
     parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
     parser.add_argument("--file-gib", type=int, default=8, choices=range(1, FILE_GIB_MAX + 1))
-    parser.add_argument("--run-gib", type=float, default=1)
+    parser.add_argument("--run-gib", type=float, default=1, help="bytes of one run, at most")
+    parser.add_argument("--ops-max", type=int, default=150_000, help="ops of one run, at most")
     parser.add_argument("--arena-gib", type=float, default=1)
-    parser.add_argument("--sizes", default="1M,4M")
-    parser.add_argument("--depths", default="8,32")
-    parser.add_argument("--actions", default="read,write")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--spin-us", type=int, default=0)
+    parser.add_argument("--sizes", default="4K,64K,256K,1M,4M")
+    parser.add_argument("--depths", default="1,8,32")
+    parser.add_argument("--kinds", default="read,write,mix", help=", ".join(READ_SHARES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--spin", choices=["auto", "on", "off"], default="auto")
+    parser.add_argument("--bar", type=float, default=0.98, help="of the geometric mean")
     parser.add_argument("--engine", choices=["uring", "threads"], default="uring")
     return parser.parse_args()
-
-
-def cells(chosen: argparse.Namespace, span_bytes: int) -> list[Cell]:
-    """Return all combinations asked for."""
-    run_bytes = min(int(chosen.run_gib * GIB), span_bytes)
-    return [
-        Cell(Action[action.upper()], parse_size(size), int(depth), run_bytes)
-        for action in chosen.actions.split(",")
-        for size in chosen.sizes.split(",")
-        for depth in chosen.depths.split(",")
-    ]
 
 
 def main() -> None:
@@ -234,22 +234,29 @@ def main() -> None:
         sys.exit("no fio found: install it (apt-get install fio) to compare with it")
     arena, pages = payload(int(chosen.arena_gib * GIB))
     engine = native.uring if chosen.engine == "uring" else native.threads
-    span_bytes = chosen.file_gib * GIB
-    with reserved_pages() as fio_memory, target(chosen.folder, chosen.device, span_bytes) as path:
-        fd = os.open(path, os.O_RDWR | os.O_DIRECT)
-        span_bytes = min(span_bytes, os.lseek(fd, 0, os.SEEK_END))
-        spin_ns = chosen.spin_us * 1000
-        bench = Bench(path, fd, span_bytes, engine, arena, spin_ns, fio_memory)
-        fill(bench)
+    polls = chosen.spin == "on" or (chosen.spin == "auto" and engines.spare_cpus() >= 1)
+    spin_ns = SPIN_NS if polls else 0
+    size_bytes = chosen.file_gib * GIB
+    with (
+        reserved_pages() as memory,
+        scratch(chosen.folder, chosen.device, size_bytes, engine, arena) as place,
+    ):
         print(
-            f"engine {engine.name}, spin {chosen.spin_us} µs, arena on {pages}, "
-            f"fio mem={fio_memory}, median of {chosen.repeats}, obtained {engine.features[0].name}"
+            f"engine {engine.name}, spin {spin_ns // 1000} µs, arena {size_name(arena.size)} on "
+            f"{pages}, fio mem={memory}, medians of {chosen.repeats}, ratios to fio's\n",
+            flush=True,
         )
-        rows = []
-        for cell in cells(chosen, span_bytes):
-            rows += measure(bench, cell, chosen.repeats)
-        os.close(fd)
-    print_table(["cell", "fio GB/s", "loop GB/s", "ratio", "pairs", f"bar {BAR_RATIO}"], rows)
+        compared = []
+        for cell in cells(chosen, place.span_bytes):
+            found = run_interleaved(contenders(place, cell, memory, spin_ns), chosen.repeats)
+            compared.append(Compared(cell, found))
+            print("  ".join(compared[-1].row()), file=sys.stderr, flush=True)
+            if "fio 4K pages" in found:
+                ratio = 1 / (compared[-1].throughput("fio 4K pages") or 1) * compared[-1].ratio
+                print(f"{cell.name}: {ratio:.2f} times fio's default 4 KiB-page buffers")
+    print_table(HEAD, [cell.row() for cell in compared])
+    print()
+    print_table(["geometric mean", "ratio", "bar", ""], summary(compared, chosen.bar))
 
 
 if __name__ == "__main__":

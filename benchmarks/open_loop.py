@@ -1,0 +1,194 @@
+"""How exactly an open schedule is kept: Poisson arrivals at a share of the device's maximum.
+
+    python benchmarks/open_loop.py --folder /var/tmp
+
+Submit-time error is submit − due of each read. Bars: by timer P50 ≤ 25 µs and P99 ≤ 100 µs, with
+polling P50 ≤ 1 µs; no drift over the run. Then the same schedule while a Python thread of this
+process burns CPU: the rate kept is 1.00, the median service time at most 1.4 times what it is
+without (interleaved, medians).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import GIB, KIB, NS_PER_S, payload, print_table, size_name
+from benchmarks.fio import Cell
+from benchmarks.scratch import Scratch, cell_ops, run_ops, scratch
+from replay import native
+from replay.loop import Lane, LaneKind, LoopOptions, Mode, Times, Verify, run_whole
+from replay.measurement import SPIN_NS
+from replay.native.testing import make_ops
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+QUEUE_DEPTH = 1024
+TIMER_BARS_US = (25.0, 100.0)
+SPIN_BAR_US = 1.0
+SERVICE_BAR = 1.4
+CASES = ((256 * KIB, 0.25), (64 * KIB, 0.5))
+"""Size of the reads, share of the maximum rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Poisson arrivals of reads of one size."""
+
+    io_bytes: int
+    rate_per_s: float
+
+    def due_ns(self, seconds: float, seed: int) -> NDArray[np.int64]:
+        """Return when the reads of a run are due."""
+        rng = np.random.default_rng(seed)
+        gaps = rng.exponential(NS_PER_S / self.rate_per_s, int(seconds * self.rate_per_s))
+        return np.cumsum(gaps).astype(np.int64)
+
+
+def maximum_per_s(place: Scratch, io_bytes: int) -> float:
+    """Return how many reads of the size the device completes in a second at depth 32."""
+    cell = Cell(1.0, io_bytes, 32, place.span_bytes // 4 // io_bytes)
+    runs = [
+        run_ops(place, cell_ops(place, cell, seed), cell.ops, cell.depth, place.arena)
+        for seed in range(5)
+    ]
+    return statistics.median(run.gb_per_s for run in runs) * 1e9 / io_bytes
+
+
+def run_open(place: Scratch, load: Load, seconds: float, seed: int, spin_ns: int) -> Times:
+    """Run the schedule; return the times of its reads."""
+    due_ns = load.due_ns(seconds, seed)
+    count = len(due_ns)
+    places = np.random.default_rng(seed).integers(0, place.span_bytes // load.io_bytes, count)
+    ops = make_ops(
+        count,
+        due_ns=due_ns,
+        offset_bytes=places * load.io_bytes,
+        length_bytes=load.io_bytes,
+        key=0,
+        sector=places * (load.io_bytes // 512),
+    )
+    lane = Lane(LaneKind.FILE, queue_depth=QUEUE_DEPTH, io_bytes=load.io_bytes, fd=place.fd)
+    options = LoopOptions(Mode.OPEN, place.arena, run_id=1, verify=Verify.NONE, spin_ns=spin_ns)
+    outcome, times = run_whole(place.engine, (lane,), ops, count, options)
+    assert not times.error.any(), np.unique(times.error)
+    times.ready_ns[:] = outcome.start_ns + due_ns
+    return times
+
+
+@contextmanager
+def busy_thread() -> Iterator[None]:
+    """Burn CPU in a Python thread while inside."""
+    stop = threading.Event()
+
+    def burn() -> None:
+        total = 0
+        while not stop.is_set():
+            for number in range(10_000):
+                total += number
+
+    thread = threading.Thread(target=burn)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def stretch(times: Times) -> float:
+    """Return how long the reads took to be completed ÷ how long they are due over."""
+    due_ns = times.ready_ns
+    return float((times.complete_ns.max() - due_ns[0]) / (due_ns[-1] - due_ns[0]))
+
+
+def exactness(place: Scratch, load: Load, seconds: float) -> list[list[str]]:
+    """Return one row by timer and one with polling."""
+    rows = []
+    for word, spin_ns in (("timer", 0), (f"spin {SPIN_NS // 1000} µs", SPIN_NS)):
+        times = run_open(place, load, seconds, 1, spin_ns)
+        error_us = (times.submit_ns - times.ready_ns) / 1000
+        half, all_but_last, top = np.percentile(error_us, (50, 99, 100))
+        part = max(1, len(error_us) // 6)
+        drift_us = np.median(error_us[-part:]) - np.median(error_us[:part])
+        by_timer = half <= TIMER_BARS_US[0] and all_but_last <= TIMER_BARS_US[1]
+        met = half <= SPIN_BAR_US if spin_ns else by_timer
+        rows.append(
+            [
+                f"{size_name(load.io_bytes)} at {load.rate_per_s:,.0f}/s, {word}",
+                f"{half:.2f}",
+                f"{all_but_last:.1f}",
+                f"{top:.0f}",
+                f"{drift_us:+.2f}",
+                f"{stretch(times):.5f}",
+                "ok" if met else "MISSED",
+            ]
+        )
+    return rows
+
+
+def disturbed(place: Scratch, load: Load, seconds: float, repeats: int) -> list[str]:
+    """Return one row: alone against beside a busy Python thread."""
+    medians: dict[bool, list[float]] = {False: [], True: []}
+    kept = []
+    for seed in range(repeats):
+        for busy in (False, True):
+            if busy:
+                with busy_thread():
+                    times = run_open(place, load, seconds, seed, 0)
+                kept.append(1 / stretch(times))
+            else:
+                times = run_open(place, load, seconds, seed, 0)
+            medians[busy].append(float(np.median(times.complete_ns - times.submit_ns)) / 1000)
+    alone, beside = (statistics.median(medians[busy]) for busy in (False, True))
+    met = beside / alone <= SERVICE_BAR and round(statistics.median(kept), 2) == 1
+    return [
+        f"{size_name(load.io_bytes)} at {load.rate_per_s:,.0f}/s",
+        f"{alone:.0f}",
+        f"{beside:.0f}",
+        f"{beside / alone:.3f}",
+        f"{statistics.median(kept):.4f}",
+        "ok" if met else "MISSED",
+    ]
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path.cwd())
+    parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
+    parser.add_argument("--file-gib", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--busy-seconds", type=float, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
+    arena, _ = payload(GIB // 4)
+    size_bytes = chosen.file_gib * GIB
+    with scratch(chosen.folder, chosen.device, size_bytes, native.uring, arena) as place:
+        exact, beside = [], []
+        for io_bytes, share in CASES:
+            load = Load(io_bytes, share * maximum_per_s(place, io_bytes))
+            exact += exactness(place, load, chosen.seconds)
+            beside.append(disturbed(place, load, chosen.busy_seconds, chosen.repeats))
+    head = f"Poisson, {chosen.seconds:g} s: submit − due, µs"
+    print_table([head, "P50", "P99", "max", "drift", "stretch", ""], exact)
+    print()
+    head = "beside a busy Python thread: median service µs"
+    print_table([head, "alone", "busy", "ratio", "rate kept", ""], beside)
+
+
+if __name__ == "__main__":
+    main()
