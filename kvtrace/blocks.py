@@ -9,13 +9,19 @@ import numpy as np
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy import CutRequests
 from kvtrace.jit import compiled
+from kvtrace.kernel import CHECKPOINT, RUN, SHARED
 from kvtrace.request import Ragged, RequestBatch, ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SESSION_BITS = 24
+    from kvtrace.request import SharedTokens
+
+INDEX_BITS = 24
 """A session's blocks are numbered below 2²⁴: identity = session · 2²⁴ + index."""
+# What system prompts' and documents' blocks have in their identities; negative ones are those of
+# checkpoints (`kernel`).
+_PREFIX, _DOCUMENT = 1 << 62, 1 << 61
 
 
 class Cutter(Protocol):
@@ -29,30 +35,77 @@ class Cutter(Protocol):
 class SessionBlocks:
     """Blocks of `block_tokens` of a session's growing context; a partial block isn't stored.
 
-    With `generated`, the blocks that generation completes follow those of the prompt; the first
-    of them starts with the prompt's partial tail.
+    Blocks wholly inside a shared system prompt are those of all its sessions. A document's chunk is
+    a run of blocks of its own, wherever in the prompt it stands (its KV is reused as systems do
+    that blend cached chunks). With `generated`, the blocks that generation completes follow those
+    of the prompt; the first of them starts with the prompt's partial tail. A checkpoint is due at
+    the last block of each run and, with `state_interval`, wherever so many tokens are full.
     """
 
-    def __init__(self, block_tokens: int, *, generated: bool) -> None:
+    def __init__(self, block_tokens: int, *, generated: bool, state_interval: int = 0) -> None:
         self.block_tokens = block_tokens
         self.generated = generated
+        self.state_interval = state_interval
 
     def cut(self, batch: RequestBatch) -> CutRequests:
-        """Return the requests with their blocks."""
-        prompt = batch.input_tokens // self.block_tokens
-        total_tokens = batch.input_tokens + (batch.output_tokens if self.generated else 0)
-        counts = total_tokens // self.block_tokens
-        base = np.repeat(batch.session << SESSION_BITS, counts)
-        blocks = Ragged.from_counts(counts, base + ranges(counts))
-        tokens = np.full(len(base), self.block_tokens, np.int32)
-        return CutRequests(batch, blocks, tokens, prompt)
+        """Return the requests with their blocks. Raises UsageError for chunks below a block."""
+        size, shared = self.block_tokens, batch.shared
+        zeros = np.zeros(len(batch), np.int64)
+        chunks = zeros if shared is None else shared.chunks.counts
+        chunk_tokens = size if shared is None else shared.chunk_tokens
+        per_chunk = chunk_tokens // size
+        if per_chunk == 0:
+            raise UsageError(
+                "a document's chunk is smaller than a block",
+                where="source.rag.chunk_tokens", got=chunk_tokens,
+                accepted=f"at least the {size} tokens of a block",
+            )  # fmt: skip
+        context = batch.input_tokens - chunks * chunk_tokens
+        of_chunks, prompt = chunks * per_chunk, context // size
+        total = (context + (batch.output_tokens if self.generated else zeros)) // size
+        counts = of_chunks + total
+        row = np.repeat(np.arange(len(batch)), counts)
+        index = ranges(counts) - of_chunks[row]
+        end = (index + 1) * size
+        ident = (batch.session << INDEX_BITS)[row] + index
+        at = np.where(index < prompt[row], end, end - context[row])
+        flags = np.where(index == 0, RUN, 0) | np.where(index == prompt[row] - 1, CHECKPOINT, 0)
+        if self.state_interval:
+            due = end // self.state_interval > (end - size) // self.state_interval
+            flags |= np.where(due, CHECKPOINT, 0)
+        if shared is not None:
+            common = end <= shared.prefix_tokens[row]
+            ident = np.where(common, _PREFIX + (shared.prefix << INDEX_BITS)[row] + index, ident)
+            flags |= np.where(common, SHARED, 0)
+            self._put_chunks(shared, np.flatnonzero(index < 0), ident, at, flags)
+        blocks = Ragged.from_counts(counts, ident)
+        tokens = np.full(len(ident), size)
+        return CutRequests(batch, blocks, tokens, at, flags, of_chunks + prompt)
+
+    def _put_chunks(
+        self,
+        shared: SharedTokens,
+        places: NDArray[np.int64],
+        ident: NDArray[np.int64],
+        at: NDArray[np.int64],
+        flags: NDArray[np.int64],
+    ) -> None:
+        """Fill in the blocks of documents, which are at `places`, in order of their chunks."""
+        per_chunk = shared.chunk_tokens // self.block_tokens
+        chunk = np.repeat(shared.chunks.values, per_chunk)
+        index = np.tile(np.arange(per_chunk), len(shared.chunks.values))
+        ident[places] = _DOCUMENT + (chunk << INDEX_BITS) + index
+        at[places] = (index + 1) * self.block_tokens
+        ends = np.where(index == per_chunk - 1, CHECKPOINT, 0)
+        flags[places] = SHARED | np.where(index == 0, RUN, 0) | ends
 
 
 class SessionTurns:
     """One block per turn of a session, of the tokens by which it made the context longer.
 
     These are the turn's own input and, from the second turn on, the answer before it, which its
-    prompt repeats: a later turn's objects hold its whole context.
+    prompt repeats: a later turn's objects hold its whole context. A shared system prompt and the
+    chunks of documents are blocks of their own, before those of the turns.
     """
 
     def cut(self, batch: RequestBatch) -> CutRequests:
@@ -60,10 +113,27 @@ class SessionTurns:
         turns = batch.turn_tokens or Ragged.from_counts(
             np.ones(len(batch), np.int64), batch.input_tokens
         )
-        counts = turns.counts
-        base = np.repeat(batch.session << SESSION_BITS, counts)
-        blocks = Ragged(turns.begin, base + ranges(counts))
-        return CutRequests(batch, blocks, turns.values.astype(np.int32), counts)
+        shared, ones = batch.shared, np.ones(len(batch), np.int64)
+        prefix = 0 * ones if shared is None else (shared.prefix_tokens > 0).astype(np.int64)
+        chunks = 0 * ones if shared is None else shared.chunks.counts
+        counts = prefix + chunks + turns.counts
+        row = np.repeat(np.arange(len(batch)), counts)
+        index = ranges(counts)
+        turn = index - (prefix + chunks)[row]
+        own = turn >= 0
+        ident = (batch.session << INDEX_BITS)[row] + turn
+        tokens, flags = np.zeros(len(row), np.int64), np.full(len(row), RUN)
+        tokens[own] = turns.values
+        if shared is not None:
+            first = index < prefix[row]
+            ident[first] = _PREFIX + (shared.prefix[row][first] << INDEX_BITS)
+            tokens[first] = shared.prefix_tokens[row][first]
+            chunk = ~own & ~first
+            ident[chunk] = _DOCUMENT + (shared.chunks.values << INDEX_BITS)
+            tokens[chunk] = shared.chunk_tokens
+            flags[~own] |= SHARED
+        blocks = Ragged.from_counts(counts, ident)
+        return CutRequests(batch, blocks, tokens, tokens, flags, counts)
 
 
 class HashedBlocks:
@@ -74,7 +144,7 @@ class HashedBlocks:
     neither size divides the other.
     """
 
-    def __init__(self, source_tokens: int, block_tokens: int) -> None:
+    def __init__(self, source_tokens: int, block_tokens: int, *, state_interval: int = 0) -> None:
         if source_tokens % block_tokens and block_tokens % source_tokens:
             raise UsageError(
                 "block size doesn't fit the source's",
@@ -85,6 +155,7 @@ class HashedBlocks:
             )
         self.source_tokens = source_tokens
         self.block_tokens = block_tokens
+        self.state_interval = state_interval
 
     def cut(self, batch: RequestBatch) -> CutRequests:
         """Return the requests with the full blocks of their prompts."""
@@ -99,8 +170,13 @@ class HashedBlocks:
         else:
             group = self.block_tokens // self.source_tokens
             blocks = Ragged.from_counts(counts, _group(ids, begin, counts, group))
-        tokens = np.full(len(blocks.values), self.block_tokens, np.int32)
-        return CutRequests(batch, blocks, tokens, counts)
+        index, row = ranges(counts), np.repeat(np.arange(len(batch)), counts)
+        tokens, end = np.full(len(index), self.block_tokens), (index + 1) * self.block_tokens
+        flags = np.where(index == 0, RUN, 0) | np.where(index == counts[row] - 1, CHECKPOINT, 0)
+        if self.state_interval:
+            due = end // self.state_interval > (end - self.block_tokens) // self.state_interval
+            flags |= np.where(due, CHECKPOINT, 0)
+        return CutRequests(batch, blocks, tokens, end, flags, counts)
 
 
 def nearest_block_tokens(source_tokens: int, block_tokens: int) -> int:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from kvtrace.errors import KvtraceError, UsageError
 from kvtrace.units import GIB, S_NS, TIB, parse_bytes, parse_duration_ns, parse_rate_per_s
@@ -28,9 +36,19 @@ def _parsed(parse: Callable[[str], float]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
+def _checked_warmup(text: str) -> str:
+    if text != "steady" and not text.isdigit():
+        try:
+            parse_duration_ns(text)
+        except KvtraceError as error:
+            raise ValueError("takes a duration, a number of requests or `steady`") from error
+    return text
+
+
 Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0)]
 DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0)]
 RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(gt=0)]
+Warmup = Annotated[str, AfterValidator(_checked_warmup)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Range = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Seconds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
@@ -101,12 +119,16 @@ class SourceConfig(_Section):
         return self
 
 
+Eviction = Literal["lru", "fifo", "sieve", "s3-fifo"]
+
+
 class TierConfig(_Section):
-    """One tier: capacity in bytes (of gpu: per GPU; 0: absent) and watermarks."""
+    """One tier: capacity in bytes (of gpu: per GPU; 0: absent), watermarks, policy if its own."""
 
     capacity: Bytes
     high_watermark: Ratio = 1.0
     low_watermark: Ratio = 1.0
+    eviction: Eviction | None = None
 
 
 class _Gpu(TierConfig):
@@ -151,11 +173,16 @@ class RecordConfig(_Section):
     tensor_parallel: Annotated[int, Field(gt=0)] = 1
     num_gpus: Annotated[int, Field(gt=0)] | None = None
     tiers: TiersConfig = TiersConfig()
-    eviction: Literal["lru"] = "lru"
+    eviction: Eviction = "lru"
+    admission: Literal["always", "second-use"] = "always"
     write_policy: Literal["waterfall", "write-through"] = "waterfall"
     promotion: Literal["none", "on-hit"] | None = None
     touch_order: Literal["tail-first", "in-order"] = "tail-first"
     store_generated: Literal["auto", "yes", "no"] = "auto"
+    state_interval: Annotated[int, Field(ge=0)] = 0
+    lookups: bool = False
+    role: Literal["both", "prefill", "decode"] = "both"
+    warmup: Warmup | None = None
     duration: DurationNs | None = None
     requests: Annotated[int, Field(gt=0)] | None = None
     generation: Literal["none", "fast", "realistic"] = "realistic"

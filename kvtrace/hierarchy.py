@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace import kernel, policies
+from kvtrace import eviction, kernel, policies
 from kvtrace.hashmap import insert_all, table_size
+from kvtrace.jit import constant
 from kvtrace.request import FOLLOW_NONE
 from kvtrace.units import UNLIMITED
 
@@ -30,18 +31,43 @@ _EVENTS_PER_ASKED = 1 + kernel.TIERS + _EVENTS_PER_EVICTED
 
 
 @dataclass(frozen=True, slots=True)
-class TierSpec:
-    """One tier: capacity in bytes (0: absent; UNLIMITED), watermarks as ratios of it.
+class StateSize:
+    """What a hybrid model's constant state behind n tokens takes, rounded up to `align_bytes`.
 
-    A block of n tokens takes `token_bytes` · n + `block_bytes` of it.
+    `constant_bytes`, plus `window_token_bytes` for each of the last `window_tokens` of the n.
+    """
+
+    constant_bytes: int = 0
+    window_token_bytes: int = 0
+    window_tokens: int = 0
+    align_bytes: int = 1
+
+    def __bool__(self) -> bool:
+        return bool(self.constant_bytes or self.window_token_bytes)
+
+    def at(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bytes behind so many tokens."""
+        window = np.minimum(tokens, self.window_tokens)
+        state = self.constant_bytes + window * self.window_token_bytes
+        return -(-state // self.align_bytes) * self.align_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TierSpec:
+    """One tier: capacity in bytes (0: absent; UNLIMITED), watermarks as ratios of it, policy.
+
+    A block of n tokens takes `token_bytes` · n + `block_bytes` of it; a checkpoint behind n tokens
+    takes `state`.
     """
 
     tier: Tier
     capacity_bytes: int
     token_bytes: int
-    block_bytes: int
+    block_bytes: int = 0
+    state: StateSize = StateSize()
     high_watermark_ratio: float = 1.0
     low_watermark_ratio: float = 1.0
+    eviction: str = "lru"
 
     def limit_bytes(self, ratio: float) -> int:
         """Return what `ratio` of the capacity comes to."""
@@ -55,14 +81,17 @@ class HierarchySpec:
     """What the hierarchy does.
 
     Virtual time per generated token in ns, per prompt token that no tier had in ps;
-    `reread_tokens` 0: no decode re-reads.
+    `reread_tokens` 0: no decode re-reads. `second_use`: nvme and what is below it take only blocks
+    that were asked for twice. `hybrid`: a hit ends at a checkpoint. `lookups`: are events, too.
     """
 
     tiers: tuple[TierSpec, ...]
     write_through: bool = False
     promote: bool = False
     tail_first: bool = True
-    prefix_rule: bool = True
+    second_use: bool = False
+    hybrid: bool = False
+    lookups: bool = False
     generation_ns: int = 0
     prefill_ps: int = 0
     reread_tokens: int = 0
@@ -74,12 +103,16 @@ class HierarchySpec:
 class CutRequests:
     """A batch of requests, each with its blocks: `prompt_blocks` of its context, then generated.
 
-    `blocks.values`: identities; `tokens`: of each block.
+    `blocks.values`: identities; then, of each block, its `tokens`; `at`: of a prompt's block the
+    tokens from the start of its run to its end, of a generated one how many were generated when it
+    is complete; `flags`: RUN, SHARED, CHECKPOINT of `kernel`.
     """
 
     batch: RequestBatch
     blocks: Ragged
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int64]
+    at: NDArray[np.int64]
+    flags: NDArray[np.int64]
     prompt_blocks: NDArray[np.int64]
 
 
@@ -124,11 +157,15 @@ class BlockEvents:
 
 @dataclass(frozen=True, slots=True)
 class HierarchyStats:
-    """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing."""
+    """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing.
+
+    `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
+    """
 
     requests: int
     blocks: int
     unique_blocks: int
+    unique_states: int
     hits: dict[Tier, int]
     hit_tokens: int
     ideal_hits: int
@@ -136,16 +173,32 @@ class HierarchyStats:
     generated_tokens: int
     peak_bytes: dict[Tier, int] = field(default_factory=dict)
 
+    def since(self, earlier: HierarchyStats) -> HierarchyStats:
+        """Return what was counted since then; peaks are those of the whole time."""
+        counts = {
+            part.name: getattr(self, part.name) - getattr(earlier, part.name)
+            for part in fields(self)
+            if part.name not in ("hits", "peak_bytes")
+        }
+        hits = {tier: count - earlier.hits[tier] for tier, count in self.hits.items()}
+        return HierarchyStats(**counts, hits=hits, peak_bytes=self.peak_bytes)
+
 
 def _new_tiers(spec: HierarchySpec) -> NDArray[np.int64]:
     tiers = np.zeros((kernel.TIERS, kernel.TIER_COLUMNS), np.int64)
     tiers[:, (policies.OLDEST, policies.NEWEST)] = policies.NONE
+    tiers[:, policies.STATE_ALIGN] = 1
     for tier in spec.tiers:
         row = tiers[tier.tier]
         row[kernel.HIGH] = tier.limit_bytes(tier.high_watermark_ratio)
         row[kernel.LOW] = tier.limit_bytes(tier.low_watermark_ratio)
-        row[kernel.TOKEN_BYTES] = tier.token_bytes
-        row[kernel.BLOCK_BYTES] = tier.block_bytes
+        row[policies.TOKEN_BYTES] = tier.token_bytes
+        row[policies.BLOCK_BYTES] = tier.block_bytes
+        row[policies.STATE_BYTES] = tier.state.constant_bytes
+        row[policies.WINDOW_BYTES] = tier.state.window_token_bytes
+        row[policies.WINDOW_TOKENS] = tier.state.window_tokens
+        row[policies.STATE_ALIGN] = tier.state.align_bytes
+        eviction.setup(row, tier.eviction, int(row[kernel.HIGH]))
     return tiers
 
 
@@ -155,7 +208,12 @@ def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
         (kernel.WRITE_THROUGH, spec.write_through),
         (kernel.PROMOTE, spec.promote),
         (kernel.TAIL_FIRST, spec.tail_first),
-        (kernel.PREFIX_RULE, spec.prefix_rule),
+        (kernel.SECOND_USE, spec.second_use),
+        (kernel.HYBRID, spec.hybrid),
+        (kernel.LOOKUPS, spec.lookups),
+        (kernel.PAUSE_NS, UNLIMITED),
+        (kernel.PAUSE_REQUESTS, UNLIMITED),
+        (kernel.PAUSE_TIER, policies.NONE),
         (kernel.GENERATION_NS, spec.generation_ns),
         (kernel.PREFILL_PS, spec.prefill_ps),
         (kernel.REREAD_TOKENS, spec.reread_tokens),
@@ -211,6 +269,8 @@ class _Pool:
         blocks = np.zeros((len(cut.tokens), kernel.BLOCK_COLUMNS), np.int64)
         blocks[:, kernel.B_IDENT] = cut.blocks.values
         blocks[:, kernel.B_TOKENS] = cut.tokens
+        blocks[:, kernel.B_AT] = cut.at
+        blocks[:, kernel.B_FLAGS] = cut.flags
         self.rows = np.concatenate((self.rows, rows))
         self.blocks = np.concatenate((self.blocks, blocks))
         first_row = int(self.count[kernel.LOADED])
@@ -280,6 +340,7 @@ class Hierarchy:
         used = len(self._slots) - int(self._count[kernel.FREE])
         rows = self._pool.rows
         longest = int((rows[:, kernel.END] - rows[:, kernel.BEGIN]).max(initial=0))
+        longest *= 1 + self.spec.hybrid  # checkpoints
         wanted = self._events_per_call + _EVENTS_PER_EVICTED * used + _EVENTS_PER_ASKED * longest
         if wanted > len(self._made):
             bigger = np.empty((2 * wanted, kernel.EVENT_COLUMNS), np.int64)
@@ -287,14 +348,59 @@ class Hierarchy:
             bigger[:made] = self._made[:made]
             self._made = bigger
 
+    def pause_at(
+        self, *, time_ns: int = UNLIMITED, requests: int = UNLIMITED, evicts: Tier | None = None
+    ) -> None:
+        """Let `events` pause once before `time_ns`, after `requests`, or when a tier has evicted."""
+        self._count[kernel.PAUSE_NS] = time_ns
+        self._count[kernel.PAUSE_REQUESTS] = requests
+        self._count[kernel.PAUSE_TIER] = policies.NONE if evicts is None else int(evicts)
+
+    def preload(self, tier: Tier, idents: NDArray[np.int64], tokens: NDArray[np.int64]) -> int:
+        """Enter blocks into `tier` before anything happens; return how many of them fit."""
+        if len(idents) > self._count[kernel.FREE]:
+            self._grow_slots(len(idents))
+        return kernel.preload(
+            self._slots, self._table, self._tiers, self._count, idents, tokens, constant(tier)
+        )
+
+    @property
+    def now_ns(self) -> int:
+        """Virtual time."""
+        return int(self._count[kernel.NOW])
+
+    def end_at(self, *, time_ns: int, requests: int) -> None:
+        """Begin no request from `time_ns` on, nor more than `requests` in all."""
+        self._count[kernel.END_NS] = time_ns
+        self._count[kernel.MAX_REQUESTS] = requests
+
+    def held_idents(self, tier: Tier) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return keys and identities of what `tier` holds, in order of the keys."""
+        held = self._slots[self._slots[:, policies.WHERE] >> int(tier) & 1 == 1]
+        held = held[np.argsort(held[:, policies.KEY])]
+        return held[:, policies.KEY], held[:, policies.IDENT]
+
+    def resident(self) -> NDArray[np.int64]:
+        """Return what the tiers hold, rows of (tier, key, tokens) in this order."""
+        where, parts = self._slots[:, policies.WHERE], []
+        for tier in range(kernel.TIERS):
+            held = self._slots[where >> tier & 1 == 1]
+            rows = np.stack(
+                (np.full(len(held), tier), held[:, policies.KEY], held[:, policies.TOKENS]), axis=1
+            )
+            parts.append(rows[np.argsort(rows[:, 1])])
+        return np.concatenate(parts)
+
     def events(
         self,
         requests: Iterable[CutRequests],
         more: Callable[[int], CutRequests | None] | None = None,
+        at_pause: Callable[[], None] | None = None,
     ) -> Iterator[BlockEvents]:
         """Yield what happens, in order of (time, request, step), until the requests are done.
 
-        `more(chain)` gives the next requests of a chain whose last one said FOLLOW_ASK.
+        `more(chain)` gives the next requests of a chain whose last one said FOLLOW_ASK. `at_pause`
+        is called when `pause_at`'s point is reached, all events before it having been yielded.
         """
         count, pool, batches = self._count, self._pool, iter(requests)
         while True:
@@ -316,6 +422,8 @@ class Hierarchy:
                 if made:
                     count[kernel.EVENTS] = 0
                     yield BlockEvents.from_rows(self._made[:made])
+                if status == kernel.PAUSED and at_pause is not None:
+                    at_pause()
                 if status == kernel.DONE:
                     return
 
@@ -326,7 +434,8 @@ class Hierarchy:
         return HierarchyStats(
             requests=count[kernel.REQUESTS],
             blocks=count[kernel.BLOCKS],
-            unique_blocks=count[kernel.KEYS],
+            unique_blocks=count[kernel.KEYS] - count[kernel.STATES],
+            unique_states=count[kernel.STATES],
             hits={tier: int(self._tiers[tier, kernel.HITS]) for tier in present},
             hit_tokens=count[kernel.HIT_TOKENS],
             ideal_hits=count[kernel.IDEAL_HITS],

@@ -23,62 +23,73 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvtrace.eviction import POLICY, expect, forget, insert, remove, touch, victim
 from kvtrace.hashmap import MISSING, find
 from kvtrace.hashmap import insert as table_insert
 from kvtrace.hashmap import remove as table_remove
 from kvtrace.jit import constant, kernel
-from kvtrace.policies import FIRST_LINK, NONE
-from kvtrace.policies.lru import insert, remove, touch, victim
+from kvtrace.policies import FIRST_LINK, IDENT, KEY, NONE, TOKENS, WHERE
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE
 from kvtrace.schema import Op, Phase, Tier
+from kvtrace.sizes import size
 
 TIERS = len(Tier)
-_TOP, _CPU = constant(0), constant(Tier.CPU)
-_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
+_TOP, _CPU, _NVME = constant(0), constant(Tier.CPU), constant(Tier.NVME)
+_READ, _WRITE, _DELETE, _LOOKUP = (
+    constant(op) for op in (Op.READ, Op.WRITE, Op.DELETE, Op.LOOKUP)
+)
 _PREFILL, _DECODE, _EVICT, _PROMOTE = (constant(phase) for phase in Phase)
 
 # What `run` returns: why it stopped.
-DONE, NEED_ROWS, NEED_CHAIN, NEED_SLOTS, EVENTS_FULL = range(5)
+DONE, NEED_ROWS, NEED_CHAIN, NEED_SLOTS, EVENTS_FULL, PAUSED = range(6)
 
-# Columns of `slots`; the links of the eviction policy come behind them. WHERE: a bit per tier that
-# holds the block. A free slot's KEY is the next free one.
-IDENT, KEY, TOKENS, WHERE = range(FIRST_LINK)
+# Columns of `slots`: those of `policies`. A free slot's KEY is the next free one. In WHERE, beside
+# the tiers' bits: never asked for again, forgotten when no tier holds it; stored before, or meant
+# to be; asked for since.
 SLOT_COLUMNS = FIRST_LINK + 2 * TIERS
-_RETIRED = 1 << 8  # in WHERE: never asked for again, forgotten when no tier holds it
+HELD = (1 << TIERS) - 1
+_RETIRED, _SEEN, _AGAIN = 1 << 8, 1 << 9, 1 << 10
 
-# Columns of `tiers`, behind the policy's ends. A block of n tokens takes n times TOKEN_BYTES plus
-# BLOCK_BYTES; HIGH and LOW are the watermarks, 0 for a tier that is absent.
-USED, PEAK, HITS, HIGH, LOW, TOKEN_BYTES, BLOCK_BYTES, _WANTING, _WANTED = range(2, 11)
-TIER_COLUMNS = 11
+# Columns of `tiers`, behind those of the policies. HIGH and LOW are the watermarks, 0 for a tier
+# that is absent.
+USED, PEAK, HITS, HIGH, LOW, EVICTED, _WANTING, _WANTED = range(POLICY + 1, POLICY + 9)
+TIER_COLUMNS = POLICY + 9
 
 # Columns of `events`.
 EV_TIME, EV_CODE, EV_KEY, EV_TOKENS, EV_REQUEST, EV_SESSION, EV_QOS = range(7)
 EVENT_COLUMNS = 7
 
-# Columns of `rows`. PROMPT: blocks of the context; the generated ones follow it up to END. COVERED:
-# tokens of the context that are in blocks so far.
+# Columns of `rows`. PROMPT: blocks of the context; the generated ones follow it up to END.
 ARRIVAL, THINK, FOLLOW, CHAIN, SESSION, LAST_TURN, INPUT, OUTPUT, QOS, PROMPT, BEGIN, END = range(
     12
 )
-REQUEST, STEP, HIT_BLOCKS, PREFILLED, COVERED = range(12, 17)
-ROW_COLUMNS = 17
+REQUEST, STEP, HIT_BLOCKS, PREFILLED = range(12, 16)
+ROW_COLUMNS = 16
 
-# Columns of `blocks` (its slot: as a request's look-up found it) and of `heap`.
-B_IDENT, B_TOKENS, _B_SLOT = range(3)
-BLOCK_COLUMNS = 3
+# Columns of `blocks`. B_AT: of a prompt's block, tokens from the start of its run to its end; of a
+# generated one, tokens generated when it is complete. B_SLOT: as a request's look-up found it,
+# MISSING where the block is no hit. Then of `heap`.
+B_IDENT, B_TOKENS, B_AT, B_FLAGS, _B_SLOT = range(5)
+BLOCK_COLUMNS = 5
 H_TIME, H_ORDER, H_ROW = range(3)
+
+# In B_FLAGS. A run is a prefix of its own: what is resident behind its first hole is no hit. A
+# checkpoint is the constant state of a hybrid model behind the block; its identity is the block's,
+# inverted. A hit ends at a checkpoint: _HIT_END marks where.
+RUN, SHARED, CHECKPOINT, _HIT_END = 1, 2, 4, 8
 
 # Places in `count`: positions, counters, settings, context of the event.
 STREAM, LOADED, NO_MORE, HEAP, FIRST_FREE, FREE, EVENTS, ROW_BASE, ID_BASE = range(9)
 ASKED, KEYS, REQUESTS, BLOCKS, HIT_TOKENS, IDEAL_HITS = range(9, 15)
 GENERATED_TOKENS, PROMPT_TOKENS = range(15, 17)
-WRITE_THROUGH, PROMOTE, TAIL_FIRST, PREFIX_RULE, GENERATION_NS, PREFILL_PS = range(17, 23)
-REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(23, 27)
-NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(27, 32)
-COUNTS = 32
+WRITE_THROUGH, PROMOTE, TAIL_FIRST, GENERATION_NS, PREFILL_PS = range(17, 22)
+REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(22, 26)
+NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(26, 31)
+LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = range(31, 38)
+COUNTS = 38
 
 # Steps of a request (schema: column `step`); -1: done.
-LOAD, STORE, FIRST_DECODE = 1, 2, 3
+LOOK_UP, LOAD, STORE, FIRST_DECODE = range(4)
 _MAX_STEP = (1 << 16) - 1
 
 # Arrivals come after everything that earlier requests do at the same time.
@@ -99,17 +110,22 @@ def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tok
 
 
 @kernel
-def _size(tiers: Any, tier: int, tokens: int) -> int:
-    return tokens * tiers[tier, TOKEN_BYTES] + tiers[tier, BLOCK_BYTES]
-
-
-@kernel
 def _next_tier(tiers: Any, tier: int, tokens: int) -> int:
     """Return the first tier from `tier` on that takes a block of `tokens`, or NONE."""
     for lower in range(tier, TIERS):
-        if 0 < _size(tiers, lower, tokens) <= tiers[lower, HIGH]:
+        if 0 < size(tiers, lower, tokens) <= tiers[lower, HIGH]:
             return lower
     return NONE
+
+
+@kernel
+def _slowest(tiers: Any, tokens: int) -> int:
+    """Return the last tier that takes a block of `tokens`, or NONE."""
+    found = NONE
+    for tier in range(TIERS):
+        if 0 < size(tiers, tier, tokens) <= tiers[tier, HIGH]:
+            found = tier
+    return found
 
 
 @kernel
@@ -151,17 +167,39 @@ def _free_slot(slots: Any, table: Any, count: Any, slot: int) -> None:
 def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     insert(slots, tiers, tier, slot)
     slots[slot, WHERE] |= 1 << tier
-    tiers[tier, USED] += _size(tiers, tier, slots[slot, TOKENS])
+    tiers[tier, USED] += size(tiers, tier, slots[slot, TOKENS])
     tiers[tier, PEAK] = max(tiers[tier, PEAK], tiers[tier, USED])
+
+
+@kernel
+def _free_if_unknown(slots: Any, table: Any, count: Any, slot: int) -> None:
+    """Forget a block that won't be asked for again, unless a tier or its policy still knows it."""
+    if slots[slot, WHERE] & ~(_SEEN | _AGAIN) == _RETIRED:
+        _free_slot(slots, table, count, slot)
 
 
 @kernel
 def _leave(slots: Any, table: Any, tiers: Any, count: Any, tier: int, slot: int) -> None:
     remove(slots, tiers, tier, slot)
     slots[slot, WHERE] ^= 1 << tier
-    tiers[tier, USED] -= _size(tiers, tier, slots[slot, TOKENS])
-    if slots[slot, WHERE] == _RETIRED:
-        _free_slot(slots, table, count, slot)
+    tiers[tier, USED] -= size(tiers, tier, slots[slot, TOKENS])
+    _free_if_unknown(slots, table, count, slot)
+    forgotten = forget(slots, tiers, tier)
+    while forgotten != NONE:
+        _free_if_unknown(slots, table, count, forgotten)
+        forgotten = forget(slots, tiers, tier)
+
+
+@kernel
+def _admitted(slots: Any, tiers: Any, count: Any, tier: int, slot: int) -> int:
+    """Return the first tier from `tier` on that takes `slot`, or NONE.
+
+    With admission at second use, nvme and what is below it take only what was asked for twice.
+    """
+    lower = _next_tier(tiers, tier, slots[slot, TOKENS])
+    if lower >= _NVME and count[SECOND_USE] and not slots[slot, WHERE] & _AGAIN:
+        return NONE
+    return lower
 
 
 @kernel
@@ -170,16 +208,18 @@ def _evict_one(
 ) -> int:
     """Evict `slot` from `tier`; or return the tier below in which room for it is wanted first."""
     tokens, key = slots[slot, TOKENS], slots[slot, KEY]
-    below = NONE if count[WRITE_THROUGH] else _next_tier(tiers, tier + 1, tokens)
+    below = NONE if count[WRITE_THROUGH] else _admitted(slots, tiers, count, tier + 1, slot)
     if below != NONE and _holds(slots, below, slot):
         touch(slots, tiers, below, slot)
     elif below != NONE:
-        if tiers[below, USED] + _size(tiers, below, tokens) > tiers[below, HIGH]:
+        expect(slots, tiers, below, slot)
+        if tiers[below, USED] + size(tiers, below, tokens) > tiers[below, HIGH]:
             return below
         _emit(count, events, _READ, tier, _EVICT, key, tokens)
         _emit(count, events, _WRITE, below, _EVICT, key, tokens)
         _enter(slots, tiers, below, slot)
     _emit(count, events, _DELETE, tier, _EVICT, key, tokens)
+    tiers[tier, EVICTED] += 1
     _leave(slots, table, tiers, count, tier, slot)
     return NONE
 
@@ -198,15 +238,26 @@ def _make_room(
     tiers[depth, _WANTING], tiers[depth, _WANTED] = tier, need
     while depth >= 0:
         here = tiers[depth, _WANTING]
-        slot = victim(slots, tiers, here)
-        if slot == NONE or tiers[here, USED] + tiers[depth, _WANTED] <= tiers[here, LOW]:
+        roomy = tiers[here, USED] + tiers[depth, _WANTED] <= tiers[here, LOW]
+        slot = NONE if roomy else victim(slots, tiers, here)
+        if slot == NONE:
             depth -= 1
             continue
         below = _evict_one(slots, table, tiers, count, events, here, slot)
         if below != NONE:
             depth += 1
             tiers[depth, _WANTING] = below
-            tiers[depth, _WANTED] = _size(tiers, below, slots[slot, TOKENS])
+            tiers[depth, _WANTED] = size(tiers, below, slots[slot, TOKENS])
+
+
+@kernel
+def _name(slots: Any, count: Any, slot: int) -> int:
+    """Return a block's key; it gets the next one when it first appears in the trace."""
+    if slots[slot, KEY] == NONE:
+        slots[slot, KEY] = count[KEYS]
+        count[KEYS] += 1
+        count[STATES] += slots[slot, TOKENS] < 0
+    return slots[slot, KEY]
 
 
 @kernel
@@ -215,11 +266,9 @@ def _write(
 ) -> None:
     """Write a block to a tier that takes it and doesn't hold it."""
     tokens = slots[slot, TOKENS]
-    _make_room(slots, table, tiers, count, events, tier, _size(tiers, tier, tokens))
-    if slots[slot, KEY] == NONE:
-        slots[slot, KEY] = count[KEYS]
-        count[KEYS] += 1
-    _emit(count, events, _WRITE, tier, phase, slots[slot, KEY], tokens)
+    expect(slots, tiers, tier, slot)
+    _make_room(slots, table, tiers, count, events, tier, size(tiers, tier, tokens))
+    _emit(count, events, _WRITE, tier, phase, _name(slots, count, slot), tokens)
     _enter(slots, tiers, tier, slot)
 
 
@@ -228,18 +277,26 @@ def _store(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, ident: int, tokens: int, phase: int
 ) -> None:
     """Store a block that no tier holds: on the fastest, under write-through on all that take it."""
-    tier = _next_tier(tiers, _TOP, tokens)
-    if tier == NONE:
+    if _next_tier(tiers, _TOP, tokens) == NONE:
         return
     slot = find(table, slots, ident)
     if slot == MISSING:
         slot = _take_slot(slots, table, count, ident, tokens)
-    _write(slots, table, tiers, count, events, tier, slot, phase)
-    while count[WRITE_THROUGH]:
-        tier = _next_tier(tiers, tier + 1, tokens)
-        if tier == NONE:
-            break
+    slots[slot, WHERE] |= _SEEN
+    tier = _admitted(slots, tiers, count, _TOP, slot)
+    while tier != NONE:
         _write(slots, table, tiers, count, events, tier, slot, phase)
+        tier = NONE if not count[WRITE_THROUGH] else _admitted(slots, tiers, count, tier + 1, slot)
+
+
+@kernel
+def _admit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int) -> None:
+    """Under write-through, store on the lower tiers a block that they now take."""
+    tier = _admitted(slots, tiers, count, _NVME, slot)
+    while tier != NONE:
+        if not _holds(slots, tier, slot):
+            _write(slots, table, tiers, count, events, tier, slot, _DECODE)
+        tier = _admitted(slots, tiers, count, tier + 1, slot)
 
 
 @kernel
@@ -248,6 +305,8 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
     tokens = slots[slot, TOKENS]
     _emit(count, events, _READ, tier, _DECODE, slots[slot, KEY], tokens)
     touch(slots, tiers, tier, slot)
+    if count[WRITE_THROUGH] and count[SECOND_USE] and slots[slot, WHERE] & _AGAIN:
+        _admit(slots, table, tiers, count, events, slot)
     if not count[PROMOTE]:
         return
     top = _next_tier(tiers, _TOP, tokens)
@@ -261,24 +320,78 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
 def _resident(slots: Any, table: Any, ident: int) -> int:
     """Return the slot of a block that some tier holds, or MISSING."""
     slot = find(table, slots, ident)
-    return slot if slot != MISSING and slots[slot, WHERE] & ~_RETIRED else MISSING
+    return slot if slot != MISSING and slots[slot, WHERE] & HELD else MISSING
 
 
 @kernel
-def _look_up(slots: Any, table: Any, blocks: Any, begin: int, n: int) -> int:
-    """Note the slot of each block that is resident; return the length of the ideal prefix.
+def _end_run(count: Any, blocks: Any, begin: int, end: int, deepest: int) -> int:
+    """Close a run of hits [begin, end): of a hybrid model it ends at the `deepest` checkpoint."""
+    if count[HYBRID]:
+        for at in range(max(begin, deepest + 1), end):
+            blocks[at, _B_SLOT] = MISSING
+        if deepest >= begin:
+            blocks[deepest, B_FLAGS] |= _HIT_END
+    return end
 
-    That is the leading run of blocks that were ever stored: what an endless cache would hit.
-    """
-    ideal = n
-    for at in range(n):
-        slot = find(table, slots, blocks[begin + at, B_IDENT])
-        if slot == MISSING:
-            ideal = min(ideal, at)
-        elif slots[slot, WHERE] == 0:
-            slot = MISSING
-        blocks[begin + at, _B_SLOT] = slot
+
+@kernel
+def _note_again(slots: Any, slot: int) -> None:
+    if slot != MISSING and slots[slot, WHERE] & _SEEN:
+        slots[slot, WHERE] |= _AGAIN
+
+
+@kernel
+def _look_up(slots: Any, table: Any, count: Any, blocks: Any, begin: int, end: int) -> int:
+    """Note the slot of each block that is a hit; return how many an endless cache would hit."""
+    ideal, run, deepest = 0, begin, NONE
+    resident = known = True
+    for at in range(begin, end):
+        if blocks[at, B_FLAGS] & RUN:
+            run, deepest = _end_run(count, blocks, run, at, deepest), NONE
+            resident = known = True
+        slot = find(table, slots, blocks[at, B_IDENT])
+        known = known and slot != MISSING and slots[slot, WHERE] & _SEEN != 0
+        resident = resident and slot != MISSING and slots[slot, WHERE] & HELD != 0
+        _note_again(slots, slot)
+        ideal += known
+        blocks[at, _B_SLOT] = slot if resident else MISSING
+        blocks[at, B_FLAGS] &= ~_HIT_END
+        if count[HYBRID]:
+            state = find(table, slots, ~blocks[at, B_IDENT])
+            _note_again(slots, state)
+            if resident and state != MISSING and slots[state, WHERE] & HELD:
+                deepest = at
+    _end_run(count, blocks, run, end, deepest)
     return ideal
+
+
+@kernel
+def _ask(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
+) -> None:
+    """Look up each of a prompt's blocks: where it is, or in vain on the slowest tier."""
+    begin = rows[i, BEGIN] - count[ID_BASE]
+    for at in range(begin, begin + rows[i, PROMPT]):
+        ident, tokens = blocks[at, B_IDENT], blocks[at, B_TOKENS]
+        slowest = _slowest(tiers, tokens)
+        if slowest == NONE:
+            continue
+        slot = find(table, slots, ident)
+        if slot == MISSING:
+            slot = _take_slot(slots, table, count, ident, tokens)
+        tier = _fastest(slots, slot)
+        if tier == NONE:
+            tier = slowest
+        _emit(count, events, _LOOKUP, tier, _DECODE, _name(slots, count, slot), tokens)
+
+
+@kernel
+def _read_checkpoint(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, ident: int
+) -> None:
+    slot = _resident(slots, table, ~ident)
+    if slot != MISSING:
+        _hit(slots, table, tiers, count, events, slot, _fastest(slots, slot))
 
 
 @kernel
@@ -293,32 +406,46 @@ def _load(
     n = rows[i, PROMPT]
     begin = rows[i, BEGIN] - count[ID_BASE]
     count[BLOCKS] += n
-    count[IDEAL_HITS] += _look_up(slots, table, blocks, begin, n)
-    if count[PREFIX_RULE]:
-        run = 0
-        while run < n and blocks[begin + run, _B_SLOT] != MISSING:
-            run += 1
-        n = run
-    rows[i, COVERED] = 0
-    for at in range(begin, begin + rows[i, PROMPT]):
-        rows[i, COVERED] += blocks[at, B_TOKENS]
+    count[IDEAL_HITS] += _look_up(slots, table, count, blocks, begin, begin + n)
     hit_blocks = hit_tokens = 0
+    broken = False
     for j in range(n):
-        at = n - 1 - j if count[TAIL_FIRST] else j
-        slot = blocks[begin + at, _B_SLOT]
-        tier = NONE if slot == MISSING else _fastest(slots, slot)
+        at = begin + (n - 1 - j if count[TAIL_FIRST] else j)
+        flags, slot = blocks[at, B_FLAGS], blocks[at, _B_SLOT]
+        broken = broken and not flags & RUN
+        tier = NONE if slot == MISSING or broken else _fastest(slots, slot)
         if tier == NONE:
-            if count[PREFIX_RULE] and not count[TAIL_FIRST]:
-                break
+            blocks[at, _B_SLOT] = MISSING
+            broken = not count[TAIL_FIRST]
             continue
+        if flags & _HIT_END and count[TAIL_FIRST]:
+            _read_checkpoint(slots, table, tiers, count, events, blocks[at, B_IDENT])
+            tier = _fastest(slots, slot)
+            if tier == NONE:
+                blocks[at, _B_SLOT] = MISSING
+                continue
         _hit(slots, table, tiers, count, events, slot, tier)
+        if flags & _HIT_END and not count[TAIL_FIRST]:
+            _read_checkpoint(slots, table, tiers, count, events, blocks[at, B_IDENT])
         tiers[tier, HITS] += 1
         hit_blocks += 1
-        hit_tokens += blocks[begin + at, B_TOKENS]
+        hit_tokens += blocks[at, B_TOKENS]
     count[HIT_TOKENS] += hit_tokens
     rows[i, HIT_BLOCKS] = hit_blocks
     missed = max(0, rows[i, INPUT] - hit_tokens)
     rows[i, PREFILLED] = count[NOW] + missed * count[PREFILL_PS] // 1000
+
+
+@kernel
+def _store_checkpoint(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, blocks: Any, at: int, tokens: int,
+    phase: int,
+) -> None:  # fmt: skip
+    """Store the state behind a block that was computed, if it is one of those that are kept."""
+    if count[HYBRID] and blocks[at, B_FLAGS] & CHECKPOINT:
+        ident = ~blocks[at, B_IDENT]
+        if _resident(slots, table, ident) == MISSING:
+            _store(slots, table, tiers, count, events, ident, -tokens, phase)
 
 
 @kernel
@@ -332,14 +459,22 @@ def _store_prompt(
     n = rows[i, PROMPT]
     begin = rows[i, BEGIN] - count[ID_BASE]
     for j in range(n):
-        at = n - 1 - j if count[TAIL_FIRST] else j
-        ident = blocks[begin + at, B_IDENT]
+        at = begin + (n - 1 - j if count[TAIL_FIRST] else j)
+        ident, tokens = blocks[at, B_IDENT], blocks[at, B_TOKENS]
+        computed = blocks[at, _B_SLOT] == MISSING
+        if computed and count[TAIL_FIRST]:
+            _store_checkpoint(
+                slots, table, tiers, count, events, blocks, at, blocks[at, B_AT], _PREFILL
+            )
         slot = _resident(slots, table, ident)
         if slot == MISSING:
-            tokens = blocks[begin + at, B_TOKENS]
             _store(slots, table, tiers, count, events, ident, tokens, _PREFILL)
-        elif count[TAIL_FIRST] or at >= rows[i, HIT_BLOCKS]:
+        elif count[TAIL_FIRST] or computed:
             touch(slots, tiers, _fastest(slots, slot), slot)
+        if computed and not count[TAIL_FIRST]:
+            _store_checkpoint(
+                slots, table, tiers, count, events, blocks, at, blocks[at, B_AT], _PREFILL
+            )
 
 
 @kernel
@@ -360,10 +495,7 @@ def _decode_ns(count: Any, rows: Any, blocks: Any, i: int, index: int) -> int:
     elif count[REREAD_TOKENS]:
         tokens = rows[i, OUTPUT] * index // decodes
     else:
-        # A generated block is complete when the last of its tokens is.
-        begin = rows[i, BEGIN] - count[ID_BASE]
-        next_tokens = blocks[begin + rows[i, PROMPT] + index, B_TOKENS]
-        tokens = rows[i, COVERED] + next_tokens - rows[i, INPUT]
+        tokens = blocks[rows[i, BEGIN] - count[ID_BASE] + rows[i, PROMPT] + index, B_AT]
     return rows[i, PREFILLED] + tokens * count[GENERATION_NS]
 
 
@@ -379,10 +511,20 @@ def _decode(
         if slot != MISSING:
             _hit(slots, table, tiers, count, events, slot, _fastest(slots, slot))
         return
-    ident, tokens = blocks[at + index, B_IDENT], blocks[at + index, B_TOKENS]
-    rows[i, COVERED] += tokens
+    at += index
+    ident, tokens = blocks[at, B_IDENT], blocks[at, B_TOKENS]
     if _resident(slots, table, ident) == MISSING:
         _store(slots, table, tiers, count, events, ident, tokens, _DECODE)
+    behind = rows[i, INPUT] + blocks[at, B_AT]
+    _store_checkpoint(slots, table, tiers, count, events, blocks, at, behind, _DECODE)
+
+
+@kernel
+def _retire_one(slots: Any, table: Any, count: Any, ident: int) -> None:
+    slot = find(table, slots, ident)
+    if slot != MISSING:
+        slots[slot, WHERE] |= _RETIRED
+        _free_if_unknown(slots, table, count, slot)
 
 
 @kernel
@@ -390,11 +532,11 @@ def _retire(slots: Any, table: Any, count: Any, rows: Any, blocks: Any, i: int) 
     """Forget the blocks of a session that has ended, as soon as no tier holds them."""
     base = count[ID_BASE]
     for at in range(rows[i, BEGIN] - base, rows[i, END] - base):
-        slot = find(table, slots, blocks[at, B_IDENT])
-        if slot != MISSING:
-            slots[slot, WHERE] |= _RETIRED
-            if slots[slot, WHERE] == _RETIRED:
-                _free_slot(slots, table, count, slot)
+        if blocks[at, B_FLAGS] & SHARED:
+            continue
+        _retire_one(slots, table, count, blocks[at, B_IDENT])
+        if count[HYBRID]:
+            _retire_one(slots, table, count, ~blocks[at, B_IDENT])
 
 
 @kernel
@@ -465,6 +607,10 @@ def _advance(
     while next_ns == count[NOW] and count[EVENTS] < count[MAX_EVENTS]:
         step = rows[i, STEP]
         count[NOW_STEP] = min(step, _MAX_STEP)
+        if step == LOOK_UP:
+            _ask(slots, table, tiers, count, events, rows, blocks, i)
+            rows[i, STEP] = LOAD
+            continue
         if step == LOAD:
             _load(slots, table, tiers, count, events, rows, blocks, i)
             step = STORE if rows[i, HIT_BLOCKS] < rows[i, PROMPT] else FIRST_DECODE
@@ -515,10 +661,24 @@ def _accept(count: Any) -> bool:
 @kernel
 def _begin(count: Any, rows: Any, i: int) -> None:
     rows[i, REQUEST] = count[REQUESTS]
-    rows[i, STEP] = LOAD
+    rows[i, STEP] = LOOK_UP if count[LOOKUPS] else LOAD
     count[REQUESTS] += 1
     count[PROMPT_TOKENS] += rows[i, INPUT]
     count[GENERATED_TOKENS] += rows[i, OUTPUT]
+
+
+@kernel
+def _pauses(tiers: Any, count: Any) -> bool:
+    """Return, once, whether the point is reached at which the caller wants to look."""
+    if (
+        count[NOW] < count[PAUSE_NS]
+        and count[REQUESTS] < count[PAUSE_REQUESTS]
+        and (count[PAUSE_TIER] == NONE or not tiers[count[PAUSE_TIER], EVICTED])
+    ):
+        return False
+    count[PAUSE_NS] = count[PAUSE_REQUESTS] = _ARRIVAL
+    count[PAUSE_TIER] = NONE
+    return True
 
 
 @kernel
@@ -536,13 +696,16 @@ def run(
         row = count[STREAM] if from_stream else heap[0, H_ROW]
         i = row - count[ROW_BASE]
         count[NOW] = rows[i, ARRIVAL] if from_stream else heap[0, H_TIME]
+        if _pauses(tiers, count):
+            return PAUSED
         arrives = from_stream or heap[0, H_ORDER] >= _ARRIVAL
         accepted = not arrives or _accept(count)
         if accepted and rows[i, FOLLOW] == FOLLOW_ASK:
             count[ASKED] = row
             return NEED_CHAIN
-        if count[FREE] < rows[i, END] - rows[i, BEGIN]:
-            count[ASKED] = rows[i, END] - rows[i, BEGIN]
+        wanted = (rows[i, END] - rows[i, BEGIN]) * (1 + count[HYBRID])
+        if count[FREE] < wanted:
+            count[ASKED] = wanted
             return NEED_SLOTS
         if from_stream:
             count[STREAM] += 1
@@ -557,3 +720,20 @@ def run(
             _begin(count, rows, i)
         _advance(slots, table, tiers, count, events, rows, blocks, heap, row)
     return EVENTS_FULL
+
+
+@kernel
+def preload(
+    slots: Any, table: Any, tiers: Any, count: Any, idents: Any, tokens: Any, tier: int
+) -> int:
+    """Enter blocks that are there at the start; return how many fitted. Slots are free for all."""
+    for index in range(idents.shape[0]):
+        taken = size(tiers, tier, tokens[index])
+        if tiers[tier, USED] + taken > tiers[tier, HIGH]:
+            return index
+        slot = _take_slot(slots, table, count, idents[index], tokens[index])
+        slots[slot, WHERE] |= _SEEN
+        _name(slots, count, slot)
+        expect(slots, tiers, tier, slot)
+        _enter(slots, tiers, tier, slot)
+    return idents.shape[0]

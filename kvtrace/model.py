@@ -156,6 +156,44 @@ class Model(BaseModel):
         value_bytes = dtype_bytes(dtype or self.dtype, where=self.name)
         return sum(part.sequence_bytes(value_bytes, tensor_parallel) for part in self.attention)
 
+    def layer_token_bytes(self, tensor_parallel: int, dtype: str | None = None) -> tuple[int, ...]:
+        """Return the bytes per token that one rank keeps in each layer that keeps any."""
+        value_bytes = dtype_bytes(dtype or self.dtype, where=self.name)
+        return tuple(
+            part.token_bytes(value_bytes, tensor_parallel) // part.layers
+            for part in self.attention
+            for _ in range(part.layers)
+            if part.token_bytes(value_bytes, tensor_parallel)
+        )
+
+    def key_token_bytes(self, tensor_parallel: int, dtype: str | None = None) -> int:
+        """Return how many of one rank's bytes per token are keys; 0 where K and V aren't apart."""
+        value_bytes = dtype_bytes(dtype or self.dtype, where=self.name)
+        if any(isinstance(part, LatentAttention) for part in self.attention):
+            return 0
+        return sum(
+            part.layers * -(-part.kv_heads // tensor_parallel) * part.head_dim * value_bytes
+            for part in self.attention
+            if isinstance(part, FullAttention)
+        )
+
+    def state(self, tensor_parallel: int, dtype: str | None = None) -> tuple[int, int, int]:
+        """Return one rank's state of a sequence: bytes, bytes per token of a window, its tokens.
+
+        Raises UsageError for windows of several lengths.
+        """
+        value_bytes = dtype_bytes(dtype or self.dtype, where=self.name)
+        windows = [part for part in self.attention if isinstance(part, WindowAttention)]
+        lengths = sorted({part.window for part in windows})
+        if len(lengths) > 1:
+            raise UsageError(
+                "windows of several lengths", where=self.name, got=lengths, accepted="one"
+            )
+        per_token = sum(part.sequence_bytes(value_bytes, tensor_parallel) for part in windows)
+        window = lengths[0] if lengths else 0
+        whole = self.rank_bytes_per_sequence(tensor_parallel, dtype)
+        return whole - per_token, per_token // max(1, window), window
+
     def copies(self, tensor_parallel: int) -> int:
         """Return how many ranks' bytes a store must keep for one token: 1 if replicated."""
         return 1 if self.replicated else tensor_parallel

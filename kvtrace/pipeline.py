@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from kvtrace import layouts, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
-from kvtrace.header import Header, Producer, TierInfo
-from kvtrace.hierarchy import Hierarchy, HierarchySpec, HierarchyStats, TierSpec
+from kvtrace.header import RESIDENT_DTYPE, Header, Producer, TierInfo
+from kvtrace.hierarchy import HierarchySpec, HierarchyStats, StateSize, TierSpec
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
 from kvtrace.schema import Tier
+from kvtrace.simulation import Simulation
 from kvtrace.sources import SourceContext
 from kvtrace.units import UNLIMITED, format_bytes
 from kvtrace.version import VERSION
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
     from kvtrace.blocks import Cutter
     from kvtrace.config import RecordConfig
-    from kvtrace.hierarchy import BlockEvents
+    from kvtrace.hierarchy import BlockEvents, CutRequests
     from kvtrace.request import Source
 
 DEFAULT_DURATION_NS = 60 * 1_000_000_000
@@ -69,13 +72,13 @@ class Recording:
                 config=config.source,
                 inputs=_inputs(config.source.input),
                 seed=config.seed,
-                end_ns=self.end_ns or UNLIMITED,
+                end_ns=UNLIMITED if config.warmup else self.end_ns or UNLIMITED,
                 by_turn=self.layout.block_tokens is None,
                 workers=workers,
             )
         )
         self.stores_generated = _stores_generated(config, self.source, self.layout)
-        self.cutter = _cutter(self.source, self.layout, self.stores_generated)
+        self.cutter = _cutter(self.source, self.layout, config, self.stores_generated)
         self.spec = _hierarchy_spec(config, self.layout, self.end_ns)
 
     def header(self) -> Header:
@@ -92,7 +95,7 @@ class Recording:
             write_policy=config.write_policy,
             tensor_parallel=config.tensor_parallel,
             num_gpus=config.gpus,
-            ranks="one" if len(self.layout.object_ranks) == 1 else "all",
+            ranks="one" if {part.rank for part in self.layout.parts} == {0} else "all",
             seed=config.seed,
             config=resolved,
         )
@@ -110,8 +113,9 @@ class Recording:
         return {
             "name": self.layout.name,
             "block_tokens": self.layout.block_tokens,
-            "objects_per_block": len(self.layout.object_ranks),
-            "object_bytes_per_token": self.layout.object_token_bytes,
+            "objects_per_block": len(self.layout.parts),
+            "object_bytes_per_token": self.layout.parts[0].token_bytes,
+            "align_bytes": self.layout.align_bytes,
             "stored_bytes_per_token": self.layout.stored_token_bytes,
             "emitted_bytes_per_token": self.layout.emitted_token_bytes,
             "store_generated": self.stores_generated,
@@ -124,7 +128,7 @@ class Recording:
             capacity_bytes=None if unlimited else spec.capacity_bytes,
             high_watermark_ratio=spec.high_watermark_ratio,
             low_watermark_ratio=spec.low_watermark_ratio,
-            eviction=self.config.eviction,
+            eviction=spec.eviction,
             occupancy_factor=self.layout.occupancy_factor(spec.tier),
         )
 
@@ -132,16 +136,23 @@ class Recording:
         """Return the optional columns that this recording knows."""
         return ("request", "step", "rank", "block", *sorted(self.source.known))
 
-    def batches(self, hierarchy: Hierarchy) -> Iterator[dict[str, NDArray[Any]]]:
+    def batches(self, simulation: Simulation) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the rows of the trace, expanded ahead by threads where there are workers."""
-        requests = (self.cutter.cut(batch) for batch in self.source.batches())
-        events = hierarchy.events(requests, self._more)
         if self.workers == 1:
-            yield from (self.layout.expand(part) for part in events)
+            yield from (self.layout.expand(part) for part in simulation.events())
         else:
-            yield from _expand_ahead(self.layout, events, self.workers)
+            yield from _expand_ahead(self.layout, simulation.events(), self.workers)
 
-    def _more(self, chain: int) -> Any:
+    def again(self) -> Recording:
+        """Return the same recording, its source at the start again."""
+        return Recording(self.config, workers=self.workers)
+
+    def requests(self) -> Iterator[CutRequests]:
+        """Yield the source's requests with their blocks."""
+        return (self.cutter.cut(batch) for batch in self.source.batches())
+
+    def more(self, chain: int) -> CutRequests | None:
+        """Return the next requests of a chain."""
         batch = self.source.more(chain)
         return None if batch is None else self.cutter.cut(batch)
 
@@ -175,6 +186,9 @@ def _layout(config: RecordConfig, model: Model) -> Layout:
             rank_token_bytes=model.rank_bytes_per_token(parallel, config.dtype),
             replicated=model.replicated,
             tensor_parallel=parallel,
+            rank_key_bytes=model.key_token_bytes(parallel, config.dtype),
+            layer_token_bytes=model.layer_token_bytes(parallel, config.dtype),
+            rank_state=StateSize(*model.state(parallel, config.dtype)),
             block_tokens=config.block_tokens,
             ranks=config.ranks,
         ),
@@ -203,22 +217,32 @@ def _inputs(names: tuple[str, ...]) -> tuple[Path, ...]:
 
 def _stores_generated(config: RecordConfig, source: Source, layout: Layout) -> bool:
     possible = source.block_tokens is None and layout.stores_generated
+    possible = possible and config.role != "prefill"
     if config.store_generated == "yes" and not possible:
         raise UsageError(
             "can't store generated tokens",
             where="--store-generated yes",
             got=f"source {config.source.name}, layout {layout.name}",
-            accepted="a source whose sessions know their tokens and a layout of token blocks",
+            accepted="a source whose sessions know their tokens, a layout of token blocks and a "
+            "node that generates",
         )
     return possible if config.store_generated == "auto" else config.store_generated == "yes"
 
 
-def _cutter(source: Source, layout: Layout, generated: bool) -> Cutter:
+def _cutter(source: Source, layout: Layout, config: RecordConfig, generated: bool) -> Cutter:
+    interval = config.state_interval
+    if interval and not layout.state:
+        raise UsageError(
+            "no state to keep",
+            where="--state-interval",
+            got=f"model {config.model}, layout {layout.name}",
+            accepted="a hybrid model (windows, linear attention) and a layout of token blocks",
+        )
     if layout.block_tokens is None:
         return SessionTurns()
     if source.block_tokens is None:
-        return SessionBlocks(layout.block_tokens, generated=generated)
-    return HashedBlocks(source.block_tokens, layout.block_tokens)
+        return SessionBlocks(layout.block_tokens, generated=generated, state_interval=interval)
+    return HashedBlocks(source.block_tokens, layout.block_tokens, state_interval=interval)
 
 
 def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) -> HierarchySpec:
@@ -236,9 +260,11 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
             tier=tier,
             capacity_bytes=min(UNLIMITED, limits.capacity * factor),
             token_bytes=layout.node_token_bytes(tier),
-            block_bytes=0,
+            block_bytes=layout.padding_bytes(tier),
+            state=layout.node_state(),
             high_watermark_ratio=limits.high_watermark,
             low_watermark_ratio=limits.low_watermark,
+            eviction=limits.eviction or config.eviction,
         )
         _check_capacity(spec, layout)
         tiers.append(spec)
@@ -251,17 +277,19 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
         write_through=config.write_policy == "write-through",
         promote=config.promotes,
         tail_first=config.touch_order == "tail-first",
-        prefix_rule=layout.prefix_rule,
+        second_use=config.admission == "second-use",
+        hybrid=bool(layout.state),
+        lookups=config.lookups,
         generation_ns=config.generation_ns,
         prefill_ps=config.prefill_ps,
-        reread_tokens=layout.reread_tokens,
+        reread_tokens=0 if config.role == "prefill" else layout.reread_tokens,
         max_requests=config.requests or UNLIMITED,
         end_ns=end_ns or UNLIMITED,
     )
 
 
 def _check_capacity(spec: TierSpec, layout: Layout) -> None:
-    block_bytes = spec.token_bytes * (layout.block_tokens or 1)
+    block_bytes = spec.token_bytes * (layout.block_tokens or 1) + spec.block_bytes
     limit_bytes = spec.limit_bytes(spec.high_watermark_ratio)
     if spec.capacity_bytes and limit_bytes < block_bytes:
         raise UsageError(
@@ -278,6 +306,7 @@ class _DryWriter:
     def __init__(self, header: Header) -> None:
         self._header = header
         self._counter = TotalsCounter()
+        self.resident = np.zeros(0, RESIDENT_DTYPE)
 
     def append(self, columns: dict[str, NDArray[Any]]) -> None:
         self._counter.update(columns)
@@ -298,6 +327,10 @@ def _writer(
     if not is_csv(path) and path.suffix != ".parquet":
         raise UsageError(
             "unknown kind of output", where=path, accepted=".parquet, .csv or .csv.zst"
+        )
+    if is_csv(path) and (recording.config.warmup or recording.config.role == "decode"):
+        raise UsageError(
+            "a CSV can't say what is there at the start", where=path, accepted=".parquet"
         )
     if dry_run:
         return _DryWriter(recording.header())
@@ -323,10 +356,10 @@ def record(
     KvtraceError, and leaves nothing behind, if it can't be made or comes out empty.
     """
     recording, path = Recording(config, workers=workers), Path(out)
-    hierarchy = Hierarchy(recording.spec)
+    simulation = Simulation(recording)
     with _writer(recording, path, force=force, dry_run=dry_run) as writer:
         rows = 0
-        for columns in recording.batches(hierarchy):
+        for columns in recording.batches(simulation):
             writer.append(columns)
             rows += len(columns["timestamp"])
             if progress is not None:
@@ -335,22 +368,33 @@ def record(
             raise UsageError(
                 "the recording came out empty",
                 where=path,
-                got=f"{hierarchy.stats().requests} requests, 0 rows",
+                got=f"{simulation.stats().requests} requests, 0 rows",
                 accepted="requests with at least one full block",
                 hint="lengthen --duration or make --block-tokens smaller",
             )
-        header = writer.close(statistics=_statistics(hierarchy.stats(), recording))
-    return Recorded(path, header, hierarchy.stats())
+        if not isinstance(writer, CsvWriter):
+            writer.resident = _resident(recording.layout, simulation.resident)
+        header = writer.close(statistics=_statistics(simulation.stats(), recording))
+    return Recorded(path, header, simulation.stats())
+
+
+def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
+    objects = layout.resident(held)
+    resident = np.zeros(len(objects["key"]), RESIDENT_DTYPE)
+    for name, values in objects.items():
+        resident[name] = values
+    return resident
 
 
 def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
     present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
-    blocks = max(1, stats.blocks)
+    blocks, layout = max(1, stats.blocks), recording.layout
     return {
         "requests": stats.requests,
         "blocks": stats.blocks,
         "unique_blocks": stats.unique_blocks,
-        "objects": stats.unique_blocks * len(recording.layout.object_ranks),
+        "objects": stats.unique_blocks * len(layout.parts)
+        + stats.unique_states * len(layout.state_ranks),
         "ideal_prefix_hit": stats.ideal_hits / blocks,
         "hit_ratio": {tier.label: stats.hits[tier] / blocks for tier in present},
         "hit_blocks": {tier.label: stats.hits[tier] for tier in present},

@@ -48,6 +48,21 @@ def ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedTokens:
+    """Parts of prompts that sessions share: a system prompt each, and documents.
+
+    A request's context begins with the first `prefix_tokens` of system prompt `prefix` (0 tokens:
+    none). Its prompt also has the chunks `chunks.values` of `chunk_tokens` tokens each, which its
+    input counts and its session's later context doesn't have.
+    """
+
+    prefix: NDArray[np.int64]
+    prefix_tokens: NDArray[np.int64]
+    chunks: Ragged
+    chunk_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestBatch:
     """Requests in the order in which the source gives them, one array per column.
 
@@ -62,6 +77,7 @@ class RequestBatch:
     block_ids      identities of the prompt's blocks of `Source.block_tokens` tokens, or None for
                    a source whose sessions know their tokens (each session's context only grows)
     turn_tokens    for such sources: prompt tokens that each turn so far added, itself included
+    shared         what of the prompt other sessions share, or None
     """
 
     arrival_ns: NDArray[np.int64]
@@ -76,6 +92,7 @@ class RequestBatch:
     qos: NDArray[np.int64]
     block_ids: Ragged | None
     turn_tokens: Ragged | None
+    shared: SharedTokens | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)

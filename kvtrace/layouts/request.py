@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvtrace.errors import UsageError
-from kvtrace.layouts import ALL_RANKS, ONE_RANK, Geometry, Layout
+from kvtrace.layouts import ONE_RANK, Geometry, Layout, Part
 
 REREAD_TOKENS = 32
 
@@ -17,14 +17,13 @@ def create(geometry: Geometry) -> Layout:
             got=f"--block-tokens {geometry.block_tokens}",
             hint="leave it out or choose another layout",
         )
-    copies = 1 if geometry.replicated else geometry.tensor_parallel
-    emitted = copies if (geometry.ranks or ONE_RANK) == ALL_RANKS else 1
     return Layout(
         name="request",
         block_tokens=None,
-        object_token_bytes=geometry.rank_token_bytes,
-        object_ranks=tuple(range(emitted)),
-        stored_token_bytes=geometry.rank_token_bytes * copies,
+        parts=tuple(
+            Part(rank, geometry.rank_token_bytes) for rank in geometry.emitted_ranks(ONE_RANK)
+        ),
+        stored_token_bytes=geometry.rank_token_bytes * geometry.copies,
         hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
         prefix_rule=False,
         stores_generated=False,

@@ -1,16 +1,56 @@
 """Eviction policies: which block leaves a full tier. One file each.
 
-A policy is a module of small functions compiled by numba: `insert`, `touch`, `victim`, `remove`.
-All policies keep their state in the same integer arrays: `links[slot, FIRST_LINK + 2 · tier]` and
-the column after it are the slot's own, `ends[tier, OLDEST]` and `ends[tier, NEWEST]` the tier's.
-Columns before these belong to the caller.
+A policy is a module of small functions compiled by numba on the arrays that the state machine has
+anyway (`kvtrace.eviction` names and calls them):
+
+insert(slots, tiers, tier, slot) the block enters
+victim(slots, tiers, tier)       which one leaves next, NONE for an empty tier; asked again before
+                                 anything else happens to the tier, the same one
+remove(slots, tiers, tier, slot) the victim leaves
+
+and where it needs them:
+
+setup(row, capacity_bytes)       plain Python: prepare the tier's row for an empty tier
+touch(slots, tiers, tier, slot)  a block was asked for again
+expect(slots, tiers, tier, slot) a block is about to enter; room for it is made after this
+forget(slots, tiers, tier)       a slot that isn't remembered any more although no tier holds it;
+                                 NONE: there is none (`REMEMBERED` in WHERE says what is)
+
+A slot has two links per tier, `slots[slot, FIRST_LINK + 2 · tier]` and the column behind it, and
+`MARK_BITS` bits per tier in MARKS. A tier's row has the columns up to POLICY_COLUMNS.
 """
 
 from __future__ import annotations
 
 NONE = -1
 
-FIRST_LINK = 4
-"""Column of the first link in a slot's row; two for each tier."""
-OLDEST, NEWEST = 0, 1
-"""Columns of a tier's ends."""
+IDENT, KEY, TOKENS, WHERE, MARKS, FIRST_LINK = range(6)
+"""Columns of a slot; the links come behind them. In WHERE, bit t: tier t holds it."""
+REMEMBERED = 4
+"""Bit of WHERE, plus the tier: the tier's policy remembers a block that it has evicted."""
+MARK_BITS = 8
+
+(
+    OLDEST,
+    NEWEST,
+    HAND,
+    SMALL_OLDEST,
+    SMALL_NEWEST,
+    GHOST_OLDEST,
+    GHOST_NEWEST,
+    SMALL_USED,
+    MAIN_USED,
+    GHOST_USED,
+    SMALL_BYTES,
+    MAIN_BYTES,
+    GHOST_BYTES,
+    HAS_EVICTED,
+    TOKEN_BYTES,
+    BLOCK_BYTES,
+    STATE_BYTES,
+    WINDOW_BYTES,
+    WINDOW_TOKENS,
+    STATE_ALIGN,
+) = range(20)
+"""Columns of a tier: ends of its lists, what a policy counts, and what blocks take."""
+TIER_COLUMNS = 20

@@ -6,21 +6,33 @@ It shares no code with the compiled kernel and is written to be read, not to be 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.kvtrace.reference_policies import POLICIES
 
 GPU, CPU, NVME, OBJECT = range(4)
 TIERS = (GPU, CPU, NVME, OBJECT)
 
 
 @dataclass
+class Block:
+    """A block as a request asks for it: `run` begins a prefix of its own; `at`: see CutRequests."""
+
+    ident: Any
+    tokens: int
+    run: bool = False
+    checkpoint: bool = False
+    at: int = 0
+
+
+@dataclass
 class Request:
-    """A request with its blocks as (identity, tokens): those of its prompt, those it generates."""
+    """A request with its blocks: those of its prompt, those it generates."""
 
     arrival_ns: int
-    prompt: list[tuple[Any, int]]
-    generated: list[tuple[Any, int]] = field(default_factory=list)
+    prompt: list[Block]
+    generated: list[Block] = field(default_factory=list)
     input_tokens: int = 0
     output_tokens: int = 0
     session: int = 0
@@ -37,15 +49,24 @@ class Rules:
     token_bytes: dict[int, int]
     high_bytes: dict[int, int]
     low_bytes: dict[int, int]
+    policies: dict[int, str] = field(default_factory=lambda: dict.fromkeys(TIERS, "lru"))
+    state_bytes: int = 0
+    window_token_bytes: int = 0
+    window_tokens: int = 0
+    second_use: bool = False
+    lookups: bool = False
     write_through: bool = False
     promote: bool = False
     tail_first: bool = True
-    prefix_rule: bool = True
     generation_ns: int = 0
     prefill_ps: int = 0
     reread_tokens: int = 0
     max_requests: int = 1 << 62
     end_ns: int = 1 << 62
+
+    @property
+    def hybrid(self) -> bool:
+        return bool(self.state_bytes or self.window_token_bytes)
 
 
 class Reference:
@@ -53,115 +74,205 @@ class Reference:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.held: list[OrderedDict[Any, int]] = [OrderedDict() for _ in TIERS]
+        self.tokens: dict[Any, int] = {}
+        self.held = [
+            POLICIES[rules.policies[tier]](
+                rules.high_bytes[tier], lambda block, t=tier: self.size(t, self.tokens[block])
+            )
+            for tier in TIERS
+        ]
         self.keys: dict[Any, int] = {}
+        self.seen: set[Any] = set()
+        self.again: set[Any] = set()
         self.rows: list[tuple[Any, ...]] = []
         self.hits = [0, 0, 0, 0]
         self.blocks = 0
+        self.ideal = 0
         self.now = 0
         self.request: Request | None = None
         self.step = 0
         self.count = 0
 
     def size(self, tier: int, tokens: int) -> int:
-        return tokens * self.rules.token_bytes[tier]
+        rules = self.rules
+        if tokens < 0:
+            window = min(-tokens, rules.window_tokens) * rules.window_token_bytes
+            return rules.state_bytes + window
+        return tokens * rules.token_bytes[tier]
 
     def used(self, tier: int) -> int:
-        return sum(self.size(tier, tokens) for tokens in self.held[tier].values())
+        return sum(self.size(tier, self.tokens[block]) for block in self.held[tier].blocks())
 
-    def takers(self, tokens: int, first: int = 0) -> list[int]:
-        """Tiers that a block of `tokens` fits into at all, fastest first."""
-        limits = self.rules.high_bytes
+    def takers(self, block: Any, first: int = 0) -> list[int]:
+        """Tiers that a block fits into at all, fastest first."""
+        limits, tokens = self.rules.high_bytes, self.tokens[block]
         return [t for t in TIERS if t >= first and 0 < self.size(t, tokens) <= limits[t]]
 
-    def emit(self, op: str, tier: int, phase: str, block: Any, tokens: int) -> None:
+    def admitting(self, block: Any, first: int = 0) -> list[int]:
+        """Those of the takers that admit it."""
+        takers = self.takers(block, first)
+        if self.rules.second_use and block not in self.again:
+            takers = [tier for tier in takers if tier < NVME]
+        return takers
+
+    def emit(self, op: str, tier: int, phase: str, block: Any) -> None:
         key = self.keys.setdefault(block, len(self.keys))
         assert self.request is not None
-        self.rows.append((self.now, op, tier, phase, key, tokens, self.request.number, self.step))
+        row = (self.now, op, tier, phase, key, self.tokens[block], self.request.number, self.step)
+        self.rows.append(row)
 
     def where(self, block: Any) -> int | None:
-        return next((tier for tier in TIERS if block in self.held[tier]), None)
+        return next((tier for tier in TIERS if block in self.held[tier].blocks()), None)
 
     def make_room(self, tier: int, need: int) -> None:
         rules = self.rules
         if self.used(tier) + need <= rules.high_bytes[tier]:
             return
-        while self.held[tier] and self.used(tier) + need > rules.low_bytes[tier]:
-            self.evict(tier, next(iter(self.held[tier])))
+        while self.held[tier].blocks() and self.used(tier) + need > rules.low_bytes[tier]:
+            self.evict(tier, self.held[tier].victim())
 
     def evict(self, tier: int, block: Any) -> None:
-        tokens = self.held[tier][block]
-        below = [] if self.rules.write_through else self.takers(tokens, tier + 1)
-        if below and block in self.held[below[0]]:
-            self.held[below[0]].move_to_end(block)
+        below = [] if self.rules.write_through else self.admitting(block, tier + 1)[:1]
+        if below and block in self.held[below[0]].blocks():
+            self.held[below[0]].touch(block)
         elif below:
-            self.make_room(below[0], self.size(below[0], tokens))
-            self.emit("read", tier, "evict", block, tokens)
-            self.emit("write", below[0], "evict", block, tokens)
-            self.held[below[0]][block] = tokens
-        self.emit("delete", tier, "evict", block, tokens)
-        del self.held[tier][block]
+            self.held[below[0]].expect(block)
+            self.make_room(below[0], self.size(below[0], self.tokens[block]))
+            self.emit("read", tier, "evict", block)
+            self.emit("write", below[0], "evict", block)
+            self.held[below[0]].insert(block)
+        self.emit("delete", tier, "evict", block)
+        self.held[tier].evict(block)
 
-    def write(self, tier: int, block: Any, tokens: int, phase: str) -> None:
-        self.make_room(tier, self.size(tier, tokens))
-        self.emit("write", tier, phase, block, tokens)
-        self.held[tier][block] = tokens
+    def write(self, tier: int, block: Any, phase: str) -> None:
+        self.held[tier].expect(block)
+        self.make_room(tier, self.size(tier, self.tokens[block]))
+        self.emit("write", tier, phase, block)
+        self.held[tier].insert(block)
 
     def store(self, block: Any, tokens: int, phase: str) -> None:
-        takers = self.takers(tokens)
+        self.tokens[block] = tokens
+        if not self.takers(block):
+            return
+        self.seen.add(block)
+        takers = self.admitting(block)
         for tier in takers if self.rules.write_through else takers[:1]:
-            self.write(tier, block, tokens, phase)
+            self.write(tier, block, phase)
 
-    def hit(self, block: Any, tokens: int) -> int:
-        tier = self.where(block)
+    def hit(self, block: Any) -> int:
+        rules, tier = self.rules, self.where(block)
         assert tier is not None
-        self.emit("read", tier, "decode", block, tokens)
-        self.held[tier].move_to_end(block)
-        if self.rules.promote:
-            takers = self.takers(tokens)
-            if self.rules.write_through and CPU in takers and takers[0] < CPU < tier:
-                self.write(CPU, block, tokens, "promote")
+        self.emit("read", tier, "decode", block)
+        self.held[tier].touch(block)
+        if rules.write_through and rules.second_use and block in self.again:
+            for lower in self.takers(block, NVME):
+                if block not in self.held[lower].blocks():
+                    self.write(lower, block, "decode")
+        if rules.promote:
+            takers = self.takers(block)
+            if rules.write_through and CPU in takers and takers[0] < CPU < tier:
+                self.write(CPU, block, "promote")
             if takers[0] < tier:
-                self.write(takers[0], block, tokens, "promote")
+                self.write(takers[0], block, "promote")
         return tier
 
-    def load(self, request: Request) -> tuple[int, int]:
-        """Read the hits; return how many blocks and tokens they were."""
-        prompt = request.prompt
-        self.blocks += len(prompt)
-        wanted = [block for block in prompt if self.where(block[0]) is not None]
-        if self.rules.prefix_rule:
-            run = 0
-            while run < len(prompt) and self.where(prompt[run][0]) is not None:
-                run += 1
-            wanted = prompt[:run]
-        hits = tokens = 0
-        for block, size in reversed(wanted) if self.rules.tail_first else wanted:
-            if self.where(block) is None:
-                if self.rules.prefix_rule and not self.rules.tail_first:
+    def runs(self, prompt: list[Block]) -> list[list[Block]]:
+        found: list[list[Block]] = []
+        for block in prompt:
+            if block.run or not found:
+                found.append([])
+            found[-1].append(block)
+        return found
+
+    def usable(self, run: list[Block]) -> list[Block]:
+        """The leading resident blocks; of a hybrid model, up to the deepest with a checkpoint."""
+        length = 0
+        while length < len(run) and self.where(run[length].ident) is not None:
+            length += 1
+        while self.rules.hybrid and length and self.where(("state", run[length - 1].ident)) is None:
+            length -= 1
+        return run[:length]
+
+    def look_up(self, prompt: list[Block]) -> list[list[Block]]:
+        """Return the hits of each run; what was stored before has now been asked for again."""
+        found = []
+        for run in self.runs(prompt):
+            known = [block.ident in self.seen for block in run]
+            self.ideal += (known + [False]).index(False)
+            found.append(self.usable(run))
+            asked = {block.ident for block in run} | {("state", block.ident) for block in run}
+            self.again |= asked & self.seen
+        return found
+
+    def load(self, request: Request) -> tuple[list[Block], int]:
+        """Read the hits; return them and their tokens."""
+        self.blocks += len(request.prompt)
+        found = self.look_up(request.prompt)
+        hits: list[Block] = []
+        for run in reversed(found) if self.rules.tail_first else found:
+            hits += self.load_run(run)
+        return hits, sum(block.tokens for block in hits)
+
+    def load_run(self, run: list[Block]) -> list[Block]:
+        tail_first, hits = self.rules.tail_first, []
+        for block in reversed(run) if tail_first else run:
+            last = self.rules.hybrid and block is run[-1]
+            if self.where(block.ident) is None:
+                if not tail_first:
                     break
                 continue
-            self.hits[self.hit(block, size)] += 1
-            hits, tokens = hits + 1, tokens + size
-        return hits, tokens
+            if last and tail_first:
+                self.read_state(block)
+            if self.where(block.ident) is None:
+                continue
+            self.hits[self.hit(block.ident)] += 1
+            if last and not tail_first:
+                self.read_state(block)
+            hits.append(block)
+        return hits
 
-    def store_prompt(self, request: Request, hits: int) -> None:
-        indexed = list(enumerate(request.prompt))
-        for index, (block, tokens) in reversed(indexed) if self.rules.tail_first else indexed:
-            tier = self.where(block)
+    def read_state(self, block: Block) -> None:
+        if self.where(("state", block.ident)) is not None:
+            self.hit(("state", block.ident))
+
+    def store_state(self, block: Block, tokens: int, phase: str) -> None:
+        state = ("state", block.ident)
+        if self.rules.hybrid and block.checkpoint and self.where(state) is None:
+            self.store(state, -tokens, phase)
+
+    def store_prompt(self, request: Request, hits: list[Block]) -> None:
+        tail_first = self.rules.tail_first
+        for block in reversed(request.prompt) if tail_first else request.prompt:
+            computed = not any(block is hit for hit in hits)
+            if computed and tail_first:
+                self.store_state(block, block.at, "prefill")
+            tier = self.where(block.ident)
             if tier is None:
-                self.store(block, tokens, "prefill")
-            elif self.rules.tail_first or index >= hits:
-                self.held[tier].move_to_end(block)
+                self.store(block.ident, block.tokens, "prefill")
+            elif tail_first or computed:
+                self.held[tier].touch(block.ident)
+            if computed and not tail_first:
+                self.store_state(block, block.at, "prefill")
+
+    def ask(self, request: Request) -> None:
+        for block in request.prompt:
+            self.tokens.setdefault(block.ident, block.tokens)
+            takers = self.takers(block.ident)
+            if takers:
+                tier = self.where(block.ident)
+                self.emit("lookup", takers[-1] if tier is None else tier, "decode", block.ident)
 
     def serve(self, request: Request) -> Any:
         """Do what a request does; yield the time at which it goes on, each time."""
         rules = self.rules
+        if rules.lookups:
+            self.step = 0
+            self.ask(request)
         self.step = 1
         hits, hit_tokens = self.load(request)
         missed = max(0, request.input_tokens - hit_tokens)
         prefilled = self.now + missed * rules.prefill_ps // 1000
-        if hits < len(request.prompt):
+        if len(hits) < len(request.prompt):
             yield prefilled
             self.step = 2
             self.store_prompt(request, hits)
@@ -171,17 +282,16 @@ class Reference:
                 tokens = request.output_tokens * index // rereads
                 yield prefilled + tokens * rules.generation_ns
                 self.step = 3 + index
-                own = request.prompt[-1]
-                if self.where(own[0]) is not None:
-                    self.hit(*own)
+                own = request.prompt[-1].ident
+                if self.where(own) is not None:
+                    self.hit(own)
         elif not rules.reread_tokens:
-            done = sum(tokens for _, tokens in request.prompt) - request.input_tokens
-            for index, (block, tokens) in enumerate(request.generated):
-                done += tokens
-                yield prefilled + done * rules.generation_ns
+            for index, block in enumerate(request.generated):
+                yield prefilled + block.at * rules.generation_ns
                 self.step = 3 + index
-                if self.where(block) is None:
-                    self.store(block, tokens, "decode")
+                if self.where(block.ident) is None:
+                    self.store(block.ident, block.tokens, "decode")
+                self.store_state(block, request.input_tokens + block.at, "decode")
         yield prefilled + request.output_tokens * rules.generation_ns
 
     def run(self, requests: list[Request]) -> list[tuple[Any, ...]]:

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
+from kvtrace.eviction import NAMES
+from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, StateSize, TierSpec
+from kvtrace.kernel import CHECKPOINT, RUN
 from kvtrace.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
-from tests.kvtrace.reference import Reference, Request, Rules
+from tests.kvtrace.reference import Block, Reference, Request, Rules
 
 MOONCAKE = Path(__file__).parents[3] / "shared/samples/mooncake/synthetic_trace.jsonl"
 
@@ -42,8 +44,10 @@ def cut(requests: list[Request]) -> CutRequests:
     )
     return CutRequests(
         batch,
-        Ragged.from_counts(counts, np.array([b for b, _ in blocks], np.int64)),
-        np.array([tokens for _, tokens in blocks], np.int32),
+        Ragged.from_counts(counts, np.array([b.ident for b in blocks], np.int64)),
+        np.array([block.tokens for block in blocks], np.int64),
+        np.array([block.at for block in blocks], np.int64),
+        np.array([RUN * b.run + CHECKPOINT * b.checkpoint for b in blocks], np.int64),
         np.array([len(r.prompt) for r in requests], np.int64),
     )
 
@@ -66,24 +70,42 @@ def rows_of(hierarchy: Hierarchy, batches: list[CutRequests]) -> list[tuple[obje
     ]
 
 
+def prefix(family: int, length: int, each: bool) -> list[Block]:
+    """Return the first blocks of a family; the last has a checkpoint; `each` counts by itself."""
+    return [
+        Block(
+            (family << 8) + index,
+            4,
+            run=each or index == 0,
+            checkpoint=index == length - 1,
+            at=4 * (index + 1),
+        )
+        for index in range(length)
+    ]
+
+
 @st.composite
 def workloads(draw: st.DrawFn) -> list[Request]:
-    """Requests whose prompts share prefixes, some following others, in order of arrival."""
+    """Requests whose prompts share prefixes and documents, some following others, in order."""
     arrival, requests = 0, []
+    each = draw(st.booleans())
     for row in range(draw(st.integers(1, 25))):
         arrival += draw(st.integers(0, 3))
         family, length = draw(st.integers(0, 3)), draw(st.integers(0, 12))
-        prompt = [((family << 8) + index, 4) for index in range(length)]
-        generated = [
-            ((family << 8) + length + index, 4) for index in range(draw(st.integers(0, 2)))
-        ]
+        document = draw(st.sampled_from((0, 0, 8, 9)))
+        prompt = prefix(document, draw(st.integers(1, 3)), each) if document else []
+        prompt += prefix(family, length, each)
         tail = draw(st.integers(0, 3))
+        generated = [
+            Block((family << 8) + length + index, 4, at=4 * (index + 1) - tail)
+            for index in range(draw(st.integers(0, 2)))
+        ]
         requests.append(
             Request(
                 arrival_ns=arrival,
                 prompt=prompt,
                 generated=generated,
-                input_tokens=4 * length + tail,
+                input_tokens=4 * len(prompt) + tail,
                 output_tokens=4 * len(generated) + draw(st.integers(0, 40)),
                 session=family,
                 think_ns=draw(st.integers(0, 5)),
@@ -110,6 +132,7 @@ def rules(draw: st.DrawFn) -> Rules:
         capacity = draw(st.sampled_from((0, 3, 4, 9, 24, 60, 400, 1 << 40)))
         high[tier] = capacity
         low[tier] = int(capacity * draw(st.sampled_from((1.0, 0.8, 0.3))))
+    state = draw(st.sampled_from(((0, 0, 0), (0, 0, 0), (5, 0, 0), (3, 1, 10))))
     return Rules(
         token_bytes=token_bytes,
         high_bytes=high,
@@ -117,7 +140,12 @@ def rules(draw: st.DrawFn) -> Rules:
         write_through=draw(st.booleans()),
         promote=draw(st.booleans()),
         tail_first=draw(st.booleans()),
-        prefix_rule=draw(st.booleans()),
+        policies={tier: draw(st.sampled_from(NAMES)) for tier in range(4)},
+        state_bytes=state[0],
+        window_token_bytes=state[1],
+        window_tokens=state[2],
+        second_use=draw(st.booleans()),
+        lookups=draw(st.booleans()),
         generation_ns=draw(st.sampled_from((0, 1))),
         prefill_ps=draw(st.sampled_from((0, 300))),
         reread_tokens=draw(st.sampled_from((0, 8))),
@@ -133,7 +161,10 @@ def spec_of(given_rules: Rules) -> HierarchySpec:
             tier=Tier(tier),
             capacity_bytes=given_rules.high_bytes[tier],
             token_bytes=given_rules.token_bytes[tier],
-            block_bytes=0,
+            state=StateSize(
+                given_rules.state_bytes, given_rules.window_token_bytes, given_rules.window_tokens
+            ),
+            eviction=given_rules.policies[tier],
             low_watermark_ratio=(given_rules.low_bytes[tier] + 0.5) / given_rules.high_bytes[tier]
             if given_rules.low_bytes[tier] < given_rules.high_bytes[tier]
             else 1.0,
@@ -145,7 +176,9 @@ def spec_of(given_rules: Rules) -> HierarchySpec:
         write_through=given_rules.write_through,
         promote=given_rules.promote,
         tail_first=given_rules.tail_first,
-        prefix_rule=given_rules.prefix_rule,
+        second_use=given_rules.second_use,
+        hybrid=given_rules.hybrid,
+        lookups=given_rules.lookups,
         generation_ns=given_rules.generation_ns,
         prefill_ps=given_rules.prefill_ps,
         reread_tokens=given_rules.reread_tokens,
@@ -155,7 +188,7 @@ def spec_of(given_rules: Rules) -> HierarchySpec:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(workloads(), rules())
 def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules: Rules) -> None:
     """The compiled hierarchy emits what the naive model emits, and counts the same hits."""
@@ -167,6 +200,7 @@ def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules
     stats = hierarchy.stats()
     assert [stats.hits[tier] for tier in Tier] == reference.hits
     assert stats.blocks == reference.blocks
+    assert stats.ideal_hits == reference.ideal
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,7 +228,7 @@ def test_a_request_that_does_many_steps_at_once_has_room_for_their_events() -> N
     """
     request = Request(
         arrival_ns=0,
-        prompt=[(index, 4) for index in range(12)],
+        prompt=prefix(0, 12, each=True),
         generated=[],
         input_tokens=48,
         output_tokens=40_000,
@@ -210,7 +244,6 @@ def test_a_request_that_does_many_steps_at_once_has_room_for_their_events() -> N
         write_through=False,
         promote=False,
         tail_first=True,
-        prefix_rule=False,
         generation_ns=0,
         prefill_ps=0,
         reread_tokens=8,
@@ -245,7 +278,7 @@ def test_oracle(
     for row, line in enumerate(MOONCAKE.read_text().splitlines()):
         fields = json.loads(line)
         requests.append(
-            Request(fields["timestamp"], [(block, 1) for block in fields["hash_ids"]], row=row)
+            Request(fields["timestamp"], [Block(block, 1) for block in fields["hash_ids"]], row=row)
         )
     capacity = {Tier.GPU: gpu, Tier.CPU: cpu, Tier.NVME: UNLIMITED}
     spec = HierarchySpec(

@@ -1,0 +1,20 @@
+"""Mooncake's store: 64-token pages, one object of keys and one of values per rank (MLA: one in all)."""
+
+from __future__ import annotations
+
+from kvtrace.layouts import Geometry, Layout, Part, per_rank
+
+BLOCK_TOKENS = 64
+
+
+def create(geometry: Geometry) -> Layout:
+    """Return the layout for a model at some tensor parallelism; keys before values."""
+    keys = geometry.rank_key_bytes
+    values = geometry.rank_token_bytes - keys
+    parts = tuple(
+        Part(rank, token_bytes)
+        for rank in geometry.emitted_ranks()
+        for token_bytes in (keys, values)
+        if token_bytes
+    )
+    return per_rank("mooncake", BLOCK_TOKENS, geometry, parts)

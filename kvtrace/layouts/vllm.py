@@ -1,0 +1,39 @@
+"""vLLM's offloading: 16-token blocks (MLA: 64), one file with all ranks, padded to 4,096 bytes."""
+
+from __future__ import annotations
+
+from kvtrace.errors import UsageError
+from kvtrace.hierarchy import StateSize
+from kvtrace.layouts import ONE_RANK, Geometry, Layout, Part
+
+BLOCK_TOKENS, MLA_BLOCK_TOKENS = 16, 64
+ALIGN_BYTES = 4096
+
+
+def create(geometry: Geometry) -> Layout:
+    """Return the layout for a model. Raises UsageError for one rank: a file has all of them."""
+    if geometry.ranks == ONE_RANK and geometry.copies > 1:
+        raise UsageError(
+            "can't emit one rank: a file holds all ranks",
+            where="layout vllm",
+            got="--ranks one",
+            hint="leave it out or choose another layout",
+        )
+    stored, state = geometry.rank_token_bytes * geometry.copies, geometry.rank_state
+    return Layout(
+        name="vllm",
+        block_tokens=geometry.block_tokens
+        or (MLA_BLOCK_TOKENS if geometry.replicated else BLOCK_TOKENS),
+        parts=(Part(0, stored),),
+        stored_token_bytes=stored,
+        hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
+        align_bytes=ALIGN_BYTES,
+        state=StateSize(
+            state.constant_bytes * geometry.copies,
+            state.window_token_bytes * geometry.copies,
+            state.window_tokens,
+            ALIGN_BYTES,
+        ),
+        state_ranks=(0,) if state else (),
+        stores_generated=False,
+    )

@@ -1,0 +1,27 @@
+"""First in, first out: what was stored longest ago leaves first, however often it is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvtrace.jit import kernel
+from kvtrace.linkedlist import append, unlink
+from kvtrace.policies import NEWEST, OLDEST
+
+
+@kernel
+def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    """Enter `slot` as the newest."""
+    append(slots, tiers, tier, OLDEST, NEWEST, slot)
+
+
+@kernel
+def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    """Take `slot` out."""
+    unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
+
+
+@kernel
+def victim(slots: Any, tiers: Any, tier: int) -> int:
+    """Return the oldest."""
+    return tiers[tier, OLDEST]

@@ -1,0 +1,176 @@
+"""S3-FIFO: a small queue for newcomers, a main one for what came back, a ghost of what left.
+
+Newcomers enter the small queue, a tenth of the tier; from its end those asked for at least twice
+move to the main queue, the others leave and are remembered in the ghost. What the ghost remembers
+enters the main queue, from whose end a block leaves unless it was asked for since. Until something
+was evicted, newcomers that the small queue has no room for enter the main one.
+
+Source: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023, with the choices
+of libCacheSim (ratios, threshold, the filling of an empty cache).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvtrace.jit import kernel
+from kvtrace.linkedlist import append, unlink
+from kvtrace.policies import (
+    GHOST_BYTES,
+    GHOST_NEWEST,
+    GHOST_OLDEST,
+    GHOST_USED,
+    HAS_EVICTED,
+    MAIN_BYTES,
+    MAIN_USED,
+    MARK_BITS,
+    MARKS,
+    NEWEST,
+    NONE,
+    OLDEST,
+    REMEMBERED,
+    SMALL_BYTES,
+    SMALL_NEWEST,
+    SMALL_OLDEST,
+    SMALL_USED,
+    TOKENS,
+    WHERE,
+)
+from kvtrace.sizes import size
+
+SMALL_RATIO = 0.1
+GHOST_RATIO = 0.9
+_MOVES = 2
+"""Times that a block of the small queue must have been asked for to move to the main one."""
+
+# In a slot's marks: how often it was asked for (up to 3), whether it is in the main queue, and
+# whether it is to enter that.
+_ASKED, _MAIN, _RETURNS = 3, 4, 8
+
+
+def setup(row: Any, capacity_bytes: int) -> None:
+    """Prepare an empty tier."""
+    row[[SMALL_OLDEST, SMALL_NEWEST, GHOST_OLDEST, GHOST_NEWEST]] = NONE
+    row[SMALL_BYTES] = int(capacity_bytes * SMALL_RATIO)
+    row[MAIN_BYTES] = capacity_bytes - row[SMALL_BYTES]
+    row[GHOST_BYTES] = int(capacity_bytes * GHOST_RATIO)
+
+
+@kernel
+def _size(slots: Any, tiers: Any, tier: int, slot: int) -> int:
+    return size(tiers, tier, slots[slot, TOKENS])
+
+
+@kernel
+def _mark(slots: Any, tier: int, slot: int, marks: int) -> None:
+    shift = MARK_BITS * tier
+    slots[slot, MARKS] = slots[slot, MARKS] & ~(((1 << MARK_BITS) - 1) << shift) | marks << shift
+
+
+@kernel
+def _marks(slots: Any, tier: int, slot: int) -> int:
+    return slots[slot, MARKS] >> MARK_BITS * tier & ((1 << MARK_BITS) - 1)
+
+
+@kernel
+def _leave_ghost(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    unlink(slots, tiers, tier, GHOST_OLDEST, GHOST_NEWEST, slot)
+    tiers[tier, GHOST_USED] -= _size(slots, tiers, tier, slot)
+    slots[slot, WHERE] ^= 1 << REMEMBERED + tier
+
+
+@kernel
+def expect(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    """Note whether `slot` comes back: what the ghost remembers enters the main queue."""
+    if slots[slot, WHERE] >> REMEMBERED + tier & 1:
+        _leave_ghost(slots, tiers, tier, slot)
+        _mark(slots, tier, slot, _RETURNS)
+
+
+@kernel
+def _enter_main(slots: Any, tiers: Any, tier: int, slot: int, asked: int) -> None:
+    append(slots, tiers, tier, OLDEST, NEWEST, slot)
+    tiers[tier, MAIN_USED] += _size(slots, tiers, tier, slot)
+    _mark(slots, tier, slot, _MAIN | asked)
+
+
+@kernel
+def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    """Enter `slot` into the small queue, or the main one if it comes back."""
+    filling = not tiers[tier, HAS_EVICTED] and tiers[tier, SMALL_USED] >= tiers[tier, SMALL_BYTES]
+    if _marks(slots, tier, slot) & _RETURNS or filling:
+        _enter_main(slots, tiers, tier, slot, 0)
+        return
+    append(slots, tiers, tier, SMALL_OLDEST, SMALL_NEWEST, slot)
+    tiers[tier, SMALL_USED] += _size(slots, tiers, tier, slot)
+    _mark(slots, tier, slot, 0)
+
+
+@kernel
+def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    """Count that `slot` was asked for."""
+    marks = _marks(slots, tier, slot)
+    if marks & _ASKED < _ASKED:
+        _mark(slots, tier, slot, marks + 1)
+
+
+@kernel
+def _victim_of_main(slots: Any, tiers: Any, tier: int) -> int:
+    while True:
+        slot = tiers[tier, OLDEST]
+        if slot == NONE:
+            return NONE
+        asked = _marks(slots, tier, slot) & _ASKED
+        if asked == 0:
+            return slot
+        unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
+        append(slots, tiers, tier, OLDEST, NEWEST, slot)
+        _mark(slots, tier, slot, _MAIN | (asked - 1))
+
+
+@kernel
+def _victim_of_small(slots: Any, tiers: Any, tier: int) -> int:
+    while True:
+        slot = tiers[tier, SMALL_OLDEST]
+        if slot == NONE or _marks(slots, tier, slot) & _ASKED < _MOVES:
+            return slot
+        unlink(slots, tiers, tier, SMALL_OLDEST, SMALL_NEWEST, slot)
+        tiers[tier, SMALL_USED] -= _size(slots, tiers, tier, slot)
+        _enter_main(slots, tiers, tier, slot, 0)
+
+
+@kernel
+def victim(slots: Any, tiers: Any, tier: int) -> int:
+    """Return the block that leaves next, after moving on those that were asked for."""
+    tiers[tier, HAS_EVICTED] = 1
+    slot = NONE
+    if tiers[tier, MAIN_USED] <= tiers[tier, MAIN_BYTES]:
+        slot = _victim_of_small(slots, tiers, tier)
+    return slot if slot != NONE else _victim_of_main(slots, tiers, tier)
+
+
+@kernel
+def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
+    """Take `slot` out; one of the small queue is remembered."""
+    taken = _size(slots, tiers, tier, slot)
+    if _marks(slots, tier, slot) & _MAIN:
+        unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
+        tiers[tier, MAIN_USED] -= taken
+        _mark(slots, tier, slot, 0)
+        return
+    unlink(slots, tiers, tier, SMALL_OLDEST, SMALL_NEWEST, slot)
+    tiers[tier, SMALL_USED] -= taken
+    append(slots, tiers, tier, GHOST_OLDEST, GHOST_NEWEST, slot)
+    tiers[tier, GHOST_USED] += taken
+    slots[slot, WHERE] |= 1 << REMEMBERED + tier
+    _mark(slots, tier, slot, 0)
+
+
+@kernel
+def forget(slots: Any, tiers: Any, tier: int) -> int:
+    """Take the oldest out of a ghost that has grown too big and return it; else return NONE."""
+    if tiers[tier, GHOST_USED] <= tiers[tier, GHOST_BYTES]:
+        return NONE
+    slot = tiers[tier, GHOST_OLDEST]
+    _leave_ghost(slots, tiers, tier, slot)
+    return slot
