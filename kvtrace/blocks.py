@@ -52,7 +52,7 @@ class SessionBlocks:
         size, shared = self.block_tokens, batch.shared
         zeros = np.zeros(len(batch), np.int64)
         chunks = zeros if shared is None else shared.chunks.counts
-        chunk_tokens = size if shared is None else shared.chunk_tokens
+        chunk_tokens = shared.chunk_tokens if shared is not None and chunks.any() else size
         per_chunk = chunk_tokens // size
         if per_chunk == 0:
             raise UsageError(

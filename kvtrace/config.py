@@ -77,6 +77,26 @@ TEMPLATES = {
         context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
     ),
 }
+class SystemPrompts(_Section):
+    """Prompts that `probability` of all sessions begin with, one of `count`; tokens of each."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.2
+    count: Annotated[int, Field(gt=0, lt=1 << 30)] = 3
+    tokens: Range = (512, 2048)
+
+
+class Rag(_Section):
+    """Documents: `probability` of all requests retrieve `top_k` chunks of one of them."""
+
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.1
+    documents: Annotated[int, Field(gt=0, lt=1 << 20)] = 1000
+    document_tokens: Range = (4096, 16384)
+    chunk_tokens: Annotated[int, Field(gt=0)] = 512
+    top_k: Annotated[int, Field(gt=0)] = 5
+    popularity: Literal["zipfian", "uniform"] = "zipfian"
+    zipf_exponent: Annotated[float, Field(gt=0)] = 1.0
+
+
 DEFAULT_USERS = 10
 QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
 
@@ -89,13 +109,18 @@ class SourceConfig(_Section):
     speed: Annotated[float, Field(gt=0)] = 1.0
     users: Annotated[int, Field(gt=0)] | None = None
     rate: RatePerS | None = None
-    arrival: Literal["constant", "poisson", "gamma"] = "poisson"
+    arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
     gamma_shape: Annotated[float, Field(gt=0)] = 0.5
+    diurnal_amplitude: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    diurnal_period: DurationNs = 24 * 3600 * S_NS
     multi_turn: bool = True
     end_probability: Ratio = 0.2
     max_turns: Annotated[int, Field(gt=0)] = 50
     max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
     templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
+    prefix_caching: bool = True
+    system_prompts: SystemPrompts = SystemPrompts()
+    rag: Rag | None = None
     qos_mix: dict[str, float] = QOS_MIX
 
     @model_validator(mode="before")
@@ -110,10 +135,15 @@ class SourceConfig(_Section):
     def _check(self) -> Self:
         if self.users is not None and self.rate is not None:
             raise ValueError("users (closed loop) and rate (open arrivals) exclude each other")
+        ranges = {"system_prompts.tokens": self.system_prompts.tokens}
+        if self.rag is not None:
+            ranges["rag.document_tokens"] = self.rag.document_tokens
         for name, template in self.templates.items():
-            for low, high in (template.context_tokens, template.generated_tokens, template.think_s):
-                if low > high:
-                    raise ValueError(f"template {name}: range {low} to {high} runs backwards")
+            for key in ("context_tokens", "generated_tokens", "think_s"):
+                ranges[f"template {name}: {key}"] = getattr(template, key)
+        for name, (low, high) in ranges.items():
+            if low > high:
+                raise ValueError(f"{name}: range {low} to {high} runs backwards")
         if set(self.qos_mix) != set(QOS_MIX) or not sum(self.qos_mix.values()) > 0:
             raise ValueError(f"qos_mix needs a weight for each of {', '.join(QOS_MIX)}")
         return self

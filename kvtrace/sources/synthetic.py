@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from kvtrace.request import (
     UNKNOWN_NS,
     Ragged,
     RequestBatch,
+    SharedTokens,
     ranges,
 )
 from kvtrace.schema import Qos
@@ -35,6 +36,7 @@ ARRIVALS_PER_DRAW = 256
 
 # Purposes of random streams: a new one never shifts another.
 _USER_STREAM, _ARRIVAL_STREAM, _OPEN_STREAM, _SAMPLE_STREAM = range(1, 5)
+_PREFIX_STREAM, _RAG_STREAM, _LIBRARY_STREAM = range(5, 8)
 _SAMPLE_SESSIONS = 1 << 14
 
 
@@ -48,13 +50,66 @@ class _Sessions:
     output_tokens: NDArray[np.int64]
     think_ns: NDArray[np.int64]
     qos: NDArray[np.int64]
+    prefix: NDArray[np.int64]
+    prefix_tokens: NDArray[np.int64]
+
+
+class _Library:
+    """What sessions share: system prompts and documents, the same for all users of a seed."""
+
+    def __init__(self, config: SourceConfig, rng: np.random.Generator) -> None:
+        self._prompts, self._rag = config.system_prompts, config.rag
+        self.shares = config.prefix_caching
+        low, high = self._prompts.tokens
+        self._prompt_tokens = rng.integers(low, high, self._prompts.count, endpoint=True)
+        if self._rag is None:
+            return
+        low, high = self._rag.document_tokens
+        tokens = rng.integers(low, high, self._rag.documents, endpoint=True)
+        self._chunks = np.maximum(1, tokens // self._rag.chunk_tokens)
+        weights = np.ones(self._rag.documents)
+        if self._rag.popularity == "zipfian":
+            weights = np.arange(1, self._rag.documents + 1) ** -self._rag.zipf_exponent
+        self._popularity = weights / weights.sum()
+
+    def prefixes(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the system prompt of each of `count` sessions and its tokens; 0 tokens: none."""
+        prompt = rng.integers(0, self._prompts.count, count)
+        has = rng.random(count) < self._prompts.probability
+        return prompt, np.where(has, self._prompt_tokens[prompt], 0)
+
+    def retrieve(self, rng: np.random.Generator, room_tokens: NDArray[np.int64]) -> Ragged | None:
+        """Return the chunks that each request retrieves, as many as there is room for."""
+        rag = self._rag
+        if rag is None:
+            return None
+        count = len(room_tokens)
+        retrieves = rng.random(count) < rag.probability
+        document = rng.choice(rag.documents, count, p=self._popularity)
+        order = rng.random((count, int(self._chunks.max())))
+        order[np.arange(order.shape[1]) >= self._chunks[document][:, None]] = np.inf
+        ranked = np.argsort(order, axis=1)
+        wanted = np.minimum(self._chunks[document], rag.top_k)
+        counts = np.where(retrieves, np.minimum(wanted, room_tokens // rag.chunk_tokens), 0)
+        row, place = np.repeat(np.arange(count), counts), ranges(counts)
+        # A document's chunks are numbered from its own multiple of the longest document's length.
+        chunk = document[row] * order.shape[1] + ranked[row, place]
+        return Ragged.from_counts(counts, chunk)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a chunk."""
+        return 1 if self._rag is None else self._rag.chunk_tokens
 
 
 class _Templates:
     """The templates as columns, to draw from."""
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: SourceConfig, library: _Library) -> None:
         self._config = config
+        self._library = library
         templates = list(config.templates.values())
         weights = np.array([template.weight for template in templates], np.float64)
         self._weights = weights / weights.sum()
@@ -64,8 +119,8 @@ class _Templates:
         mix = np.array([config.qos_mix[word.label] for word in Qos], np.float64)
         self._qos_mix = mix / mix.sum()
 
-    def draw(self, rng: np.random.Generator, count: int) -> _Sessions:
-        """Return `count` sessions."""
+    def draw(self, rng: np.random.Generator, prompts: np.random.Generator, count: int) -> _Sessions:
+        """Return `count` sessions; their system prompts are drawn from `prompts`."""
         config = self._config
         template = rng.choice(len(self._weights), count, p=self._weights)
         qos = rng.choice(len(Qos), count, p=self._qos_mix)
@@ -77,8 +132,10 @@ class _Templates:
         output = _uniform_int(rng, self._generated[per_turn])
         low, high = self._think_s[per_turn].T
         think_ns = np.rint((low + rng.random(len(per_turn)) * (high - low)) * S_NS)
+        prefix, prefix_tokens = self._library.prefixes(prompts, count)
+        thinks = think_ns.astype(np.int64)
         return _fit(
-            _Sessions(turns, context, context, output, think_ns.astype(np.int64), qos),
+            _Sessions(turns, context, context, output, thinks, qos, prefix, prefix_tokens),
             config.max_context_tokens,
         )
 
@@ -92,14 +149,14 @@ def _fit(drawn: _Sessions, max_tokens: int) -> _Sessions:
     turn = ranges(drawn.turns)
     first = turn == 0
     output = np.minimum(drawn.output_tokens, max_tokens - 1)
-    context = np.where(
-        first, np.minimum(drawn.added_tokens, max_tokens - output), drawn.added_tokens
-    )
+    prefix_tokens = np.minimum(drawn.prefix_tokens, max_tokens - 1 - output[first])
+    room = max_tokens - output - np.repeat(prefix_tokens, drawn.turns)
+    context = np.where(first, np.minimum(drawn.added_tokens, room), drawn.added_tokens)
     # A later turn's prompt repeats the answer before it.
     added = context + np.where(first, 0, np.roll(output, 1))
     running = np.cumsum(added)
     begin = np.repeat(np.flatnonzero(first), drawn.turns)
-    inputs = running - (running - added)[begin]
+    inputs = running - (running - added)[begin] + np.repeat(prefix_tokens, drawn.turns)
     fits = inputs + output <= max_tokens
     session = np.repeat(np.arange(len(drawn.turns)), drawn.turns)
     return _Sessions(
@@ -109,7 +166,18 @@ def _fit(drawn: _Sessions, max_tokens: int) -> _Sessions:
         output[fits],
         drawn.think_ns[fits],
         drawn.qos,
+        drawn.prefix,
+        prefix_tokens,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """Random streams, one per purpose."""
+
+    sessions: np.random.Generator
+    prompts: np.random.Generator
+    documents: np.random.Generator
 
 
 class Synthetic:
@@ -123,9 +191,10 @@ class Synthetic:
         self._seed = context.seed
         self._end_ns = context.end_ns
         self._by_turn = context.by_turn
-        self._templates = _Templates(context.config)
+        self._library = _Library(context.config, self._stream(_LIBRARY_STREAM))
+        self._templates = _Templates(context.config, self._library)
         users = context.config.users or 0
-        self._users = [self._stream(_USER_STREAM, user) for user in range(users)]
+        self._users = [self._streams(_USER_STREAM, user) for user in range(users)]
         self._next_session = list(range(users))
         self._mean_turns = 1.0
 
@@ -137,6 +206,13 @@ class Synthetic:
 
     def _stream(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=purpose))
+
+    def _streams(self, first: int, *user: int) -> _Streams:
+        return _Streams(
+            self._stream(first, *user),
+            self._stream(_PREFIX_STREAM, *user),
+            self._stream(_RAG_STREAM, *user),
+        )
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield each user's first requests, or the sessions that arrive, in order of arrival."""
@@ -159,29 +235,80 @@ class Synthetic:
         return self._of_user(chain)
 
     def _of_user(self, user: int) -> RequestBatch:
-        drawn = self._templates.draw(self._users[user], SESSIONS_PER_DRAW)
+        streams = self._users[user]
+        drawn = self._templates.draw(streams.sessions, streams.prompts, SESSIONS_PER_DRAW)
         step = len(self._users)
         session = self._next_session[user] + step * np.arange(SESSIONS_PER_DRAW)
         self._next_session[user] += step * SESSIONS_PER_DRAW
-        batch = _batch(drawn, session, chain=user, by_turn=self._by_turn)
+        batch = self._batch(drawn, session, streams.documents, chain=user)
         batch.follow[:] = 1
         batch.follow[-1] = FOLLOW_ASK
         return batch
 
     def _arrivals(self) -> Iterator[RequestBatch]:
-        gaps, sessions = self._stream(_ARRIVAL_STREAM), self._stream(_OPEN_STREAM)
-        sample = self._templates.draw(self._stream(_SAMPLE_STREAM), _SAMPLE_SESSIONS)
+        gaps, streams = self._stream(_ARRIVAL_STREAM), self._streams(_OPEN_STREAM)
+        sampled = (self._stream(_SAMPLE_STREAM), self._stream(_SAMPLE_STREAM, _PREFIX_STREAM))
+        sample = self._templates.draw(*sampled, _SAMPLE_SESSIONS)
         self._mean_turns = float(sample.turns.mean())
-        last_ns, first_session = 0, 0
+        even_ns, last_ns, first_session = 0, 0, 0
         while last_ns < self._end_ns:
-            arrival_ns = last_ns + np.cumsum(self._gaps_ns(gaps))
-            drawn = self._templates.draw(sessions, ARRIVALS_PER_DRAW)
+            arrivals = even_ns + np.cumsum(self._gaps_ns(gaps))
+            arrival_ns = self._of_the_day(arrivals)
+            drawn = self._templates.draw(streams.sessions, streams.prompts, ARRIVALS_PER_DRAW)
             session = first_session + np.arange(ARRIVALS_PER_DRAW)
-            batch = _batch(drawn, session, chain=0, by_turn=self._by_turn)
+            batch = self._batch(drawn, session, streams.documents, chain=0)
             batch.follow[:] = np.where(batch.last_turn, FOLLOW_NONE, 1)
             batch.arrival_ns[batch.turn == 0] = arrival_ns
             yield batch
-            last_ns, first_session = int(arrival_ns[-1]), first_session + ARRIVALS_PER_DRAW
+            even_ns, last_ns = int(arrivals[-1]), int(arrival_ns[-1])
+            first_session += ARRIVALS_PER_DRAW
+
+    def _of_the_day(self, even_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return arrivals at the mean rate moved to where the day's rate has brought as many.
+
+        The rate is R · (1 + a · sin(2πt / P)), its integral t + aP/2π · (1 − cos(2πt / P)) times R.
+        """
+        config = self._config
+        if config.arrival != "diurnal":
+            return even_ns
+        period, swing = config.diurnal_period, config.diurnal_amplitude
+        scale = swing * period / (2 * np.pi)
+        low, high = even_ns - 2.0 * scale, even_ns.astype(np.float64)
+        for _ in range(64):
+            middle = (low + high) / 2
+            early = middle + scale * (1 - np.cos(2 * np.pi * middle / period)) < even_ns
+            low, high = np.where(early, middle, low), np.where(early, high, middle)
+        moved: NDArray[np.int64] = np.maximum.accumulate(np.rint(high).astype(np.int64))
+        return moved
+
+    def _batch(
+        self,
+        drawn: _Sessions,
+        session: NDArray[np.int64],
+        documents: np.random.Generator,
+        *,
+        chain: int,
+    ) -> RequestBatch:
+        """Return the requests of `drawn`, whose follow and arrivals are yet to be set."""
+        batch = _requests(drawn, session, chain=chain, by_turn=self._by_turn)
+        room = self._config.max_context_tokens - batch.input_tokens - batch.output_tokens
+        chunks = self._library.retrieve(documents, room)
+        zeros = np.zeros(len(batch), np.int64)
+        if chunks is None:
+            chunks = Ragged.from_counts(zeros, np.zeros(0, np.int64))
+        batch.input_tokens[:] += chunks.counts * self._library.chunk_tokens
+        # Without prefix caching every session's system prompt is its own.
+        prompts = drawn.prefix if self._library.shares else self._prompts_of_their_own(session)
+        shared = SharedTokens(
+            prefix=np.repeat(prompts, drawn.turns),
+            prefix_tokens=np.repeat(drawn.prefix_tokens, drawn.turns),
+            chunks=chunks,
+            chunk_tokens=self._library.chunk_tokens,
+        )
+        return replace(batch, shared=shared)
+
+    def _prompts_of_their_own(self, session: NDArray[np.int64]) -> NDArray[np.int64]:
+        return session + self._config.system_prompts.count
 
     def _gaps_ns(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the gaps between sessions: their rate times the mean turns is the request rate."""
@@ -190,7 +317,7 @@ class Synthetic:
         mean_ns = S_NS * self._mean_turns / config.rate
         if config.arrival == "constant":
             gaps_ns = np.full(ARRIVALS_PER_DRAW, mean_ns)
-        elif config.arrival == "poisson":
+        elif config.arrival in ("poisson", "diurnal"):
             gaps_ns = rng.exponential(mean_ns, ARRIVALS_PER_DRAW)
         else:
             shape = config.gamma_shape
@@ -199,10 +326,10 @@ class Synthetic:
         return rounded
 
 
-def _batch(
+def _requests(
     drawn: _Sessions, session: NDArray[np.int64], *, chain: int, by_turn: bool
 ) -> RequestBatch:
-    """Return the requests of `drawn`, whose follow and arrivals are yet to be set."""
+    """Return the requests of `drawn` without what they share."""
     count, turn = len(drawn.input_tokens), ranges(drawn.turns)
     last_turn = np.zeros(count, np.bool_)
     last_turn[np.cumsum(drawn.turns) - 1] = True
@@ -240,9 +367,22 @@ def _concatenate(batches: list[RequestBatch]) -> RequestBatch:
             np.concatenate([part.counts for part in turns]),
             np.concatenate([part.values for part in turns]),
         )
-    plain = [name for name in RequestBatch.__slots__ if name not in ("block_ids", "turn_tokens")]
+    shared = [batch.shared for batch in batches if batch.shared is not None]
+    ragged = ("block_ids", "turn_tokens", "shared")
+    plain = [name for name in RequestBatch.__slots__ if name not in ragged]
     return RequestBatch(
-        **{name: joined(name) for name in plain}, block_ids=None, turn_tokens=turn_tokens
+        **{name: joined(name) for name in plain},
+        block_ids=None,
+        turn_tokens=turn_tokens,
+        shared=SharedTokens(
+            prefix=np.concatenate([part.prefix for part in shared]),
+            prefix_tokens=np.concatenate([part.prefix_tokens for part in shared]),
+            chunks=Ragged.from_counts(
+                np.concatenate([part.chunks.counts for part in shared]),
+                np.concatenate([part.chunks.values for part in shared]),
+            ),
+            chunk_tokens=shared[0].chunk_tokens,
+        ),
     )
 
 

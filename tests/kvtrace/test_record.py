@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from kvtrace import kernel, pipeline
+from kvtrace import kernel, plugins, simulation
 from kvtrace.blocks import HashedBlocks
 from kvtrace.check import check
 from kvtrace.config import RecordConfig, load_config
 from kvtrace.errors import UsageError
+from kvtrace.eviction import NAMES
 from kvtrace.hierarchy import Hierarchy
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
@@ -34,7 +35,7 @@ def sources(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a synthetic source: closed loop or open arrivals."""
     if draw(st.booleans()):
         return {"source__users": draw(st.integers(1, 8))}
-    arrival = draw(st.sampled_from(("constant", "poisson", "gamma")))
+    arrival = draw(st.sampled_from(("constant", "poisson", "gamma", "diurnal")))
     return {"source__users": None, "source__rate": 0.5, "source__arrival": arrival}
 
 
@@ -42,7 +43,7 @@ def sources(draw: st.DrawFn) -> dict[str, Any]:
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
     """Configurations in which tiers come out absent, tight, ample or unlimited."""
     parallel = draw(st.sampled_from((1, 2)))
-    layout = draw(st.sampled_from(("lmcache", "request")))
+    layout = draw(st.sampled_from(plugins.names("kvtrace.layouts")))
     sizes = st.sampled_from(("0", "100MiB", "300MiB", "2GiB", "unlimited"))
     capacities = {name: draw(sizes) for name in ("gpu", "cpu", "nvme", "object")}
     if all(size == "0" for size in capacities.values()):
@@ -55,12 +56,19 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         options[f"tiers__{name}__high_watermark"] = high
         options[f"tiers__{name}__low_watermark"] = high * draw(st.sampled_from((1.0, 0.5)))
     return options | sources(draw) | {
-        "model": draw(st.sampled_from(("tiny-1b", "deepseek-v3"))),
+        "model": draw(st.sampled_from(("tiny-1b", "deepseek-v3", "gpt-oss-20b"))),
+        "source__rag": draw(st.sampled_from((None, {"probability": 0.5, "documents": 4}))),
+        "source__prefix_caching": draw(st.booleans()),
+        "eviction": draw(st.sampled_from(NAMES)),
+        "admission": draw(st.sampled_from(("always", "second-use"))),
+        "lookups": draw(st.booleans()),
+        "role": draw(st.sampled_from(("both", "prefill"))),
+        "warmup": draw(st.sampled_from((None, "2s", "3"))),
         "layout": layout,
         "block_tokens": None if layout == "request" else draw(st.sampled_from((64, 256))),
         "tensor_parallel": parallel,
         "num_gpus": parallel * draw(st.sampled_from((1, 2))),
-        "ranks": draw(st.sampled_from((None, "all", "one"))),
+        "ranks": None if layout == "vllm" else draw(st.sampled_from((None, "all", "one"))),
         "write_policy": draw(st.sampled_from(("waterfall", "write-through"))),
         "promotion": draw(st.sampled_from((None, "none", "on-hit"))),
         "touch_order": draw(st.sampled_from(("tail-first", "in-order"))),
@@ -83,6 +91,7 @@ def test_invariants_hold(tmp_path_factory: pytest.TempPathFactory, options: dict
         made = make(path, **options)
     except UsageError as refusal:
         assume("came out empty" not in str(refusal))
+        assume("end within the warm-up" not in str(refusal))
         raise
     with open_trace(path) as trace:
         found = check(trace)
@@ -93,10 +102,11 @@ def test_invariants_hold(tmp_path_factory: pytest.TempPathFactory, options: dict
             if info.capacity_bytes is not None:
                 assert found.peak_bytes[tier] <= info.capacity_bytes
             # What the trace shows is what the simulation held, MLA's copies and ranks included.
-            assert found.peak_bytes[tier] == made.stats.peak_bytes[tier]
+            if options["warmup"] is None:
+                assert found.peak_bytes[tier] == made.stats.peak_bytes[tier]
         keys = trace.lazy().select(pl.col("key").unique().sort()).collect()["key"]
         whole = options["ranks"] != "one" or options["layout"] == "request"
-        if whole:
+        if whole and options["warmup"] is None and not made.stats.unique_states:
             assert keys.to_list() == list(range(len(keys)))
     path.unlink()
 
@@ -116,7 +126,7 @@ def test_workers_and_batches_dont_show(tmp_path: Path, monkeypatch: pytest.Monke
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     make(one, workers=1)
     small = lambda spec: Hierarchy(spec, events_per_call=97)  # noqa: E731
-    monkeypatch.setattr(pipeline, "Hierarchy", small)
+    monkeypatch.setattr(simulation, "Hierarchy", small)
     make(two, workers=3)
     assert one.read_bytes() == two.read_bytes()
 
@@ -293,6 +303,7 @@ def test_closed_loop_waits_for_answer_and_thought(tmp_path: Path) -> None:
         tmp_path / "t.parquet", source__users=1, requests=4, block_tokens=64,
         source__templates={"one": template}, decode_rate=10, prefill_rate=256,
         source__multi_turn=False, duration=None, tiers__gpu__capacity=1 << 40,
+        source__system_prompts__probability=0,
     )  # fmt: skip
     stores = pl.read_parquet(tmp_path / "t.parquet").filter(pl.col("step") == 2)
     times = stores.group_by("request").agg(pl.col("timestamp").min()).sort("request")["timestamp"]
