@@ -69,14 +69,14 @@ class SessionBlocks:
         end = (index + 1) * size
         ident = (batch.session << INDEX_BITS)[row] + index
         at = np.where(index < prompt[row], end, end - context[row])
-        flags = np.where(index == 0, RUN, 0) | np.where(index == prompt[row] - 1, CHECKPOINT, 0)
+        flags = RUN * (index == 0) + CHECKPOINT * (index == prompt[row] - 1)
         if self.state_interval:
             due = end // self.state_interval > (end - size) // self.state_interval
-            flags |= np.where(due, CHECKPOINT, 0)
+            flags |= CHECKPOINT * due
         if shared is not None:
             common = end <= shared.prefix_tokens[row]
             ident = np.where(common, _PREFIX + (shared.prefix << INDEX_BITS)[row] + index, ident)
-            flags |= np.where(common, SHARED, 0)
+            flags |= SHARED * common
             self._put_chunks(shared, np.flatnonzero(index < 0), ident, at, flags)
         blocks = Ragged.from_counts(counts, ident)
         tokens = np.full(len(ident), size)
@@ -96,8 +96,8 @@ class SessionBlocks:
         index = np.tile(np.arange(per_chunk), len(shared.chunks.values))
         ident[places] = _DOCUMENT + (chunk << INDEX_BITS) + index
         at[places] = (index + 1) * self.block_tokens
-        ends = np.where(index == per_chunk - 1, CHECKPOINT, 0)
-        flags[places] = SHARED | np.where(index == 0, RUN, 0) | ends
+        ends = CHECKPOINT * (index == per_chunk - 1)
+        flags[places] = SHARED + RUN * (index == 0) + ends
 
 
 class SessionTurns:
@@ -172,10 +172,10 @@ class HashedBlocks:
             blocks = Ragged.from_counts(counts, _group(ids, begin, counts, group))
         index, row = ranges(counts), np.repeat(np.arange(len(batch)), counts)
         tokens, end = np.full(len(index), self.block_tokens), (index + 1) * self.block_tokens
-        flags = np.where(index == 0, RUN, 0) | np.where(index == counts[row] - 1, CHECKPOINT, 0)
+        flags = RUN * (index == 0) + CHECKPOINT * (index == counts[row] - 1)
         if self.state_interval:
             due = end // self.state_interval > (end - self.block_tokens) // self.state_interval
-            flags |= np.where(due, CHECKPOINT, 0)
+            flags |= CHECKPOINT * due
         return CutRequests(batch, blocks, tokens, end, flags, counts)
 
 

@@ -77,6 +77,8 @@ TEMPLATES = {
         context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
     ),
 }
+
+
 class SystemPrompts(_Section):
     """Prompts that `probability` of all sessions begin with, one of `count`; tokens of each."""
 

@@ -52,6 +52,9 @@ class StateSize:
         return -(-state // self.align_bytes) * self.align_bytes
 
 
+NO_STATE = StateSize()
+
+
 @dataclass(frozen=True, slots=True)
 class TierSpec:
     """One tier: capacity in bytes (0: absent; UNLIMITED), watermarks as ratios of it, policy.
@@ -64,7 +67,7 @@ class TierSpec:
     capacity_bytes: int
     token_bytes: int
     block_bytes: int = 0
-    state: StateSize = StateSize()
+    state: StateSize = NO_STATE
     high_watermark_ratio: float = 1.0
     low_watermark_ratio: float = 1.0
     eviction: str = "lru"
@@ -306,8 +309,8 @@ class Hierarchy:
         """Make room for `more` slots, which become the free ones."""
         before = len(self._slots)
         fresh = np.zeros((more, kernel.SLOT_COLUMNS), np.int64)
-        fresh[:, kernel.KEY] = np.arange(before + 1, before + more + 1)
-        fresh[-1, kernel.KEY] = self._count[kernel.FIRST_FREE]
+        fresh[:, policies.KEY] = np.arange(before + 1, before + more + 1)
+        fresh[-1, policies.KEY] = self._count[kernel.FIRST_FREE]
         live = self._table[self._table > 0] - 1
         self._slots = np.concatenate((self._slots, fresh))
         self._table = np.zeros(table_size(before + more), np.int32)
@@ -351,7 +354,7 @@ class Hierarchy:
     def pause_at(
         self, *, time_ns: int = UNLIMITED, requests: int = UNLIMITED, evicts: Tier | None = None
     ) -> None:
-        """Let `events` pause once before `time_ns`, after `requests`, or when a tier has evicted."""
+        """Let `events` pause once: at `time_ns`, after `requests`, or when a tier has evicted."""
         self._count[kernel.PAUSE_NS] = time_ns
         self._count[kernel.PAUSE_REQUESTS] = requests
         self._count[kernel.PAUSE_TIER] = policies.NONE if evicts is None else int(evicts)

@@ -35,9 +35,7 @@ from kvtrace.sizes import size
 
 TIERS = len(Tier)
 _TOP, _CPU, _NVME = constant(0), constant(Tier.CPU), constant(Tier.NVME)
-_READ, _WRITE, _DELETE, _LOOKUP = (
-    constant(op) for op in (Op.READ, Op.WRITE, Op.DELETE, Op.LOOKUP)
-)
+_READ, _WRITE, _DELETE, _LOOKUP = (constant(op) for op in (Op.READ, Op.WRITE, Op.DELETE, Op.LOOKUP))
 _PREFILL, _DECODE, _EVICT, _PROMOTE = (constant(phase) for phase in Phase)
 
 # What `run` returns: why it stopped.

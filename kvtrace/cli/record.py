@@ -22,7 +22,7 @@ from kvtrace.units import S_NS, format_bytes, format_count
 from kvtrace.writer import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _SOURCE, _MODEL, _TIERS, _TIME, _RUN = (
     "Source",
@@ -55,7 +55,8 @@ def record_command(
         str | None, _option("Synthetic, open arrivals: requests per second, e.g. 10/s.", _SOURCE)
     ] = None,
     arrival: Annotated[
-        str | None, _option("constant, poisson (default) or gamma (bursty).", _SOURCE)
+        str | None,
+        _option("constant, poisson (default), gamma (bursty) or diurnal (a day's waves).", _SOURCE),
     ] = None,
     multi_turn: Annotated[
         bool | None,
@@ -64,6 +65,18 @@ def record_command(
             _SOURCE,
             "--multi-turn/--no-multi-turn",
         ),
+    ] = None,
+    prefix_caching: Annotated[
+        bool | None,
+        _option(
+            "System prompts are shared between sessions (default) or each session's own.",
+            _SOURCE,
+            "--prefix-caching/--no-prefix-caching",
+        ),
+    ] = None,
+    rag: Annotated[
+        bool | None,
+        _option("A tenth of the requests retrieve chunks of documents.", _SOURCE, "--rag/--no-rag"),
     ] = None,
     speed: Annotated[
         float | None, _option("File sources: arrival times are divided by it (1).", _SOURCE)
@@ -74,13 +87,21 @@ def record_command(
     ] = None,
     dtype: Annotated[str | None, _option("Type of KV values (the model's own).", _MODEL)] = None,
     layout: Annotated[
-        str | None, _option("lmcache (default) or request; see `kvtrace list layouts`.", _MODEL)
+        str | None, _option("lmcache (default), vllm, ...; see `kvtrace list layouts`.", _MODEL)
     ] = None,
     block_tokens: Annotated[
         int | None, _option("Tokens of a block (the layout's own).", _MODEL)
     ] = None,
     ranks: Annotated[
         str | None, _option("Ranks whose objects are emitted: all or one.", _MODEL)
+    ] = None,
+    state_interval: Annotated[
+        int | None,
+        _option("Hybrid models: keep the state every N tokens, too (prompts' ends only).", _MODEL),
+    ] = None,
+    lookups: Annotated[
+        bool | None,
+        _option("Look-ups of a prompt's keys are ops (no).", _MODEL, "--lookups/--no-lookups"),
     ] = None,
     tensor_parallel: Annotated[int | None, _option("GPUs that share a model (1).", _MODEL)] = None,
     num_gpus: Annotated[
@@ -104,7 +125,13 @@ def record_command(
         _option("none or on-hit (on-hit with write-through, else none).", _TIERS),
     ] = None,
     touch_order: Annotated[str | None, _option("tail-first (default) or in-order.", _TIERS)] = None,
-    eviction: Annotated[str | None, _option("lru (default).", _TIERS)] = None,
+    eviction: Annotated[
+        list[str] | None,
+        _option("[TIER=]POLICY: lru (default), fifo, sieve or s3-fifo.", _TIERS),
+    ] = None,
+    admission: Annotated[
+        str | None, _option("Of nvme: always (default) or second-use.", _TIERS)
+    ] = None,
     high_watermark: Annotated[
         list[str] | None, _option("[TIER=]RATIO at which eviction starts (1.0).", _TIERS)
     ] = None,
@@ -113,6 +140,16 @@ def record_command(
     ] = None,
     store_generated: Annotated[
         str | None, _option("Store generated tokens: auto (default), yes or no.", _TIERS)
+    ] = None,
+    prefill_only: Annotated[
+        bool, _option("The node prefills and hands over: nothing is generated.", _TIERS)
+    ] = False,
+    decode_only: Annotated[
+        bool, _option("The node is given all prompts on its slowest tier.", _TIERS)
+    ] = False,
+    warmup: Annotated[
+        str | None,
+        _option("Simulate first: a duration, a number of requests or `steady` (full).", _TIME),
     ] = None,
     duration: Annotated[
         str | None, _option("Virtual time in which requests arrive, e.g. 1h (60s).", _TIME)
@@ -157,6 +194,7 @@ def record_command(
         "source.arrival": arrival,
         "source.multi_turn": multi_turn,
         "source.speed": speed,
+        "source.prefix_caching": prefix_caching,
         "model": model,
         "dtype": dtype,
         "layout": layout,
@@ -173,8 +211,13 @@ def record_command(
         "write_policy": write_policy,
         "promotion": promotion,
         "touch_order": touch_order,
-        "eviction": eviction,
+        **_evictions(eviction or ()),
+        "admission": admission,
         "store_generated": store_generated,
+        "state_interval": state_interval,
+        "lookups": lookups,
+        "role": _role(prefill_only, decode_only),
+        "warmup": warmup,
         "duration": duration,
         "requests": requests,
         "generation": generation,
@@ -182,6 +225,8 @@ def record_command(
         "prefill_rate": prefill_rate,
         "seed": seed,
     }
+    if rag is not None:
+        options["source.rag"] = {} if rag else None
     resolved = load_config(config, options, set_ or ())
     if show_config:
         Recording(resolved)
@@ -198,24 +243,46 @@ def record_command(
         _print(made, resolved, time.monotonic() - started)
 
 
-def _watermarks(key: str, values: Iterable[str]) -> dict[str, float]:
-    """Return `[TIER=]RATIO` options as configuration keys; without a tier it's of all of them."""
-    found: dict[str, float] = {}
-    for text in values:
-        name, equals, ratio = text.rpartition("=")
-        tiers = [tier.label for tier in Tier] if not equals else [name]
+def _role(prefill_only: bool, decode_only: bool) -> str | None:
+    if prefill_only and decode_only:
+        raise UsageError(
+            "exclude each other", where="--prefill-only, --decode-only", accepted="one of them"
+        )
+    return "prefill" if prefill_only else "decode" if decode_only else None
+
+
+def _of_tiers(option: str, texts: Iterable[str]) -> Iterator[tuple[str | None, str]]:
+    """Yield tier and value of each `[TIER=]VALUE`; the tier is None where it isn't given."""
+    for text in texts:
+        name, equals, value = text.rpartition("=")
         if equals and name not in {tier.label for tier in Tier}:
             raise UsageError(
-                "unknown tier", where=f"--{key.replace('_', '-')}", got=repr(name),
+                "unknown tier", where=option, got=repr(name),
                 accepted=", ".join(tier.label for tier in Tier),
             )  # fmt: skip
+        yield (name if equals else None), value
+
+
+def _evictions(texts: Iterable[str]) -> dict[str, str]:
+    """Return `[TIER=]POLICY` options as configuration keys."""
+    return {
+        "eviction" if tier is None else f"tiers.{tier}.eviction": policy
+        for tier, policy in _of_tiers("--eviction", texts)
+    }
+
+
+def _watermarks(key: str, texts: Iterable[str]) -> dict[str, float]:
+    """Return `[TIER=]RATIO` options as configuration keys; without a tier it's of all of them."""
+    found: dict[str, float] = {}
+    option = f"--{key.replace('_', '-')}"
+    for name, ratio in _of_tiers(option, texts):
+        tiers = [tier.label for tier in Tier] if name is None else [name]
         try:
             found |= {f"tiers.{tier}.{key}": float(ratio) for tier in tiers}
         except ValueError:
             raise UsageError(
-                "not a ratio", where=f"--{key.replace('_', '-')}", got=repr(ratio),
-                accepted="[TIER=]RATIO, e.g. nvme=0.9",
-            ) from None  # fmt: skip
+                "not a ratio", where=option, got=repr(ratio), accepted="[TIER=]RATIO, e.g. nvme=0.9"
+            ) from None
     return found
 
 

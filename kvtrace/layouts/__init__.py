@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace import plugins
-from kvtrace.hierarchy import StateSize
+from kvtrace.hierarchy import NO_STATE, StateSize
 from kvtrace.request import ranges
 from kvtrace.schema import Op, Tier
 
@@ -40,7 +40,7 @@ class Geometry:
     tensor_parallel: int
     rank_key_bytes: int = 0
     layer_token_bytes: tuple[int, ...] = ()
-    rank_state: StateSize = StateSize()
+    rank_state: StateSize = NO_STATE
     block_tokens: int | None = None
     ranks: str | None = None
 
@@ -70,7 +70,7 @@ class Layout:
     emitted: `stored_token_bytes` on cpu, nvme and object; `hbm_token_bytes` on gpu. A checkpoint of
     a hybrid model becomes one object of size `state` for each entry of `state_ranks`, of
     `state_copies` that the node stores. `reread_tokens`: while generating, a turn's own object is
-    read once per so many tokens. `prefix_rule`: a hit is a prefix; else each block counts by itself.
+    read once per so many tokens.
     """
 
     name: str
@@ -79,10 +79,9 @@ class Layout:
     stored_token_bytes: int
     hbm_token_bytes: int
     align_bytes: int = 1
-    state: StateSize = StateSize()
+    state: StateSize = NO_STATE
     state_ranks: tuple[int, ...] = ()
     state_copies: int = 1
-    prefix_rule: bool = True
     stores_generated: bool = True
     reread_tokens: int = 0
 
@@ -121,11 +120,13 @@ class Layout:
         """Return how many bytes the node holds on `tier` for each byte of the emitted objects."""
         tokens = self.block_tokens or 1
         held = self.node_token_bytes(tier) * tokens + self.padding_bytes(tier)
-        return held / sum(self._sizes(np.array([tokens]))[0])
+        return held / float(self._sizes(np.array([tokens])).sum())
 
     def _sizes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sizes of the objects of blocks of so many tokens, a row per block."""
-        sizes = tokens[:, None] * np.array([part.token_bytes for part in self.parts])
+        sizes: NDArray[np.int64] = tokens[:, None] * np.array(
+            [part.token_bytes for part in self.parts]
+        )
         if self.align_bytes > 1:
             sizes = -(-sizes // self.align_bytes) * self.align_bytes
         return sizes

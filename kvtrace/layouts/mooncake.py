@@ -1,4 +1,4 @@
-"""Mooncake's store: 64-token pages, one object of keys and one of values per rank (MLA: one in all)."""
+"""Mooncake's store: 64-token pages, keys and values an object each per rank (MLA: one in all)."""
 
 from __future__ import annotations
 

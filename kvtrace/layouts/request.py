@@ -25,7 +25,6 @@ def create(geometry: Geometry) -> Layout:
         ),
         stored_token_bytes=geometry.rank_token_bytes * geometry.copies,
         hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
-        prefix_rule=False,
         stores_generated=False,
         reread_tokens=REREAD_TOKENS,
     )

@@ -1,4 +1,4 @@
-"""SIEVE: a hand moves from old to new and evicts the first block not asked for since its last visit.
+"""SIEVE: a hand goes from old to new and evicts the first block not asked for since its visit.
 
 Source: Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024.
 """

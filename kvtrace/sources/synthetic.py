@@ -67,9 +67,9 @@ class _Library:
         low, high = self._rag.document_tokens
         tokens = rng.integers(low, high, self._rag.documents, endpoint=True)
         self._chunks = np.maximum(1, tokens // self._rag.chunk_tokens)
-        weights = np.ones(self._rag.documents)
-        if self._rag.popularity == "zipfian":
-            weights = np.arange(1, self._rag.documents + 1) ** -self._rag.zipf_exponent
+        zipfian = self._rag.popularity == "zipfian"
+        exponent = self._rag.zipf_exponent if zipfian else 0.0
+        weights = np.arange(1, self._rag.documents + 1) ** -exponent
         self._popularity = weights / weights.sum()
 
     def prefixes(

@@ -198,7 +198,7 @@ class Reference:
         found = []
         for run in self.runs(prompt):
             known = [block.ident in self.seen for block in run]
-            self.ideal += (known + [False]).index(False)
+            self.ideal += [*known, False].index(False)
             found.append(self.usable(run))
             asked = {block.ident for block in run} | {("state", block.ident) for block in run}
             self.again |= asked & self.seen

@@ -90,7 +90,8 @@ def test_request_layout_rereads_while_generating(tmp_path: Path) -> None:
     template = {"context_tokens": [100, 100], "generated_tokens": [70, 70], "think_s": [1, 1]}
     path = tmp_path / "t.parquet"
     make(path, layout="request", block_tokens=None, source__templates={"one": template},
-         source__system_prompts__probability=0, source__users=1, requests=1, generation="fast", tiers__gpu__capacity=1 << 40)  # fmt: skip
+         source__system_prompts__probability=0, source__users=1, requests=1,
+         generation="fast", tiers__gpu__capacity=1 << 40)  # fmt: skip
     rows = pl.read_parquet(path)
     start = rows["timestamp"][0]
     assert rows["op"].to_list() == ["write", "read", "read", "read"]
