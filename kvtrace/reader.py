@@ -117,11 +117,10 @@ class Trace:
         assert column.words is not None
         wire = {word.label: int(word) for word in column.words}
         known = [wire.get(text, 255) for text in array.dictionary.to_pylist()]
-        indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        values: NDArray[np.uint8] = np.array(known or [0], np.uint8)[indices]
-        bad = np.flatnonzero(values == 255)
-        if len(bad):
-            row = int(bad[0])
+        indices = array.indices.fill_null(0) if array.null_count else array.indices
+        values: NDArray[np.uint8] = np.array(known or [0], np.uint8).take(indices.to_numpy())
+        if 255 in known and (values == 255).any():
+            row = int(np.argmax(values == 255))
             raise TraceError(
                 f"unknown {column.name}",
                 where=self._at(first_row + row, column.name),
