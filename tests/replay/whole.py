@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Tier
 from kvtrace.units import S_NS
 from replay.simulated import SimulatedTarget, stall_target
+from replay.watch import Silent
 from tests.making import make
 from tests.replay.test_options import simulated
 
@@ -90,6 +92,28 @@ def serial_device(tier: Tier, service_ns: int, *, virtual: bool) -> SimulatedTar
     return made
 
 
+class Midway(Silent):
+    """Does something once: when `after` ops of the measured run are done; 0: as it begins."""
+
+    progress = nullcontext()
+
+    def __init__(self, action: Callable[[], object], after: int = 0) -> None:
+        self.action, self.after = action, after
+        self.running = self.happened = False
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Take note of the run's beginning."""
+        del total
+        self.running = name == "replaying"
+        self.advance(0)
+
+    def advance(self, done: int) -> None:
+        """Act if it is time."""
+        if self.running and not self.happened and done >= self.after:
+            self.happened = True
+            self.action()
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """`kvtrace replay` with targets that have no option of their own."""
@@ -99,11 +123,17 @@ class Command:
     folder: Path
 
     def __call__(
-        self, trace: Path, targets: Sequence[Target | TargetSpec], *words: object
+        self,
+        trace: Path,
+        targets: Sequence[Target | TargetSpec],
+        *words: object,
+        watcher: Silent | None = None,
     ) -> tuple[Outcome, dict[str, Any]]:
         """Run it; return what it did and printed, and its report as JSON."""
         made = tuple(targets)
         self.monkeypatch.setattr("kvtrace.cli.replay.target_specs", lambda **_: made)
+        if watcher is not None:
+            self.monkeypatch.setattr("kvtrace.cli.replay.Shown", lambda: watcher)
         report = self.folder / "report.json"
         outcome = self.cli("replay", trace, *QUICK, "--report", report, "--force", *words)
         return outcome, json.loads(report.read_text())
