@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    import polars as pl
     from numpy.typing import NDArray
 
 Columns = dict[str, "NDArray[Any]"]
@@ -53,6 +53,8 @@ class Trace:
 
     def lazy(self) -> pl.LazyFrame:
         """Return the rows as a polars LazyFrame; word columns are categorical or strings."""
+        import polars as pl  # a fifth of the command line's start, and few need it
+
         return pl.scan_parquet(self.path)
 
     def resident(self) -> NDArray[np.void]:
