@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import replay
 from kvtrace.cli.main import main
+from kvtrace.errors import TargetError
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
-from replay import TargetSpec, clock
+from replay import ReplayOptions, TargetSpec, clock
 from replay.output import parts_path
 from replay.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
@@ -241,6 +244,31 @@ def test_a_machine_that_slept_is_told_by_its_other_clock(
     assert "systemd-inhibit" in outcome.out
 
 
+class Full:
+    """A journal whose disk is full."""
+
+    def begin(self, tiers: object) -> None:
+        """Nothing to note."""
+
+    def add(self, done: object, start_ns: int) -> None:
+        """Fail."""
+        raise TargetError("can't write: No space left on device", where="out.parquet")
+
+    def checkpoint(self, result_so_far: object) -> None:
+        """Nothing to keep."""
+
+
+def test_a_result_that_cannot_be_kept_ends_the_run_at_once(
+    tmp_path: Path, quick: Callable[..., ReplayOptions]
+) -> None:
+    """A full disk under --out: its error, now, and not when the trace's ten minutes are over."""
+    trace = write_trace(tmp_path / "t.parquet", spread_rows(600, 1_000_000_000))
+    began_ns = clock.now_ns()
+    with pytest.raises(TargetError, match="No space left"):
+        replay.run(trace, [TargetSpec("null", (NVME,))], quick(), journal=Full())
+    assert clock.now_ns() - began_ns < 60 * 10**9
+
+
 _RUN = """
 import sys
 import replay.measurement, replay.output
@@ -354,3 +382,21 @@ def test_a_stopped_process_is_late_by_as_long(direct_path: Path) -> None:
     assert late["p99"] > 500_000_000
     assert 950_000_000 < late["max"] < 3_000_000_000
     assert found["service_ns"]["p50"] < 100_000_000
+
+
+@pytest.mark.parametrize("name", ["file", "dir"])
+def test_a_target_whose_name_is_gone_loses_no_result(
+    command: Command, direct_path: Path, name: str
+) -> None:
+    """A node that was unplugged, a file or folder that was removed: the run ends with a result."""
+    place = direct_path / "target"
+    remove = {"file": place.unlink, "dir": lambda: shutil.rmtree(place)}[name]
+    trace = write_trace(direct_path / "t.parquet", spread_rows())
+    watcher = Midway(remove, after=10)
+    spec = TargetSpec(name, (NVME,), place)
+    outcome, found = command(trace, [spec], *ACCEPT, watcher=watcher)
+    assert watcher.happened
+    assert not (place / "marker").exists()
+    assert outcome.code == (0 if name == "file" else 5)
+    assert found["ops"] + found["errors"] == 80
+    assert found["ops"] >= 10
