@@ -66,7 +66,6 @@ def _target(target: Target) -> TargetEnvironment:
     )
 
 
-@cache
 def _mount(path: Path | None) -> device.Mount | None:
     """Return the file system that a target is on; None for a device, or if its name is gone."""
     try:
@@ -75,6 +74,7 @@ def _mount(path: Path | None) -> device.Mount | None:
         return None
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
