@@ -200,6 +200,7 @@ def fill_up(place: Path) -> None:
                     break
 
 
+@pytest.mark.slow
 def test_a_file_system_that_is_filled_up_gives_enospc(
     command: Command, loop_device: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -221,7 +222,7 @@ def test_a_machine_that_slept_is_told_by_its_other_clock(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CLOCK_BOOTTIME goes on and CLOCK_MONOTONIC doesn't: INVALID with figure and remedy."""
-    trace = write_trace(tmp_path / "t.parquet", simple_rows(4, gap_ns=20_000_000))
+    trace = write_trace(tmp_path / "t.parquet", simple_rows(4, gap_ns=12_000_000))
     null = TargetSpec("null", (NVME,))
     for slept_ns, code in ((9_000_000, 0), (3_000_000_000, 5)):
         ahead = [0]

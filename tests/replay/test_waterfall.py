@@ -162,7 +162,7 @@ def test_all_modes_do_the_same_in_an_order_that_was_checked_by_hand(
     """Random delays, no spare space: the rules hold pair by pair, and nothing is left out."""
     trace = waterfall
     if source == "random":
-        trace = write_trace(tmp_path / "t.parquet", churning_rows(11, 1_500))
+        trace = write_trace(tmp_path / "t.parquet", churning_rows(11, 1_000))
     delays = np.random.default_rng(5).integers(0, 100_000, 997).tolist()
     names = ["op", "tier", "phase", "key", "size"]
     done = []
@@ -171,7 +171,7 @@ def test_all_modes_do_the_same_in_an_order_that_was_checked_by_hand(
         result = replay.run(
             trace,
             targets,
-            quick(mode=mode, speed=50.0, slack_ratio=0.0, verify="full", limit_rows=3_000),
+            quick(mode=mode, speed=50.0, slack_ratio=0.0, verify="full", limit_rows=2_000),
         )
         assert reasons(result) == set()
         table = result.table()
