@@ -10,29 +10,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.reader import Trace
-from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
 from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
     from kvtrace.config import RecordConfig, load_config
     from kvtrace.pipeline import Recorded, record
+    from kvtrace.reader import Trace
+    from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
 
 __version__ = VERSION
 __all__ = ["RecordConfig", "Recorded", "Trace", "__version__", "load_config", "open", "record"]
 
 _LAZY = {
-    "RecordConfig": "kvtrace.config",
-    "load_config": "kvtrace.config",
-    "Recorded": "kvtrace.pipeline",
-    "record": "kvtrace.pipeline",
+    "RecordConfig": ("kvtrace.config", "RecordConfig"),
+    "load_config": ("kvtrace.config", "load_config"),
+    "Recorded": ("kvtrace.pipeline", "Recorded"),
+    "record": ("kvtrace.pipeline", "record"),
+    "Trace": ("kvtrace.reader", "Trace"),
+    "open": ("kvtrace.reader", "open_trace"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    # What only reads traces must not wait for the compiled simulation to be loaded.
+    # What only reads traces must not wait for the compiled simulation to be loaded, and what
+    # imports one of our modules not for the reader.
     if name not in _LAZY:
         raise AttributeError(f"module 'kvtrace' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    module, found = _LAZY[name]
+    return getattr(import_module(module), found)

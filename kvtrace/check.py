@@ -29,7 +29,7 @@ SHOWN = 5
     EVICT_WITHOUT_READ,
     EVICT_WITHOUT_WRITE,
     OVER_CAPACITY,
-) = range(8)
+) = (constant(kind) for kind in range(8))
 MEANINGS = (
     "reads an object after it was deleted",
     "reads an object that was neither written nor declared resident",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    import polars as pl
     from numpy.typing import NDArray
 
 Columns = dict[str, "NDArray[Any]"]
@@ -53,6 +53,8 @@ class Trace:
 
     def lazy(self) -> pl.LazyFrame:
         """Return the rows as a polars LazyFrame; word columns are categorical or strings."""
+        import polars as pl  # a fifth of the command line's start, and few need it
+
         return pl.scan_parquet(self.path)
 
     def resident(self) -> NDArray[np.void]:
@@ -117,11 +119,10 @@ class Trace:
         assert column.words is not None
         wire = {word.label: int(word) for word in column.words}
         known = [wire.get(text, 255) for text in array.dictionary.to_pylist()]
-        indices = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        values: NDArray[np.uint8] = np.array(known or [0], np.uint8)[indices]
-        bad = np.flatnonzero(values == 255)
-        if len(bad):
-            row = int(bad[0])
+        indices = array.indices.fill_null(0) if array.null_count else array.indices
+        values: NDArray[np.uint8] = np.array(known or [0], np.uint8).take(indices.to_numpy())
+        if 255 in known and (values == 255).any():
+            row = int(np.argmax(values == 255))
             raise TraceError(
                 f"unknown {column.name}",
                 where=self._at(first_row + row, column.name),

@@ -48,6 +48,7 @@ class Measured:
     states: tuple[tuple[DeviceState | None, DeviceState | None], ...]
     """Per lane, before and after."""
     interrupted: bool
+    suspended_ns: int
     trace_sha256: str
     cost: ToolCost
     reduction: Reduction | None
@@ -138,6 +139,7 @@ def _findings(
         min_window_ns=options.min_window_ns,
         window_ns=max(lane.measure.window_ns for lane in lanes),
         interrupted=measured.interrupted,
+        suspended_ns=measured.suspended_ns,
         foreign_bytes=sum(view.bytes for view in views) - own if views else None,
         own_bytes=own,
         engine=measured.cost.engine,

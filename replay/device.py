@@ -120,7 +120,8 @@ def mounts() -> tuple[Mount, ...]:
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         words, rest = left.split(), right.split()
-        found.append(Mount(words[2], words[4], rest[0], f"{words[5]},{rest[-1]}"))
+        point = _unescaped(words[4])
+        found.append(Mount(words[2], point, rest[0], f"{words[5]},{rest[-1]}"))
     return tuple(found)
 
 
@@ -142,7 +143,12 @@ def mount_points(sysfs: Path) -> tuple[str, ...]:
 def swaps() -> tuple[Path, ...]:
     """Return the files and devices that are swapped to."""
     lines = (read_text(Path("/proc/swaps")) or "").splitlines()[1:]
-    return tuple(Path(line.split()[0]) for line in lines)
+    return tuple(Path(_unescaped(line.split()[0])) for line in lines)
+
+
+def _unescaped(text: str) -> str:
+    """Return a path as it is: the kernel writes spaces and the like as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def loop_backings() -> tuple[tuple[str, Path], ...]:

@@ -7,6 +7,7 @@ import resource
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Waiting
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def drive(
     """Return what the call gave, and the priority obtained.
 
     `look` is called again and again meanwhile; it returns whether it should be called at once.
+    What it raises ends the call in good order.
     """
     obtained: list[str] = []
 
@@ -44,8 +46,11 @@ def drive(
         obtained.append(_prioritise(priority))
         return engine.run(lanes, ops, times, options, control)
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as failing:
         future: Future[Outcome] = pool.submit(work)
+        # Nobody takes results out any more if `look` fails: without a stop the engine, which is
+        # waited for here, would go on to the end of the trace or wait for ever.
+        failing.callback(control.stop.fill, 1)
         again = False
         while True:
             try:
@@ -53,6 +58,7 @@ def drive(
             except Waiting:
                 again = look()
             else:
+                failing.pop_all()
                 return outcome, obtained[0]
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,7 @@ class TargetEnvironment:
 
 def _target(target: Target) -> TargetEnvironment:
     sysfs = target.device
-    path = target.spec.path
-    mount = device.mount_of(path) if path is not None and not path.is_block_device() else None
+    mount = _mount(target.spec.path)
     return TargetEnvironment(
         target.title,
         device.model(sysfs) if sysfs else None,
@@ -66,6 +66,15 @@ def _target(target: Target) -> TargetEnvironment:
     )
 
 
+def _mount(path: Path | None) -> device.Mount | None:
+    """Return the file system that a target is on; None for a device, or if its name is gone."""
+    try:
+        return None if path is None or path.is_block_device() else device.mount_of(path)
+    except OSError:
+        return None
+
+
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:

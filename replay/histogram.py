@@ -106,9 +106,9 @@ class Histogram:
         if not self.count or not other.count:
             return 0.0
         parts = np.cumsum(self.counts) / self.count - np.cumsum(other.counts) / other.count
-        edges = np.array([upper(bucket, self.bits) for bucket in range(len(self.counts))], float)
         used = max(np.flatnonzero(self.counts)[-1], np.flatnonzero(other.counts)[-1]) + 1
-        widths = np.diff(edges[: used + 1]) if used < len(edges) else np.diff(edges)
+        buckets = range(min(used + 1, len(self.counts)))
+        widths = np.diff(np.array([upper(bucket, self.bits) for bucket in buckets], float))
         return float((np.abs(parts[: len(widths)]) * widths).sum())
 
 

@@ -108,11 +108,12 @@ class KeyTable:
     def keep(self, kept: NDArray[np.bool_], extra_count: int) -> None:
         """Keep the keys (by index) that are marked, with room for `extra_count` more.
 
-        At least half of the capacity is free afterwards, so that this is rarely needed.
+        Afterwards at least `count + extra_count` keys can be added before this is needed again,
+        so that its cost per added key is bounded.
         """
         left = self.keys[: self.count][kept]
         self.count = len(left)
-        size = 1 << (max(2 * self.count, self.count + extra_count) - 1).bit_length()
+        size = 1 << (2 * (self.count + extra_count) - 1).bit_length()
         size = max(size, 1 << 12)
         self.keys = np.zeros(size, np.uint64)
         self.keys[: self.count] = left
@@ -122,7 +123,8 @@ class KeyTable:
 
 def carried(column: NDArray[Any], kept: NDArray[np.bool_], capacity: int) -> NDArray[Any]:
     """Return a column of state per key after `KeyTable.keep(kept, …)`: renumbered like the keys."""
-    left = column[: len(kept)][kept]
     made = np.zeros((capacity, *column.shape[1:]), column.dtype)
-    made[: len(left)] = left
+    raw = np.dtype((np.void, column.itemsize))  # numpy copies records field by field
+    left = np.compress(kept, column[: len(kept)].view(raw), axis=0)
+    made.view(raw)[: len(left)] = left
     return made

@@ -124,6 +124,7 @@ class Measurement:
         self._sinks: Sinks | None = None
         self._drain: Drain | None = None
         self._flushed_ns = 0
+        self._slept_before_ns = 0
 
     def plan_ahead(self) -> None:
         """Plan as far as the ring reaches: what is wrong there is found before anything is written.
@@ -164,6 +165,11 @@ class Measurement:
         """CPU time of taking results out while the loop ran, and after it."""
         return self._drain.cpu_ns if self._drain is not None else 0
 
+    @property
+    def suspended_ns(self) -> int:
+        """How long the machine has slept since the clock was started."""
+        return clock.suspended_ns() - self._slept_before_ns
+
     def run(
         self,
         arena: NDArray[np.uint8],
@@ -189,6 +195,7 @@ class Measurement:
             self._journal.begin(self._prepared.tiers)
         self._watcher.stage("replaying", self._prepared.survey.executed_ops)
         self._flushed_ns = clock.now_ns()
+        self._slept_before_ns = clock.suspended_ns()
         self.feed.start()
         try:
             outcome, priority = drive(

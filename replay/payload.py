@@ -130,6 +130,11 @@ def describe(found: NDArray[np.uint8], expected: Stamp) -> str:
     stamp = Stamp.of(found)
     if stamp == expected:
         return "the right stamp and a wrong body"
-    if stamp.run_id == expected.run_id or stamp.key == expected.key:
+    # One of the three agrees: a stamp, of another object, another run, or both.
+    if (
+        stamp.run_id == expected.run_id
+        or stamp.key == expected.key
+        or stamp.sector == expected.sector
+    ):
         return f"the stamp of {stamp}"
     return f"no stamp of this run ({found[:16].tobytes().hex()})"

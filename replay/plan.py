@@ -18,7 +18,7 @@ from replay.lists import DRAINED, EDGE_FLOOR, EDGES, FLOOR, NODE_FLOOR, NODES, O
 from replay.loop import Ops
 from replay.order import Rows
 from replay.places import ARENA, give_arena, take_originals
-from replay.rows import NO_STREAM, Batch, Limit, read_batches, stream_keys
+from replay.rows import NO_STREAM, Batch, Limit, read_batches, read_only, stream_keys
 from replay.spool import CHUNK
 from replay.survey import dead_read
 from replay.writes import writes
@@ -229,8 +229,9 @@ class Planner:
     def _groups(self, batch: Batch) -> gates.GroupRows:
         if not self._geometry.closed:
             nothing = np.zeros(0, np.int32)
+            request, complete = np.zeros(0, np.uint64), np.zeros(0, np.int64)
             return gates.GroupRows(
-                nothing, np.zeros(0, np.uint64), nothing, np.zeros(0, np.int64), self._stream_states
+                nothing, read_only(request), nothing, read_only(complete), self._stream_states
             )
         keys = stream_keys(batch)
         stream = self._streams.add(keys)
@@ -244,9 +245,9 @@ class Planner:
         request = batch.optional.get("request", np.zeros(rows, np.uint64))
         return gates.GroupRows(
             stream,
-            np.ma.getdata(request),
+            read_only(np.ma.getdata(request)),
             np.ma.getdata(step),
-            np.ma.filled(complete, -1),
+            read_only(np.ma.filled(complete, -1)),
             self._stream_states,
         )
 

@@ -170,18 +170,21 @@ def _look_device(path: Path, found: os.stat_result) -> FileFacts:
     return FileFacts(path, False, True, size, align, found.st_rdev, sysfs, marker, title)
 
 
-def open_direct(path: Path, flags: int) -> int:
-    """Return a descriptor that does direct I/O. Raises TargetError."""
+def open_direct(path: Path, flags: int, title: str = "") -> int:
+    """Return a descriptor that does direct I/O. Raises TargetError that names `title` or path."""
+    where = title or path
     try:
         return _open_patiently(path, flags | os.O_DIRECT | os.O_CLOEXEC)
     except PermissionError as error:
         raise TargetError(
-            f"can't open: {error.strerror}", where=path, hint="run as root, or change its owner"
+            f"can't open: {error.strerror}", where=where, hint="run as root, or change its owner"
         ) from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # what a file system without direct I/O answers
             raise no_direct_io(path, "EINVAL on opening it") from error
-        raise TargetError(f"can't open: {error.strerror}", where=path) from error
+        busy = error.errno == errno.EBUSY
+        hint = "stop what uses it (see `lsblk` and `fuser -v`)" if busy else None
+        raise TargetError(f"can't open: {error.strerror}", where=where, hint=hint) from error
 
 
 def _open_patiently(path: Path, flags: int) -> int:

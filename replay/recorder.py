@@ -171,7 +171,8 @@ class _Lane:
         self.slices = Slices()
         self.submitter = Submitter() if mode != Mode.MAX else None
         self.device_bytes = self.service_ns_sum = 0
-        self.on_schedule = self.submitted = self.warmup_ops = self.asked_end_ns = 0
+        self.on_schedule = self.submitted = self.warmup_ops = 0
+        self.asked_end_ns = self.due_end_ns = 0
 
     def add(self, done: Done, measured: NDArray[np.bool_]) -> None:
         """Take finished ops; `measured`: those within the window."""
@@ -183,6 +184,8 @@ class _Lane:
         if done.ran.any():
             self.asked_end_ns = max(self.asked_end_ns, int(done.submit_ns[done.ran].max()))
         waits = divide(moves, self.mode, self.submitter, self.copier)
+        if len(moves):
+            self.due_end_ns = max(self.due_end_ns, int(moves.due_ns.max()))
         parts = (waits.dependency_ns, waits.slot_ns, waits.burst_ns, waits.host_ns)
         for histogram, part in zip(self.lateness, (waits.total_ns, *parts), strict=True):
             histogram.add(part[inside])
@@ -220,18 +223,22 @@ class _Lane:
             ),
             in_flight_max=sum(counter.in_flight_max for counter in counters),
             in_flight_mean=self.service_ns_sum / max(1, window.last_ns - window.begin_ns),
-            backlog_growing=scheduled and self._backlog_growing(end_ns - self.start_ns),
+            backlog_growing=scheduled and self._backlog_growing(),
             drift_ratio=self._drift(),
             warmup_ops=self.warmup_ops,
             series=self.slices.series(scheduled=scheduled),
         )
 
-    def _backlog_growing(self, end_ns: int) -> bool:
-        """Whether more ops wait at the window's end than at three quarters of it."""
+    def _backlog_growing(self) -> bool:
+        """Whether more ops wait in the last quarter of the schedule than in the one before.
+
+        Beyond the schedule's end a backlog only shrinks, however long it takes.
+        """
         if not self.submitted:
             return False
-        early = self.slices.waiting_at(end_ns * 3 // 4)
-        late = self.slices.waiting_at(max(0, end_ns - self.slices.width_ns))
+        end_ns = self.due_end_ns - self.start_ns
+        early = self.slices.waiting_min(end_ns // 2, end_ns * 3 // 4)
+        late = self.slices.waiting_min(end_ns * 3 // 4, end_ns)
         return late > 1.1 * early + _BACKLOG_MIN
 
     def _drift(self) -> float | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from kvtrace.errors import UsageError
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
 from replay.loop import NO_TIME_NS
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from replay.device import DeviceChange, DeviceState, DiskStat
     from replay.done import Done
     from replay.environment import Environment
@@ -218,6 +218,8 @@ class Result:
 
         Raises UsageError for a run of more than about a million ops: write a result trace instead.
         """
+        import polars as pl  # runs of the command line don't need it
+
         done = self.kept
         if done is None:
             raise UsageError(

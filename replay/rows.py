@@ -53,6 +53,17 @@ class Batch:
     """Other columns that were asked for; those that the trace doesn't have are missing."""
 
 
+def read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a view that can't be written through.
+
+    Some columns come like that, straight from the file. Compiled code is compiled anew for each mix
+    of arrays that can and can't be written, so that no column of a trace can.
+    """
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
 def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> Iterator[Batch]:
     """Yield the rows of `trace` that are within `limit`, in slices that stay in a CPU's cache."""
     there = [name for name in optional if name in trace.columns]
@@ -62,7 +73,7 @@ def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> 
         rows = limit.cut(first_row, columns["timestamp"])
         for begin in range(0, rows, _SLICE_ROWS):
             end = min(rows, begin + _SLICE_ROWS)
-            part = {name: values[begin:end] for name, values in columns.items()}
+            part = {name: read_only(values[begin:end]) for name, values in columns.items()}
             offset = part.get("offset")
             yield Batch(
                 first_row + begin,
@@ -72,7 +83,7 @@ def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> 
                 part["tier"],
                 part["key"],
                 part["phase"],
-                np.zeros(end - begin, np.uint64) if offset is None else offset,
+                read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
                 {name: part[name] for name in there},
             )
         if rows < len(columns["timestamp"]):

@@ -72,6 +72,12 @@ def run(
         return session.run()
 
 
+def _engine_note(engine: Engine, asked: str) -> str:
+    """Return what the engine costs, and why it isn't a faster one."""
+    notes = (_ENGINE_NOTES.get(engine.name, ""), engines.passed_over(asked, engine))
+    return "; ".join(note for note in notes if note)
+
+
 @dataclass(slots=True)
 class _Session:
     """One run. Its steps in order; each leaves what the next needs."""
@@ -184,6 +190,7 @@ class _Session:
             ),
             states=tuple(zip(states, self._states(), strict=True)),
             interrupted=interrupted,
+            suspended_ns=measurement.suspended_ns,
             trace_sha256=sha256,
             cost=cost,
             reduction=None if interrupted else self._reduction(sinks.sampler, lanes),
@@ -208,7 +215,7 @@ class _Session:
         columns = ring.bytes_per_op() - ring.edges.nbytes / ring.capacity
         return ToolCost(
             engine=self.engine.name,
-            engine_note=_ENGINE_NOTES.get(self.engine.name, ""),
+            engine_note=_engine_note(self.engine, self.options.engine),
             spin=measurement.spin_ns > 0,
             cpu_ns=outcome.cpu_ns,
             verify_cpu_ns=outcome.verify_cpu_ns,

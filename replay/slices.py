@@ -124,11 +124,15 @@ class Slices:
         self.width_ns *= 2
         self.used = -(-self.used // 2)
 
-    def waiting_at(self, at_ns: int) -> int:
-        """Return how many ops were due and not completed at the end of the slice of a time."""
-        index = min(at_ns // self.width_ns, SLICES_MAX - 1) + 1
-        counts = self._counts
-        return int(counts["due"][:index].sum() - counts["completed"][:index].sum())
+    def waiting_min(self, begin_ns: int, end_ns: int) -> int:
+        """Return the fewest ops that were due and not completed at the end of a slice in between.
+
+        A queue that keeps up is all but empty now and then, however bursty its load.
+        """
+        begin = min(begin_ns // self.width_ns, SLICES_MAX - 1)
+        end = min(max(end_ns // self.width_ns, begin + 1), SLICES_MAX)
+        waiting = np.cumsum(self._counts["due"] - self._counts["completed"])
+        return int(waiting[begin:end].min())
 
     def median_service(self, begin: float, end: float) -> tuple[int, int]:
         """Return the median service time within a part of the run, and of how many ops it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvtrace.units import MIB, US_NS, format_bytes, format_count, format_duration_ns
+from kvtrace.units import MIB, MS_NS, US_NS, format_bytes, format_count, format_duration_ns
 
 if TYPE_CHECKING:
     from kvtrace.schema import Tier
@@ -16,6 +16,7 @@ HOST_LATENESS_NS = 100 * US_NS
 HOST_LATENESS_RATIO = 0.01
 SHARED_RATIO = 0.05
 SHARED_BYTES = 64 * MIB
+SUSPENDED_NS = 10 * MS_NS
 DRIFT_RATIO = 0.10
 OVERLOADED = "OVERLOADED"
 
@@ -27,6 +28,7 @@ CODES = (
     "tier_not_executed",
     "short_window",
     "interrupted",
+    "clock_suspended",
     "device_shared",
     "order_violated",
     "planner_stall",
@@ -87,6 +89,7 @@ class Findings:
     min_window_ns: int = 0
     window_ns: int = 0
     interrupted: bool = False
+    suspended_ns: int = 0
     foreign_bytes: int | None = None
     own_bytes: int = 0
     planner_stalls: int = 0
@@ -114,6 +117,7 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _not_executed,
         _short,
         _interrupted,
+        _suspended,
         _shared,
         _violated,
         _stalled,
@@ -218,6 +222,19 @@ def _interrupted(found: Findings) -> list[Reason]:
     if not found.interrupted:
         return []
     return [Reason("interrupted", "stopped by a signal", "let it run to its end")]
+
+
+def _suspended(found: Findings) -> list[Reason]:
+    if found.suspended_ns <= SUSPENDED_NS:
+        return []
+    return [
+        Reason(
+            "clock_suspended",
+            f"the machine slept for {format_duration_ns(found.suspended_ns)} during the run, which "
+            "none of its times shows",
+            "keep it awake (systemd-inhibit --what=sleep), and run again",
+        )
+    ]
 
 
 def _shared(found: Findings) -> list[Reason]:

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,17 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return all of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def functions(path: Path) -> list[tuple[str, int]]:
     """Return each function of a file as (file:name, lines)."""
     return [
         (f"{name_of(path)}:{node.name}", (node.end_lineno or 0) - node.lineno + 1)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
 
@@ -70,14 +77,13 @@ def test_only_the_command_line_prints_or_exits() -> None:
     """Nothing but `kvtrace/cli` prints or exits, and nothing but one frame catches everything."""
     allowed = {"replay/native/build.py"}  # run as a script
     for path in SOURCES:
-        tree = ast.parse(path.read_text())
-        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        calls = [node.func for node in nodes(path) if isinstance(node, ast.Call)]
         names = {ast.unparse(call) for call in calls}
         if "cli" not in path.parts and name_of(path) not in allowed:
             assert not names & {"print", "sys.exit", "exit"}, name_of(path)
         broad = {
             ast.unparse(node.type) if node.type else "all"
-            for node in ast.walk(tree)
+            for node in nodes(path)
             if isinstance(node, ast.ExceptHandler)
         } & {"Exception", "BaseException", "all"}
         assert not broad or name_of(path) == "kvtrace/cli/main.py", name_of(path)

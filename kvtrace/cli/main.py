@@ -5,37 +5,65 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from kvtrace.cli.convert import export_command, import_command
-from kvtrace.cli.listing import list_command
-from kvtrace.cli.precondition import precondition_command
-from kvtrace.cli.record import record_command
-from kvtrace.cli.recover import recover_command
-from kvtrace.cli.replay import replay_command
-from kvtrace.cli.trace import check_command, head_command, info_command
 from kvtrace.errors import EXIT_BUG, KvtraceError
 from kvtrace.version import VERSION
 
+_MODULES = {
+    "record": "record",
+    "info": "trace",
+    "check": "trace",
+    "head": "trace",
+    "import": "convert",
+    "export": "convert",
+    "replay": "replay",
+    "precondition": "precondition",
+    "recover": "recover",
+    "list": "listing",
+}
+"""Where each command is, in the order of the help."""
+
+
+class _Commands(TyperGroup):
+    """The commands, each imported when it is asked for: what one needs, others don't wait for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _MODULES and cmd_name not in self.commands:
+            self.add_command(_made(cmd_name), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in _MODULES:
+            for name in _MODULES:  # one of them may be what was meant
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def _made(name: str) -> Any:
+    """Return a command as typer has it."""
+    module = import_module(f"kvtrace.cli.{_MODULES[name]}")
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(getattr(module, f"{name}_command"))
+    return typer.main.get_command(alone)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="kvtrace",
     help="Record, inspect and replay traces of KV-cache storage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("record")(record_command)
-app.command("info")(info_command)
-app.command("check")(check_command)
-app.command("head")(head_command)
-app.command("import")(import_command)
-app.command("export")(export_command)
-app.command("replay")(replay_command)
-app.command("precondition")(precondition_command)
-app.command("recover")(recover_command)
-app.command("list")(list_command)
 
 
 def _version(asked: bool) -> None:
@@ -54,10 +82,15 @@ def _main(
     pass
 
 
+@cache
+def _group() -> Any:
+    return typer.main.get_command(app)
+
+
 def main() -> NoReturn:
     """Run the command line; exit with the code that the outcome has."""
     try:
-        app()
+        _group()()
     except KvtraceError as error:
         print(f"kvtrace: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -49,6 +49,14 @@ def choose(name: str) -> Engine:
     raise AssertionError("the python engine is always there")
 
 
+def passed_over(name: str, chosen: Engine) -> str:
+    """Return which faster engines `auto` couldn't take, and why; empty if there are none."""
+    if name != "auto":
+        return ""
+    faster = availability()[: PREFERENCE.index(chosen.name)]
+    return "; ".join(f"not {entry.name}: {entry.reason}" for entry in faster)
+
+
 def _make(name: str) -> Engine:
     engines: dict[str, Engine] = {"uring": uring, "threads": threads, "python": PythonEngine()}
     return engines[name]

@@ -46,13 +46,14 @@ def _mapped(rounded_bytes: int) -> tuple[NDArray[np.uint8], bool]:
 def _is_transparent_huge(start: int, rounded_bytes: int) -> bool:
     """Return whether the mapping around `start` has at least 95 % of the bytes on huge pages."""
     inside = False
-    for line in Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace").splitlines():
-        words = line.split()
-        if "-" in words[0] and not words[0].endswith(":"):
-            low, high = (int(part, 16) for part in words[0].split("-"))
-            inside = low <= start < high
-        elif inside and words[0] == "AnonHugePages:":
-            return int(words[1]) * 1024 >= 0.95 * rounded_bytes
+    with Path("/proc/self/smaps").open(encoding="ascii", errors="replace") as file:
+        for line in file:  # no further than needed: the kernel walks all pages of what is read
+            words = line.split()
+            if "-" in words[0] and not words[0].endswith(":"):
+                low, high = (int(part, 16) for part in words[0].split("-"))
+                inside = low <= start < high
+            elif inside and words[0] == "AnonHugePages:":
+                return int(words[1]) * 1024 >= 0.95 * rounded_bytes
     return False
 
 

@@ -73,6 +73,9 @@ class FileTarget:
             return
         if self.facts.block:
             preflight.check_device(self.facts, self.spec)
+            # Claimed for a moment: who else holds it is told before anything was prepared.
+            claim = os.O_RDONLY | os.O_EXCL
+            os.close(preflight.open_direct(self.facts.path, claim, self.facts.title))
         else:
             preflight.check_file(self.facts)
         if self.spec.trim:
@@ -121,7 +124,7 @@ class FileTarget:
             flags |= os.O_CREAT | os.O_EXCL
         else:
             flags |= os.O_NOFOLLOW
-        self._descriptor = preflight.open_direct(self.facts.path, flags)
+        self._descriptor = preflight.open_direct(self.facts.path, flags, self.facts.title)
         self._created = self.facts.new
         preflight.recheck(self.facts, self._descriptor)
         if writes and not self.facts.block and end_bytes > self.facts.size_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -155,6 +156,8 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Makes loop devices over files; detaches them all at the end."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
+    if shutil.which("losetup") is None:
+        pytest.skip("no losetup here")
     attached: list[str] = []
 
     def attach(

@@ -11,13 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from kvtrace.cli.replay import replay_command
-from kvtrace.errors import KvtraceError
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
+from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import Row, simple_rows, write_trace
 
 if TYPE_CHECKING:
@@ -35,20 +32,18 @@ class Answer:
         self.code, self.stdout, self.stderr, self.error = code, stdout, stderr, error
 
 
+# pytest finds fixtures by their names in the module.
+cli = cli_conftest.cli
+
+
 @pytest.fixture
-def run() -> Run:
+def run(cli: Callable[..., cli_conftest.Outcome]) -> Run:
     """Runs `replay` with these arguments."""
-    app = typer.Typer()
-    app.command("replay")(replay_command)
 
     def call(*words: object) -> Answer:
-        found = CliRunner().invoke(app, [str(word) for word in words])
-        if isinstance(found.exception, KvtraceError):
-            error = str(found.exception)
-            return Answer(found.exception.exit_code, found.stdout, found.stderr, error)
-        if found.exception is not None and not isinstance(found.exception, SystemExit):
-            raise found.exception
-        return Answer(found.exit_code, found.stdout, found.stderr, found.stderr)
+        found = cli("replay", *words)
+        error = found.err.removeprefix("kvtrace: error: ").rstrip("\n")
+        return Answer(found.code, found.out, found.err, error)
 
     return call
 
@@ -230,19 +225,6 @@ def test_bad_places_exit_4(run: Run, trace: Path, direct_path: Path, tmp_path: P
         assert len(found.error.splitlines()) == 1
 
 
-SCRIPT = """
-import sys, typer
-from kvtrace.cli.replay import replay_command
-from kvtrace.errors import KvtraceError
-app = typer.Typer()
-app.command("replay")(replay_command)
-try:
-    app()
-except KvtraceError as error:
-    sys.exit(error.exit_code)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
 def test_a_signal_ends_a_run_in_good_order(
@@ -253,7 +235,8 @@ def test_a_signal_ends_a_run_in_good_order(
     trace = write_trace(tmp_path / "long.parquet", rows)
     out, report = tmp_path / "r.parquet", tmp_path / "r.json"
     words = [
-        sys.executable, "-c", SCRIPT, str(trace), "--device", str(direct_path / "t"),
+        sys.executable, "-c", "from kvtrace.cli.main import main; main()", "replay", str(trace),
+        "--device", str(direct_path / "t"),
         "--out", str(out), "--report", str(report), *QUICK,
     ]  # fmt: skip
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -85,6 +85,8 @@ def test_a_bad_sector_is_described() -> None:
     assert payload.describe(sector, expected) == "only zeros"
     payload.sectors(sector)[:] = payload.stamps(5, 0, 0, 7, 512)
     assert "key 5, sector 0, generation 0, run 7" in payload.describe(sector, expected)
+    payload.sectors(sector)[:] = payload.stamps(9, 0, 0, 8, 512)
+    assert "key 9, sector 0, generation 0, run 8" in payload.describe(sector, expected)
     payload.sectors(sector)[:] = payload.stamps(5, 0, 1, 7, 512)
     assert "wrong body" in payload.describe(sector, expected)
     sector[:] = 0xAB

@@ -300,6 +300,7 @@ def test_without_the_compiled_loop_python_is_used_and_said(
     trace = write_trace(tmp_path / "t.parquet", simple_rows(2))
     result = replay.run(trace, [null_target()], quick())
     assert result.tool.engine == "python"
+    assert "not uring: no compiler; not threads: no compiler" in result.tool.engine_note
     assert "python_engine" in {warning.code for warning in result.verdict.warnings}
     with pytest.raises(TargetError, match=r"uring isn't available.*no compiler"):
         replay.run(trace, [null_target()], quick(engine="uring"))

@@ -74,6 +74,7 @@ def test_a_good_run_is_valid() -> None:
         ("tier_not_executed", {"named_not_executed": ("cpu",)}),
         ("short_window", {"window_ns": S_NS - 1}),
         ("interrupted", {"interrupted": True}),
+        ("clock_suspended", {"suspended_ns": 10_000_001}),
         ("device_shared", {"foreign_bytes": 65 * MIB, "own_bytes": 100 * MIB}),
         ("planner_stall", {"planner_stalls": 2}),
         ("payload_repeated", {"repeated_payload": True, "own_bytes": 1}),
