@@ -229,22 +229,64 @@ def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
     return count
 
 
+class _Window:
+    """Rows of integers that are appended at the end and dropped from the front."""
+
+    def __init__(self, columns: int) -> None:
+        self._kept = np.zeros((1024, columns), np.int64)
+        self._begin = self._end = 0
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows that are there."""
+        return self._kept[self._begin : self._end]
+
+    def drop(self, count: int) -> None:
+        """Drop rows from the front."""
+        self._begin += count
+
+    def extend(self, count: int) -> NDArray[np.int64]:
+        """Append rows of zeros and return them, to be filled in."""
+        if self._end + count > len(self._kept):
+            live, needed = self.rows, self._end - self._begin + count
+            if 2 * needed > len(self._kept):
+                self._kept = np.zeros((2 * needed, self._kept.shape[1]), np.int64)
+            self._kept[: len(live)] = live
+            self._begin, self._end = 0, len(live)
+        fresh = self._kept[self._end : self._end + count]
+        fresh[:] = 0
+        self._end += count
+        return fresh
+
+
 class _Pool:
     """The loaded requests; rows that are done are dropped from its front as new ones come."""
 
     def __init__(self, count: NDArray[np.int64]) -> None:
         self.count = count
-        self.rows = np.zeros((0, kernel.ROW_COLUMNS), np.int64)
-        self.blocks = np.zeros((0, kernel.BLOCK_COLUMNS), np.int64)
+        self._rows = _Window(kernel.ROW_COLUMNS)
+        self._blocks = _Window(kernel.BLOCK_COLUMNS)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """A row per request."""
+        return self._rows.rows
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """Their blocks."""
+        return self._blocks.rows
 
     def _trim(self) -> None:
         """Drop the rows before the first that isn't done."""
-        open_rows = np.flatnonzero(self.rows[:, kernel.STEP] != policies.NONE)
-        done = int(open_rows[0]) if len(open_rows) else len(self.rows)
+        rows = self.rows
+        ended = rows[:, kernel.STEP] == policies.NONE
+        done = len(rows) if ended.all() else int(ended.argmin())
         if not done:
             return
-        dropped = int(self.rows[done - 1, kernel.END] - self.count[kernel.ID_BASE])
-        self.rows, self.blocks = self.rows[done:], self.blocks[dropped:]
+        dropped = int(rows[done - 1, kernel.END] - self.count[kernel.ID_BASE])
+        self._rows.drop(done)
+        self._blocks.drop(dropped)
         self.count[kernel.ROW_BASE] += done
         self.count[kernel.ID_BASE] += dropped
 
@@ -252,8 +294,8 @@ class _Pool:
         """Append requests; return the row number of the first."""
         self._trim()
         batch = cut.batch
-        rows = np.zeros((len(batch), kernel.ROW_COLUMNS), np.int64)
         begin = self.count[kernel.ID_BASE] + len(self.blocks) + cut.blocks.begin
+        rows, blocks = self._rows.extend(len(batch)), self._blocks.extend(len(cut.tokens))
         for column, values in (
             (kernel.ARRIVAL, batch.arrival_ns),
             (kernel.THINK, batch.think_ns),
@@ -269,13 +311,10 @@ class _Pool:
             (kernel.END, begin[1:]),
         ):
             rows[:, column] = values
-        blocks = np.zeros((len(cut.tokens), kernel.BLOCK_COLUMNS), np.int64)
         blocks[:, kernel.B_IDENT] = cut.blocks.values
         blocks[:, kernel.B_TOKENS] = cut.tokens
         blocks[:, kernel.B_AT] = cut.at
         blocks[:, kernel.B_FLAGS] = cut.flags
-        self.rows = np.concatenate((self.rows, rows))
-        self.blocks = np.concatenate((self.blocks, blocks))
         first_row = int(self.count[kernel.LOADED])
         self.count[kernel.LOADED] += len(batch)
         return first_row
