@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -17,11 +19,11 @@ from pydantic import (
     model_validator,
 )
 
-from kvtrace.errors import KvtraceError, UsageError
+from kvtrace.errors import KvtraceError, UsageError, unknown_name
 from kvtrace.units import GIB, S_NS, TIB, parse_bytes, parse_duration_ns, parse_rate_per_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from kvtrace.schema import Tier
 
@@ -246,27 +248,94 @@ class RecordConfig(_Section):
         return round(S_NS * 1000 / self.prefill_rate) if self.prefill_rate else 0
 
 
-def load_config(
-    file: str | Path | None, options: Mapping[str, Any], sets: Iterable[str] = ()
-) -> RecordConfig:
-    """Return what the defaults, a YAML file and options (dotted keys) come to, in that order.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration, and where each value comes from that isn't the default, by dotted key."""
 
-    `sets`: further options as `section.key=value`, value in YAML. Raises UsageError that names
-    the key, and the nearest known one where it is unknown.
+    config: RecordConfig
+    origins: dict[str, str]
+
+
+def load_config(
+    file: str | Path | None,
+    options: Mapping[str, Any],
+    sets: Iterable[str] = (),
+    preset: str | None = None,
+) -> RecordConfig:
+    """Return what `resolve` resolves to."""
+    return resolve(file, options, sets, preset).config
+
+
+def resolve(
+    file: str | Path | None,
+    options: Mapping[str, Any],
+    sets: Iterable[str] = (),
+    preset: str | None = None,
+) -> Resolved:
+    """Return what defaults, a preset, a YAML file, `sets` and options come to, in that order.
+
+    `options`: by dotted key; None is left out. `sets`: `section.key=value`, value in YAML. Raises
+    UsageError that names the key, and the nearest known one where it is unknown.
     """
-    data: dict[str, Any] = {} if file is None else _read(Path(file))
+    data: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def lay(layer: Mapping[str, Any], origin: str) -> None:
+        for key, value in _leaves(layer):
+            _put(data, key, value)
+            origins[key] = origin
+
+    if preset is not None:
+        lay(_preset(preset), f"preset {preset}")
+    if file is not None:
+        lay(_read(Path(file)), str(file))
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError("not key=value", where="--set", got=repr(text))
         _put(data, key.strip(), yaml.safe_load(value))
+        origins[key.strip()] = "--set"
     for key, value in options.items():
         if value is not None:
             _put(data, key, value)
+            origins[key] = "option"
     try:
-        return RecordConfig.model_validate(data)
+        return Resolved(RecordConfig.model_validate(data), origins)
     except ValidationError as error:
-        raise _refusal(error, file) from error
+        raise _refusal(error, origins) from error
+
+
+_WHOLE = ("source.templates", "source.qos_mix")
+"""Mappings that a later layer replaces as a whole."""
+
+
+def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in layer.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in _WHOLE:
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with kvtrace, sorted."""
+    found = files("kvtrace").joinpath("presets").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in found)
+
+
+def preset_summary(name: str) -> str:
+    """Return the first line of a preset, which says what it is."""
+    text = files("kvtrace").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("# ")
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in preset_names():
+        raise unknown_name("preset", name, preset_names(), where="--preset")
+    text = files("kvtrace").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -283,16 +352,44 @@ def _put(data: dict[str, Any], key: str, value: object) -> None:
     *sections, last = key.split(".")
     for section in sections:
         inner = data.setdefault(section, {})
+        if inner is None:
+            inner = data[section] = {}
         if not isinstance(inner, dict):
             raise UsageError("not a section", where=key, got=repr(inner))
         data = inner
     data[last] = value
 
 
-def _refusal(error: ValidationError, file: str | Path | None) -> UsageError:
+def as_yaml(resolved: Resolved) -> str:
+    """Return the configuration as YAML that can be read again, each value with its origin."""
+    values = resolved.config.model_dump(mode="json")
+    return "\n".join(_lines(values, resolved.origins, "")) + "\n"
+
+
+def _lines(section: Mapping[str, Any], origins: Mapping[str, str], prefix: str) -> Iterator[str]:
+    indent = "  " * prefix.count(".")
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in _WHOLE:
+            yield f"{indent}{name}:"
+            yield from _lines(value, origins, f"{key}.")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
+            text = text.strip().removesuffix("...").strip()
+            yield f"{indent}{name}: {text}  # {_origin(origins, key)}"
+
+
+def _origin(origins: Mapping[str, str], key: str) -> str:
+    """Return where a value comes from: its own key was set, or one within it."""
+    within = [origin for other, origin in origins.items() if f"{other}.".startswith(f"{key}.")]
+    return within[-1] if within else "default"
+
+
+def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    where = key if file is None else f"{file}: {key}"
+    origin = _origin(origins, key)
+    where = key if origin in ("default", "option") else f"{origin}: {key}"
     if first["type"] == "extra_forbidden":
         near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)
         hint = f"did you mean {near[0]}?" if near else None

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvtrace import plugins
+from kvtrace.config import preset_names, preset_summary
 from kvtrace.errors import unknown_name
 from kvtrace.model import models
 
@@ -44,6 +45,10 @@ def _models() -> list[Entry]:
     ]
 
 
+def _presets() -> list[Entry]:
+    return [(name, "yes", preset_summary(name)) for name in preset_names()]
+
+
 def _targets() -> list[Entry]:
     from replay.targets import describe
 
@@ -54,6 +59,7 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
     "sources": lambda: _folder("kvtrace.sources"),
     "layouts": lambda: _folder("kvtrace.layouts"),
+    "presets": _presets,
     "policies": lambda: _folder("kvtrace.policies"),
     "importers": lambda: _folder("kvtrace.importers"),
     "exporters": lambda: _folder("kvtrace.exporters"),

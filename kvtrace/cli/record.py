@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from kvtrace.cli.progress import record_bar
-from kvtrace.config import RecordConfig, load_config
+from kvtrace.config import RecordConfig, as_yaml, resolve
 from kvtrace.errors import UsageError
 from kvtrace.pipeline import DEFAULT_DURATION_NS, Recorded, Recording, record
 from kvtrace.schema import Tier
@@ -166,7 +165,12 @@ def record_command(
         str | None, _option("Prompt tokens per second that no tier had (no limit).", _TIME)
     ] = None,
     seed: Annotated[int | None, _option("Seed of all that is drawn (0).", _RUN)] = None,
-    config: Annotated[Path | None, _option("YAML file of these options.", _RUN)] = None,
+    preset: Annotated[
+        str | None, _option("A ready configuration; see `kvtrace list presets`.", _RUN)
+    ] = None,
+    config: Annotated[
+        Path | None, _option("YAML file of these options, over --preset.", _RUN)
+    ] = None,
     set_: Annotated[
         list[str] | None, _option("section.key=value over --config.", _RUN, "--set")
     ] = None,
@@ -181,7 +185,7 @@ def record_command(
         bool, _option("Simulate and print the summary; write nothing.", _RUN, "--dry-run")
     ] = False,
     show_config: Annotated[
-        bool, _option("Print the resolved configuration; write nothing.", _RUN)
+        bool, _option("Print the configuration, each value with its origin; write nothing.", _RUN)
     ] = False,
     as_json: Annotated[bool, _option("Print the summary as JSON.", _RUN, "--json")] = False,
 ) -> None:
@@ -227,10 +231,11 @@ def record_command(
     }
     if rag is not None:
         options["source.rag"] = {} if rag else None
-    resolved = load_config(config, options, set_ or ())
+    found = resolve(config, options, set_ or (), preset)
+    resolved = found.config
     if show_config:
         Recording(resolved)
-        typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
+        typer.echo(as_yaml(found), nl=False)
         return
     started = time.monotonic()
     with record_bar() as progress:
