@@ -50,6 +50,7 @@ def _checked_warmup(text: str) -> str:
 Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0)]
 DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0)]
 RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(gt=0)]
+Bandwidth = Annotated[int, _parsed(parse_bytes), Field(gt=0)]
 Warmup = Annotated[str, AfterValidator(_checked_warmup)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Range = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
@@ -111,7 +112,7 @@ class SourceConfig(_Section):
     name: str = "synthetic"
     input: tuple[str, ...] = ()
     speed: Annotated[float, Field(gt=0)] = 1.0
-    users: Annotated[int, Field(gt=0)] | None = None
+    users: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
     rate: RatePerS | None = None
     arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
     gamma_shape: Annotated[float, Field(gt=0)] = 0.5
@@ -195,6 +196,55 @@ class TiersConfig(_Section):
         return config
 
 
+class ServiceConfig(_Section):
+    """How a tier serves: bytes per second, and the latency of an op."""
+
+    bandwidth: Bandwidth
+    latency: DurationNs
+
+
+class _GpuService(ServiceConfig):
+    bandwidth: Bandwidth = 2 * 10**12
+    latency: DurationNs = 2_000
+
+
+class _CpuService(ServiceConfig):
+    bandwidth: Bandwidth = 50 * 10**9
+    latency: DurationNs = 10_000
+
+
+class _NvmeService(ServiceConfig):
+    bandwidth: Bandwidth = 7 * 10**9
+    latency: DurationNs = 100_000
+
+
+class _ObjectService(ServiceConfig):
+    bandwidth: Bandwidth = 2 * 10**9
+    latency: DurationNs = 20_000_000
+
+
+class _Targets(_Section):
+    interactive: DurationNs = S_NS // 2
+    responsive: DurationNs = S_NS
+    batch: DurationNs = 5 * S_NS
+
+
+class SizingConfig(_Section):
+    """What `users: auto` holds the number of users to: tiers' service, P95 of loads per class."""
+
+    gpu: _GpuService = _GpuService()
+    cpu: _CpuService = _CpuService()
+    nvme: _NvmeService = _NvmeService()
+    object: _ObjectService = _ObjectService()
+    targets: _Targets = _Targets()
+    max_users: Annotated[int, Field(gt=0, le=1 << 20)] = 10_000
+
+    def of(self, tier: Tier) -> ServiceConfig:
+        """Return how `tier` serves."""
+        config: ServiceConfig = getattr(self, tier.label)
+        return config
+
+
 class RecordConfig(_Section):
     """All that determines a generated trace."""
 
@@ -223,6 +273,13 @@ class RecordConfig(_Section):
     decode_rate: RatePerS | None = None
     prefill_rate: RatePerS | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    sizing: SizingConfig = SizingConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "sizing" in self.model_fields_set and self.source.users != "auto":
+            raise ValueError("sizing has no effect without users: auto")
+        return self
 
     @property
     def gpus(self) -> int:

@@ -20,6 +20,7 @@ from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
 from kvtrace.schema import Tier
 from kvtrace.simulation import Simulation
+from kvtrace.sizing import search
 from kvtrace.sources import SourceContext
 from kvtrace.units import UNLIMITED, format_bytes
 from kvtrace.version import VERSION
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kvtrace.config import RecordConfig
     from kvtrace.hierarchy import BlockEvents, CutRequests
     from kvtrace.request import Source
+    from kvtrace.sizing import Trial
 
 DEFAULT_DURATION_NS = 60 * 1_000_000_000
 """Virtual time of a synthetic recording that names neither duration nor requests."""
@@ -62,6 +64,7 @@ class Recording:
     """A configuration resolved into its parts, ready to run. Raises KvtraceError if it can't be."""
 
     def __init__(self, config: RecordConfig, *, workers: int = 1) -> None:
+        assert config.source.users != "auto", "`record` searches for the number of users"
         self.config = config
         self.workers = workers
         self.model = load_model(config.model)
@@ -84,7 +87,7 @@ class Recording:
     def header(self) -> Header:
         """Return the header of the trace, before anything is counted."""
         config = self.config
-        resolved = config.model_dump(mode="json", exclude={"source": {"input"}})
+        resolved = config.model_dump(mode="json", exclude={"source": {"input"}, "sizing": True})
         resolved["model"] = self.model.name
         return Header(
             producer=Producer(version=VERSION),
@@ -349,12 +352,16 @@ def record(
     force: bool = False,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    told: Callable[[Trial], None] | None = None,
 ) -> Recorded:
     """Make the trace that `config` describes at `out`; return its header and counts.
 
-    With `dry_run` everything is simulated and counted, and nothing is written. Raises
-    KvtraceError, and leaves nothing behind, if it can't be made or comes out empty.
+    With `dry_run` everything is simulated and counted, and nothing is written. `told` hears of the
+    trials that `users: auto` makes. Raises KvtraceError, and leaves nothing behind, if it can't be
+    made or comes out empty.
     """
+    if config.source.users == "auto":
+        config = search(config, Recording, told)
     recording, path = Recording(config, workers=workers), Path(out)
     simulation = Simulation(recording)
     with _writer(recording, path, force=force, dry_run=dry_run) as writer:

@@ -17,11 +17,13 @@ from kvtrace.errors import UsageError
 from kvtrace.pipeline import DEFAULT_DURATION_NS, Recorded, Recording, record
 from kvtrace.schema import Tier
 from kvtrace.stats import DAY_S
-from kvtrace.units import S_NS, format_bytes, format_count
+from kvtrace.units import MS_NS, S_NS, format_bytes, format_count
 from kvtrace.writer import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from kvtrace.sizing import Trial
 
 _SOURCE, _MODEL, _TIERS, _TIME, _RUN = (
     "Source",
@@ -48,7 +50,12 @@ def record_command(
         _option("File or directory with requests; may be repeated.", _SOURCE, "--input"),
     ] = None,
     users: Annotated[
-        int | None, _option("Synthetic, closed loop: users with think time (10).", _SOURCE)
+        str | None,
+        _option(
+            "Synthetic, closed loop: users with think time (10); `auto`: as many as the tiers "
+            "serve within the targets of `sizing`.",
+            _SOURCE,
+        ),
     ] = None,
     rate: Annotated[
         str | None, _option("Synthetic, open arrivals: requests per second, e.g. 10/s.", _SOURCE)
@@ -240,12 +247,20 @@ def record_command(
     started = time.monotonic()
     with record_bar() as progress:
         made = record(
-            resolved, out, workers=workers, force=force, dry_run=dry_run, progress=progress
-        )
+            resolved, out, workers=workers, force=force, dry_run=dry_run, progress=progress,
+            told=_tell_trial,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(summary(made), indent=2))
     else:
         _print(made, resolved, time.monotonic() - started)
+
+
+def _tell_trial(trial: Trial) -> None:
+    """Say what one number of users came to."""
+    p95 = ", ".join(f"{word} {ns / MS_NS:,.0f} ms" for word, ns in trial.p95_ns.items())
+    verdict = "within the targets" if trial.met else "too many"
+    typer.echo(f"{trial.users:,} users: P95 of loads {p95}: {verdict}", err=True)
 
 
 def _role(prefill_only: bool, decode_only: bool) -> str | None:

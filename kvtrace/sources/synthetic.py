@@ -194,6 +194,7 @@ class Synthetic:
         self._library = _Library(context.config, self._stream(_LIBRARY_STREAM))
         self._templates = _Templates(context.config, self._library)
         users = context.config.users or 0
+        assert users != "auto"
         self._users = [self._streams(_USER_STREAM, user) for user in range(users)]
         self._next_session = list(range(users))
         self._mean_turns = 1.0
