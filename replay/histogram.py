@@ -83,17 +83,22 @@ class Histogram:
 
     def value_at(self, ten_thousandths: int) -> int:
         """Return the smallest value that so many of all don't exceed; 0 if there are none."""
-        rank = _rank(self.count, ten_thousandths)
+        return self._value_at(np.cumsum(self.counts), ten_thousandths)
+
+    def _value_at(self, reached: NDArray[np.int64], ten_thousandths: int) -> int:
+        """Return `value_at`, given how many values each bucket and those below it have."""
+        rank = _rank(int(reached[-1]), ten_thousandths)
         if rank == 0:
             return 0
-        bucket = int(np.searchsorted(np.cumsum(self.counts), rank))
+        bucket = int(np.searchsorted(reached, rank))
         return min(upper(bucket, self.bits), self.max)
 
     def summary(self) -> Summary:
         """Return all percentiles."""
-        count = self.count
+        reached = np.cumsum(self.counts)
+        count = int(reached[-1])
         return Summary(
-            {name: self.value_at(part) for name, part in QUANTILES.items()},
+            {name: self._value_at(reached, part) for name, part in QUANTILES.items()},
             self.max,
             count,
             tuple(

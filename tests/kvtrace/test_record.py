@@ -80,9 +80,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(configurations())
 def test_invariants_hold(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]) -> None:
     """Occupancy rebuilt from the trace stays within capacity, reads follow writes, time runs on."""
