@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.hashmap import MISSING, find, insert, insert_all, table_size
 from kvtrace.jit import constant, kernel
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.schema import NODE_SHIFT, Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +49,7 @@ _EV_IDENT, _EV_BYTES, _EV_TIER, _EV_ROW = range(4)
 
 _READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
 _EVICT = constant(Phase.EVICT)
+_TIERS = constant(len(Tier))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a check found. `peak_bytes`: most that each tier held, ranks not emitted included.
+    """What a check found. `peak_bytes`: most that a node's tier held, ranks not emitted included.
 
     `derived`: objects taken to be resident since the trace, an imported one, reads them first.
     """
@@ -143,23 +144,26 @@ def _delete(objects: Any, tiers: Any, found: Any, slot: int, tier: int, size: in
 def _check_rows(
     op: Any, tier: Any, phase: Any, key: Any, size: Any, offset: Any, first_row: int,
     derive: bool, pairs: bool, objects: Any, table: Any, evictions: Any, evict_table: Any,
-    count: Any, evict_count: Any, tiers: Any, found: Any,
+    count: Any, evict_count: Any, tiers: Any, found: Any, nodes: int,
 ) -> int:  # fmt: skip
     """Check rows; return how many objects had to be taken for resident."""
     derived = 0
     for i in range(op.shape[0]):
         row, where = first_row + i, tier[i]
+        # A row of `tiers` per node and tier; a key of no node counts for the first.
+        node = key[i] >> NODE_SHIFT
+        place = where + node * _TIERS if 0 <= node < nodes else where
         slot = _slot(objects, table, count, key[i] * 4 + where)
         end = size[i] + offset[i]
         if op[i] == _READ:
-            derived += _read(objects, tiers, found, slot, where, end, row, derive)
+            derived += _read(objects, tiers, found, slot, place, end, row, derive)
         elif op[i] == _WRITE:
-            _write(objects, tiers, slot, where, end)
+            _write(objects, tiers, slot, place, end)
         elif op[i] == _DELETE:
-            _delete(objects, tiers, found, slot, where, size[i], row, derive)
-        if tiers[where, 0] > tiers[where, 1]:
-            tiers[where, 1] = tiers[where, 0]
-            if tiers[where, 0] > tiers[where, 2]:
+            _delete(objects, tiers, found, slot, place, size[i], row, derive)
+        if tiers[place, 0] > tiers[place, 1]:
+            tiers[place, 1] = tiers[place, 0]
+            if tiers[place, 0] > tiers[place, 2]:
                 _note(found, OVER_CAPACITY, row)
         if pairs and phase[i] == _EVICT and op[i] <= _WRITE:
             demotion = _slot(evictions, evict_table, evict_count, key[i])
@@ -190,12 +194,14 @@ class _Checker:
         self._evict_table = np.zeros(table_size(1024), np.int32)
         self._count, self._evict_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._factors = {Tier[t.name.upper()]: t.occupancy_factor for t in header.tiers}
-        self._tiers = np.zeros((len(Tier), 3), np.int64)  # bytes now, at most, allowed
+        self._nodes = header.nodes
+        # Bytes now, at most, allowed.
+        self._tiers = np.zeros((header.nodes * len(Tier), 3), np.int64)
         self._tiers[:, 2] = np.iinfo(np.int64).max
         for info in header.tiers:
             if info.capacity_bytes is not None:
                 allowed = int(info.capacity_bytes / info.occupancy_factor)
-                self._tiers[Tier[info.name.upper()], 2] = allowed
+                self._tiers[Tier[info.name.upper()] :: len(Tier), 2] = allowed
         self._found = np.zeros((len(MEANINGS), 1 + SHOWN), np.int64)
         self._rows, self._derived = 0, 0
         self._add_resident(trace.resident())
@@ -254,6 +260,7 @@ class _Checker:
             self._evict_count,
             self._tiers,
             self._found,
+            constant(self._nodes),
         )
         self._rows += count
 
@@ -270,7 +277,8 @@ class _Checker:
                 if found[0]
             ),
             peak_bytes={
-                tier: int(self._tiers[tier, 1] * self._factors.get(tier, 1.0)) for tier in Tier
+                tier: int(self._tiers[tier :: len(Tier), 1].max() * self._factors.get(tier, 1.0))
+                for tier in Tier
             },
             derived=self._derived,
         )

@@ -256,6 +256,7 @@ class RecordConfig(_Section):
     ranks: Literal["all", "one"] | None = None
     tensor_parallel: Annotated[int, Field(gt=0)] = 1
     num_gpus: Annotated[int, Field(gt=0)] | None = None
+    nodes: Annotated[int, Field(gt=0, le=1 << 14)] = 1
     tiers: TiersConfig = TiersConfig()
     eviction: Eviction = "lru"
     admission: Literal["always", "second-use"] = "always"
@@ -279,6 +280,8 @@ class RecordConfig(_Section):
     def _check(self) -> Self:
         if "sizing" in self.model_fields_set and self.source.users != "auto":
             raise ValueError("sizing has no effect without users: auto")
+        if self.nodes > 1 and self.source.users == "auto":
+            raise ValueError("users: auto is of one node: search first, then give users and nodes")
         return self
 
     @property

@@ -94,6 +94,7 @@ class Header(_Part):
     write_policy: str | None = None
     tensor_parallel: int | None = None
     num_gpus: int | None = None
+    nodes: int = Field(default=1, ge=1, le=1 << 14, description="number is in keys' top 16 bits")
     ranks: str | None = None
     seed: int | None = None
     config: dict[str, Any] = {}

@@ -176,6 +176,17 @@ class HierarchyStats:
     generated_tokens: int
     peak_bytes: dict[Tier, int] = field(default_factory=dict)
 
+    def plus(self, other: HierarchyStats) -> HierarchyStats:
+        """Return what two nodes counted; of peaks the higher one."""
+        counts = {
+            part.name: getattr(self, part.name) + getattr(other, part.name)
+            for part in fields(self)
+            if part.name not in ("hits", "peak_bytes")
+        }
+        hits = {tier: count + other.hits[tier] for tier, count in self.hits.items()}
+        peaks = {tier: max(peak, other.peak_bytes[tier]) for tier, peak in self.peak_bytes.items()}
+        return HierarchyStats(**counts, hits=hits, peak_bytes=peaks)
+
     def since(self, earlier: HierarchyStats) -> HierarchyStats:
         """Return what was counted since then; peaks are those of the whole time."""
         counts = {

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import tempfile
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace import layouts, sources
+from kvtrace import layouts, nodes, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
@@ -18,13 +22,14 @@ from kvtrace.header import RESIDENT_DTYPE, Header, Producer, TierInfo
 from kvtrace.hierarchy import HierarchySpec, HierarchyStats, StateSize, TierSpec
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
+from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
 from kvtrace.sources import SourceContext
 from kvtrace.units import UNLIMITED, format_bytes
 from kvtrace.version import VERSION
-from kvtrace.writer import TotalsCounter, TraceWriter
+from kvtrace.writer import PartsWriter, TotalsCounter, TraceWriter
 
 if TYPE_CHECKING:
     import os
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from kvtrace.blocks import Cutter
     from kvtrace.config import RecordConfig
     from kvtrace.hierarchy import BlockEvents, CutRequests
-    from kvtrace.request import Source
+    from kvtrace.request import RequestBatch, Source
     from kvtrace.sizing import Trial
 
 DEFAULT_DURATION_NS = 60 * 1_000_000_000
@@ -63,10 +68,11 @@ class Recorded:
 class Recording:
     """A configuration resolved into its parts, ready to run. Raises KvtraceError if it can't be."""
 
-    def __init__(self, config: RecordConfig, *, workers: int = 1) -> None:
+    def __init__(self, config: RecordConfig, *, workers: int = 1, node: int = 0) -> None:
         assert config.source.users != "auto", "`record` searches for the number of users"
         self.config = config
         self.workers = workers
+        self.node = node
         self.model = load_model(config.model)
         self.layout = _layout(config, self.model)
         self.end_ns = _end_ns(config)
@@ -98,6 +104,7 @@ class Recording:
             write_policy=config.write_policy,
             tensor_parallel=config.tensor_parallel,
             num_gpus=config.gpus,
+            nodes=config.nodes,
             ranks="one" if {part.rank for part in self.layout.parts} == {0} else "all",
             seed=config.seed,
             config=resolved,
@@ -148,11 +155,19 @@ class Recording:
 
     def again(self) -> Recording:
         """Return the same recording, its source at the start again."""
-        return Recording(self.config, workers=self.workers)
+        return Recording(self.config, workers=self.workers, node=self.node)
 
     def requests(self) -> Iterator[CutRequests]:
-        """Yield the source's requests with their blocks."""
-        return (self.cutter.cut(batch) for batch in self.source.batches())
+        """Yield the requests that come to this node, with their blocks."""
+        return (self.cutter.cut(self._routed(batch)) for batch in self.source.batches())
+
+    def _routed(self, batch: RequestBatch) -> RequestBatch:
+        """Return the node's share: its users, or sessions, in turn."""
+        nodes = self.config.nodes
+        if nodes == 1:
+            return batch
+        of = batch.session if self.config.source.users is None else batch.chain
+        return batch.where(of % nodes == self.node)
 
     def more(self, chain: int) -> CutRequests | None:
         """Return the next requests of a chain."""
@@ -306,7 +321,8 @@ def _check_capacity(spec: TierSpec, layout: Layout) -> None:
 class _DryWriter:
     """Takes rows like a writer, counts them and keeps nothing."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
         self._header = header
         self._counter = TotalsCounter()
         self.resident = np.zeros(0, RESIDENT_DTYPE)
@@ -324,24 +340,28 @@ class _DryWriter:
         pass
 
 
-def _writer(
-    recording: Recording, path: Path, *, force: bool, dry_run: bool
-) -> TraceWriter | CsvWriter | _DryWriter:
-    if not is_csv(path) and path.suffix != ".parquet":
+_Writer = TraceWriter | CsvWriter | _DryWriter
+
+
+def _writer(recording: Recording, path: Path, *, force: bool, dry_run: bool) -> _Writer:
+    if not is_csv(path) and path.suffix not in (".parquet", ""):
         raise UsageError(
-            "unknown kind of output", where=path, accepted=".parquet, .csv or .csv.zst"
+            "unknown kind of output",
+            where=path,
+            accepted=".parquet, .csv, .csv.zst or, without a suffix, a directory",
         )
     if is_csv(path) and (recording.config.warmup or recording.config.role == "decode"):
         raise UsageError(
             "a CSV can't say what is there at the start", where=path, accepted=".parquet"
         )
     if dry_run:
-        return _DryWriter(recording.header())
+        return _DryWriter(path, recording.header())
     if is_csv(path):
         return CsvWriter(path, force=force)
     background = recording.workers > 1
     columns = recording.columns()
-    return TraceWriter(path, recording.header(), columns, force=force, background=background)
+    kind = TraceWriter if path.suffix else PartsWriter
+    return kind(path, recording.header(), columns, force=force, background=background)
 
 
 def record(
@@ -362,27 +382,92 @@ def record(
     """
     if config.source.users == "auto":
         config = search(config, Recording, told)
-    recording, path = Recording(config, workers=workers), Path(out)
-    simulation = Simulation(recording)
+    path = Path(out)
+    if config.nodes > 1:
+        return _record_nodes(config, path, workers, force=force, dry_run=dry_run, progress=progress)
+    recording = Recording(config, workers=workers)
     with _writer(recording, path, force=force, dry_run=dry_run) as writer:
+        simulation = _write(recording, writer, progress)
+        stats = simulation.stats()
+        header = writer.close(statistics=_statistics(stats, recording))
+    return Recorded(path, header, stats)
+
+
+def _write(
+    recording: Recording,
+    writer: _Writer,
+    progress: Callable[[Progress], None] | None = None,
+) -> Simulation:
+    """Write all rows of a recording; return its simulation. Raises UsageError if there are none."""
+    simulation, rows = Simulation(recording), 0
+    for columns in recording.batches(simulation):
+        writer.append(columns)
+        rows += len(columns["timestamp"])
+        if progress is not None:
+            progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
+    if rows == 0:
+        node = f"node {recording.node}: " if recording.config.nodes > 1 else ""
+        raise UsageError(
+            "the recording came out empty",
+            where=writer.path,
+            got=f"{node}{simulation.stats().requests} requests, 0 rows",
+            accepted="requests with at least one full block",
+            hint="lengthen --duration or make --block-tokens smaller",
+        )
+    if not isinstance(writer, CsvWriter):
+        writer.resident = _resident(recording.layout, simulation.resident)
+    return simulation
+
+
+def _record_nodes(
+    config: RecordConfig,
+    path: Path,
+    workers: int,
+    *,
+    force: bool,
+    dry_run: bool,
+    progress: Callable[[Progress], None] | None,
+) -> Recorded:
+    """Record each node in a process of its own, then merge them by time."""
+    whole = Recording(config)
+    with (
+        _writer(whole, path, force=force, dry_run=dry_run) as writer,
+        tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.nodes-", dir=None if dry_run else path.parent
+        ) as folder,
+    ):
+        parts = [Path(folder) / f"{node:05}.parquet" for node in range(config.nodes)]
+        found = _each_node(config, parts, workers)
         rows = 0
-        for columns in recording.batches(simulation):
-            writer.append(columns)
-            rows += len(columns["timestamp"])
-            if progress is not None:
-                progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
-        if rows == 0:
-            raise UsageError(
-                "the recording came out empty",
-                where=path,
-                got=f"{simulation.stats().requests} requests, 0 rows",
-                accepted="requests with at least one full block",
-                hint="lengthen --duration or make --block-tokens smaller",
-            )
-        if not isinstance(writer, CsvWriter):
-            writer.resident = _resident(recording.layout, simulation.resident)
-        header = writer.close(statistics=_statistics(simulation.stats(), recording))
-    return Recorded(path, header, simulation.stats())
+        with ExitStack() as stack:
+            traces = [stack.enter_context(open_trace(part)) for part in parts]
+            if not isinstance(writer, CsvWriter):
+                writer.resident = nodes.residents(traces)
+            for columns in nodes.merged(traces):
+                writer.append(columns)
+                rows += len(columns["timestamp"])
+                if progress is not None:
+                    progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
+        stats = functools.reduce(HierarchyStats.plus, found)
+        header = writer.close(statistics=_statistics(stats, whole))
+    return Recorded(path, header, stats)
+
+
+def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[HierarchyStats]:
+    """Record each node to its part."""
+    tasks = ([config] * len(parts), range(len(parts)), parts)
+    if workers == 1:
+        return list(map(_record_node, *tasks))
+    # Forked from a process with threads, such as those of Arrow, a child may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(parts)), context) as pool:
+        return list(pool.map(_record_node, *tasks))
+
+
+def _record_node(config: RecordConfig, node: int, path: Path) -> HierarchyStats:
+    recording = Recording(config, node=node)
+    with TraceWriter(path, recording.header(), recording.columns()) as writer:
+        return _write(recording, writer).stats()
 
 
 def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from kvtrace.errors import TraceError
 from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
 from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, MAX_SIZE_BYTES, REQUIRED, Column, Op
-from kvtrace.writer import RESIDENT_KEY, file_sha256, numpy_dtype
+from kvtrace.writer import HEAD_NAME, RESIDENT_KEY, file_sha256, numpy_dtype
 
 if TYPE_CHECKING:
     import os
@@ -29,38 +30,50 @@ _MAGIC = b"PAR1"
 
 
 class Trace:
-    """An open trace: header, rows in batches, rows as a lazy polars frame."""
+    """An open trace: header, rows in batches, rows as a lazy polars frame.
 
-    def __init__(self, path: Path, file: pq.ParquetFile, header: Header) -> None:
+    `parts`: the files that hold its rows, in their order; one unless it is a directory.
+    """
+
+    def __init__(
+        self, path: Path, parts: Sequence[tuple[Path, pq.ParquetFile]], head: pq.ParquetFile
+    ) -> None:
         self.path = path
-        self.header = header
-        self._file = file
-        names = set(file.schema_arrow.names)
+        self.parts = tuple(part for part, _ in parts)
+        self._files = [file for _, file in parts]
+        self._head = head
+        packed = _metadata(head, HEADER_KEY)
+        self.header = Header() if packed is None else Header.from_json(packed, where=path)
+        names = set(self._files[0].schema_arrow.names)
         self.columns = tuple(column.name for column in COLUMNS if column.name in names)
 
     @property
     def rows(self) -> int:
         """How many rows there are."""
-        return int(self._file.metadata.num_rows)
+        return sum(int(file.metadata.num_rows) for file in self._files)
 
     @cached_property
     def _sha256(self) -> str:
-        return file_sha256(self.path)
+        if not self.path.is_dir():
+            return file_sha256(self.path)
+        total = hashlib.sha256()
+        for part in sorted(self.path.glob("*.parquet")):
+            total.update(f"{part.name}:{file_sha256(part)};".encode())
+        return total.hexdigest()
 
     def sha256(self) -> str:
-        """Return the sha256 of the file, in hex."""
+        """Return the sha256 of the file, in hex; of a directory, of its files' names and sha256."""
         return self._sha256
 
     def lazy(self) -> pl.LazyFrame:
         """Return the rows as a polars LazyFrame; word columns are categorical or strings."""
         import polars as pl  # a fifth of the command line's start, and few need it
 
-        return pl.scan_parquet(self.path)
+        return pl.scan_parquet(list(self.parts))
 
     def resident(self) -> NDArray[np.void]:
         """Return the objects present at the start, an array of `header.RESIDENT_DTYPE`."""
-        packed = (self._file.schema_arrow.metadata or {}).get(RESIDENT_KEY)
-        packed = packed or (self._file.metadata.metadata or {}).get(RESIDENT_KEY)
+        packed = _metadata(self._head, RESIDENT_KEY)
         return np.zeros(0, RESIDENT_DTYPE) if packed is None else unpack_resident(packed)
 
     def batches(
@@ -82,7 +95,11 @@ class Trace:
         assert not missing, f"columns not in this trace: {missing}"
         read = names if "timestamp" in names else [*names, "timestamp"]
         first_row, last_ns = 0, 0
-        iterator = self._file.iter_batches(batch_size=batch_rows, columns=read)
+        iterator = (
+            batch
+            for file in self._files
+            for batch in file.iter_batches(batch_size=batch_rows, columns=read)
+        )
         while (batch := self._next(iterator, first_row)) is not None:
             found = {name: self._values(BY_NAME[name], batch, first_row) for name in read}
             last_ns = self._check_time(found["timestamp"], last_ns, first_row)
@@ -164,8 +181,9 @@ class Trace:
         return f"{self.path}: row {row}, column {column}"
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the files."""
+        for file in {*self._files, self._head}:
+            file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -180,8 +198,34 @@ class Trace:
 
 
 def open_trace(path: str | os.PathLike[str]) -> Trace:
-    """Return the trace at `path`, its header read and its columns checked. Raises TraceError."""
+    """Return the trace at `path`, its header read and its columns checked. Raises TraceError.
+
+    A directory is one trace: its parts in order of their names, its header in HEAD_NAME or, where
+    there is none, in the first part.
+    """
     path = Path(path)
+    if not path.is_dir():
+        file = _open_file(path)
+        return Trace(path, [(path, file)], file)
+    names = sorted(part for part in path.glob("*.parquet") if part.name != HEAD_NAME)
+    if not names:
+        raise TraceError(
+            "a directory without parts", where=path, accepted="a trace file or a directory of such"
+        )
+    parts = [(part, _open_file(part)) for part in names]
+    for part, file in parts:
+        if file.schema_arrow.names != parts[0][1].schema_arrow.names:
+            raise TraceError(
+                "other columns than the parts before",
+                where=part,
+                got=", ".join(file.schema_arrow.names),
+                accepted=", ".join(parts[0][1].schema_arrow.names),
+            )
+    head = path / HEAD_NAME
+    return Trace(path, parts, _open_file(head) if head.exists() else parts[0][1])
+
+
+def _open_file(path: Path) -> pq.ParquetFile:
     _check_magic(path)
     try:
         file = pq.ParquetFile(path)
@@ -193,14 +237,16 @@ def open_trace(path: str | os.PathLike[str]) -> Trace:
         ) from error
     for column in COLUMNS:
         _check_column(path, file.schema_arrow, column)
-    packed = (file.metadata.metadata or {}).get(HEADER_KEY)
-    header = Header() if packed is None else Header.from_json(packed, where=path)
-    return Trace(path, file, header)
+    return file
+
+
+def _metadata(file: pq.ParquetFile, key: bytes) -> bytes | None:
+    """Return an entry of a file's key-value metadata."""
+    found = (file.metadata.metadata or {}).get(key)
+    return found or (file.schema_arrow.metadata or {}).get(key)
 
 
 def _check_magic(path: Path) -> None:
-    if path.is_dir():
-        raise TraceError("is a directory", where=path, accepted="a trace file (.parquet)")
     try:
         with path.open("rb") as file:
             start = file.read(len(_MAGIC))

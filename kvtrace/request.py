@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -40,6 +40,12 @@ class Ragged:
         """Length of each list."""
         return np.diff(self.begin)
 
+    def where(self, kept: NDArray[np.bool_]) -> Ragged:
+        """Return some of the lists."""
+        counts = self.counts
+        span = slice(self.begin[0], self.begin[-1])
+        return Ragged.from_counts(counts[kept], self.values[span][np.repeat(kept, counts)])
+
 
 def ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return 0 … c − 1 for each c of `counts`, one after the other."""
@@ -60,6 +66,12 @@ class SharedTokens:
     prefix_tokens: NDArray[np.int64]
     chunks: Ragged
     chunk_tokens: int
+
+    def where(self, kept: NDArray[np.bool_]) -> SharedTokens:
+        """Return those of some requests."""
+        return SharedTokens(
+            self.prefix[kept], self.prefix_tokens[kept], self.chunks.where(kept), self.chunk_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,25 @@ class RequestBatch:
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
+
+    def where(self, kept: NDArray[np.bool_]) -> RequestBatch:
+        """Return some of the requests; a chain is kept or left out as a whole."""
+        place = np.cumsum(kept) - 1
+        following = self.follow > FOLLOW_NONE
+        target = np.where(following, np.arange(len(self)) + self.follow, 0)
+        follow = np.where(following, place[target] - place, self.follow)
+        plain = {
+            part.name: getattr(self, part.name)[kept]
+            for part in fields(self)
+            if part.name not in ("follow", "block_ids", "turn_tokens", "shared")
+        }
+        return RequestBatch(
+            **plain,
+            follow=follow[kept],
+            block_ids=None if self.block_ids is None else self.block_ids.where(kept),
+            turn_tokens=None if self.turn_tokens is None else self.turn_tokens.where(kept),
+            shared=None if self.shared is None else self.shared.where(kept),
+        )
 
 
 class Source(Protocol):

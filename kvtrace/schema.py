@@ -18,6 +18,8 @@ FORMAT_HISTORY: Mapping[int, str] = MappingProxyType(
 )
 HEADER_KEY = b"kvtrace"
 ROW_GROUP_ROWS = 1 << 20
+NODE_SHIFT = 48
+"""In a trace of several nodes, the node's number is in the top bits of keys, from this one on."""
 MAX_SIZE_BYTES = 1 << 40
 """Largest size of one op; larger ones are taken for damage."""
 

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 RESIDENT_KEY = HEADER_KEY + b".resident"
 PARTIAL_SUFFIX = ".partial"
+HEAD_NAME = "header.parquet"
+"""In a trace that is a directory: a file without rows, with the header."""
+PART_ROWS = 16 * ROW_GROUP_ROWS
+"""Rows of each part of a directory but the last."""
 
 # Chosen by measurement: dictionaries for what takes few values, deltas for what grows.
 _DICTIONARY = ("op", "tier", "phase", "size", "request", "session", "step", "rank", "qos", "error")
@@ -56,10 +60,16 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
-def check_writable(path: Path, *, force: bool = False) -> None:
-    """Return if `path` can be made; else raise TargetError. Nothing is created."""
-    if path.is_dir():
-        raise TargetError("is a directory", where=path, hint="name a file in it")
+def check_writable(path: Path, *, force: bool = False, directory: bool = False) -> None:
+    """Return if `path` can be made; else raise TargetError. Nothing is created.
+
+    `directory`: as a trace of parts, which replaces nothing but such a trace.
+    """
+    if path.is_dir() and not (directory and (path / HEAD_NAME).exists()):
+        hint = "name another, or a file in it" if directory else "name a file in it"
+        raise TargetError("is a directory", where=path, hint=hint)
+    if directory and path.exists() and not path.is_dir():
+        raise TargetError("is a file", where=path, hint="name a directory")
     if path.exists() and not force:
         raise TargetError("exists already", where=path, hint="name another file or add --force")
     parent = path.parent
@@ -209,6 +219,8 @@ class TraceWriter(RowWriter):
     row groups are encoded in a thread of their own.
     """
 
+    _directory = False
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -221,7 +233,7 @@ class TraceWriter(RowWriter):
     ) -> None:
         self.path = Path(path)
         self.header = header
-        check_writable(self.path, force=force)
+        check_writable(self.path, force=force, directory=self._directory)
         wanted = set(columns) | {column.name for column in REQUIRED}
         self.columns = tuple(column for column in COLUMNS if column.name in wanted)
         assert wanted <= set(BY_NAME), f"unknown columns: {wanted - set(BY_NAME)}"
@@ -237,20 +249,23 @@ class TraceWriter(RowWriter):
         self._open()
 
     def _open(self) -> None:
-        names = {column.name for column in self.columns}
         try:
-            self._file = pq.ParquetWriter(
-                self._partial,
-                pa.schema([column.field for column in self.columns]),
-                compression="zstd",
-                compression_level=_ZSTD_LEVEL,
-                use_dictionary=[name for name in _DICTIONARY if name in names],
-                column_encoding={name: "DELTA_BINARY_PACKED" for name in _DELTA if name in names},
-                write_statistics=[name for name in _STATISTICS if name in names],
-            )
+            self._file = self._parquet(self._partial)
         except OSError as error:
             self._partial.unlink(missing_ok=True)
             raise self._failure(error) from error
+
+    def _parquet(self, path: Path) -> pq.ParquetWriter:
+        names = {column.name for column in self.columns}
+        return pq.ParquetWriter(
+            path,
+            pa.schema([column.field for column in self.columns]),
+            compression="zstd",
+            compression_level=_ZSTD_LEVEL,
+            use_dictionary=[name for name in _DICTIONARY if name in names],
+            column_encoding={name: "DELTA_BINARY_PACKED" for name in _DELTA if name in names},
+            write_statistics=[name for name in _STATISTICS if name in names],
+        )
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values, nulls as a masked array."""
@@ -297,9 +312,13 @@ class TraceWriter(RowWriter):
             arrays, schema=pa.schema([column.field for column in self.columns])
         )
         try:
-            self._file.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            self._write(table, start_row)
         except OSError as error:
             raise self._failure(error) from error
+
+    def _write(self, table: pa.Table, start_row: int) -> None:
+        """Write a row group, the rows of the trace from `start_row` on."""
+        self._file.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
     def close(self, **header_fields: object) -> Header:
         """Finish the file under its final name; return its header, with totals and hash.
@@ -319,8 +338,7 @@ class TraceWriter(RowWriter):
         header = header.model_copy(update={"content_sha256": self._hash.hexdigest(header)})
         metadata[HEADER_KEY] = header.to_json()
         try:
-            self._file.add_key_value_metadata(metadata)
-            self._file.close()
+            self._finish(metadata)
             self._publish()
         except OSError as error:
             raise self._failure(error) from error
@@ -328,16 +346,73 @@ class TraceWriter(RowWriter):
         self.header = header
         return header
 
+    def _finish(self, metadata: dict[bytes, bytes]) -> None:
+        """Write what is known at the end only, and close."""
+        self._file.add_key_value_metadata(metadata)
+        self._file.close()
+
     def abort(self) -> None:
         """Remove what was written."""
         self._shutdown()
         with suppress(OSError):  # a full disk can't take the footer either
             self._file.close()
+        self._remove()
+
+    def _remove(self) -> None:
         self._partial.unlink(missing_ok=True)
 
     def _shutdown(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True)
+
+
+class PartsWriter(TraceWriter):
+    """Writes rows to a directory of parts of PART_ROWS rows each, and the header beside them.
+
+    `force` replaces a directory only if it is a trace.
+    """
+
+    _directory = True
+
+    def _open(self) -> None:
+        try:
+            self._partial.mkdir()
+            self._file = self._parquet(self._part(0))
+        except OSError as error:
+            self._remove()
+            raise self._failure(error) from error
+
+    def _part(self, start_row: int) -> Path:
+        return self._partial / f"part-{start_row // PART_ROWS:05}.parquet"
+
+    def _write(self, table: pa.Table, start_row: int) -> None:
+        if start_row and start_row % PART_ROWS == 0:
+            self._file.close()
+            _fsync(self._part(start_row - 1))
+            self._file = self._parquet(self._part(start_row))
+        super()._write(table, start_row)
+
+    def _publish(self) -> None:
+        """Rename the directory, in place of the trace that is replaced."""
+        _fsync(self._partial)
+        if self.path.exists():
+            for part in self.path.glob("*.parquet"):
+                part.unlink()
+            self.path.rmdir()
+        self._partial.replace(self.path)
+
+    def _finish(self, metadata: dict[bytes, bytes]) -> None:
+        self._file.close()
+        _fsync(self._part(max(0, self._rows - 1)))
+        with self._parquet(self._partial / HEAD_NAME) as head:
+            head.add_key_value_metadata(metadata)
+        _fsync(self._partial / HEAD_NAME)
+
+    def _remove(self) -> None:
+        if self._partial.is_dir():
+            for part in self._partial.glob("*.parquet"):
+                part.unlink()
+            self._partial.rmdir()
 
 
 def _arrow(column: Column, values: NDArray[Any]) -> pa.Array:

@@ -40,7 +40,11 @@ def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
 
 def record_command(
     out: Annotated[
-        Path, typer.Argument(help="Trace to make: .parquet, .csv or .csv.zst.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Trace to make: .parquet, .csv, .csv.zst, or a directory of parts (no suffix).",
+            show_default=False,
+        ),
     ],
     source: Annotated[
         str | None, _option("synthetic (default) or mooncake; see `kvtrace list sources`.", _SOURCE)
@@ -112,6 +116,10 @@ def record_command(
     tensor_parallel: Annotated[int | None, _option("GPUs that share a model (1).", _MODEL)] = None,
     num_gpus: Annotated[
         int | None, _option("GPUs of the node (as many as --tensor-parallel).", _MODEL)
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        _option("Nodes, each with tiers of its own; requests go by session or user (1).", _MODEL),
     ] = None,
     gpu_mem: Annotated[
         str | None, _option("KV budget of each GPU (16GiB); 0: no such tier.", _TIERS)
@@ -213,6 +221,7 @@ def record_command(
         "ranks": ranks,
         "tensor_parallel": tensor_parallel,
         "num_gpus": num_gpus,
+        "nodes": nodes,
         "tiers.gpu.capacity": gpu_mem,
         "tiers.cpu.capacity": cpu_mem,
         "tiers.nvme.capacity": nvme_capacity,

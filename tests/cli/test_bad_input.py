@@ -107,7 +107,7 @@ FILES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "empty": (lambda path, _: path.touch(), "empty file"),
     "not Parquet": (lambda path, _: path.write_text("hello there"), "not a Parquet file"),
     "truncated": (cut_short, "truncated or damaged Parquet file"),
-    "directory": (lambda path, _: path.mkdir(), "is a directory"),
+    "directory": (lambda path, _: path.mkdir(), "a directory without parts"),
     "absent": (lambda path, _: None, "No such file"),
 }
 

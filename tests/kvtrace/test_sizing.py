@@ -57,7 +57,7 @@ def test_every_key_of_sizing_has_an_effect(tmp_path: Path) -> None:
     """A faster tier or a looser target serves more users, a limit is kept to."""
     users, _ = found(AUTO, tmp_path)
     assert found(AUTO | {"sizing.nvme.bandwidth": "2GB"}, tmp_path)[0] > users
-    assert found(AUTO | {"sizing.nvme.latency": "1.9s"}, tmp_path)[0] < users
+    assert found(AUTO | {"sizing.nvme.latency": "1900ms"}, tmp_path)[0] < users
     assert found(AUTO | {"sizing.targets.interactive": "500ms"}, tmp_path)[0] < users
     assert found(AUTO | {"sizing.max_users": 2}, tmp_path)[0] == 2
 
