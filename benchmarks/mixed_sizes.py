@@ -31,8 +31,8 @@ BAR_RATIO = 0.98
 DEPTH = 8
 SIZES = tuple(64 * KIB << step for step in range(7))
 READ_SHARE = 0.7
-SMALL_ARENA_BYTES = DEPTH * 4 * MIB
-"""As much as fio's buffers take; the ratio with the whole arena is printed beside it."""
+SMALL_ARENA_BYTES = 2 * DEPTH * 4 * MIB
+"""Twice what fio's buffers take; the ratio with the whole arena is printed beside it."""
 
 
 def sequence(place: Scratch, run_bytes: int, seed: int) -> tuple[Ops, int]:
@@ -97,7 +97,9 @@ def main() -> None:
                     figures = fio.sequence(place.path, log, DEPTH, memory)
                 else:
                     part = arena if "whole" in name else arena[:SMALL_ARENA_BYTES]
-                    figures = run_ops(place, ops, count, DEPTH, part, spin_ns=spin_ns)
+                    figures = run_ops(
+                        place, ops, count, DEPTH, part, spin_ns=spin_ns, spin_adapts=True
+                    )
                 found[name].append(figures.gb_per_s)
     anchor = statistics.median(found["fio"] + found["fio again"])
     rows = []

@@ -119,11 +119,14 @@ def run_ops(
     arena: NDArray[np.uint8],
     *,
     spin_ns: int = 0,
+    spin_adapts: bool = False,
     verify: Verify = Verify.NONE,
 ) -> Figures:
     """Run the ops as deep as asked; throughput is from the first submit to the last completion."""
     lane = Lane(LaneKind.FILE, queue_depth=depth, io_bytes=4 * MIB, fd=scratch.fd)
-    options = LoopOptions(Mode.MAX, arena, run_id=1, verify=verify, spin_ns=spin_ns)
+    options = LoopOptions(
+        Mode.MAX, arena, run_id=1, verify=verify, spin_ns=spin_ns, spin_adapts=spin_adapts
+    )
     outcome, times = run_whole(scratch.engine, (lane,), ops, count, options)
     assert not times.error.any(), np.unique(times.error)
     reads = ops.action[:count] == Action.READ

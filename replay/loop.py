@@ -274,7 +274,8 @@ class LoopOptions:
     `arena`: payload bytes, a multiple of the longest `io_bytes`; written to while stamping.
     `stamp`: whether writes are stamped. `filled_bytes` (one u64, shared): a write must not start
     before its virtual place in the arena and all of its bytes are below it; None: no limit.
-    `spin_ns`: how long to poll for a completion before blocking; 0 never polls.
+    `spin_ns`: how long to poll for a completion before blocking; 0 never polls. `spin_adapts`: each
+    lane finds out, now and then, whether polling moves more bytes, and polls only then.
     `read_buffer_bytes`: at most this much memory per lane for reads in flight. `clocks`: how many
     clocks there are in closed mode. `virtual_time`: the clock is simulated, and jumps to whatever
     comes next; for one SIMULATED lane.
@@ -285,6 +286,7 @@ class LoopOptions:
     run_id: int
     verify: Verify = Verify.STAMPS
     spin_ns: int = 0
+    spin_adapts: bool = False
     read_buffer_bytes: int = 512 << 20
     stamp: bool = True
     filled_bytes: NDArray[np.uint64] | None = None

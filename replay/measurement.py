@@ -11,7 +11,7 @@ from replay.done import Done, Taker
 from replay.drive import drive, thread_lanes
 from replay.feed import Drain, Feed
 from replay.loop import Control, LaneCounters, LoopOptions, Outcome, Times, Verify
-from replay.options import ReplayOptions, Spin
+from replay.options import ReplayOptions, Spin, Timing
 from replay.plan import RING_OPS
 from replay.recorder import Recorder
 from replay.simulated import SimulatedTarget
@@ -186,6 +186,7 @@ class Measurement:
             self._prepared.run_id,
             verify,
             self.spin_ns,
+            spin_adapts=self._options.spin == Spin.AUTO and self._options.mode == Timing.MAX,
             stamp=self._options.stamped,
             filled_bytes=None if fresh is None else fresh.filled_bytes,
             clocks=self._prepared.planner.clocks,

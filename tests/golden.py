@@ -22,6 +22,17 @@ GOLDEN: dict[str, dict[str, Any]] = {
     "write-through-tp2": _SMALL
     | {"block_tokens": 512, "tensor_parallel": 2, "write_policy": "write-through"},
     "request-layout": _SMALL | {"layout": "request", "tiers.nvme.capacity": "1GiB"},
+    "hybrid": _SMALL
+    | {"model": "gpt-oss-20b", "source.rag": {"probability": 0.5}, "lookups": True},
+    "accesses": _SMALL
+    | {
+        "requests": 30,
+        "source.users": 5,
+        "source.system_prompts.probability": 0.8,
+        "tiers.gpu.capacity": 0,
+        "tiers.cpu.capacity": 0,
+        "tiers.nvme.capacity": "unlimited",
+    },
 }
 """Configuration of each golden trace, by name."""
 

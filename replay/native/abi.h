@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define KV_ABI_VERSION 3
+#define KV_ABI_VERSION 4
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -90,6 +90,8 @@ struct kv_run {
 	const uint64_t *filled_bytes; /* or NULL */
 	uint32_t stamp;
 	uint32_t virtual_time;
+	uint32_t spin_adapts;
+	uint32_t reserved;
 	struct kv_lane *lanes;
 	uint64_t lane_count;
 

@@ -179,6 +179,7 @@ def _fill_options(run: RunStruct, options: LoopOptions) -> None:
     run.verify = int(options.verify)
     run.run_id = options.run_id
     run.spin_ns = options.spin_ns
+    run.spin_adapts = options.spin_adapts
     run.read_buffer_bytes = options.read_buffer_bytes
     run.arena = address(options.arena)
     run.arena_bytes = options.arena.size

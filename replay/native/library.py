@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 3
+ABI_VERSION = 4
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -70,6 +70,8 @@ class RunStruct(ctypes.Structure):
         ("filled_bytes", _POINTER),
         ("stamp", ctypes.c_uint32),
         ("virtual_time", ctypes.c_uint32),
+        ("spin_adapts", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("lanes", ctypes.POINTER(LaneStruct)),
         ("lane_count", ctypes.c_uint64),
         ("capacity", ctypes.c_uint64),

@@ -246,7 +246,8 @@ static void idle(struct lane *lane)
 	int64_t now = lane->now_ns;
 	int64_t lead_ns = spin_ns > 0 ? lane->lead_ns : 0;
 	bool soon = due_ns - now <= lead_ns;
-	if (spin_ns > 0 && (others || soon) && !lane->payload_stalled) {
+	bool polls = soon || (others && spin_ns > 0 && polling_pays(lane, now));
+	if (spin_ns > 0 && polls && !lane->payload_stalled) {
 		if (spin(lane, soon ? due_ns : min_ns(due_ns, now + spin_ns)))
 			return;
 		if (soon)
