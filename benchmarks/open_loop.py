@@ -11,9 +11,11 @@ without (interleaved, medians).
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,10 @@ TIMER_BARS_US = (25.0, 100.0)
 SPIN_BAR_US = 1.0
 SERVICE_BAR = 1.4
 CASES = ((256 * KIB, 0.25), (64 * KIB, 0.5))
+BUSY_CASES = (*CASES, (128 * KIB, 0.3))
 """Size of the reads, share of the maximum rate."""
+SETTLE_S = 15
+"""After the target was filled: devices work on for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,14 @@ def busy_thread() -> Iterator[None]:
         thread.join()
 
 
+def busy_s() -> float:
+    """Return the CPU time that all CPUs have spent on anything, in seconds."""
+    user, nice, system, _idle, _wait, irq, soft, *_ = (
+        int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    )
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+
+
 def stretch(times: Times) -> float:
     """Return how long the reads took to be completed ÷ how long they are due over."""
     due_ns = times.ready_ns
@@ -141,9 +154,13 @@ def exactness(place: Scratch, load: Load, seconds: float) -> list[list[str]]:
 
 
 def disturbed(place: Scratch, load: Load, seconds: float, repeats: int) -> list[str]:
-    """Return one row: alone against beside a busy Python thread."""
+    """Return one row: alone against beside a busy Python thread.
+
+    `CPUs`: what all of the machine spends on the reads alone, kernel and interrupts included; where
+    that is more than the busy thread leaves, the ratio is the machine's.
+    """
     medians: dict[bool, list[float]] = {False: [], True: []}
-    kept = []
+    kept, spent = [], []
     for seed in range(repeats):
         for busy in (False, True):
             if busy:
@@ -151,7 +168,9 @@ def disturbed(place: Scratch, load: Load, seconds: float, repeats: int) -> list[
                     times = run_open(place, load, seconds, seed, 0)
                 kept.append(1 / stretch(times))
             else:
+                before = busy_s()
                 times = run_open(place, load, seconds, seed, 0)
+                spent.append((busy_s() - before) / seconds)
             medians[busy].append(float(np.median(times.complete_ns - times.submit_ns)) / 1000)
     alone, beside = (statistics.median(medians[busy]) for busy in (False, True))
     met = beside / alone <= SERVICE_BAR and round(statistics.median(kept), 2) == 1
@@ -160,6 +179,7 @@ def disturbed(place: Scratch, load: Load, seconds: float, repeats: int) -> list[
         f"{alone:.0f}",
         f"{beside:.0f}",
         f"{beside / alone:.3f}",
+        f"{statistics.median(spent):.2f}",
         f"{statistics.median(kept):.4f}",
         "ok" if met else "MISSED",
     ]
@@ -178,16 +198,19 @@ def main() -> None:
     arena, _ = payload(GIB // 4)
     size_bytes = chosen.file_gib * GIB
     with scratch(chosen.folder, chosen.device, size_bytes, native.uring, arena) as place:
+        time.sleep(SETTLE_S)
         exact, beside = [], []
         for io_bytes, share in CASES:
             load = Load(io_bytes, share * maximum_per_s(place, io_bytes))
             exact += exactness(place, load, chosen.seconds)
+        for io_bytes, share in BUSY_CASES:
+            load = Load(io_bytes, share * maximum_per_s(place, io_bytes))
             beside.append(disturbed(place, load, chosen.busy_seconds, chosen.repeats))
     head = f"Poisson, {chosen.seconds:g} s: submit − due, µs"
     print_table([head, "P50", "P99", "max", "drift", "stretch", ""], exact)
     print()
     head = "beside a busy Python thread: median service µs"
-    print_table([head, "alone", "busy", "ratio", "rate kept", ""], beside)
+    print_table([head, "alone", "busy", "ratio", "CPUs", "rate kept", ""], beside)
 
 
 if __name__ == "__main__":
