@@ -43,7 +43,11 @@ class Checking(StrEnum):
 
 
 class Spin(StrEnum):
-    """Whether the loop polls for completions before it blocks; auto: where a CPU is spare."""
+    """Whether the loop polls for completions before it blocks.
+
+    Auto: where a CPU is spare, and in max mode only while polling moves more bytes, which each lane
+    tries out now and then.
+    """
 
     AUTO = "auto"
     ON = "on"

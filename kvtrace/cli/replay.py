@@ -119,7 +119,11 @@ def replay_command(
     ] = "auto",
     spin: Annotated[
         str,
-        typer.Option(help="auto, on or off: poll before blocking.", rich_help_panel=_TIMING),
+        typer.Option(
+            help="Poll before blocking: on, off, or auto: where a CPU is spare, in max mode only "
+            "while it moves more bytes.",
+            rich_help_panel=_TIMING,
+        ),
     ] = "auto",
     threads: Annotated[
         int, typer.Option(help="Loop threads per target.", rich_help_panel=_TIMING)

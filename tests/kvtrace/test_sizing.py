@@ -57,15 +57,16 @@ def test_every_key_of_sizing_has_an_effect(tmp_path: Path) -> None:
     """A faster tier or a looser target serves more users, a limit is kept to."""
     users, _ = found(AUTO, tmp_path)
     assert found(AUTO | {"sizing.nvme.bandwidth": "2GB"}, tmp_path)[0] > users
-    assert found(AUTO | {"sizing.nvme.latency": "1900ms"}, tmp_path)[0] < users
-    assert found(AUTO | {"sizing.targets.interactive": "500ms"}, tmp_path)[0] < users
+    assert found(AUTO | {"sizing.nvme.latency": "8s"}, tmp_path)[0] < users
+    assert found(AUTO | {"sizing.targets.batch": "3s"}, tmp_path)[0] < users
     assert found(AUTO | {"sizing.max_users": 2}, tmp_path)[0] == 2
 
 
 def test_one_user_too_many_is_an_error(tmp_path: Path) -> None:
     """Targets that nobody meets are told with the figure, not recorded with no users."""
     with pytest.raises(UsageError, match=r"one user is too many.*[\d,]+ ms > 1 ms"):
-        found(AUTO | {f"sizing.targets.{word.label}": "1ms" for word in Qos}, tmp_path)
+        targets = {f"sizing.targets.{word.label}": "1ms" for word in Qos}
+        found(AUTO | targets | {"duration": "300s"}, tmp_path)
 
 
 def test_sizing_without_auto_is_refused() -> None:

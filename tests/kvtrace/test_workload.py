@@ -35,7 +35,6 @@ KEYS: dict[str, dict[str, Any]] = {
     "max_context_tokens": {"source__max_context_tokens": 4000},
     "templates": {"source__templates": {"one": ONE}},
     "qos_mix": {"source__qos_mix": {"interactive": 1.0, "responsive": 0.0, "batch": 0.0}},
-    "prefix_caching": {"source__prefix_caching": False},
     "system_prompts.probability": {"source__system_prompts__probability": 1},
     "system_prompts.count": {"source__system_prompts__count": 1},
     "system_prompts.tokens": {"source__system_prompts__tokens": [64, 64]},
@@ -47,7 +46,10 @@ KEYS: dict[str, dict[str, Any]] = {
     "block_tokens": {"block_tokens": 32},
     "tensor_parallel": {"tensor_parallel": 2},
     "tiers.gpu.capacity": {"tiers__gpu__capacity": "32MiB"},
-    "tiers.nvme.high_watermark": {"tiers__nvme__high_watermark": 0.9},
+    "tiers.nvme.high_watermark": {
+        "tiers__nvme__high_watermark": 0.5,
+        "tiers__nvme__low_watermark": 0.5,
+    },
     "tiers.nvme.low_watermark": {"tiers__nvme__low_watermark": 0.5},
     "eviction": {"eviction": "fifo"},
     "tiers.gpu.eviction": {"tiers__gpu__eviction": "s3-fifo"},
@@ -238,7 +240,7 @@ def test_a_decode_only_node_has_its_prompts(tmp_path: Path) -> None:
         # No more than is asked for: each of them is read.
         read = set(rows.filter(pl.col("op") == "read")["key"])
         assert set(resident["key"].tolist()) <= read
-    with pytest.raises(UsageError, match=r"doesn't fit its slowest tier.*MiB of prompts"):
+    with pytest.raises(UsageError, match=r"doesn't fit its slowest tier.*GiB of prompts"):
         make(tmp_path / "no.parquet", role="decode", tiers__nvme__capacity="16MiB")
 
 
