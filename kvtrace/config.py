@@ -103,12 +103,23 @@ DEFAULT_USERS = 10
 QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
 
 
+DEFAULT_RATE_PER_S = 1.0
+"""Of the sources of `ARRIVING`, whose files don't tell when sessions begin."""
+ARRIVING = ("sharegpt", "weka")
+
+
 class SourceConfig(_Section):
-    """Where requests come from. The keys from `users` on are synthetic's, `speed` is of files."""
+    """Where requests come from. Each source says which keys have an effect on it (its `KEYS`)."""
 
     name: str = "synthetic"
     input: tuple[str, ...] = ()
-    speed: Annotated[float, Field(gt=0)] = 1.0
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    cycles: Annotated[int, Field(gt=0)] = 1
+    scale_sessions: Annotated[float, Field(gt=0, le=1 << 20)] = 1.0
+    dequantise: DurationNs | None = None
+    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tokenizer: str | None = None
+    think_s: Seconds = (0.1, 0.5)
     users: Annotated[int, Field(gt=0)] | None = None
     rate: RatePerS | None = None
     arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
@@ -128,16 +139,23 @@ class SourceConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _default_users(cls, data: Any) -> Any:
-        synthetic = isinstance(data, dict) and data.get("name", "synthetic") == "synthetic"
-        if synthetic and data.get("users") is None and data.get("rate") is None:
-            return data | {"users": DEFAULT_USERS}
+        if not isinstance(data, dict):
+            return data
+        name = data.get("name", "synthetic")
+        if data.get("users") is None and data.get("rate") is None:
+            if name == "synthetic":
+                return data | {"users": DEFAULT_USERS}
+            if name in ARRIVING:
+                return data | {"rate": DEFAULT_RATE_PER_S}
         return data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.users is not None and self.rate is not None:
             raise ValueError("users (closed loop) and rate (open arrivals) exclude each other")
-        ranges = {"system_prompts.tokens": self.system_prompts.tokens}
+        ranges: dict[str, tuple[float, float]] = {
+            "system_prompts.tokens": self.system_prompts.tokens, "think_s": self.think_s
+        }  # fmt: skip
         if self.rag is not None:
             ranges["rag.document_tokens"] = self.rag.document_tokens
         for name, template in self.templates.items():

@@ -84,7 +84,10 @@ class Recording:
     def header(self) -> Header:
         """Return the header of the trace, before anything is counted."""
         config = self.config
-        resolved = config.model_dump(mode="json", exclude={"source": {"input"}})
+        resolved = config.model_dump(mode="json", exclude={"source"})
+        # Paths tell of a machine: files are told by their sha256, in the source's own part.
+        told = {"name", *sources.keys(config.source.name)} - {"tokenizer"}
+        resolved["source"] = config.source.model_dump(mode="json", include=told)
         resolved["model"] = self.model.name
         return Header(
             producer=Producer(version=VERSION),
@@ -374,7 +377,9 @@ def record(
             )
         if not isinstance(writer, CsvWriter):
             writer.resident = _resident(recording.layout, simulation.resident)
-        header = writer.close(statistics=_statistics(simulation.stats(), recording))
+        header = writer.close(
+            source=recording.source.info, statistics=_statistics(simulation.stats(), recording)
+        )
     return Recorded(path, header, simulation.stats())
 
 

@@ -42,17 +42,18 @@ def record_command(
         Path, typer.Argument(help="Trace to make: .parquet, .csv or .csv.zst.", show_default=False)
     ],
     source: Annotated[
-        str | None, _option("synthetic (default) or mooncake; see `kvtrace list sources`.", _SOURCE)
+        str | None,
+        _option("synthetic (default), mooncake, ...; see `kvtrace list sources`.", _SOURCE),
     ] = None,
     input_: Annotated[
         list[str] | None,
         _option("File or directory with requests; may be repeated.", _SOURCE, "--input"),
     ] = None,
     users: Annotated[
-        int | None, _option("Synthetic, closed loop: users with think time (10).", _SOURCE)
+        int | None, _option("Closed loop: users with think time (synthetic: 10).", _SOURCE)
     ] = None,
     rate: Annotated[
-        str | None, _option("Synthetic, open arrivals: requests per second, e.g. 10/s.", _SOURCE)
+        str | None, _option("Open arrivals of sessions: requests per second, e.g. 10/s.", _SOURCE)
     ] = None,
     arrival: Annotated[
         str | None,
@@ -79,7 +80,23 @@ def record_command(
         _option("A tenth of the requests retrieve chunks of documents.", _SOURCE, "--rag/--no-rag"),
     ] = None,
     speed: Annotated[
-        float | None, _option("File sources: arrival times are divided by it (1).", _SOURCE)
+        float | None, _option("Files: arrival or think times are divided by it (1).", _SOURCE)
+    ] = None,
+    cycles: Annotated[
+        int | None, _option("Files: their requests N times over (1).", _SOURCE)
+    ] = None,
+    scale_sessions: Annotated[
+        float | None, _option("Files: below 1 sessions are left out, above copied (1).", _SOURCE)
+    ] = None,
+    dequantise: Annotated[
+        str | None, _option("Files: spread times over a coarse clock's tick, e.g. 3s.", _SOURCE)
+    ] = None,
+    invent_sessions: Annotated[
+        float | None,
+        _option("azure, burstgpt: probability that an invented session goes on (none).", _SOURCE),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, _option("sharegpt: a tokenizer.json (characters / 4).", _SOURCE)
     ] = None,
     model: Annotated[
         str | None,
@@ -194,6 +211,11 @@ def record_command(
         "source.arrival": arrival,
         "source.multi_turn": multi_turn,
         "source.speed": speed,
+        "source.cycles": cycles,
+        "source.scale_sessions": scale_sessions,
+        "source.dequantise": dequantise,
+        "source.invent_sessions": invent_sessions,
+        "source.tokenizer": tokenizer,
         "source.prefix_caching": prefix_caching,
         "model": model,
         "dtype": dtype,
@@ -297,10 +319,22 @@ def summary(made: Recorded) -> dict[str, Any]:
         "duration_s": totals.duration_ns / S_NS,
         "cells": [cell.model_dump() for cell in totals.cells],
         **{name: value for name, value in counted.items() if name != "objects"},
+        "source": None if made.header.source is None else made.header.source.model_dump(),
         "dropped_rows": made.header.dropped_rows,
         "sha256": file_sha256(made.path) if made.header.content_sha256 else None,
         "content_sha256": made.header.content_sha256,
     }
+
+
+def _about_source(made: Recorded) -> list[str]:
+    """Say what of the requests was left out, isn't known or was made up."""
+    source = made.header.source.model_dump() if made.header.source else {}
+    dropped = source.get("dropped", {}).items()
+    return [
+        *(f"{count:,} requests left out: {reason}" for reason, count in dropped),
+        *source.get("notes", ()),
+        *(f"invented: {text}" for text in source.get("invented", ())),
+    ]
 
 
 def _unlimited(made: Recorded) -> list[str]:
@@ -356,7 +390,7 @@ def _print(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
             highlight=False,
         )
-    for text in _unlimited(made):
+    for text in (*_about_source(made), *_unlimited(made)):
         console.print(text, highlight=False)
     if made.header.dropped_rows:
         console.print(

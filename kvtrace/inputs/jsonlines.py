@@ -1,0 +1,123 @@
+"""JSON Lines: objects checked field by field, parsed by worker processes where there are any."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.inputs.lines import Lines, pieces
+from kvtrace.inputs.rows import MAX_TIME_NS, MAX_TOKENS, U64_MAX
+from kvtrace.request import Ragged
+from kvtrace.units import S_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+def parsed(
+    inputs: Iterable[Path], parse: Callable[[Lines], T], workers: int
+) -> Iterator[tuple[Lines, T]]:
+    """Yield what `parse` makes of each piece of lines, in order, whatever the workers.
+
+    `parse` must be a function of a module: processes find it by its name.
+    """
+    todo = (piece for path in inputs for piece in pieces(path))
+    if workers == 1:
+        for piece in todo:
+            yield piece, parse(piece)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        while some := list(islice(todo, 2 * workers)):
+            tasks = [(piece, pool.submit(parse, piece)) for piece in some]
+            for piece, task in tasks:
+                yield piece, task.result()
+
+
+def objects(piece: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place and fields of each line. Raises TraceError for a line that isn't an object."""
+    for number, line in enumerate(piece.lines, start=piece.first):
+        place = f"{piece.where}:{number}"
+        yield place, as_object(decode(line, place), place)
+
+
+def decode(text: str, where: str) -> Any:
+    """Return the JSON value in `text`. Raises TraceError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError, too
+        raise TraceError(f"not JSON: {error}", where=where) from error
+
+
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """Return `value`. Raises TraceError if it isn't a JSON object."""
+    if not isinstance(value, dict):
+        raise TraceError("not a request", where=where, accepted="a JSON object")
+    return value
+
+
+def whole(
+    fields: dict[str, Any], name: str, where: str, *, least: int = 0, most: int = MAX_TOKENS
+) -> int:
+    """Return a field that is a whole number (5.0 is one, true isn't). Raises TraceError."""
+    value = fields.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        got = "nothing" if name not in fields else _shortened(value)
+        accepted = f"a whole number from {least} to {most:,}"
+        raise TraceError(f"bad {name}", where=where, got=got, accepted=accepted)
+    return value
+
+
+def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
+    """Return a field of seconds, 0 or more, as nanoseconds. Raises TraceError."""
+    value = fields.get(name)
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not 0 <= value * S_NS < MAX_TIME_NS:
+        got = "nothing" if name not in fields else _shortened(value)
+        raise TraceError(f"bad {name}", where=where, got=got, accepted="seconds, 0 or more")
+    return round(value * S_NS)
+
+
+def hash_ids(
+    fields: dict[str, Any], where: str, *, needed: int, block_tokens: int, of: str
+) -> list[int]:
+    """Return the ids of a request, at least `needed`, each a u64. Raises TraceError."""
+    found = fields.get("hash_ids")
+    if not isinstance(found, list) or len(found) < needed:
+        raise TraceError(
+            "too few hash_ids",
+            where=where,
+            got=len(found) if isinstance(found, list) else _shortened(found),
+            accepted=f"{needed}, one per {block_tokens} tokens of {of}",
+        )
+    for value in found:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= U64_MAX:
+            raise TraceError(
+                "bad hash id", where=where, got=_shortened(value), accepted="0 to 2^64 - 1"
+            )
+    return found
+
+
+def id_lists(lists: list[list[int]]) -> Ragged:
+    """Return lists of u64 ids, viewed as int64."""
+    counts = np.fromiter(map(len, lists), np.int64, len(lists))
+    values = np.array([value for ids in lists for value in ids], np.uint64)
+    return Ragged.from_counts(counts, values.view(np.int64))
+
+
+def _shortened(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a huge number"
+    return text if len(text) <= 40 else f"{text[:37]}..."
