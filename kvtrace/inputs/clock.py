@@ -30,20 +30,17 @@ def in_order(pieces: Iterable[Piece]) -> Iterator[FileRows]:
         times_ns = piece.rows.time_ns
         if not len(times_ns):
             continue
-        before = int(times_ns[0]) if last_ns is None else last_ns
-        gaps = np.diff(times_ns, prepend=before)
+        gaps = np.diff(times_ns, prepend=times_ns[0] if last_ns is None else last_ns)
         wrong = np.flatnonzero((gaps < 0) | (gaps > MAX_GAP_NS))
         if len(wrong):
-            row = int(wrong[0])
-            before = int(times_ns[row - 1]) if row else before
-            raise _refusal(piece.place(row), before, int(times_ns[row]))
+            raise _refusal(piece.place(int(wrong[0])), int(gaps[wrong[0]]))
         last_ns = int(times_ns[-1])
         yield piece.rows
 
 
-def _refusal(place: str, before_ns: int, time_ns: int) -> TraceError:
-    got = f"{time_ns / S_NS:,.9g} s after {before_ns / S_NS:,.9g} s"
-    if time_ns < before_ns:
+def _refusal(place: str, gap_ns: int) -> TraceError:
+    got = f"{abs(gap_ns) / S_NS:,.9g} s {'later' if gap_ns > 0 else 'earlier'} than the one before"
+    if gap_ns < 0:
         hint = "sort the requests by time, and give files in their order"
         return TraceError("time runs backwards", where=place, got=got, hint=hint)
     return TraceError(

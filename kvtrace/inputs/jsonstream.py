@@ -67,9 +67,9 @@ class _Values:
         elif character and character != "]":
             raise TraceError("not JSON: no comma between entries", where=self._place)
 
-    def _more(self, characters: int = CHUNK_CHARACTERS) -> bool:
-        """Read on, what was used being dropped; return whether there was more."""
-        chunk = self._file.read(characters)
+    def _more(self, characters: int = 0) -> bool:
+        """Read on, dropping what was used; return whether there was more."""
+        chunk = self._file.read(max(CHUNK_CHARACTERS, characters))
         self._text, self._at = self._text[self._at :] + chunk, 0
         self._ended = not chunk
         return bool(chunk)
@@ -93,27 +93,19 @@ class _Values:
             except (ValueError, RecursionError) as error:
                 raise TraceError(f"not JSON: {error}", where=self._place) from error
             else:
-                # A number or literal at the very end may go on.
-                if end < len(self._text) or not self._more_of(end):
+                # A number at the end may go on: 1.5e of 1.5e10 is one, too.
+                ends = self._text[end - 1] in '}]"' or len(self._text) - end >= _NEAR_THE_END
+                if ends or self._ended:
                     self._at = end
                     return value
-
-    def _more_of(self, end: int) -> bool:
-        """Read on behind a value that ends with the text; return whether it must be read again."""
-        if self._text[end - 1] in '}]"':
-            return False
-        return self._more()
+                self._more()
 
     def _read_on(self, error: json.JSONDecodeError) -> None:
         """Read more of a value that is cut off. Raises TraceError if it's wrong, not cut off."""
         cut_off = error.msg.startswith("Unterminated string")
         cut_off |= error.pos >= len(self._text) - _NEAR_THE_END
         held = len(self._text) - self._at
-        if (
-            not cut_off
-            or held > MAX_VALUE_CHARACTERS
-            or not self._more(max(CHUNK_CHARACTERS, held))
-        ):
+        if not cut_off or held > MAX_VALUE_CHARACTERS or not self._more(held):
             said = f"not JSON: {error.msg}"
             if cut_off and self._ended:
                 raise TraceError(f"{said} where the file ends", where=self._place) from error

@@ -1,4 +1,4 @@
-"""Request files on the command line: refusals leave nothing, and the summary tells of the source."""
+"""Request files on the command line: refusals leave nothing; summaries tell of the source."""
 
 from __future__ import annotations
 

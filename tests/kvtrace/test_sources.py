@@ -319,8 +319,10 @@ def test_dequantise(tmp_path: Path) -> None:
     assert found["input_tokens"] == [512 + n for n in range(120)]
     times = np.array(found["arrival_ns"]) / S_NS
     assert (np.diff(times) > 0).all()
-    assert (times // 3).astype(int).tolist() == [n // 40 for n in range(120)]
-    assert 0.5 < (times % 3).mean() - 0.5 < 1.5
+    # Counted from the first: by some part of a tick all are within their ticks, and spread in it.
+    ticks = times.reshape(3, 40) - 3 * np.arange(3)[:, None]
+    assert 2.5 < np.ptp(ticks) < 3
+    assert np.ptp(ticks, axis=1).min() > 2
     assert read("mooncake", path, dequantise="3s", seed=1)[0]["arrival_ns"] != found["arrival_ns"]
     with pytest.raises(UsageError, match=r"clock doesn't tick like that: got 7s"):
         read("mooncake", path, dequantise="7s")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kvtrace.errors import EXIT_TRACE, EXIT_USAGE, KvtraceError
-from kvtrace.inputs import jsonstream, tokens
+from kvtrace.inputs import jsonstream
 from tests.kvtrace.request_files import (
     AZURE_HEADER,
     BURSTGPT_HEADER,
@@ -66,7 +67,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "mooncake: float id": ("mooncake", mooncake_line(ids=[1, 1.5]), ":1: bad hash id: got 1.5"),
     "mooncake: backwards": (
         "mooncake", mooncake_line(9000) + mooncake_line(8000),
-        ":2: time runs backwards: got 8 s after 9 s; sort",
+        ":2: time runs backwards: got 1 s earlier than the one before; sort",
     ),
     "mooncake: units": (
         "mooncake", mooncake_line(9) + mooncake_line(10**11), ":2: time leaps: units may be mixed",
@@ -88,7 +89,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "bailian: backwards": (
         "bailian", bailian_line(0, -1, 2.0) + bailian_line(1, 0, 1.5),
-        ":2: time runs backwards: got 1.5 s after 2 s",
+        ":2: time runs backwards: got 0.5 s earlier than",
     ),
     "bailian: few ids": ("bailian", bailian_line(0, hash_ids=[1, 2]), ":1: too few hash_ids"),
     # --- weka
@@ -113,7 +114,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
         "weka", weka([{"type": "subagent"}]), ": entry 1, request 1: no list of requests",
     ),
     "weka: other size": (
-        "weka", weka([weka_request()]) + weka([weka_request()], block_size=32),
+        "weka", weka([weka_request()]) + weka([weka_request(hash_ids=[1] * 4)], block_size=32),
         ": entry 2: another block_size: got 32; accepted: 64",
     ),
     # --- sharegpt
@@ -146,7 +147,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "azure: negative": ("azure", AZURE + "2023-11-16 18:17:04,5,-1\n", ":3: bad GeneratedTokens"),
     "azure: huge": ("azure", AZURE + f"2023-11-16 18:17:04,{HUGE},1\n", ":3: bad ContextTokens"),
     "azure: backwards": (
-        "azure", AZURE + "2023-11-16 18:17:03,5,1\n", ":3: time runs backwards: got 1,700,158,62",
+        "azure", AZURE + "2023-11-16 18:17:03,5,1\n", ":3: time runs backwards: got 0.97996 s",
     ),
     "azure: another year": ("azure", AZURE + "2024-05-10 00:00:00,5,1\n", ":3: time leaps"),
     # --- burstgpt
@@ -155,7 +156,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "burstgpt: infinite": ("burstgpt", burst("inf,A,1,1,2,B"), ":3: bad Timestamp: got 'inf'"),
     "burstgpt: negative": ("burstgpt", burst("-1,A,1,1,2,B"), ":3: bad Timestamp: got '-1'"),
     "burstgpt: tokens": ("burstgpt", burst("6,A,1e3,1,2,B"), ":3: bad Request tokens: got '1e3'"),
-    "burstgpt: backwards": ("burstgpt", burst("4,A,1,1,2,B"), ":3: time runs backwards: got 4 s"),
+    "burstgpt: backwards": ("burstgpt", burst("4,A,1,1,2,B"), ":3: time runs backwards: got 1 s"),
     "burstgpt: units": ("burstgpt", burst("6000000,A,1,1,2,B"), ":3: time leaps: units may be mi"),
     "burstgpt: quotes": ("burstgpt", burst('6,"A,B",1,1,2,B'), ":3: not a row of this file"),
     "burstgpt: all failed": ("burstgpt", BURSTGPT_HEADER + "5,A,472,0,472,B\n", ": no requests"),
@@ -253,10 +254,7 @@ def test_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = refusal("sharegpt", path, tokenizer=str(path))
     assert (wrong.exit_code, "not a tokenizer" in str(wrong)) == (EXIT_TRACE, True)
 
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(tokens.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as if it weren't installed
     missed = refusal("sharegpt", path, tokenizer=str(path))
     assert "pip install 'kvtrace[tokenizers]'" in str(missed)
 
