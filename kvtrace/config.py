@@ -115,7 +115,7 @@ class SourceConfig(_Section):
     input: tuple[str, ...] = ()
     speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     cycles: Annotated[int, Field(gt=0)] = 1
-    scale_sessions: Annotated[float, Field(gt=0, le=1 << 20)] = 1.0
+    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
     dequantise: DurationNs | None = None
     invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
     tokenizer: str | None = None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kvtrace.inputs.rows import FileRows, Piece
 
 MAX_GAP_NS = 30 * 24 * 3600 * S_NS
-"""Between two requests. The longest pause of a public trace is a day or so, and a clock that goes
-on in milliseconds after seconds (or after another file's epoch) jumps by far more than this."""
+"""Between two requests. A clock that goes on in milliseconds after seconds, or from another file's
+epoch, jumps by far more; a service that was down for a month is two traces."""
 
 
 def in_order(pieces: Iterable[Piece]) -> Iterator[FileRows]:

@@ -178,7 +178,7 @@ class SessionSource:
             ids = self._copies.identities(sessions.ids, session % self._copies.most)
         turn_tokens = None
         if self._history is not None:
-            stream = (session << 16) + sessions.stream
+            stream = (session << 24) + sessions.stream
             session, turn_tokens = self._history.follow(stream, sessions.input_tokens, 0 * last > 0)
             self._history.forget()
         return RequestBatch(
