@@ -1,8 +1,8 @@
 """What reading requests costs: requests per CPU-second of each kind of file, and memory.
 
-Files are made here, with ids and lengths like those of the public traces. Each figure is of a process
-of its own that reads the file as `record` does, without simulating it; the first run compiles and
-isn't counted. Medians of `--repeats` runs, with the range.
+Files are made here, with ids and lengths like those of the public traces. Each figure is of a
+process of its own that reads the file as `record` does, without simulating it; the first run
+compiles and isn't counted. Medians of `--repeats` runs, with the range.
 """
 
 from __future__ import annotations

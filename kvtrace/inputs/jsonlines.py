@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -91,7 +91,7 @@ def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
 def hash_ids(
     fields: dict[str, Any], where: str, *, needed: int, block_tokens: int, of: str
 ) -> list[int]:
-    """Return the ids of a request, at least `needed`, each a u64. Raises TraceError."""
+    """Return the ids of a request, at least `needed` ints. Raises TraceError."""
     found = fields.get("hash_ids")
     if not isinstance(found, list) or len(found) < needed:
         raise TraceError(
@@ -100,19 +100,29 @@ def hash_ids(
             got=len(found) if isinstance(found, list) else _shortened(found),
             accepted=f"{needed}, one per {block_tokens} tokens of {of}",
         )
-    for value in found:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= U64_MAX:
-            raise TraceError(
-                "bad hash id", where=where, got=_shortened(value), accepted="0 to 2^64 - 1"
-            )
+    if not set(map(type, found)) <= {int}:
+        raise _bad_id(found, where)
     return found
 
 
-def id_lists(lists: list[list[int]]) -> Ragged:
-    """Return lists of u64 ids, viewed as int64."""
+def id_lists(lists: list[list[int]], places: list[str]) -> Ragged:
+    """Return the ids of requests, viewed as int64. Raises TraceError for one that isn't a u64."""
     counts = np.fromiter(map(len, lists), np.int64, len(lists))
-    values = np.array([value for ids in lists for value in ids], np.uint64)
+    try:
+        values = np.fromiter(chain.from_iterable(lists), np.uint64, int(counts.sum()))
+    except OverflowError:
+        wrong = next(row for row, ids in enumerate(lists) if ids and not _are_u64(ids))
+        raise _bad_id(lists[wrong], places[wrong]) from None
     return Ragged.from_counts(counts, values.view(np.int64))
+
+
+def _are_u64(ids: list[int]) -> bool:
+    return min(ids) >= 0 and max(ids) <= U64_MAX
+
+
+def _bad_id(ids: list[Any], where: str) -> TraceError:
+    got = next(value for value in ids if type(value) is not int or not _are_u64([value]))
+    return TraceError("bad hash id", where=where, got=_shortened(got), accepted="0 to 2^64 - 1")
 
 
 def _shortened(value: object) -> str:

@@ -33,7 +33,7 @@ def parse(piece: Lines) -> tuple[FileRows, NDArray[np.int64]]:
     Raises TraceError that names the file and the line.
     """
     numbers = np.empty((len(piece.lines), 6), np.int64)
-    ids = []
+    ids, places = [], []
     for index, (place, fields) in enumerate(jsonlines.objects(piece)):
         numbers[index] = (
             jsonlines.seconds_ns(fields, "timestamp", place),
@@ -44,6 +44,7 @@ def parse(piece: Lines) -> tuple[FileRows, NDArray[np.int64]]:
             jsonlines.whole(fields, "parent_chat_id", place, least=ROOT, most=MAX_TIME_NS),
         )
         needed = -(-tokens // BLOCK_TOKENS)
+        places.append(place)
         ids.append(
             jsonlines.hash_ids(
                 fields, place, needed=needed, block_tokens=BLOCK_TOKENS, of="input_length"
@@ -52,7 +53,13 @@ def parse(piece: Lines) -> tuple[FileRows, NDArray[np.int64]]:
     time_ns, inputs, outputs, turn, chat, parent = (column.copy() for column in numbers.T)
     zeros = np.zeros(len(numbers), np.int64)
     rows = FileRows(
-        time_ns, inputs, outputs, zeros, turn, zeros.astype(np.bool_), jsonlines.id_lists(ids)
+        time_ns,
+        inputs,
+        outputs,
+        zeros,
+        turn,
+        zeros.astype(np.bool_),
+        jsonlines.id_lists(ids, places),
     )
     return rows, np.stack((chat, parent), axis=1)
 

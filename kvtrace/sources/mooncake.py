@@ -24,7 +24,7 @@ BLOCK_TOKENS = 512
 def parse(piece: Lines) -> FileRows:
     """Return the requests in `piece`. Raises TraceError that names the file and the line."""
     numbers = np.empty((len(piece.lines), 3), np.int64)
-    ids = []
+    ids, places = [], []
     for index, (place, fields) in enumerate(jsonlines.objects(piece)):
         numbers[index] = (
             jsonlines.whole(fields, "timestamp", place, most=MAX_TIME_NS // MS_NS) * MS_NS,
@@ -32,6 +32,7 @@ def parse(piece: Lines) -> FileRows:
             jsonlines.whole(fields, "output_length", place),
         )
         needed = -(-tokens // BLOCK_TOKENS)
+        places.append(place)
         ids.append(
             jsonlines.hash_ids(
                 fields, place, needed=needed, block_tokens=BLOCK_TOKENS, of="input_length"
@@ -40,7 +41,7 @@ def parse(piece: Lines) -> FileRows:
     return FileRows(
         *(column.copy() for column in numbers.T),
         **single_turns(0, len(numbers)),
-        ids=jsonlines.id_lists(ids),
+        ids=jsonlines.id_lists(ids, places),
     )
 
 

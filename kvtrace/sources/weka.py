@@ -28,6 +28,7 @@ MAX_BLOCK_TOKENS = 1 << 20
 class _Request:
     """One request of a conversation. `stream`: 0, or the number of the subagent that sent it."""
 
+    place: str
     time_ns: int
     input_tokens: int
     output_tokens: int
@@ -73,6 +74,7 @@ class _Reader:
         ids = jsonlines.hash_ids(fields, where, needed=tokens // size, block_tokens=size, of="in")
         api, think = fields.get("api_time"), fields.get("think_time")
         return _Request(
+            place=where,
             time_ns=jsonlines.seconds_ns(fields, "t", where),
             input_tokens=tokens,
             output_tokens=jsonlines.whole(fields, "out", where),
@@ -154,7 +156,8 @@ def _pieces(context: SourceContext) -> Iterator[Sessions]:
     """Yield the conversations; ids that mean something in one of them only get their own names."""
     names = 0
     for conversation in _conversations(context):
-        ids = jsonlines.id_lists([request.ids for request in conversation.requests])
+        requests = conversation.requests
+        ids = jsonlines.id_lists([r.ids for r in requests], [r.place for r in requests])
         if conversation.local:
             known, inverse = np.unique(ids.values, return_inverse=True)
             ids = Ragged(ids.begin, names + inverse.astype(np.int64))

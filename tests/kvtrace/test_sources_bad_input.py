@@ -92,6 +92,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
         ":2: time runs backwards: got 0.5 s earlier than",
     ),
     "bailian: few ids": ("bailian", bailian_line(0, hash_ids=[1, 2]), ":1: too few hash_ids"),
+    "bailian: id": ("bailian", bailian_line(0, hash_ids=[1, 2, -7]), ":1: bad hash id: got -7"),
     # --- weka
     "weka: JSON": ("weka", weka([])[:-1], ": entry 1: not JSON"),
     "weka: number": ("weka", "7", ": entry 1: not a request: accepted: a JSON object"),
@@ -104,6 +105,10 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "weka: few ids": (
         "weka", weka([weka_request(tokens=192)]),
         ": entry 1, request 1: too few hash_ids: got 2; accepted: 3, one per 64 tokens of in",
+    ),
+    "weka: big id": (
+        "weka", weka([weka_request(), weka_request(hash_ids=[1, HUGE])]),
+        f": entry 1, request 2: bad hash id: got {HUGE}",
     ),
     "weka: think": ("weka", weka([weka_request(think_time=-1)]), "request 1: bad think_time"),
     "weka: agent": (
