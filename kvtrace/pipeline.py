@@ -16,6 +16,7 @@ from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
 from kvtrace.header import RESIDENT_DTYPE, Header, Producer, TierInfo
 from kvtrace.hierarchy import HierarchySpec, HierarchyStats, StateSize, TierSpec
+from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
 from kvtrace.schema import Tier
@@ -70,7 +71,7 @@ class Recording:
         self.source = sources.create(
             SourceContext(
                 config=config.source,
-                inputs=_inputs(config.source.input),
+                inputs=input_files(config.source.input),
                 seed=config.seed,
                 end_ns=UNLIMITED if config.warmup else self.end_ns or UNLIMITED,
                 by_turn=self.layout.block_tokens is None,
@@ -203,19 +204,6 @@ def _end_ns(config: RecordConfig) -> int | None:
         return config.duration
     endless = config.source.name == "synthetic" and config.requests is None
     return DEFAULT_DURATION_NS if endless else None
-
-
-def _inputs(names: tuple[str, ...]) -> tuple[Path, ...]:
-    paths: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if not path.exists():
-            raise UsageError("no such input", where="--input", got=name)
-        found = sorted(path.iterdir()) if path.is_dir() else [path]
-        paths.extend(entry for entry in found if entry.is_file())
-    if names and not paths:
-        raise UsageError("no files in the input", where="--input", got=", ".join(names))
-    return tuple(paths)
 
 
 def _stores_generated(config: RecordConfig, source: Source, layout: Layout) -> bool:

@@ -149,7 +149,7 @@ class SessionSource:
             yield batch
 
     def _of_users(self) -> Iterator[RequestBatch]:
-        users = self._context.config.users or 0
+        users = int(self._context.config.users or 0)
         firsts = [batch for user in range(users) if (batch := self.more(user)) is not None]
         for batch in firsts:
             batch.arrival_ns[0] = batch.think_ns[0]
