@@ -113,13 +113,7 @@ class SourceConfig(_Section):
 
     name: str = "synthetic"
     input: tuple[str, ...] = ()
-    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    cycles: Annotated[int, Field(gt=0)] = 1
-    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    dequantise: DurationNs | None = None
-    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
-    tokenizer: str | None = None
-    think_s: Seconds = (0.1, 0.5)
+    speed: Annotated[float, Field(gt=0)] = 1.0
     users: Annotated[int, Field(gt=0)] | None = None
     rate: RatePerS | None = None
     arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
@@ -135,6 +129,12 @@ class SourceConfig(_Section):
     system_prompts: SystemPrompts = SystemPrompts()
     rag: Rag | None = None
     qos_mix: dict[str, float] = QOS_MIX
+    cycles: Annotated[int, Field(gt=0)] = 1
+    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    dequantise: DurationNs | None = None
+    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tokenizer: str | None = None
+    think_s: Seconds = (0.1, 0.5)
 
     @model_validator(mode="before")
     @classmethod

@@ -46,7 +46,7 @@ def record_command(
         _option("File or directory with requests; may be repeated.", _SOURCE, "--input"),
     ] = None,
     users: Annotated[
-        int | None, _option("Closed loop: users with think time (synthetic: 10).", _SOURCE)
+        int | None, _option("Synthetic, closed loop: users with think time (10).", _SOURCE)
     ] = None,
     rate: Annotated[
         str | None, _option("Open arrivals of sessions: requests per second, e.g. 10/s.", _SOURCE)
