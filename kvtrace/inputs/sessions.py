@@ -179,7 +179,9 @@ class SessionSource:
         turn_tokens = None
         if self._history is not None:
             stream = (session << 24) + sessions.stream
-            session, turn_tokens = self._history.follow(stream, sessions.input_tokens, 0 * last > 0)
+            session, turn_tokens = self._history.follow(
+                stream, sessions.input_tokens, np.zeros_like(last)
+            )
             self._history.forget()
         return RequestBatch(
             arrival_ns=np.full(count, UNKNOWN_NS),
