@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -80,12 +79,12 @@ def whole(
 
 def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
     """Return a field of seconds, 0 or more, as nanoseconds. Raises TraceError."""
-    value = fields.get(name)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not 0 <= value * S_NS < MAX_TIME_NS:
-        got = "nothing" if name not in fields else _shortened(value)
-        raise TraceError(f"bad {name}", where=where, got=got, accepted="seconds, 0 or more")
-    return round(value * S_NS)
+    value: Any = fields.get(name, "nothing")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and 0 <= value < MAX_TIME_NS / S_NS:
+        return int(round(value * S_NS))
+    got = _shortened(value) if name in fields else value
+    raise TraceError(f"bad {name}", where=where, got=got, accepted="seconds, 0 or more")
 
 
 def hash_ids(

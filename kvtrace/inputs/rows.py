@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -65,13 +65,24 @@ class Piece:
         return f"{self.where}:{self.line[row]}"
 
 
-def single_turns(first: int, count: int) -> dict[str, NDArray[Any]]:
-    """Return the session columns of requests that are each a session of their own."""
-    return {
-        "session": first + np.arange(count),
-        "turn": np.zeros(count, np.int64),
-        "last_turn": np.ones(count, np.bool_),
-    }
+def alone(
+    first: int,
+    time_ns: NDArray[np.int64],
+    input_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+    ids: Ragged | None = None,
+) -> FileRows:
+    """Return requests each of which is a session of its own, numbered from `first` on."""
+    count = len(time_ns)
+    return FileRows(
+        time_ns,
+        input_tokens,
+        output_tokens,
+        session=first + np.arange(count),
+        turn=np.zeros(count, np.int64),
+        last_turn=np.ones(count, np.bool_),
+        ids=ids,
+    )
 
 
 def gather(lists: Ragged, rows: NDArray[np.int64]) -> Ragged:

@@ -39,8 +39,14 @@ class Copies:
         self.most = max(1, math.ceil(scale))
         self._seed = seed
         self._interner = Interner()
+        self.references = 0
         self._lowest = np.zeros(0, np.int64)
         self._highest = np.zeros(0, np.int64)
+
+    @property
+    def listed_ids(self) -> dict[str, int]:
+        """Return how many ids the requests so far listed, partial last ones included."""
+        return {"references": self.references, "unique": len(self._interner)}
 
     def counts(self, session: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many times each session appears: `scale` on average."""
@@ -69,6 +75,7 @@ class Copies:
 
     def identities(self, ids: Ragged, copy: NDArray[np.int64]) -> Ragged:
         """Return what the blocks of requests of copies are known by, dense and never the ids."""
+        self.references += len(ids.values)
         dense = self._interner.intern(ids.values)
         if self.most > 1:
             shared = self._lowest[dense] != self._highest[dense]

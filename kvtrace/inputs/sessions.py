@@ -95,7 +95,7 @@ class SessionSource:
     @property
     def info(self) -> SourceInfo:
         """Name, parameters and inputs, for the header; what was invented and left out."""
-        return describe(self._context, self._keys, self._told, self._shas)
+        return describe(self._context, self._keys, self._told, self._copies, self._shas)
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield each user's first session, or the sessions that arrive, in order of arrival."""

@@ -43,9 +43,9 @@ class Told:
 
 
 def describe(
-    context: SourceContext, keys: frozenset[str], told: Told, shas: list[str]
+    context: SourceContext, keys: frozenset[str], told: Told, copies: Copies, shas: list[str]
 ) -> SourceInfo:
-    """Return the header's part about a source; `dropped` and `notes` only where there are any."""
+    """Return the header's part about a source; what there is none of is left out."""
     # A path tells of a machine: the tokenizer is told by its sha256.
     used = context.config.model_dump(mode="json", include=set(keys) - {"tokenizer"})
     said: dict[str, Any] = {
@@ -54,7 +54,11 @@ def describe(
         "sha256": shas,
         "invented": told.invented,
     }
-    optional = {"notes": told.notes, "dropped": told.dropped}
+    optional = {
+        "notes": told.notes,
+        "dropped": told.dropped,
+        "listed_ids": copies.listed_ids if copies.references else None,
+    }
     return SourceInfo.model_validate(
         said | {key: value for key, value in optional.items() if value}
     )
@@ -94,7 +98,7 @@ class FileSource:
     @property
     def info(self) -> SourceInfo:
         """Name, parameters and inputs, for the header; what was invented and left out."""
-        return describe(self._context, self._keys, self._told, self._shas)
+        return describe(self._context, self._keys, self._told, self._copies, self._shas)
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield the requests in order of arrival, cycle after cycle."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.inputs import csvrows
 from kvtrace.inputs.lengths import LENGTHS_KEYS, lengths_source
-from kvtrace.inputs.rows import FileRows, Piece, single_turns
+from kvtrace.inputs.rows import Piece, alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
             line, some = lines.first + np.arange(len(inputs)), np.flatnonzero(inputs)
             if len(some) < len(inputs):
                 told.drop("no prompt tokens", len(inputs) - len(some))
-            rows = FileRows(time_ns, inputs, outputs, **single_turns(count, len(inputs))).take(some)
+            rows = alone(count, time_ns, inputs, outputs).take(some)
             yield Piece(lines.where, line[some], rows)
             count += len(inputs)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.inputs import csvrows
 from kvtrace.inputs.lengths import LENGTHS_KEYS, lengths_source
-from kvtrace.inputs.rows import FileRows, Piece, single_turns
+from kvtrace.inputs.rows import Piece, alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +29,14 @@ def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
             time_ns = csvrows.seconds_ns(frame, TIME, lines)
             inputs = csvrows.tokens(frame, PROMPT, lines)
             outputs = csvrows.tokens(frame, GENERATED, lines)
-            line, rows = lines.first + np.arange(len(inputs)), single_turns(count, len(inputs))
+            line = lines.first + np.arange(len(inputs))
             failed, empty = outputs == 0, (outputs > 0) & (inputs == 0)
             for reason, which in (("failed: 0 response tokens", failed), ("no prompt", empty)):
                 if which.any():
                     told.drop(reason, int(which.sum()))
             some = np.flatnonzero(~failed & ~empty)
-            yield Piece(
-                lines.where, line[some], FileRows(time_ns, inputs, outputs, **rows).take(some)
-            )
+            rows = alone(count, time_ns, inputs, outputs).take(some)
+            yield Piece(lines.where, line[some], rows)
             count += len(inputs)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.inputs import jsonlines
-from kvtrace.inputs.rows import MAX_TOKENS, FileRows, Piece, single_turns
+from kvtrace.inputs.rows import MAX_TOKENS, Piece, alone
 from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
 from kvtrace.model import dtype_bytes
 from kvtrace.request import Ragged
@@ -199,12 +199,12 @@ class _Recording:
         counts = np.array([len(look_up.chunks) for look_up in look_ups], np.int64)
         known = self._known
         ids = [known.setdefault(chunk, len(known)) for found in look_ups for chunk in found.chunks]
-        rows = FileRows(
+        rows = alone(
+            first,
             np.array([look_up.time_ns for look_up in look_ups], np.int64),
             counts * self.block_tokens,
             np.zeros(len(look_ups), np.int64),
-            **single_turns(first, len(look_ups)),
-            ids=Ragged.from_counts(counts, np.array(ids, np.int64)),
+            Ragged.from_counts(counts, np.array(ids, np.int64)),
         )
         line = np.array([look_up.place for look_up in look_ups], np.int64)
         return Piece(str(path), line, rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.inputs import jsonlines
-from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece, single_turns
+from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece, alone
 from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
 from kvtrace.units import MS_NS
 
@@ -38,11 +38,8 @@ def parse(piece: Lines) -> FileRows:
                 fields, place, needed=needed, block_tokens=BLOCK_TOKENS, of="input_length"
             )
         )
-    return FileRows(
-        *(column.copy() for column in numbers.T),
-        **single_turns(0, len(numbers)),
-        ids=jsonlines.id_lists(ids, places),
-    )
+    time_ns, inputs, outputs = (column.copy() for column in numbers.T)
+    return alone(0, time_ns, inputs, outputs, jsonlines.id_lists(ids, places))
 
 
 def _pieces(context: SourceContext) -> Iterator[Piece]:

@@ -38,6 +38,9 @@ def test_mooncake_sample() -> None:
     assert found["arrival_ns"][-1] == 1_022_025 * MS_NS
     references = [ident for ids in found["block_ids"] for ident in ids]
     assert (len(references), len(set(references))) == (121_877, 43_924)
+    assert info["listed_ids"] == {"references": 121_877, "unique": 43_924}
+    ideal_prefix_hit = (len(references) - len(set(references))) / len(references)
+    assert ideal_prefix_hit == pytest.approx(0.6396, abs=5e-5)
     assert info["invented"] == []
 
 
