@@ -82,7 +82,8 @@ def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
     value: Any = fields.get(name, "nothing")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and 0 <= value < MAX_TIME_NS / S_NS:
-        return int(round(value * S_NS))
+        nanoseconds: int = round(value * S_NS)
+        return nanoseconds
     got = _shortened(value) if name in fields else value
     raise TraceError(f"bad {name}", where=where, got=got, accepted="seconds, 0 or more")
 
