@@ -101,13 +101,24 @@ class Rag(_Section):
     popularity: Literal["zipfian", "uniform"] = "zipfian"
     zipf_exponent: Annotated[float, Field(gt=0)] = 1.0
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.popularity == "uniform" and self.zipf_exponent != 1.0:
+            raise ValueError("zipf_exponent has no effect with popularity: uniform")
+        return self
+
 
 DEFAULT_USERS = 10
 QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
 
 
+DEFAULT_RATE_PER_S = 1.0
+"""Of the sources of `ARRIVING`, whose files don't tell when sessions begin."""
+ARRIVING = ("sharegpt", "weka")
+
+
 class SourceConfig(_Section):
-    """Where requests come from. The keys from `users` on are synthetic's, `speed` is of files."""
+    """Where requests come from. Each source says which keys have an effect on it (its `KEYS`)."""
 
     name: str = "synthetic"
     input: tuple[str, ...] = ()
@@ -127,20 +138,33 @@ class SourceConfig(_Section):
     system_prompts: SystemPrompts = SystemPrompts()
     rag: Rag | None = None
     qos_mix: dict[str, float] = QOS_MIX
+    cycles: Annotated[int, Field(gt=0)] = 1
+    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    dequantise: DurationNs | None = None
+    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tokenizer: str | None = None
+    think_s: Seconds = (0.1, 0.5)
 
     @model_validator(mode="before")
     @classmethod
     def _default_users(cls, data: Any) -> Any:
-        synthetic = isinstance(data, dict) and data.get("name", "synthetic") == "synthetic"
-        if synthetic and data.get("users") is None and data.get("rate") is None:
-            return data | {"users": DEFAULT_USERS}
+        if not isinstance(data, dict):
+            return data
+        name = data.get("name", "synthetic")
+        if data.get("users") is None and data.get("rate") is None:
+            if name == "synthetic":
+                return data | {"users": DEFAULT_USERS}
+            if name in ARRIVING:
+                return data | {"rate": DEFAULT_RATE_PER_S}
         return data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.users is not None and self.rate is not None:
             raise ValueError("users (closed loop) and rate (open arrivals) exclude each other")
-        ranges = {"system_prompts.tokens": self.system_prompts.tokens}
+        ranges: dict[str, tuple[float, float]] = {
+            "system_prompts.tokens": self.system_prompts.tokens, "think_s": self.think_s
+        }  # fmt: skip
         if self.rag is not None:
             ranges["rag.document_tokens"] = self.rag.document_tokens
         for name, template in self.templates.items():
@@ -151,6 +175,24 @@ class SourceConfig(_Section):
                 raise ValueError(f"{name}: range {low} to {high} runs backwards")
         if set(self.qos_mix) != set(QOS_MIX) or not sum(self.qos_mix.values()) > 0:
             raise ValueError(f"qos_mix needs a weight for each of {', '.join(QOS_MIX)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_effects(self) -> Self:
+        """Refuse a key that was set, and not to its default, but is idle beside the others."""
+        diurnal, shared = self.arrival == "diurnal", self.system_prompts.probability > 0
+        for key, effective, wanted in (
+            ("arrival", self.rate is not None, "a rate"),
+            ("gamma_shape", self.arrival == "gamma", "arrival: gamma"),
+            ("diurnal_amplitude", diurnal, "arrival: diurnal"),
+            ("diurnal_period", diurnal, "arrival: diurnal"),
+            ("end_probability", self.multi_turn, "multi_turn"),
+            ("max_turns", self.multi_turn, "multi_turn"),
+            ("prefix_caching", shared, "system_prompts.probability above 0"),
+        ):
+            default = type(self).model_fields[key].default
+            if getattr(self, key) != default and not effective:
+                raise ValueError(f"{key} has no effect without {wanted}")
         return self
 
 

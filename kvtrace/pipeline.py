@@ -18,8 +18,9 @@ from kvtrace import layouts, nodes, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
-from kvtrace.header import RESIDENT_DTYPE, Header, Producer, TierInfo
+from kvtrace.header import RESIDENT_DTYPE, Header, Producer, SourceInfo, TierInfo
 from kvtrace.hierarchy import HierarchySpec, HierarchyStats, StateSize, TierSpec
+from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
 from kvtrace.reader import open_trace
@@ -79,7 +80,7 @@ class Recording:
         self.source = sources.create(
             SourceContext(
                 config=config.source,
-                inputs=_inputs(config.source.input),
+                inputs=input_files(config.source.input),
                 seed=config.seed,
                 end_ns=UNLIMITED if config.warmup else self.end_ns or UNLIMITED,
                 by_turn=self.layout.block_tokens is None,
@@ -93,7 +94,10 @@ class Recording:
     def header(self) -> Header:
         """Return the header of the trace, before anything is counted."""
         config = self.config
-        resolved = config.model_dump(mode="json", exclude={"source": {"input"}, "sizing": True})
+        resolved = config.model_dump(mode="json", exclude={"source", "sizing"})
+        # Paths tell of a machine: files are told by their sha256, in the source's own part.
+        told = {"name", *sources.keys(config.source.name)} - {"tokenizer"}
+        resolved["source"] = config.source.model_dump(mode="json", include=told)
         resolved["model"] = self.model.name
         return Header(
             producer=Producer(version=VERSION),
@@ -218,19 +222,6 @@ def _end_ns(config: RecordConfig) -> int | None:
         return config.duration
     endless = config.source.name == "synthetic" and config.requests is None
     return DEFAULT_DURATION_NS if endless else None
-
-
-def _inputs(names: tuple[str, ...]) -> tuple[Path, ...]:
-    paths: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if not path.exists():
-            raise UsageError("no such input", where="--input", got=name)
-        found = sorted(path.iterdir()) if path.is_dir() else [path]
-        paths.extend(entry for entry in found if entry.is_file())
-    if names and not paths:
-        raise UsageError("no files in the input", where="--input", got=", ".join(names))
-    return tuple(paths)
 
 
 def _stores_generated(config: RecordConfig, source: Source, layout: Layout) -> bool:
@@ -389,7 +380,9 @@ def record(
     with _writer(recording, path, force=force, dry_run=dry_run) as writer:
         simulation = _write(recording, writer, progress)
         stats = simulation.stats()
-        header = writer.close(statistics=_statistics(stats, recording))
+        header = writer.close(
+            source=recording.source.info, statistics=_statistics(stats, recording)
+        )
     return Recorded(path, header, stats)
 
 
@@ -448,13 +441,17 @@ def _record_nodes(
                 rows += len(columns["timestamp"])
                 if progress is not None:
                     progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
-        stats = functools.reduce(HierarchyStats.plus, found)
-        header = writer.close(statistics=_statistics(stats, whole))
+        stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in found])
+        # Each node has read all of the input.
+        header = writer.close(source=found[0][1], statistics=_statistics(stats, whole))
     return Recorded(path, header, stats)
 
 
-def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[HierarchyStats]:
-    """Record each node to its part."""
+_OfNode = tuple[HierarchyStats, SourceInfo]
+
+
+def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[_OfNode]:
+    """Record each node to its part; return what each counted and what its source tells."""
     tasks = ([config] * len(parts), range(len(parts)), parts)
     if workers == 1:
         return list(map(_record_node, *tasks))
@@ -464,10 +461,10 @@ def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[Hi
         return list(pool.map(_record_node, *tasks))
 
 
-def _record_node(config: RecordConfig, node: int, path: Path) -> HierarchyStats:
+def _record_node(config: RecordConfig, node: int, path: Path) -> _OfNode:
     recording = Recording(config, node=node)
     with TraceWriter(path, recording.header(), recording.columns()) as writer:
-        return _write(recording, writer).stats()
+        return _write(recording, writer).stats(), recording.source.info
 
 
 def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:

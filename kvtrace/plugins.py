@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from typing import TYPE_CHECKING
 
@@ -29,3 +30,11 @@ def load(folder: str, name: str, *, kind: str) -> ModuleType:
 def summary(module: ModuleType) -> str:
     """Return the first line of a plug-in's docstring."""
     return (module.__doc__ or "").strip().partition("\n")[0]
+
+
+def unavailable(module: ModuleType) -> str | None:
+    """Return why a plug-in can't be used here, or None if it can."""
+    needs: str | None = getattr(module, "NEEDS", None)
+    if needs is None or importlib.util.find_spec(needs) is not None:
+        return None
+    return f"needs the package {needs}"

@@ -29,6 +29,12 @@ LONG_FUNCTIONS = {
     "kvtrace/cli/replay.py:replay_command": "a parameter per option",
 }
 
+# Catch everything, each with its reason.
+BROAD = {
+    "kvtrace/cli/main.py": "the outermost frame",
+    "kvtrace/inputs/tokens.py": "the tokenizers package raises plain Exception",
+}
+
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -86,7 +92,7 @@ def test_only_the_command_line_prints_or_exits() -> None:
             for node in nodes(path)
             if isinstance(node, ast.ExceptHandler)
         } & {"Exception", "BaseException", "all"}
-        assert not broad or name_of(path) == "kvtrace/cli/main.py", name_of(path)
+        assert not broad or name_of(path) in BROAD, name_of(path)
 
 
 def test_no_clock_in_virtual_time() -> None:

@@ -22,9 +22,10 @@ Entry = tuple[str, str, str]
 
 
 def _folder(package: str) -> list[Entry]:
+    modules = [(name, plugins.load(package, name, kind="name")) for name in plugins.names(package)]
     return [
-        (name, "yes", plugins.summary(plugins.load(package, name, kind="name")))
-        for name in plugins.names(package)
+        (name, plugins.unavailable(module) or "yes", plugins.summary(module))
+        for name, module in modules
     ]
 
 

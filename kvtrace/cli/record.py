@@ -1,4 +1,4 @@
-"""`kvtrace record`: from options to a trace and its summary."""
+"""`kvtrace record`: from options to a trace."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from kvtrace.cli.progress import record_bar
-from kvtrace.config import RecordConfig, as_yaml, resolve
+from kvtrace.cli.recorded import show, summary
+from kvtrace.config import as_yaml, resolve
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import DEFAULT_DURATION_NS, Recorded, Recording, record
+from kvtrace.pipeline import Recording, record
 from kvtrace.schema import Tier
-from kvtrace.stats import DAY_S
-from kvtrace.units import MS_NS, S_NS, format_bytes, format_count
-from kvtrace.writer import file_sha256
+from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,7 +44,8 @@ def record_command(
         ),
     ],
     source: Annotated[
-        str | None, _option("synthetic (default) or mooncake; see `kvtrace list sources`.", _SOURCE)
+        str | None,
+        _option("synthetic (default), mooncake, ...; see `kvtrace list sources`.", _SOURCE),
     ] = None,
     input_: Annotated[
         list[str] | None,
@@ -62,7 +60,7 @@ def record_command(
         ),
     ] = None,
     rate: Annotated[
-        str | None, _option("Synthetic, open arrivals: requests per second, e.g. 10/s.", _SOURCE)
+        str | None, _option("Open arrivals of sessions: requests per second, e.g. 10/s.", _SOURCE)
     ] = None,
     arrival: Annotated[
         str | None,
@@ -89,7 +87,23 @@ def record_command(
         _option("A tenth of the requests retrieve chunks of documents.", _SOURCE, "--rag/--no-rag"),
     ] = None,
     speed: Annotated[
-        float | None, _option("File sources: arrival times are divided by it (1).", _SOURCE)
+        float | None, _option("Files: arrival or think times are divided by it (1).", _SOURCE)
+    ] = None,
+    cycles: Annotated[
+        int | None, _option("Files: their requests N times over (1).", _SOURCE)
+    ] = None,
+    scale_sessions: Annotated[
+        float | None, _option("Files: below 1 sessions are left out, above copied (1).", _SOURCE)
+    ] = None,
+    dequantise: Annotated[
+        str | None, _option("Files: spread times over a coarse clock's tick, e.g. 3s.", _SOURCE)
+    ] = None,
+    invent_sessions: Annotated[
+        float | None,
+        _option("azure, burstgpt: probability that an invented session goes on (none).", _SOURCE),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, _option("sharegpt: a tokenizer.json (characters / 4).", _SOURCE)
     ] = None,
     model: Annotated[
         str | None,
@@ -213,6 +227,11 @@ def record_command(
         "source.arrival": arrival,
         "source.multi_turn": multi_turn,
         "source.speed": speed,
+        "source.cycles": cycles,
+        "source.scale_sessions": scale_sessions,
+        "source.dequantise": dequantise,
+        "source.invent_sessions": invent_sessions,
+        "source.tokenizer": tokenizer,
         "source.prefix_caching": prefix_caching,
         "model": model,
         "dtype": dtype,
@@ -262,7 +281,7 @@ def record_command(
     if as_json:
         typer.echo(json.dumps(summary(made), indent=2))
     else:
-        _print(made, resolved, time.monotonic() - started)
+        show(made, resolved, time.monotonic() - started)
 
 
 def _tell_trial(trial: Trial) -> None:
@@ -313,85 +332,3 @@ def _watermarks(key: str, texts: Iterable[str]) -> dict[str, float]:
                 "not a ratio", where=option, got=repr(ratio), accepted="[TIER=]RATIO, e.g. nvme=0.9"
             ) from None
     return found
-
-
-def summary(made: Recorded) -> dict[str, Any]:
-    """Return what `record --json` prints."""
-    totals, counted = made.header.totals, made.header.statistics
-    return {
-        "path": str(made.path),
-        "rows": totals.rows,
-        "objects": counted["objects"],
-        "bytes": totals.bytes,
-        "duration_s": totals.duration_ns / S_NS,
-        "cells": [cell.model_dump() for cell in totals.cells],
-        **{name: value for name, value in counted.items() if name != "objects"},
-        "dropped_rows": made.header.dropped_rows,
-        "sha256": file_sha256(made.path) if made.header.content_sha256 else None,
-        "content_sha256": made.header.content_sha256,
-    }
-
-
-def _unlimited(made: Recorded) -> list[str]:
-    """Say of a tier that never deletes how much is written to it in a day."""
-    totals = made.header.totals
-    told = []
-    for info in made.header.tiers:
-        written = sum(c.bytes for c in totals.cells if c.tier == info.name and c.op == "write")
-        if info.capacity_bytes is None and written and totals.duration_ns:
-            per_day = written * DAY_S * S_NS / totals.duration_ns
-            told.append(
-                f"{info.name} is unlimited: nothing is deleted from it, "
-                f"{format_bytes(per_day)} are written per day"
-            )
-    return told
-
-
-def _print(made: Recorded, config: RecordConfig, wall_s: float) -> None:
-    console, totals, counted = Console(), made.header.totals, made.header.statistics
-    table = Table(title=f"{made.path}", title_justify="left", title_style="bold")
-    for name in ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held"):
-        table.add_column(name, justify="left" if name == "tier" else "right")
-    for tier in Tier:
-        cells = [cell for cell in totals.cells if cell.tier == tier.label]
-        if not cells:
-            continue
-        moved = {op: sum(c.bytes for c in cells if c.op == op) for op in ("read", "write")}
-        ratio = f"{moved['read'] / moved['write']:.2f}" if moved["write"] else "-"
-        table.add_row(
-            tier.label,
-            f"{counted['hit_ratio'].get(tier.label, 0):.3f}",
-            format_count(sum(cell.ops for cell in cells)),
-            format_bytes(moved["read"]),
-            format_bytes(moved["write"]),
-            ratio,
-            format_bytes(counted["peak_bytes"].get(tier.label, 0)),
-        )
-    console.print(table)
-    virtual_s = totals.duration_ns / S_NS
-    console.print(
-        f"{totals.rows:,} rows, {counted['objects']:,} objects, {format_bytes(totals.bytes)} in "
-        f"{virtual_s:,.1f} s of virtual time ({totals.rows / max(virtual_s, 1e-9):,.0f} ops/s)",
-        highlight=False,
-    )
-    console.print(
-        f"{counted['requests']:,} requests, {counted['blocks']:,} blocks asked for, "
-        f"hit ratio {sum(counted['hit_ratio'].values()):.3f} "
-        f"(ideal {counted['ideal_prefix_hit']:.3f}), by tokens {counted['token_hit_ratio']:.3f}",
-        highlight=False,
-    )
-    if not config.duration and not config.requests and config.source.name == "synthetic":
-        console.print(
-            f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
-            highlight=False,
-        )
-    for text in _unlimited(made):
-        console.print(text, highlight=False)
-    if made.header.dropped_rows:
-        console.print(
-            f"{made.header.dropped_rows:,} rows have no word in the CSV and were left out",
-            highlight=False,
-        )
-    console.print(
-        f"made in {wall_s:.1f} s ({totals.rows / max(wall_s, 1e-9):,.0f} rows/s)", highlight=False
-    )

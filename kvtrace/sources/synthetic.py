@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.arrivals import ARRIVAL_KEYS, gaps_ns, of_the_day
 from kvtrace.errors import UsageError
 from kvtrace.header import SourceInfo
 from kvtrace.request import (
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from kvtrace.config import SourceConfig
     from kvtrace.sources import SourceContext
 
+KEYS = ARRIVAL_KEYS | {
+    "multi_turn", "end_probability", "max_turns", "max_context_tokens", "templates",
+    "prefix_caching", "system_prompts", "rag", "qos_mix",
+}  # fmt: skip
 SESSIONS_PER_DRAW = 4
 """Sessions of a user that are drawn at once; part of what a seed means."""
 ARRIVALS_PER_DRAW = 256
@@ -202,7 +207,7 @@ class Synthetic:
     @property
     def info(self) -> SourceInfo:
         """Name and parameters, for the header."""
-        parameters = self._config.model_dump(mode="json", exclude={"name", "input"})
+        parameters = self._config.model_dump(mode="json", include=set(KEYS))
         return SourceInfo(name="synthetic", parameters=parameters)
 
     def _stream(self, *purpose: int) -> np.random.Generator:
@@ -253,8 +258,10 @@ class Synthetic:
         self._mean_turns = float(sample.turns.mean())
         even_ns, last_ns, first_session = 0, 0, 0
         while last_ns < self._end_ns:
-            arrivals = even_ns + np.cumsum(self._gaps_ns(gaps))
-            arrival_ns = self._of_the_day(arrivals)
+            arrivals = even_ns + np.cumsum(
+                gaps_ns(self._config, gaps, self._mean_turns, ARRIVALS_PER_DRAW)
+            )
+            arrival_ns = of_the_day(self._config, arrivals)
             drawn = self._templates.draw(streams.sessions, streams.prompts, ARRIVALS_PER_DRAW)
             session = first_session + np.arange(ARRIVALS_PER_DRAW)
             batch = self._batch(drawn, session, streams.documents, chain=0)
@@ -263,24 +270,6 @@ class Synthetic:
             yield batch
             even_ns, last_ns = int(arrivals[-1]), int(arrival_ns[-1])
             first_session += ARRIVALS_PER_DRAW
-
-    def _of_the_day(self, even_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return arrivals at the mean rate moved to where the day's rate has brought as many.
-
-        The rate is R · (1 + a · sin(2πt / P)), its integral t + aP/2π · (1 − cos(2πt / P)) times R.
-        """
-        config = self._config
-        if config.arrival != "diurnal":
-            return even_ns
-        period, swing = config.diurnal_period, config.diurnal_amplitude
-        scale = swing * period / (2 * np.pi)
-        low, high = even_ns - 2.0 * scale, even_ns.astype(np.float64)
-        for _ in range(64):
-            middle = (low + high) / 2
-            early = middle + scale * (1 - np.cos(2 * np.pi * middle / period)) < even_ns
-            low, high = np.where(early, middle, low), np.where(early, high, middle)
-        moved: NDArray[np.int64] = np.maximum.accumulate(np.rint(high).astype(np.int64))
-        return moved
 
     def _batch(
         self,
@@ -310,21 +299,6 @@ class Synthetic:
 
     def _prompts_of_their_own(self, session: NDArray[np.int64]) -> NDArray[np.int64]:
         return session + self._config.system_prompts.count
-
-    def _gaps_ns(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the gaps between sessions: their rate times the mean turns is the request rate."""
-        config = self._config
-        assert config.rate is not None
-        mean_ns = S_NS * self._mean_turns / config.rate
-        if config.arrival == "constant":
-            gaps_ns = np.full(ARRIVALS_PER_DRAW, mean_ns)
-        elif config.arrival in ("poisson", "diurnal"):
-            gaps_ns = rng.exponential(mean_ns, ARRIVALS_PER_DRAW)
-        else:
-            shape = config.gamma_shape
-            gaps_ns = rng.gamma(shape, mean_ns / shape, ARRIVALS_PER_DRAW)
-        rounded: NDArray[np.int64] = np.maximum(np.rint(gaps_ns), 1).astype(np.int64)
-        return rounded
 
 
 def _requests(

@@ -209,7 +209,7 @@ def test_csv_out_of_order_is_sorted_and_said(tmp_path: Path, cli: Cli) -> None:
 BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown model": (("--model", "llama3-70b"), "did you mean llama3.3-70b"),
     "unknown layout": (("--layout", "lmcach"), "did you mean lmcache"),
-    "unknown source": (("--source", "mooncak"), "did you mean mooncake?"),
+    "unknown source": (("--source", "mooncak"), "did you mean mooncake or"),
     "unknown dtype": (("--dtype", "fp7"), "unknown dtype"),
     "TP above GPUs": (("--tensor-parallel", "8", "--num-gpus", "4"), "8 on 4 GPUs"),
     "TP no divisor": (("--tensor-parallel", "2", "--num-gpus", "3"), "2 on 3 GPUs"),

@@ -87,6 +87,28 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     assert yaml.safe_load(path.read_text())["source"]["users"] == 32
 
 
+IDLE = {
+    "arrival": {"source.arrival": "gamma"},
+    "gamma_shape": {"source.gamma_shape": 2.0, "source.rate": 1},
+    "diurnal_amplitude": {"source.diurnal_amplitude": 0.1, "source.rate": 1},
+    "diurnal_period": {"source.diurnal_period": "1h", "source.rate": 1},
+    "end_probability": {"source.end_probability": 0.5, "source.multi_turn": False},
+    "max_turns": {"source.max_turns": 5, "source.multi_turn": False},
+    "prefix_caching": {
+        "source.prefix_caching": False,
+        "source.system_prompts.probability": 0,
+    },
+    "zipf_exponent": {"source.rag": {"popularity": "uniform", "zipf_exponent": 2.0}},
+}
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_key_that_is_idle_beside_others_is_refused(key: str) -> None:
+    """What was set to no effect is told, not ignored."""
+    with pytest.raises(UsageError, match=f"{key} has no effect with"):
+        load_config(None, IDLE[key])
+
+
 def test_refusals_name_the_layer(tmp_path: Path) -> None:
     """A bad value of a file is told with the file, an unknown preset with the nearest one."""
     path = tmp_path / "c.yaml"

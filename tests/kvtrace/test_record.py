@@ -133,7 +133,7 @@ def test_workers_and_batches_dont_show(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_workers_dont_show_in_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file parsed by several processes in other pieces gives the same bytes."""
-    monkeypatch.setattr("kvtrace.sources.mooncake.LINES_PER_PIECE", 100)
+    monkeypatch.setattr("kvtrace.inputs.lines.LINES_PER_PIECE", 100)
     options: dict[str, Any] = {"source__name": "mooncake", "source__input": [str(MOONCAKE)]}
     options |= {"source__users": None, "duration": None}
     make(tmp_path / "one.parquet", **options)

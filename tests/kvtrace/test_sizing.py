@@ -64,8 +64,8 @@ def test_every_key_of_sizing_has_an_effect(tmp_path: Path) -> None:
 
 def test_one_user_too_many_is_an_error(tmp_path: Path) -> None:
     """Targets that nobody meets are told with the figure, not recorded with no users."""
+    targets = {f"sizing.targets.{word.label}": "1ms" for word in Qos}
     with pytest.raises(UsageError, match=r"one user is too many.*[\d,]+ ms > 1 ms"):
-        targets = {f"sizing.targets.{word.label}": "1ms" for word in Qos}
         found(AUTO | targets | {"duration": "300s"}, tmp_path)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import pytest
 
 from replay import native
@@ -10,6 +11,9 @@ from replay.loop import LoopOptions, Mode, Verify, run_whole
 from replay.native.testing import make_ops
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import simulated_lane
+
+if TYPE_CHECKING:
+    import numpy as np
 
 if native.threads.available() is not None:
     pytest.skip(str(native.threads.available()), allow_module_level=True)
@@ -21,9 +25,7 @@ MS = 1_000_000
 def cpu_share(bytes_: np.ndarray, *, adapts: bool) -> float:
     """Return the loop's CPU time ÷ wall time while it waits for a slow device of depth 4."""
     count = 1200
-    options = LoopOptions(
-        Mode.MAX, bytes_, 1, Verify.NONE, spin_ns=50 * MS, spin_adapts=adapts
-    )
+    options = LoopOptions(Mode.MAX, bytes_, 1, Verify.NONE, spin_ns=50 * MS, spin_adapts=adapts)
     lane = simulated_lane([4 * MS], queue_depth=4)
     outcome, times = run_whole(native.threads, (lane,), make_ops(count), count, options)
     assert not times.error.any()

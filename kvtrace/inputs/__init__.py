@@ -1,0 +1,1 @@
+"""Request files: what the sources that read them have in common."""

@@ -1,0 +1,145 @@
+"""Bailian's (Qwen's) usage traces: JSONL with chats, turns and 16-token hash ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.hashmap import Interner
+from kvtrace.inputs import jsonlines
+from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece
+from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
+from kvtrace.jit import compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from kvtrace.inputs.lines import Lines
+    from kvtrace.sources import SourceContext
+
+KEYS = FILE_KEYS
+BLOCK_TOKENS = 16
+ROOT = -1
+_UNSEEN = -1
+
+
+def parse(piece: Lines) -> tuple[FileRows, NDArray[np.int64]]:
+    """Return the requests in `piece`, and chat and parent chat of each.
+
+    Raises TraceError that names the file and the line.
+    """
+    numbers = np.empty((len(piece.lines), 6), np.int64)
+    ids, places = [], []
+    for index, (place, fields) in enumerate(jsonlines.objects(piece)):
+        numbers[index] = (
+            jsonlines.seconds_ns(fields, "timestamp", place),
+            tokens := jsonlines.whole(fields, "input_length", place, least=1),
+            jsonlines.whole(fields, "output_length", place),
+            jsonlines.whole(fields, "turn", place, least=1) - 1,
+            jsonlines.whole(fields, "chat_id", place, most=MAX_TIME_NS),
+            jsonlines.whole(fields, "parent_chat_id", place, least=ROOT, most=MAX_TIME_NS),
+        )
+        needed = -(-tokens // BLOCK_TOKENS)
+        places.append(place)
+        ids.append(
+            jsonlines.hash_ids(
+                fields, place, needed=needed, block_tokens=BLOCK_TOKENS, of="input_length"
+            )
+        )
+    time_ns, inputs, outputs, turn, chat, parent = (column.copy() for column in numbers.T)
+    zeros = np.zeros(len(numbers), np.int64)
+    rows = FileRows(
+        time_ns,
+        inputs,
+        outputs,
+        zeros,
+        turn,
+        zeros.astype(np.bool_),
+        jsonlines.id_lists(ids, places),
+    )
+    return rows, np.stack((chat, parent), axis=1)
+
+
+class _Chats:
+    """Follows chats back to the root that is their session."""
+
+    def __init__(self) -> None:
+        self._interner = Interner()
+        self._session = np.zeros(0, np.int64)
+        self._sessions = 0
+        self.orphans = 0
+
+    def sessions(self, chats: NDArray[np.int64], place: Piece) -> NDArray[np.int64]:
+        """Return the session of each (chat, parent). Raises TraceError for a chat seen before."""
+        names = self._interner.intern(np.where(chats == ROOT, chats[:, :1], chats).reshape(-1))
+        new = len(self._interner) - len(self._session)
+        self._session = np.concatenate((self._session, np.full(new, _UNSEEN)))
+        pairs, roots = names.reshape(-1, 2), chats[:, 1] == ROOT
+        out = np.empty(len(pairs), np.int64)
+        self._sessions, orphans, again = _follow(pairs, roots, self._session, self._sessions, out)
+        if again >= 0:
+            raise TraceError(
+                "chat_id of an earlier line",
+                where=place.place(int(again)),
+                got=int(chats[again, 0]),
+                accepted="one line per chat_id",
+            )
+        self.orphans += int(orphans)
+        return out
+
+
+@compiled
+def _follow(
+    pairs: NDArray[np.int64],
+    roots: NDArray[np.bool_],
+    session: NDArray[np.int64],
+    sessions: int,
+    out: NDArray[np.int64],
+) -> tuple[int, int, int]:
+    """Fill in the session of each (chat, parent); return sessions, orphans and a repeated row."""
+    orphans = 0
+    for i in range(pairs.shape[0]):
+        chat, parent = pairs[i, 0], pairs[i, 1]
+        if session[chat] != _UNSEEN:
+            return sessions, orphans, i
+        if not roots[i] and session[parent] != _UNSEEN:
+            session[chat] = session[parent]
+        else:
+            orphans += not roots[i]
+            session[chat] = sessions
+            sessions += 1
+        out[i] = session[chat]
+    return sessions, orphans, -1
+
+
+def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
+    chats = _Chats()
+    for lines, (rows, pairs) in jsonlines.parsed(context.inputs, parse, context.workers):
+        piece = Piece(lines.where, lines.first + np.arange(len(rows)), rows)
+        rows.session[:] = chats.sessions(pairs, piece)
+        if chats.orphans:
+            told.notes[:] = [
+                f"{chats.orphans:,} chats whose parent isn't in the file begin a session"
+            ]
+        yield piece
+
+
+def create(context: SourceContext) -> FileSource:
+    """Return the source: a session is a chat and all that descend from it.
+
+    Raises UsageError without an input.
+    """
+    need_input(context, "FILE.jsonl")
+    told = Told()
+    return FileSource(
+        context,
+        KEYS,
+        lambda: _pieces(context, told),
+        block_tokens=BLOCK_TOKENS,
+        told=told,
+        sessions_known=True,
+    )

@@ -1,0 +1,184 @@
+"""WEKA's agentic traces: one JSON per conversation, with think times and subagents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.inputs import jsonlines, jsonstream
+from kvtrace.inputs.sessions import SESSION_KEYS, Sessions, SessionSource
+from kvtrace.inputs.source import Told, need_input
+from kvtrace.request import Ragged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvtrace.sources import SourceContext
+
+KEYS = SESSION_KEYS | {"speed"}
+MAX_DEPTH = 32
+MAX_BLOCK_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One request of a conversation. `stream`: 0, or the number of the subagent that sent it."""
+
+    place: str
+    time_ns: int
+    input_tokens: int
+    output_tokens: int
+    ids: list[int]
+    api_ns: int
+    think_ns: int | None
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    place: str
+    block_tokens: int
+    local: bool
+    requests: list[_Request]
+
+
+class _Reader:
+    """Reads the requests of one conversation, those of subagents among the others."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self._block_tokens = block_tokens
+        self._agents = 0
+        self.requests: list[_Request] = []
+
+    def read(self, entries: Any, place: str, *, stream: int = 0, depth: int = 0) -> None:
+        """Add the requests in `entries`. Raises TraceError."""
+        if not isinstance(entries, list) or depth > MAX_DEPTH:
+            raise TraceError("no list of requests", where=place, accepted='"requests": [...]')
+        for number, entry in enumerate(entries, start=1):
+            where = f"{place}, request {number}"
+            fields = jsonlines.as_object(entry, where)
+            if fields.get("type") == "subagent":
+                self._agents += 1
+                self.read(fields.get("requests"), where, stream=self._agents, depth=depth + 1)
+            else:
+                self.requests.append(self._request(fields, where, stream))
+
+    def _request(self, fields: dict[str, Any], where: str, stream: int) -> _Request:
+        size = self._block_tokens
+        tokens = jsonlines.whole(fields, "in", where, least=1)
+        # Only full blocks are listed.
+        ids = jsonlines.hash_ids(fields, where, needed=tokens // size, block_tokens=size, of="in")
+        api, think = fields.get("api_time"), fields.get("think_time")
+        return _Request(
+            place=where,
+            time_ns=jsonlines.seconds_ns(fields, "t", where),
+            input_tokens=tokens,
+            output_tokens=jsonlines.whole(fields, "out", where),
+            ids=ids[: tokens // size],
+            api_ns=0 if api is None else jsonlines.seconds_ns(fields, "api_time", where),
+            think_ns=None if think is None else jsonlines.seconds_ns(fields, "think_time", where),
+            stream=stream,
+        )
+
+
+def parse(value: Any, place: str) -> _Conversation:
+    """Return the conversation in `value`, its requests in order of time. Raises TraceError."""
+    fields = jsonlines.as_object(value, place)
+    block_tokens = jsonlines.whole(fields, "block_size", place, least=1, most=MAX_BLOCK_TOKENS)
+    scope = fields.get("hash_id_scope", "local")
+    if scope not in ("local", "global"):
+        raise TraceError(
+            "bad hash_id_scope", where=place, got=repr(scope)[:40], accepted="local or global"
+        )
+    reader = _Reader(block_tokens)
+    reader.read(fields.get("requests"), place)
+    ordered = sorted(reader.requests, key=lambda request: request.time_ns)
+    if not ordered:
+        raise TraceError("no requests", where=place, accepted="at least one in a conversation")
+    return _Conversation(place, block_tokens, scope == "local", ordered)
+
+
+def _think_ns(requests: list[_Request]) -> list[int]:
+    """Return the time from the end of the request before to each request.
+
+    It is the recorded think time, or what its times leave of it where the request before was
+    another agent's or where none was recorded.
+    """
+    thinks = [requests[0].think_ns or 0]
+    for before, request in pairwise(requests):
+        if request.think_ns is not None and request.stream == before.stream:
+            thinks.append(request.think_ns)
+        else:
+            thinks.append(max(0, request.time_ns - before.time_ns - before.api_ns))
+    return thinks
+
+
+def _sessions(conversation: _Conversation, ids: Ragged, speed: float) -> Sessions:
+    requests = conversation.requests
+    columns = [(r.input_tokens, r.output_tokens, r.stream) for r in requests]
+    inputs, outputs, stream = np.array(columns, np.int64).T
+    return Sessions(
+        turns=np.array([len(requests)]),
+        input_tokens=inputs.copy(),
+        output_tokens=outputs.copy(),
+        think_ns=np.rint(np.array(_think_ns(requests)) / speed).astype(np.int64),
+        stream=stream.copy(),
+        ids=ids,
+    )
+
+
+def _conversations(context: SourceContext) -> Iterator[_Conversation]:
+    """Yield the conversations. Raises TraceError if they aren't of one kind."""
+    first: _Conversation | None = None
+    for path in context.inputs:
+        for place, value in jsonstream.values(path):
+            conversation = parse(value, place)
+            first = first or conversation
+            if conversation.block_tokens != first.block_tokens:
+                raise TraceError(
+                    "another block_size",
+                    where=place,
+                    got=conversation.block_tokens,
+                    accepted=f"{first.block_tokens}, as in {first.place}",
+                )
+            if conversation.local != first.local:
+                raise TraceError(
+                    "another hash_id_scope", where=place, accepted=f"that of {first.place}"
+                )
+            yield conversation
+
+
+def _pieces(context: SourceContext) -> Iterator[Sessions]:
+    """Yield the conversations; ids that mean something in one of them only get their own names."""
+    names = 0
+    for conversation in _conversations(context):
+        requests = conversation.requests
+        ids = jsonlines.id_lists([r.ids for r in requests], [r.place for r in requests])
+        if conversation.local:
+            known, inverse = np.unique(ids.values, return_inverse=True)
+            ids = Ragged(ids.begin, names + inverse.astype(np.int64))
+            names += len(known)
+        yield _sessions(conversation, ids, context.config.speed)
+
+
+def create(context: SourceContext) -> SessionSource:
+    """Return the source; its block size is that of the first conversation.
+
+    Raises UsageError without an input, TraceError if that conversation can't be read.
+    """
+    need_input(context, "FILE.json or a directory of them")
+    first = next(_conversations(context), None)
+    if first is None:
+        raise TraceError("no requests", where=context.inputs[0], accepted="a conversation")
+    invented = ["when conversations begin"]
+    return SessionSource(
+        context,
+        KEYS,
+        lambda: _pieces(context),
+        block_tokens=first.block_tokens,
+        told=Told(invented=invented),
+    )
