@@ -11,7 +11,7 @@ from kvtrace.units import S_NS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.config import SourceConfig
+    from kvtrace.source_config import SourceConfig
 
 ARRIVAL_KEYS = frozenset(
     {"users", "rate", "arrival", "gamma_shape", "diurnal_amplitude", "diurnal_period"}

@@ -9,197 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from kvtrace.errors import KvtraceError, UsageError, unknown_name
-from kvtrace.units import GIB, S_NS, TIB, parse_bytes, parse_duration_ns, parse_rate_per_s
+from kvtrace.errors import UsageError, unknown_name
+from kvtrace.fields import Bandwidth, Bytes, DurationNs, RatePerS, Ratio, Section, Warmup
+from kvtrace.source_config import SourceConfig
+from kvtrace.units import GIB, S_NS, TIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from kvtrace.schema import Tier
 
-
-def _parsed(parse: Callable[[str], float]) -> BeforeValidator:
-    def validate(value: object) -> object:
-        try:
-            return parse(value) if isinstance(value, str) else value
-        except KvtraceError as error:
-            raise ValueError(str(error)) from error
-
-    return BeforeValidator(validate)
-
-
-def _checked_warmup(text: str) -> str:
-    if text != "steady" and not text.isdigit():
-        try:
-            parse_duration_ns(text)
-        except KvtraceError as error:
-            raise ValueError("takes a duration, a number of requests or `steady`") from error
-    return text
-
-
-Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0)]
-DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0)]
-RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(gt=0)]
-Bandwidth = Annotated[int, _parsed(parse_bytes), Field(gt=0)]
-Warmup = Annotated[str, AfterValidator(_checked_warmup)]
-Ratio = Annotated[float, Field(gt=0, le=1)]
-Range = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-Seconds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
 """Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Template(_Section):
-    """One kind of user: prompt tokens added per turn, generated tokens, think time in seconds."""
-
-    context_tokens: Range
-    generated_tokens: Range
-    think_s: Seconds
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-TEMPLATES = {
-    "chatbot": Template(context_tokens=(512, 4096), generated_tokens=(50, 200), think_s=(0.1, 0.5)),
-    "coding": Template(context_tokens=(4096, 25000), generated_tokens=(100, 500), think_s=(0.2, 1)),
-    "document": Template(
-        context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
-    ),
-}
-
-
-class SystemPrompts(_Section):
-    """Prompts that `probability` of all sessions begin with, one of `count`; tokens of each."""
-
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.2
-    count: Annotated[int, Field(gt=0, lt=1 << 30)] = 3
-    tokens: Range = (512, 2048)
-
-
-class Rag(_Section):
-    """Documents: `probability` of all requests retrieve `top_k` chunks of one of them."""
-
-    probability: Annotated[float, Field(gt=0, le=1)] = 0.1
-    documents: Annotated[int, Field(gt=0, lt=1 << 20)] = 1000
-    document_tokens: Range = (4096, 16384)
-    chunk_tokens: Annotated[int, Field(gt=0)] = 512
-    top_k: Annotated[int, Field(gt=0)] = 5
-    popularity: Literal["zipfian", "uniform"] = "zipfian"
-    zipf_exponent: Annotated[float, Field(gt=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.popularity == "uniform" and self.zipf_exponent != 1.0:
-            raise ValueError("zipf_exponent has no effect with popularity: uniform")
-        return self
-
-
-DEFAULT_USERS = 10
-QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
-
-
-DEFAULT_RATE_PER_S = 1.0
-"""Of the sources of `ARRIVING`, whose files don't tell when sessions begin."""
-ARRIVING = ("sharegpt", "weka")
-
-
-class SourceConfig(_Section):
-    """Where requests come from. Each source says which keys have an effect on it (its `KEYS`)."""
-
-    name: str = "synthetic"
-    input: tuple[str, ...] = ()
-    speed: Annotated[float, Field(gt=0)] = 1.0
-    users: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
-    rate: RatePerS | None = None
-    arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
-    gamma_shape: Annotated[float, Field(gt=0)] = 0.5
-    diurnal_amplitude: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    diurnal_period: DurationNs = 24 * 3600 * S_NS
-    multi_turn: bool = True
-    end_probability: Ratio = 0.2
-    max_turns: Annotated[int, Field(gt=0)] = 50
-    max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
-    templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
-    prefix_caching: bool = True
-    system_prompts: SystemPrompts = SystemPrompts()
-    rag: Rag | None = None
-    qos_mix: dict[str, float] = QOS_MIX
-    cycles: Annotated[int, Field(gt=0)] = 1
-    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    dequantise: DurationNs | None = None
-    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
-    tokenizer: str | None = None
-    think_s: Seconds = (0.1, 0.5)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_users(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        name = data.get("name", "synthetic")
-        if data.get("users") is None and data.get("rate") is None:
-            if name == "synthetic":
-                return data | {"users": DEFAULT_USERS}
-            if name in ARRIVING:
-                return data | {"rate": DEFAULT_RATE_PER_S}
-        return data
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.users is not None and self.rate is not None:
-            raise ValueError("users (closed loop) and rate (open arrivals) exclude each other")
-        ranges: dict[str, tuple[float, float]] = {
-            "system_prompts.tokens": self.system_prompts.tokens, "think_s": self.think_s
-        }  # fmt: skip
-        if self.rag is not None:
-            ranges["rag.document_tokens"] = self.rag.document_tokens
-        for name, template in self.templates.items():
-            for key in ("context_tokens", "generated_tokens", "think_s"):
-                ranges[f"template {name}: {key}"] = getattr(template, key)
-        for name, (low, high) in ranges.items():
-            if low > high:
-                raise ValueError(f"{name}: range {low} to {high} runs backwards")
-        if set(self.qos_mix) != set(QOS_MIX) or not sum(self.qos_mix.values()) > 0:
-            raise ValueError(f"qos_mix needs a weight for each of {', '.join(QOS_MIX)}")
-        return self
-
-    @model_validator(mode="after")
-    def _check_effects(self) -> Self:
-        """Refuse a key that was set, and not to its default, but is idle beside the others."""
-        diurnal, shared = self.arrival == "diurnal", self.system_prompts.probability > 0
-        for key, effective, wanted in (
-            ("arrival", self.rate is not None, "a rate"),
-            ("gamma_shape", self.arrival == "gamma", "arrival: gamma"),
-            ("diurnal_amplitude", diurnal, "arrival: diurnal"),
-            ("diurnal_period", diurnal, "arrival: diurnal"),
-            ("end_probability", self.multi_turn, "multi_turn"),
-            ("max_turns", self.multi_turn, "multi_turn"),
-            ("prefix_caching", shared, "system_prompts.probability above 0"),
-        ):
-            default = type(self).model_fields[key].default
-            if getattr(self, key) != default and not effective:
-                raise ValueError(f"{key} has no effect without {wanted}")
-        return self
-
-
 Eviction = Literal["lru", "fifo", "sieve", "s3-fifo"]
 
 
-class TierConfig(_Section):
+class TierConfig(Section):
     """One tier: capacity in bytes (of gpu: per GPU; 0: absent), watermarks, policy if its own."""
 
     capacity: Bytes
@@ -224,7 +54,7 @@ class _Object(TierConfig):
     capacity: Bytes = 0
 
 
-class TiersConfig(_Section):
+class TiersConfig(Section):
     """The tiers, fastest first."""
 
     gpu: _Gpu = _Gpu()
@@ -238,7 +68,7 @@ class TiersConfig(_Section):
         return config
 
 
-class ServiceConfig(_Section):
+class ServiceConfig(Section):
     """How a tier serves: bytes per second, and the latency of an op."""
 
     bandwidth: Bandwidth
@@ -265,13 +95,13 @@ class _ObjectService(ServiceConfig):
     latency: DurationNs = 20_000_000
 
 
-class _Targets(_Section):
+class _Targets(Section):
     interactive: DurationNs = S_NS // 2
     responsive: DurationNs = S_NS
     batch: DurationNs = 5 * S_NS
 
 
-class SizingConfig(_Section):
+class SizingConfig(Section):
     """What `users: auto` holds the number of users to: tiers' service, P95 of loads per class."""
 
     gpu: _GpuService = _GpuService()
@@ -287,7 +117,7 @@ class SizingConfig(_Section):
         return config
 
 
-class RecordConfig(_Section):
+class RecordConfig(Section):
     """All that determines a generated trace."""
 
     source: SourceConfig = SourceConfig()
@@ -320,7 +150,7 @@ class RecordConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if "sizing" in self.model_fields_set and self.source.users != "auto":
+        if self.sizing != SizingConfig() and self.source.users != "auto":
             raise ValueError("sizing has no effect without users: auto")
         if self.nodes > 1 and self.source.users == "auto":
             raise ValueError("users: auto is of one node: search first, then give users and nodes")
@@ -490,6 +320,8 @@ def _origin(origins: Mapping[str, str], key: str) -> str:
 def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    # Of a choice of types, such as a number or `auto`, the location names the one that was tried.
+    key = key.partition(".constrained-")[0].partition(".literal")[0]
     origin = _origin(origins, key)
     where = key if origin in ("default", "option") else f"{origin}: {key}"
     if first["type"] == "extra_forbidden":

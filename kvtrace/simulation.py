@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.hierarchy import BlockEvents, HierarchyStats
-    from kvtrace.pipeline import Recording
+    from kvtrace.recording import Recording
 
 
 class Simulation:

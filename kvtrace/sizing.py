@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kvtrace.config import RecordConfig, SizingConfig
     from kvtrace.hierarchy import BlockEvents
     from kvtrace.layouts import Layout
-    from kvtrace.pipeline import Recording
+    from kvtrace.recording import Recording
 
 PERCENTILE = 95
 

@@ -39,8 +39,6 @@ RESIDENT_KEY = HEADER_KEY + b".resident"
 PARTIAL_SUFFIX = ".partial"
 HEAD_NAME = "header.parquet"
 """In a trace that is a directory: a file without rows, with the header."""
-PART_ROWS = 16 * ROW_GROUP_ROWS
-"""Rows of each part of a directory but the last."""
 
 # Chosen by measurement: dictionaries for what takes few values, deltas for what grows.
 _DICTIONARY = ("op", "tier", "phase", "size", "request", "session", "step", "rank", "qos", "error")
@@ -185,7 +183,7 @@ class RowWriter(ABC):
 
     def _publish(self) -> None:
         """Give the partial file, which is complete and closed, its final name."""
-        _fsync(self._partial)
+        fsync(self._partial)
         self._partial.replace(self.path)
 
     def _failure(self, error: OSError) -> TargetError:
@@ -366,55 +364,6 @@ class TraceWriter(RowWriter):
             self._pool.shutdown(wait=True)
 
 
-class PartsWriter(TraceWriter):
-    """Writes rows to a directory of parts of PART_ROWS rows each, and the header beside them.
-
-    `force` replaces a directory only if it is a trace.
-    """
-
-    _directory = True
-
-    def _open(self) -> None:
-        try:
-            self._partial.mkdir()
-            self._file = self._parquet(self._part(0))
-        except OSError as error:
-            self._remove()
-            raise self._failure(error) from error
-
-    def _part(self, start_row: int) -> Path:
-        return self._partial / f"part-{start_row // PART_ROWS:05}.parquet"
-
-    def _write(self, table: pa.Table, start_row: int) -> None:
-        if start_row and start_row % PART_ROWS == 0:
-            self._file.close()
-            _fsync(self._part(start_row - 1))
-            self._file = self._parquet(self._part(start_row))
-        super()._write(table, start_row)
-
-    def _publish(self) -> None:
-        """Rename the directory, in place of the trace that is replaced."""
-        _fsync(self._partial)
-        if self.path.exists():
-            for part in self.path.glob("*.parquet"):
-                part.unlink()
-            self.path.rmdir()
-        self._partial.replace(self.path)
-
-    def _finish(self, metadata: dict[bytes, bytes]) -> None:
-        self._file.close()
-        _fsync(self._part(max(0, self._rows - 1)))
-        with self._parquet(self._partial / HEAD_NAME) as head:
-            head.add_key_value_metadata(metadata)
-        _fsync(self._partial / HEAD_NAME)
-
-    def _remove(self) -> None:
-        if self._partial.is_dir():
-            for part in self._partial.glob("*.parquet"):
-                part.unlink()
-            self._partial.rmdir()
-
-
 def _arrow(column: Column, values: NDArray[Any]) -> pa.Array:
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
     data = np.ma.getdata(values)
@@ -437,7 +386,8 @@ def _resident_totals(objects: NDArray[np.void], derived: bool) -> Resident:
     )
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make a file, or a directory's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,7 +13,8 @@ from kvtrace.cli.progress import record_bar
 from kvtrace.cli.recorded import show, summary
 from kvtrace.config import as_yaml, resolve
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import Recording, record
+from kvtrace.pipeline import record
+from kvtrace.recording import Recording
 from kvtrace.schema import Tier
 from kvtrace.units import MS_NS
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from kvtrace.config import RecordConfig
-from kvtrace.pipeline import DEFAULT_DURATION_NS, Recorded
+from kvtrace.pipeline import Recorded
 from kvtrace.reader import open_trace
+from kvtrace.recording import DEFAULT_DURATION_NS
 from kvtrace.schema import Tier
 from kvtrace.stats import DAY_S
 from kvtrace.units import S_NS, format_bytes, format_count

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from kvtrace.config import SourceConfig
     from kvtrace.request import Source
+    from kvtrace.source_config import SourceConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.config import SourceConfig
+    from kvtrace.source_config import SourceConfig
     from kvtrace.sources import SourceContext
 
 KEYS = ARRIVAL_KEYS | {

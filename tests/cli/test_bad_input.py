@@ -338,7 +338,7 @@ def test_unknown_output(tmp_path: Path, cli: Cli) -> None:
     """An output of an unknown kind is refused with the known ones."""
     outcome = cli("record", tmp_path / "out.json", "--users", 1)
     assert outcome.code == USAGE
-    assert "accepted: .parquet, .csv or .csv.zst" in outcome.error
+    assert "accepted: .parquet, .csv, .csv.zst or" in outcome.error
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -9,7 +9,8 @@ import yaml
 
 from kvtrace.config import as_yaml, load_config, preset_names, preset_summary, resolve
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import Recording, record
+from kvtrace.pipeline import record
+from kvtrace.recording import Recording
 
 if TYPE_CHECKING:
     from pathlib import Path

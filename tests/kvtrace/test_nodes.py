@@ -11,8 +11,8 @@ import pytest
 from kvtrace.check import check
 from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import Recording
 from kvtrace.reader import open_trace
+from kvtrace.recording import Recording
 from tests.making import SMALL, make
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kvtrace import writer
+from kvtrace import parts, writer
 from kvtrace.check import check
 from kvtrace.errors import TargetError, TraceError
 from kvtrace.header import RESIDENT_DTYPE
+from kvtrace.parts import PartsWriter
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import PartsWriter
 from tests.making import make
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let row groups have 256 rows, parts two of them."""
     monkeypatch.setattr(writer, "ROW_GROUP_ROWS", 256)
-    monkeypatch.setattr(writer, "PART_ROWS", 512)
+    monkeypatch.setattr(parts, "PART_ROWS", 512)
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_directory_is_the_same_trace(tmp_path: Path) -> None:
     """The rows of all parts, in their order, are those of the single file; and so is the header."""
-    one, many = make(tmp_path / "t.parquet"), make(tmp_path / "t")
-    with open_trace(tmp_path / "t.parquet") as single, open_trace(tmp_path / "t") as parts:
-        assert parts.rows == single.rows > 1024
-        assert parts.lazy().collect().equals(single.lazy().collect())
-        assert parts.header == single.header
-        assert len(parts.parts) == -(-parts.rows // 512)
-        ours = np.concatenate([b["key"] for b in parts.batches(["key"], batch_rows=100)])
+    one, two = make(tmp_path / "t.parquet"), make(tmp_path / "t")
+    with open_trace(tmp_path / "t.parquet") as single, open_trace(tmp_path / "t") as many:
+        assert many.rows == single.rows > 1024
+        assert many.lazy().collect().equals(single.lazy().collect())
+        assert many.header == single.header
+        assert len(many.parts) == -(-many.rows // 512)
+        ours = np.concatenate([b["key"] for b in many.batches(["key"], batch_rows=100)])
         assert ours.tolist() == single.lazy().collect()["key"].to_list()
-        assert check(parts).ok
-        assert parts.sha256() != single.sha256()
-    assert one.header.content_sha256 == many.header.content_sha256
+        assert check(many).ok
+        assert many.sha256() != single.sha256()
+    assert one.header.content_sha256 == two.header.content_sha256
 
 
 @pytest.mark.usefixtures("small_parts")

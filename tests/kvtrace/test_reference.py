@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from kvtrace.config import load_config
 from kvtrace.eviction import NAMES
-from kvtrace.pipeline import Recording, record
+from kvtrace.pipeline import record
+from kvtrace.recording import Recording
 from tests.kvtrace.reference import Block, Reference, Request, Rules
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import Recording, record
+from kvtrace.pipeline import record
+from kvtrace.recording import Recording
 from kvtrace.schema import Qos
 from kvtrace.sizing import Trial, _Server, measure
 from tests.making import SMALL

@@ -12,9 +12,9 @@ import pytest
 import zstandard
 
 from kvtrace import plugins
-from kvtrace.config import SourceConfig
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.inputs import csvrows, jsonstream, lines
+from kvtrace.source_config import SourceConfig
 from kvtrace.units import MS_NS, S_NS
 from tests.kvtrace import request_files as files
 from tests.kvtrace.request_files import GOOD, SAMPLES, good, read, write
