@@ -1,8 +1,8 @@
 """What reading requests costs: requests per CPU-second of each kind of file, and memory.
 
 Files are made here, with ids and lengths like those of the public traces. Each figure is of a
-process of its own that reads the file as `record` does, without simulating it; the first run
-compiles and isn't counted. Medians of `--repeats` runs, with the range.
+process of its own that reads the file twice, as `record` does, without simulating it; the first
+time loads compiled code and isn't counted. Medians of `--repeats` runs, with the range.
 """
 
 from __future__ import annotations
@@ -149,6 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         name, path = arguments.child
+        measured(name, Path(path))
         print(json.dumps(measured(name, Path(path))))
         return
     for name in REQUESTS:
