@@ -70,7 +70,6 @@ class SessionSample:
     ) -> None:
         self._seed = seed
         self._threshold = np.uint64(0)
-        self._empty = share.ratio == 0
         if share.ratio is not None:
             self._threshold = np.uint64(min(_TOP, int(share.ratio * (1 << 64))))
         else:

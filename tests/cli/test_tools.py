@@ -47,6 +47,16 @@ def test_slice_keeps_time_if_asked(tmp_path: Path, cli: Cli, small_trace: Path) 
         assert found == 0 if least == 0 else found >= least
 
 
+def test_info_tells_what_was_done(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
+    """`info` names the tools that made a trace, its JSON what they were told."""
+    cli("slice", small_trace, tmp_path / "a.parquet", "--to", "9s")
+    cli("scale", tmp_path / "a.parquet", tmp_path / "b.parquet", "--time", 2)
+    assert "slice, scale" in cli("info", tmp_path / "b.parquet").out
+    header = json.loads(cli("info", tmp_path / "b.parquet", "--json").out)["header"]
+    assert [step["tool"] for step in header["history"]] == ["slice", "scale"]
+    assert (header["history"][0]["end_ns"], header["history"][1]["time"]) == (9 * 10**9, 2.0)
+
+
 def test_nothing_left_is_an_error(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
     """A choice that keeps no row makes no file."""
     out = tmp_path / "s.parquet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from itertools import combinations as subsets
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,11 @@ def test_a_trace_that_lost_nothing_tells_all(tmp_path: Path, more: dict[str, Any
     record(load_config(None, SMALL | OPEN | more), path)
     with open_trace(path) as trace:
         traced = Traced(trace)
-    choices = {"tiers.cpu.capacity": ["300MiB", "500MiB"],
-               "tiers.nvme.capacity": ["600MiB", "unlimited"], "eviction": ["lru", "sieve"]}  # fmt: skip
+    choices = {
+        "tiers.cpu.capacity": ["300MiB", "500MiB"],
+        "tiers.nvme.capacity": ["600MiB", "unlimited"],
+        "eviction": ["lru", "sieve"],
+    }
     from_trace = answer(traced, choices, curves=None).outcomes
     from_source = answer(configured(OPEN | more), choices, curves=None).outcomes
     for ours, theirs in zip(from_trace, from_source, strict=True):
@@ -239,8 +243,8 @@ def test_the_optimum_equals_libcachesims(tmp_path: Path) -> None:
     """
     libcachesim = pytest.importorskip("libcachesim")
     keys = zipfian(4000, 300, 1)
-    repeated = sum(a == b for a, b in zip(keys, keys[1:], strict=False))
-    once = [keys[0]] + [b for a, b in zip(keys, keys[1:], strict=False) if a != b]
+    repeated = sum(a == b for a, b in pairwise(keys))
+    once = [keys[0]] + [b for a, b in pairwise(keys) if a != b]
     ours, theirs = references_of(once), references_of(keys)
     path = tmp_path / "r.oracleGeneral"
     write_oracle(theirs.key, path)
