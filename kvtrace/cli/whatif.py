@@ -260,6 +260,6 @@ def _curves(answers: Answers) -> Table:
         table.add_row(
             format_bytes(blocks * answers.block_bytes),
             f"{blocks:,}",
-            *(f"{each[blocks]:.3f}" for each in known),
+            *(_number(each[blocks], ".3f") for each in known),
         )
     return table

@@ -147,10 +147,10 @@ def compare(a: Trace, b: Trace) -> list[Difference]:
         for name, unit in QUANTITIES.items():
             pair = ours.quantities[name], theirs.quantities[name]
             ks, wasserstein = distances(*pair)
-            told = [_told(of) for of in pair]
-            found.append(Difference(tier.label, name, unit, *told, ks, wasserstein))
+            a_told, b_told = (_told(of) for of in pair)
+            found.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
         shares = ours.read_share, theirs.read_share
         apart = abs(shares[0] - shares[1]) if all(tier in survey for survey in surveys) else 1.0
-        told = [{"mean": share} for share in shares]
-        found.append(Difference(tier.label, "read_share", "ratio", *told, apart, None))
+        a_told, b_told = ({"mean": share} for share in shares)
+        found.append(Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None))
     return found

@@ -45,8 +45,8 @@ class _Head:
 
     def take(self, until_ns: int, *, inclusive: bool) -> Columns:
         """Return the rows before `until_ns`, or up to it."""
-        side = "right" if inclusive else "left"
-        end = int(np.searchsorted(self.rows["timestamp"], until_ns, side))
+        first_beyond_ns = until_ns + 1 if inclusive else until_ns
+        end = int(np.searchsorted(self.rows["timestamp"], first_beyond_ns))
         taken = {name: values[:end] for name, values in self.rows.items()}
         self.rows = {name: values[end:] for name, values in self.rows.items()}
         return taken

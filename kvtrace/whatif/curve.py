@@ -11,12 +11,13 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.errors import TargetError, unknown_name
+from kvtrace.errors import unknown_name
 from kvtrace.reuse import ReuseDistances
+from kvtrace.whatif.simulated import hits_apart, need_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,11 +49,11 @@ _RECORD = struct.Struct("<IQIq")
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Miss ratio of a policy at each number of blocks."""
+    """Miss ratio of a policy at each number of blocks; None where it can't be simulated."""
 
     policy: str
     blocks: tuple[int, ...]
-    miss_ratio: tuple[float, ...]
+    miss_ratio: tuple[float | None, ...]
 
 
 def sizes(distinct: int, count: int) -> tuple[int, ...]:
@@ -96,36 +97,16 @@ def simulated_curves(
             raise unknown_name("policy", policy, SIMULATED, where="--policies")
     if not policies:
         return
-    library = _library()
+    need_library()
     with TemporaryDirectory(prefix="kvtrace-") as folder:
         path = Path(folder) / "references.oracleGeneral"
         write_oracle(references.key, path)
         for policy in policies:
-            cache = getattr(library, SIMULATED[policy])
-            hits = [simulated_hits(library, cache, path, references, room) for room in blocks]
+            # What is generated is stored, not asked for: it is new, a miss that doesn't count.
+            hits = hits_apart(
+                str(path), SIMULATED[policy], blocks, references.distinct, len(references.key)
+            )
             yield _curve(policy, references, blocks, hits)
-
-
-def _library() -> Any:
-    try:
-        import libcachesim
-    except ImportError as error:
-        raise TargetError(
-            "libCacheSim isn't installed", where="--policies", hint="pip install kvtrace[whatif]"
-        ) from error
-    return libcachesim
-
-
-def simulated_hits(library: Any, cache: Any, path: Path, references: References, room: int) -> int:
-    """Return the hits of a cache of `room` blocks.
-
-    What is generated is stored, not asked for: it is new, and a miss that doesn't count.
-    """
-    reader = library.TraceReader(str(path), library.TraceType.ORACLE_GENERAL_TRACE)
-    power = max(4, int(references.distinct).bit_length())
-    made = cache(cache_size=int(room), hashpower=power)
-    missed, _ = made.process_trace(reader)
-    return round(len(references.key) * (1 - missed))
 
 
 def write_oracle(key: NDArray[np.int64], path: Path) -> None:
@@ -139,6 +120,9 @@ def write_oracle(key: NDArray[np.int64], path: Path) -> None:
     rows.tofile(path)
 
 
-def _curve(policy: str, references: References, blocks: Sequence[int], hits: list[int]) -> Curve:
+def _curve(
+    policy: str, references: References, blocks: Sequence[int], hits: Sequence[int | None]
+) -> Curve:
     asked = max(1, references.blocks)
-    return Curve(policy, tuple(blocks), tuple(1 - found / asked for found in hits))
+    missed = [None if found is None else 1 - found / asked for found in hits]
+    return Curve(policy, tuple(blocks), tuple(missed))

@@ -24,7 +24,10 @@ _NEXT, _KEY = range(2)
 
 @kernel
 def _next_uses(key: Any, asked: Any, group: Any, following: Any, out: Any) -> None:
-    """Set `out` to the later group that asks for each key next, _NEVER if none does."""
+    """Set `out` to the later group that asks for each key next.
+
+    _NEVER if none does, or if one stores it anew before that.
+    """
     end = key.shape[0]
     while end > 0:
         begin = end - 1
@@ -32,6 +35,8 @@ def _next_uses(key: Any, asked: Any, group: Any, following: Any, out: Any) -> No
             begin -= 1
         for i in range(begin, end):
             out[i] = following[key[i]]
+        for i in range(begin, end):
+            following[key[i]] = _NEVER  # stored anew anyway, unless it is asked for, too
         for i in range(begin, end):
             if asked[i]:
                 following[key[i]] = group[i]

@@ -85,7 +85,7 @@ def save(charts: Sequence[Any], path: Path) -> None:
     import altair
 
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    more = {"inline": True} if path.suffix == ".html" else {}
+    more: dict[str, Any] = {"inline": True} if path.suffix == ".html" else {}
     try:
         altair.vconcat(*charts).save(str(partial), **more)
         partial.replace(path)

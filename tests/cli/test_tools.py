@@ -28,7 +28,7 @@ def test_slice(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
         (
             ("--from", "5s"), ("--to", "9s"), ("--rows", "100:900"), ("--rows", ":900"),
             ("--tier", "nvme"), ("--tier", "gpu", "--tier", "cpu"), ("--sessions", "3"),
-            ("--sessions", "30%"), ("--sessions", "0.3", "--seed", 7),
+            ("--sessions", "50%"), ("--sessions", "0.5", "--seed", 7),
         )
     ):  # fmt: skip
         out = tmp_path / f"{at}.parquet"
