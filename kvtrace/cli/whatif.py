@@ -17,7 +17,7 @@ from kvtrace.config import resolve
 from kvtrace.errors import UsageError
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
-from kvtrace.units import format_bytes
+from kvtrace.units import GIB, format_bytes
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers, answer
 from kvtrace.whatif.grid import Outcome
@@ -229,19 +229,27 @@ def _hits(found: list[Outcome], swept: list[str]) -> Table:
 
 
 def _wear(found: list[Outcome], swept: list[str]) -> Table:
-    names = ["nvme read", "written", "read:write", "GB/day", "DWPD"]
-    table = _table("nvme", swept, names)
+    names = ["GiB read", "written", "r:w", "GB/day", "DWPD"]
+    table = _table("nvme: read, written, read:write, drive writes per day", swept, names)
     for each in found:
         moved = each.document()["tiers"].get(Tier.NVME.label, {})
         per_day = each.nvme_bytes_per_day
         table.add_row(
             *(str(each.options[key]) for key in swept),
-            *(format_bytes(moved[n]) if moved else "-" for n in ("read_bytes", "write_bytes")),
+            *(
+                _short_number(moved[n] / GIB if moved else None)
+                for n in ("read_bytes", "write_bytes")
+            ),
             _number(moved.get("read_write_ratio"), ".2f"),
             _number(None if per_day is None else per_day / GB, ",.0f"),
-            _number(each.drive_writes_per_day, ".2f"),
+            _short_number(each.drive_writes_per_day),
         )
     return table
+
+
+def _short_number(value: float | None) -> str:
+    """Return a number with two decimals, a long one without."""
+    return _number(value, ",.2f" if value is not None and value < 1000 else ",.0f")
 
 
 def _number(value: float | None, form: str) -> str:

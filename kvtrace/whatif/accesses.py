@@ -55,6 +55,7 @@ class Traced:
                 accepted="rows of steps 1 and 2 that serve requests",
             )  # fmt: skip
         self._sizes = np.unique(accesses["bytes"])
+        self._objects = int(accesses["objects"].max())
         each = header.layout is not None and header.layout["block_tokens"] is None
         self._requests = [_requests(accesses, reverse=reverse, uniform=self._uniform, each=each)]
 
@@ -72,7 +73,7 @@ class Traced:
 
     def _run(self, spec: HierarchySpec) -> Run:
         # Blocks of one size count as 1 token each, others as a token a byte.
-        counter = Counter((int(self._sizes[0]) if self._uniform else 1,))
+        counter = Counter(_parts(int(self._sizes[0]), self._objects) if self._uniform else (1,))
         factors = {tier: self._factor(tier) for tier in Tier}
         return plain_run(spec, self._requests, counter, factors, 1 if self._uniform else None)
 
@@ -142,7 +143,7 @@ def _check(trace: Trace) -> None:
 
 
 def _accesses(trace: Trace) -> Iterator[Columns]:
-    """Yield (request, kind, block, tier, bytes, time) of the rows that serve requests."""
+    """Yield (request, kind, block, tier, bytes, time, objects) of the rows that serve requests."""
     names = ["timestamp", "op", "size", "tier", "phase", "request", "step", "key"]
     names += ["block"] if "block" in trace.columns else []
     for columns in trace.batches(names, nulls=True):
@@ -161,6 +162,7 @@ def _accesses(trace: Trace) -> Iterator[Columns]:
                 "tier": columns["tier"][kept],
                 "bytes": columns["size"][kept].astype(np.int64),
                 "time": columns["timestamp"][kept],
+                "objects": np.ones(int(kept.sum()), np.int64),
             }
         )
 
@@ -171,7 +173,13 @@ def _merged(rows: Columns) -> Columns:
     if not len(begins):
         return rows
     merged = {name: values[begins] for name, values in rows.items()}
-    return merged | {"bytes": np.add.reduceat(rows["bytes"], begins)}
+    return merged | {n: np.add.reduceat(rows[n], begins) for n in ("bytes", "objects")}
+
+
+def _parts(block_bytes: int, objects: int) -> tuple[int, ...]:
+    """Return the sizes of a block's objects, as even as they can be."""
+    return tuple(block_bytes * (i + 1) // objects - block_bytes * i // objects
+                 for i in range(objects))  # fmt: skip
 
 
 def _begins(rows: Columns, names: tuple[str, ...]) -> NDArray[np.int64]:

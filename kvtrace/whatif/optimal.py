@@ -103,7 +103,10 @@ def _hits(key: Any, asked: Any, group: Any, next_use: Any, room: int, held: Any,
 def optimal_hits(
     key: NDArray[np.int64], asked: NDArray[np.bool_], group: NDArray[np.int64], room: int
 ) -> int:
-    """Return the most hits that a cache of `room` blocks can have. Keys are small numbers."""
+    """Return the most hits that a cache of `room` blocks can have. Keys are small numbers.
+
+    A group that asks for one key several times gets as many hits, but counts once in what is kept.
+    """
     if room <= 0:
         return 0
     distinct = int(key.max(initial=-1)) + 1

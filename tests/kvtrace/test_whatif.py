@@ -73,7 +73,7 @@ def test_figures_are_those_of_a_recording(tmp_path: Path, options: dict[str, Any
         same = ("requests", "blocks", "hit_ratio", "token_hit_ratio", "ideal_prefix_hit", "cells",
                 "duration_s")  # fmt: skip
         assert {name: said[name] for name in same} == {name: made[name] for name in same}
-    assert len({outcome.total_hit_ratio for outcome in found}) > 2
+    assert len({str(outcome.counter.cells()) for outcome in found}) > 2
 
 
 def test_an_open_source_is_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,13 @@ def brute_force(prompts: list[list[tuple[int, bool]]], room: int) -> int:
 @settings(max_examples=150)
 @given(
     st.lists(
-        st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=4), max_size=7
+        st.lists(
+            st.tuples(st.integers(0, 5), st.booleans()),
+            min_size=1,
+            max_size=4,
+            unique_by=lambda entry: entry[0],
+        ),
+        max_size=7,
     ),
     st.integers(0, 4),
 )
@@ -236,10 +242,11 @@ def zipfian(count: int, distinct: int, seed: int) -> list[int]:
     return [int(k) for k in rng.choice(distinct, count, p=weights / weights.sum())]
 
 
-def test_the_optimum_equals_libcachesims(tmp_path: Path) -> None:
-    """Belady's algorithm as libCacheSim has it stores all that it is asked for.
+def test_the_optimum_bounds_libcachesims(tmp_path: Path) -> None:
+    """LibCacheSim's Belady lies between two optima, and meets them where all fits.
 
-    It thus has a place less for the rest, and serves repetitions from that place.
+    It stores all that is asked for again: more may be had with the choice not to, and no less than
+    with a place less for all but what was asked for last.
     """
     pytest.importorskip("libcachesim")
     keys = zipfian(4000, 300, 1)
@@ -249,11 +256,12 @@ def test_the_optimum_equals_libcachesims(tmp_path: Path) -> None:
     path = tmp_path / "r.oracleGeneral"
     write_oracle(theirs.key, path)
     for room in (2, 10, 50, 150, 300):
-        expected = simulated.hits(str(path), "Belady", room, theirs.distinct, len(keys))
-        found = optimal_hits(ours.key, ours.asked, ours.group, room - 1)
-        assert found + repeated == expected
-        with_choice = optimal_hits(theirs.key, theirs.asked, theirs.group, room)
-        assert with_choice >= expected
+        found = simulated.hits(str(path), "Belady", room, theirs.distinct, len(keys))
+        most = optimal_hits(theirs.key, theirs.asked, theirs.group, room)
+        least = repeated + optimal_hits(ours.key, ours.asked, ours.group, room - 1)
+        assert least <= found <= most
+        if room >= theirs.distinct:
+            assert found == most == len(keys) - theirs.distinct
 
 
 def test_lru_at_all_sizes_equals_libcachesims(tmp_path: Path) -> None:
@@ -281,15 +289,21 @@ def test_lru_at_all_sizes_equals_the_hierarchy() -> None:
     """The curve of one pass has at every size the hits that the hierarchy has, block by block."""
     keys = zipfian(1500, 120, 3)
     requests = [Request(row, [Block(key, 1)], row=row) for row, key in enumerate(keys)]
-    hits = lru_hits(references_of(keys))
-    for room in (1, 2, 3, 10, 40, 119, 120):
+    references = references_of(keys)
+    hits = lru_hits(references)
+    for room in (1, 2, 3, 10, 40, references.distinct - 1, references.distinct):
         assert hits[room] == hierarchy_hits(requests, room), room
 
 
 def test_no_tier_beats_the_optimum() -> None:
     """No combination has more hits than its ceiling, and an endless cache reaches it."""
-    options = WORKLOADS["open"] | {"tiers.gpu.capacity": "40MiB"}
-    found = answer(configured(options), CHOICES, curves=None).outcomes
+    tried = {
+        "tiers.gpu.capacity": ["20MiB"],
+        "tiers.cpu.capacity": ["20MiB", "100MiB"],
+        "tiers.nvme.capacity": ["30MiB", "400MiB"],
+        "promotion": ["none", "on-hit"],
+    }
+    found = answer(configured(WORKLOADS["open"]), tried, curves=None).outcomes
     for outcome in found:
         assert outcome.optimal is not None
         assert outcome.total_hit_ratio <= outcome.optimal
