@@ -23,7 +23,7 @@ from kvtrace.request import Ragged, RequestBatch
 from kvtrace.schema import Tier
 from kvtrace.whatif.curve import lru_hits, write_oracle
 from kvtrace.whatif.grid import outcomes
-from kvtrace.whatif.references import collect
+from kvtrace.whatif.references import References, collect
 from kvtrace.whatif.workload import Configured
 
 if TYPE_CHECKING:
