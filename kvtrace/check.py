@@ -14,6 +14,7 @@ from kvtrace.schema import NODE_SHIFT, Op, Phase, Tier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kvtrace.header import Header
     from kvtrace.reader import Trace
 
 SHOWN = 5
@@ -181,14 +182,13 @@ def _check_rows(
     return derived
 
 
-class _Checker:
+class Checker:
     """Holds what is known of every object while the rows go by."""
 
-    def __init__(self, trace: Trace) -> None:
-        header = trace.header
+    def __init__(self, header: Header, resident: NDArray[np.void]) -> None:
         self._derive = header.resident.derived or header.source is None
         # A replay's result has the executed tiers only: a demotion's other half may be elsewhere.
-        self._pairs = "replay" not in header.statistics
+        self._pairs = not (header.half_demotions or "replay" in header.statistics)
         self._objects, self._table = np.zeros((1024, 3), np.int64), np.zeros(table_size(1024), "i4")
         self._evictions = np.zeros((1024, 4), np.int64)
         self._evict_table = np.zeros(table_size(1024), np.int32)
@@ -204,7 +204,7 @@ class _Checker:
                 self._tiers[Tier[info.name.upper()] :: len(Tier), 2] = allowed
         self._found = np.zeros((len(MEANINGS), 1 + SHOWN), np.int64)
         self._rows, self._derived = 0, 0
-        self._add_resident(trace.resident())
+        self._add_resident(resident)
 
     def _add_resident(self, resident: NDArray[np.void]) -> None:
         count = len(resident)
@@ -289,7 +289,7 @@ def check(trace: Trace) -> CheckReport:
 
     Raises TraceError for what the reader refuses. Memory grows with the number of objects.
     """
-    checker = _Checker(trace)
+    checker = Checker(trace.header, trace.resident())
     wanted = ["op", "tier", "phase", "key", "size"]
     if "offset" in trace.columns:
         wanted.append("offset")

@@ -104,6 +104,17 @@ def _intern(
     return known
 
 
+@kernel
+def _find_all(
+    table: NDArray[np.int32],
+    slots: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    out: NDArray[np.int64],
+) -> None:
+    for i in range(ids.shape[0]):
+        out[i] = find(table, slots, ids[i])
+
+
 class Interner:
     """Numbers 64-bit ids densely in order of first appearance."""
 
@@ -124,4 +135,10 @@ class Interner:
             insert_all(self._table, self._slots, np.arange(self._known))
         out = np.empty(len(ids), np.int64)
         self._known = _intern(self._table, self._slots, self._known, ids, out)
+        return out
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each id, MISSING where it was never interned."""
+        out = np.empty(len(ids), np.int64)
+        _find_all(self._table, self._slots, ids, out)
         return out

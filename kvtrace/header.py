@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NOT_SEMANTIC = ("producer", "content_sha256")
 """Header fields that may differ between two traces of equal content."""
+_OF_TOOLS = ("history", "half_demotions")
+"""Fields that only traces made of other traces have; left out where they say nothing."""
 
 
 class _Part(BaseModel):
@@ -104,15 +106,23 @@ class Header(_Part):
     totals: Totals = Totals()
     dropped_rows: int = 0
     anonymised: bool = False
+    history: list[dict[str, Any]] = []
+    half_demotions: bool = Field(
+        default=False, description="a demotion's other half may be on a tier that was left out"
+    )
     content_sha256: str | None = None
 
     def to_json(self) -> bytes:
         """Return the JSON that is stored in a trace."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        return self._json(exclude=set())
 
     def semantic_json(self) -> bytes:
         """Return the JSON that counts for `content_sha256`."""
-        content = self.model_dump(mode="json", exclude=set(NOT_SEMANTIC))
+        return self._json(exclude=set(NOT_SEMANTIC))
+
+    def _json(self, exclude: set[str]) -> bytes:
+        silent = {name for name in _OF_TOOLS if not getattr(self, name)}
+        content = self.model_dump(mode="json", exclude=exclude | silent)
         return json.dumps(content, sort_keys=True).encode()
 
     @classmethod

@@ -92,6 +92,9 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if header["source"]:
         lines.append(("source", header["source"]["name"]))
+    if header["history"]:
+        steps = ", ".join(str(step.get("tool")) for step in header["history"])
+        lines.append(("made by", steps + (", anonymised" if header["anonymised"] else "")))
     if header["model"]:
         model = header["model"]
         lines.append(

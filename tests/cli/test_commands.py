@@ -142,7 +142,10 @@ def test_list_of_nothing_known(cli: Cli) -> None:
 def test_version_and_help(cli: Cli) -> None:
     """`--version` and `--help` of each command work."""
     assert cli("--version").out.startswith("kvtrace 0.")
-    for command in ("record", "info", "check", "head", "import", "export", "replay", "list"):
+    for command in (
+        "record", "info", "check", "head", "import", "export", "replay", "list", "whatif",
+        "slice", "merge", "scale", "diff", "anonymise",
+    ):  # fmt: skip
         assert "Usage" in cli(command, "--help").out
 
 

@@ -1,0 +1,245 @@
+"""`kvtrace slice`, `merge`, `scale`, `diff` and `anonymise`: traces of traces."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
+from kvtrace.schema import Tier
+from kvtrace.tools.anonymise import anonymised, read_secret
+from kvtrace.tools.merge import merged
+from kvtrace.tools.sample import parse_share
+from kvtrace.tools.scale import Scaling, scaled
+from kvtrace.tools.slice import Cut, sliced
+from kvtrace.tools.stream import Written, opened, write
+from kvtrace.units import format_bytes, format_duration_ns, parse_duration_ns
+from kvtrace.writer import check_writable
+
+if TYPE_CHECKING:
+    from kvtrace.tools.diff import Difference
+
+InArgument = Annotated[Path, typer.Argument(help="A trace, or a CSV.", show_default=False)]
+OutArgument = Annotated[
+    Path, typer.Argument(help="Trace to make: .parquet, .csv or .csv.zst.", show_default=False)
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")]
+
+
+def slice_command(
+    trace: InArgument,
+    out: OutArgument,
+    begin: Annotated[
+        str | None,
+        typer.Option("--from", help="First time that is kept, e.g. 10s.", show_default=False),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option("--to", help="First time that isn't kept any more.", show_default=False),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows FIRST:END, counted from 0, END not kept; either may be left out.",
+            show_default=False,
+        ),
+    ] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(help="Tiers that are kept; may be repeated.", show_default=False),
+    ] = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(help="Sample of sessions: 50, 10% or 0.1.", show_default=False),
+    ] = None,
+    seed: SeedOption = 0,
+    keep_time: Annotated[
+        bool, typer.Option("--keep-time", help="The first row keeps its time, instead of 0.")
+    ] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut out a time range, rows, tiers or a sample of sessions; what they find there is resident.
+
+    Conditions are combined. A sample of sessions keeps all that happens to its objects.
+    """
+    first, last = _rows(rows)
+    cut = Cut(
+        begin_ns=0 if begin is None else parse_duration_ns(begin),
+        end_ns=None if end is None else parse_duration_ns(end),
+        first_row=first,
+        end_row=last,
+        tiers=_tiers(tier or []),
+        sessions=None if sessions is None else parse_share(sessions, where="--sessions"),
+        seed=seed,
+        keep_time=keep_time,
+    )
+    _check_out(out, [trace], force=force)
+    with opened(trace) as source:
+        _tell(write(sliced(source, cut), out, force=force), as_json=as_json)
+
+
+def merge_command(
+    out: OutArgument,
+    traces: Annotated[list[Path], typer.Argument(help="Traces, a node each.", show_default=False)],
+    shared_keys: Annotated[
+        bool,
+        typer.Option("--shared-keys", help="Equal keys are the same object (parts of one trace)."),
+    ] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge traces by time; keys, requests and sessions get their node's number."""
+    _check_out(out, traces, force=force)
+    with ExitStack() as stack:
+        sources = [stack.enter_context(opened(path)) for path in traces]
+        _tell(write(merged(sources, shared_keys=shared_keys), out, force=force), as_json=as_json)
+
+
+def scale_command(
+    trace: InArgument,
+    out: OutArgument,
+    time: Annotated[
+        float, typer.Option(help="Times are multiplied by it: 2 is half as fast.")
+    ] = 1.0,
+    sessions: Annotated[
+        float, typer.Option(help="Sessions are multiplied by it: copies, or a sample.")
+    ] = 1.0,
+    spread: Annotated[
+        str, typer.Option(help="Copies begin up to so much later, drawn from the seed.")
+    ] = "1s",
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a trace slower or faster, lighter or heavier."""
+    if time == 1.0 and sessions == 1.0:
+        raise UsageError("nothing to scale", accepted="--time X, --sessions X or both")
+    spread_ns = 0 if spread == "0" else parse_duration_ns(spread)
+    scaling = Scaling(time, sessions, spread_ns, seed)
+    _check_out(out, [trace], force=force)
+    with opened(trace) as source, ExitStack() as stack:
+        _tell(write(scaled(source, scaling, stack), out, force=force), as_json=as_json)
+
+
+def anonymise_command(
+    trace: InArgument,
+    out: OutArgument,
+    key_file: Annotated[
+        Path,
+        typer.Option(help="Secret of 16 to 64 bytes: one key, one renaming.", show_default=False),
+    ],
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rename keys, blocks, sessions and requests by a keyed hash; say nothing of the source."""
+    secret = read_secret(key_file)
+    _check_out(out, [trace], force=force)
+    with opened(trace) as source:
+        _tell(write(anonymised(source, secret), out, force=force), as_json=as_json)
+
+
+def diff_command(
+    a: InArgument,
+    b: InArgument,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Exit 5 if a distance (0 to 1) is larger.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two traces: sizes, reuse distances, gaps between ops and reads:writes per tier."""
+    from kvtrace.tools.diff import compare  # it compiles what the other commands don't need
+
+    with opened(a) as first, opened(b) as second:
+        found = compare(first, second)
+        rows = first.rows, second.rows
+    largest = max(difference.ks for difference in found)
+    if as_json:
+        fields = {"a": {"path": str(a), "rows": rows[0]}, "b": {"path": str(b), "rows": rows[1]},
+                  "largest": largest, "differences": [asdict(each) for each in found]}  # fmt: skip
+        typer.echo(json.dumps(fields, indent=2))
+    else:
+        _print_diff(found, largest)
+    if fail_above is not None and largest > fail_above:
+        raise typer.Exit(EXIT_INVALID)
+
+
+def _check_out(out: Path, inputs: list[Path], *, force: bool) -> None:
+    """Refuse an output that exists, or that is an input, before anything is read."""
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise UsageError("is the input, too", where=out, hint="name another file")
+    check_writable(out, force=force)
+
+
+def _rows(text: str | None) -> tuple[int, int | None]:
+    if text is None:
+        return 0, None
+    first, colon, end = text.partition(":")
+    if not colon or not all(part == "" or part.isdigit() for part in (first, end)):
+        raise UsageError("not a range", where="--rows", got=repr(text), accepted="e.g. 0:1000")
+    return int(first or 0), int(end) if end else None
+
+
+def _tiers(names: list[str]) -> tuple[Tier, ...]:
+    known = {tier.label: tier for tier in Tier}
+    for name in names:
+        if name not in known:
+            raise unknown_name("tier", name, known, where="--tier")
+    return tuple(sorted({known[name] for name in names}))
+
+
+def _tell(made: Written, *, as_json: bool) -> None:
+    totals, csv = made.header.totals, made.path.suffix != ".parquet"
+    dropped = made.header.dropped_rows if csv else 0
+    if as_json:
+        fields: dict[str, Any] = {
+            "path": str(made.path),
+            "rows": totals.rows,
+            "residents": made.residents,
+            "dropped_rows": dropped,
+            "content_sha256": made.header.content_sha256,
+        }
+        typer.echo(json.dumps(fields, indent=2))
+        return
+    typer.echo(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects there at the start")
+    if dropped:
+        typer.echo(f"  {dropped:,} rows have no word in the CSV and were left out")
+    if csv and made.residents:
+        typer.echo("  a CSV doesn't list what is there at the start; an import finds it again")
+
+
+def _print_diff(found: list[Difference], largest: float) -> None:
+    table = Table(title="A and B", title_justify="left", title_style="bold")
+    for name in ("tier", "quantity", "A median", "B median", "A mean", "B mean", "KS"):
+        table.add_column(name, justify="left" if name in ("tier", "quantity") else "right")
+    for each in found:
+        cells = [
+            _value(of.get(name), each.unit) for name in ("p50", "mean") for of in (each.a, each.b)
+        ]
+        table.add_row(each.tier, each.quantity, *cells, f"{each.ks:.3f}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"largest distance {largest:.3f} (Kolmogorov–Smirnov: 0 equal, 1 apart)")
+
+
+def _value(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        return format_bytes(value)
+    if unit == "ns":
+        return "0" if not value else format_duration_ns(value)
+    return f"{value:,.3f}" if unit == "ratio" else f"{value:,.0f}"

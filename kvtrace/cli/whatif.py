@@ -1,0 +1,273 @@
+"""`kvtrace whatif`: what other tiers and policies would come to, without any I/O."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kvtrace.cli.tools import JsonOption
+from kvtrace.config import resolve
+from kvtrace.errors import UsageError
+from kvtrace.reader import open_trace
+from kvtrace.schema import Tier
+from kvtrace.units import GIB, format_bytes
+from kvtrace.whatif import plot
+from kvtrace.whatif.answers import Answers, answer
+from kvtrace.whatif.grid import Outcome
+from kvtrace.whatif.workload import Configured, Options, Workload
+from kvtrace.writer import check_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+_SOURCE, _CHOICES, _OUT = "Requests", "What is tried; several values with commas", "Output"
+GB = 10**9
+
+
+def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
+
+
+def whatif_command(
+    trace: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A trace, whose requests are taken; else those of a recording's options.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[str | None, _option("As of `kvtrace record`.", _SOURCE)] = None,
+    input_: Annotated[list[str] | None, _option("As of record.", _SOURCE, "--input")] = None,
+    users: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    rate: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    model: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    layout: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    block_tokens: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    tensor_parallel: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    num_gpus: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    duration: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    requests: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    seed: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    preset: Annotated[str | None, _option("A ready configuration.", _SOURCE)] = None,
+    config: Annotated[Path | None, _option("YAML file, over --preset.", _SOURCE)] = None,
+    set_: Annotated[
+        list[str] | None,
+        _option("section.key=value over --config: any other option of record.", _SOURCE, "--set"),
+    ] = None,
+    gpu_mem: Annotated[str | None, _option("KV budget of each GPU.", _CHOICES)] = None,
+    cpu_mem: Annotated[str | None, _option("Tier cpu, e.g. 64GiB,1TiB.", _CHOICES)] = None,
+    nvme_capacity: Annotated[str | None, _option("Tier nvme.", _CHOICES)] = None,
+    object_capacity: Annotated[str | None, _option("Tier object.", _CHOICES)] = None,
+    eviction: Annotated[str | None, _option("E.g. lru,s3-fifo.", _CHOICES)] = None,
+    write_policy: Annotated[str | None, _option("waterfall,write-through.", _CHOICES)] = None,
+    curve: Annotated[
+        bool, _option("Also LRU's miss ratio at all sizes of one tier.", _CHOICES, "--curve")
+    ] = False,
+    policies: Annotated[
+        str | None,
+        _option("Curves of arc, lirs, w-tinylfu, ... too (libCacheSim).", _CHOICES),
+    ] = None,
+    csv_: Annotated[Path | None, _option("Table as CSV.", _OUT, "--csv")] = None,
+    plot_: Annotated[Path | None, _option("Chart: .html, .svg or .png.", _OUT, "--plot")] = None,
+    force: Annotated[bool, _option("Replace files that exist.", _OUT)] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Try capacities and policies on the same requests: hit ratios, bytes, drive writes per day."""
+    options: Options = {
+        "source.name": source,
+        "source.input": input_,
+        "source.users": users,
+        "source.rate": rate,
+        "model": model,
+        "layout": layout,
+        "block_tokens": block_tokens,
+        "tensor_parallel": tensor_parallel,
+        "num_gpus": num_gpus,
+        "duration": duration,
+        "requests": requests,
+        "seed": seed,
+    }
+    choices = _choices(
+        {
+            "tiers.gpu.capacity": gpu_mem,
+            "tiers.cpu.capacity": cpu_mem,
+            "tiers.nvme.capacity": nvme_capacity,
+            "tiers.object.capacity": object_capacity,
+            "eviction": eviction,
+            "write_policy": write_policy,
+        }
+    )
+    for path in (csv_, plot_):
+        if path is not None:
+            check_writable(path, force=force)
+    if plot_ is not None:
+        plot.check(plot_)
+    with _workload(trace, options, config, set_ or [], preset) as workload:
+        named = None if policies is None else _values("--policies", policies)
+        answers = answer(workload, choices, curves=named or [] if curve or named else None)
+    if csv_ is not None:
+        _write_csv(answers.outcomes, csv_)
+    if plot_ is not None:
+        _write_plot(answers, choices, plot_)
+    if as_json:
+        typer.echo(json.dumps(answers.document(), indent=2))
+    else:
+        _print(answers, choices)
+
+
+def _values(option: str, text: str) -> list[str]:
+    values = [value.strip() for value in text.split(",")]
+    if not all(values):
+        raise UsageError("not a list", where=option, got=repr(text), accepted="e.g. a,b,c")
+    return values
+
+
+def _choices(texts: dict[str, str | None]) -> dict[str, list[str]]:
+    """Return the values of each option that was given, in order."""
+    return {key: _values(key, text) for key, text in texts.items() if text is not None}
+
+
+def _workload(
+    trace: Path | None,
+    options: Options,
+    config: Path | None,
+    sets: list[str],
+    preset: str | None,
+) -> AbstractContextManager[Workload]:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def given() -> Iterator[Workload]:
+        if trace is None:
+            yield Configured(lambda tried: resolve(config, options | tried, sets, preset).config)
+            return
+        named = [key for key, value in options.items() if value is not None]
+        named += [n for n, v in (("--config", config), ("--preset", preset), ("--set", sets)) if v]
+        if named:
+            raise UsageError(
+                "a trace has its requests already", where=trace, got=", ".join(named),
+                accepted="capacities, --eviction and --write-policy",
+            )  # fmt: skip
+        from kvtrace.whatif.accesses import Traced
+
+        with open_trace(trace) as opened:
+            workload = Traced(opened)
+        yield workload
+
+    return given()
+
+
+def _write_csv(found: list[Outcome], path: Path) -> None:
+    rows = [outcome.record() for outcome in found]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.replace(path)
+
+
+def _write_plot(answers: Answers, choices: dict[str, list[str]], path: Path) -> None:
+    charts = [plot.grid_chart(answers.outcomes, choices)]
+    if answers.curves:
+        charts.append(plot.curve_chart(answers.curves, answers.block_bytes))
+    plot.save(charts, path)
+
+
+def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
+    console = Console(highlight=False)
+    swept = [key for key, values in choices.items() if len(values) > 1]
+    for key, values in choices.items():
+        if key not in swept:
+            console.print(f"{_short(key)} {values[0]}")
+    console.print(_hits(answers.outcomes, swept))
+    console.print(_wear(answers.outcomes, swept))
+    first = answers.outcomes[0]
+    console.print(
+        f"{first.stats.requests:,} requests, {first.stats.blocks:,} blocks asked for; "
+        f"ideal {first.stats.ideal_hits / max(1, first.stats.blocks):.3f} (prefixes, no limit)"
+    )
+    if first.optimal is not None:
+        console.print("OPT: the most that so many blocks, each by itself, could serve")
+    if answers.curves:
+        console.print(_curves(answers))
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("tiers.").removesuffix(".capacity").replace("_", "-")
+
+
+def _table(title: str, swept: list[str], names: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for key in swept:
+        table.add_column(_short(key), no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _hits(found: list[Outcome], swept: list[str]) -> Table:
+    tiers = [tier for tier in Tier if any(tier in outcome.tiers for outcome in found)]
+    table = _table("hit ratio", swept, [tier.label for tier in tiers] + ["all", "OPT"])
+    for each in found:
+        table.add_row(
+            *(str(each.options[key]) for key in swept),
+            *(f"{each.hit_ratio(tier):.3f}" if tier in each.tiers else "-" for tier in tiers),
+            f"{each.total_hit_ratio:.3f}",
+            _number(each.optimal, ".3f"),
+        )
+    return table
+
+
+def _wear(found: list[Outcome], swept: list[str]) -> Table:
+    names = ["GiB read", "written", "r:w", "GB/day", "DWPD"]
+    table = _table("nvme: read, written, read:write, drive writes per day", swept, names)
+    for each in found:
+        moved = each.document()["tiers"].get(Tier.NVME.label, {})
+        per_day = each.nvme_bytes_per_day
+        table.add_row(
+            *(str(each.options[key]) for key in swept),
+            *(
+                _short_number(moved[n] / GIB if moved else None)
+                for n in ("read_bytes", "write_bytes")
+            ),
+            _number(moved.get("read_write_ratio"), ".2f"),
+            _number(None if per_day is None else per_day / GB, ",.0f"),
+            _short_number(each.drive_writes_per_day),
+        )
+    return table
+
+
+def _short_number(value: float | None) -> str:
+    """Return a number with two decimals, a long one without."""
+    return _number(value, ",.2f" if value is not None and value < 1000 else ",.0f")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _curves(answers: Answers) -> Table:
+    """Return the curves at the sizes that all of them have, which are those of the last."""
+    table = Table(title="miss ratio of one tier", title_justify="left", title_style="bold")
+    table.add_column("size", justify="right")
+    table.add_column("blocks", justify="right")
+    for each in answers.curves:
+        table.add_column("OPT" if each.policy == "opt" else each.policy, justify="right")
+    known = [dict(zip(each.blocks, each.miss_ratio, strict=True)) for each in answers.curves]
+    for blocks in answers.curves[-1].blocks:
+        table.add_row(
+            format_bytes(blocks * answers.block_bytes),
+            f"{blocks:,}",
+            *(_number(each[blocks], ".3f") for each in known),
+        )
+    return table

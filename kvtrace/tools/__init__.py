@@ -1,0 +1,1 @@
+"""Tools that make traces of traces, or compare them: one file each, all streaming by batches."""

@@ -1,0 +1,156 @@
+"""Compares two traces tier by tier: sizes, reuse distances, gaps between ops, reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtrace.hashmap import MISSING, find, insert, insert_all, remove, table_size
+from kvtrace.jit import constant, kernel
+from kvtrace.reuse import FIRST, ReuseDistances
+from kvtrace.schema import Op, Tier
+from kvtrace.tools.distribution import Distribution, distances
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kvtrace.reader import Columns, Trace
+
+QUANTITIES = {
+    "size": "bytes",
+    "reuse_distance": "objects",
+    "gap": "ns",
+}
+"""What is compared, and its unit: sizes of reads and writes; other objects touched on the tier
+between two touches of one; time from an op to the next on the tier."""
+
+_DELETE = constant(Op.DELETE)
+_USED, _FREE = range(2)
+
+
+@kernel
+def _number(op: Any, key: Any, slots: Any, table: Any, count: Any, out: Any) -> None:
+    """Give each key a number; a deleted key's number is given away again."""
+    for i in range(op.shape[0]):
+        slot = find(table, slots, key[i])
+        if slot == MISSING:
+            slot = count[_FREE]
+            if slot >= 0:
+                count[_FREE] = slots[slot, 1]
+            else:
+                slot = count[_USED]
+                count[_USED] += 1
+            slots[slot, 0] = key[i]
+            insert(table, slots, slot)
+        out[i] = slot
+        if op[i] == _DELETE:
+            remove(table, slots, key[i])
+            slots[slot, 1] = count[_FREE]
+            count[_FREE] = slot
+
+
+class _Numbers:
+    """Small numbers for the keys that are there."""
+
+    def __init__(self) -> None:
+        self._slots = np.zeros((1024, 2), np.int64)
+        self._table = np.zeros(table_size(1024), np.int32)
+        self._count = np.array([0, -1], np.int64)
+
+    def of(self, op: NDArray[np.uint8], key: NDArray[np.uint64]) -> NDArray[np.int64]:
+        used = int(self._count[_USED])
+        if used + len(op) > len(self._slots):
+            live = self._table[self._table > 0] - 1
+            self._slots = np.pad(self._slots, ((0, used + len(op)), (0, 0)))
+            self._table = np.zeros(table_size(len(self._slots)), np.int32)
+            insert_all(self._table, self._slots, live)
+        out = np.empty(len(op), np.int64)
+        _number(op, key.view(np.int64), self._slots, self._table, self._count, out)
+        return out
+
+
+class _OfTier:
+    """What one tier of one trace amounts to."""
+
+    def __init__(self) -> None:
+        self.quantities = {name: Distribution() for name in QUANTITIES}
+        self.bytes = {Op.READ: 0, Op.WRITE: 0}
+        self._numbers, self._reuse = _Numbers(), ReuseDistances()
+        self._last_ns: int | None = None
+
+    def add(self, columns: Columns) -> None:
+        times, op, size = columns["timestamp"], columns["op"], columns["size"]
+        moves = op <= Op.WRITE
+        self.quantities["size"].add(size[moves].astype(np.int64))
+        for kind in self.bytes:
+            self.bytes[kind] += int(size[op == kind].sum(dtype=np.uint64))
+        before = times[:1] if self._last_ns is None else [self._last_ns]
+        gaps = np.diff(np.concatenate((before, times)))
+        self.quantities["gap"].add(gaps[1:] if self._last_ns is None else gaps)
+        self._last_ns = int(times[-1])
+        touches = op != Op.LOOKUP
+        gone = op[touches] == Op.DELETE
+        numbers = self._numbers.of(op[touches], columns["key"][touches])
+        found = self._reuse.add(numbers, gone)
+        self.quantities["reuse_distance"].add(found[(found != FIRST) & ~gone])
+
+    @property
+    def read_share(self) -> float:
+        """Bytes read as a share of those moved."""
+        return self.bytes[Op.READ] / max(1, sum(self.bytes.values()))
+
+
+def _surveyed(trace: Trace) -> dict[Tier, _OfTier]:
+    tiers: dict[Tier, _OfTier] = {}
+    for columns in trace.batches(("timestamp", "op", "size", "tier", "key")):
+        for number in np.unique(columns["tier"]):
+            of_tier = columns["tier"] == number
+            part = {name: values[of_tier] for name, values in columns.items()}
+            tiers.setdefault(Tier(number), _OfTier()).add(part)
+    return tiers
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One quantity of one tier in two traces. `ks`: 0 equal, 1 apart; `wasserstein` in `unit`."""
+
+    tier: str
+    quantity: str
+    unit: str
+    a: dict[str, float]
+    b: dict[str, float]
+    ks: float
+    wasserstein: float | None
+
+
+def _told(of: Distribution) -> dict[str, float]:
+    return {
+        "count": of.count,
+        "mean": of.mean,
+        "p50": of.quantile(0.5),
+        "p99": of.quantile(0.99),
+    }
+
+
+def compare(a: Trace, b: Trace) -> list[Difference]:
+    """Return how far two traces are apart, per tier that either has and per quantity.
+
+    `read_share`, bytes read ÷ bytes read or written, has the difference as its `ks`. Memory grows
+    with the objects that are there at a time.
+    """
+    surveys = _surveyed(a), _surveyed(b)
+    found = []
+    for tier in sorted(set(surveys[0]) | set(surveys[1])):
+        ours, theirs = (survey.get(tier, _OfTier()) for survey in surveys)
+        for name, unit in QUANTITIES.items():
+            pair = ours.quantities[name], theirs.quantities[name]
+            ks, wasserstein = distances(*pair)
+            a_told, b_told = (_told(of) for of in pair)
+            found.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
+        shares = ours.read_share, theirs.read_share
+        apart = abs(shares[0] - shares[1]) if all(tier in survey for survey in surveys) else 1.0
+        a_told, b_told = ({"mean": share} for share in shares)
+        found.append(Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None))
+    return found

@@ -1,0 +1,140 @@
+"""Which objects are there while rows go by, and which of them a part of the rows finds there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtrace.hashmap import MISSING, find, insert, insert_all, remove, table_size
+from kvtrace.header import RESIDENT_DTYPE
+from kvtrace.jit import constant, kernel
+from kvtrace.schema import Op, Tier
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kvtrace.reader import Columns
+
+# Columns of an object's row; a free row's SIZE is the next free one. KNOWN: the kept rows have
+# asked for it, so that it is decided whether they found it there.
+_KEY, _SIZE, _KNOWN = range(3)
+_USED, _FREE = range(2)
+_FIRST_ROWS = 1024
+_WRITE, _DELETE, _LOOKUP = constant(Op.WRITE), constant(Op.DELETE), constant(Op.LOOKUP)
+
+
+@kernel
+def _take(objects: Any, table: Any, count: Any, key: int) -> int:
+    slot = count[_FREE]
+    if slot >= 0:
+        count[_FREE] = objects[slot, _SIZE]
+    else:
+        slot = count[_USED]
+        count[_USED] += 1
+    objects[slot, _KEY], objects[slot, _SIZE], objects[slot, _KNOWN] = key, 0, 0
+    insert(table, objects, slot)
+    return slot
+
+
+@kernel
+def _observe(
+    op: Any, key: Any, end: Any, kept: Any, objects: Any, table: Any, count: Any, found: Any
+) -> None:
+    """Follow the objects.
+
+    `found` gets an object's size where a kept row is the first to ask for it, not writing it.
+    """
+    for i in range(op.shape[0]):
+        if op[i] == _LOOKUP:
+            continue
+        slot = find(table, objects, key[i])
+        if kept[i] and op[i] != _WRITE and (slot == MISSING or not objects[slot, _KNOWN]):
+            found[i] = end[i] if slot == MISSING else objects[slot, _SIZE]
+        if op[i] == _DELETE:
+            if slot != MISSING:
+                remove(table, objects, key[i])
+                objects[slot, _SIZE] = count[_FREE]
+                count[_FREE] = slot
+            continue
+        if slot == MISSING:
+            slot = _take(objects, table, count, key[i])
+        objects[slot, _SIZE] = max(objects[slot, _SIZE], end[i])
+        if kept[i]:
+            objects[slot, _KNOWN] = 1
+
+
+class _OfTier:
+    """The objects of one tier."""
+
+    def __init__(self) -> None:
+        self._objects = np.zeros((_FIRST_ROWS, 3), np.int64)
+        self._table = np.zeros(table_size(_FIRST_ROWS), np.int32)
+        self._count = np.array([0, -1], np.int64)
+
+    def _reserve(self, more: int) -> None:
+        used = int(self._count[_USED])
+        if used + more <= len(self._objects):
+            return
+        live = self._table[self._table > 0] - 1
+        self._objects = np.pad(self._objects, ((0, used + more), (0, 0)))
+        self._table = np.zeros(table_size(len(self._objects)), np.int32)
+        insert_all(self._table, self._objects, live)
+
+    def observe(
+        self,
+        op: NDArray[np.uint8],
+        key: NDArray[np.uint64],
+        end: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """Follow rows; return the size of what each kept row finds there first, else -1."""
+        self._reserve(len(op))
+        found = np.full(len(op), -1, np.int64)
+        _observe(op, key.view(np.int64), end, kept, self._objects, self._table, self._count, found)
+        return found
+
+
+class LiveObjects:
+    """Follows the objects of a trace; memory grows with those that are there, not with rows."""
+
+    def __init__(self, resident: NDArray[np.void]) -> None:
+        self._tiers = [_OfTier() for _ in Tier]
+        self._found = [np.zeros(0, RESIDENT_DTYPE)]
+        self._rows(
+            np.full(len(resident), Op.WRITE, np.uint8),
+            resident["tier"],
+            np.ascontiguousarray(resident["key"]),
+            resident["size"].astype(np.int64),
+            np.zeros(len(resident), np.bool_),
+        )
+
+    def observe(self, columns: Columns, kept: NDArray[np.bool_]) -> None:
+        """Follow some more rows, of which those that are `kept` make the new trace."""
+        end = columns["size"].astype(np.int64)
+        if "offset" in columns:
+            end += np.ma.filled(columns["offset"], 0).astype(np.int64)
+        self._rows(columns["op"], columns["tier"], columns["key"], end, kept)
+
+    def _rows(
+        self,
+        op: NDArray[np.uint8],
+        tier: NDArray[np.uint8],
+        key: NDArray[np.uint64],
+        end: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+    ) -> None:
+        for number, objects in enumerate(self._tiers):
+            rows = np.flatnonzero(tier == number)
+            if not len(rows):
+                continue
+            found = objects.observe(op[rows], key[rows], end[rows], kept[rows])
+            there = found >= 0
+            part = np.zeros(int(there.sum()), RESIDENT_DTYPE)
+            part["tier"], part["key"], part["size"] = number, key[rows][there], found[there]
+            self._found.append(part)
+
+    def found(self) -> NDArray[np.void]:
+        """Return what the kept rows asked for before writing it, in order of (tier, key)."""
+        found = np.concatenate(self._found)
+        return found[np.lexsort((found["key"], found["tier"]))]

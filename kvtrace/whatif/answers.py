@@ -1,0 +1,80 @@
+"""All answers to a what-if: a table of combinations, and curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvtrace.errors import UsageError
+from kvtrace.schema import Tier
+from kvtrace.whatif.curve import Curve, lru_curve, optimal_curve, simulated_curves, sizes
+from kvtrace.whatif.grid import Outcome, combinations, outcomes
+from kvtrace.whatif.references import References, collect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kvtrace.whatif.workload import Run, Workload
+
+FINE_SIZES, COARSE_SIZES = 64, 16
+"""Sizes at which LRU's curve is told, which costs nothing, and at which others' are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What each combination comes to, and curves of one tier: LRU, the optimum, then others.
+
+    `block_bytes`: what a block takes of a tier below gpu.
+    """
+
+    outcomes: list[Outcome]
+    curves: list[Curve]
+    block_bytes: float
+
+    def document(self) -> dict[str, Any]:
+        """Return the answers as JSON has them."""
+        document: dict[str, Any] = {"combinations": [each.document() for each in self.outcomes]}
+        if self.curves:
+            document["block_bytes"] = self.block_bytes
+            document["curves"] = {
+                each.policy: {"blocks": each.blocks, "miss_ratio": each.miss_ratio}
+                for each in self.curves
+            }
+        return document
+
+
+def answer(
+    workload: Workload, choices: Mapping[str, Sequence[str]], *, curves: Sequence[str] | None
+) -> Answers:
+    """Return what every combination of `choices` comes to.
+
+    `curves`: policies whose curves are wanted beside those of LRU and the optimum; None: no curves.
+    """
+    run = workload.reference_run()
+    references = None if run is None else collect(run)
+    found = list(outcomes(workload, combinations(choices), references))
+    if curves is None:
+        return Answers(found, [], 0.0)
+    if run is None or references is None:
+        raise UsageError(
+            "no curve of tiers that don't begin empty",
+            where="--curve",
+            got="a warm-up or a decode-only node",
+        )
+    return Answers(found, _curves(references, curves), _block_bytes(run, references))
+
+
+def _curves(references: References, policies: Sequence[str]) -> list[Curve]:
+    coarse = sizes(references.distinct, COARSE_SIZES)
+    fine = sorted({*coarse, *sizes(references.distinct, FINE_SIZES)})
+    return [
+        lru_curve(references, fine),
+        optimal_curve(references, coarse),
+        *simulated_curves(references, policies, coarse),
+    ]
+
+
+def _block_bytes(run: Run, references: References) -> float:
+    tier = run.spec.tiers[Tier.NVME]
+    tokens = run.block_tokens or references.mean_tokens
+    return tokens * tier.token_bytes + tier.block_bytes

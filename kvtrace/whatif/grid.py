@@ -1,0 +1,154 @@
+"""Runs one workload under every combination of options and says what each comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from kvtrace.errors import UsageError
+from kvtrace.schema import Op, Tier
+from kvtrace.stats import DAY_S
+from kvtrace.units import S_NS, UNLIMITED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from kvtrace.hierarchy import HierarchySpec, HierarchyStats
+    from kvtrace.whatif.counting import Counter
+    from kvtrace.whatif.references import References
+    from kvtrace.whatif.workload import Options, Run, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one combination of options comes to. `optimal`: hit ratio of the ceiling, if known."""
+
+    options: Options
+    stats: HierarchyStats
+    counter: Counter
+    spec: HierarchySpec
+    nvme_factor: float
+    optimal: float | None
+
+    @property
+    def tiers(self) -> list[Tier]:
+        """The tiers that are there."""
+        return [tier.tier for tier in self.spec.tiers if tier.capacity_bytes]
+
+    def hit_ratio(self, tier: Tier) -> float:
+        """Return the share of the blocks asked for that are read from `tier`."""
+        return self.stats.hits[tier] / max(1, self.stats.blocks)
+
+    @property
+    def total_hit_ratio(self) -> float:
+        """Share of the blocks asked for that some tier has."""
+        return sum(self.hit_ratio(tier) for tier in self.tiers)
+
+    def read_write_ratio(self, tier: Tier) -> float | None:
+        """Return bytes read ÷ bytes written; None where nothing is written."""
+        written = self.counter.bytes(tier, Op.WRITE)
+        return self.counter.bytes(tier, Op.READ) / written if written else None
+
+    @property
+    def nvme_bytes_per_day(self) -> float | None:
+        """Bytes that the node writes to nvme in a day, ranks that aren't emitted included."""
+        days = self.counter.duration_ns / S_NS / DAY_S
+        written = self.counter.bytes(Tier.NVME, Op.WRITE) * self.nvme_factor
+        return written / days if days and Tier.NVME in self.tiers else None
+
+    @property
+    def drive_writes_per_day(self) -> float | None:
+        """How often a day nvme is written whole; None without a limit."""
+        capacity = self.spec.tiers[Tier.NVME].capacity_bytes
+        per_day = self.nvme_bytes_per_day
+        return None if per_day is None or capacity >= UNLIMITED else per_day / capacity
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures as JSON has them."""
+        stats, blocks = self.stats, max(1, self.stats.blocks)
+        return {
+            "options": self.options,
+            "requests": stats.requests,
+            "blocks": stats.blocks,
+            "hit_ratio": {tier.label: self.hit_ratio(tier) for tier in self.tiers},
+            "total_hit_ratio": self.total_hit_ratio,
+            "token_hit_ratio": stats.hit_tokens / max(1, stats.prompt_tokens),
+            "ideal_prefix_hit": stats.ideal_hits / blocks,
+            "optimal_hit_ratio": self.optimal,
+            "duration_s": self.counter.duration_ns / S_NS,
+            "cells": [cell.model_dump() for cell in self.counter.cells()],
+            "tiers": {tier.label: self._of_tier(tier) for tier in self.tiers},
+            "nvme_write_bytes_per_day": self.nvme_bytes_per_day,
+            "drive_writes_per_day": self.drive_writes_per_day,
+        }
+
+    def _of_tier(self, tier: Tier) -> dict[str, Any]:
+        capacity = self.spec.tiers[tier].capacity_bytes
+        return {
+            "capacity_bytes": None if capacity >= UNLIMITED else capacity,
+            "eviction": self.spec.tiers[tier].eviction,
+            "read_bytes": self.counter.bytes(tier, Op.READ),
+            "write_bytes": self.counter.bytes(tier, Op.WRITE),
+            "read_write_ratio": self.read_write_ratio(tier),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as a flat row of a table, every tier in it."""
+        row: dict[str, Any] = dict(self.options)
+        row |= {
+            "hit_ratio": self.total_hit_ratio,
+            "optimal_hit_ratio": self.optimal,
+            "ideal_prefix_hit": self.stats.ideal_hits / max(1, self.stats.blocks),
+        }
+        for tier in Tier:
+            there = tier in self.tiers
+            row[f"{tier.label}_hit_ratio"] = self.hit_ratio(tier) if there else None
+            for op in (Op.READ, Op.WRITE):
+                row[f"{tier.label}_{op.label}_bytes"] = (
+                    self.counter.bytes(tier, op) if there else None
+                )
+        row |= {
+            "nvme_read_write_ratio": self.read_write_ratio(Tier.NVME),
+            "nvme_write_bytes_per_day": self.nvme_bytes_per_day,
+            "drive_writes_per_day": self.drive_writes_per_day,
+            "duration_s": self.counter.duration_ns / S_NS,
+        }
+        return row
+
+
+def combinations(choices: Mapping[str, Sequence[str]]) -> list[Options]:
+    """Return every combination of one value per key, the last key changing fastest."""
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+
+def outcomes(
+    workload: Workload, options: Sequence[Options], references: References | None
+) -> Iterator[Outcome]:
+    """Yield what each combination of options comes to. Raises UsageError where nothing happens."""
+    for each in options:
+        run = workload.run(each)
+        for events in run.events():
+            run.counter.add(events)
+        if run.counter.rows == 0:
+            raise UsageError(
+                "nothing happens", got=f"{run.stats().requests} requests, 0 rows",
+                accepted="requests with at least one full block",
+                hint="lengthen --duration or make --block-tokens smaller",
+            )  # fmt: skip
+        optimal = None if references is None else references.optimal_ratio(_blocks(run, references))
+        yield Outcome(
+            each, run.stats(), run.counter, run.spec, run.factors[Tier.NVME], optimal
+        )  # fmt: skip
+
+
+def _blocks(run: Run, references: References) -> int:
+    """Return how many blocks all tiers hold together; of turns, of their mean length."""
+    tokens = run.block_tokens or references.mean_tokens
+    held = 0
+    for tier in run.spec.tiers:
+        if tier.capacity_bytes >= UNLIMITED:
+            return UNLIMITED
+        block_bytes = tokens * tier.token_bytes + tier.block_bytes
+        held += int(tier.limit_bytes(tier.high_watermark_ratio) // block_bytes)
+    return held

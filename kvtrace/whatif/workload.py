@@ -1,0 +1,159 @@
+"""The requests of a what-if, cut once where they can be, and what runs them under other options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kvtrace.hierarchy import Hierarchy
+from kvtrace.recording import Recording
+from kvtrace.schema import Tier
+from kvtrace.simulation import Simulation
+from kvtrace.sizing import search
+from kvtrace.units import UNLIMITED
+from kvtrace.whatif.counting import Counter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from kvtrace.config import RecordConfig
+    from kvtrace.hierarchy import BlockEvents, CutRequests, HierarchySpec, HierarchyStats
+
+Options = dict[str, Any]
+"""Configuration keys, dotted, with values as users write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One simulation, ready to go: `events` may be asked for once, `stats` after that.
+
+    `factors`: bytes that the node holds on a tier for each byte that is emitted.
+    """
+
+    spec: HierarchySpec
+    events: Callable[[], Iterator[BlockEvents]]
+    stats: Callable[[], HierarchyStats]
+    counter: Counter
+    factors: Mapping[Tier, float]
+    block_tokens: int | None
+
+
+class Workload(Protocol):
+    """Requests, to be run under any options."""
+
+    def run(self, options: Options) -> Run:
+        """Return the run under `options`. Raises UsageError for options that aren't accepted."""
+        ...
+
+    def reference_run(self) -> Run | None:
+        """Return a run on one unlimited tier with look-ups, or None if that can't tell anything."""
+        ...
+
+
+class _Tape:
+    """Requests of an open source: cut as the first run asks for them, kept for those after it."""
+
+    def __init__(self, requests: Iterator[CutRequests]) -> None:
+        self._kept: list[CutRequests] = []
+        self._rest = requests
+
+    def __iter__(self) -> Iterator[CutRequests]:
+        at = 0
+        while True:
+            if at == len(self._kept):
+                cut = next(self._rest, None)
+                if cut is None:
+                    return
+                self._kept.append(cut)
+            yield self._kept[at]
+            at += 1
+
+
+class _Taped(Recording):
+    """A recording whose requests are on a tape."""
+
+    def __init__(self, config: RecordConfig, tape: _Tape) -> None:
+        super().__init__(config)
+        self._tape = tape
+
+    def again(self) -> _Taped:
+        """Return the same recording, the tape at its start again."""
+        return _Taped(self.config, self._tape)
+
+    def requests(self) -> Iterator[CutRequests]:
+        """Yield the requests on the tape."""
+        return iter(self._tape)
+
+
+class Configured:
+    """The requests of a recording's configuration.
+
+    `configure(options)` gives the configuration with `options` on top. An open source is read and
+    cut once and kept in memory; users' requests depend on the answers before them and are drawn
+    anew for each run.
+    """
+
+    def __init__(self, configure: Callable[[Options], RecordConfig]) -> None:
+        self._configure = configure
+        self._tape: _Tape | None = None
+
+    def _recording(self, options: Options) -> Recording:
+        config = self._configure(options)
+        if config.source.users == "auto":
+            return Recording(search(config, Recording, None))
+        if config.source.users is not None:
+            return Recording(config)
+        if self._tape is None:
+            self._tape = _Tape(Recording(config).requests())
+        return _Taped(config, self._tape)
+
+    def run(self, options: Options) -> Run:
+        """Return the run under `options`."""
+        return _run(self._recording(options))
+
+    def reference_run(self) -> Run | None:
+        """Return the run on one unlimited tier; None where a recording doesn't begin empty."""
+        recording = self._recording({})
+        if recording.config.warmup is not None or recording.config.role == "decode":
+            return None
+        recording.spec = endless(recording.spec)
+        return _run(recording)
+
+
+def _run(recording: Recording) -> Run:
+    simulation = Simulation(recording)
+    layout = recording.layout
+    return Run(
+        spec=recording.spec,
+        events=simulation.events,
+        stats=simulation.stats,
+        counter=Counter.of(layout),
+        factors={tier: layout.occupancy_factor(tier) for tier in Tier},
+        block_tokens=layout.block_tokens,
+    )
+
+
+def endless(spec: HierarchySpec) -> HierarchySpec:
+    """Return the specification of one unlimited tier that looks up and stores every block."""
+    tiers = tuple(
+        replace(tier, capacity_bytes=UNLIMITED if tier.tier is Tier.NVME else 0)
+        for tier in spec.tiers
+    )
+    return replace(
+        spec, tiers=tiers, write_through=False, promote=False, second_use=False, hybrid=False,
+        tail_first=False, lookups=True, reread_tokens=0,
+    )  # fmt: skip
+
+
+def plain_run(
+    spec: HierarchySpec,
+    requests: list[CutRequests],
+    counter: Counter,
+    factors: Mapping[Tier, float],
+    block_tokens: int | None,
+) -> Run:
+    """Return the run of requests that are all here."""
+    hierarchy = Hierarchy(spec)
+    return Run(
+        spec, lambda: hierarchy.events(requests), hierarchy.stats, counter, factors, block_tokens
+    )
