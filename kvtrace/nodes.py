@@ -20,18 +20,17 @@ _NUMBERED = ("key", "block", "request")
 """Columns whose numbers each node counts for itself; sessions are numbered by the source."""
 
 
-def of_node(columns: Columns, node: int) -> Columns:
-    """Return rows whose numbers say that they are of `node`."""
-    high = np.uint64(node) << np.uint64(NODE_SHIFT)
-    return columns | {name: columns[name] | high for name in _NUMBERED if name in columns}
-
-
 def merged(traces: Sequence[Trace]) -> Iterator[Columns]:
     """Yield the rows of nodes' traces in order of (time, node, row)."""
-    streams = [
-        (of_node(columns, node) for columns in trace.batches()) for node, trace in enumerate(traces)
-    ]
+    streams = [_rows_of(trace, node) for node, trace in enumerate(traces)]
     return interleaved(streams, traces[0].columns)
+
+
+def _rows_of(trace: Trace, node: int) -> Iterator[Columns]:
+    """Yield a trace's rows with numbers that say that they are of `node`."""
+    high = np.uint64(node) << np.uint64(NODE_SHIFT)
+    for columns in trace.batches():
+        yield columns | {name: columns[name] | high for name in _NUMBERED if name in columns}
 
 
 def residents(traces: Sequence[Trace]) -> NDArray[np.void]:

@@ -23,7 +23,12 @@ GOLDEN: dict[str, dict[str, Any]] = {
     | {"block_tokens": 512, "tensor_parallel": 2, "write_policy": "write-through"},
     "request-layout": _SMALL | {"layout": "request", "tiers.nvme.capacity": "1GiB"},
     "hybrid": _SMALL
-    | {"model": "gpt-oss-20b", "source.rag": {"probability": 0.5}, "lookups": True},
+    | {
+        "requests": 4,
+        "model": "gpt-oss-20b",
+        "source.rag": {"probability": 0.5},
+        "lookups": True,
+    },
     "accesses": _SMALL
     | {
         "requests": 30,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from kvtrace import eviction, plugins
@@ -10,6 +11,7 @@ from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
 from kvtrace.kernel import RUN
 from kvtrace.request import Ragged, RequestBatch
 from kvtrace.schema import Tier
+from tests.golden import path_of
 
 libcachesim = pytest.importorskip("libcachesim", reason="libcachesim isn't installed")
 
@@ -68,3 +70,34 @@ def test_misses_are_those_of_libcachesim(policy: str, capacity: int, skew: float
     """Policy × size × skew: not one miss more or less."""
     ids = accesses(20_000, 3_000, skew, seed=capacity)
     assert our_misses(ids, policy, capacity) == their_misses(ids, policy, capacity)
+
+
+def golden_accesses() -> np.ndarray:
+    """Return the blocks that the bundled trace stores and reads, in order."""
+    rows = pl.read_parquet(path_of("accesses")).filter(pl.col("op").is_in(["read", "write"]))
+    return rows["key"].to_numpy().astype(np.int64)
+
+
+GOLDEN_MISSES = {
+    ("lru", 20): 616,
+    ("lru", 60): 554,
+    ("lru", 140): 494,
+    ("fifo", 20): 616,
+    ("fifo", 60): 560,
+    ("fifo", 140): 516,
+    ("sieve", 20): 587,
+    ("sieve", 60): 529,
+    ("sieve", 140): 491,
+    ("s3-fifo", 20): 588,
+    ("s3-fifo", 60): 538,
+    ("s3-fifo", 140): 517,
+}
+
+
+@pytest.mark.parametrize(("policy", "capacity"), GOLDEN_MISSES)
+def test_misses_on_the_bundled_trace(policy: str, capacity: int) -> None:
+    """Policy × size on a golden trace: these counts, which are libCacheSim's."""
+    ids = golden_accesses()
+    misses = GOLDEN_MISSES[policy, capacity]
+    assert our_misses(ids, policy, capacity) == misses
+    assert their_misses(ids, policy, capacity) == misses
