@@ -464,7 +464,10 @@ def _store_prompt(
             _store_checkpoint(
                 slots, table, tiers, count, events, blocks, at, blocks[at, B_AT], _PREFILL
             )
-        slot = _resident(slots, table, ident)
+        slot = blocks[at, _B_SLOT]
+        # A hit is where it was found, unless it has left since and another block is there.
+        if computed or slots[slot, IDENT] != ident or not slots[slot, WHERE] & HELD:
+            slot = _resident(slots, table, ident)
         if slot == MISSING:
             _store(slots, table, tiers, count, events, ident, tokens, _PREFILL)
         elif count[TAIL_FIRST] or computed:
