@@ -95,6 +95,8 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
     if header["history"]:
         steps = ", ".join(str(step.get("tool")) for step in header["history"])
         lines.append(("made by", steps + (", anonymised" if header["anonymised"] else "")))
+    if header["nodes"] > 1:
+        lines.append(("nodes", f"{header['nodes']}, each with these tiers"))
     if header["model"]:
         model = header["model"]
         lines.append(

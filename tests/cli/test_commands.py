@@ -49,7 +49,7 @@ def test_record_summary(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", "80")
     outcome = cli("record", tmp_path / "t.parquet", *RECORD)
     assert outcome.code == 0
-    for word in ("rows", "rows/s", "ops/s", "hit ratio", "read:write", "gpu", "cpu", "nvme"):
+    for word in ("rows", "rows/s", "ops/s", "hit ratio", "read : write", "gpu", "cpu", "nvme"):
         assert word in outcome.out
     assert max(len(line) for line in outcome.out.splitlines()) <= 80
 
@@ -156,3 +156,74 @@ def test_a_bug_is_called_one(cli: Cli, small_trace: Path, monkeypatch: pytest.Mo
     assert outcome.code == 70
     assert "ZeroDivisionError" in outcome.err
     assert "this is a bug" in outcome.err
+
+
+SHOWN = {
+    ("--eviction", "sieve"): "eviction: sieve",
+    ("--eviction", "nvme=s3-fifo"): "eviction: s3-fifo",
+    ("--admission", "second-use"): "admission: second-use",
+    ("--prefill-only",): "role: prefill",
+    ("--decode-only",): "role: decode",
+    ("--warmup", "5s"): "warmup: 5s",
+    ("--lookups",): "lookups: true",
+    ("--model", "gpt-oss-20b", "--state-interval", "512"): "state_interval: 512",
+    ("--no-prefix-caching",): "prefix_caching: false",
+    ("--nodes", "2"): "nodes: 2",
+}
+
+
+@pytest.mark.parametrize("options", SHOWN)
+def test_options_reach_the_configuration(
+    tmp_path: Path, cli: Cli, options: tuple[str, ...]
+) -> None:
+    """Each option sets its key, and is named as where the value is from."""
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD, *options, "--show-config")
+    assert f"{SHOWN[options]}  # option" in outcome.out
+
+
+def test_rag_on_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    """`--rag` turns documents on with their defaults."""
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD, "--rag", "--show-config")
+    assert "chunk_tokens: 512  # default" in outcome.out
+
+
+def test_a_preset_on_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    """A preset is taken, an option stands over it; an unknown one is told with the nearest."""
+    shown = ("--show-config", "--preset")
+    outcome = cli("record", tmp_path / "t.parquet", *shown, "long-context", "--seed", "3")
+    assert "tensor_parallel: 4  # preset long-context" in outcome.out
+    assert "seed: 3  # option" in outcome.out
+    refused = cli("record", tmp_path / "t.parquet", *shown, "long")
+    assert refused.code == 2
+    assert "did you mean long-context" in refused.err
+    assert "mlperf-storage-8b" in cli("list", "presets").out
+
+
+def test_both_roles_are_refused(tmp_path: Path, cli: Cli) -> None:
+    """A node is one half of a disaggregated service, not both halves."""
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD, "--prefill-only", "--decode-only")
+    assert outcome.code == 2
+    assert "exclude each other" in outcome.err
+
+
+def test_a_bad_tier_of_an_eviction_is_refused(tmp_path: Path, cli: Cli) -> None:
+    """The option and the tiers that there are are named."""
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD, "--eviction", "ssd=lru")
+    assert outcome.code == 2
+    assert "--eviction" in outcome.err
+    assert "gpu, cpu, nvme, object" in outcome.err
+
+
+def test_nodes_and_parts_on_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    """A directory of parts of two nodes: recorded, checked and shown."""
+    made = cli("record", tmp_path / "t", *RECORD, "--nodes", "2", "--json")
+    assert json.loads(made.out)["sha256"]
+    assert cli("check", tmp_path / "t").code == 0
+    assert "2, each with these tiers" in cli("info", tmp_path / "t").out
+
+
+def test_users_auto_tells_its_trials(tmp_path: Path, cli: Cli) -> None:
+    """Each number that is tried is told with its figures."""
+    options = ("--users", "auto", "--requests", "20", "--set", "sizing.max_users=2")
+    outcome = cli("record", tmp_path / "t.parquet", *RECORD[2:], *options, "--dry-run")
+    assert "2 users: P95 of loads interactive" in outcome.err

@@ -77,11 +77,8 @@ class Engine:
     def held(self, tier: int, tokens: int) -> int:
         """Bytes that the node holds of a block, on a tier."""
         if tokens < 0:
-            return (
-                sum(size for size, _ in self.objects(tokens))
-                * self.copies
-                // (1 if self.layout == "vllm" else self.emitted)
-            )
+            emitted = sum(size for size, _ in self.objects(tokens))
+            return emitted if self.layout == "vllm" else emitted * self.copies // self.emitted
         if tier == 0:
             return tokens * self.rank_token * self.parallel
         if self.layout == "vllm":
