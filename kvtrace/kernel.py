@@ -50,8 +50,8 @@ _RETIRED, _SEEN, _AGAIN = 1 << 8, 1 << 9, 1 << 10
 
 # Columns of `tiers`, behind those of the policies. HIGH and LOW are the watermarks, 0 for a tier
 # that is absent.
-USED, PEAK, HITS, HIGH, LOW, EVICTED, _WANTING, _WANTED = range(POLICY + 1, POLICY + 9)
-TIER_COLUMNS = POLICY + 9
+USED, PEAK, HITS, HIGH, LOW, EVICTED, _WANTING, _WANTED, _CHOSEN = range(POLICY + 1, POLICY + 10)
+TIER_COLUMNS = POLICY + 10
 
 # Columns of `events`.
 EV_TIME, EV_CODE, EV_KEY, EV_TOKENS, EV_REQUEST, EV_SESSION, EV_QOS = range(7)
@@ -233,18 +233,20 @@ def _make_room(
     if tiers[tier, USED] + need <= tiers[tier, HIGH]:
         return
     depth = 0
-    tiers[depth, _WANTING], tiers[depth, _WANTED] = tier, need
+    tiers[depth, _WANTING], tiers[depth, _WANTED], tiers[depth, _CHOSEN] = tier, need, NONE
     while depth >= 0:
-        here = tiers[depth, _WANTING]
-        roomy = tiers[here, USED] + tiers[depth, _WANTED] <= tiers[here, LOW]
-        slot = NONE if roomy else victim(slots, tiers, here)
+        here, slot = tiers[depth, _WANTING], tiers[depth, _CHOSEN]
+        # A policy may choose otherwise when it is asked again: what was chosen stays so.
+        if slot == NONE and tiers[here, USED] + tiers[depth, _WANTED] > tiers[here, LOW]:
+            slot = victim(slots, tiers, here)
         if slot == NONE:
             depth -= 1
             continue
         below = _evict_one(slots, table, tiers, count, events, here, slot)
+        tiers[depth, _CHOSEN] = NONE if below == NONE else slot
         if below != NONE:
             depth += 1
-            tiers[depth, _WANTING] = below
+            tiers[depth, _WANTING], tiers[depth, _CHOSEN] = below, NONE
             tiers[depth, _WANTED] = size(tiers, below, slots[slot, TOKENS])
 
 
@@ -310,7 +312,7 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
     top = _next_tier(tiers, _TOP, tokens)
     if count[WRITE_THROUGH] and top < _CPU < tier and _next_tier(tiers, _CPU, tokens) == _CPU:
         _write(slots, table, tiers, count, events, _CPU, slot, _PROMOTE)
-    if top < tier:
+    if top < tier and not _holds(slots, top, slot):
         _write(slots, table, tiers, count, events, top, slot, _PROMOTE)
 
 

@@ -4,8 +4,7 @@ A policy is a module of small functions compiled by numba on the arrays that the
 anyway (`kvtrace.eviction` names and calls them):
 
 insert(slots, tiers, tier, slot) the block enters
-victim(slots, tiers, tier)       which one leaves next, NONE for an empty tier; asked again before
-                                 anything else happens to the tier, the same one
+victim(slots, tiers, tier)       which one leaves next, NONE for an empty tier
 remove(slots, tiers, tier, slot) the victim leaves
 
 and where it needs them:

@@ -172,7 +172,7 @@ class Reference:
             takers = self.takers(block)
             if rules.write_through and CPU in takers and takers[0] < CPU < tier:
                 self.write(CPU, block, "promote")
-            if takers[0] < tier:
+            if takers[0] < tier and block not in self.held[takers[0]].blocks():
                 self.write(takers[0], block, "promote")
         return tier
 
