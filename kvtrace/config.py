@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import Bandwidth, Bytes, DurationNs, RatePerS, Ratio, Section, Warmup
-from kvtrace.source_config import SourceConfig
+from kvtrace.source_config import ARRIVING, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
 if TYPE_CHECKING:
@@ -154,6 +154,9 @@ class RecordConfig(Section):
             raise ValueError("sizing has no effect without users: auto")
         if self.nodes > 1 and self.source.users == "auto":
             raise ValueError("users: auto is of one node: search first, then give users and nodes")
+        if self.nodes > 1 and self.source.users and self.source.name in ARRIVING:
+            # Which conversation a user is given next depends on all users.
+            raise ValueError(f"users of source {self.source.name} are of one node: give a rate")
         return self
 
     @property

@@ -87,3 +87,5 @@ def test_a_node_without_requests_is_told(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="is of one node"):
         load_config(None, {"source.users": "auto", "nodes": 2})
+    with pytest.raises(UsageError, match="users of source weka are of one node"):
+        load_config(None, {"source.name": "weka", "source.users": 4, "nodes": 2})
