@@ -69,7 +69,7 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     """Print the summary for people."""
     console, totals, counted = Console(), made.header.totals, made.header.statistics
     table = Table(title=f"{made.path}", title_justify="left", title_style="bold")
-    for name in ("tier", "hit ratio", "ops", "read", "written", "read : write", "peak held"):
+    for name in ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held"):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for tier in Tier:
         cells = [cell for cell in totals.cells if cell.tier == tier.label]

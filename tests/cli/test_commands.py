@@ -49,7 +49,7 @@ def test_record_summary(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", "80")
     outcome = cli("record", tmp_path / "t.parquet", *RECORD)
     assert outcome.code == 0
-    for word in ("rows", "rows/s", "ops/s", "hit ratio", "read : write", "gpu", "cpu", "nvme"):
+    for word in ("rows", "rows/s", "ops/s", "hit ratio", "read:write", "gpu", "cpu", "nvme"):
         assert word in outcome.out
     assert max(len(line) for line in outcome.out.splitlines()) <= 80
 
