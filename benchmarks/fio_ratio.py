@@ -13,7 +13,6 @@ compared without polling; fio's includes filling its buffers once.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -24,13 +23,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from typing import TYPE_CHECKING
+
 from benchmarks import fio
 from benchmarks.common import GIB, KIB, parse_size, payload, print_table, size_name
 from benchmarks.fio import Cell, Figures
 from benchmarks.scratch import Scratch, cell_ops, reserved_pages, run_ops, scratch
+from benchmarks.scratch import parser as scratch_parser
 from replay import engines, native
 from replay.loop import Verify
 from replay.measurement import SPIN_NS
+
+if TYPE_CHECKING:
+    import argparse
 
 CELL_BAR = 0.93
 SMALL_BAR = 0.97
@@ -38,7 +43,6 @@ LATENCY_BAR = 1.03
 FIO_BOUNDS = (0.97, 1.03)
 TAIL_OPS = 100_000
 """P99.9 is compared where a run has as many ops."""
-FILE_GIB_MAX = 16
 READ_SHARES = {"read": 1.0, "write": 0.0, "mix": 0.9}
 
 Contender = Callable[[int], Figures]
@@ -213,10 +217,7 @@ def cells(chosen: argparse.Namespace, span_bytes: int) -> list[Cell]:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path.cwd())
-    parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
-    parser.add_argument("--file-gib", type=int, default=8, choices=range(1, FILE_GIB_MAX + 1))
+    parser = scratch_parser(__doc__)
     parser.add_argument("--run-gib", type=float, default=1, help="bytes of one run, at most")
     parser.add_argument("--ops-max", type=int, default=150_000, help="ops of one run, at most")
     parser.add_argument("--arena-gib", type=float, default=1)

@@ -8,7 +8,6 @@ each repeat, interleaved, medians. The bar is 0.98.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import fio
 from benchmarks.common import GIB, KIB, MIB, payload, print_table
 from benchmarks.scratch import Scratch, reserved_pages, run_ops, scratch
+from benchmarks.scratch import parser as scratch_parser
 from replay import engines, native
 from replay.loop import Action, Ops
 from replay.measurement import SPIN_NS
@@ -67,10 +67,7 @@ def iolog(path: Path, target: Path, ops: Ops, count: int) -> None:
 
 def main() -> None:
     """Measure, and print both ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path.cwd())
-    parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
-    parser.add_argument("--file-gib", type=int, default=8)
+    parser = scratch_parser(__doc__)
     parser.add_argument("--run-gib", type=float, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     chosen = parser.parse_args()

@@ -10,7 +10,6 @@ without (interleaved, medians).
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import GIB, KIB, NS_PER_S, payload, print_table, size_name
 from benchmarks.fio import Cell
 from benchmarks.scratch import Scratch, cell_ops, run_ops, scratch
+from benchmarks.scratch import parser as scratch_parser
 from replay import native
 from replay.loop import Lane, LaneKind, LoopOptions, Mode, Times, Verify, run_whole
 from replay.measurement import SPIN_NS
@@ -73,8 +73,27 @@ def maximum_per_s(place: Scratch, io_bytes: int) -> float:
     return statistics.median(run.gb_per_s for run in runs) * 1e9 / io_bytes
 
 
-def run_open(place: Scratch, load: Load, seconds: float, seed: int, spin_ns: int) -> Times:
-    """Run the schedule; return the times of its reads."""
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """A schedule as it was run: when each read was due on the monotonic clock, and its times."""
+
+    due_ns: NDArray[np.int64]
+    times: Times
+
+    @property
+    def median_service_ns(self) -> float:
+        """Half of the reads took no longer."""
+        return float(np.median(self.times.complete_ns - self.times.submit_ns))
+
+    @property
+    def stretch(self) -> float:
+        """How long the reads took to be completed ÷ how long they are due over."""
+        last_ns = self.times.complete_ns.max()
+        return float((last_ns - self.due_ns[0]) / (self.due_ns[-1] - self.due_ns[0]))
+
+
+def run_open(place: Scratch, load: Load, seconds: float, seed: int, spin_ns: int) -> Reads:
+    """Run the schedule."""
     due_ns = load.due_ns(seconds, seed)
     count = len(due_ns)
     places = np.random.default_rng(seed).integers(0, place.span_bytes // load.io_bytes, count)
@@ -90,8 +109,7 @@ def run_open(place: Scratch, load: Load, seconds: float, seed: int, spin_ns: int
     options = LoopOptions(Mode.OPEN, place.arena, run_id=1, verify=Verify.NONE, spin_ns=spin_ns)
     outcome, times = run_whole(place.engine, (lane,), ops, count, options)
     assert not times.error.any(), np.unique(times.error)
-    times.ready_ns[:] = outcome.start_ns + due_ns
-    return times
+    return Reads(outcome.start_ns + due_ns, times)
 
 
 @contextmanager
@@ -122,18 +140,12 @@ def busy_s() -> float:
     return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
 
 
-def stretch(times: Times) -> float:
-    """Return how long the reads took to be completed ÷ how long they are due over."""
-    due_ns = times.ready_ns
-    return float((times.complete_ns.max() - due_ns[0]) / (due_ns[-1] - due_ns[0]))
-
-
 def exactness(place: Scratch, load: Load, seconds: float) -> list[list[str]]:
     """Return one row by timer and one with polling."""
     rows = []
     for word, spin_ns in (("timer", 0), (f"spin {SPIN_NS // 1000} µs", SPIN_NS)):
-        times = run_open(place, load, seconds, 1, spin_ns)
-        error_us = (times.submit_ns - times.ready_ns) / 1000
+        reads = run_open(place, load, seconds, 1, spin_ns)
+        error_us = (reads.times.submit_ns - reads.due_ns) / 1000
         half, all_but_last, top = np.percentile(error_us, (50, 99, 100))
         part = max(1, len(error_us) // 6)
         drift_us = np.median(error_us[-part:]) - np.median(error_us[:part])
@@ -146,7 +158,7 @@ def exactness(place: Scratch, load: Load, seconds: float) -> list[list[str]]:
                 f"{all_but_last:.1f}",
                 f"{top:.0f}",
                 f"{drift_us:+.2f}",
-                f"{stretch(times):.5f}",
+                f"{reads.stretch:.5f}",
                 "ok" if met else "MISSED",
             ]
         )
@@ -165,13 +177,13 @@ def disturbed(place: Scratch, load: Load, seconds: float, repeats: int) -> list[
         for busy in (False, True):
             if busy:
                 with busy_thread():
-                    times = run_open(place, load, seconds, seed, 0)
-                kept.append(1 / stretch(times))
+                    reads = run_open(place, load, seconds, seed, 0)
+                kept.append(1 / reads.stretch)
             else:
                 before = busy_s()
-                times = run_open(place, load, seconds, seed, 0)
+                reads = run_open(place, load, seconds, seed, 0)
                 spent.append((busy_s() - before) / seconds)
-            medians[busy].append(float(np.median(times.complete_ns - times.submit_ns)) / 1000)
+            medians[busy].append(reads.median_service_ns / 1000)
     alone, beside = (statistics.median(medians[busy]) for busy in (False, True))
     met = beside / alone <= SERVICE_BAR and round(statistics.median(kept), 2) == 1
     return [
@@ -187,10 +199,7 @@ def disturbed(place: Scratch, load: Load, seconds: float, repeats: int) -> list[
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path.cwd())
-    parser.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
-    parser.add_argument("--file-gib", type=int, default=4)
+    parser = scratch_parser(__doc__, file_gib=4)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--busy-seconds", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 FIO_HUGE_BYTES = 384 * MIB
+FILE_GIB_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,15 @@ class Scratch:
     span_bytes: int
     engine: native.NativeEngine
     arena: NDArray[np.uint8]
+
+
+def parser(text: str | None, *, file_gib: int = 8) -> argparse.ArgumentParser:
+    """Return a parser of the options that say where the scratch file or device is."""
+    made = argparse.ArgumentParser(description=text)
+    made.add_argument("--folder", type=Path, default=Path.cwd())
+    made.add_argument("--device", type=Path, help="a scratch block device: ALL OF IT IS LOST")
+    made.add_argument("--file-gib", type=int, default=file_gib, choices=range(1, FILE_GIB_MAX + 1))
+    return made
 
 
 @contextmanager

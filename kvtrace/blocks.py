@@ -24,6 +24,18 @@ INDEX_BITS = 24
 _PREFIX, _DOCUMENT = 1 << 62, 1 << 61
 
 
+def _flags(
+    index: NDArray[np.int64], prompt: NDArray[np.int64], block_tokens: int, state_interval: int
+) -> NDArray[np.int64]:
+    """Return the flags of the blocks of contexts: `index` in its own, that of `prompt` blocks."""
+    flags: NDArray[np.int64] = RUN * (index == 0) + CHECKPOINT * (index == prompt - 1)
+    if state_interval:
+        begin = index * block_tokens
+        full = (begin + block_tokens) // state_interval > begin // state_interval
+        flags |= CHECKPOINT * full
+    return flags
+
+
 class Cutter(Protocol):
     """Gives each request its blocks."""
 
@@ -69,10 +81,7 @@ class SessionBlocks:
         end = (index + 1) * size
         ident = (batch.session << INDEX_BITS)[row] + index
         at = np.where(index < prompt[row], end, end - context[row])
-        flags = RUN * (index == 0) + CHECKPOINT * (index == prompt[row] - 1)
-        if self.state_interval:
-            due = end // self.state_interval > (end - size) // self.state_interval
-            flags |= CHECKPOINT * due
+        flags = _flags(index, prompt[row], size, self.state_interval)
         if shared is not None:
             common = end <= shared.prefix_tokens[row]
             ident = np.where(common, _PREFIX + (shared.prefix << INDEX_BITS)[row] + index, ident)
@@ -172,10 +181,7 @@ class HashedBlocks:
             blocks = Ragged.from_counts(counts, _group(ids, begin, counts, group))
         index, row = ranges(counts), np.repeat(np.arange(len(batch)), counts)
         tokens, end = np.full(len(index), self.block_tokens), (index + 1) * self.block_tokens
-        flags = RUN * (index == 0) + CHECKPOINT * (index == counts[row] - 1)
-        if self.state_interval:
-            due = end // self.state_interval > (end - self.block_tokens) // self.state_interval
-            flags |= CHECKPOINT * due
+        flags = _flags(index, counts[row], self.block_tokens, self.state_interval)
         return CutRequests(batch, blocks, tokens, end, flags, counts)
 
 

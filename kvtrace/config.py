@@ -261,15 +261,17 @@ def preset_names() -> list[str]:
 
 def preset_summary(name: str) -> str:
     """Return the first line of a preset, which says what it is."""
-    text = files("kvtrace").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    return text.partition("\n")[0].removeprefix("# ")
+    return _preset_text(name).partition("\n")[0].removeprefix("# ")
+
+
+def _preset_text(name: str) -> str:
+    return files("kvtrace").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names(), where="--preset")
-    text = files("kvtrace").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = yaml.safe_load(_preset_text(name))
     return data
 
 

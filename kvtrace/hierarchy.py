@@ -72,6 +72,11 @@ class TierSpec:
     low_watermark_ratio: float = 1.0
     eviction: str = "lru"
 
+    def sizes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what blocks of so many tokens take; of -n, the checkpoint behind n tokens."""
+        blocks = tokens * self.token_bytes + self.block_bytes
+        return np.where(tokens < 0, self.state.at(-tokens), blocks) if self.state else blocks
+
     def limit_bytes(self, ratio: float) -> int:
         """Return what `ratio` of the capacity comes to."""
         if self.capacity_bytes >= UNLIMITED or ratio == 1.0:
@@ -178,24 +183,21 @@ class HierarchyStats:
 
     def plus(self, other: HierarchyStats) -> HierarchyStats:
         """Return what two nodes counted; of peaks the higher one."""
-        counts = {
-            part.name: getattr(self, part.name) + getattr(other, part.name)
-            for part in fields(self)
-            if part.name not in ("hits", "peak_bytes")
-        }
-        hits = {tier: count + other.hits[tier] for tier, count in self.hits.items()}
-        peaks = {tier: max(peak, other.peak_bytes[tier]) for tier, peak in self.peak_bytes.items()}
-        return HierarchyStats(**counts, hits=hits, peak_bytes=peaks)
+        return self._combined(other, 1)
 
     def since(self, earlier: HierarchyStats) -> HierarchyStats:
         """Return what was counted since then; peaks are those of the whole time."""
+        return self._combined(earlier, -1)
+
+    def _combined(self, other: HierarchyStats, sign: int) -> HierarchyStats:
         counts = {
-            part.name: getattr(self, part.name) - getattr(earlier, part.name)
+            part.name: getattr(self, part.name) + sign * getattr(other, part.name)
             for part in fields(self)
             if part.name not in ("hits", "peak_bytes")
         }
-        hits = {tier: count - earlier.hits[tier] for tier, count in self.hits.items()}
-        return HierarchyStats(**counts, hits=hits, peak_bytes=self.peak_bytes)
+        hits = {tier: count + sign * other.hits[tier] for tier, count in self.hits.items()}
+        peaks = {tier: max(peak, other.peak_bytes[tier]) for tier, peak in self.peak_bytes.items()}
+        return HierarchyStats(**counts, hits=hits, peak_bytes=peaks)
 
 
 def _new_tiers(spec: HierarchySpec) -> NDArray[np.int64]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.interleave import interleaved
 from kvtrace.schema import NODE_SHIFT
-from kvtrace.tools.merge import interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

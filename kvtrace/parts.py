@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 PART_ROWS = 16 * ROW_GROUP_ROWS
 """Rows of each part but the last."""
@@ -24,13 +25,9 @@ class PartsWriter(TraceWriter):
 
     _directory = True
 
-    def _open(self) -> None:
-        try:
-            self._partial.mkdir()
-            self._file = self._parquet(self._part(0))
-        except OSError as error:
-            self._remove()
-            raise self._failure(error) from error
+    def _first(self) -> pq.ParquetWriter:
+        self._partial.mkdir()
+        return self._parquet(self._part(0))
 
     def _part(self, start_row: int) -> Path:
         return self._partial / f"part-{start_row // PART_ROWS:05}.parquet"
@@ -45,10 +42,7 @@ class PartsWriter(TraceWriter):
     def _publish(self) -> None:
         """Rename the directory, in place of the trace that is replaced."""
         fsync(self._partial)
-        if self.path.exists():
-            for part in self.path.glob("*.parquet"):
-                part.unlink()
-            self.path.rmdir()
+        _remove_trace(self.path)
         self._partial.replace(self.path)
 
     def _finish(self, metadata: dict[bytes, bytes]) -> None:
@@ -59,7 +53,12 @@ class PartsWriter(TraceWriter):
         fsync(self._partial / HEAD_NAME)
 
     def _remove(self) -> None:
-        if self._partial.is_dir():
-            for part in self._partial.glob("*.parquet"):
-                part.unlink()
-            self._partial.rmdir()
+        _remove_trace(self._partial)
+
+
+def _remove_trace(folder: Path) -> None:
+    """Remove the parts in a directory and, empty then, itself; do nothing if there is none."""
+    if folder.is_dir():
+        for part in folder.glob("*.parquet"):
+            part.unlink()
+        folder.rmdir()

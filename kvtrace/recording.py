@@ -10,7 +10,7 @@ from kvtrace import layouts, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.errors import UsageError
 from kvtrace.header import Header, Producer, TierInfo
-from kvtrace.hierarchy import HierarchySpec, StateSize, TierSpec
+from kvtrace.hierarchy import NO_STATE, HierarchySpec, StateSize, TierSpec
 from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
@@ -222,6 +222,39 @@ def _cutter(source: Source, layout: Layout, config: RecordConfig, generated: boo
     return HashedBlocks(source.block_tokens, layout.block_tokens, state_interval=interval)
 
 
+def tier_spec(
+    config: RecordConfig,
+    tier: Tier,
+    gpus: int,
+    *,
+    token_bytes: int,
+    block_bytes: int = 0,
+    state: StateSize = NO_STATE,
+) -> TierSpec:
+    """Return a tier of a node of so many GPUs as it is configured, for blocks of such a size."""
+    limits = config.tiers.of(tier)
+    return TierSpec(
+        tier=tier,
+        capacity_bytes=min(UNLIMITED, limits.capacity * (gpus if tier is Tier.GPU else 1)),
+        token_bytes=token_bytes,
+        block_bytes=block_bytes,
+        state=state,
+        high_watermark_ratio=limits.high_watermark,
+        low_watermark_ratio=limits.low_watermark,
+        eviction=limits.eviction or config.eviction,
+    )
+
+
+def policies(config: RecordConfig) -> dict[str, bool]:
+    """Return what the configuration says of the hierarchy's policies, as HierarchySpec's fields."""
+    return {
+        "write_through": config.write_policy == "write-through",
+        "promote": config.promotes,
+        "tail_first": config.touch_order == "tail-first",
+        "second_use": config.admission == "second-use",
+    }
+
+
 def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) -> HierarchySpec:
     tiers = []
     for tier in Tier:
@@ -232,16 +265,13 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
                 where=f"tier {tier.label}",
                 got=f"{limits.low_watermark} > {limits.high_watermark}",
             )
-        factor = config.gpus if tier is Tier.GPU else 1
-        spec = TierSpec(
-            tier=tier,
-            capacity_bytes=min(UNLIMITED, limits.capacity * factor),
+        spec = tier_spec(
+            config,
+            tier,
+            config.gpus,
             token_bytes=layout.node_token_bytes(tier),
             block_bytes=layout.padding_bytes(tier),
             state=layout.node_state(),
-            high_watermark_ratio=limits.high_watermark,
-            low_watermark_ratio=limits.low_watermark,
-            eviction=limits.eviction or config.eviction,
         )
         _check_capacity(spec, layout)
         tiers.append(spec)
@@ -251,10 +281,7 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
         )
     return HierarchySpec(
         tiers=tuple(tiers),
-        write_through=config.write_policy == "write-through",
-        promote=config.promotes,
-        tail_first=config.touch_order == "tail-first",
-        second_use=config.admission == "second-use",
+        **policies(config),
         hybrid=bool(layout.state),
         lookups=config.lookups,
         generation_ns=config.generation_ns,

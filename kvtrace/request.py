@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,11 +40,19 @@ class Ragged:
         """Length of each list."""
         return np.diff(self.begin)
 
-    def where(self, kept: NDArray[np.bool_]) -> Ragged:
-        """Return some of the lists."""
-        counts = self.counts
-        span = slice(self.begin[0], self.begin[-1])
-        return Ragged.from_counts(counts[kept], self.values[span][np.repeat(kept, counts)])
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Return the lists of all parts, one part after the other."""
+        return cls.from_counts(
+            np.concatenate([part.counts for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> Ragged:
+        """Return the lists at `rows`, in that order, repeated where it repeats one."""
+        counts = self.counts[rows]
+        places = np.repeat(self.begin[:-1][rows], counts) + ranges(counts)
+        return Ragged.from_counts(counts, self.values[places])
 
 
 def ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -67,10 +75,10 @@ class SharedTokens:
     chunks: Ragged
     chunk_tokens: int
 
-    def where(self, kept: NDArray[np.bool_]) -> SharedTokens:
-        """Return those of some requests."""
+    def take(self, rows: NDArray[np.int64]) -> SharedTokens:
+        """Return those of the requests at `rows`."""
         return SharedTokens(
-            self.prefix[kept], self.prefix_tokens[kept], self.chunks.where(kept), self.chunk_tokens
+            self.prefix[rows], self.prefix_tokens[rows], self.chunks.take(rows), self.chunk_tokens
         )
 
 
@@ -111,21 +119,21 @@ class RequestBatch:
 
     def where(self, kept: NDArray[np.bool_]) -> RequestBatch:
         """Return some of the requests; a chain is kept or left out as a whole."""
-        place = np.cumsum(kept) - 1
+        rows, place = np.flatnonzero(kept), np.cumsum(kept) - 1
         following = self.follow > FOLLOW_NONE
         target = np.where(following, np.arange(len(self)) + self.follow, 0)
         follow = np.where(following, place[target] - place, self.follow)
         plain = {
-            part.name: getattr(self, part.name)[kept]
+            part.name: getattr(self, part.name)[rows]
             for part in fields(self)
             if part.name not in ("follow", "block_ids", "turn_tokens", "shared")
         }
         return RequestBatch(
             **plain,
-            follow=follow[kept],
-            block_ids=None if self.block_ids is None else self.block_ids.where(kept),
-            turn_tokens=None if self.turn_tokens is None else self.turn_tokens.where(kept),
-            shared=None if self.shared is None else self.shared.where(kept),
+            follow=follow[rows],
+            block_ids=None if self.block_ids is None else self.block_ids.take(rows),
+            turn_tokens=None if self.turn_tokens is None else self.turn_tokens.take(rows),
+            shared=None if self.shared is None else self.shared.take(rows),
         )
 
 

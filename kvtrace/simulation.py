@@ -49,15 +49,10 @@ class Simulation:
         idents, tokens = _prefilled(self._recording)
         fitting = self._hierarchy.preload(slowest.tier, idents, tokens)
         if fitting < len(idents):
-            blocks = tokens >= 0
-            needed = int(tokens[blocks].sum()) * slowest.token_bytes
-            needed += int(blocks.sum()) * slowest.block_bytes + int(
-                slowest.state.at(-tokens[~blocks]).sum()
-            )
             raise UsageError(
                 "what the decode-only node is given doesn't fit its slowest tier",
                 where=f"tier {slowest.tier.label}",
-                got=f"{format_bytes(needed)} of prompts",
+                got=f"{format_bytes(int(slowest.sizes(tokens).sum()))} of prompts",
                 accepted=format_bytes(slowest.limit_bytes(slowest.high_watermark_ratio)),
                 hint="enlarge the tier or shorten the recording",
             )

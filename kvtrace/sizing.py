@@ -14,7 +14,7 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.kernel import LOAD
-from kvtrace.schema import Op, Qos, Tier
+from kvtrace.schema import Op, Qos
 from kvtrace.simulation import Simulation
 from kvtrace.units import MS_NS, S_NS
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.config import RecordConfig, SizingConfig
-    from kvtrace.hierarchy import BlockEvents
-    from kvtrace.layouts import Layout
+    from kvtrace.hierarchy import BlockEvents, TierSpec
     from kvtrace.recording import Recording
 
 PERCENTILE = 95
@@ -89,31 +88,27 @@ class _Loads:
         return found
 
 
-def _block_bytes(layout: Layout, tokens: NDArray[np.int64], tier: Tier) -> NDArray[np.int64]:
-    plain = tokens * layout.node_token_bytes(tier) + layout.padding_bytes(tier)
-    if not layout.state:
-        return plain
-    return np.where(tokens < 0, layout.node_state().at(-tokens), plain)
-
-
 def measure(recording: Recording, sizing: SizingConfig) -> dict[str, float]:
     """Return the P95 of the loads of each QoS class in ns."""
-    servers = {tier: _Server(sizing.of(tier).bandwidth, sizing.of(tier).latency) for tier in Tier}
+    servers = [
+        (tier, _Server(sizing.of(tier.tier).bandwidth, sizing.of(tier.tier).latency))
+        for tier in recording.spec.tiers
+    ]
     loads = _Loads()
     for part in Simulation(recording).events():
-        _serve(part, recording.layout, servers, loads)
+        for tier, server in servers:
+            _serve(part, tier, server, loads)
     return loads.p95_ns()
 
 
-def _serve(part: BlockEvents, layout: Layout, servers: dict[Tier, _Server], loads: _Loads) -> None:
-    for tier, server in servers.items():
-        here = part.tier == tier
-        moves = np.isin(part.op[here], (Op.READ, Op.WRITE))
-        moved = _block_bytes(layout, part.tokens[here], tier) * moves
-        arrival_ns = part.timestamp_ns[here]
-        wait_ns = server.serve(arrival_ns, moved) - arrival_ns
-        is_load = (part.op[here] == Op.READ) & (part.step[here] == LOAD)
-        loads.add(part.request[here], part.qos[here], wait_ns, is_load)
+def _serve(part: BlockEvents, tier: TierSpec, server: _Server, loads: _Loads) -> None:
+    """Let a tier serve its part of the events."""
+    here = part.tier == tier.tier
+    moves = np.isin(part.op[here], (Op.READ, Op.WRITE))
+    arrival_ns = part.timestamp_ns[here]
+    wait_ns = server.serve(arrival_ns, tier.sizes(part.tokens[here]) * moves) - arrival_ns
+    is_load = (part.op[here] == Op.READ) & (part.step[here] == LOAD)
+    loads.add(part.request[here], part.qos[here], wait_ns, is_load)
 
 
 def search(

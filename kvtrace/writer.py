@@ -248,10 +248,14 @@ class TraceWriter(RowWriter):
 
     def _open(self) -> None:
         try:
-            self._file = self._parquet(self._partial)
+            self._file = self._first()
         except OSError as error:
-            self._partial.unlink(missing_ok=True)
+            self._remove()
             raise self._failure(error) from error
+
+    def _first(self) -> pq.ParquetWriter:
+        """Create what the first rows are written to."""
+        return self._parquet(self._partial)
 
     def _parquet(self, path: Path) -> pq.ParquetWriter:
         names = {column.name for column in self.columns}
@@ -393,6 +397,3 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-__all__ = ["RESIDENT_DTYPE", "TraceWriter", "check_writable", "file_sha256", "partial_path"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.request import Ragged, ranges
+from kvtrace.request import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class FileRows:
     def take(self, rows: NDArray[np.int64]) -> FileRows:
         """Return the requests at `rows`, in that order, repeated where it repeats one."""
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        return FileRows(**columns, ids=None if self.ids is None else gather(self.ids, rows))
+        return FileRows(**columns, ids=None if self.ids is None else self.ids.take(rows))
 
     def split(self, at: int) -> tuple[FileRows, FileRows]:
         """Return the first `at` requests and the others."""
@@ -85,25 +85,10 @@ def alone(
     )
 
 
-def gather(lists: Ragged, rows: NDArray[np.int64]) -> Ragged:
-    """Return the lists at `rows`."""
-    counts = lists.counts[rows]
-    places = np.repeat(lists.begin[:-1][rows], counts) + ranges(counts)
-    return Ragged.from_counts(counts, lists.values[places])
-
-
 def join(parts: Sequence[FileRows]) -> FileRows:
     """Return all requests of `parts`, one part after the other."""
     if len(parts) == 1:
         return parts[0]
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     lists = [part.ids for part in parts if part.ids is not None]
-    return FileRows(**columns, ids=join_lists(lists) if lists else None)
-
-
-def join_lists(lists: Sequence[Ragged]) -> Ragged:
-    """Return the lists of all parts, one part after the other."""
-    return Ragged.from_counts(
-        np.concatenate([part.counts for part in lists]),
-        np.concatenate([part.values for part in lists]),
-    )
+    return FileRows(**columns, ids=Ragged.joined(lists) if lists else None)

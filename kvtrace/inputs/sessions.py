@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace.arrivals import ARRIVAL_KEYS, gaps_ns, of_the_day
-from kvtrace.errors import TraceError
-from kvtrace.inputs.rows import gather
-from kvtrace.inputs.scale import Copies
-from kvtrace.inputs.source import Told, describe
-from kvtrace.inputs.turns import TurnHistory
+from kvtrace.inputs.source import RequestFiles, Told
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch, ranges
-from kvtrace.writer import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import SourceInfo
     from kvtrace.sources import SourceContext
 
 SESSION_KEYS = ARRIVAL_KEYS | {"cycles", "scale_sessions"}
@@ -60,12 +53,12 @@ class Sessions:
             self.output_tokens[rows],
             self.think_ns[rows],
             self.stream[rows],
-            None if self.ids is None else gather(self.ids, rows),
+            None if self.ids is None else self.ids.take(rows),
         )
 
 
-class SessionSource:
-    """The source. `pieces` reads the files anew from the start whenever it is called.
+class SessionSource(RequestFiles[Sessions]):
+    """The source.
 
     Sessions begin in the order of the files: with `users` whenever a user's last one has ended,
     else by an open arrival process. Later requests follow the answer and the think time.
@@ -82,20 +75,8 @@ class SessionSource:
         block_tokens: int | None,
         told: Told,
     ) -> None:
-        self.block_tokens = block_tokens
-        self._context, self._keys, self._pieces, self._told = context, keys, pieces, told
-        self._copies = Copies(context.config.scale_sessions, context.seed)
-        self._history = TurnHistory() if context.by_turn else None
+        super().__init__(context, keys, pieces, block_tokens=block_tokens, told=told)
         self._queue = self._one_by_one()
-
-    @cached_property
-    def _shas(self) -> list[str]:
-        return [file_sha256(path) for path in self._context.inputs]
-
-    @property
-    def info(self) -> SourceInfo:
-        """Name, parameters and inputs, for the header; what was invented and left out."""
-        return describe(self._context, self._keys, self._told, self._copies, self._shas)
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield each user's first session, or the sessions that arrive, in order of arrival."""
@@ -105,7 +86,7 @@ class SessionSource:
             found = True
             yield batch
         if not found:
-            raise TraceError("no requests", where=self._context.inputs[0], accepted="at least one")
+            raise self._nothing()
 
     def _learn(self) -> None:
         """Find out which ids sessions share, if there will be copies."""

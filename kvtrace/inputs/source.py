@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -72,21 +72,25 @@ def need_input(context: SourceContext, accepted: str) -> None:
         )
 
 
-class FileSource:
-    """The source. `pieces` reads the files anew from the start whenever it is called."""
+Read = TypeVar("Read")
+
+
+class RequestFiles(Generic[Read]):
+    """What every source that reads files is.
+
+    `pieces` reads the files anew from the start whenever it is called.
+    """
 
     def __init__(
         self,
         context: SourceContext,
         keys: frozenset[str],
-        pieces: Callable[[], Iterator[Piece]],
+        pieces: Callable[[], Iterator[Read]],
         *,
         block_tokens: int | None,
         told: Told,
-        sessions_known: bool = False,
     ) -> None:
         self.block_tokens = block_tokens
-        self.known = frozenset({"session"}) if sessions_known else frozenset[str]()
         self._context, self._keys, self._pieces, self._told = context, keys, pieces, told
         self._copies = Copies(context.config.scale_sessions, context.seed)
         self._history = TurnHistory() if context.by_turn else None
@@ -99,6 +103,26 @@ class FileSource:
     def info(self) -> SourceInfo:
         """Name, parameters and inputs, for the header; what was invented and left out."""
         return describe(self._context, self._keys, self._told, self._copies, self._shas)
+
+    def _nothing(self) -> TraceError:
+        return TraceError("no requests", where=self._context.inputs[0], accepted="at least one")
+
+
+class FileSource(RequestFiles["Piece"]):
+    """The source. With `sessions_known` its files tell conversations."""
+
+    def __init__(
+        self,
+        context: SourceContext,
+        keys: frozenset[str],
+        pieces: Callable[[], Iterator[Piece]],
+        *,
+        block_tokens: int | None,
+        told: Told,
+        sessions_known: bool = False,
+    ) -> None:
+        super().__init__(context, keys, pieces, block_tokens=block_tokens, told=told)
+        self.known = frozenset({"session"}) if sessions_known else frozenset[str]()
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield the requests in order of arrival, cycle after cycle."""
@@ -116,9 +140,7 @@ class FileSource:
                 sessions = max(sessions, int(rows.session.max()) + 1)
                 yield self._batch(rows, session_base)
             if end_ns < 0:
-                raise TraceError(
-                    "no requests", where=self._context.inputs[0], accepted="at least one"
-                )
+                raise self._nothing()
             session_base += -(-sessions // self._copies.most) * self._copies.most
             clock.next_cycle(end_ns)
 

@@ -336,26 +336,17 @@ def _concatenate(batches: list[RequestBatch]) -> RequestBatch:
         return np.concatenate([getattr(batch, name) for batch in batches])
 
     turns = [batch.turn_tokens for batch in batches if batch.turn_tokens is not None]
-    turn_tokens = None
-    if turns:
-        turn_tokens = Ragged.from_counts(
-            np.concatenate([part.counts for part in turns]),
-            np.concatenate([part.values for part in turns]),
-        )
     shared = [batch.shared for batch in batches if batch.shared is not None]
     ragged = ("block_ids", "turn_tokens", "shared")
     plain = [name for name in RequestBatch.__slots__ if name not in ragged]
     return RequestBatch(
         **{name: joined(name) for name in plain},
         block_ids=None,
-        turn_tokens=turn_tokens,
+        turn_tokens=Ragged.joined(turns) if turns else None,
         shared=SharedTokens(
             prefix=np.concatenate([part.prefix for part in shared]),
             prefix_tokens=np.concatenate([part.prefix_tokens for part in shared]),
-            chunks=Ragged.from_counts(
-                np.concatenate([part.chunks.counts for part in shared]),
-                np.concatenate([part.chunks.values for part in shared]),
-            ),
+            chunks=Ragged.joined([part.chunks for part in shared]),
             chunk_tokens=shared[0].chunk_tokens,
         ),
     )

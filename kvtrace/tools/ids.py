@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from kvtrace.errors import UsageError
+from kvtrace.schema import NODE_SHIFT
 from kvtrace.tools.stream import IDS
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from kvtrace.reader import Columns, Trace
 
-NODE_SHIFT = 48
 MAX_NODES = 1 << 16
 
 

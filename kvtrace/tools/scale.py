@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import UsageError
+from kvtrace.interleave import interleaved
 from kvtrace.reader import open_trace
 from kvtrace.tools.ids import Apart
-from kvtrace.tools.merge import interleaved, joined_resident, joined_tiers, moved
+from kvtrace.tools.merge import joined_resident, joined_tiers, moved
 from kvtrace.tools.sample import Share, need_sessions
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import MEASURED, Stream, derived_header, described

@@ -17,8 +17,9 @@ import numpy as np
 from kvtrace.config import RecordConfig, resolve
 from kvtrace.errors import TraceError
 from kvtrace.hashmap import Interner
-from kvtrace.hierarchy import CutRequests, HierarchySpec, TierSpec
+from kvtrace.hierarchy import CutRequests, HierarchySpec
 from kvtrace.kernel import FIRST_DECODE, LOAD, RUN, STORE
+from kvtrace.recording import policies, tier_spec
 from kvtrace.request import Ragged, RequestBatch, ranges
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
@@ -85,26 +86,13 @@ class Traced:
     def _spec(self, config: RecordConfig) -> HierarchySpec:
         unit = float(self._sizes[0]) if self._uniform else 1.0
         gpus = self._header.num_gpus or 1
-        tiers = []
-        for tier in Tier:
-            limits = config.tiers.of(tier)
-            capacity = min(UNLIMITED, limits.capacity * (gpus if tier is Tier.GPU else 1))
-            tiers.append(
-                TierSpec(
-                    tier=tier,
-                    capacity_bytes=capacity,
-                    token_bytes=max(1, round(unit * self._factor(tier))),
-                    high_watermark_ratio=limits.high_watermark,
-                    low_watermark_ratio=limits.low_watermark,
-                    eviction=limits.eviction or config.eviction,
-                )
-            )
+        tiers = [
+            tier_spec(config, tier, gpus, token_bytes=max(1, round(unit * self._factor(tier))))
+            for tier in Tier
+        ]
         return HierarchySpec(
             tiers=tuple(tiers),
-            write_through=config.write_policy == "write-through",
-            promote=config.promotes,
-            tail_first=config.touch_order == "tail-first",
-            second_use=config.admission == "second-use",
+            **policies(config),
             generation_ns=1,  # times of generated blocks are in ns already
         )
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import Header, SourceInfo, TierInfo
+from kvtrace.interleave import interleaved
 from kvtrace.reader import open_trace
 from kvtrace.reuse import FIRST, ReuseDistances
 from kvtrace.schema import Op, Phase, Tier
@@ -22,7 +23,7 @@ from kvtrace.tools.anonymise import anonymised
 from kvtrace.tools.diff import compare
 from kvtrace.tools.distribution import Distribution, distances
 from kvtrace.tools.ids import mixed
-from kvtrace.tools.merge import interleaved, merged
+from kvtrace.tools.merge import merged
 from kvtrace.tools.sample import Share
 from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced

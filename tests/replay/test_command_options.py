@@ -14,6 +14,7 @@ from replay import TargetSpec, native
 from replay.simulated import stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import Row, simple_rows, write_trace
+from tests.replay.seccomp import FORBID_URING
 from tests.replay.test_options import simulated
 from tests.replay.whole import QUICK, Command
 
@@ -97,28 +98,14 @@ def test_only_an_accepted_reason_is_excused(command: Command, trace: Path) -> No
         assert found["verdict"] == "INVALID"
 
 
-_FORBID = """
-import ctypes, sys
-
-class Rule(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
-                ("k", ctypes.c_uint)]
-
-class Program(ctypes.Structure):
-    _fields_ = [("count", ctypes.c_ushort), ("rules", ctypes.POINTER(Rule))]
-
-# Load the call's number; io_uring_setup (425 everywhere) fails with EPERM; all else goes.
-rules = (Rule * 4)((0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x50001),
-                   (0x06, 0, 0, 0x7FFF0000))
-program = Program(4, rules)
-libc = ctypes.CDLL(None, use_errno=True)
-NO_NEW_PRIVS, SECCOMP, FILTER = 38, 22, 2
-if libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(SECCOMP, FILTER, ctypes.byref(program)):
-    sys.exit(77)
+_FORBID = (
+    FORBID_URING
+    + """
 from kvtrace.cli.main import main
 sys.argv = ["kvtrace", "replay", *sys.argv[1:]]
 main()
 """
+)
 
 
 def run_without_io_uring(*words: object) -> subprocess.CompletedProcess[str]:

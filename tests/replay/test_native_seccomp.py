@@ -9,29 +9,14 @@ from pathlib import Path
 import pytest
 
 from replay import native
+from tests.replay.seccomp import FORBID_URING
 
 if native.threads.available() is not None:
     pytest.skip(str(native.threads.available()), allow_module_level=True)
 
-SCRIPT = """
-import ctypes, sys
-
-class Rule(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
-                ("k", ctypes.c_uint)]
-
-class Program(ctypes.Structure):
-    _fields_ = [("count", ctypes.c_ushort), ("rules", ctypes.POINTER(Rule))]
-
-# Load the call's number; io_uring_setup (425 everywhere) fails with EPERM; all else goes.
-rules = (Rule * 4)((0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x50001),
-                   (0x06, 0, 0, 0x7FFF0000))
-program = Program(4, rules)
-libc = ctypes.CDLL(None, use_errno=True)
-NO_NEW_PRIVS, SECCOMP, FILTER = 38, 22, 2
-if libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(SECCOMP, FILTER, ctypes.byref(program)):
-    sys.exit(77)
-
+SCRIPT = (
+    FORBID_URING
+    + """
 import numpy as np
 from kvtrace.errors import TargetError
 from replay import engines
@@ -68,6 +53,7 @@ with open(sys.argv[1], "w+b") as file:
         raise AssertionError("uring ran")
 print("done")
 """
+)
 
 
 @pytest.mark.slow
