@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from kvtrace.errors import TargetError
+from kvtrace.errors import TargetError, write_failure
 from kvtrace.header import Header, Totals
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS, US_NS
@@ -60,7 +60,7 @@ class CsvWriter(RowWriter):
         try:
             self._file = pa.output_stream(str(self._partial), compression=codec)
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
         try:
             self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
         except TargetError:
@@ -96,7 +96,7 @@ class CsvWriter(RowWriter):
         try:
             self._file.write(frame.write_csv(include_header=header).encode())
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
 
     def close(self, **header_fields: object) -> Header:
         """Finish the file under its final name; return a header with the count of rows."""
@@ -104,7 +104,7 @@ class CsvWriter(RowWriter):
             self._file.close()
             self._publish()
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
         header = Header(totals=Totals(rows=self.rows), dropped_rows=self.dropped)
         return header.model_copy(update=header_fields)
 

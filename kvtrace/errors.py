@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
@@ -74,4 +75,13 @@ def unknown_name(kind: str, got: str, known: Iterable[str], *, where: object = N
     hint = f"did you mean {' or '.join(near)}?" if near else None
     return UsageError(
         f"unknown {kind}", where=where, got=repr(got), accepted=", ".join(names), hint=hint
+    )
+
+
+def write_failure(where: object, error: OSError) -> TargetError:
+    """Return the error for an output that can't be written."""
+    return TargetError(
+        f"can't write: {os.strerror(error.errno) if error.errno else error}",
+        where=where,
+        hint="free space or name another place",
     )

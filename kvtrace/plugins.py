@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-from kvtrace.errors import unknown_name
+from kvtrace.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
 
@@ -38,3 +40,19 @@ def unavailable(module: ModuleType) -> str | None:
     if needs is None or importlib.util.find_spec(needs) is not None:
         return None
     return f"needs the package {needs}"
+
+
+def check_options(options: Any, *, accepted: Sequence[str], of: str) -> None:
+    """Raise UsageError if dataclass `options` sets one that isn't `accepted`; all take `force`."""
+    for field in fields(options):
+        asked = getattr(options, field.name) != field.default
+        if asked and field.name != "force" and field.name not in accepted:
+            raise UsageError(
+                f"{of} has no option {option(field.name)}",
+                accepted=", ".join(map(option, accepted)) or "no option but --force",
+            )
+
+
+def option(name: str) -> str:
+    """Return how a user writes option `name`; units are left out."""
+    return "--" + name.removesuffix("_bytes").removesuffix("_ns").replace("_", "-")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.errors import TargetError
+from kvtrace.errors import TargetError, write_failure
 from kvtrace.header import RESIDENT_DTYPE, Cell, Header, Resident, Totals, pack_resident
 from kvtrace.schema import (
     BY_NAME,
@@ -186,13 +186,6 @@ class RowWriter(ABC):
         fsync(self._partial)
         self._partial.replace(self.path)
 
-    def _failure(self, error: OSError) -> TargetError:
-        return TargetError(
-            f"can't write: {os.strerror(error.errno) if error.errno else error}",
-            where=self.path,
-            hint="free space or name another place",
-        )
-
     def __enter__(self) -> Self:
         return self
 
@@ -251,7 +244,7 @@ class TraceWriter(RowWriter):
             self._file = self._first()
         except OSError as error:
             self._remove()
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
 
     def _first(self) -> pq.ParquetWriter:
         """Create what the first rows are written to."""
@@ -308,7 +301,7 @@ class TraceWriter(RowWriter):
             values = joined.astype(numpy_dtype(column), copy=False)
             columns[column.name] = values
             self._hash.update(column.name, values, start_row)
-            arrays.append(_arrow(column, values))
+            arrays.append(arrow_values(column, values))
         self._counter.update(columns)
         table = pa.Table.from_arrays(
             arrays, schema=pa.schema([column.field for column in self.columns])
@@ -316,7 +309,7 @@ class TraceWriter(RowWriter):
         try:
             self._write(table, start_row)
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
 
     def _write(self, table: pa.Table, start_row: int) -> None:
         """Write a row group, the rows of the trace from `start_row` on."""
@@ -343,7 +336,7 @@ class TraceWriter(RowWriter):
             self._finish(metadata)
             self._publish()
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_failure(self.path, error) from error
         self._shutdown()
         self.header = header
         return header
@@ -368,7 +361,8 @@ class TraceWriter(RowWriter):
             self._pool.shutdown(wait=True)
 
 
-def _arrow(column: Column, values: NDArray[Any]) -> pa.Array:
+def arrow_values(column: Column, values: NDArray[Any]) -> pa.Array:
+    """Return values of `column`, words as wire values, nulls as a masked array, as Arrow's."""
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
     data = np.ma.getdata(values)
     if column.words is None:

@@ -17,7 +17,10 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it ex
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(help="Another tool's trace.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Another tool's trace, one file or several.", show_default=False),
+    ],
     out: Annotated[Path, typer.Argument(help="Trace to make (.parquet).", show_default=False)],
     format_: Annotated[
         str | None,
@@ -33,7 +36,8 @@ def import_command(
     """Turn another tool's trace into ours."""
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
-    made = importers.convert(file, out, format_name=format_, force=force)
+    options = importers.ImportOptions(force=force)
+    made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:
         fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}
         typer.echo(json.dumps(fields, indent=2))
@@ -61,8 +65,11 @@ def export_command(
         made = exporters.export(opened, out, to, options)
     if as_json:
         fields = {"rows": made.rows, "dropped_rows": made.dropped_rows, "loses": made.loses}
+        fields["beside"] = [str(path) for path in made.beside]
         typer.echo(json.dumps(fields, indent=2))
         return
     typer.echo(f"{out}: {made.rows:,} rows, {made.dropped_rows:,} left out")
+    for path in made.beside:
+        typer.echo(f"  beside it {path}")
     for lost in made.loses:
         typer.echo(f"  loses {lost}")

@@ -1,6 +1,7 @@
 """Exporters to other tools' formats, one file each.
 
-An exporter is a module with `LOSES` (what the format can't hold, one phrase each) and
+An exporter is a module with `LOSES` (what the format can't hold, one phrase each), `OPTIONS`
+(the names of the options that mean something to it) and
 `export(trace, out, options) -> Exported`; the first line of its docstring is what
 `kvtrace list exporters` says.
 """
@@ -22,10 +23,11 @@ FOLDER = "kvtrace.exporters"
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What a user may ask of an exporter."""
+    """What a user may ask of an exporter: `force` of each, the rest of those that take it."""
 
-    with_deletes: bool = False
     force: bool = False
+    with_deletes: bool = False
+    """mlperf-csv: keep deletes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,16 @@ class Exported:
     rows: int
     dropped_rows: int
     loses: tuple[str, ...]
+    beside: tuple[Path, ...] = ()
+    """Other files that were made: map, job file."""
 
 
 def export(trace: Trace, out: Path, name: str, options: ExportOptions) -> Exported:
-    """Write `trace` to `out` in format `name`. Raises UsageError for an unknown format."""
+    """Write `trace` to `out` in format `name`.
+
+    Raises UsageError for an unknown format, or an option that means nothing to it.
+    """
     module = plugins.load(FOLDER, name, kind="export format")
+    plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
     exported: Exported = module.export(trace, out, options)
     return exported

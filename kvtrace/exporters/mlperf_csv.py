@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from kvtrace.reader import Trace
 
+OPTIONS = ("with_deletes",)
+
 
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     """Write `trace` as CSV. Raises UsageError if nothing would be left of it."""

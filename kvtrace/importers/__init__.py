@@ -1,8 +1,9 @@
 """Importers of other tools' traces, one file each.
 
-An importer is a module with `recognises(path, start) -> bool` (`start`: first bytes, decompressed)
-and `convert(path, out, force) -> Imported`; the first line of its docstring is what
-`kvtrace list importers` says.
+An importer is a module with `recognises(path, start) -> bool` (`start`: first bytes, decompressed),
+`OPTIONS` (the names of the options that mean something to it) and
+`convert(paths, out, options) -> Imported`; the first line of its docstring is what
+`kvtrace list importers` says. One that takes several files says so by `MANY = True`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace import plugins
-from kvtrace.errors import TraceError
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.textfile import open_binary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from kvtrace.header import Header
 
 FOLDER = "kvtrace.importers"
 _START_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What a user may ask of an importer: `force` of each, the rest of those that take it."""
+
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +40,24 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def convert(path: Path, out: Path, *, format_name: str | None, force: bool = False) -> Imported:
-    """Make a trace at `out` from another tool's at `path`. Raises TraceError or UsageError."""
-    name = format_name or _recognised(path)
-    imported: Imported = plugins.load(FOLDER, name, kind="format").convert(path, out, force)
+def convert(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    format_name: str | None = None,
+    options: ImportOptions | None = None,
+) -> Imported:
+    """Make a trace at `out` from another tool's files; the first tells the format if none is named.
+
+    Raises TraceError, or UsageError for an unknown format or an option that means nothing to it.
+    """
+    options = options or ImportOptions()
+    name = format_name or _recognised(paths[0])
+    module = plugins.load(FOLDER, name, kind="format")
+    plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
+    if len(paths) > 1 and not getattr(module, "MANY", False):
+        raise UsageError(f"format {name} is one file", got=f"{len(paths)} files")
+    imported: Imported = module.convert(paths, out, options)
     return imported
 
 

@@ -20,10 +20,14 @@ from kvtrace.version import VERSION
 from kvtrace.writer import TraceWriter, check_writable, file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from kvtrace.importers import ImportOptions
+
+OPTIONS = ()
 
 Columns = dict[str, "NDArray[Any]"]
 _OWN_KEY = r"^[0-9a-f]{16}$"
@@ -39,14 +43,15 @@ def recognises(path: Path, start: bytes) -> bool:
     return start.startswith(",".join(HEADER[:3]).encode())
 
 
-def convert(path: Path, out: Path, force: bool) -> Imported:
-    """Make a trace from the CSV at `path`.
+def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
+    """Make a trace from a CSV.
 
     Rows out of order are sorted stably and counted. Where the file has no deletes, each pair of
     Read and Write with phase Evict gets the delete that the benchmark doesn't write. Objects read
     before any write become declared residents. Keys of 16 hex digits are taken as they are; other
     ones are hashed (xxh3-64), their names kept beside `out` in `<name>.keys.parquet`.
     """
+    (path,), force = paths, options.force
     names_path = out.with_name(f"{out.stem}.keys.parquet")
     check_writable(out, force=force)
     check_writable(names_path, force=force)

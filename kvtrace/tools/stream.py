@@ -63,7 +63,7 @@ def opened(path: Path) -> Iterator[Trace]:
 
     with TemporaryDirectory(prefix="kvtrace-") as folder:
         made = Path(folder) / "imported.parquet"
-        importers.convert(path, made, format_name=None)
+        importers.convert([path], made)
         with open_trace(made) as trace:
             yield trace
 

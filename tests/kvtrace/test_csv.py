@@ -83,7 +83,7 @@ def test_round_trip(tmp_path: Path, small_trace: Path, suffix: str) -> None:
     """A trace with its deletes comes back with equal rows, less the declared losses."""
     out, back = tmp_path / f"t{suffix}", tmp_path / "back.parquet"
     export(small_trace, out, with_deletes=True)
-    importers.convert(out, back, format_name=None)
+    importers.convert([out], back)
     ours = rows_of(small_trace)
     start_us = ours["timestamp"][0] // 1000
     expected = ours.with_columns(
@@ -116,7 +116,7 @@ def test_eviction_pairs_become_three_rows(tmp_path: Path) -> None:
         "3.0,Read,8,Tier-1,a,Decode\n"
         "4.0,Read,4,Tier-2,b,Decode\n"
     )
-    made = importers.convert(path, tmp_path / "t.parquet", format_name="mlperf-csv")
+    made = importers.convert([path], tmp_path / "t.parquet", format_name="mlperf-csv")
     rows = rows_of(tmp_path / "t.parquet")
     assert rows["op"].to_list() == ["write", "read", "write", "delete", "read", "read"]
     assert rows["tier"].to_list() == ["gpu", "gpu", "cpu", "gpu", "cpu", "nvme"]
@@ -139,7 +139,7 @@ def test_eviction_pairs_become_three_rows(tmp_path: Path) -> None:
 )
 def test_the_benchmarks_own_files(tmp_path: Path, name: str, rows: int, added: int) -> None:
     """The benchmark's own files come in whole, every byte and key of them."""
-    importers.convert(SAMPLES / name, tmp_path / "t.parquet", format_name=None)
+    importers.convert([SAMPLES / name], tmp_path / "t.parquet")
     theirs = pl.read_csv(io.StringIO(text_of(SAMPLES / name)))
     ours = rows_of(tmp_path / "t.parquet")
     kept = ours.filter(pl.col("op") != "delete")
