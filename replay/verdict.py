@@ -170,8 +170,8 @@ def _late(found: Findings) -> list[Reason]:
                     "host_lateness",
                     f"tier {lane.tier.label}: the tool itself was late by "
                     f"{format_duration_ns(late_ns)} at P99, above {format_duration_ns(limit_ns)}",
-                    "free a CPU for the loop (--spin on, fewer busy processes), use the "
-                    "compiled engine, or lower --speed",
+                    "give the loop more CPU (--threads, --spin on, fewer busy processes), use "
+                    "the compiled engine, or lower --speed",
                 )
             )
     return reasons

@@ -384,6 +384,9 @@ void trim_work(struct lane *lane, struct piece *piece);
 /* sleep.c: the lane's sleep where no ring is waited on */
 void lane_sleep(struct lane *lane, int64_t deadline_ns);
 
+/* stamp.c: finds out how this CPU stores stamps fastest, once per process (some ms). */
+void stamp_prepare(void);
+
 /* polling.c: whether to poll for completions now. */
 bool polling_pays(struct lane *lane, int64_t now);
 void lane_rouse(struct lane *lane);

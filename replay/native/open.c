@@ -115,6 +115,7 @@ int lane_open(struct lane *lane, char *message, size_t message_size)
 		failed = open_buffers(lane, message, message_size);
 	if (failed)
 		return failed;
+	stamp_prepare();
 	lane->backend = backend_of(lane);
 	return lane->backend->open(lane, message, message_size);
 }
