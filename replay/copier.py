@@ -2,8 +2,9 @@
 
 What an op's times mean: it is submitted when its copy is handed to the device, and complete when
 the event after the copy happened, by the device's clock. That clock is tied to CLOCK_MONOTONIC by
-an event that happened during a call of known beginning and end; it is tied anew every
-`_RENEW_NS`, since the clocks drift and the distance of two events has 24 bits.
+an event that happened during a call of known beginning and end. Every `_RENEW_NS` it is tied anew,
+since the clocks drift and the distance of two events has 24 bits. Beside copies that call can take
+milliseconds: then the tie before it, grown old, is still the better one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.units import MS_NS, US_NS
+from kvtrace.units import MS_NS, S_NS, US_NS
 from replay import clock
 from replay.native.mailbox import Job, Mailbox, MailboxClosedError, Request
 from replay.native.memory import at_address
@@ -31,6 +32,8 @@ _IDLE_NS = 100 * MS_NS
 _BUSY_NS = 20 * US_NS
 """How long to wait for a job: with copies under way their ends are looked for."""
 _RENEW_NS = 100 * MS_NS
+_DRIFT_NS_PER_S = 20_000
+"""How fast the two clocks may part; a quartz is some 10 ppm off."""
 _TIES = 5
 STAGING_SLOTS = 8
 
@@ -42,6 +45,10 @@ class Tie:
     event: Any
     host_ns: int
     error_ns: int
+
+    def error_ns_at(self, now_ns: int) -> int:
+        """Return how far times tied to it may be off later."""
+        return self.error_ns + (now_ns - self.host_ns) * _DRIFT_NS_PER_S // S_NS
 
 
 @dataclass(slots=True)
@@ -87,7 +94,7 @@ class Copier:
     io_bytes: int = 0
     """Longest job that will come."""
     error_ns: int = 0
-    """How far times may be off: half the longest call that tied the clocks."""
+    """How far times may be off: half the call that tied the clocks, and their drift since."""
     staged: bool = False
     """Whether some memory couldn't be pinned."""
     failure: str = ""
@@ -103,12 +110,14 @@ class Copier:
     _slots: list[_Slot] = field(default_factory=list)
     _slots_made: int = 0
     _tie: Tie | None = None
+    _renew_at_ns: int = 0
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to do jobs, in a thread of its own. Raises RuntimeError."""
         self._tie = min((self._make_tie() for _ in range(_TIES)), key=lambda tie: tie.error_ns)
         self.error_ns = self._tie.error_ns
+        self._renew_at_ns = self.now_ns() + _RENEW_NS
         self._thread = threading.Thread(target=self._run, name="kvtrace-copier")
         self._thread.start()
 
@@ -277,10 +286,14 @@ class Copier:
         return flight.tie.host_ns + self.device.elapsed_ns(flight.tie.event, flight.event)
 
     def _tied(self) -> Tie:
-        """Return how the clocks were tied a short time ago."""
-        if self._tie is None or self.now_ns() - self._tie.host_ns > _RENEW_NS:
-            self._tie = self._make_tie()
-            self.error_ns = max(self.error_ns, self._tie.error_ns)
+        """Return how the clocks were tied last, or better before."""
+        if self._tie is None or self.now_ns() >= self._renew_at_ns:
+            tie = self._make_tie()
+            now_ns = self.now_ns()
+            if self._tie is None or tie.error_ns <= self._tie.error_ns_at(now_ns):
+                self._tie = tie
+            self._renew_at_ns = now_ns + _RENEW_NS
+            self.error_ns = max(self.error_ns, self._tie.error_ns_at(now_ns))
         return self._tie
 
     def _make_tie(self) -> Tie:
