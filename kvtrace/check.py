@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, insert, insert_all, table_size
+from kvtrace.hashmap import MISSING, find, grown, insert, new_table
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import NODE_SHIFT, Op, Phase, Tier
 
@@ -189,9 +189,9 @@ class Checker:
         self._derive = header.resident.derived or header.source is None
         # A replay's result has the executed tiers only: a demotion's other half may be elsewhere.
         self._pairs = not (header.half_demotions or "replay" in header.statistics)
-        self._objects, self._table = np.zeros((1024, 3), np.int64), np.zeros(table_size(1024), "i4")
+        self._objects, self._table = np.zeros((1024, 3), np.int64), new_table(1024)
         self._evictions = np.zeros((1024, 4), np.int64)
-        self._evict_table = np.zeros(table_size(1024), np.int32)
+        self._evict_table = new_table(1024)
         self._count, self._evict_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._factors = {Tier[t.name.upper()]: t.occupancy_factor for t in header.tiers}
         self._nodes = header.nodes
@@ -223,14 +223,12 @@ class Checker:
 
     @staticmethod
     def _grown(
-        rows: NDArray[np.int64], table: NDArray[np.int32], used: int, more: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        rows: NDArray[np.int64], table: NDArray[np.int64], used: int, more: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if used + more <= len(rows):
             return rows, table
         rows = np.pad(rows, ((0, used + more), (0, 0)))
-        table = np.zeros(table_size(len(rows)), np.int32)
-        insert_all(table, rows, np.arange(used))
-        return rows, table
+        return rows, grown(table, len(rows))
 
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Check some more rows."""

@@ -1,7 +1,8 @@
 """An open-addressing table from 64-bit identities to slots, for code compiled by numba.
 
-The table is an int32 array of a power of two entries holding slot + 1 (0: empty); the identities
-themselves lie in the caller's `slots[slot, 0]`. Linear probing, backward-shift deletion.
+The table is an int64 array of a power of two entries: the upper half of an identity's hash, then
+slot + 1 (0: empty); the identities themselves lie in the caller's `slots[slot, 0]`, which is looked
+at only where the hashes agree. Linear probing, backward-shift deletion.
 """
 
 from __future__ import annotations
@@ -16,70 +17,85 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MISSING = -1
+_SLOT = (1 << 32) - 1
 
 
-def table_size(slots: int) -> int:
-    """Return how many entries a table for `slots` slots has: at most half of them get full."""
-    return 1 << (max(slots, 8) * 2 - 1).bit_length()
+def new_table(slots: int) -> NDArray[np.int64]:
+    """Return an empty table for `slots` slots: at most half of its entries get full."""
+    return np.zeros(1 << (max(slots, 8) * 2 - 1).bit_length(), np.int64)
+
+
+def grown(table: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
+    """Return a table for `slots` slots with what is in `table`."""
+    bigger = new_table(slots)
+    _copy(table, bigger)
+    return bigger
 
 
 @kernel
-def home(ident: int, mask: int) -> Any:
-    """Return where `ident` belongs. Source: the finalizer of MurmurHash3 (public domain)."""
+def _hash(ident: int) -> Any:
+    """Return 32 bits, signed. Source: the finalizer of MurmurHash3 (public domain)."""
     mixed = np.uint64(ident)
     mixed ^= mixed >> np.uint64(33)
     mixed *= np.uint64(0xFF51AFD7ED558CCD)
     mixed ^= mixed >> np.uint64(33)
     mixed *= np.uint64(0xC4CEB9FE1A85EC53)
     mixed ^= mixed >> np.uint64(33)
-    return np.int64(mixed & np.uint64(mask))
+    return np.int64(mixed) >> 32
 
 
 @kernel
-def find(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> Any:
+def find(table: NDArray[np.int64], slots: NDArray[np.int64], ident: int) -> Any:
     """Return the slot of `ident`, or MISSING."""
     mask = table.shape[0] - 1
-    place = home(ident, mask)
+    wanted = _hash(ident)
+    place = wanted & mask
     while table[place] != 0:
-        slot = np.int64(table[place]) - 1
-        if slots[slot, 0] == ident:
-            return slot
+        if table[place] >> 32 == wanted:
+            slot = (table[place] & _SLOT) - 1
+            if slots[slot, 0] == ident:
+                return slot
         place = (place + 1) & mask
     return MISSING
 
 
 @kernel
-def insert(table: NDArray[np.int32], slots: NDArray[np.int64], slot: int) -> None:
+def insert(table: NDArray[np.int64], slots: NDArray[np.int64], slot: int) -> None:
     """Enter `slot`, whose identity is set and isn't in the table."""
     mask = table.shape[0] - 1
-    place = home(slots[slot, 0], mask)
+    hashed = _hash(slots[slot, 0])
+    place = hashed & mask
     while table[place] != 0:
         place = (place + 1) & mask
-    table[place] = slot + 1
+    table[place] = hashed << 32 | (slot + 1)
 
 
 @kernel
-def insert_all(table: NDArray[np.int32], slots: NDArray[np.int64], entered: NDArray[Any]) -> None:
-    """Enter many slots."""
-    for slot in entered:
-        insert(table, slots, slot)
+def _copy(table: NDArray[np.int64], bigger: NDArray[np.int64]) -> None:
+    mask = bigger.shape[0] - 1
+    for entry in table:
+        if entry != 0:
+            place = (entry >> 32) & mask
+            while bigger[place] != 0:
+                place = (place + 1) & mask
+            bigger[place] = entry
 
 
 @kernel
-def remove(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> None:
-    """Take out `ident`, which is in the table."""
+def remove(table: NDArray[np.int64], slots: NDArray[np.int64], slot: int) -> None:
+    """Take out `slot`, which is in the table."""
     mask = table.shape[0] - 1
-    place = home(ident, mask)
-    while slots[table[place] - 1, 0] != ident:
+    place = _hash(slots[slot, 0]) & mask
+    while table[place] & _SLOT != slot + 1:
         place = (place + 1) & mask
     gap = place
     while True:
         place = (place + 1) & mask
         if table[place] == 0:
             break
-        wanted = home(slots[table[place] - 1, 0], mask)
+        home = (table[place] >> 32) & mask
         # The entry may fill the gap unless its home lies cyclically behind it.
-        if ((place - wanted) & mask) >= ((place - gap) & mask):
+        if ((place - home) & mask) >= ((place - gap) & mask):
             table[gap] = table[place]
             gap = place
     table[gap] = 0
@@ -87,7 +103,7 @@ def remove(table: NDArray[np.int32], slots: NDArray[np.int64], ident: int) -> No
 
 @kernel
 def _intern(
-    table: NDArray[np.int32],
+    table: NDArray[np.int64],
     slots: NDArray[np.int64],
     known: int,
     ids: NDArray[np.int64],
@@ -106,7 +122,7 @@ def _intern(
 
 @kernel
 def _find_all(
-    table: NDArray[np.int32],
+    table: NDArray[np.int64],
     slots: NDArray[np.int64],
     ids: NDArray[np.int64],
     out: NDArray[np.int64],
@@ -120,7 +136,7 @@ class Interner:
 
     def __init__(self) -> None:
         self._slots = np.zeros((1 << 12, 1), np.int64)
-        self._table = np.zeros(table_size(1 << 12), np.int32)
+        self._table = new_table(1 << 12)
         self._known = 0
 
     def __len__(self) -> int:
@@ -131,8 +147,7 @@ class Interner:
         needed = self._known + len(ids)
         if needed > len(self._slots):
             self._slots = np.pad(self._slots, ((0, needed), (0, 0)))
-            self._table = np.zeros(table_size(len(self._slots)), np.int32)
-            insert_all(self._table, self._slots, np.arange(self._known))
+            self._table = grown(self._table, len(self._slots))
         out = np.empty(len(ids), np.int64)
         self._known = _intern(self._table, self._slots, self._known, ids, out)
         return out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace import eviction, kernel, policies
-from kvtrace.hashmap import insert_all, table_size
+from kvtrace.events import BlockEvents, HierarchyStats, Tally
+from kvtrace.hashmap import grown, new_table
 from kvtrace.jit import constant
 from kvtrace.pool import Pool
 from kvtrace.units import UNLIMITED
@@ -124,80 +125,12 @@ class CutRequests:
     prompt_blocks: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockEvents:
-    """What happens to blocks, one array per column, in order of time.
-
-    `key`: dense number of the block in order of first appearance; words as wire values.
-    """
-
-    timestamp_ns: NDArray[np.int64]
-    op: NDArray[np.uint8]
-    tier: NDArray[np.uint8]
-    phase: NDArray[np.uint8]
-    step: NDArray[np.uint16]
-    key: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    request: NDArray[np.int64]
-    session: NDArray[np.int64]
-    qos: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.timestamp_ns)
-
-    @classmethod
-    def from_rows(cls, rows: NDArray[np.int64]) -> BlockEvents:
-        """Return the columns of the kernel's event rows."""
-        code = rows[:, kernel.EV_CODE]
-        return cls(
-            timestamp_ns=rows[:, kernel.EV_TIME].copy(),
-            op=(code & 3).astype(np.uint8),
-            tier=(code >> 2 & 3).astype(np.uint8),
-            phase=(code >> 4 & 3).astype(np.uint8),
-            step=(code >> 8).astype(np.uint16),
-            key=rows[:, kernel.EV_KEY].copy(),
-            tokens=rows[:, kernel.EV_TOKENS].copy(),
-            request=rows[:, kernel.EV_REQUEST].copy(),
-            session=rows[:, kernel.EV_SESSION].copy(),
-            qos=rows[:, kernel.EV_QOS].astype(np.uint8),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class HierarchyStats:
-    """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing.
-
-    `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
-    """
-
-    requests: int
-    blocks: int
-    unique_blocks: int
-    unique_states: int
-    hits: dict[Tier, int]
-    hit_tokens: int
-    ideal_hits: int
-    prompt_tokens: int
-    generated_tokens: int
-    peak_bytes: dict[Tier, int] = field(default_factory=dict)
-
-    def plus(self, other: HierarchyStats) -> HierarchyStats:
-        """Return what two nodes counted; of peaks the higher one."""
-        return self._combined(other, 1)
-
-    def since(self, earlier: HierarchyStats) -> HierarchyStats:
-        """Return what was counted since then; peaks are those of the whole time."""
-        return self._combined(earlier, -1)
-
-    def _combined(self, other: HierarchyStats, sign: int) -> HierarchyStats:
-        counts = {
-            part.name: getattr(self, part.name) + sign * getattr(other, part.name)
-            for part in fields(self)
-            if part.name not in ("hits", "peak_bytes")
-        }
-        hits = {tier: count + sign * other.hits[tier] for tier, count in self.hits.items()}
-        peaks = {tier: max(peak, other.peak_bytes[tier]) for tier, peak in self.peak_bytes.items()}
-        return HierarchyStats(**counts, hits=hits, peak_bytes=peaks)
+def _aligned_rows(count: int) -> NDArray[np.int64]:
+    """Return `count` slots of zeros, each in one line of the CPU's cache."""
+    line = kernel.SLOT_COLUMNS
+    values = np.zeros((count + 1) * line, np.int64)
+    begin = -(values.ctypes.data // values.itemsize) % line
+    return values[begin : begin + count * line].reshape(count, line)
 
 
 def _new_tiers(spec: HierarchySpec) -> NDArray[np.int64]:
@@ -243,14 +176,27 @@ def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
 
 
 class Hierarchy:
-    """One node's tiers. `events` runs requests through them; state stays from call to call."""
+    """One node's tiers. `events` runs requests through them; state stays from call to call.
 
-    def __init__(self, spec: HierarchySpec, *, events_per_call: int = EVENTS_PER_CALL) -> None:
+    `numbered`: identities are 1, 2, … in order of first appearance, which makes look-ups direct.
+    `tallied_tokens`: blocks of so many tokens make no events, `tally` has their counts.
+    """
+
+    def __init__(
+        self,
+        spec: HierarchySpec,
+        *,
+        events_per_call: int = EVENTS_PER_CALL,
+        numbered: bool = False,
+        tallied_tokens: int = 0,
+    ) -> None:
+        assert not (numbered and spec.hybrid), "a checkpoint's identity is no number"
         self.spec = spec
         self._tiers = _new_tiers(spec)
         self._count = _new_count(spec, events_per_call)
+        self._count[kernel.TALLIED] = tallied_tokens
         self._slots = np.zeros((0, kernel.SLOT_COLUMNS), np.int64)
-        self._table = np.zeros(table_size(0), np.int32)
+        self._table = np.zeros(0, np.int64) if numbered else new_table(0)
         self._heap = np.zeros((0, 3), np.int64)
         self._pool = Pool(self._count)
         self._events_per_call = events_per_call
@@ -258,17 +204,21 @@ class Hierarchy:
         self._grow_slots(_FIRST_SLOTS)
 
     def _grow_slots(self, more: int) -> None:
-        """Make room for `more` slots, which become the free ones."""
-        before = len(self._slots)
-        fresh = np.zeros((more, kernel.SLOT_COLUMNS), np.int64)
-        fresh[:, policies.KEY] = np.arange(before + 1, before + more + 1)
-        fresh[-1, policies.KEY] = self._count[kernel.FIRST_FREE]
-        live = self._table[self._table > 0] - 1
-        self._slots = np.concatenate((self._slots, fresh))
-        self._table = np.zeros(table_size(before + more), np.int32)
-        insert_all(self._table, self._slots, live)
-        self._count[kernel.FIRST_FREE] = before
+        """Make room for `more` slots."""
+        used = self._slots
+        self._slots = _aligned_rows(len(used) + more)
+        self._slots[: len(used)] = used
         self._count[kernel.FREE] += more
+        if len(self._table):
+            self._table = grown(self._table, len(self._slots))
+
+    def _add(self, cut: CutRequests) -> int:
+        """Load requests; return the number of the first one's row."""
+        if not len(self._table):
+            numbers = int(cut.blocks.values.max(initial=0)) + 1
+            if numbers > len(self._slots):
+                self._grow_slots(max(numbers - len(self._slots), len(self._slots)))
+        return self._pool.add(cut)
 
     def _run(self) -> int:
         loaded = len(self._pool.rows)
@@ -292,7 +242,7 @@ class Hierarchy:
         A step evicts at most everything there is, from tier to tier. So much room is address
         space only: pages that are never written to take no memory.
         """
-        used = len(self._slots) - int(self._count[kernel.FREE])
+        used = len(self._slots) - int(self._count[kernel.FREE]) * bool(len(self._table))
         rows = self._pool.rows
         longest = int((rows[:, kernel.END] - rows[:, kernel.BEGIN]).max(initial=0))
         longest *= 1 + self.spec.hybrid  # checkpoints
@@ -365,11 +315,11 @@ class Hierarchy:
                 if cut is None:
                     count[kernel.NO_MORE] = 1
                 else:
-                    pool.add(cut)
+                    self._add(cut)
             elif status == kernel.NEED_CHAIN:
                 row = int(count[kernel.ASKED])
                 following = more(pool.chain(row)) if more else None
-                pool.link(row, None if following is None else pool.add(following))
+                pool.link(row, None if following is None else self._add(following))
             elif status == kernel.NEED_SLOTS:
                 self._grow_slots(max(len(self._slots), int(count[kernel.ASKED])))
             else:
@@ -381,6 +331,12 @@ class Hierarchy:
                     at_pause()
                 if status == kernel.DONE:
                     return
+
+    def tally(self) -> Tally:
+        """Return the events of `tallied_tokens` so far."""
+        count = self._count
+        ops = count[kernel.TALLY : kernel.TALLY + kernel.TALLIES].copy()
+        return Tally(ops, int(count[kernel.TALLIED]), int(count[kernel.TALLIED_NS]))
 
     def stats(self) -> HierarchyStats:
         """Return what was counted so far."""

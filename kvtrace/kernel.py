@@ -8,7 +8,7 @@ where it stopped, so that the events don't depend on how the requests were cut i
 The arrays:
 
 slots   a row per block that some tier holds or that may be asked for again
-table   from a block's identity to its slot (`hashmap`)
+table   from a block's identity to its slot (`hashmap`); empty: the identity is the slot
 tiers   a row per tier: ends of its list, bytes in use, limits, hits; the stack of `_make_room`
 count   counters, settings, and the context of the event being made
 rows    a row per loaded request; row numbers grow for ever, index = row - count[ROW_BASE]
@@ -24,7 +24,8 @@ from __future__ import annotations
 from typing import Any
 
 from kvtrace.eviction import POLICY, expect, forget, insert, remove, touch, victim
-from kvtrace.hashmap import MISSING, find
+from kvtrace.hashmap import MISSING
+from kvtrace.hashmap import find as table_find
 from kvtrace.hashmap import insert as table_insert
 from kvtrace.hashmap import remove as table_remove
 from kvtrace.jit import constant, kernel
@@ -44,9 +45,11 @@ DONE, NEED_ROWS, NEED_CHAIN, NEED_SLOTS, EVENTS_FULL, PAUSED = range(6)
 # Columns of `slots`: those of `policies`. A free slot's KEY is the next free one. In WHERE, beside
 # the tiers' bits: never asked for again, forgotten when no tier holds it; stored before, or meant
 # to be; asked for since.
-SLOT_COLUMNS = FIRST_LINK + 2 * TIERS
+SLOT_COLUMNS = FIRST_LINK + TIERS
 HELD = (1 << TIERS) - 1
 _RETIRED, _SEEN, _AGAIN = 1 << 8, 1 << 9, 1 << 10
+_KNOWN = (1 << 9) - 1
+"""Who knows the block: tiers, policies, whoever may ask for it again."""
 
 # Columns of `tiers`, behind those of the policies. HIGH and LOW are the watermarks, 0 for a tier
 # that is absent.
@@ -80,11 +83,14 @@ RUN, SHARED, CHECKPOINT, _HIT_END = 1, 2, 4, 8
 STREAM, LOADED, NO_MORE, HEAP, FIRST_FREE, FREE, EVENTS, ROW_BASE, ID_BASE = range(9)
 ASKED, KEYS, REQUESTS, BLOCKS, HIT_TOKENS, IDEAL_HITS = range(9, 15)
 GENERATED_TOKENS, PROMPT_TOKENS = range(15, 17)
+# TALLIED: blocks of so many tokens make no events, but are counted from TALLY on, by EV_CODE.
 WRITE_THROUGH, PROMOTE, TAIL_FIRST, GENERATION_NS, PREFILL_PS = range(17, 22)
 REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(22, 26)
 NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(26, 31)
 LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = range(31, 38)
-COUNTS = 38
+FRESH, TALLIED, TALLIED_NS, TALLY = range(38, 42)
+TALLIES = 64
+COUNTS = TALLY + TALLIES
 
 # Steps of a request (schema: column `step`); -1: done.
 LOOK_UP, LOAD, STORE, FIRST_DECODE = range(4)
@@ -96,9 +102,14 @@ _ARRIVAL = 1 << 62
 
 @kernel
 def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tokens: int) -> None:
+    code = op | tier << 2 | phase << 4
+    if tokens == count[TALLIED]:
+        count[TALLY + code] += 1
+        count[TALLIED_NS] = count[NOW]
+        return
     n = count[EVENTS]
     events[n, EV_TIME] = count[NOW]
-    events[n, EV_CODE] = op | tier << 2 | phase << 4 | count[NOW_STEP] << 8
+    events[n, EV_CODE] = code | count[NOW_STEP] << 8
     events[n, EV_KEY] = key
     events[n, EV_TOKENS] = tokens
     events[n, EV_REQUEST] = count[NOW_REQUEST]
@@ -141,24 +152,42 @@ def _fastest(slots: Any, slot: int) -> int:
 
 
 @kernel
+def find(table: Any, slots: Any, ident: int) -> int:
+    """Return the slot of a block, or MISSING."""
+    if table.shape[0]:
+        return table_find(table, slots, ident)
+    return ident if slots[ident, IDENT] == ident else MISSING
+
+
+@kernel
 def _take_slot(slots: Any, table: Any, count: Any, ident: int, tokens: int) -> int:
-    slot = count[FIRST_FREE]
-    count[FIRST_FREE] = slots[slot, KEY]
-    count[FREE] -= 1
+    slot = ident
+    if table.shape[0]:
+        slot = count[FIRST_FREE]
+        if slot != NONE:
+            count[FIRST_FREE] = slots[slot, KEY]
+        else:
+            slot = count[FRESH]
+            count[FRESH] += 1
+        count[FREE] -= 1
     slots[slot, IDENT] = ident
     slots[slot, KEY] = NONE
     slots[slot, TOKENS] = tokens
     slots[slot, WHERE] = 0
-    table_insert(table, slots, slot)
+    if table.shape[0]:
+        table_insert(table, slots, slot)
     return slot
 
 
 @kernel
 def _free_slot(slots: Any, table: Any, count: Any, slot: int) -> None:
-    table_remove(table, slots, slots[slot, IDENT])
-    slots[slot, KEY] = count[FIRST_FREE]
-    count[FIRST_FREE] = slot
-    count[FREE] += 1
+    if table.shape[0]:
+        table_remove(table, slots, slot)
+        slots[slot, KEY] = count[FIRST_FREE]
+        count[FIRST_FREE] = slot
+        count[FREE] += 1
+    else:
+        slots[slot, IDENT] = 0
 
 
 @kernel
@@ -172,7 +201,7 @@ def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
 @kernel
 def _free_if_unknown(slots: Any, table: Any, count: Any, slot: int) -> None:
     """Forget a block that won't be asked for again, unless a tier or its policy still knows it."""
-    if slots[slot, WHERE] & ~(_SEEN | _AGAIN) == _RETIRED:
+    if slots[slot, WHERE] & _KNOWN == _RETIRED:
         _free_slot(slots, table, count, slot)
 
 
@@ -274,12 +303,15 @@ def _write(
 
 @kernel
 def _store(
-    slots: Any, table: Any, tiers: Any, count: Any, events: Any, ident: int, tokens: int, phase: int
-) -> None:
-    """Store a block that no tier holds: on the fastest, under write-through on all that take it."""
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int, ident: int, tokens: int,
+    phase: int,
+) -> None:  # fmt: skip
+    """Store a block that no tier holds: on the fastest, under write-through on all that take it.
+
+    `slot`: its slot, or MISSING.
+    """
     if _next_tier(tiers, _TOP, tokens) == NONE:
         return
-    slot = find(table, slots, ident)
     if slot == MISSING:
         slot = _take_slot(slots, table, count, ident, tokens)
     slots[slot, WHERE] |= _SEEN
@@ -317,10 +349,16 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
 
 
 @kernel
+def _held(slots: Any, slot: int) -> bool:
+    """Return whether some tier holds a block; none holds one whose slot is MISSING."""
+    return slot != MISSING and slots[slot, WHERE] & HELD != 0
+
+
+@kernel
 def _resident(slots: Any, table: Any, ident: int) -> int:
     """Return the slot of a block that some tier holds, or MISSING."""
     slot = find(table, slots, ident)
-    return slot if slot != MISSING and slots[slot, WHERE] & HELD else MISSING
+    return slot if _held(slots, slot) else MISSING
 
 
 @kernel
@@ -351,7 +389,7 @@ def _look_up(slots: Any, table: Any, count: Any, blocks: Any, begin: int, end: i
             resident = known = True
         slot = find(table, slots, blocks[at, B_IDENT])
         known = known and slot != MISSING and slots[slot, WHERE] & _SEEN != 0
-        resident = resident and slot != MISSING and slots[slot, WHERE] & HELD != 0
+        resident = resident and _held(slots, slot)
         _note_again(slots, slot)
         ideal += known
         blocks[at, _B_SLOT] = slot if resident else MISSING
@@ -359,7 +397,7 @@ def _look_up(slots: Any, table: Any, count: Any, blocks: Any, begin: int, end: i
         if count[HYBRID]:
             state = find(table, slots, ~blocks[at, B_IDENT])
             _note_again(slots, state)
-            if resident and state != MISSING and slots[state, WHERE] & HELD:
+            if resident and _held(slots, state):
                 deepest = at
     _end_run(count, blocks, run, end, deepest)
     return ideal
@@ -444,8 +482,9 @@ def _store_checkpoint(
     """Store the state behind a block that was computed, if it is one of those that are kept."""
     if count[HYBRID] and blocks[at, B_FLAGS] & CHECKPOINT:
         ident = ~blocks[at, B_IDENT]
-        if _resident(slots, table, ident) == MISSING:
-            _store(slots, table, tiers, count, events, ident, -tokens, phase)
+        slot = find(table, slots, ident)
+        if not _held(slots, slot):
+            _store(slots, table, tiers, count, events, slot, ident, -tokens, phase)
 
 
 @kernel
@@ -468,10 +507,10 @@ def _store_prompt(
             )
         slot = blocks[at, _B_SLOT]
         # A hit is where it was found, unless it has left since and another block is there.
-        if computed or slots[slot, IDENT] != ident or not slots[slot, WHERE] & HELD:
-            slot = _resident(slots, table, ident)
-        if slot == MISSING:
-            _store(slots, table, tiers, count, events, ident, tokens, _PREFILL)
+        if computed or slots[slot, IDENT] != ident:
+            slot = find(table, slots, ident)
+        if not _held(slots, slot):
+            _store(slots, table, tiers, count, events, slot, ident, tokens, _PREFILL)
         elif count[TAIL_FIRST] or computed:
             touch(slots, tiers, _fastest(slots, slot), slot)
         if computed and not count[TAIL_FIRST]:
@@ -516,8 +555,9 @@ def _decode(
         return
     at += index
     ident, tokens = blocks[at, B_IDENT], blocks[at, B_TOKENS]
-    if _resident(slots, table, ident) == MISSING:
-        _store(slots, table, tiers, count, events, ident, tokens, _DECODE)
+    slot = find(table, slots, ident)
+    if not _held(slots, slot):
+        _store(slots, table, tiers, count, events, slot, ident, tokens, _DECODE)
     behind = rows[i, INPUT] + blocks[at, B_AT]
     _store_checkpoint(slots, table, tiers, count, events, blocks, at, behind, _DECODE)
 
@@ -707,7 +747,7 @@ def run(
             count[ASKED] = row
             return NEED_CHAIN
         wanted = (rows[i, END] - rows[i, BEGIN]) * (1 + count[HYBRID])
-        if count[FREE] < wanted:
+        if table.shape[0] and count[FREE] < wanted:
             count[ASKED] = wanted
             return NEED_SLOTS
         if from_stream:

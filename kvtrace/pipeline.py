@@ -16,8 +16,8 @@ import numpy as np
 from kvtrace import nodes
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
+from kvtrace.events import HierarchyStats
 from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
-from kvtrace.hierarchy import HierarchyStats
 from kvtrace.parts import PartsWriter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from kvtrace.blocks import Cutter
     from kvtrace.config import RecordConfig
-    from kvtrace.hierarchy import BlockEvents, CutRequests
+    from kvtrace.events import BlockEvents
+    from kvtrace.hierarchy import CutRequests
     from kvtrace.request import RequestBatch, Source
     from kvtrace.simulation import Simulation
 

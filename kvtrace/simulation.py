@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.hierarchy import BlockEvents, HierarchyStats
+    from kvtrace.events import BlockEvents, HierarchyStats, Tally
     from kvtrace.recording import Recording
 
 
@@ -25,12 +25,17 @@ class Simulation:
     """One run of a recording's hierarchy.
 
     `resident`: rows of (tier, key, tokens) that are there when the trace begins. Raises UsageError
-    if what a decode-only node is given doesn't fit.
+    if what a decode-only node is given doesn't fit. `numbered`, `tallied_tokens`: see Hierarchy.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(
+        self, recording: Recording, *, numbered: bool = False, tallied_tokens: int = 0
+    ) -> None:
         self._recording = recording
-        self._hierarchy = Hierarchy(recording.spec)
+        self._hierarchy = Hierarchy(
+            recording.spec, numbered=numbered, tallied_tokens=tallied_tokens
+        )
+        self._tally_before: Tally | None = None
         self._warming = recording.config.warmup is not None
         self._begin_ns = 0
         self._before: HierarchyStats | None = None
@@ -82,7 +87,7 @@ class Simulation:
         hierarchy, spec = self._hierarchy, self._recording.spec
         self._warming = False
         self._begin_ns = self._begin_ns or hierarchy.now_ns
-        self._before = hierarchy.stats()
+        self._before, self._tally_before = hierarchy.stats(), hierarchy.tally()
         self.resident = hierarchy.resident()
         hierarchy.end_at(
             time_ns=min(UNLIMITED, spec.end_ns + self._begin_ns),
@@ -104,6 +109,14 @@ class Simulation:
                 got=f"{recording.config.warmup}; {stats.requests:,} requests",
                 hint="shorten it",
             )
+
+    def tally(self) -> Tally:
+        """Return the events that were counted instead of being made, since the trace began."""
+        tally = self._hierarchy.tally()
+        if self._tally_before is None:
+            return tally
+        since = tally.since(self._tally_before)
+        return replace(since, last_ns=since.last_ns - self._begin_ns)
 
     def stats(self) -> HierarchyStats:
         """Return what was counted since the trace began."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.config import RecordConfig, SizingConfig
-    from kvtrace.hierarchy import BlockEvents, TierSpec
+    from kvtrace.events import BlockEvents
+    from kvtrace.hierarchy import TierSpec
     from kvtrace.recording import Recording
 
 PERCENTILE = 95

@@ -19,7 +19,7 @@ from kvtrace.schema import Op, Tier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.hierarchy import BlockEvents
+    from kvtrace.events import BlockEvents
 
 ALL_RANKS = "all"
 ONE_RANK = "one"

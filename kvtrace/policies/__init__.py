@@ -15,19 +15,27 @@ expect(slots, tiers, tier, slot) a block is about to enter; room for it is made 
 forget(slots, tiers, tier)       a slot that isn't remembered any more although no tier holds it;
                                  NONE: there is none (`REMEMBERED` in WHERE says what is)
 
-A slot has two links per tier, `slots[slot, FIRST_LINK + 2 · tier]` and the column behind it, and
-`MARK_BITS` bits per tier in MARKS. A tier's row has the columns up to POLICY_COLUMNS.
+A slot has the links of a list per tier (`kvtrace.linkedlist`), and `MARK_BITS` bits per tier in its
+WHERE (`marks`, `mark`). A tier's row has the columns up to TIER_COLUMNS.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from kvtrace.jit import kernel
+
 NONE = -1
 
-IDENT, KEY, TOKENS, WHERE, MARKS, FIRST_LINK = range(6)
-"""Columns of a slot; the links come behind them. In WHERE, bit t: tier t holds it."""
+IDENT, KEY, TOKENS, WHERE, FIRST_LINK = range(5)
+"""Columns of a slot; the links come behind them, one per tier, so that a slot is a cache line.
+
+In WHERE, bit t: tier t holds it.
+"""
 REMEMBERED = 4
 """Bit of WHERE, plus the tier: the tier's policy remembers a block that it has evicted."""
 MARK_BITS = 8
+_FIRST_MARK = 24
 
 (
     OLDEST,
@@ -53,3 +61,17 @@ MARK_BITS = 8
 ) = range(20)
 """Columns of a tier: ends of its lists, what a policy counts, and what blocks take."""
 TIER_COLUMNS = 20
+
+
+@kernel
+def marks(slots: Any, tier: int, slot: int) -> int:
+    """Return the policy's bits of `slot`."""
+    return slots[slot, WHERE] >> (_FIRST_MARK + MARK_BITS * tier) & ((1 << MARK_BITS) - 1)
+
+
+@kernel
+def mark(slots: Any, tier: int, slot: int, bits: int) -> None:
+    """Set them."""
+    shift = _FIRST_MARK + MARK_BITS * tier
+    others = slots[slot, WHERE] & ~(((1 << MARK_BITS) - 1) << shift)
+    slots[slot, WHERE] = others | bits << shift

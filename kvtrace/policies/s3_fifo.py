@@ -23,8 +23,6 @@ from kvtrace.policies import (
     HAS_EVICTED,
     MAIN_BYTES,
     MAIN_USED,
-    MARK_BITS,
-    MARKS,
     NEWEST,
     NONE,
     OLDEST,
@@ -35,6 +33,8 @@ from kvtrace.policies import (
     SMALL_USED,
     TOKENS,
     WHERE,
+    mark,
+    marks,
 )
 from kvtrace.sizes import size
 
@@ -62,17 +62,6 @@ def _size(slots: Any, tiers: Any, tier: int, slot: int) -> int:
 
 
 @kernel
-def _mark(slots: Any, tier: int, slot: int, marks: int) -> None:
-    shift = MARK_BITS * tier
-    slots[slot, MARKS] = slots[slot, MARKS] & ~(((1 << MARK_BITS) - 1) << shift) | marks << shift
-
-
-@kernel
-def _marks(slots: Any, tier: int, slot: int) -> int:
-    return slots[slot, MARKS] >> MARK_BITS * tier & ((1 << MARK_BITS) - 1)
-
-
-@kernel
 def _leave_ghost(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     unlink(slots, tiers, tier, GHOST_OLDEST, GHOST_NEWEST, slot)
     tiers[tier, GHOST_USED] -= _size(slots, tiers, tier, slot)
@@ -84,34 +73,34 @@ def expect(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Note whether `slot` comes back: what the ghost remembers enters the main queue."""
     if slots[slot, WHERE] >> REMEMBERED + tier & 1:
         _leave_ghost(slots, tiers, tier, slot)
-        _mark(slots, tier, slot, _RETURNS)
+        mark(slots, tier, slot, _RETURNS)
 
 
 @kernel
 def _enter_main(slots: Any, tiers: Any, tier: int, slot: int, asked: int) -> None:
     append(slots, tiers, tier, OLDEST, NEWEST, slot)
     tiers[tier, MAIN_USED] += _size(slots, tiers, tier, slot)
-    _mark(slots, tier, slot, _MAIN | asked)
+    mark(slots, tier, slot, _MAIN | asked)
 
 
 @kernel
 def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Enter `slot` into the small queue, or the main one if it comes back."""
     filling = not tiers[tier, HAS_EVICTED] and tiers[tier, SMALL_USED] >= tiers[tier, SMALL_BYTES]
-    if _marks(slots, tier, slot) & _RETURNS or filling:
+    if marks(slots, tier, slot) & _RETURNS or filling:
         _enter_main(slots, tiers, tier, slot, 0)
         return
     append(slots, tiers, tier, SMALL_OLDEST, SMALL_NEWEST, slot)
     tiers[tier, SMALL_USED] += _size(slots, tiers, tier, slot)
-    _mark(slots, tier, slot, 0)
+    mark(slots, tier, slot, 0)
 
 
 @kernel
 def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Count that `slot` was asked for."""
-    marks = _marks(slots, tier, slot)
-    if marks & _ASKED < _ASKED:
-        _mark(slots, tier, slot, marks + 1)
+    known = marks(slots, tier, slot)
+    if known & _ASKED < _ASKED:
+        mark(slots, tier, slot, known + 1)
 
 
 @kernel
@@ -120,19 +109,19 @@ def _victim_of_main(slots: Any, tiers: Any, tier: int) -> int:
         slot = tiers[tier, OLDEST]
         if slot == NONE:
             return NONE
-        asked = _marks(slots, tier, slot) & _ASKED
+        asked = marks(slots, tier, slot) & _ASKED
         if asked == 0:
             return slot
         unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
         append(slots, tiers, tier, OLDEST, NEWEST, slot)
-        _mark(slots, tier, slot, _MAIN | (asked - 1))
+        mark(slots, tier, slot, _MAIN | (asked - 1))
 
 
 @kernel
 def _victim_of_small(slots: Any, tiers: Any, tier: int) -> int:
     while True:
         slot = tiers[tier, SMALL_OLDEST]
-        if slot == NONE or _marks(slots, tier, slot) & _ASKED < _MOVES:
+        if slot == NONE or marks(slots, tier, slot) & _ASKED < _MOVES:
             return slot
         unlink(slots, tiers, tier, SMALL_OLDEST, SMALL_NEWEST, slot)
         tiers[tier, SMALL_USED] -= _size(slots, tiers, tier, slot)
@@ -153,17 +142,17 @@ def victim(slots: Any, tiers: Any, tier: int) -> int:
 def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Take `slot` out; one of the small queue is remembered."""
     taken = _size(slots, tiers, tier, slot)
-    if _marks(slots, tier, slot) & _MAIN:
+    if marks(slots, tier, slot) & _MAIN:
         unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
         tiers[tier, MAIN_USED] -= taken
-        _mark(slots, tier, slot, 0)
+        mark(slots, tier, slot, 0)
         return
     unlink(slots, tiers, tier, SMALL_OLDEST, SMALL_NEWEST, slot)
     tiers[tier, SMALL_USED] -= taken
     append(slots, tiers, tier, GHOST_OLDEST, GHOST_NEWEST, slot)
     tiers[tier, GHOST_USED] += taken
     slots[slot, WHERE] |= 1 << REMEMBERED + tier
-    _mark(slots, tier, slot, 0)
+    mark(slots, tier, slot, 0)
 
 
 @kernel

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, insert, insert_all, remove, table_size
+from kvtrace.hashmap import MISSING, find, grown, insert, new_table, remove
 from kvtrace.jit import constant, kernel
 from kvtrace.reuse import FIRST, ReuseDistances
 from kvtrace.schema import Op, Tier
@@ -46,7 +46,7 @@ def _number(op: Any, key: Any, slots: Any, table: Any, count: Any, out: Any) -> 
             insert(table, slots, slot)
         out[i] = slot
         if op[i] == _DELETE:
-            remove(table, slots, key[i])
+            remove(table, slots, slot)
             slots[slot, 1] = count[_FREE]
             count[_FREE] = slot
 
@@ -56,16 +56,14 @@ class _Numbers:
 
     def __init__(self) -> None:
         self._slots = np.zeros((1024, 2), np.int64)
-        self._table = np.zeros(table_size(1024), np.int32)
+        self._table = new_table(1024)
         self._count = np.array([0, -1], np.int64)
 
     def of(self, op: NDArray[np.uint8], key: NDArray[np.uint64]) -> NDArray[np.int64]:
         used = int(self._count[_USED])
         if used + len(op) > len(self._slots):
-            live = self._table[self._table > 0] - 1
             self._slots = np.pad(self._slots, ((0, used + len(op)), (0, 0)))
-            self._table = np.zeros(table_size(len(self._slots)), np.int32)
-            insert_all(self._table, self._slots, live)
+            self._table = grown(self._table, len(self._slots))
         out = np.empty(len(op), np.int64)
         _number(op, key.view(np.int64), self._slots, self._table, self._count, out)
         return out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, insert, insert_all, remove, table_size
+from kvtrace.hashmap import MISSING, find, grown, insert, new_table, remove
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Tier
@@ -53,7 +53,7 @@ def _observe(
             found[i] = end[i] if slot == MISSING else objects[slot, _SIZE]
         if op[i] == _DELETE:
             if slot != MISSING:
-                remove(table, objects, key[i])
+                remove(table, objects, slot)
                 objects[slot, _SIZE] = count[_FREE]
                 count[_FREE] = slot
             continue
@@ -69,17 +69,15 @@ class _OfTier:
 
     def __init__(self) -> None:
         self._objects = np.zeros((_FIRST_ROWS, 3), np.int64)
-        self._table = np.zeros(table_size(_FIRST_ROWS), np.int32)
+        self._table = new_table(_FIRST_ROWS)
         self._count = np.array([0, -1], np.int64)
 
     def _reserve(self, more: int) -> None:
         used = int(self._count[_USED])
         if used + more <= len(self._objects):
             return
-        live = self._table[self._table > 0] - 1
         self._objects = np.pad(self._objects, ((0, used + more), (0, 0)))
-        self._table = np.zeros(table_size(len(self._objects)), np.int32)
-        insert_all(self._table, self._objects, live)
+        self._table = grown(self._table, len(self._objects))
 
     def observe(
         self,

@@ -66,17 +66,21 @@ class Traced:
 
     def run(self, options: Options) -> Run:
         """Return the run under `options`, on top of what the trace was recorded with."""
-        return self._run(self._spec(_config(self._header, options)))
+        spec = self._spec(_config(self._header, options))
+        return self._run(spec, tallied_tokens=1 if self._uniform else 0)
 
     def reference_run(self) -> Run:
         """Return the run on one unlimited tier with look-ups."""
-        return self._run(endless(self._spec(self._config)))
+        return self._run(endless(self._spec(self._config)), tallied_tokens=0)
 
-    def _run(self, spec: HierarchySpec) -> Run:
+    def _run(self, spec: HierarchySpec, *, tallied_tokens: int) -> Run:
         # Blocks of one size count as 1 token each, others as a token a byte.
         counter = Counter(_parts(int(self._sizes[0]), self._objects) if self._uniform else (1,))
         factors = {tier: self._factor(tier) for tier in Tier}
-        return plain_run(spec, self._requests, counter, factors, 1 if self._uniform else None)
+        return plain_run(
+            spec, self._requests, counter, factors, 1 if self._uniform else None,
+            tallied_tokens=tallied_tokens,
+        )  # fmt: skip
 
     def _factor(self, tier: Tier) -> float:
         factors = {info.name: info.occupancy_factor for info in self._header.tiers}
@@ -215,7 +219,7 @@ def _requests(accesses: Columns, *, reverse: bool, uniform: bool, each: bool) ->
     asked = np.bincount(request[prompt], tokens[prompt], minlength=count).astype(np.int64)
     last_ns = np.zeros(count, np.int64)
     np.maximum.at(last_ns, request[~prompt], later_ns[~prompt])
-    idents = Interner().intern(accesses["block"].view(np.int64))[order]
+    idents = 1 + Interner().intern(accesses["block"].view(np.int64))[order]
     flags = np.full(len(order), RUN) if each else RUN * (index == 0)
     return CutRequests(
         batch=_batch(arrival, asked, last_ns),

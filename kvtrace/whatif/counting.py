@@ -13,7 +13,7 @@ from kvtrace.schema import Op, Phase, Tier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.hierarchy import BlockEvents
+    from kvtrace.events import BlockEvents, Tally
     from kvtrace.layouts import Layout
 
 _LOOKUP = constant(Op.LOOKUP)
@@ -97,7 +97,17 @@ class Counter:
             events.op, events.tier, events.phase, events.tokens,
             self._parts, self._align, self._state, self._cells,
         )  # fmt: skip
-        self.duration_ns = int(events.timestamp_ns[-1])
+        self.duration_ns = max(self.duration_ns, int(events.timestamp_ns[-1]))
+
+    def add_tally(self, tally: Tally) -> None:
+        """Count events that are counted already."""
+        if not tally.ops.any():
+            return
+        size = _object_bytes(constant(tally.tokens), self._parts, self._align, self._state)
+        moving = (np.arange(len(tally.ops)) & 3) != Op.LOOKUP
+        self._cells[:, _OPS] += tally.ops * len(self._parts)
+        self._cells[:, _BYTES] += tally.ops * moving * size
+        self.duration_ns = max(self.duration_ns, tally.last_ns)
 
     @property
     def rows(self) -> int:

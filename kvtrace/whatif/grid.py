@@ -14,7 +14,8 @@ from kvtrace.units import S_NS, UNLIMITED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from kvtrace.hierarchy import HierarchySpec, HierarchyStats
+    from kvtrace.events import HierarchyStats
+    from kvtrace.hierarchy import HierarchySpec
     from kvtrace.whatif.counting import Counter
     from kvtrace.whatif.references import References
     from kvtrace.whatif.workload import Options, Run, Workload
@@ -130,6 +131,7 @@ def outcomes(
         run = workload.run(each)
         for events in run.events():
             run.counter.add(events)
+        run.counter.add_tally(run.tally())
         if run.counter.rows == 0:
             raise UsageError(
                 "nothing happens", got=f"{run.stats().requests} requests, 0 rows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kvtrace.hashmap import Interner
 from kvtrace.hierarchy import Hierarchy
 from kvtrace.recording import Recording
 from kvtrace.schema import Tier
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from kvtrace.config import RecordConfig
-    from kvtrace.hierarchy import BlockEvents, CutRequests, HierarchySpec, HierarchyStats
+    from kvtrace.events import BlockEvents, HierarchyStats, Tally
+    from kvtrace.hierarchy import CutRequests, HierarchySpec
 
 Options = dict[str, Any]
 """Configuration keys, dotted, with values as users write them."""
@@ -25,14 +27,16 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One simulation, ready to go: `events` may be asked for once, `stats` after that.
+    """One simulation, ready to go: `events` may be asked for once, `stats` and `tally` after that.
 
-    `factors`: bytes that the node holds on a tier for each byte that is emitted.
+    `tally`: what happened and isn't among the events. `factors`: bytes that the node holds on a
+    tier for each byte that is emitted.
     """
 
     spec: HierarchySpec
     events: Callable[[], Iterator[BlockEvents]]
     stats: Callable[[], HierarchyStats]
+    tally: Callable[[], Tally]
     counter: Counter
     factors: Mapping[Tier, float]
     block_tokens: int | None
@@ -51,11 +55,15 @@ class Workload(Protocol):
 
 
 class _Tape:
-    """Requests of an open source: cut as the first run asks for them, kept for those after it."""
+    """Requests of an open source: cut as the first run asks for them, kept for those after it.
+
+    Their blocks' identities become numbers from 1 on.
+    """
 
     def __init__(self, requests: Iterator[CutRequests]) -> None:
         self._kept: list[CutRequests] = []
         self._rest = requests
+        self._numbers = Interner()
 
     def __iter__(self) -> Iterator[CutRequests]:
         at = 0
@@ -64,7 +72,8 @@ class _Tape:
                 cut = next(self._rest, None)
                 if cut is None:
                     return
-                self._kept.append(cut)
+                numbers = self._numbers.intern(cut.blocks.values) + 1
+                self._kept.append(replace(cut, blocks=replace(cut.blocks, values=numbers)))
             yield self._kept[at]
             at += 1
 
@@ -109,7 +118,7 @@ class Configured:
 
     def run(self, options: Options) -> Run:
         """Return the run under `options`."""
-        return _run(self._recording(options))
+        return _run(self._recording(options), tallies=True)
 
     def reference_run(self) -> Run | None:
         """Return the run on one unlimited tier; None where a recording doesn't begin empty."""
@@ -117,16 +126,21 @@ class Configured:
         if recording.config.warmup is not None or recording.config.role == "decode":
             return None
         recording.spec = endless(recording.spec)
-        return _run(recording)
+        return _run(recording, tallies=False)
 
 
-def _run(recording: Recording) -> Run:
-    simulation = Simulation(recording)
+def _run(recording: Recording, *, tallies: bool) -> Run:
     layout = recording.layout
+    simulation = Simulation(
+        recording,
+        numbered=isinstance(recording, _Taped) and not recording.spec.hybrid,
+        tallied_tokens=(layout.block_tokens or 0) * tallies,
+    )
     return Run(
         spec=recording.spec,
         events=simulation.events,
         stats=simulation.stats,
+        tally=simulation.tally,
         counter=Counter.of(layout),
         factors={tier: layout.occupancy_factor(tier) for tier in Tier},
         block_tokens=layout.block_tokens,
@@ -151,9 +165,12 @@ def plain_run(
     counter: Counter,
     factors: Mapping[Tier, float],
     block_tokens: int | None,
+    *,
+    tallied_tokens: int = 0,
 ) -> Run:
-    """Return the run of requests that are all here."""
-    hierarchy = Hierarchy(spec)
+    """Return the run of requests that are all here, their blocks' identities being numbers."""
+    hierarchy = Hierarchy(spec, numbered=True, tallied_tokens=tallied_tokens)
     return Run(
-        spec, lambda: hierarchy.events(requests), hierarchy.stats, counter, factors, block_tokens
-    )
+        spec, lambda: hierarchy.events(requests), hierarchy.stats, hierarchy.tally, counter,
+        factors, block_tokens,
+    )  # fmt: skip
