@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvtrace import plugins
-from kvtrace.jit import kernel
+from kvtrace.jit import helper
 from kvtrace.policies import fifo, lru, s3_fifo, sieve
 
 NAMES = ("lru", "fifo", "sieve", "s3-fifo")
@@ -24,14 +24,14 @@ def setup(row: Any, name: str, capacity_bytes: int) -> None:
         module.setup(row, capacity_bytes)
 
 
-@kernel
+@helper
 def expect(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Tell the policy that `slot` is about to enter."""
     if tiers[tier, POLICY] > _SIEVE:
         s3_fifo.expect(slots, tiers, tier, slot)
 
 
-@kernel
+@helper
 def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Enter `slot` into `tier`."""
     policy = tiers[tier, POLICY]
@@ -45,7 +45,7 @@ def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
         s3_fifo.insert(slots, tiers, tier, slot)
 
 
-@kernel
+@helper
 def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Note that `slot`, which `tier` holds, was asked for."""
     policy = tiers[tier, POLICY]
@@ -57,7 +57,7 @@ def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
         s3_fifo.touch(slots, tiers, tier, slot)
 
 
-@kernel
+@helper
 def victim(slots: Any, tiers: Any, tier: int) -> int:
     """Return the slot that leaves `tier` next, or NONE if the tier is empty."""
     policy = tiers[tier, POLICY]
@@ -70,7 +70,7 @@ def victim(slots: Any, tiers: Any, tier: int) -> int:
     return s3_fifo.victim(slots, tiers, tier)
 
 
-@kernel
+@helper
 def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Take `slot`, the victim, out of `tier`."""
     policy = tiers[tier, POLICY]
@@ -84,7 +84,7 @@ def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
         s3_fifo.remove(slots, tiers, tier, slot)
 
 
-@kernel
+@helper
 def forget(slots: Any, tiers: Any, tier: int) -> int:
     """Return a slot that the policy no longer remembers, or NONE."""
     if tiers[tier, POLICY] <= _SIEVE:

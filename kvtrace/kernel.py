@@ -28,7 +28,7 @@ from kvtrace.hashmap import MISSING
 from kvtrace.hashmap import find as table_find
 from kvtrace.hashmap import insert as table_insert
 from kvtrace.hashmap import remove as table_remove
-from kvtrace.jit import constant, kernel
+from kvtrace.jit import constant, helper, kernel
 from kvtrace.policies import FIRST_LINK, IDENT, KEY, NONE, TOKENS, WHERE
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE
 from kvtrace.schema import Op, Phase, Tier
@@ -100,7 +100,7 @@ _MAX_STEP = (1 << 16) - 1
 _ARRIVAL = 1 << 62
 
 
-@kernel
+@helper
 def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tokens: int) -> None:
     code = op | tier << 2 | phase << 4
     if tokens == count[TALLIED]:
@@ -118,7 +118,7 @@ def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tok
     count[EVENTS] = n + 1
 
 
-@kernel
+@helper
 def _next_tier(tiers: Any, tier: int, tokens: int) -> int:
     """Return the first tier from `tier` on that takes a block of `tokens`, or NONE."""
     for lower in range(tier, TIERS):
@@ -137,12 +137,12 @@ def _slowest(tiers: Any, tokens: int) -> int:
     return found
 
 
-@kernel
+@helper
 def _holds(slots: Any, tier: int, slot: int) -> bool:
     return (slots[slot, WHERE] >> tier) & 1 == 1
 
 
-@kernel
+@helper
 def _fastest(slots: Any, slot: int) -> int:
     """Return the fastest tier that holds `slot`, or NONE."""
     for tier in range(TIERS):
@@ -151,7 +151,7 @@ def _fastest(slots: Any, slot: int) -> int:
     return NONE
 
 
-@kernel
+@helper
 def find(table: Any, slots: Any, ident: int) -> int:
     """Return the slot of a block, or MISSING."""
     if table.shape[0]:
@@ -159,7 +159,7 @@ def find(table: Any, slots: Any, ident: int) -> int:
     return ident if slots[ident, IDENT] == ident else MISSING
 
 
-@kernel
+@helper
 def _take_slot(slots: Any, table: Any, count: Any, ident: int, tokens: int) -> int:
     slot = ident
     if table.shape[0]:
@@ -190,7 +190,7 @@ def _free_slot(slots: Any, table: Any, count: Any, slot: int) -> None:
         slots[slot, IDENT] = 0
 
 
-@kernel
+@helper
 def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     insert(slots, tiers, tier, slot)
     slots[slot, WHERE] |= 1 << tier
@@ -198,14 +198,14 @@ def _enter(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     tiers[tier, PEAK] = max(tiers[tier, PEAK], tiers[tier, USED])
 
 
-@kernel
+@helper
 def _free_if_unknown(slots: Any, table: Any, count: Any, slot: int) -> None:
     """Forget a block that won't be asked for again, unless a tier or its policy still knows it."""
     if slots[slot, WHERE] & _KNOWN == _RETIRED:
         _free_slot(slots, table, count, slot)
 
 
-@kernel
+@helper
 def _leave(slots: Any, table: Any, tiers: Any, count: Any, tier: int, slot: int) -> None:
     remove(slots, tiers, tier, slot)
     slots[slot, WHERE] ^= 1 << tier
@@ -217,47 +217,58 @@ def _leave(slots: Any, table: Any, tiers: Any, count: Any, tier: int, slot: int)
         forgotten = forget(slots, tiers, tier)
 
 
-@kernel
-def _admitted(slots: Any, tiers: Any, count: Any, tier: int, slot: int) -> int:
-    """Return the first tier from `tier` on that takes `slot`, or NONE.
+@helper
+def _let_in(slots: Any, count: Any, tier: int, slot: int) -> int:
+    """Return `tier`, or NONE if the block may not enter it.
 
     With admission at second use, nvme and what is below it take only what was asked for twice.
     """
-    lower = _next_tier(tiers, tier, slots[slot, TOKENS])
-    if lower >= _NVME and count[SECOND_USE] and not slots[slot, WHERE] & _AGAIN:
+    if tier >= _NVME and count[SECOND_USE] and not slots[slot, WHERE] & _AGAIN:
         return NONE
-    return lower
+    return tier
 
 
-@kernel
-def _evict_one(
-    slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, slot: int
-) -> int:
-    """Evict `slot` from `tier`; or return the tier below in which room for it is wanted first."""
-    tokens, key = slots[slot, TOKENS], slots[slot, KEY]
-    below = NONE if count[WRITE_THROUGH] else _admitted(slots, tiers, count, tier + 1, slot)
+@helper
+def _admitted(slots: Any, tiers: Any, count: Any, tier: int, slot: int) -> int:
+    """Return the first tier from `tier` on that takes `slot`, or NONE."""
+    return _let_in(slots, count, _next_tier(tiers, tier, slots[slot, TOKENS]), slot)
+
+
+@helper
+def _demoted_to(slots: Any, tiers: Any, count: Any, tier: int, slot: int) -> int:
+    """Return the tier that a block evicted from `tier` moves to, or NONE: it is only deleted."""
+    if count[WRITE_THROUGH]:
+        return NONE
+    below = _admitted(slots, tiers, count, tier + 1, slot)
     if below != NONE and _holds(slots, below, slot):
         touch(slots, tiers, below, slot)
-    elif below != NONE:
-        expect(slots, tiers, below, slot)
-        if tiers[below, USED] + size(tiers, below, tokens) > tiers[below, HIGH]:
-            return below
+        return NONE
+    return below
+
+
+@helper
+def _evict(
+    slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, slot: int, below: int
+) -> None:
+    """Move `slot` from `tier` to the tier `below`, where there is room; NONE: delete it."""
+    tokens, key = slots[slot, TOKENS], slots[slot, KEY]
+    if below != NONE:
         _emit(count, events, _READ, tier, _EVICT, key, tokens)
         _emit(count, events, _WRITE, below, _EVICT, key, tokens)
         _enter(slots, tiers, below, slot)
     _emit(count, events, _DELETE, tier, _EVICT, key, tokens)
     tiers[tier, EVICTED] += 1
     _leave(slots, table, tiers, count, tier, slot)
-    return NONE
 
 
-@kernel
+@helper
 def _make_room(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, tier: int, need: int
 ) -> None:
     """Evict from `tier` down to its low watermark if `need` more bytes would exceed the high one.
 
-    A stack instead of recursion, in `tiers`: entry i + 1 is where entry i wants room.
+    A stack instead of recursion, in `tiers`: entry i + 1 is where the block that entry i has chosen
+    wants room.
     """
     if tiers[tier, USED] + need <= tiers[tier, HIGH]:
         return
@@ -265,21 +276,29 @@ def _make_room(
     tiers[depth, _WANTING], tiers[depth, _WANTED], tiers[depth, _CHOSEN] = tier, need, NONE
     while depth >= 0:
         here, slot = tiers[depth, _WANTING], tiers[depth, _CHOSEN]
-        # A policy may choose otherwise when it is asked again: what was chosen stays so.
-        if slot == NONE and tiers[here, USED] + tiers[depth, _WANTED] > tiers[here, LOW]:
+        if slot != NONE:
+            tiers[depth, _CHOSEN] = NONE
+            _evict(slots, table, tiers, count, events, here, slot, tiers[depth + 1, _WANTING])
+            continue
+        if tiers[here, USED] + tiers[depth, _WANTED] > tiers[here, LOW]:
             slot = victim(slots, tiers, here)
         if slot == NONE:
             depth -= 1
             continue
-        below = _evict_one(slots, table, tiers, count, events, here, slot)
-        tiers[depth, _CHOSEN] = NONE if below == NONE else slot
+        below = _demoted_to(slots, tiers, count, here, slot)
         if below != NONE:
-            depth += 1
-            tiers[depth, _WANTING], tiers[depth, _CHOSEN] = below, NONE
-            tiers[depth, _WANTED] = size(tiers, below, slots[slot, TOKENS])
+            expect(slots, tiers, below, slot)
+            wanted = size(tiers, below, slots[slot, TOKENS])
+            if tiers[below, USED] + wanted > tiers[below, HIGH]:
+                tiers[depth, _CHOSEN] = slot
+                depth += 1
+                tiers[depth, _WANTING], tiers[depth, _CHOSEN] = below, NONE
+                tiers[depth, _WANTED] = wanted
+                continue
+        _evict(slots, table, tiers, count, events, here, slot, below)
 
 
-@kernel
+@helper
 def _name(slots: Any, count: Any, slot: int) -> int:
     """Return a block's key; it gets the next one when it first appears in the trace."""
     if slots[slot, KEY] == NONE:
@@ -310,12 +329,13 @@ def _store(
 
     `slot`: its slot, or MISSING.
     """
-    if _next_tier(tiers, _TOP, tokens) == NONE:
+    tier = _next_tier(tiers, _TOP, tokens)
+    if tier == NONE:
         return
     if slot == MISSING:
         slot = _take_slot(slots, table, count, ident, tokens)
     slots[slot, WHERE] |= _SEEN
-    tier = _admitted(slots, tiers, count, _TOP, slot)
+    tier = _let_in(slots, count, tier, slot)
     while tier != NONE:
         _write(slots, table, tiers, count, events, tier, slot, phase)
         tier = NONE if not count[WRITE_THROUGH] else _admitted(slots, tiers, count, tier + 1, slot)
@@ -348,7 +368,7 @@ def _hit(slots: Any, table: Any, tiers: Any, count: Any, events: Any, slot: int,
         _write(slots, table, tiers, count, events, top, slot, _PROMOTE)
 
 
-@kernel
+@helper
 def _held(slots: Any, slot: int) -> bool:
     """Return whether some tier holds a block; none holds one whose slot is MISSING."""
     return slot != MISSING and slots[slot, WHERE] & HELD != 0

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.jit import helper
 from kvtrace.policies import FIRST_LINK, NONE
 
 _BITS = 32
 _LOW = (1 << _BITS) - 1
 
 
-@kernel
+@helper
 def newer(slots: Any, tier: int, slot: int) -> int:
     """Return the neighbour of `slot` that came after it, or NONE."""
     return (slots[slot, FIRST_LINK + tier] & _LOW) - 1
 
 
-@kernel
+@helper
 def append(slots: Any, tiers: Any, tier: int, oldest: int, newest: int, slot: int) -> None:
     """Enter `slot` as the newest of the list whose ends are in these columns of the tier."""
     links = FIRST_LINK + tier
@@ -33,7 +33,7 @@ def append(slots: Any, tiers: Any, tier: int, oldest: int, newest: int, slot: in
     tiers[tier, newest] = slot
 
 
-@kernel
+@helper
 def unlink(slots: Any, tiers: Any, tier: int, oldest: int, newest: int, slot: int) -> None:
     """Take `slot` out of its list."""
     links = FIRST_LINK + tier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.jit import helper
 from kvtrace.policies import (
     BLOCK_BYTES,
     STATE_ALIGN,
@@ -15,7 +15,7 @@ from kvtrace.policies import (
 )
 
 
-@kernel
+@helper
 def size(tiers: Any, tier: int, tokens: int) -> int:
     """Return the bytes of a block of `tokens`; of the constant state behind -`tokens` if negative.
 

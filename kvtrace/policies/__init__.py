@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.jit import helper
 
 NONE = -1
 
@@ -63,13 +63,13 @@ _FIRST_MARK = 24
 TIER_COLUMNS = 20
 
 
-@kernel
+@helper
 def marks(slots: Any, tier: int, slot: int) -> int:
     """Return the policy's bits of `slot`."""
     return slots[slot, WHERE] >> (_FIRST_MARK + MARK_BITS * tier) & ((1 << MARK_BITS) - 1)
 
 
-@kernel
+@helper
 def mark(slots: Any, tier: int, slot: int, bits: int) -> None:
     """Set them."""
     shift = _FIRST_MARK + MARK_BITS * tier

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.jit import helper
 from kvtrace.linkedlist import append, unlink
 from kvtrace.policies import NEWEST, OLDEST
 
 
-@kernel
+@helper
 def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Enter `slot` as the newest."""
     append(slots, tiers, tier, OLDEST, NEWEST, slot)
 
 
-@kernel
+@helper
 def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Take `slot` out."""
     unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
 
 
-@kernel
+@helper
 def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Make `slot` the newest."""
     if tiers[tier, NEWEST] != slot:
@@ -29,7 +29,7 @@ def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
         append(slots, tiers, tier, OLDEST, NEWEST, slot)
 
 
-@kernel
+@helper
 def victim(slots: Any, tiers: Any, tier: int) -> int:
     """Return the oldest."""
     return tiers[tier, OLDEST]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.jit import helper
 from kvtrace.linkedlist import append, unlink
 from kvtrace.policies import (
     GHOST_BYTES,
@@ -56,19 +56,19 @@ def setup(row: Any, capacity_bytes: int) -> None:
     row[GHOST_BYTES] = int(capacity_bytes * GHOST_RATIO)
 
 
-@kernel
+@helper
 def _size(slots: Any, tiers: Any, tier: int, slot: int) -> int:
     return size(tiers, tier, slots[slot, TOKENS])
 
 
-@kernel
+@helper
 def _leave_ghost(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     unlink(slots, tiers, tier, GHOST_OLDEST, GHOST_NEWEST, slot)
     tiers[tier, GHOST_USED] -= _size(slots, tiers, tier, slot)
     slots[slot, WHERE] ^= 1 << REMEMBERED + tier
 
 
-@kernel
+@helper
 def expect(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Note whether `slot` comes back: what the ghost remembers enters the main queue."""
     if slots[slot, WHERE] >> REMEMBERED + tier & 1:
@@ -76,14 +76,14 @@ def expect(slots: Any, tiers: Any, tier: int, slot: int) -> None:
         mark(slots, tier, slot, _RETURNS)
 
 
-@kernel
+@helper
 def _enter_main(slots: Any, tiers: Any, tier: int, slot: int, asked: int) -> None:
     append(slots, tiers, tier, OLDEST, NEWEST, slot)
     tiers[tier, MAIN_USED] += _size(slots, tiers, tier, slot)
     mark(slots, tier, slot, _MAIN | asked)
 
 
-@kernel
+@helper
 def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Enter `slot` into the small queue, or the main one if it comes back."""
     filling = not tiers[tier, HAS_EVICTED] and tiers[tier, SMALL_USED] >= tiers[tier, SMALL_BYTES]
@@ -95,7 +95,7 @@ def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     mark(slots, tier, slot, 0)
 
 
-@kernel
+@helper
 def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Count that `slot` was asked for."""
     known = marks(slots, tier, slot)
@@ -103,7 +103,7 @@ def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
         mark(slots, tier, slot, known + 1)
 
 
-@kernel
+@helper
 def _victim_of_main(slots: Any, tiers: Any, tier: int) -> int:
     while True:
         slot = tiers[tier, OLDEST]
@@ -117,7 +117,7 @@ def _victim_of_main(slots: Any, tiers: Any, tier: int) -> int:
         mark(slots, tier, slot, _MAIN | (asked - 1))
 
 
-@kernel
+@helper
 def _victim_of_small(slots: Any, tiers: Any, tier: int) -> int:
     while True:
         slot = tiers[tier, SMALL_OLDEST]
@@ -128,7 +128,7 @@ def _victim_of_small(slots: Any, tiers: Any, tier: int) -> int:
         _enter_main(slots, tiers, tier, slot, 0)
 
 
-@kernel
+@helper
 def victim(slots: Any, tiers: Any, tier: int) -> int:
     """Return the block that leaves next, after moving on those that were asked for."""
     tiers[tier, HAS_EVICTED] = 1
@@ -138,7 +138,7 @@ def victim(slots: Any, tiers: Any, tier: int) -> int:
     return slot if slot != NONE else _victim_of_main(slots, tiers, tier)
 
 
-@kernel
+@helper
 def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     """Take `slot` out; one of the small queue is remembered."""
     taken = _size(slots, tiers, tier, slot)
@@ -155,7 +155,7 @@ def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
     mark(slots, tier, slot, 0)
 
 
-@kernel
+@helper
 def forget(slots: Any, tiers: Any, tier: int) -> int:
     """Take the oldest out of a ghost that has grown too big and return it; else return NONE."""
     if tiers[tier, GHOST_USED] <= tiers[tier, GHOST_BYTES]:
