@@ -10,6 +10,8 @@ import numpy as np
 from kvtrace import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from kvtrace.schema import Tier
@@ -35,6 +37,12 @@ class BlockEvents:
 
     def __len__(self) -> int:
         return len(self.timestamp_ns)
+
+    def pieces(self, count: int) -> Iterator[BlockEvents]:
+        """Yield them in order, at most `count` at a time."""
+        for begin in range(0, len(self), count):
+            cut = slice(begin, begin + count)
+            yield BlockEvents(*(getattr(self, column.name)[cut] for column in fields(self)))
 
     @classmethod
     def from_rows(cls, rows: NDArray[np.int64]) -> BlockEvents:

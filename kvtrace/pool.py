@@ -19,7 +19,7 @@ class _Window:
     """Rows of integers that are appended at the end and dropped from the front."""
 
     def __init__(self, columns: int) -> None:
-        self._kept = np.zeros((1024, columns), np.int64)
+        self._kept = np.empty((1024, columns), np.int64)
         self._begin = self._end = 0
 
     @property
@@ -32,15 +32,14 @@ class _Window:
         self._begin += count
 
     def extend(self, count: int) -> NDArray[np.int64]:
-        """Append rows of zeros and return them, to be filled in."""
+        """Append rows and return them, to be filled in."""
         if self._end + count > len(self._kept):
             live, needed = self.rows, self._end - self._begin + count
             if 2 * needed > len(self._kept):
-                self._kept = np.zeros((2 * needed, self._kept.shape[1]), np.int64)
+                self._kept = np.empty((3 * needed, self._kept.shape[1]), np.int64)
             self._kept[: len(live)] = live
             self._begin, self._end = 0, len(live)
         fresh = self._kept[self._end : self._end + count]
-        fresh[:] = 0
         self._end += count
         return fresh
 
@@ -97,6 +96,7 @@ class Pool:
             (kernel.END, begin[1:]),
         ):
             rows[:, column] = values
+        rows[:, kernel.REQUEST :] = 0
         blocks[:, kernel.B_IDENT] = cut.blocks.values
         blocks[:, kernel.B_TOKENS] = cut.tokens
         blocks[:, kernel.B_AT] = cut.at

@@ -10,7 +10,7 @@ from kvtrace import layouts, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.errors import UsageError
 from kvtrace.header import Header, Producer, TierInfo
-from kvtrace.hierarchy import NO_STATE, HierarchySpec, StateSize, TierSpec
+from kvtrace.hierarchy import EVENTS_PER_CALL, NO_STATE, HierarchySpec, StateSize, TierSpec
 from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.model import Model, load_model
@@ -120,11 +120,16 @@ class Recording:
         return ("request", "step", "rank", "block", *sorted(self.source.known))
 
     def batches(self, simulation: Simulation) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield the rows of the trace, expanded ahead by threads where there are workers."""
+        """Yield the rows of the trace, expanded ahead by threads where there are workers.
+
+        In parts: of some layouts a block becomes hundreds of rows.
+        """
+        at_once = max(1, EVENTS_PER_CALL // self.layout.objects)
+        events = (part for made in simulation.events() for part in made.pieces(at_once))
         if self.workers == 1:
-            yield from (self.layout.expand(part) for part in simulation.events())
+            yield from (self.layout.expand(part) for part in events)
         else:
-            yield from _expand_ahead(self.layout, simulation.events(), self.workers)
+            yield from _expand_ahead(self.layout, events, self.workers)
 
     def again(self) -> Recording:
         """Return the same recording, its source at the start again."""
