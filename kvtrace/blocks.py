@@ -167,9 +167,13 @@ class HashedBlocks:
         self.state_interval = state_interval
 
     def cut(self, batch: RequestBatch) -> CutRequests:
-        """Return the requests with the full blocks of their prompts."""
+        """Return the requests with the full blocks of their prompts, as far as ids tell them.
+
+        A source may list full blocks of its own only: what is behind them has no identity.
+        """
         assert batch.block_ids is not None
-        counts = batch.input_tokens // self.block_tokens
+        known = np.minimum(batch.input_tokens, batch.block_ids.counts * self.source_tokens)
+        counts = known // self.block_tokens
         ids, begin = batch.block_ids.values, batch.block_ids.begin[:-1]
         if self.source_tokens >= self.block_tokens:
             factor = self.source_tokens // self.block_tokens

@@ -6,7 +6,6 @@ out here, one token and one rule after the other.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,15 +18,16 @@ from kvtrace.eviction import NAMES
 from kvtrace.recording import Recording
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.simulation import Simulation
+from kvtrace.source_config import ARRIVING
 from tests.kvtrace.reference import Block, Reference, Request, Rules
+from tests.kvtrace.reference_inputs import FILES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kvtrace.request import RequestBatch
 
 TIERS = ("gpu", "cpu", "nvme", "object")
 MIB = 1 << 20
+EXAMPLES = 200
 
 
 class Engine:
@@ -121,6 +121,9 @@ def blocks_of(batch: RequestBatch, row: int, engine: Engine, source_tokens: int 
     context = turn_input - (len(chunks) * shared.chunk_tokens if shared else 0)
     output = int(batch.output_tokens[row]) if generated else 0
     made: list[Block] = []
+    if batch.block_ids is not None and source_tokens is not None:  # some list full blocks only
+        listed = int(batch.block_ids.begin[row + 1] - batch.block_ids.begin[row])
+        context = min(context, listed * source_tokens)
     for i in range((context + output) // size):
         end = (i + 1) * size
         ident = _ident(batch, row, i, size, source_tokens)
@@ -138,7 +141,8 @@ def _ident(batch: RequestBatch, row: int, i: int, size: int, source_tokens: int 
     if source_tokens is None:
         return None
     assert batch.block_ids is not None
-    ids = batch.block_ids.values[batch.block_ids.begin[row] :].tolist()
+    begin, end = batch.block_ids.begin[row : row + 2]
+    ids = batch.block_ids.values[begin:end].tolist()
     if size <= source_tokens:
         return (ids[i * size // source_tokens], i * size % source_tokens)
     return tuple(ids[: (i + 1) * size // source_tokens])
@@ -168,7 +172,13 @@ def requests_of(recording: Recording, engine: Engine, end_ns: int) -> list[Reque
         if batch.arrival_ns.max(initial=0) >= 0 and batch.arrival_ns[0] >= end_ns:
             break
         made = []
+        late: set[int] = set()  # such requests, and those that follow them, never begin
         for row in range(len(batch)):
+            if batch.arrival_ns[row] >= end_ns or row in late:
+                late.add(row + int(batch.follow[row]))
+                made.append(Request(int(batch.arrival_ns[row]), [], [], 0, 0, 0, 0, row=row_number))
+                row_number += 1
+                continue
             prompt, generated = blocks_of(
                 batch, row, engine, recording.source.block_tokens, recording.stores_generated
             )
@@ -220,8 +230,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         options[f"tiers.{tier}.eviction"] = draw(st.sampled_from(NAMES))
     if not any(options[f"tiers.{tier}.capacity"] for tier in TIERS):
         options["tiers.cpu.capacity"] = 300 * MIB
-    if draw(st.booleans()):
-        options |= {"source.name": "mooncake"}
+    source = draw(st.sampled_from(("synthetic", "synthetic", *FILES)))
+    if source != "synthetic":
+        options |= {"source.name": source}
+        options |= {"source.rate": 3} if source in ARRIVING else {}
     else:
         template = {"context_tokens": [100, 900], "generated_tokens": [10, 300], "think_s": [0, 1]}
         options |= {
@@ -235,30 +247,21 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return options
 
 
-def mooncake(path: Path, seed: int) -> Path:
-    """Write a few requests whose prompts share prefixes."""
-    lines = []
-    for number in range(30):
-        family, length = (number * 7 + seed) % 3, 300 + (number * 1237 + seed) % 2500
-        ids = [(family << 60) + index for index in range(-(-length // 512))]
-        lines.append(
-            {"timestamp": number * 130, "input_length": length, "output_length": number,
-             "hash_ids": ids}
-        )  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 @pytest.mark.slow
-@settings(max_examples=300)
-@given(configurations())
+@pytest.mark.parametrize("part", range(4))
+@settings(max_examples=EXAMPLES // 4)
+@given(options=configurations())
 def test_recordings_are_those_of_the_naive_model(
-    tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, part: int, options: dict[str, Any]
 ) -> None:
-    """Tiers × policies × layouts × sources: the same rows."""
-    folder = tmp_path_factory.mktemp("reference")
-    if options.get("source.name") == "mooncake":
-        options["source.input"] = [str(mooncake(folder / "m.jsonl", options["seed"]))]
+    """Tiers × policies × layouts × sources: the same rows. In parts, that run side by side."""
+    options["seed"] = 4 * options["seed"] + part
+    name = options.get("source.name")
+    if name is not None:
+        file, make = FILES[name]
+        path = tmp_path_factory.mktemp("reference") / file
+        make(path, options["seed"])
+        options["source.input"] = [str(path)]
     config = load_config(None, options)
     parallel = config.tensor_parallel
     engine = Engine(config.model, config.layout, parallel, config.ranks or "")

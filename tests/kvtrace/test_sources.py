@@ -12,8 +12,10 @@ import pytest
 import zstandard
 
 from kvtrace import plugins
+from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.inputs import csvrows, jsonstream, lines
+from kvtrace.recording import Recording
 from kvtrace.source_config import SourceConfig
 from kvtrace.units import MS_NS, S_NS
 from tests.kvtrace import request_files as files
@@ -599,3 +601,12 @@ def test_json_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert [value for _, value in jsonstream.values(path)] == values
     several = write(tmp_path / "b.json", "\n".join(map(json.dumps, values[:3])))
     assert [value for _, value in jsonstream.values(several)] == values[:3]
+
+
+def test_what_a_source_does_not_list_has_no_blocks(tmp_path: Path) -> None:
+    """Weka lists full blocks of 64: of 130 tokens, a layout of 16-token blocks has 8, not 9."""
+    path = write(tmp_path / "a.json", files.weka([files.weka_request(tokens=158)] * 2))
+    options = {"source.name": "weka", "source.input": [str(path)], "layout": "vllm"}
+    recording = Recording(load_config(None, options | {"model": "llama3.1-8b"}))
+    (cut,) = recording.requests()
+    assert cut.prompt_blocks.tolist() == [8, 8]
