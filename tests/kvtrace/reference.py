@@ -6,6 +6,7 @@ It shares no code with the compiled kernel and is written to be read, not to be 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,8 @@ class Reference:
         return tokens * rules.token_bytes[tier]
 
     def used(self, tier: int) -> int:
-        return sum(self.size(tier, self.tokens[block]) for block in self.held[tier].blocks())
+        lengths = Counter(map(self.tokens.__getitem__, self.held[tier].blocks()))
+        return sum(self.size(tier, tokens) * count for tokens, count in lengths.items())
 
     def takers(self, block: Any, first: int = 0) -> list[int]:
         """Tiers that a block fits into at all, fastest first."""
