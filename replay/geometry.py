@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.placement.places import CLASS, FREED, PLACE
 from kvtrace.schema import Tier
-from replay import order
 from replay.order import ORDER, Fixed, State
-from replay.places import CLASS, PLACE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.extents import Classes, Space
+    from kvtrace.placement.extents import Classes, Space
 
 NO_LANE = -1
 _FREED_ROOM = 1 << 12
@@ -73,7 +72,7 @@ def initial_state(classes: Classes, quotas: NDArray[np.int64], geometry: Geometr
     table = np.zeros(len(quotas), CLASS)
     table["length"], table["quota"] = classes.length_bytes, quotas
     cursor = np.zeros(5, np.int64)
-    cursor[order.FREED] = 1  # 0 ends a queue
+    cursor[FREED] = 1  # 0 ends a queue
     return State(
         order=np.zeros((0, len(Tier)), ORDER),
         place=np.zeros((0, lanes), PLACE),

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvtrace.placement.rows import Limit
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, S_NS
 from replay.loop import Mode
-from replay.rows import Limit
 
 
 class Timing(StrEnum):

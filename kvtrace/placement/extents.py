@@ -9,16 +9,16 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from kvtrace.jit import kernel
+from kvtrace.placement.objects import LANE_BITS
+from kvtrace.placement.places import UNBOUNDED
 from kvtrace.units import format_bytes
-from replay.objects import LANE_BITS
-from replay.places import UNBOUNDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from replay.survey import Survey
+    from kvtrace.placement.survey import Survey
 
 EXACT_CLASSES = 256
 """Up to so many distinct lengths have a class each; more are rounded up by at most 1/16."""
