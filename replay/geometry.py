@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from kvtrace.placement.extents import Classes, Space
 
-NO_LANE = -1
 _FREED_ROOM = 1 << 12
 
 
@@ -37,14 +36,6 @@ class Geometry:
     """Per lane: whether a delete is work for the target."""
     closed: bool = False
     sync_stores: bool = False
-
-
-def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:
-    """Return the lane of each tier, `NO_LANE` where it isn't among `tiers`."""
-    lanes = np.full(len(Tier), NO_LANE, np.int8)
-    for lane, tier in enumerate(tiers):
-        lanes[tier] = lane
-    return lanes
 
 
 def fixed_of(geometry: Geometry) -> Fixed:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from kvtrace.errors import TargetError, TraceError, UsageError
 from kvtrace.placement import extents
-from kvtrace.placement.extents import Space
+from kvtrace.placement.extents import Space, lane_of_tier
 from kvtrace.placement.rows import Limit
 from kvtrace.placement.survey import survey
 from kvtrace.schema import Op, Phase, Tier
-from replay.geometry import Geometry, lane_of_tier
+from replay.geometry import Geometry
 from replay.loop import EXTRA, Action, Ops
 from replay.plan import Planner, make_ring
 from tests.replay.conftest import MemoryTrace, Row
