@@ -98,8 +98,8 @@ def _rows(path: Path, found: _Found) -> Iterator[Columns]:
         some = lines.count > 0
         if lines.first == 1:
             some[0] = False
-        clock.start(lines.only(some))
         io = _io_lines(lines, some, version)
+        clock.start(lines.only(some))
         if len(io) and len((columns := _columns(io, version, clock, found))["op"]):
             yield columns
     found.late += clock.late

@@ -52,6 +52,7 @@ def _place_rows(
     born_class: NDArray[np.int32],
     born_length: NDArray[np.int64],
     align_bytes: NDArray[np.int64],
+    per_object: NDArray[np.bool_],
     cursor: NDArray[np.int64],
     begin_bytes: NDArray[np.int64],
     length_bytes: NDArray[np.int64],
@@ -63,9 +64,10 @@ def _place_rows(
             continue
         item: Record = place[index[row], lane[row]]
         align = align_bytes[lane[row]]
+        on_device = 0 if per_object[lane[row]] else 1
         if what == _DELETE:
             if item.live == 1 and item.size_class >= 0:
-                begin_bytes[row], length_bytes[row] = item.extent, item.length
+                begin_bytes[row], length_bytes[row] = on_device * item.extent, item.length
                 freed = push_freed(classes, item.size_class, freed_next, cursor)
                 if freed >= 0:
                     freed_extent[freed] = item.extent
@@ -86,13 +88,16 @@ def _place_rows(
             item.extent = extent
         if what == _WRITE and (low != offset[row] or (high != end and high != item.length)):
             return row
-        begin_bytes[row], length_bytes[row] = item.extent + low, high - low
+        begin_bytes[row], length_bytes[row] = on_device * item.extent + low, high - low
     return _ALL_PLACED
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where the rows of a slice are: bytes from the start, aligned; length 0 is nowhere."""
+    """Where the rows of a slice are: bytes from the start of the device, or of the object's file.
+
+    Aligned; length 0 is nowhere.
+    """
 
     begin_bytes: NDArray[np.int64]
     length_bytes: NDArray[np.int64]
@@ -116,6 +121,7 @@ class Allocator:
         self._survey, self._classes, self._where = survey, classes, where
         self._lane_of_tier = lane_of_tier
         self._align = np.array([space.align_bytes for space in spaces], np.int64)
+        self._per_object = np.array([space.per_object for space in spaces], np.bool_)
         self._table = KeyTable()
         self._place = np.zeros((self._table.capacity, len(spaces)), PLACE)
         self._states = np.zeros(len(quotas), CLASS)
@@ -170,6 +176,7 @@ class Allocator:
             self._classes.of(lengths, lanes),
             lengths,
             self._align,
+            self._per_object,
             self._cursor,
             placed.begin_bytes,
             placed.length_bytes,
