@@ -32,13 +32,22 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    nvme_capacity: Annotated[
+        str | None,
+        typer.Option(
+            help="mlperf-csv: what nvme held, e.g. 50GiB; deletes are inferred.", show_default=False
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn another tool's trace into ours."""
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
-    options = importers.ImportOptions(force=force)
+    options = importers.ImportOptions(
+        force=force,
+        nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
+    )
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:
         fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +13,14 @@ import pyarrow.csv as pa_csv
 import xxhash
 
 from kvtrace.csvfile import HEADER, OPS, PHASES, TIERS
-from kvtrace.errors import TraceError
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import RESIDENT_DTYPE, Header, Producer, Resident, SourceInfo
 from kvtrace.importers import Imported
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase
+from kvtrace.inputs.capacity import Capacity
+from kvtrace.inputs.names import NamesFile
+from kvtrace.inputs.ordered import Disorder, in_order
+from kvtrace.placement.keys import KeyTable
+from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from kvtrace.textfile import open_binary
 from kvtrace.version import VERSION
 from kvtrace.writer import TraceWriter, check_writable, file_sha256
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
     from kvtrace.importers import ImportOptions
 
-OPTIONS = ()
+OPTIONS = ("nvme_capacity_bytes",)
 
 Columns = dict[str, "NDArray[Any]"]
 _OWN_KEY = r"^[0-9a-f]{16}$"
@@ -47,69 +53,92 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """Make a trace from a CSV.
 
     Rows out of order are sorted stably and counted. Where the file has no deletes, each pair of
-    Read and Write with phase Evict gets the delete that the benchmark doesn't write. Objects read
-    before any write become declared residents. Keys of 16 hex digits are taken as they are; other
-    ones are hashed (xxh3-64), their names kept beside `out` in `<name>.keys.parquet`.
+    Read and Write with phase Evict gets the delete that the benchmark doesn't write, and with
+    `nvme_capacity_bytes` so does each object that no longer fits on nvme, the least recently used
+    one first. Objects read before any write become declared residents. Keys of 16 hex digits are
+    taken as they are; other ones are hashed (xxh3-64), their names kept beside `out` in
+    `<name>.keys.parquet`.
     """
     (path,), force = paths, options.force
-    names_path = out.with_name(f"{out.stem}.keys.parquet")
     check_writable(out, force=force)
-    check_writable(names_path, force=force)
-    survey = _survey(path)
-    keys = _Keys()
-    residents = _Residents()
+    found = _survey(path)
     header = Header(
         producer=Producer(version=VERSION),
         source=SourceInfo(name="mlperf-csv", sha256=[file_sha256(path)]),
         resident=Resident(derived=True),
-        epoch_ns=survey.first_ns,
+        epoch_ns=found.order.first_ns,
     )
-    evictions = None if survey.has_deletes else _Evictions()
-    frames = _sorted_whole(path) if survey.disorder else _frames(path)
-    with TraceWriter(out, header, force=force) as writer:
-        for frame in frames:
-            columns = _columns(frame, keys, survey.first_ns)
-            residents.note(columns)
-            writer.append(columns if evictions is None else evictions.completed(columns))
+    deletes = _deletes(path, found, options)
+    residents = _Residents()
+    with ExitStack() as stack:
+        keys = _Keys(stack, out.with_name(f"{out.stem}.keys.parquet"), force=force)
+        writer = stack.enter_context(TraceWriter(out, header, force=force))
+        for rows in in_order(_rows(path, keys, found.order.first_ns), found.order.window_ns):
+            residents.note(rows)
+            for adds in deletes:
+                rows = adds.completed(rows)
+            writer.append(rows)
         writer.resident = residents.array()
         header = writer.close()
-    notes = []
-    if survey.disorder:
-        notes.append(f"{survey.disorder} rows were out of order and have been sorted")
-    if evictions is not None and evictions.added:
-        notes.append(f"{evictions.added} deletes added, one per eviction pair")
-    if len(writer.resident):
-        notes.append(f"{len(writer.resident)} objects are read before any write: declared resident")
-    if keys.names:
-        keys.write(names_path)
-        notes.append(f"{len(keys.names)} key names kept in {names_path.name}")
-    return Imported(header, tuple(notes))
+    return Imported(header, tuple(_notes(found, deletes, residents, keys)))
 
 
+def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[_Evictions | Capacity]:
+    """Return what adds the deletes that the file lacks."""
+    capacity = options.nvme_capacity_bytes
+    if found.has_deletes:
+        if capacity is not None:
+            raise UsageError(
+                "the file has deletes already",
+                where=path,
+                got="--nvme-capacity",
+                hint="leave it out",
+            )
+        return []
+    if capacity is None:
+        return [_Evictions()]
+    if capacity <= 0:
+        raise UsageError("not a capacity", where="--nvme-capacity", got=capacity)
+    return [_Evictions(), Capacity(Tier.NVME, capacity, path)]
+
+
+def _notes(
+    found: _Survey, deletes: list[_Evictions | Capacity], residents: _Residents, keys: _Keys
+) -> Iterator[str]:
+    if found.order.late:
+        yield f"{found.order.late} rows were out of order and have been sorted"
+    for adds in deletes:
+        if isinstance(adds, Capacity):
+            yield f"{adds.deleted:,} deletes added for room on nvme; {adds.live:,} objects live"
+        elif adds.added:
+            yield f"{adds.added} deletes added, one per eviction pair"
+    if residents.count:
+        yield f"{residents.count} objects are read before any write: declared resident"
+    if keys.named:
+        yield f"{keys.named} key names kept in {keys.path.name}"
+
+
+@dataclass(slots=True)
 class _Survey:
     """What a first pass over the file finds."""
 
-    def __init__(self) -> None:
-        self.rows = 0
-        self.disorder = 0
-        self.first_ns = 0
-        self.has_deletes = False
+    order: Disorder
+    has_deletes: bool = False
 
 
 def _survey(path: Path) -> _Survey:
-    found, last_ns, least_ns = _Survey(), 0, None
+    found = _Survey(Disorder())
     for frame in _frames(path):
-        times = frame["ns"].to_numpy()
-        running = np.maximum.accumulate(np.concatenate(([last_ns], times)))
-        found.disorder += int((times < running[:-1]).sum())
-        last_ns = int(running[-1])
-        least_ns = int(times.min()) if least_ns is None else min(least_ns, int(times.min()))
-        found.rows += len(times)
+        found.order.note(frame["ns"].to_numpy())
         found.has_deletes |= bool((frame["Operation"] == "Delete").any())
-    if found.rows == 0:
+    if found.order.rows == 0:
         raise TraceError("no rows", where=path, accepted="at least one row below the header")
-    found.first_ns = least_ns or 0
     return found
+
+
+def _rows(path: Path, keys: _Keys, first_ns: int) -> Iterator[Columns]:
+    for frame in _frames(path):
+        yield _columns(frame, keys, first_ns)
 
 
 def _frames(path: Path) -> Iterator[pl.DataFrame]:
@@ -182,37 +211,51 @@ def _refuse(
         )
 
 
-def _sorted_whole(path: Path) -> Iterator[pl.DataFrame]:
-    yield pl.concat(list(_frames(path))).sort("ns", maintain_order=True)
-
-
 class _Keys:
-    """Turns key strings into u64."""
+    """Turns key strings into u64, and keeps the names of those that are hashed."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
+    def __init__(self, stack: ExitStack, path: Path, *, force: bool) -> None:
+        check_writable(path, force=force)
+        self.path = path
+        self._stack, self._force = stack, force
+        self._file: NamesFile | None = None
+        self._known = KeyTable()
+
+    @property
+    def named(self) -> int:
+        """How many names are kept."""
+        return self._known.count
 
     def of(self, texts: pl.Series) -> NDArray[np.uint64]:
-        unique = texts.unique(maintain_order=True)
-        own = unique.str.contains(_OWN_KEY)
-        numbers = [
-            int(text, 16) if is_own else self._hashed(text)
-            for text, is_own in zip(unique.to_list(), own.to_list(), strict=True)
-        ]
-        table = pl.DataFrame({"text": unique, "key": pl.Series(numbers, dtype=pl.UInt64)})
+        """Return the keys of a column."""
+        own = texts.str.contains(_OWN_KEY)
+        if own.all():
+            return _hex(texts)
+        unique = texts.filter(~own).unique(maintain_order=True)
+        digest = xxhash.xxh3_64_intdigest
+        hashes = np.array([digest(text) for text in unique.cast(pl.Binary).to_list()], np.uint64)
+        self._note(unique, hashes)
+        table = pl.DataFrame({"text": unique, "key": hashes})
         joined = texts.to_frame("text").join(table, on="text", how="left", maintain_order="left")
-        return joined["key"].to_numpy()
+        keys = joined["key"].fill_null(0).to_numpy().copy()
+        mine = own.to_numpy()
+        keys[mine] = _hex(texts.filter(own))
+        return keys
 
-    def _hashed(self, text: str) -> int:
-        if text not in self.names:
-            self.names[text] = xxhash.xxh3_64_intdigest(text.encode())
-        return self.names[text]
+    def _note(self, names: pl.Series, hashes: NDArray[np.uint64]) -> None:
+        before = self._known.count
+        new = self._known.add(hashes) >= before
+        if new.any():
+            if self._file is None:
+                self._file = self._stack.enter_context(NamesFile(self.path, force=self._force))
+            self._file.append(hashes[new], names.filter(pl.Series(new)))
 
-    def write(self, path: Path) -> None:
-        frame = pl.DataFrame(
-            {"key": pl.Series(list(self.names.values()), dtype=pl.UInt64), "name": list(self.names)}
-        )
-        frame.write_parquet(path)
+
+def _hex(texts: pl.Series) -> NDArray[np.uint64]:
+    """Return the numbers that 16 hex digits each are."""
+    raw = pa.array(texts.str.decode("hex").to_arrow()).cast(pa.binary())
+    data = np.frombuffer(raw.buffers()[2], ">u8", len(texts), raw.offset * 8)
+    return data.astype(np.uint64)
 
 
 def _columns(frame: pl.DataFrame, keys: _Keys, first_ns: int) -> Columns:
@@ -233,20 +276,28 @@ class _Residents:
     """Finds the objects whose first op on a tier is a read or a delete."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[int, int]] = set()
-        self._found: list[tuple[int, int, int]] = []
+        self.count = 0
+        self._seen = {tier: KeyTable() for tier in TIERS}
+        self._found: list[NDArray[np.void]] = []
 
     def note(self, columns: Columns) -> None:
-        frame = pl.DataFrame({name: columns[name] for name in ("tier", "key", "op", "size")})
-        firsts = frame.unique(subset=["tier", "key"], keep="first", maintain_order=True)
-        for tier, key, op, size in firsts.iter_rows():
-            if (tier, key) not in self._seen:
-                self._seen.add((tier, key))
-                if op != Op.WRITE:
-                    self._found.append((tier, key, size))
+        """Take the next rows."""
+        for tier, table in self._seen.items():
+            rows = np.flatnonzero(columns["tier"] == tier)
+            before = table.count
+            index = table.add(columns["key"][rows])
+            new = np.flatnonzero(index >= before)
+            firsts = rows[new[np.unique(index[new], return_index=True)[1]]]
+            firsts = firsts[columns["op"][firsts] != Op.WRITE]
+            made = np.zeros(len(firsts), RESIDENT_DTYPE)
+            made["tier"], made["key"] = tier, columns["key"][firsts]
+            made["size"] = columns["size"][firsts]
+            self._found.append(made)
+            self.count += len(made)
 
     def array(self) -> NDArray[np.void]:
-        return np.array(self._found, RESIDENT_DTYPE)
+        """Return them all."""
+        return np.concatenate([np.zeros(0, RESIDENT_DTYPE), *self._found])
 
 
 class _Evictions:
