@@ -121,8 +121,8 @@ class CsvWriter(RowWriter):
 
 
 def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:
-    labels = np.array([words.get(wire, "") for wire in range(max(words) + 1)], object)
-    return pl.Series(labels[values], dtype=pl.String)
+    labels = pl.Series([words.get(wire, "") for wire in range(max(words) + 1)], dtype=pl.String)
+    return labels.gather(pl.Series(values, dtype=pl.UInt32))
 
 
 def _hex(keys: NDArray[np.bytes_]) -> pl.Series:

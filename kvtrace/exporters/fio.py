@@ -47,7 +47,7 @@ OPTIONS = (
 DEFAULT_TIERS = (Tier.NVME,)
 FILES_MAX = 10_000
 """fio looks a file up in a list, and holds all of them open."""
-_ACTIONS = np.array(["read", "write", "trim"])
+_ACTIONS = pl.Series(["read", "write", "trim"])
 _MAP_FIELDS = (pa.field("offset", pa.uint64()), pa.field("bytes", pa.uint64()))
 
 Columns = dict[str, "NDArray[Any]"]
@@ -217,7 +217,7 @@ class _Log:
         frame = pl.DataFrame(
             {
                 "us": columns["us"],
-                "action": pl.Series(_ACTIONS[columns["op"]]),
+                "action": _ACTIONS.gather(columns["op"].astype(np.uint32)),
                 "offset": columns["offset"],
                 "bytes": columns["bytes"],
             }

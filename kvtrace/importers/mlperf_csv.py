@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import xxhash
 
@@ -19,6 +20,7 @@ from kvtrace.importers import Imported
 from kvtrace.inputs.capacity import Capacity
 from kvtrace.inputs.names import NamesFile
 from kvtrace.inputs.ordered import Disorder, in_order
+from kvtrace.inputs.words import BAD, seconds_ns
 from kvtrace.placement.keys import KeyTable
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from kvtrace.textfile import open_binary
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 OPTIONS = ("nvme_capacity_bytes",)
 
 Columns = dict[str, "NDArray[Any]"]
+_BLOCK_BYTES = 4 << 20
+_NO_WORD = 255
 _OWN_KEY = r"^[0-9a-f]{16}$"
 _ACCEPTED = {
     "Operation": {word: int(op) for op, word in OPS.items()},
@@ -128,87 +132,119 @@ class _Survey:
 
 def _survey(path: Path) -> _Survey:
     found = _Survey(Disorder())
-    for frame in _frames(path):
-        found.order.note(frame["ns"].to_numpy())
-        found.has_deletes |= bool((frame["Operation"] == "Delete").any())
+    for block in _blocks(path, ("Timestamp", "Operation")):
+        found.order.note(block.times_ns())
+        found.has_deletes |= bool((block.words("Operation") == Op.DELETE).any())
     if found.order.rows == 0:
         raise TraceError("no rows", where=path, accepted="at least one row below the header")
     return found
 
 
 def _rows(path: Path, keys: _Keys, first_ns: int) -> Iterator[Columns]:
-    for frame in _frames(path):
-        yield _columns(frame, keys, first_ns)
+    for block in _blocks(path, HEADER):
+        yield {
+            "timestamp": block.times_ns() - first_ns,
+            "op": block.words("Operation"),
+            "size": block.sizes(),
+            "tier": block.words("Tier"),
+            "key": keys.of(pl.Series(pl.from_arrow(block.strings("Key")))),
+            "phase": block.words("Phase"),
+        }
 
 
-def _frames(path: Path) -> Iterator[pl.DataFrame]:
-    """Yield the file's rows with `row` (of the file, header is 1) and `ns`, checked."""
+def _blocks(path: Path, names: Sequence[str]) -> Iterator[_Block]:
+    """Yield some columns of the file, some rows at a time."""
+    _check_header(path)
     first_row = 2
+    word = pa.dictionary(pa.int32(), pa.string())
+    types = {
+        "Timestamp": pa.string(),
+        "Object_Size_Bytes": pa.uint64(),
+        "Key": pa.string(),
+        **dict.fromkeys(_ACCEPTED, word),
+    }
     with open_binary(path) as stream:
         try:
             reader = pa_csv.open_csv(
                 stream,
-                read_options=pa_csv.ReadOptions(block_size=8 << 20),
+                read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types={
-                        "Timestamp": pa.decimal128(20, 9),
-                        "Object_Size_Bytes": pa.uint64(),
-                        **dict.fromkeys(("Operation", "Tier", "Key", "Phase"), pa.string()),
-                    }
+                    column_types=types, include_columns=list(names), strings_can_be_null=False
                 ),
             )
-            if tuple(reader.schema.names) != HEADER:
-                raise TraceError(
-                    "wrong columns",
-                    where=path,
-                    got=",".join(reader.schema.names),
-                    accepted=",".join(HEADER),
-                )
             for batch in reader:
-                frame = _with_ns(batch)
-                _check(frame, path, first_row)
-                first_row += len(frame)
-                if len(frame):
-                    yield frame
+                if batch.num_rows:
+                    yield _Block(path, first_row, batch)
+                first_row += batch.num_rows
         except pa.ArrowInvalid as error:
             raise TraceError(
                 f"not such a CSV at or after row {first_row}: {error}", where=path
             ) from error
 
 
-def _with_ns(batch: pa.RecordBatch) -> pl.DataFrame:
-    # A decimal(20, 9) is its value in billionths: the low 64 bits of it are nanoseconds.
-    stamps = batch.column("Timestamp")
-    raw = np.frombuffer(stamps.buffers()[1], np.int64).reshape(-1, 2)
-    ns = raw[stamps.offset : stamps.offset + len(stamps), 0]
-    frame = pl.DataFrame(pl.from_arrow(batch.drop_columns(["Timestamp"])))
-    return frame.with_columns(
-        ns=pl.Series(ns.copy()), null=pl.Series(stamps.is_null().to_numpy(False))
-    )
-
-
-def _check(frame: pl.DataFrame, path: Path, first_row: int) -> None:
-    """Raise TraceError for the first row that isn't what it should be."""
-    for name, words in _ACCEPTED.items():
-        _refuse(~frame[name].is_in(list(words)), frame[name], path, first_row, list(words))
-    sizes = frame["Object_Size_Bytes"]
-    bad = (sizes == 0) | (sizes > MAX_SIZE_BYTES)
-    _refuse(bad, sizes, path, first_row, [f"1 to {MAX_SIZE_BYTES}"])
-    _refuse(frame["null"], frame["null"], path, first_row, ["a timestamp in seconds"])
-
-
-def _refuse(
-    bad: pl.Series, values: pl.Series, path: Path, first_row: int, accepted: list[str]
-) -> None:
-    bad = bad.fill_null(value=True)
-    if bad.any():
-        at = int(bad.arg_max() or 0)
+def _check_header(path: Path) -> None:
+    with open_binary(path) as stream:
+        first = stream.read(4096).split(b"\n")[0].rstrip()
+    if first.decode("utf-8", "replace").split(",") != list(HEADER):
         raise TraceError(
-            "value not accepted",
-            where=f"{path}: row {first_row + at}, column {values.name}",
-            got=values[at],
-            accepted=", ".join(accepted),
+            "wrong columns",
+            where=path,
+            got=repr(first[:80].decode("utf-8", "replace")),
+            accepted=",".join(HEADER),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some rows of the file, from row `first` on (the header is row 1); columns are checked."""
+
+    path: Path
+    first: int
+    batch: pa.RecordBatch
+
+    def times_ns(self) -> NDArray[np.int64]:
+        """Return the timestamps in ns."""
+        column = self.batch.column("Timestamp").fill_null("")
+        begin = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
+        data = np.frombuffer(column.buffers()[2], np.uint8)
+        found = np.empty(len(column), np.uint64)
+        seconds_ns(data, begin[: len(column)], begin[1 : len(column) + 1], found)
+        self._refuse(found == BAD, "Timestamp", "Unix seconds, 0 to 9223372036")
+        return found.view(np.int64)
+
+    def sizes(self) -> NDArray[np.uint64]:
+        """Return the sizes."""
+        column = self.batch.column("Object_Size_Bytes")
+        values = column.fill_null(0).to_numpy(zero_copy_only=False)
+        bad = (values == 0) | (values > MAX_SIZE_BYTES)
+        self._refuse(bad, "Object_Size_Bytes", f"1 to {MAX_SIZE_BYTES}")
+        return np.asarray(values, np.uint64)
+
+    def words(self, name: str) -> NDArray[np.uint8]:
+        """Return the wire values of a column of words."""
+        column = self.batch.column(name)
+        accepted = _ACCEPTED[name]
+        known = [accepted.get(text, _NO_WORD) for text in column.dictionary.to_pylist()]
+        values = np.array([*known, _NO_WORD], np.uint8)[column.indices.fill_null(-1).to_numpy()]
+        self._refuse(values == _NO_WORD, name, ", ".join(accepted))
+        return np.asarray(values, np.uint8)
+
+    def strings(self, name: str) -> pa.Array:
+        """Return a column of text."""
+        column = self.batch.column(name)
+        empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(False)
+        self._refuse(empty, name, "text")
+        return column
+
+    def _refuse(self, bad: NDArray[np.bool_], name: str, accepted: str) -> None:
+        if bad.any():
+            at = int(bad.argmax())
+            raise TraceError(
+                "value not accepted",
+                where=f"{self.path}: row {self.first + at}, column {name}",
+                got=str(self.batch.column(name)[at]) or "nothing",
+                accepted=accepted,
+            )
 
 
 class _Keys:
@@ -256,20 +292,6 @@ def _hex(texts: pl.Series) -> NDArray[np.uint64]:
     raw = pa.array(texts.str.decode("hex").to_arrow()).cast(pa.binary())
     data = np.frombuffer(raw.buffers()[2], ">u8", len(texts), raw.offset * 8)
     return data.astype(np.uint64)
-
-
-def _columns(frame: pl.DataFrame, keys: _Keys, first_ns: int) -> Columns:
-    def words(name: str) -> NDArray[Any]:
-        return frame[name].replace_strict(_ACCEPTED[name], return_dtype=pl.UInt8).to_numpy()
-
-    return {
-        "timestamp": frame["ns"].to_numpy() - first_ns,
-        "op": words("Operation"),
-        "size": frame["Object_Size_Bytes"].to_numpy(),
-        "tier": words("Tier"),
-        "key": keys.of(frame["Key"]),
-        "phase": words("Phase"),
-    }
 
 
 class _Residents:

@@ -80,31 +80,31 @@ def _numbers(
 
 
 @kernel
-def _seconds(
+def seconds_ns(
     data: NDArray[np.uint8],
     begin: NDArray[np.int32],
     end: NDArray[np.int32],
     found: NDArray[np.uint64],
 ) -> None:
-    """Read `12.000345678` as nanoseconds: up to 9 digits before the dot, and up to 9 behind it."""
+    """Read `12.000345678` as nanoseconds: up to 10 digits before a dot, and up to 9 behind it."""
     for row in range(begin.size):
-        value, digits, behind = np.uint64(0), 0, -1
-        good = 0 < end[row] - begin[row] <= 19
+        value, digits, behind, dots = np.uint64(0), 0, 0, 0
+        good = 0 < end[row] - begin[row] <= 20
         for at in range(begin[row], end[row] if good else begin[row]):
             byte = data[at]
-            if byte == _DOT and behind < 0 and digits:
-                behind = 0
+            if byte == _DOT:
+                dots += 1
             elif byte < _ZERO or byte > _NINE:
                 good = False
-                break
             else:
                 value = value * np.uint64(10) + np.uint64(byte - _ZERO)
                 digits += 1
-                behind += behind >= 0
-        good = good and 0 < behind <= 9 and digits - behind <= 9
+                behind += dots
+        good = good and behind <= 9 and 0 < digits - behind <= 10
+        good = good and (dots == 0 or (dots == 1 and behind > 0))
         for _ in range(9 - behind if good else 0):
             value *= np.uint64(10)
-        found[row] = value if good else BAD
+        found[row] = value if good and value <= _NUMBER_MAX else BAD
 
 
 @kernel
@@ -193,7 +193,7 @@ class Picked:
     def seconds_ns(self, word: int, name: str) -> NDArray[np.int64]:
         """Return each line's n-th word, seconds with a fraction, as ns. Raises TraceError."""
         found = np.empty(len(self), np.uint64)
-        _seconds(self.lines.data, *self._ends(word), found)
+        seconds_ns(self.lines.data, *self._ends(word), found)
         self.check(found == BAD, f"{name} isn't accepted", "seconds, such as 12.000345678")
         return found.view(np.int64)
 

@@ -173,6 +173,8 @@ def test_blkparse_text(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("0.000002000", "-1.00000000", "line 3: the time isn't accepted"),
+        ("0.000002000", "0.0000020001", "line 3: the time isn't accepted"),
+        ("0.000002000", "0.0.02000", "line 3: the time isn't accepted"),
         ("0.000002000", "99999999999.0", "line 3: the time isn't accepted"),
         ("4096 + 16", "4096 - 16", "line 3: not an event"),
         ("4096 + 16", "-4096 + 16", "line 3: the sector isn't accepted"),

@@ -282,3 +282,38 @@ def test_round_trip(
         )
         for time, op, size, tier, key, phase in wanted
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("-1.0,Write,8,Tier-2,a,Evict", "row 3, column Timestamp: got -1.0"),
+        ("1e9,Write,8,Tier-2,a,Evict", "row 3, column Timestamp: got 1e9"),
+        ("9300000000.0,Write,8,Tier-2,a,Evict", "row 3, column Timestamp: got 9300000000.0"),
+        (",Write,8,Tier-2,a,Evict", "row 3, column Timestamp: got nothing"),
+        ("1.0,Append,8,Tier-2,a,Evict", "row 3, column Operation: got Append"),
+        ("1.0,Write,0,Tier-2,a,Evict", "row 3, column Object_Size_Bytes: got 0"),
+        ("1.0,Write,99999999999999,Tier-2,a,Evict", "row 3, column Object_Size_Bytes"),
+        ("1.0,Write,-8,Tier-2,a,Evict", "not such a CSV at or after row 2: .*'-8'"),
+        ("1.0,Write,8,Tier-3,a,Evict", "row 3, column Tier: got Tier-3"),
+        ("1.0,Write,8,Tier-2,,Evict", "row 3, column Key: got nothing"),
+        ("1.0,Write,8,Tier-2,a,Promote", "row 3, column Phase: got Promote"),
+        ("1.0,Write,8,Tier-2,a", "not such a CSV at or after row 2"),
+        ("garbage", "not such a CSV at or after row 2"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, line: str, message: str) -> None:
+    """What isn't such a row is refused, with file, row and column, and leaves nothing behind."""
+    path = csv(tmp_path, "1.0,Write,8,Tier-2,a,Prefill", line)
+    pattern = message.replace(": got", ": value not accepted: got")
+    with pytest.raises(TraceError, match=pattern):
+        convert(path, tmp_path / "t.parquet")
+    assert [found.name for found in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    """A CSV of another kind is named by its first line."""
+    path = tmp_path / "t.csv"
+    path.write_text("Timestamp,Operation,Object_Size_Bytes,Tier,Key\n1.0,Write,8,Tier-2,a\n")
+    with pytest.raises(TraceError, match="wrong columns: got 'Timestamp,Operation"):
+        convert(path, tmp_path / "t.parquet")
