@@ -22,6 +22,7 @@ DEPTH = 32
 
 Version = tuple[int, int]
 _OLDEST: Version = (3, 31)
+_TRIMS: Version = (3, 34)
 _ASYNC_ONLY: tuple[Version, Version] = ((3, 36), (3, 40))
 
 
@@ -49,6 +50,11 @@ def installed_version() -> Version | None:
         return None
     ended = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     return parse_version(ended.stdout)
+
+
+def runs_trims(version: Version | None) -> bool:
+    """Return whether this fio runs the trims of a log; an unknown version is taken to."""
+    return version is None or version >= _TRIMS
 
 
 def engine_of(version: Version | None, *, no_stall: bool) -> str:

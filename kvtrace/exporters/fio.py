@@ -60,6 +60,8 @@ class _Target:
     name: str
     device: bool
     per_key: bool
+    no_trims: str = ""
+    """Why deletes don't become trims; empty where they do."""
 
 
 def job_path(out: Path) -> Path:
@@ -78,8 +80,8 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     Keys become extents, placed as a replay places them. Raises UsageError for what fio can't take,
     TargetError if the live set doesn't fit.
     """
-    target = _target(out, options)
     version = _version(options)
+    target = _target(out, options, version)
     for path in (job_path(out), fill_path(out)):
         check_writable(path, force=options.force)
     tiers = options.tiers or DEFAULT_TIERS
@@ -133,7 +135,7 @@ def _write(files: ExitStack, path: Path, text: str, options: ExportOptions) -> P
     return path
 
 
-def _target(out: Path, options: ExportOptions) -> _Target:
+def _target(out: Path, options: ExportOptions, version: fiolog.Version | None) -> _Target:
     """Return what the log is for. Raises UsageError for what doesn't fit together."""
     if out.suffix in (".fio", ".gz", ".zst", ".parquet"):
         raise UsageError(
@@ -156,11 +158,13 @@ def _target(out: Path, options: ExportOptions) -> _Target:
             raise UsageError(
                 "isn't a block device", where="--device", got=path, hint="name a file by --filename"
             )
-        return _Target(fiolog.check_name(options.device, "--device"), device=True, per_key=False)
+        name = fiolog.check_name(options.device, "--device")
+        why = "" if fiolog.runs_trims(version) else "since fio before 3.34 runs no trims of a log"
+        return _Target(name, device=True, per_key=False, no_trims=why)
     name = options.filename or str(out.with_suffix("" if options.file_per_key else ".dat"))
-    return _Target(
-        fiolog.check_name(name, "--filename"), device=False, per_key=options.file_per_key
-    )
+    name = fiolog.check_name(name, "--filename")
+    why = "since files aren't trimmed"
+    return _Target(name, device=False, per_key=options.file_per_key, no_trims=why)
 
 
 def _check_power(where: str, value: int, least: int, most: int) -> None:
@@ -196,7 +200,7 @@ class _Log:
     def add(self, batch: Batch, placed: Placed) -> None:
         """Take the rows that move something; deletes only where they become trims."""
         kept = placed.length_bytes > 0
-        if not self._target.device:
+        if self._target.no_trims:
             kept &= batch.op != Op.DELETE
         rows = np.flatnonzero(kept)
         if not len(rows):
@@ -312,8 +316,8 @@ def _loses(
         "what waits for what, but that overlapping I/O isn't in flight together",
         "the header",
     ]
-    if not target.device:
-        found.insert(1, f"deletes, since files aren't trimmed: {deletes:,}")
+    if target.no_trims:
+        found.insert(1, f"deletes, {target.no_trims}: {deletes:,}")
     if log.records > log.rows:
         found.append(f"long ops as one: {log.rows:,} rows become {log.records:,} pieces")
     if count:

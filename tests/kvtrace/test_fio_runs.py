@@ -7,22 +7,23 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from kvtrace import exporters, importers
+from kvtrace import exporters, fiolog, importers
 from kvtrace.check import check
 from kvtrace.exporters import ExportOptions
 from kvtrace.reader import open_trace
+from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
 from kvtrace.units import MS_NS, S_NS
-from tests.making import make
+from tests.making import Row, make, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("fio") is None, reason="no fio here (make fio installs it)"),
@@ -77,6 +78,21 @@ class Run:
         return sum(self.job[side]["clat_ns"]["N"] for side in SIDES)
 
 
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    """A loop device of 128 MiB."""
+    if os.geteuid() != 0 or shutil.which("losetup") is None:
+        pytest.skip("loop devices need root and losetup")
+    with (tmp_path / "disk").open("wb") as file:
+        file.truncate(128 << 20)
+    command = ["losetup", "--show", "--find", str(tmp_path / "disk")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        pytest.skip(f"no loop device: {answer.stderr.strip()}")
+    yield Path(answer.stdout.strip())
+    subprocess.run(["losetup", "--detach", answer.stdout.strip()], check=False)
+
+
 def fio(*arguments: object) -> Run:
     command = ["fio", "--output-format=json", *map(str, arguments)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -87,7 +103,8 @@ def fio(*arguments: object) -> Run:
 def export(trace: Path, folder: Path, **options: Any) -> pl.DataFrame:
     """Export to folder/t.log for a file in it; return the map."""
     with open_trace(trace) as opened:
-        options.setdefault("filename", str(folder / "kv.dat"))
+        if "device" not in options:
+            options.setdefault("filename", str(folder / "kv.dat"))
         exporters.export(opened, folder / "t.log", "fio", ExportOptions(**options))
     return pl.read_parquet(map_path(folder / "t.log"))
 
@@ -116,19 +133,23 @@ def ops_of(path: Path) -> pl.DataFrame:
 def test_fio_runs_a_recorded_trace_in_time(folder: Path, recorded: Path) -> None:
     """A timed run does every op of the export, loses none, and takes as long as the trace.
 
-    What fio logs of it comes back as a trace with the same ops, sizes, order and extents.
+    What fio logs of it comes back as a trace with the same ops, sizes, order and extents. It logs
+    in order of completion: one op at a time shows that of submission, too.
     """
-    mapped = export(recorded, folder)
+    mapped = export(recorded, folder, queue_depth=1)
     assert len(mapped) > 300
     fio(folder / "t.fill.fio")
     log = folder / "back"
     jobs = (folder / "t.fio").read_text()
     (folder / "t.fio").write_text(f"{jobs}write_lat_log={log}\nlog_offset=1\n")
-    run = fio(folder / "t.fio")
-    check_whole(run, mapped)
     lines = (folder / "t.log").read_text().splitlines()
     wanted_ns = int(lines[-1].split()[0]) * 1000
-    assert abs(run.job["job_runtime"] * MS_NS / wanted_ns - 1) < 0.05
+    stretches = []
+    while len(stretches) < 3 and (not stretches or stretches[-1] > 0.05):  # others use it, too
+        run = fio(folder / "t.fio")
+        check_whole(run, mapped)
+        stretches.append(run.job["job_runtime"] * MS_NS / wanted_ns - 1)
+    assert -0.01 < stretches[-1] < 0.05, stretches
     done = places_of(folder / "back_lat.1.log")
     assert done["offset"].to_list() == mapped["offset"].to_list()
     importers.convert([folder / "back_lat.1.log"], folder / "result.parquet")
@@ -154,6 +175,42 @@ def test_fio_runs_pieces(folder: Path, recorded: Path) -> None:
     fio(folder / "t.fill.fio")
     check_whole(fio(folder / "t.fio"), mapped)
     assert len(mapped) > mapped["key"].count() / 7
+
+
+@pytest.mark.parametrize("no_stall", [True, False])
+def test_fio_runs_it_on_a_device(
+    folder: Path, device: Path, tmp_path: Path, no_stall: bool
+) -> None:
+    """On a device deletes are trims, as far as this version of fio runs them."""
+    rows: list[Row] = []
+    for turn in range(40):
+        for op in (Op.WRITE, Op.READ, Op.DELETE):
+            phase = Phase.DECODE
+            rows.append((turn * 1_000_000, op, 65_536, Tier.NVME, turn % 3, phase))
+    path = write_rows(tmp_path / "d.parquet", rows)
+    mapped = export(path, folder, device=str(device), no_stall=no_stall)
+    version = fiolog.installed_version()
+    run = fio(folder / "t.fio")
+    check_whole(run, mapped)
+    assert run.job["trim"]["total_ios"] == (40 if fiolog.runs_trims(version) else 0)
+
+
+def test_fio_guards_mounted_devices(folder: Path, device: Path, tmp_path: Path) -> None:
+    """The job doesn't run on a device that is mounted."""
+    made = subprocess.run(["mkfs.ext4", "-q", str(device)], capture_output=True, check=False)
+    (tmp_path / "mounted").mkdir()
+    command = ["mount", str(device), str(tmp_path / "mounted")]
+    if made.returncode or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no mkfs.ext4, or mounting isn't allowed here")
+    path = write_rows(tmp_path / "d.parquet", [(0, Op.WRITE, 512, Tier.NVME, 1, Phase.DECODE)])
+    export(path, folder, device=str(device))
+    try:
+        command = ["fio", str(folder / "t.fio")]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", str(tmp_path / "mounted")], check=True)
+    assert "appears mounted" in ended.stderr  # and it ends with 0
+    assert "WRITE:" not in ended.stdout
 
 
 def test_fio_runs_a_file_per_key(folder: Path, recorded: Path) -> None:
