@@ -72,7 +72,7 @@ def make_trace(path: Path, rows: int) -> None:
                     "op": kinds[step],
                     "size": size.astype(np.uint64),
                     "tier": np.full(len(row), Tier.NVME, np.uint8),
-                    "key": ((turn % 8) * OBJECTS + index).astype(np.uint64),
+                    "key": ((turn % 4) * OBJECTS + index).astype(np.uint64),
                     "phase": np.full(len(row), Phase.DECODE, np.uint8),
                 }
             )

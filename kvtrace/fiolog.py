@@ -60,8 +60,9 @@ def runs_trims(version: Version | None) -> bool:
 def engine_of(version: Version | None, *, no_stall: bool) -> str:
     """Return the I/O engine with which this fio replays logs rightly.
 
-    Timed, an engine that runs ops side by side reaps nothing while it waits for the next op's time
-    before 3.36; psync waits too long from 3.36 to 3.40. An unknown version is taken for either.
+    Timed, an engine that runs ops side by side reaps nothing before 3.36 while it waits for the
+    next op's time; psync is reported to wait wrongly from 3.36 to 3.40. With an unknown version it
+    is psync, which counts all ops with any.
     """
     if no_stall:
         return "libaio"
