@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
 
-.PHONY: demo test check bench bless clean install
+.PHONY: demo test check bench bless clean install fio
 
 # Leaves trace, report and result in demo/; the file that was written to is removed. A verdict of
 # INVALID (exit 5) is a result, too: the report says why.
@@ -35,6 +35,13 @@ bless: $(STAMP)
 	git --no-pager diff --stat -- traces
 
 install: $(STAMP)
+
+# Programs of others that some tests run; without them those are skipped. Never fails.
+fio:
+	@command -v fio >/dev/null && command -v blkparse >/dev/null \
+	    || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace; } >/dev/null 2>&1; } \
+	    || echo "no fio or blkparse, and they can't be installed here: their tests are skipped"
 
 $(STAMP): pyproject.toml $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "kvtrace needs Python 3.11 or newer: install python3 and python3-venv"; exit 1; }

@@ -67,9 +67,14 @@ class CsvWriter(RowWriter):
             self.abort()
             raise
 
+    def fits(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Return which rows the format has a word for."""
+        kept = np.isin(columns["op"], self._ops) & np.isin(columns["tier"], list(TIERS))
+        return np.asarray(kept, np.bool_)
+
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values."""
-        kept = np.isin(columns["op"], self._ops) & np.isin(columns["tier"], list(TIERS))
+        kept = self.fits(columns)
         self.dropped += int(len(kept) - kept.sum())
         self.rows += int(kept.sum())
         columns = {
@@ -116,8 +121,8 @@ class CsvWriter(RowWriter):
 
 
 def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:
-    labels = np.array([words.get(wire, "") for wire in range(max(words) + 1)], object)
-    return pl.Series(labels[values], dtype=pl.String)
+    labels = pl.Series([words.get(wire, "") for wire in range(max(words) + 1)], dtype=pl.String)
+    return labels.gather(pl.Series(values, dtype=pl.UInt32))
 
 
 def _hex(keys: NDArray[np.bytes_]) -> pl.Series:

@@ -42,7 +42,17 @@ class MapWriter(WholeFile):
         super().__init__(map_path(out), force=force)
 
     def _open(self) -> pq.ParquetWriter:
-        return pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        words = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+        numbers = [field.name for field in self._schema if pa.types.is_integer(field.type)]
+        return pq.ParquetWriter(
+            self._partial,
+            self._schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=words,
+            column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+            write_statistics=False,
+        )
 
     def append(self, columns: Mapping[str, NDArray[Any] | pa.Array]) -> None:
         """Add the next records: the trace's columns and those of `extra`; unknown ones are null."""

@@ -9,10 +9,10 @@ from kvtrace.schema import Op, Phase, Tier
 from replay.loop import Mode
 
 if TYPE_CHECKING:
+    from kvtrace.placement.survey import Survey
     from replay.histogram import Summary
     from replay.recorder import Recorder
     from replay.slices import Level
-    from replay.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)

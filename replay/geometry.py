@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.placement.places import CLASS, FREED, PLACE
 from kvtrace.schema import Tier
-from replay import order
 from replay.order import ORDER, Fixed, State
-from replay.places import CLASS, PLACE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.extents import Classes, Space
+    from kvtrace.placement.extents import Classes, Space
 
-NO_LANE = -1
 _FREED_ROOM = 1 << 12
 
 
@@ -38,14 +36,6 @@ class Geometry:
     """Per lane: whether a delete is work for the target."""
     closed: bool = False
     sync_stores: bool = False
-
-
-def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:
-    """Return the lane of each tier, `NO_LANE` where it isn't among `tiers`."""
-    lanes = np.full(len(Tier), NO_LANE, np.int8)
-    for lane, tier in enumerate(tiers):
-        lanes[tier] = lane
-    return lanes
 
 
 def fixed_of(geometry: Geometry) -> Fixed:
@@ -73,7 +63,7 @@ def initial_state(classes: Classes, quotas: NDArray[np.int64], geometry: Geometr
     table = np.zeros(len(quotas), CLASS)
     table["length"], table["quota"] = classes.length_bytes, quotas
     cursor = np.zeros(5, np.int64)
-    cursor[order.FREED] = 1  # 0 ends a queue
+    cursor[FREED] = 1  # 0 ends a queue
     return State(
         order=np.zeros((0, len(Tier)), ORDER),
         place=np.zeros((0, lanes), PLACE),

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MARKER_BYTES = 4096
-RESERVED_BYTES = 1 << 20
-"""Extents start here: the marker has its own extent."""
 _MAGIC = b"KVTRACE TARGET\0\x01"
 VERSION = 2
 """2 (24 November 2026) adds `preconditioned` and `populated`. Markers of version 1 are read."""

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvtrace.placement.extents import SLACK_RATIO
+from kvtrace.placement.rows import Limit
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, S_NS
 from replay.loop import Mode
-from replay.rows import Limit
 
 
 class Timing(StrEnum):
@@ -90,7 +91,7 @@ class ReplayOptions(BaseModel):
     speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     queue_depth: Annotated[int, Field(gt=0, le=16384)] | None = None
     io_size_bytes: Annotated[int, Field(ge=4096, le=1 << 30, multiple_of=4096)] = 4 * MIB
-    slack_ratio: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.05
+    slack_ratio: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = SLACK_RATIO
     engine: str = "auto"
     spin: Spin = Spin.AUTO
     arena_bytes: Positive | None = None

@@ -13,6 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kvtrace.jit import helper, kernel
+from kvtrace.placement.places import (
+    ARENA,
+    BORN,
+    FREED,
+    Record,
+    pop_freed,
+    push_freed,
+    reserve_arena,
+    take_extent,
+)
 from kvtrace.schema import Op, Phase
 from replay import gates
 from replay.lists import (
@@ -30,7 +40,6 @@ from replay.lists import (
     wait,
 )
 from replay.loop import SECTOR_BYTES, Action
-from replay.places import ARENA, UNBOUNDED, Record, reserve_arena, take_extent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,9 +59,8 @@ ORDER = np.dtype(
 """Per (key, tier): ref of the last write or delete; list of the reads since; ref and row of the
 last write of phase evict."""
 
-BORN, FREE, FREED, TOUCHED = range(1, 5)
-"""Places in `State.cursor`: beside `ARENA`: in the chunk of births, the first free and the first
-never-used entry of the queues of freed extents; what looking ahead has read."""
+TOUCHED = 4
+"""Place in `State.cursor`, behind the allocator's: what looking ahead has read."""
 _AHEAD = 12
 DONE, MORE_ROOM, UNALIGNED, RING_FULL, MORE_BIRTHS, DEAD_READ = range(6)
 
@@ -133,36 +141,17 @@ def _allocate(state: State, lists: Lists, ring: Ring, place: Record, lane: int, 
     extent = take_extent(state.classes, place.size_class, state.next_free, lane)
     if extent >= 0:
         return extent
-    item: Record = state.classes[place.size_class]
-    freed = int(item.head)
-    item.head = state.freed_next[freed]
-    if item.head == 0:
-        item.tail = 0
+    freed = pop_freed(state.classes, place.size_class, state.freed_next, state.cursor)
     wait(lists, ring, int(state.freed_ref[freed]), first)
-    state.freed_next[freed] = state.cursor[FREE]
-    state.cursor[FREE] = freed
     return int(state.freed_extent[freed])
 
 
 @helper
 def _free(state: State, place: Record, ref: int) -> None:
-    item: Record = state.classes[place.size_class]
-    if item.quota == UNBOUNDED:
-        return
-    freed = int(state.cursor[FREE])
-    if freed:
-        state.cursor[FREE] = state.freed_next[freed]
-    else:
-        freed = int(state.cursor[FREED])
-        state.cursor[FREED] = freed + 1
-    state.freed_extent[freed] = place.extent
-    state.freed_ref[freed] = ref
-    state.freed_next[freed] = 0
-    if item.tail == 0:
-        item.head = freed
-    else:
-        state.freed_next[item.tail] = freed
-    item.tail = freed
+    freed = push_freed(state.classes, place.size_class, state.freed_next, state.cursor)
+    if freed >= 0:
+        state.freed_extent[freed] = place.extent
+        state.freed_ref[freed] = ref
 
 
 @helper

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import UsageError
+from kvtrace.placement.extents import unpack
+from kvtrace.placement.keys import KeyTable, carried
+from kvtrace.placement.places import ARENA, BORN, FREED, give_arena, take_originals
+from kvtrace.placement.rows import NO_STREAM, Batch, Limit, read_batches, read_only, stream_keys
+from kvtrace.placement.spool import CHUNK
+from kvtrace.placement.survey import dead_read
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import gates, lists, order
-from replay.extents import unpack
 from replay.geometry import Geometry, fixed_of, initial_state
-from replay.keys import KeyTable, carried
 from replay.lists import DRAINED, EDGE_FLOOR, EDGES, FLOOR, NODE_FLOOR, NODES, OPS
 from replay.loop import Ops
 from replay.order import Rows
-from replay.places import ARENA, give_arena, take_originals
-from replay.rows import NO_STREAM, Batch, Limit, read_batches, read_only, stream_keys
-from replay.spool import CHUNK
-from replay.survey import dead_read
 from replay.writes import writes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.errors import TraceError
+    from kvtrace.placement.extents import Classes
+    from kvtrace.placement.survey import Survey
     from kvtrace.reader import Trace
-    from replay.extents import Classes
-    from replay.survey import Survey
 
 RING_OPS = 1 << 20
 """How far ahead of the loop the plan goes, at most."""
@@ -309,7 +309,7 @@ class Planner:
     def _enlarge(self) -> None:
         self._lists = lists.enlarged(self._lists, self._ring, len(self._lists.op))
         state = self._state
-        if state.cursor[order.FREED] + 2 >= len(state.freed_next):
+        if state.cursor[FREED] + 2 >= len(state.freed_next):
             columns = ("freed_extent", "freed_ref", "freed_next")
             grown = {
                 name: np.concatenate((getattr(state, name), np.zeros_like(getattr(state, name))))
@@ -321,7 +321,7 @@ class Planner:
         lengths, lanes = unpack(self._survey.lives.read(self._born, CHUNK))
         self._born += len(lengths)
         assert len(lengths), "more lives than the survey found"
-        self._state.cursor[order.BORN] = 0
+        self._state.cursor[BORN] = 0
         self._state = self._state._replace(
             born_class=self._classes.of(lengths, lanes), born_length=lengths
         )

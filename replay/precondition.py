@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.placement.extents import Need
 from kvtrace.units import GIB, KIB, MIB, S_NS, format_bytes
 from replay import clock, engines, native, payload, steady, targets
 from replay.drive import drive
-from replay.extents import Need
 from replay.loop import SECTOR_BYTES, Control, LoopOptions, Mode, Ops, Times, Verify
 from replay.marker import Preconditioned
 from replay.populate import check_written
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.extents import Space
+    from kvtrace.placement.extents import Space
     from replay.loop import Engine
     from replay.steady import Steadiness
     from replay.targets import TargetSpec

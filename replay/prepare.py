@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.placement import extents
+from kvtrace.placement.extents import lane_of_tier
+from kvtrace.placement.survey import Survey, survey
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay import clock, extents, payload
+from replay import clock, payload
 from replay import targets as target_folder
-from replay.geometry import Geometry, lane_of_tier
+from replay.geometry import Geometry
 from replay.options import Timing
 from replay.plan import Planner, make_ring
-from replay.survey import Survey, survey
 from replay.targets import TargetSpec
 
 if TYPE_CHECKING:
+    from kvtrace.placement.extents import Classes, Need, Space
     from kvtrace.reader import Trace
-    from replay.extents import Classes, Need, Space
     from replay.loop import Ops
     from replay.options import ReplayOptions
     from replay.targets import Target

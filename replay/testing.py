@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.placement.extents import Need, align_up
 from kvtrace.units import KIB, MIB
 from replay import engines
-from replay.extents import Need, align_up
 from replay.loop import (
     SECTOR_BYTES,
     VERIFY_FAILED,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.extents import Space
+    from kvtrace.placement.extents import Space
     from replay.loop import Times
     from replay.targets import Target
 

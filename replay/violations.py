@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.jit import kernel
+from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.schema import Op, Phase, Tier
-from replay.keys import KeyTable, carried
 from replay.loop import SECTOR_BYTES
 
 if TYPE_CHECKING:

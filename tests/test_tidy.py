@@ -23,7 +23,7 @@ LONG_FILES = {
     "replay/order.py": "one state machine, likewise",
 }
 LONG_FUNCTIONS = {
-    "replay/objects.py:survey_rows": "compiled, a parameter per column",
+    "kvtrace/placement/objects.py:survey_rows": "compiled, a parameter per column",
     "kvtrace/cli/precondition.py:precondition_command": "a parameter per option",
     "kvtrace/cli/record.py:record_command": "a parameter per option, and the table of their keys",
     "kvtrace/cli/whatif.py:whatif_command": "a parameter per option, and the table of their keys",

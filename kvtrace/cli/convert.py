@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from kvtrace import exporters, importers
+from kvtrace.cli.parsing import parse_tiers, parsed
 from kvtrace.errors import UsageError
 from kvtrace.reader import open_trace
+from kvtrace.units import parse_bytes
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
@@ -30,13 +32,22 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    nvme_capacity: Annotated[
+        str | None,
+        typer.Option(
+            help="mlperf-csv: what nvme held, e.g. 50GiB; deletes are inferred.", show_default=False
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn another tool's trace into ours."""
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
-    options = importers.ImportOptions(force=force)
+    options = importers.ImportOptions(
+        force=force,
+        nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
+    )
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:
         fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}
@@ -56,11 +67,60 @@ def export_command(
     with_deletes: Annotated[
         bool, typer.Option("--with-deletes", help="mlperf-csv: keep deletes.")
     ] = False,
+    tiers: Annotated[
+        str | None,
+        typer.Option(help="fio: whose rows, e.g. cpu,nvme; default: nvme.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="fio: block device; deletes become trims.", show_default=False)
+    ] = "",
+    filename: Annotated[
+        str,
+        typer.Option(help="fio: file on it instead; default: OUT with .dat.", show_default=False),
+    ] = "",
+    file_per_key: Annotated[
+        bool, typer.Option("--file-per-key", help="fio: a file per object, in --filename.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(help="fio: of device or file; default: what is needed.", show_default=False),
+    ] = None,
+    extent_align: Annotated[str, typer.Option(help="fio: objects start on multiples.")] = "4KiB",
+    io_size: Annotated[
+        str | None,
+        typer.Option(help="fio: longer ops are split; default: 1GiB.", show_default=False),
+    ] = None,
+    queue_depth: Annotated[
+        int | None,
+        typer.Option(help="fio: ops in flight; default: 32, or less.", show_default=False),
+    ] = None,
+    no_stall: Annotated[
+        bool, typer.Option("--no-stall", help="fio: a job at maximum speed, not timed.")
+    ] = False,
+    fio_version: Annotated[
+        str,
+        typer.Option(
+            help="fio: that is to run it, e.g. 3.41; default: found here.", show_default=False
+        ),
+    ] = "",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a trace in another tool's format, and say what that loses."""
-    options = exporters.ExportOptions(with_deletes=with_deletes, force=force)
+    options = exporters.ExportOptions(
+        force=force,
+        with_deletes=with_deletes,
+        tiers=parse_tiers(tiers) or (),
+        device=device,
+        filename=filename,
+        file_per_key=file_per_key,
+        size_bytes=parsed("--size", parse_bytes, size),
+        extent_align_bytes=parsed("--extent-align", parse_bytes, extent_align) or 0,
+        io_size_bytes=parsed("--io-size", parse_bytes, io_size),
+        queue_depth=queue_depth,
+        no_stall=no_stall,
+        fio_version=fio_version,
+    )
     with open_trace(trace) as opened:
         made = exporters.export(opened, out, to, options)
     if as_json:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kvtrace.cli.running import Shown, parsed, stopping
+from kvtrace.cli.parsing import parsed
+from kvtrace.cli.running import Shown, stopping
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError
 from kvtrace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes

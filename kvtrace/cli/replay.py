@@ -10,11 +10,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from kvtrace.cli.running import Shown, parsed, stopping
+from kvtrace.cli.parsing import parse_tiers, parsed
+from kvtrace.cli.running import Shown, stopping
 from kvtrace.cli.targets import target_specs
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
 from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, run
 from replay.output import Outputs
@@ -268,7 +268,7 @@ def replay_command(
         spin=spin,
         arena_bytes=parsed("--arena", parse_bytes, arena),
         run_id=run_id,
-        tiers=_tiers(tiers),
+        tiers=parse_tiers(tiers),
         populate=populate,
         settle_ns=parsed("--settle", parse_duration_ns, settle),
         verify=verify,
@@ -300,17 +300,6 @@ def _limit(text: str | None) -> tuple[int | None, int | None]:
     if text.replace("_", "").isdigit():
         return int(text), None
     return None, parsed("--limit", parse_duration_ns, text)
-
-
-def _tiers(text: str | None) -> tuple[Tier, ...] | None:
-    if text is None:
-        return None
-    known = {tier.label: tier for tier in Tier}
-    names = [name.strip().lower() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise unknown_name("tier", name, known, where="--tiers")
-    return tuple(sorted({known[name] for name in names}))
 
 
 def _accepted(codes: list[str]) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
-"""What commands share that take long and write: stopping in good order, a bar, options' values."""
+"""What commands share that take long and write: stopping in good order, a bar."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,22 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from kvtrace.errors import UsageError
 from replay.watch import Stop
-
-Value = TypeVar("Value")
-
-
-def parsed(option: str, parse: Callable[[str], Value], text: str | None) -> Value | None:
-    """Return an option's value; None where it wasn't given. Raises UsageError that names it."""
-    if text is None:
-        return None
-    try:
-        return parse(text)
-    except UsageError as error:
-        raise UsageError(
-            error.problem, where=option, got=error.got, accepted=error.accepted
-        ) from error
 
 
 def _columns(in_bytes: bool) -> tuple[ProgressColumn, ...]:

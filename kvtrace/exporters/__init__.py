@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.reader import Trace
+    from kvtrace.schema import Tier
 
 FOLDER = "kvtrace.exporters"
 
@@ -28,6 +29,26 @@ class ExportOptions:
     force: bool = False
     with_deletes: bool = False
     """mlperf-csv: keep deletes."""
+    tiers: tuple[Tier, ...] = ()
+    """fio: whose rows; nvme if none is named."""
+    device: str = ""
+    """fio: the block device that the log is for; deletes become trims."""
+    filename: str = ""
+    """fio: the file, or with `file_per_key` the directory, that the log is for."""
+    file_per_key: bool = False
+    """fio: a file for each object."""
+    size_bytes: int | None = None
+    """fio: how large device or file is."""
+    extent_align_bytes: int = 4096
+    """fio: objects start and end on multiples of it."""
+    io_size_bytes: int | None = None
+    """fio: longer ops are split."""
+    queue_depth: int | None = None
+    """fio: ops in flight, where the engine has any."""
+    no_stall: bool = False
+    """fio: a job that runs at maximum speed."""
+    fio_version: str = ""
+    """fio: the version that is to run the log; that found here if none is named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvtrace.csvfile import LOSES, CsvWriter, is_csv
 from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.sidecar import NAMES, MapWriter, map_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +23,17 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
         raise UsageError("unknown kind of output", where=out, accepted=".csv or .csv.zst")
     epoch_ns = trace.header.epoch_ns or 0
     columns = ("timestamp", "op", "size", "tier", "key", "phase")
-    with CsvWriter(
-        out, with_deletes=options.with_deletes, epoch_ns=epoch_ns, force=options.force
-    ) as writer:
-        for batch in trace.batches(columns):
+    optional = [name for name in NAMES if name in trace.columns and name not in columns]
+    with (
+        MapWriter(out, force=options.force) as mapped,
+        CsvWriter(
+            out, with_deletes=options.with_deletes, epoch_ns=epoch_ns, force=options.force
+        ) as writer,
+    ):
+        for batch in trace.batches((*columns, *optional), nulls=True):
+            kept = writer.fits(batch)
             writer.append(batch)
+            mapped.append({name: values[kept] for name, values in batch.items()})
         if writer.rows == 0:
             raise UsageError("no row of this trace fits into the CSV", where=trace.path)
-    return Exported(writer.rows, writer.dropped, LOSES)
+    return Exported(writer.rows, writer.dropped, LOSES, (map_path(out),))

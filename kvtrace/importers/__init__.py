@@ -30,6 +30,8 @@ class ImportOptions:
     """What a user may ask of an importer: `force` of each, the rest of those that take it."""
 
     force: bool = False
+    nvme_capacity_bytes: int | None = None
+    """mlperf-csv: what the nvme tier held; deletes are inferred."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import xxhash
 
 from kvtrace.csvfile import HEADER, OPS, PHASES, TIERS
-from kvtrace.errors import TraceError
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import RESIDENT_DTYPE, Header, Producer, Resident, SourceInfo
 from kvtrace.importers import Imported
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase
+from kvtrace.inputs.capacity import Capacity
+from kvtrace.inputs.names import NamesFile
+from kvtrace.inputs.ordered import Disorder, in_order
+from kvtrace.inputs.words import BAD, seconds_ns
+from kvtrace.placement.keys import KeyTable
+from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from kvtrace.textfile import open_binary
 from kvtrace.version import VERSION
 from kvtrace.writer import TraceWriter, check_writable, file_sha256
@@ -27,9 +35,11 @@ if TYPE_CHECKING:
 
     from kvtrace.importers import ImportOptions
 
-OPTIONS = ()
+OPTIONS = ("nvme_capacity_bytes",)
 
 Columns = dict[str, "NDArray[Any]"]
+_BLOCK_BYTES = 4 << 20
+_NO_WORD = 255
 _OWN_KEY = r"^[0-9a-f]{16}$"
 _ACCEPTED = {
     "Operation": {word: int(op) for op, word in OPS.items()},
@@ -47,206 +57,269 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """Make a trace from a CSV.
 
     Rows out of order are sorted stably and counted. Where the file has no deletes, each pair of
-    Read and Write with phase Evict gets the delete that the benchmark doesn't write. Objects read
-    before any write become declared residents. Keys of 16 hex digits are taken as they are; other
-    ones are hashed (xxh3-64), their names kept beside `out` in `<name>.keys.parquet`.
+    Read and Write with phase Evict gets the delete that the benchmark doesn't write, and with
+    `nvme_capacity_bytes` so does each object that no longer fits on nvme, the least recently used
+    one first. Objects read before any write become declared residents. Keys of 16 hex digits are
+    taken as they are; other ones are hashed (xxh3-64), their names kept beside `out` in
+    `<name>.keys.parquet`.
     """
     (path,), force = paths, options.force
-    names_path = out.with_name(f"{out.stem}.keys.parquet")
     check_writable(out, force=force)
-    check_writable(names_path, force=force)
-    survey = _survey(path)
-    keys = _Keys()
-    residents = _Residents()
+    found = _survey(path)
     header = Header(
         producer=Producer(version=VERSION),
         source=SourceInfo(name="mlperf-csv", sha256=[file_sha256(path)]),
         resident=Resident(derived=True),
-        epoch_ns=survey.first_ns,
+        epoch_ns=found.order.first_ns,
     )
-    evictions = None if survey.has_deletes else _Evictions()
-    frames = _sorted_whole(path) if survey.disorder else _frames(path)
-    with TraceWriter(out, header, force=force) as writer:
-        for frame in frames:
-            columns = _columns(frame, keys, survey.first_ns)
-            residents.note(columns)
-            writer.append(columns if evictions is None else evictions.completed(columns))
+    deletes = _deletes(path, found, options)
+    residents = _Residents()
+    with ExitStack() as stack:
+        keys = _Keys(stack, out.with_name(f"{out.stem}.keys.parquet"), force=force)
+        writer = stack.enter_context(TraceWriter(out, header, force=force))
+        for rows in in_order(_rows(path, keys, found.order.first_ns), found.order.window_ns):
+            residents.note(rows)
+            for adds in deletes:
+                rows = adds.completed(rows)
+            writer.append(rows)
         writer.resident = residents.array()
         header = writer.close()
-    notes = []
-    if survey.disorder:
-        notes.append(f"{survey.disorder} rows were out of order and have been sorted")
-    if evictions is not None and evictions.added:
-        notes.append(f"{evictions.added} deletes added, one per eviction pair")
-    if len(writer.resident):
-        notes.append(f"{len(writer.resident)} objects are read before any write: declared resident")
-    if keys.names:
-        keys.write(names_path)
-        notes.append(f"{len(keys.names)} key names kept in {names_path.name}")
-    return Imported(header, tuple(notes))
+    return Imported(header, tuple(_notes(found, deletes, residents, keys)))
 
 
+def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[_Evictions | Capacity]:
+    """Return what adds the deletes that the file lacks."""
+    capacity = options.nvme_capacity_bytes
+    if found.has_deletes:
+        if capacity is not None:
+            raise UsageError(
+                "the file has deletes already",
+                where=path,
+                got="--nvme-capacity",
+                hint="leave it out",
+            )
+        return []
+    if capacity is None:
+        return [_Evictions()]
+    if capacity <= 0:
+        raise UsageError("not a capacity", where="--nvme-capacity", got=capacity)
+    return [_Evictions(), Capacity(Tier.NVME, capacity, path)]
+
+
+def _notes(
+    found: _Survey, deletes: list[_Evictions | Capacity], residents: _Residents, keys: _Keys
+) -> Iterator[str]:
+    if found.order.late:
+        yield f"{found.order.late} rows were out of order and have been sorted"
+    for adds in deletes:
+        if isinstance(adds, Capacity):
+            yield f"{adds.deleted:,} deletes added for room on nvme; {adds.live:,} objects live"
+        elif adds.added:
+            yield f"{adds.added} deletes added, one per eviction pair"
+    if residents.count:
+        yield f"{residents.count} objects are read before any write: declared resident"
+    if keys.named:
+        yield f"{keys.named} key names kept in {keys.path.name}"
+
+
+@dataclass(slots=True)
 class _Survey:
     """What a first pass over the file finds."""
 
-    def __init__(self) -> None:
-        self.rows = 0
-        self.disorder = 0
-        self.first_ns = 0
-        self.has_deletes = False
+    order: Disorder
+    has_deletes: bool = False
 
 
 def _survey(path: Path) -> _Survey:
-    found, last_ns, least_ns = _Survey(), 0, None
-    for frame in _frames(path):
-        times = frame["ns"].to_numpy()
-        running = np.maximum.accumulate(np.concatenate(([last_ns], times)))
-        found.disorder += int((times < running[:-1]).sum())
-        last_ns = int(running[-1])
-        least_ns = int(times.min()) if least_ns is None else min(least_ns, int(times.min()))
-        found.rows += len(times)
-        found.has_deletes |= bool((frame["Operation"] == "Delete").any())
-    if found.rows == 0:
+    found = _Survey(Disorder())
+    for block in _blocks(path, ("Timestamp", "Operation")):
+        found.order.note(block.times_ns())
+        found.has_deletes |= bool((block.words("Operation") == Op.DELETE).any())
+    if found.order.rows == 0:
         raise TraceError("no rows", where=path, accepted="at least one row below the header")
-    found.first_ns = least_ns or 0
     return found
 
 
-def _frames(path: Path) -> Iterator[pl.DataFrame]:
-    """Yield the file's rows with `row` (of the file, header is 1) and `ns`, checked."""
+def _rows(path: Path, keys: _Keys, first_ns: int) -> Iterator[Columns]:
+    for block in _blocks(path, HEADER):
+        yield {
+            "timestamp": block.times_ns() - first_ns,
+            "op": block.words("Operation"),
+            "size": block.sizes(),
+            "tier": block.words("Tier"),
+            "key": keys.of(pl.Series(pl.from_arrow(block.strings("Key")))),
+            "phase": block.words("Phase"),
+        }
+
+
+def _blocks(path: Path, names: Sequence[str]) -> Iterator[_Block]:
+    """Yield some columns of the file, some rows at a time."""
+    _check_header(path)
     first_row = 2
+    word = pa.dictionary(pa.int32(), pa.string())
+    types = {
+        "Timestamp": pa.string(),
+        "Object_Size_Bytes": pa.uint64(),
+        "Key": pa.string(),
+        **dict.fromkeys(_ACCEPTED, word),
+    }
     with open_binary(path) as stream:
         try:
             reader = pa_csv.open_csv(
                 stream,
-                read_options=pa_csv.ReadOptions(block_size=8 << 20),
+                read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types={
-                        "Timestamp": pa.decimal128(20, 9),
-                        "Object_Size_Bytes": pa.uint64(),
-                        **dict.fromkeys(("Operation", "Tier", "Key", "Phase"), pa.string()),
-                    }
+                    column_types=types, include_columns=list(names), strings_can_be_null=False
                 ),
             )
-            if tuple(reader.schema.names) != HEADER:
-                raise TraceError(
-                    "wrong columns",
-                    where=path,
-                    got=",".join(reader.schema.names),
-                    accepted=",".join(HEADER),
-                )
             for batch in reader:
-                frame = _with_ns(batch)
-                _check(frame, path, first_row)
-                first_row += len(frame)
-                if len(frame):
-                    yield frame
+                if batch.num_rows:
+                    yield _Block(path, first_row, batch)
+                first_row += batch.num_rows
         except pa.ArrowInvalid as error:
             raise TraceError(
                 f"not such a CSV at or after row {first_row}: {error}", where=path
             ) from error
 
 
-def _with_ns(batch: pa.RecordBatch) -> pl.DataFrame:
-    # A decimal(20, 9) is its value in billionths: the low 64 bits of it are nanoseconds.
-    stamps = batch.column("Timestamp")
-    raw = np.frombuffer(stamps.buffers()[1], np.int64).reshape(-1, 2)
-    ns = raw[stamps.offset : stamps.offset + len(stamps), 0]
-    frame = pl.DataFrame(pl.from_arrow(batch.drop_columns(["Timestamp"])))
-    return frame.with_columns(
-        ns=pl.Series(ns.copy()), null=pl.Series(stamps.is_null().to_numpy(False))
-    )
-
-
-def _check(frame: pl.DataFrame, path: Path, first_row: int) -> None:
-    """Raise TraceError for the first row that isn't what it should be."""
-    for name, words in _ACCEPTED.items():
-        _refuse(~frame[name].is_in(list(words)), frame[name], path, first_row, list(words))
-    sizes = frame["Object_Size_Bytes"]
-    bad = (sizes == 0) | (sizes > MAX_SIZE_BYTES)
-    _refuse(bad, sizes, path, first_row, [f"1 to {MAX_SIZE_BYTES}"])
-    _refuse(frame["null"], frame["null"], path, first_row, ["a timestamp in seconds"])
-
-
-def _refuse(
-    bad: pl.Series, values: pl.Series, path: Path, first_row: int, accepted: list[str]
-) -> None:
-    bad = bad.fill_null(value=True)
-    if bad.any():
-        at = int(bad.arg_max() or 0)
+def _check_header(path: Path) -> None:
+    with open_binary(path) as stream:
+        first = stream.read(4096).split(b"\n")[0].rstrip()
+    if first.decode("utf-8", "replace").split(",") != list(HEADER):
         raise TraceError(
-            "value not accepted",
-            where=f"{path}: row {first_row + at}, column {values.name}",
-            got=values[at],
-            accepted=", ".join(accepted),
+            "wrong columns",
+            where=path,
+            got=repr(first[:80].decode("utf-8", "replace")),
+            accepted=",".join(HEADER),
         )
 
 
-def _sorted_whole(path: Path) -> Iterator[pl.DataFrame]:
-    yield pl.concat(list(_frames(path))).sort("ns", maintain_order=True)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some rows of the file, from row `first` on (the header is row 1); columns are checked."""
+
+    path: Path
+    first: int
+    batch: pa.RecordBatch
+
+    def times_ns(self) -> NDArray[np.int64]:
+        """Return the timestamps in ns."""
+        column = self.batch.column("Timestamp").fill_null("")
+        begin = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
+        data = np.frombuffer(column.buffers()[2], np.uint8)
+        found = np.empty(len(column), np.uint64)
+        seconds_ns(data, begin[: len(column)], begin[1 : len(column) + 1], found)
+        self._refuse(found == BAD, "Timestamp", "Unix seconds, 0 to 9223372036")
+        return found.view(np.int64)
+
+    def sizes(self) -> NDArray[np.uint64]:
+        """Return the sizes."""
+        column = self.batch.column("Object_Size_Bytes")
+        values = column.fill_null(0).to_numpy(zero_copy_only=False)
+        bad = (values == 0) | (values > MAX_SIZE_BYTES)
+        self._refuse(bad, "Object_Size_Bytes", f"1 to {MAX_SIZE_BYTES}")
+        return np.asarray(values, np.uint64)
+
+    def words(self, name: str) -> NDArray[np.uint8]:
+        """Return the wire values of a column of words."""
+        column = self.batch.column(name)
+        accepted = _ACCEPTED[name]
+        known = [accepted.get(text, _NO_WORD) for text in column.dictionary.to_pylist()]
+        values = np.array([*known, _NO_WORD], np.uint8)[column.indices.fill_null(-1).to_numpy()]
+        self._refuse(values == _NO_WORD, name, ", ".join(accepted))
+        return np.asarray(values, np.uint8)
+
+    def strings(self, name: str) -> pa.Array:
+        """Return a column of text."""
+        column = self.batch.column(name)
+        empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(False)
+        self._refuse(empty, name, "text")
+        return column
+
+    def _refuse(self, bad: NDArray[np.bool_], name: str, accepted: str) -> None:
+        if bad.any():
+            at = int(bad.argmax())
+            raise TraceError(
+                "value not accepted",
+                where=f"{self.path}: row {self.first + at}, column {name}",
+                got=str(self.batch.column(name)[at]) or "nothing",
+                accepted=accepted,
+            )
 
 
 class _Keys:
-    """Turns key strings into u64."""
+    """Turns key strings into u64, and keeps the names of those that are hashed."""
 
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
+    def __init__(self, stack: ExitStack, path: Path, *, force: bool) -> None:
+        check_writable(path, force=force)
+        self.path = path
+        self._stack, self._force = stack, force
+        self._file: NamesFile | None = None
+        self._known = KeyTable()
+
+    @property
+    def named(self) -> int:
+        """How many names are kept."""
+        return self._known.count
 
     def of(self, texts: pl.Series) -> NDArray[np.uint64]:
-        unique = texts.unique(maintain_order=True)
-        own = unique.str.contains(_OWN_KEY)
-        numbers = [
-            int(text, 16) if is_own else self._hashed(text)
-            for text, is_own in zip(unique.to_list(), own.to_list(), strict=True)
-        ]
-        table = pl.DataFrame({"text": unique, "key": pl.Series(numbers, dtype=pl.UInt64)})
+        """Return the keys of a column."""
+        own = texts.str.contains(_OWN_KEY)
+        if own.all():
+            return _hex(texts)
+        unique = texts.filter(~own).unique(maintain_order=True)
+        digest = xxhash.xxh3_64_intdigest
+        hashes = np.array([digest(text) for text in unique.cast(pl.Binary).to_list()], np.uint64)
+        self._note(unique, hashes)
+        table = pl.DataFrame({"text": unique, "key": hashes})
         joined = texts.to_frame("text").join(table, on="text", how="left", maintain_order="left")
-        return joined["key"].to_numpy()
+        keys = joined["key"].fill_null(0).to_numpy().copy()
+        mine = own.to_numpy()
+        keys[mine] = _hex(texts.filter(own))
+        return keys
 
-    def _hashed(self, text: str) -> int:
-        if text not in self.names:
-            self.names[text] = xxhash.xxh3_64_intdigest(text.encode())
-        return self.names[text]
-
-    def write(self, path: Path) -> None:
-        frame = pl.DataFrame(
-            {"key": pl.Series(list(self.names.values()), dtype=pl.UInt64), "name": list(self.names)}
-        )
-        frame.write_parquet(path)
+    def _note(self, names: pl.Series, hashes: NDArray[np.uint64]) -> None:
+        before = self._known.count
+        new = self._known.add(hashes) >= before
+        if new.any():
+            if self._file is None:
+                self._file = self._stack.enter_context(NamesFile(self.path, force=self._force))
+            self._file.append(hashes[new], names.filter(pl.Series(new)))
 
 
-def _columns(frame: pl.DataFrame, keys: _Keys, first_ns: int) -> Columns:
-    def words(name: str) -> NDArray[Any]:
-        return frame[name].replace_strict(_ACCEPTED[name], return_dtype=pl.UInt8).to_numpy()
-
-    return {
-        "timestamp": frame["ns"].to_numpy() - first_ns,
-        "op": words("Operation"),
-        "size": frame["Object_Size_Bytes"].to_numpy(),
-        "tier": words("Tier"),
-        "key": keys.of(frame["Key"]),
-        "phase": words("Phase"),
-    }
+def _hex(texts: pl.Series) -> NDArray[np.uint64]:
+    """Return the numbers that 16 hex digits each are."""
+    raw = pa.array(texts.str.decode("hex").to_arrow()).cast(pa.binary())
+    data = np.frombuffer(raw.buffers()[2], ">u8", len(texts), raw.offset * 8)
+    return data.astype(np.uint64)
 
 
 class _Residents:
     """Finds the objects whose first op on a tier is a read or a delete."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[int, int]] = set()
-        self._found: list[tuple[int, int, int]] = []
+        self.count = 0
+        self._seen = {tier: KeyTable() for tier in TIERS}
+        self._found: list[NDArray[np.void]] = []
 
     def note(self, columns: Columns) -> None:
-        frame = pl.DataFrame({name: columns[name] for name in ("tier", "key", "op", "size")})
-        firsts = frame.unique(subset=["tier", "key"], keep="first", maintain_order=True)
-        for tier, key, op, size in firsts.iter_rows():
-            if (tier, key) not in self._seen:
-                self._seen.add((tier, key))
-                if op != Op.WRITE:
-                    self._found.append((tier, key, size))
+        """Take the next rows."""
+        for tier, table in self._seen.items():
+            rows = np.flatnonzero(columns["tier"] == tier)
+            before = table.count
+            index = table.add(columns["key"][rows])
+            new = np.flatnonzero(index >= before)
+            firsts = rows[new[np.unique(index[new], return_index=True)[1]]]
+            firsts = firsts[columns["op"][firsts] != Op.WRITE]
+            made = np.zeros(len(firsts), RESIDENT_DTYPE)
+            made["tier"], made["key"] = tier, columns["key"][firsts]
+            made["size"] = columns["size"][firsts]
+            self._found.append(made)
+            self.count += len(made)
 
     def array(self) -> NDArray[np.void]:
-        return np.array(self._found, RESIDENT_DTYPE)
+        """Return them all."""
+        return np.concatenate([np.zeros(0, RESIDENT_DTYPE), *self._found])
 
 
 class _Evictions:

@@ -18,8 +18,8 @@ from replay.loop import Fsync
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kvtrace.placement.extents import Need, Space
     from kvtrace.schema import Tier
-    from replay.extents import Need, Space
     from replay.loop import Lane
     from replay.marker import Preconditioned
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
+from kvtrace.placement.extents import Need, Space, pool_space
 from kvtrace.schema import Tier
 from kvtrace.units import US_NS, format_bytes
 from replay import accelerator
 from replay.copier import Copier
-from replay.extents import Need, Space, pool_space
 from replay.loop import Lane, LaneKind
 from replay.native import threads
 from replay.native.mailbox import Mailbox

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.placement.extents import Need, Space
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, format_bytes
 from replay import folder, preflight, statx
-from replay.extents import Need, Space
 from replay.loop import Lane, LaneKind
 from replay.marker import Marker
 from replay.native import threads

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import device, preflight
-from replay.extents import Need, Space, align_up
 from replay.loop import Lane, LaneKind
-from replay.marker import MARKER_BYTES, RESERVED_BYTES, Marker, Preconditioned
+from replay.marker import MARKER_BYTES, Marker, Preconditioned
 from replay.targets import RunMark, TargetSpec, Unwritten
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
+from kvtrace.placement.extents import Need, Space, pool_space
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay.extents import Need, Space, pool_space
 from replay.loop import Lane, LaneKind
 from replay.native import allocate
 from replay.payload import available_bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvtrace.placement.extents import Need, Space
 from kvtrace.schema import Tier
-from replay.extents import Need, Space
 from replay.loop import Lane, LaneKind
 from replay.targets import Bookkeeper
 

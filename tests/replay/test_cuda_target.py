@@ -15,10 +15,10 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError
+from kvtrace.placement.extents import Need
 from kvtrace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, accelerator, targets
 from replay.copier import STAGING_SLOTS, Copier
-from replay.extents import Need
 from replay.native.mailbox import Job, Request
 from replay.targets import RunMark
 from replay.targets.cuda import CudaTarget

@@ -13,9 +13,9 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.placement.extents import Need
 from kvtrace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, folder, statx, targets
-from replay.extents import Need
 from replay.loop import Fsync
 from replay.marker import Marker
 from replay.targets import RunMark

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtrace.errors import TargetError, TraceError, UsageError
+from kvtrace.placement import extents
+from kvtrace.placement.extents import Space, lane_of_tier
+from kvtrace.placement.rows import Limit
+from kvtrace.placement.survey import survey
 from kvtrace.schema import Op, Phase, Tier
-from replay import extents
-from replay.extents import Space
-from replay.geometry import Geometry, lane_of_tier
+from replay.geometry import Geometry
 from replay.loop import EXTRA, Action, Ops
 from replay.plan import Planner, make_ring
-from replay.rows import Limit
-from replay.survey import survey
 from tests.replay.conftest import MemoryTrace, Row
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 from kvtrace.cli.precondition import precondition_command
 from kvtrace.cli.running import Shown
 from kvtrace.errors import KvtraceError, TargetError, UsageError
+from kvtrace.placement.extents import RESERVED_BYTES
 from kvtrace.schema import Tier
 from replay import engines, payload, preflight, targets
 from replay.loop import INTERRUPTED, Outcome
-from replay.marker import RESERVED_BYTES, Marker, Preconditioned
+from replay.marker import Marker, Preconditioned
 from replay.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.reduction import measure_sample
 from replay.targets import RunMark, TargetSpec

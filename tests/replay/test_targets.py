@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from kvtrace.placement.extents import Need
 from kvtrace.schema import Tier
 from replay import engines, targets
-from replay.extents import Need
 from replay.loop import Action, LoopOptions, Mode, Ops, Verify, run_whole
 from replay.targets import RunMark, Target, TargetSpec
 from replay.targets.cuda import CudaTarget
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.extents import Space
+    from kvtrace.placement.extents import Space
     from replay.loop import Times
 
 KIB, MIB, MS = 1 << 10, 1 << 20, 1_000_000

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.jit import helper, kernel
+from kvtrace.placement.keys import find_or_add
 from kvtrace.schema import Op
-from replay.keys import find_or_add
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,20 +9,34 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from kvtrace.jit import kernel
+from kvtrace.placement.objects import LANE_BITS
+from kvtrace.placement.places import UNBOUNDED
+from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay.objects import LANE_BITS
-from replay.places import UNBOUNDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from replay.survey import Survey
+    from kvtrace.placement.survey import Survey
 
 EXACT_CLASSES = 256
 """Up to so many distinct lengths have a class each; more are rounded up by at most 1/16."""
 NO_CLASS = -1
+NO_LANE = -1
+RESERVED_BYTES = 1 << 20
+"""Of a device or file: extents start here, a replay's marker is before."""
+SLACK_RATIO = 0.05
+"""More space than the live set needs, unless asked otherwise."""
+
+
+def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:
+    """Return the lane of each tier, `NO_LANE` where it isn't among `tiers`."""
+    lanes = np.full(len(Tier), NO_LANE, np.int8)
+    for lane, tier in enumerate(tiers):
+        lanes[tier] = lane
+    return lanes
 
 
 def align_up(value: int, align: int) -> int:

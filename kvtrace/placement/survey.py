@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.placement import objects
+from kvtrace.placement.keys import KeyTable, carried
+from kvtrace.placement.objects import LANE_BITS, NO_CHANGE, OBJECT, ORIGINAL
+from kvtrace.placement.rows import SESSION_COLUMNS, Batch, Limit, read_batches, stream_keys
+from kvtrace.placement.spool import Spool
 from kvtrace.schema import Op, Phase, Tier
-from replay import objects
-from replay.keys import KeyTable, carried
-from replay.objects import LANE_BITS, NO_CHANGE, OBJECT, ORIGINAL
-from replay.rows import SESSION_COLUMNS, Batch, Limit, read_batches, stream_keys
-from replay.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

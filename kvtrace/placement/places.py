@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 Record = Any
 """One element of an array of one of these types; compiled code reads its fields as attributes."""
 
-ARENA = 0
-"""Place of the arena's end so far in a planner's cursor."""
+ARENA, BORN, FREE, FREED = range(4)
+"""Places in an allocator's cursor: the arena's end so far; in the chunk of births; the first free
+and the first never-used entry of the queues of freed extents."""
 
 PLACE = np.dtype(
     [
@@ -64,6 +65,47 @@ def take_extent(
     extent = int(next_free[lane])
     next_free[lane] += item.length
     return extent
+
+
+@helper
+def pop_freed(
+    classes: NDArray[np.void], kind: int, freed_next: NDArray[np.int64], cursor: NDArray[np.int64]
+) -> int:
+    """Return the entry of the extent of a class that was freed longest ago; it may be used again.
+
+    What the entry holds stays until something is freed.
+    """
+    item: Record = classes[kind]
+    freed = int(item.head)
+    item.head = freed_next[freed]
+    if item.head == 0:
+        item.tail = 0
+    freed_next[freed] = cursor[FREE]
+    cursor[FREE] = freed
+    return freed
+
+
+@helper
+def push_freed(
+    classes: NDArray[np.void], kind: int, freed_next: NDArray[np.int64], cursor: NDArray[np.int64]
+) -> int:
+    """Return an entry for a freed extent, last of its class's queue; -1 if none is used again."""
+    item: Record = classes[kind]
+    if item.quota == UNBOUNDED:
+        return -1
+    freed = int(cursor[FREE])
+    if freed:
+        cursor[FREE] = freed_next[freed]
+    else:
+        freed = int(cursor[FREED])
+        cursor[FREED] = freed + 1
+    freed_next[freed] = 0
+    if item.tail == 0:
+        item.head = freed
+    else:
+        freed_next[item.tail] = freed
+    item.tail = freed
+    return freed
 
 
 @kernel

@@ -1,0 +1,248 @@
+"""blktrace: binary records (48 bytes, either endianness) of one CPU or several; what was queued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
+from kvtrace.inputs.ioimport import LAST_NS, write_trace
+from kvtrace.inputs.ordered import Disorder, in_order
+from kvtrace.interleave import interleaved
+from kvtrace.jit import kernel
+from kvtrace.placement.keys import KeyTable
+from kvtrace.schema import MAX_SIZE_BYTES, Op
+from kvtrace.textfile import open_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kvtrace.importers import Imported, ImportOptions
+    from kvtrace.inputs.blockio import Columns
+
+OPTIONS = ()
+MANY = True
+RECORD = np.dtype(
+    [
+        ("magic", "u4"),
+        ("sequence", "u4"),
+        ("time", "u8"),
+        ("sector", "u8"),
+        ("bytes", "u4"),
+        ("action", "u4"),
+        ("pid", "u4"),
+        ("device", "u4"),
+        ("cpu", "u4"),
+        ("error", "u2"),
+        ("pdu_len", "u2"),
+    ]
+)
+"""Source: struct blk_io_trace, include/uapi/linux/blktrace_api.h of Linux 6.1."""
+MAGIC, VERSION = 0x65617400, 0x07
+Order = Literal["<", ">"]
+ORDERS: tuple[Order, ...] = ("<", ">")
+SECTOR_BYTES = 512
+_QUEUED = 1
+_READ, _WRITE, _DISCARD, _NOTIFY = 1 << 16, 1 << 17, 1 << 29, 1 << 26
+_OF_CGROUP = 1 << 8
+_BLOCK_BYTES = 4 << 20
+_LENGTH_AT = 46
+
+
+def recognises(path: Path, start: bytes) -> bool:
+    """Return whether a file begins with a record of any version."""
+    return len(start) >= RECORD.itemsize and _order(start[:4]) is not None
+
+
+def _order(first: bytes) -> Order | None:
+    """Return the byte order of a record that begins so, as numpy writes it."""
+    for order in ORDERS:
+        if int(np.frombuffer(first, f"{order}u4")[0]) & 0xFFFFFF00 == MAGIC:
+            return order
+    return None
+
+
+def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
+    """Make a trace of the queue events of reads, writes and discards of all files, by time.
+
+    What begins at one sector of a device is one object; keys number them. Reads are taken for
+    `decode`, writes for `prefill`, discards for deletions. `blktrace` writes a file per CPU.
+    """
+    disorders = [_disorder(path) for path in paths]
+    there = [disorder for disorder in disorders if disorder.rows]
+    start_ns = min((disorder.first_ns for disorder in there), default=0)
+    found = _Found()
+    streams = [
+        in_order(_moved(path, start_ns, found), disorder.window_ns)
+        for path, disorder in zip(paths, disorders, strict=True)
+    ]
+    batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
+    return write_trace(
+        batches,
+        paths,
+        out,
+        name="blktrace",
+        force=options.force,
+        notes=lambda: found.notes(sum(disorder.late for disorder in disorders)),
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of all files so far."""
+
+    devices: KeyTable = field(default_factory=KeyTable)
+    others: int = 0
+    empty: int = 0
+
+    def notes(self, late: int) -> list[str]:
+        """Return what was left out or changed."""
+        said = [f"{self.others:,} events of other kinds left out"]
+        if self.empty:
+            said.append(f"{self.empty:,} queue events without data left out")
+        if late:
+            said.append(f"{late:,} rows were out of order and have been sorted")
+        return said
+
+
+def _disorder(path: Path) -> Disorder:
+    disorder, found = Disorder(), _Found()
+    for columns in _rows(path, found):
+        disorder.note(columns["timestamp"])
+    return disorder
+
+
+def _moved(path: Path, start_ns: int, found: _Found) -> Iterator[Columns]:
+    for columns in _rows(path, found):
+        yield columns | {"timestamp": columns["timestamp"] - start_ns}
+
+
+def _rows(path: Path, found: _Found) -> Iterator[Columns]:
+    for first, records in _records(path):
+        queued = (records["action"] & (0xFFFF & ~_OF_CGROUP)) == _QUEUED
+        queued &= (records["action"] & _NOTIFY) == 0
+        found.others += int((~queued).sum())
+        columns = _columns(path, first, records, queued, found)
+        if len(columns["op"]):
+            yield columns
+
+
+def _columns(
+    path: Path,
+    first: int,
+    records: NDArray[np.void],
+    queued: NDArray[np.bool_],
+    found: _Found,
+) -> Columns:
+    action = records["action"]
+    op = np.full(len(records), -1, np.int64)
+    for bit, kind in ((_READ, Op.READ), (_WRITE, Op.WRITE), (_DISCARD, Op.DELETE)):
+        op[(action & bit) != 0] = kind
+    moves = queued & (op >= 0) & (records["bytes"] > 0)
+    found.empty += int((queued & ~moves).sum())
+    _refuse(path, first, moves & (records["time"] > LAST_NS), records["time"], f"0 to {LAST_NS} ns")
+    most = PLACE_MAX // SECTOR_BYTES
+    _refuse(path, first, moves & (records["sector"] > most), records["sector"], f"0 to {most}")
+    kept = records[moves]
+    assert MAX_SIZE_BYTES >= 1 << 32
+    file = found.devices.add(kept["device"].astype(np.uint64)).astype(np.int64)
+    _refuse(path, first, moves & (found.devices.count > FILES_MAX), records["device"], "16,384")
+    return {
+        "timestamp": kept["time"].astype(np.int64),
+        "op": op[moves].astype(np.uint8),
+        "size": kept["bytes"].astype(np.int64),
+        "file": file,
+        "place": kept["sector"].astype(np.int64) * SECTOR_BYTES,
+    }
+
+
+def _refuse(
+    path: Path, first: int, bad: NDArray[np.bool_], values: NDArray[np.generic], accepted: str
+) -> None:
+    if bad.any():
+        at = int(bad.argmax())
+        raise TraceError(
+            "value not accepted",
+            where=f"{path}: record {first + at}",
+            got=int(values[at]),
+            accepted=accepted,
+        )
+
+
+@kernel
+def _walk(
+    data: NDArray[np.uint8], header: int, length_at: int, low: int, starts: NDArray[np.int64]
+) -> tuple[int, int]:
+    """Fill in where records begin; return how many are whole, and where the next one begins.
+
+    `low`: which of the two bytes of a length is the lower one.
+    """
+    at, count = 0, 0
+    while at + header <= data.size and count < starts.size:
+        length = int(data[at + length_at + low]) + 256 * int(data[at + length_at + 1 - low])
+        if at + header + length > data.size:
+            break
+        starts[count] = at
+        count += 1
+        at += header + length
+    return count, at
+
+
+def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void]]]:
+    """Yield the records of a file, some at a time, and the number of the first one from 0."""
+    first, left = 0, b""
+    order: Order | None = None
+    with open_binary(path) as stream:
+        while data := stream.read(_BLOCK_BYTES):
+            data = left + data
+            if order is None:
+                order = _checked_order(path, data)
+            raw = np.frombuffer(data, np.uint8)
+            starts = np.empty(len(raw) // RECORD.itemsize + 1, np.int64)
+            low = 0 if order == "<" else 1
+            count, end = _walk(raw, RECORD.itemsize, _LENGTH_AT, low, starts)
+            heads = raw[starts[:count, None] + np.arange(RECORD.itemsize)]
+            records = heads.reshape(-1).view(RECORD.newbyteorder(order))
+            _check_magic(path, first, records["magic"])
+            if count:
+                yield first, records.astype(RECORD)
+            first += count
+            left = data[end:]
+    if left or not first:
+        raise TraceError(
+            "the last record is cut short",
+            where=f"{path}: record {first}",
+            got=f"{len(left)} bytes",
+            accepted=f"{RECORD.itemsize} bytes and what they say follows",
+            hint="copy the file again",
+        )
+
+
+def _checked_order(path: Path, data: bytes) -> Order:
+    order = _order(data[:4]) if len(data) >= RECORD.itemsize else None
+    if order is None:
+        raise TraceError(
+            "not a file of blktrace's",
+            where=f"{path}: record 0",
+            got=data[:4].hex(),
+            accepted=f"{MAGIC | VERSION:08x} in either byte order",
+        )
+    return order
+
+
+def _check_magic(path: Path, first: int, magic: NDArray[np.uint32]) -> None:
+    bad = magic != MAGIC | VERSION
+    if bad.any():
+        at = int(bad.argmax())
+        raise TraceError(
+            "not a record of blktrace's",
+            where=f"{path}: record {first + at}",
+            got=f"{int(magic[at]):08x}",
+            accepted=f"{MAGIC | VERSION:08x}",
+        )

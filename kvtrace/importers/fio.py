@@ -1,0 +1,170 @@
+"""fio's logs of I/O (iolog version 2 and 3, also by write_iolog), one file or several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.fiolog import FIRST_LINES
+from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
+from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
+from kvtrace.inputs.words import Names, one_of, read_lines, word_hashes
+from kvtrace.interleave import interleaved
+from kvtrace.schema import MAX_SIZE_BYTES, Op
+from kvtrace.textfile import open_binary
+from kvtrace.units import US_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kvtrace.importers import Imported, ImportOptions
+    from kvtrace.inputs.blockio import Columns
+    from kvtrace.inputs.words import Lines, Picked
+
+OPTIONS = ()
+MANY = True
+_IO = word_hashes(["read", "write", "trim", "wait", "sync", "datasync"])
+_WAIT = 3
+_FILES = word_hashes(["add", "open", "close"])
+_OPS = np.array([Op.READ, Op.WRITE, Op.DELETE], np.uint8)
+_LAST_US = LAST_NS // US_NS
+_ACCEPTED = {
+    2: "FILE add|open|close, FILE read|write|trim|sync|datasync OFFSET BYTES, FILE wait µs 0",
+    3: "µs FILE add|open|close, µs FILE read|write|trim|sync|datasync OFFSET BYTES",
+}
+
+
+def recognises(path: Path, start: bytes) -> bool:
+    """Return whether a file starts as a log of any version does."""
+    return start.startswith(b"fio version ")
+
+
+def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
+    """Make a trace from logs: those of several jobs run side by side, from one start.
+
+    What begins at one offset of a file is one object; keys number them. Reads are taken for
+    `decode`, writes for `prefill`, trims for deletions. fio runs a log in the order of its lines,
+    so time that runs backwards in it is raised to what came before.
+    """
+    found = _Found()
+    streams = [_rows(path, found) for path in paths]
+    batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
+    return write_trace(batches, paths, out, name="fio", force=options.force, notes=found.notes)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of all logs so far."""
+
+    files: Names = field(default_factory=Names)
+    late: int = 0
+    syncs: int = 0
+
+    def notes(self) -> list[str]:
+        """Return what had to be changed."""
+        said = [f"{len(self.files.names):,} files"]
+        if self.late:
+            said.append(f"{self.late:,} rows were earlier than the one before: they follow it")
+        if self.syncs:
+            said.append(f"{self.syncs:,} syncs left out")
+        return said
+
+
+def _version(path: Path) -> int:
+    with open_binary(path) as stream:
+        line = stream.read(64).split(b"\n")[0].rstrip()
+    for version, first in FIRST_LINES.items():
+        if line == first:
+            return version
+    raise TraceError(
+        "not a log of fio's",
+        where=f"{path}: line 1",
+        got=repr(line.decode("utf-8", "replace")),
+        accepted=" or ".join(first.decode() for first in FIRST_LINES.values()),
+    )
+
+
+def _rows(path: Path, found: _Found) -> Iterator[Columns]:
+    """Yield the reads, writes and trims of a log."""
+    version = _version(path)
+    clock = _Clock(version)
+    for lines in read_lines(path):
+        some = lines.count > 0
+        if lines.first == 1:
+            some[0] = False
+        io = _io_lines(lines, some, version)
+        clock.start(lines.only(some))
+        if len(io) and len((columns := _columns(io, version, clock, found))["op"]):
+            yield columns
+    found.late += clock.late
+
+
+def _io_lines(lines: Lines, some: NDArray[np.bool_], version: int) -> Picked:
+    """Return the lines of I/O; those that add, open and close files are checked and left out."""
+    shift = version - 2
+    management = some & (lines.count == 2 + shift)
+    io = some & (lines.count == 4 + shift)
+    lines.only(some).check(~(management | io)[some], "not a line of such a log", _ACCEPTED[version])
+    files = lines.only(management)
+    files.check(one_of(files.hashes(1 + shift), _FILES) < 0, "no such action", "add, open, close")
+    return lines.only(io)
+
+
+def _columns(io: Picked, version: int, clock: _Clock, found: _Found) -> Columns:
+    """Return the I/O of some lines."""
+    shift = version - 2
+    action = one_of(io.hashes(1 + shift), _IO)
+    io.check(action < 0, "no such action", _ACCEPTED[version])
+    io.check((action == _WAIT) & (version == 3), "a wait", "none in version 3, as fio has it")
+    place = io.numbers(2 + shift, "the offset", PLACE_MAX)
+    size = io.numbers(3 + shift, "the length", MAX_SIZE_BYTES)
+    io.check((action < _WAIT) & (size == 0), "a length of 0", f"1 to {MAX_SIZE_BYTES}")
+    times = clock.at(io, np.where(action == _WAIT, place, 0))
+    file = found.files.of(io, shift)
+    io.check(file >= FILES_MAX, "too many files", f"up to {FILES_MAX:,}")
+    moves = action < _WAIT
+    found.syncs += int((action > _WAIT).sum())
+    return {
+        "timestamp": times[moves],
+        "op": _OPS[action[moves]],
+        "size": size[moves],
+        "file": file[moves],
+        "place": place[moves],
+    }
+
+
+class _Clock:
+    """Turns a log's times into ns since its start."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._start_us: int | None = None
+        self._now_us = 0
+        self._last_ns = 0
+        self.late = 0
+
+    def start(self, lines: Picked) -> None:
+        """Take the time of a log's first line, of whatever kind, as its start."""
+        if self._version == 3 and self._start_us is None and len(lines):
+            self._start_us = int(lines.numbers(0, "the time", _LAST_US)[0])
+
+    def at(self, io: Picked, waits_us: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the time of each line of I/O; `waits_us` count in version 2 only."""
+        if self._version == 3:
+            assert self._start_us is not None
+            times_us = np.maximum(io.numbers(0, "the time", _LAST_US) - self._start_us, 0)
+        else:
+            long = waits_us.astype(np.float64).cumsum() > _LAST_US - self._now_us
+            io.check(long, "waits add up to too much", f"up to {_LAST_US} µs")
+            times_us = self._now_us + waits_us.cumsum()
+            self._now_us = int(times_us[-1])
+        times, late = never_back(times_us * US_NS, self._last_ns)
+        self.late += late
+        self._last_ns = int(times[-1])
+        return times
