@@ -10,9 +10,12 @@ import typer
 
 from kvtrace import exporters, importers
 from kvtrace.errors import UsageError
+from kvtrace.foreign.rows import parse_tiers
 from kvtrace.reader import open_trace
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_TIERS_HELP = "warp, sai3, oracle, lmcache: tiers whose rows are exported, with commas."
+_ENDPOINT_HELP = "warp: address of the server; sai3: a URI instead of --bucket."
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 
 
@@ -56,11 +59,34 @@ def export_command(
     with_deletes: Annotated[
         bool, typer.Option("--with-deletes", help="mlperf-csv: keep deletes.")
     ] = False,
+    tiers: Annotated[
+        str | None, typer.Option("--tiers", help=_TIERS_HELP, show_default=False)
+    ] = None,
+    bucket: Annotated[
+        str, typer.Option("--bucket", help="sai3: bucket of the objects.", show_default="kvtrace")
+    ] = "",
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="warp, sai3: what names begin with.")
+    ] = "",
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", help=_ENDPOINT_HELP, show_default=False)
+    ] = "",
+    with_cat: Annotated[
+        bool, typer.Option("--with-cat", help="warp: columns last_byte and cat (1 miss, 2 hit).")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a trace in another tool's format, and say what that loses."""
-    options = exporters.ExportOptions(with_deletes=with_deletes, force=force)
+    options = exporters.ExportOptions(
+        with_deletes=with_deletes,
+        tiers=parse_tiers(tiers),
+        bucket=bucket,
+        prefix=prefix,
+        endpoint=endpoint,
+        with_cat=with_cat,
+        force=force,
+    )
     with open_trace(trace) as opened:
         made = exporters.export(opened, out, to, options)
     if as_json:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.reader import Trace
+    from kvtrace.schema import Tier
 
 FOLDER = "kvtrace.exporters"
 
@@ -28,6 +29,16 @@ class ExportOptions:
     force: bool = False
     with_deletes: bool = False
     """mlperf-csv: keep deletes."""
+    tiers: tuple[Tier, ...] = ()
+    """warp, sai3, oracle, lmcache: tiers whose rows are exported; empty: the format's own."""
+    bucket: str = ""
+    """sai3: the bucket that objects are in."""
+    prefix: str = ""
+    """warp, sai3: what names begin with."""
+    endpoint: str = ""
+    """warp: the server's address; sai3: the URI that names are below."""
+    with_cat: bool = False
+    """warp: the columns last_byte and cat, too."""
 
 
 @dataclass(frozen=True, slots=True)
