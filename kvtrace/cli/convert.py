@@ -10,7 +10,7 @@ import typer
 
 from kvtrace import exporters, importers
 from kvtrace.errors import UsageError
-from kvtrace.foreign.rows import parse_tiers
+from kvtrace.foreign.rows import parse_tier, parse_tiers
 from kvtrace.reader import open_trace
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -33,13 +33,21 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            "--tier",
+            help="warp, elbencho, cachebench, oracle: tier that the ops are done on.",
+            show_default=False,
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn another tool's trace into ours."""
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
-    options = importers.ImportOptions(force=force)
+    options = importers.ImportOptions(tier=parse_tier(tier), force=force)
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:
         fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}

@@ -24,14 +24,20 @@ class Reordered:
     rows are out of place, not with how many there are.
     """
 
-    def __init__(self, by: str, make: Callable[[], Iterator[Columns]]) -> None:
+    def __init__(
+        self,
+        by: str,
+        make: Callable[[], Iterator[Columns]],
+        survey: Callable[[], Iterator[Columns]] | None = None,
+    ) -> None:
+        """`survey`: makes but the column `by`, of as many batches, with no time that is later."""
         self._by, self._make = by, make
         starts: list[int] = []
         self.disorder = 0
         """Rows that come behind one of a later time."""
         self.rows = 0
         latest = None
-        for columns in make():
+        for columns in (survey or make)():
             times = columns[by]
             before = times[:1] if latest is None else np.array([latest])
             running = np.maximum.accumulate(np.concatenate((before, times)))
@@ -41,12 +47,14 @@ class Reordered:
             self.rows += len(times)
         self.first = min(starts, default=0)
         later = np.minimum.accumulate(np.array([*starts, _LAST_NS], np.int64)[::-1])[::-1]
-        self._later = later[1:].tolist()
+        self._later = later[1:]
+        self.base = 0
+        """What the times of the rows are less than those of the survey."""
 
     def __iter__(self) -> Iterator[Columns]:
         """Yield the rows in order."""
         waiting: Columns = {}
-        for later, columns in zip(self._later, self._make(), strict=True):
+        for later, columns in zip(self._later - self.base, self._make(), strict=True):
             joined = _sorted(_joined(waiting, columns), self._by) if self.disorder else columns
             # What is as late as something to come stands before it, too.
             end = int(np.searchsorted(joined[self._by], later, side="right"))

@@ -23,12 +23,20 @@ MEASURED = ("submit", "complete")
 
 def parse_tiers(text: str | None) -> tuple[Tier, ...]:
     """Return the tiers in a list with commas. Raises UsageError for an unknown one."""
-    known = {tier.label: tier for tier in Tier}
     names = [] if text is None else [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise unknown_name("tier", name, known, where="--tiers")
-    return tuple(sorted({known[name] for name in names}))
+    return tuple(sorted({_tier(name, "--tiers") for name in names}))
+
+
+def parse_tier(text: str | None) -> Tier | None:
+    """Return the tier of that name, if any. Raises UsageError for an unknown one."""
+    return None if text is None else _tier(text, "--tier")
+
+
+def _tier(name: str, where: str) -> Tier:
+    known = {tier.label: tier for tier in Tier}
+    if name not in known:
+        raise unknown_name("tier", name, known, where=where)
+    return known[name]
 
 
 def chosen_tiers(trace: Trace, asked: Sequence[Tier], default: Sequence[Tier]) -> tuple[Tier, ...]:

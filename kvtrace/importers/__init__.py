@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.header import Header
+    from kvtrace.schema import Tier
 
 FOLDER = "kvtrace.importers"
 _START_BYTES = 4096
@@ -30,6 +31,8 @@ class ImportOptions:
     """What a user may ask of an importer: `force` of each, the rest of those that take it."""
 
     force: bool = False
+    tier: Tier | None = None
+    """warp, elbencho, cachebench, oracle: the tier that the ops are done on."""
 
 
 @dataclass(frozen=True, slots=True)
