@@ -62,14 +62,15 @@ class Naming:
 
 def object_names(tier: NDArray[np.uint8], key: NDArray[np.uint64], prefix: str = "") -> pl.Series:
     """Return the name of each (tier, key): the tier's, a slash and 16 hex digits."""
-    return _folders(tier, prefix) + _hex(key)
+    return _folders(tier, prefix) + hex_keys(key)
 
 
 def _folders(tier: NDArray[np.uint8], prefix: str) -> pl.Series:
     return pl.Series([f"{prefix}{word.label}/" for word in Tier]).gather(tier)
 
 
-def _hex(keys: NDArray[np.uint64]) -> pl.Series:
+def hex_keys(keys: NDArray[np.uint64]) -> pl.Series:
+    """Return keys as 16 hex digits."""
     data = np.ascontiguousarray(keys.astype(">u8"))
     array = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(8), len(keys), [None, pa.py_buffer(data)]
@@ -101,7 +102,7 @@ class OpLogWriter:
                 "thread": filled(columns, "rank"),
                 "head": pl.Series([f"{OPS[word]}\t{CLIENT}\t1" for word in Op]).gather(op),
                 "bytes": np.where(moves, columns["size"], 0),
-                "place": _folders(columns["tier"], place) + _hex(columns["key"]) + "\t",
+                "place": _folders(columns["tier"], place) + hex_keys(columns["key"]) + "\t",
                 "error": _errors(columns),
                 "duration": columns["end"] - columns["start"],
                 "cat": _categories(columns) if self._naming.categories else 0,
