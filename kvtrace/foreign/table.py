@@ -115,7 +115,7 @@ def refuse(
         raise TraceError(
             f"{name} not accepted",
             where=f"{path}: row {before + at + 1}",
-            got=repr(values[at].as_py()),
+            got=repr(values.slice(at, 1).cast(pa.string())[0].as_py()),
             accepted=accepted,
         )
 

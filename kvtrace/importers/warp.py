@@ -73,7 +73,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     survey = Table(path, {"start": UTC_NS}, delimiter="\t")
     table = Table(path, {n: t for n, t in TYPES.items() if n in names}, delimiter="\t")
     with Names(out, force=options.force) as known:
-        reader = _Reader(path, known, options.tier or Tier.OBJECT)
+        reader = _Reader(path, known, Tier.OBJECT if options.tier is None else options.tier)
         rows = Reordered("timestamp", lambda: reader.batches(table), lambda: _starts(survey, path))
         reader.epoch_ns = rows.base = rows.first
         log = incoming.Log("warp", paths, ("submit", "complete", "error"), epoch_ns=rows.first)
