@@ -236,7 +236,11 @@ class _Script:
         parts = [
             (group.key[::step], group.size[::step], group.rank[::step]) for group in prompt.groups
         ]
-        key, size, rank = (np.concatenate(column) for column in zip(*parts, strict=True))
+        # A block that was found may have had to go and be stored anew: it is asked for once.
+        _, firsts = np.unique(np.concatenate([key for key, *_ in parts]), return_index=True)
+        key, size, rank = (
+            np.concatenate(column)[np.sort(firsts)] for column in zip(*parts, strict=True)
+        )
         ranks = np.unique(rank)
         if len({int((rank == of).sum()) for of in ranks}) > 1:
             ranks, rank = ranks[:1], np.full(len(rank), ranks[0])  # rows must be of one length

@@ -12,7 +12,7 @@ from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.hashmap import Interner
 from kvtrace.outfile import OutFile
 from kvtrace.units import MS_NS
-from kvtrace.whatif.accesses import GENERATED, check_requests, served
+from kvtrace.whatif.accesses import COMPUTED, FOUND, GENERATED, check_requests, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ OPTIONS = ()
 BLOCK_TOKENS = 512
 LOSES = (
     "all but the requests: ops, sizes, tiers, phases, times of ops, outcomes",
-    "tokens that fill no block: lengths are those of whole blocks",
+    "tokens that fill no block, and prompts of no whole block: lengths are those of whole blocks",
     "time below a millisecond",
     "sessions, qos and ranks",
     "what docs/whatif.md says can't be told from rows (blocks behind a prompt's first hole)",
@@ -127,6 +127,8 @@ class _Requests:
             kind, block = rows["kind"][some], rows["block"][some]
             prompt = [_distinct(block[kind == of], self._reverse) for of in range(GENERATED)]
             generated = len(np.unique(block[kind == GENERATED]))
+            # A block that was found may have had to go and be stored anew: it is asked for once.
+            prompt[COMPUTED] = prompt[COMPUTED][~np.isin(prompt[COMPUTED], prompt[FOUND])]
             blocks = np.concatenate(prompt)
             if len(blocks):
                 self.count += 1
