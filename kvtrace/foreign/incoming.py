@@ -52,14 +52,13 @@ def phases(op: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def write(
-    log: Log, batches: Iterable[Columns], out: Path, *, force: bool, settle: bool = True
+    log: Log, batches: Iterable[Columns], out: Path, *, force: bool
 ) -> tuple[Header, list[str]]:
     """Write a log's rows, in order of time, as a trace; return its header and what was left out.
 
-    With `settle` deletes get their object's size, and rows that can't be are left out. Raises
-    TraceError if there are no rows.
+    Deletes get their object's size, and rows that can't be are left out. Raises TraceError if there
+    are no rows.
     """
-    objects = Objects()
     header = Header(
         producer=Producer(version=VERSION),
         source=SourceInfo(
@@ -70,9 +69,12 @@ def write(
         resident=Resident(derived=True),
         epoch_ns=log.epoch_ns,
     )
-    with TraceWriter(out, header, log.columns, force=force) as writer:
+    with (
+        Objects(out.parent) as objects,
+        TraceWriter(out, header, log.columns, force=force) as writer,
+    ):
         rows = 0
-        for columns in _settled(batches, objects) if settle else batches:
+        for columns in _settled(batches, objects):
             writer.append(columns)
             rows += len(columns["timestamp"])
         if rows == 0:

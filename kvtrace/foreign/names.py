@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import xxhash
 
 from kvtrace.errors import write_failure
-from kvtrace.hashmap import Interner
 from kvtrace.outfile import WholeFile
 from kvtrace.schema import Tier
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _OWN = re.compile(r"(.*?)(?:(gpu|cpu|nvme|object)/)?([0-9a-f]{16})", re.DOTALL)
+_TABLE = 1 << 22
 _SCHEMA = pa.schema([("key", pa.uint64()), ("name", pa.string())])
 
 
@@ -44,13 +44,14 @@ class Names:
     """Turns names into keys: xxh3-64 of a name; of one that an export here made, the key in it.
 
     Own names are a prefix, a tier and 16 hex digits; one prefix is taken for our own, the first one
-    that is met, so that no two names become one key. Hashed names are kept in `names_path(out)`.
-    Memory grows with the number of different names, by some 30 bytes each.
+    that is met, so that no two names become one key. Hashed names are kept in `names_path(out)`;
+    of very many one may stand there more than once: which were met is remembered in a table of
+    fixed size.
     """
 
     def __init__(self, out: Path, *, force: bool) -> None:
         self._file = _NamesFile(names_path(out), force=force)
-        self._known = Interner()
+        self._met = np.zeros(_TABLE, np.uint64)
         self._prefix: str | None = None
         self.kept = 0
 
@@ -80,11 +81,12 @@ class Names:
         return own if own[1] == self._prefix else None
 
     def _keep(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
-        numbers = self._known.intern(np.ascontiguousarray(keys).view(np.int64))
-        new = numbers >= self.kept
+        places = keys & np.uint64(_TABLE - 1)
+        new = self._met[places] != keys
         if new.any():
+            self._met[places[new]] = keys[new]
             self._file.append(keys[new], names.filter(pa.array(new)))
-        self.kept = len(self._known)
+            self.kept += int(new.sum())
 
     def __enter__(self) -> Self:
         return self

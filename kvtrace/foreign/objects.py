@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, insert, insert_all, table_size
+from kvtrace.hashmap import MISSING, find, find_all, insert, insert_all, remove, table_size
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from kvtrace.reader import Columns
 
 # Columns of an object's row. FOUND: bytes that it had at the start of the log, 0 if it wasn't
-# there. STATE: READ_ONLY as long as only reads tell how long it is.
+# there. STATE: READ_ONLY as long as only reads tell how long it is. A free row's SIZE is the next
+# free one.
 _KEY, _STATE, _SIZE, _FOUND = range(4)
 _READ_ONLY, _WRITTEN, _DEAD = (constant(state) for state in (1, 2, 3))
 _READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
+_USED, _FREE = range(2)
 _FIRST_ROWS = 1024
+_DEAD_AT_ONCE = 1 << 16
 
 
 @kernel
 def _enter(objects: Any, table: Any, count: Any, key: int, state: int, size: int) -> None:
-    slot = count[0]
-    count[0] += 1
+    slot = count[_FREE]
+    if slot >= 0:
+        count[_FREE] = objects[slot, _SIZE]
+    else:
+        slot = count[_USED]
+        count[_USED] += 1
     objects[slot, _KEY], objects[slot, _STATE], objects[slot, _SIZE] = key, state, size
     objects[slot, _FOUND] = size if state == _READ_ONLY else 0
     insert(table, objects, slot)
@@ -60,11 +71,63 @@ def _settle(
             objects[slot, _SIZE] = objects[slot, _FOUND] = end[i]
 
 
+@kernel
+def _enter_dead(keys: Any, objects: Any, table: Any, count: Any) -> None:
+    for key in keys:
+        _enter(objects, table, count, key, _DEAD, 0)
+
+
+@kernel
+def _forget(slots: Any, objects: Any, table: Any, count: Any) -> None:
+    """Take objects out of the table; their rows are free."""
+    for slot in slots:
+        remove(table, objects, objects[slot, _KEY])
+        objects[slot, _STATE], objects[slot, _SIZE] = 0, count[_FREE]
+        count[_FREE] = slot
+
+
+class _Dead:
+    """Keys of objects that are gone, in sorted runs in a file without a name."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._ends = [0]
+
+    def add(self, keys: NDArray[np.int64]) -> None:
+        """Take keys of objects that were deleted."""
+        if self._file is None:
+            self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
+        np.sort(keys).tofile(self._file)
+        self._file.flush()
+        self._ends.append(self._ends[-1] + len(keys))
+
+    def among(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of `keys` that were deleted."""
+        if self._file is None or not len(keys):
+            return keys[:0]
+        found = np.zeros(len(keys), np.bool_)
+        for begin, end in pairwise(self._ends):
+            run = np.memmap(self._file, np.int64, "r", begin * 8, (end - begin,))
+            at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            found |= run[at] == keys
+        return keys[found]
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+
+
 class _OfTier:
-    def __init__(self) -> None:
+    """The objects of one tier: those that are there, and the keys of those that are gone."""
+
+    def __init__(self, folder: Path | None) -> None:
         self._objects = np.zeros((_FIRST_ROWS, 4), np.int64)
         self._table = np.zeros(table_size(_FIRST_ROWS), np.int32)
-        self._count = np.zeros(1, np.int64)
+        self._count = np.array([0, -1], np.int64)
+        self.dead = _Dead(folder)
+        self._gone = [np.zeros((0, 2), np.int64)]
 
     def settle(
         self,
@@ -74,20 +137,43 @@ class _OfTier:
         end: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Follow rows, giving deletes their `size`; return which rows can be."""
-        needed = int(self._count[0]) + len(op)
-        if needed > len(self._objects):
-            self._objects = np.pad(self._objects, ((0, needed), (0, 0)))
-            self._table = np.zeros(table_size(len(self._objects)), np.int32)
-            insert_all(self._table, self._objects, np.arange(self._count[0]))
-        kept = np.ones(len(op), np.bool_)
+        self._reserve(2 * len(op))
         keys = key.view(np.int64)
+        dead = self.dead.among(self._unknown(keys[op == Op.READ]))
+        _enter_dead(dead, self._objects, self._table, self._count)
+        kept = np.ones(len(op), np.bool_)
         _settle(op, keys, size, end, self._objects, self._table, self._count, kept)
+        gone = np.flatnonzero(self._objects[: self._count[_USED], _STATE] == _DEAD)
+        if len(gone) >= _DEAD_AT_ONCE:
+            self._bury(gone)
         return kept
 
+    def _reserve(self, more: int) -> None:
+        used = int(self._count[_USED])
+        if used + more > len(self._objects):
+            live = self._table[self._table > 0] - 1
+            self._objects = np.pad(self._objects, ((0, used + more), (0, 0)))
+            self._table = np.zeros(table_size(len(self._objects)), np.int32)
+            insert_all(self._table, self._objects, live)
+
+    def _unknown(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the different ones among `keys` that aren't in the table."""
+        slots = np.empty(len(keys), np.int64)
+        find_all(self._table, self._objects, np.ascontiguousarray(keys), slots)
+        return np.unique(keys[slots == MISSING])
+
+    def _bury(self, slots: NDArray[np.int64]) -> None:
+        there = self._objects[slots]
+        self.dead.add(there[:, _KEY])
+        self._gone.append(there[there[:, _FOUND] > 0][:, [_KEY, _FOUND]])
+        _forget(slots, self._objects, self._table, self._count)
+
     def resident(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        objects = self._objects[: self._count[0]]
-        there = objects[objects[:, _FOUND] > 0]
-        return np.ascontiguousarray(there[:, _KEY]).view(np.uint64), there[:, _FOUND]
+        """Return key and size of each object that was there at the start."""
+        objects = self._objects[: self._count[_USED]]
+        there = objects[(objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0)][:, [_KEY, _FOUND]]
+        found = np.concatenate([*self._gone, there])
+        return np.ascontiguousarray(found[:, 0]).view(np.uint64), found[:, 1]
 
 
 class Objects:
@@ -95,11 +181,12 @@ class Objects:
 
     What is read before it is written was there before. Reads and deletes of what the log itself
     had deleted, and deletes of what nothing else tells of, are left out and counted. Memory grows
-    with the number of objects.
+    with the objects that are there; the keys of deleted ones are in a file in
+    `folder`, 8 bytes each.
     """
 
-    def __init__(self) -> None:
-        self._tiers = [_OfTier() for _ in Tier]
+    def __init__(self, folder: Path | None = None) -> None:
+        self._tiers = [_OfTier(folder) for _ in Tier]
         self.dropped = {Op.READ: 0, Op.DELETE: 0}
 
     def settled(self, columns: Columns) -> Columns:
@@ -129,3 +216,11 @@ class Objects:
             part["tier"], part["key"], part["size"] = number, keys, sizes
             parts.append(part[np.argsort(keys)])
         return np.concatenate(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Let files go."""
+        for objects in self._tiers:
+            objects.dead.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,9 +86,14 @@ LIVES = st.lists(
 )  # fmt: skip
 
 
-@given(lives=LIVES, cut=st.integers(0, 60))
-def test_objects_are_followed(lives: list[tuple[Op, Tier, int, int, int]], cut: int) -> None:
-    """Sizes of deletes, rows that can't be and residents are those of a naive model."""
+@given(lives=LIVES, cuts=st.lists(st.integers(0, 60), max_size=4), forget=st.booleans())
+def test_objects_are_followed(
+    lives: list[tuple[Op, Tier, int, int, int]], cuts: list[int], forget: bool
+) -> None:
+    """Sizes of deletes, rows that can't be and residents are those of a naive model.
+
+    However rows are cut into batches, and also when deleted objects leave the table at once.
+    """
     expected, sizes, states = [], {}, {}
     found_there: dict[tuple[int, int], int] = {}
     for op, tier, key, size, offset in lives:
@@ -107,18 +113,24 @@ def test_objects_are_followed(lives: list[tuple[Op, Tier, int, int, int]], cut: 
         elif op == Op.DELETE and state in ("read", "written"):
             expected.append((op, sizes[place]))
             states[place] = "dead"
-    objects = Objects()
     found = []
-    for part in (lives[:cut], lives[cut:]):
-        if part:
-            names = ("op", "tier", "key", "size", "offset")
-            columns = {
-                name: np.array([row[at] for row in part], np.uint64 if name == "key" else np.int64)
-                for at, name in enumerate(names)
-            }
-            columns["op"] = columns["op"].astype(np.uint8)
-            settled = objects.settled(columns)
-            found += zip(settled["op"].tolist(), settled["size"].tolist(), strict=True)
+    places = [0, *sorted(cuts), len(lives)]
+    patch = pytest.MonkeyPatch()
+    patch.setattr("kvtrace.foreign.objects._DEAD_AT_ONCE", 1 if forget else 1 << 16)
+    with Objects() as objects:
+        for begin, end in pairwise(places):
+            if part := lives[begin:end]:
+                names = ("op", "tier", "key", "size", "offset")
+                columns = {
+                    name: np.array(
+                        [row[at] for row in part], np.uint64 if name == "key" else np.int64
+                    )
+                    for at, name in enumerate(names)
+                }
+                columns["op"] = columns["op"].astype(np.uint8)
+                settled = objects.settled(columns)
+                found += zip(settled["op"].tolist(), settled["size"].tolist(), strict=True)
+    patch.undo()
     assert found == expected
     assert sum(objects.dropped.values()) == len(lives) - len(expected)
     assert {(int(t), int(k)): int(s) for t, k, s in objects.resident()} == found_there
