@@ -121,12 +121,13 @@ def _intern(
 
 
 @kernel
-def _find_all(
+def find_all(
     table: NDArray[np.int64],
     slots: NDArray[np.int64],
     ids: NDArray[np.int64],
     out: NDArray[np.int64],
 ) -> None:
+    """Write the slot of each id, or MISSING, to `out`."""
     for i in range(ids.shape[0]):
         out[i] = find(table, slots, ids[i])
 
@@ -155,5 +156,5 @@ class Interner:
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id, MISSING where it was never interned."""
         out = np.empty(len(ids), np.int64)
-        _find_all(self._table, self._slots, ids, out)
+        find_all(self._table, self._slots, ids, out)
         return out

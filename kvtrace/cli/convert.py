@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from kvtrace import exporters, importers
-from kvtrace.cli.parsing import parse_tiers, parsed
+from kvtrace.cli.parsing import parse_tier, parse_tiers, parsed
 from kvtrace.errors import UsageError
 from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_TIERS_HELP = "fio, warp, sai3, oracle, lmcache: whose rows, e.g. cpu,nvme."
+_ENDPOINT_HELP = "warp: address of the server; sai3: a URI instead of --bucket."
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 
 
@@ -38,6 +40,14 @@ def import_command(
             help="mlperf-csv: what nvme held, e.g. 50GiB; deletes are inferred.", show_default=False
         ),
     ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            "--tier",
+            help="warp, elbencho, cachebench, oracle: tier that the ops are done on.",
+            show_default=False,
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,6 +57,7 @@ def import_command(
     options = importers.ImportOptions(
         force=force,
         nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
+        tier=parse_tier(tier),
     )
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:
@@ -68,8 +79,7 @@ def export_command(
         bool, typer.Option("--with-deletes", help="mlperf-csv: keep deletes.")
     ] = False,
     tiers: Annotated[
-        str | None,
-        typer.Option(help="fio: whose rows, e.g. cpu,nvme; default: nvme.", show_default=False),
+        str | None, typer.Option("--tiers", help=_TIERS_HELP, show_default=False)
     ] = None,
     device: Annotated[
         str, typer.Option(help="fio: block device; deletes become trims.", show_default=False)
@@ -103,6 +113,18 @@ def export_command(
             help="fio: that is to run it, e.g. 3.41; default: found here.", show_default=False
         ),
     ] = "",
+    bucket: Annotated[
+        str, typer.Option("--bucket", help="sai3: bucket of the objects.", show_default="kvtrace")
+    ] = "",
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="warp, sai3: what names begin with.")
+    ] = "",
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", help=_ENDPOINT_HELP, show_default=False)
+    ] = "",
+    with_cat: Annotated[
+        bool, typer.Option("--with-cat", help="warp: columns last_byte and cat (1 miss, 2 hit).")
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,6 +142,10 @@ def export_command(
         queue_depth=queue_depth,
         no_stall=no_stall,
         fio_version=fio_version,
+        bucket=bucket,
+        prefix=prefix,
+        endpoint=endpoint,
+        with_cat=with_cat,
     )
     with open_trace(trace) as opened:
         made = exporters.export(opened, out, to, options)

@@ -29,9 +29,16 @@ def parse_tiers(text: str | None) -> tuple[Tier, ...] | None:
     """Return the tiers in a list such as `cpu,nvme`; None where it wasn't given."""
     if text is None:
         return None
+    return tuple(sorted({_tier(name.strip(), "--tiers") for name in text.split(",")}))
+
+
+def parse_tier(text: str | None) -> Tier | None:
+    """Return the tier of that name; None where it wasn't given."""
+    return None if text is None else _tier(text.strip(), "--tier")
+
+
+def _tier(name: str, where: str) -> Tier:
     known = {tier.label: tier for tier in Tier}
-    names = [name.strip().lower() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise unknown_name("tier", name, known, where="--tiers")
-    return tuple(sorted({known[name] for name in names}))
+    if name.lower() not in known:
+        raise unknown_name("tier", name, known, where=where)
+    return known[name.lower()]

@@ -30,7 +30,7 @@ class ExportOptions:
     with_deletes: bool = False
     """mlperf-csv: keep deletes."""
     tiers: tuple[Tier, ...] = ()
-    """fio: whose rows; nvme if none is named."""
+    """fio, warp, sai3, oracle, lmcache: whose rows; empty: the format's own choice."""
     device: str = ""
     """fio: the block device that the log is for; deletes become trims."""
     filename: str = ""
@@ -49,6 +49,14 @@ class ExportOptions:
     """fio: a job that runs at maximum speed."""
     fio_version: str = ""
     """fio: the version that is to run the log; that found here if none is named."""
+    bucket: str = ""
+    """sai3: the bucket that objects are in."""
+    prefix: str = ""
+    """warp, sai3: what names begin with."""
+    endpoint: str = ""
+    """warp: the server's address; sai3: the URI that names are below."""
+    with_cat: bool = False
+    """warp: the columns last_byte and cat, too."""
 
 
 @dataclass(frozen=True, slots=True)

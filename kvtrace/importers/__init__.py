@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.header import Header
+    from kvtrace.schema import Tier
 
 FOLDER = "kvtrace.importers"
 _START_BYTES = 4096
@@ -32,6 +33,8 @@ class ImportOptions:
     force: bool = False
     nvme_capacity_bytes: int | None = None
     """mlperf-csv: what the nvme tier held; deletes are inferred."""
+    tier: Tier | None = None
+    """warp, elbencho, cachebench, oracle: the tier that the ops are done on."""
 
 
 @dataclass(frozen=True, slots=True)

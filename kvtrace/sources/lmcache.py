@@ -78,7 +78,7 @@ def frames(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, content
 
 
-def _records(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def records(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield number, Unix time in ns and content of each record behind the header."""
     found = frames(path)
     _, header = next(found, (0, {}))
@@ -98,7 +98,7 @@ def _records(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 
 def _look_ups(path: Path) -> Iterator[_LookUp]:
-    for number, time_ns, record in _records(path):
+    for number, time_ns, record in records(path):
         name = record.get("qualname")
         if isinstance(name, str) and name.endswith(LOOK_UP):
             try:
@@ -118,15 +118,20 @@ def _look_up(number: int, time_ns: int, arguments: dict[str, Any]) -> _LookUp:
     chunks = dict.fromkeys((str(key["model_name"]), bytes(key["chunk_hash"])) for key in keys)
     layout = group["layout_desc"]["v"]
     shape = tuple(int(extent) for extent in layout["shapes"][0])
-    dtype = str(layout["dtypes"][0]).removeprefix("torch.")
     return _LookUp(
         place=number,
         time_ns=time_ns,
         request=arguments.get("external_request_id"),
         chunks=list(chunks),
         shape=shape,
-        dtype=_TORCH_DTYPES.get(dtype, dtype),
+        dtype=torch_dtype(layout["dtypes"][0]),
     )
+
+
+def torch_dtype(name: object) -> str:
+    """Return the project's word for a torch dtype's name."""
+    dtype = str(name).removeprefix("torch.")
+    return _TORCH_DTYPES.get(dtype, dtype)
 
 
 def chunk_tokens(shape: tuple[int, ...], where: str) -> int:

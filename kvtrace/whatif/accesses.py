@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kvtrace.header import Header
     from kvtrace.reader import Columns, Trace
 
-_FOUND, _COMPUTED, _GENERATED = range(3)
+FOUND, COMPUTED, GENERATED = range(3)
 _NEEDED = ("request", "step")
 _CONFIGURED = ("tiers", "eviction", "admission", "write_policy", "promotion", "touch_order")
 """Keys of a recording's configuration that a what-if takes over from the trace."""
@@ -45,11 +45,11 @@ class Traced:
 
     def __init__(self, trace: Trace) -> None:
         header = trace.header
-        _check(trace)
+        check_requests(trace)
         self._header = header
         self._config = _config(header, {})
         reverse = self._config.touch_order == "tail-first"
-        accesses = _joined(_accesses(trace))
+        accesses = _joined(served(trace))
         if not len(accesses["block"]):
             raise TraceError(
                 "no request can be told from its rows", where=trace.path,
@@ -113,7 +113,8 @@ def _config(header: Header, options: Options) -> RecordConfig:
     return resolve(None, known | options).config
 
 
-def _check(trace: Trace) -> None:
+def check_requests(trace: Trace) -> None:
+    """Raise TraceError for a trace whose requests can't be told from its rows."""
     missing = [name for name in _NEEDED if name not in trace.columns]
     if missing:
         raise TraceError(
@@ -134,7 +135,7 @@ def _check(trace: Trace) -> None:
         )
 
 
-def _accesses(trace: Trace) -> Iterator[Columns]:
+def served(trace: Trace) -> Iterator[Columns]:
     """Yield (request, kind, block, tier, bytes, time, objects) of the rows that serve requests."""
     names = ["timestamp", "op", "size", "tier", "phase", "request", "step", "key"]
     names += ["block"] if "block" in trace.columns else []
@@ -143,7 +144,7 @@ def _accesses(trace: Trace) -> Iterator[Columns]:
         found = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
         computed = (op == Op.WRITE) & (phase == Phase.PREFILL) & (step == STORE)
         generated = (op == Op.WRITE) & (phase == Phase.DECODE) & (step >= FIRST_DECODE)
-        kind = np.where(found, _FOUND, np.where(computed, _COMPUTED, _GENERATED))
+        kind = np.where(found, FOUND, np.where(computed, COMPUTED, GENERATED))
         kept = (found | computed | generated) & ~np.ma.getmaskarray(columns["request"])
         block = np.ma.getdata(columns.get("block", columns["key"]))
         yield _merged(
@@ -203,7 +204,7 @@ def _requests(accesses: Columns, *, reverse: bool, uniform: bool, each: bool) ->
     """
     request = Interner().intern(accesses["request"].view(np.int64))
     place = np.arange(len(request))
-    prompt = accesses["kind"] < _GENERATED
+    prompt = accesses["kind"] < GENERATED
     order = np.lexsort(
         (np.where(prompt & reverse, -place, place), accesses["kind"], request)
     )  # fmt: skip

@@ -19,7 +19,7 @@ from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
-from tests.kvtrace.random_traces import traces
+from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from kvtrace.inputs.ordered import Disorder, in_order
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
-from tests.kvtrace.random_traces import traces
+from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
 
 SAMPLES = Path(__file__).parents[3] / "shared/samples/mlperf"

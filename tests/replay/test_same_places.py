@@ -21,7 +21,7 @@ from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import map_path
 from replay.geometry import Geometry
 from replay.plan import Planner, make_ring
-from tests.kvtrace.random_traces import traces
+from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
 
 if TYPE_CHECKING:

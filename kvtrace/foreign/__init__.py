@@ -1,0 +1,1 @@
+"""What exporters to, and importers from, other tools' formats share beyond options and files."""

@@ -1,0 +1,98 @@
+"""Names of objects in other tools' files, and the keys that they get here."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from kvtrace.errors import write_failure
+from kvtrace.outfile import WholeFile
+from kvtrace.schema import Tier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_OWN = re.compile(r"(.*?)(?:(gpu|cpu|nvme|object)/)?([0-9a-f]{16})", re.DOTALL)
+_TABLE = 1 << 22
+_SCHEMA = pa.schema([("key", pa.uint64()), ("name", pa.string())])
+
+
+def names_path(out: Path) -> Path:
+    """Return where the names of trace `out` are kept."""
+    return out.with_name(f"{out.stem}.keys.parquet")
+
+
+class _NamesFile(WholeFile):
+    def _open(self) -> pq.ParquetWriter:
+        return pq.ParquetWriter(self._partial, _SCHEMA, compression="zstd")
+
+    def append(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
+        try:
+            self._file.write_table(pa.Table.from_arrays([pa.array(keys), names], schema=_SCHEMA))
+        except OSError as error:
+            raise write_failure(self.path, error) from error
+
+
+class Names:
+    """Turns names into keys: xxh3-64 of a name; of one that an export here made, the key in it.
+
+    Own names are a prefix, a tier and 16 hex digits; one prefix is taken for our own, the first one
+    that is met, so that no two names become one key. Hashed names are kept in `names_path(out)`;
+    of very many one may stand there more than once: which were met is remembered in a table of
+    fixed size.
+    """
+
+    def __init__(self, out: Path, *, force: bool) -> None:
+        self._file = _NamesFile(names_path(out), force=force)
+        self._met = np.zeros(_TABLE, np.uint64)
+        self._prefix: str | None = None
+        self.kept = 0
+
+    def of(self, names: pa.Array, tier: Tier) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """Return each name's key and tier, which is `tier` unless an own name tells it."""
+        found = names.dictionary_encode()
+        texts = found.dictionary.to_pylist()
+        keys, tiers = np.zeros(len(texts), np.uint64), np.full(len(texts), tier, np.uint8)
+        hashed = np.ones(len(texts), np.bool_)
+        for at, text in enumerate(texts):
+            own = self._own(text)
+            if own is None:
+                keys[at] = xxhash.xxh3_64_intdigest(text.encode())
+            else:
+                keys[at], hashed[at] = int(own[3], 16), False
+                tiers[at] = Tier[own[2].upper()] if own[2] else tier
+        self._keep(keys[hashed], found.dictionary.filter(pa.array(hashed)))
+        indices = found.indices.to_numpy()
+        return keys[indices], tiers[indices]
+
+    def _own(self, text: str) -> re.Match[str] | None:
+        own = _OWN.fullmatch(text)
+        if own is None:
+            return None
+        if self._prefix is None:
+            self._prefix = own[1]
+        return own if own[1] == self._prefix else None
+
+    def _keep(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
+        places = keys & np.uint64(_TABLE - 1)
+        new = self._met[places] != keys
+        if new.any():
+            self._met[places[new]] = keys[new]
+            self._file.append(keys[new], names.filter(pa.array(new)))
+            self.kept += int(new.sum())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """Finish the file if it has any names."""
+        self._file.__exit__(*raised)
+        if raised[0] is None and not self.kept:
+            self._file.path.unlink()

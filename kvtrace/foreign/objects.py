@@ -1,0 +1,224 @@
+"""Objects as a foreign log shows them: which were there before, and how long deleted ones were."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from kvtrace.hashmap import MISSING, find, find_all, grown, insert, new_table, remove
+from kvtrace.header import RESIDENT_DTYPE
+from kvtrace.jit import constant, kernel
+from kvtrace.schema import Op, Tier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kvtrace.reader import Columns
+
+# Columns of an object's row. FOUND: bytes that it had at the start of the log, 0 if it wasn't
+# there. STATE: READ_ONLY as long as only reads tell how long it is. A free row's SIZE is the next
+# free one.
+_KEY, _STATE, _SIZE, _FOUND = range(4)
+_READ_ONLY, _WRITTEN, _DEAD = (constant(state) for state in (1, 2, 3))
+_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
+_USED, _FREE = range(2)
+_FIRST_ROWS = 1024
+_DEAD_AT_ONCE = 1 << 16
+
+
+@kernel
+def _enter(objects: Any, table: Any, count: Any, key: int, state: int, size: int) -> None:
+    slot = count[_FREE]
+    if slot >= 0:
+        count[_FREE] = objects[slot, _SIZE]
+    else:
+        slot = count[_USED]
+        count[_USED] += 1
+    objects[slot, _KEY], objects[slot, _STATE], objects[slot, _SIZE] = key, state, size
+    objects[slot, _FOUND] = size if state == _READ_ONLY else 0
+    insert(table, objects, slot)
+
+
+@kernel
+def _settle(
+    op: Any, key: Any, size: Any, end: Any, objects: Any, table: Any, count: Any, kept: Any
+) -> None:
+    """Follow the objects; give deletes their size, and take rows out of `kept` that can't be."""
+    for i in range(op.shape[0]):
+        if op[i] > _DELETE:
+            continue
+        slot = find(table, objects, key[i])
+        if slot == MISSING:
+            if op[i] == _DELETE:
+                kept[i] = False
+            else:
+                state = _READ_ONLY if op[i] == _READ else _WRITTEN
+                _enter(objects, table, count, key[i], state, end[i])
+        elif op[i] == _WRITE:
+            longest = 0 if objects[slot, _STATE] == _DEAD else objects[slot, _SIZE]
+            objects[slot, _STATE], objects[slot, _SIZE] = _WRITTEN, max(longest, end[i])
+        elif objects[slot, _STATE] == _DEAD:
+            kept[i] = False
+        elif op[i] == _DELETE:
+            size[i] = objects[slot, _SIZE]
+            objects[slot, _STATE] = _DEAD
+        elif objects[slot, _STATE] == _READ_ONLY and end[i] > objects[slot, _SIZE]:
+            objects[slot, _SIZE] = objects[slot, _FOUND] = end[i]
+
+
+@kernel
+def _enter_dead(keys: Any, objects: Any, table: Any, count: Any) -> None:
+    for key in keys:
+        _enter(objects, table, count, key, _DEAD, 0)
+
+
+@kernel
+def _forget(slots: Any, objects: Any, table: Any, count: Any) -> None:
+    """Take objects out of the table; their rows are free."""
+    for slot in slots:
+        remove(table, objects, slot)
+        objects[slot, _STATE], objects[slot, _SIZE] = 0, count[_FREE]
+        count[_FREE] = slot
+
+
+class _Dead:
+    """Keys of objects that are gone, in sorted runs in a file without a name."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._ends = [0]
+
+    def add(self, keys: NDArray[np.int64]) -> None:
+        """Take keys of objects that were deleted."""
+        if self._file is None:
+            self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
+        np.sort(keys).tofile(self._file)
+        self._file.flush()
+        self._ends.append(self._ends[-1] + len(keys))
+
+    def among(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of `keys` that were deleted."""
+        if self._file is None or not len(keys):
+            return keys[:0]
+        found = np.zeros(len(keys), np.bool_)
+        for begin, end in pairwise(self._ends):
+            run = np.memmap(self._file, np.int64, "r", begin * 8, (end - begin,))
+            at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            found |= run[at] == keys
+        return keys[found]
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+
+
+class _OfTier:
+    """The objects of one tier: those that are there, and the keys of those that are gone."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._objects = np.zeros((_FIRST_ROWS, 4), np.int64)
+        self._table = new_table(_FIRST_ROWS)
+        self._count = np.array([0, -1], np.int64)
+        self.dead = _Dead(folder)
+        self._gone = [np.zeros((0, 2), np.int64)]
+
+    def settle(
+        self,
+        op: NDArray[np.uint8],
+        key: NDArray[np.uint64],
+        size: NDArray[np.int64],
+        end: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Follow rows, giving deletes their `size`; return which rows can be."""
+        self._reserve(2 * len(op))
+        keys = key.view(np.int64)
+        dead = self.dead.among(self._unknown(keys[op == Op.READ]))
+        _enter_dead(dead, self._objects, self._table, self._count)
+        kept = np.ones(len(op), np.bool_)
+        _settle(op, keys, size, end, self._objects, self._table, self._count, kept)
+        gone = np.flatnonzero(self._objects[: self._count[_USED], _STATE] == _DEAD)
+        if len(gone) >= _DEAD_AT_ONCE:
+            self._bury(gone)
+        return kept
+
+    def _reserve(self, more: int) -> None:
+        used = int(self._count[_USED])
+        if used + more > len(self._objects):
+            self._objects = np.pad(self._objects, ((0, used + more), (0, 0)))
+            self._table = grown(self._table, len(self._objects))
+
+    def _unknown(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the different ones among `keys` that aren't in the table."""
+        slots = np.empty(len(keys), np.int64)
+        find_all(self._table, self._objects, np.ascontiguousarray(keys), slots)
+        return np.unique(keys[slots == MISSING])
+
+    def _bury(self, slots: NDArray[np.int64]) -> None:
+        there = self._objects[slots]
+        self.dead.add(there[:, _KEY])
+        self._gone.append(there[there[:, _FOUND] > 0][:, [_KEY, _FOUND]])
+        _forget(slots, self._objects, self._table, self._count)
+
+    def resident(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return key and size of each object that was there at the start."""
+        objects = self._objects[: self._count[_USED]]
+        there = objects[(objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0)][:, [_KEY, _FOUND]]
+        found = np.concatenate([*self._gone, there])
+        return np.ascontiguousarray(found[:, 0]).view(np.uint64), found[:, 1]
+
+
+class Objects:
+    """Completes rows of a log that says neither what was there before nor what deletes free.
+
+    What is read before it is written was there before. Reads and deletes of what the log itself
+    had deleted, and deletes of what nothing else tells of, are left out and counted. Memory grows
+    with the objects that are there; the keys of deleted ones are in a file in
+    `folder`, 8 bytes each.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._tiers = [_OfTier(folder) for _ in Tier]
+        self.dropped = {Op.READ: 0, Op.DELETE: 0}
+
+    def settled(self, columns: Columns) -> Columns:
+        """Return the rows that can be, deletes with the size of their object."""
+        size = columns["size"].astype(np.int64)
+        end = size + columns["offset"].astype(np.int64) if "offset" in columns else size.copy()
+        kept = np.ones(len(size), np.bool_)
+        for number, objects in enumerate(self._tiers):
+            rows = np.flatnonzero(columns["tier"] == number)
+            if len(rows):
+                sizes = size[rows]
+                kept[rows] = objects.settle(
+                    columns["op"][rows], columns["key"][rows], sizes, end[rows]
+                )
+                size[rows] = sizes
+        for op in self.dropped:
+            self.dropped[op] += int((columns["op"][~kept] == op).sum())
+        settled = columns | {"size": size.astype(np.uint64)}
+        return {name: values[kept] for name, values in settled.items()}
+
+    def resident(self) -> NDArray[np.void]:
+        """Return the objects that were there before."""
+        parts = []
+        for number, objects in enumerate(self._tiers):
+            keys, sizes = objects.resident()
+            part = np.zeros(len(keys), RESIDENT_DTYPE)
+            part["tier"], part["key"], part["size"] = number, keys, sizes
+            parts.append(part[np.argsort(keys)])
+        return np.concatenate(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Let files go."""
+        for objects in self._tiers:
+            objects.dead.close()

@@ -1,0 +1,220 @@
+"""Operation logs of warp, s3dlio and sai3-bench (.csv.zst, .tsv.zst): sorted, names to keys."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kvtrace.foreign import incoming
+from kvtrace.foreign.names import Names
+from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
+from kvtrace.schema import Op, Tier
+from kvtrace.writer import check_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from kvtrace.importers import Imported, ImportOptions
+    from kvtrace.reader import Columns
+
+OPTIONS = ("tier",)
+NEEDED = ("op", "bytes", "file", "start")
+TYPES = {
+    "op": pa.string(),
+    "n_objects": pa.int64(),
+    "bytes": pa.int64(),
+    "endpoint": pa.string(),
+    "file": pa.string(),
+    "error": pa.string(),
+    "start": UTC_NS,
+    "end": UTC_NS,
+    "duration_ns": pa.int64(),
+}
+"""What is read; who the client was (a log of s3dlio may say so by an access key) isn't."""
+OPS = {
+    "GET": Op.READ,
+    "GET_RANGE": Op.READ,
+    "PUT": Op.WRITE,
+    "DELETE": Op.DELETE,
+    "STAT": Op.LOOKUP,
+    "HEAD": Op.LOOKUP,
+}
+_OTHER = 255
+_ENOENT = 2
+_OWN_ERROR = r"^errno ([0-9]+)\b"
+_MISSING_ERROR = r"NoSuchKey|NotFound|404|not exist"
+_SCHEME = r"^[a-z0-9]+://"
+
+
+def recognises(path: Path, start: bytes) -> bool:
+    """Return whether a file starts with an operation log's header."""
+    names = start.partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r").split("\t")
+    return len(names) > len(NEEDED) and set(NEEDED) <= set(names)
+
+
+def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
+    """Make a trace from an operation log.
+
+    GET, GET_RANGE, PUT, DELETE, STAT and HEAD become ops on objects of one tier (--tier), in order
+    of their start; what they took and whether they failed goes into submit, complete and error.
+    """
+    (path,) = paths
+    check_writable(out, force=options.force)
+    names = header_of(path, "\t")
+    need_columns(path, names, NEEDED)
+    survey = Table(path, {"start": UTC_NS}, delimiter="\t")
+    table = Table(path, {n: t for n, t in TYPES.items() if n in names}, delimiter="\t")
+    with Names(out, force=options.force) as known:
+        reader = _Reader(path, known, Tier.OBJECT if options.tier is None else options.tier)
+        rows = Reordered("timestamp", lambda: reader.batches(table), lambda: _starts(survey, path))
+        reader.epoch_ns = rows.base = rows.first
+        log = incoming.Log("warp", paths, ("submit", "complete", "error"), epoch_ns=rows.first)
+        header, notes = incoming.write(log, rows, out, force=options.force)
+    told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
+    return incoming.imported(header, [*incoming.counted(told), *notes], known, out)
+
+
+def _starts(table: Table, path: Path) -> Iterator[Columns]:
+    for before, batch in table:
+        times = batch.column("start")
+        refuse(times.is_null(), times, path, before, name="start", accepted="a time of RFC 3339")
+        yield {"timestamp": _ns(times)}
+
+
+def _ns(times: pa.Array) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = times.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return found
+
+
+class _Reader:
+    """Turns blocks of the log into rows."""
+
+    def __init__(self, path: Path, names: Names, tier: Tier) -> None:
+        self._path, self._names, self._tier = path, names, tier
+        self.epoch_ns = 0
+        self.told = dict.fromkeys(
+            (
+                "ops that aren't of one object (LIST and others) left out",
+                "GETs and PUTs of no bytes left out",
+                "failed ops that moved nothing became look-ups",
+            ),
+            0,
+        )
+
+    def batches(self, table: Table) -> Iterator[Columns]:
+        """Yield the rows, not yet in order."""
+        for before, batch in table:
+            if batch.num_rows:
+                yield self._rows(before, batch)
+
+    def _rows(self, before: int, batch: pa.RecordBatch) -> Columns:
+        op = coded(batch.column("op"), OPS, _OTHER)
+        size = sizes(batch.column("bytes"), self._path, before, "bytes")
+        start = _ns(batch.column("start"))
+        error = _errnos(_texts(batch, "error"))
+        failed = (error != 0) & (size == 0) & (op <= Op.DELETE)
+        op = np.where(failed, Op.LOOKUP, op).astype(np.uint8)
+        single = self._single(batch) & (op != _OTHER)
+        empty = (op <= Op.WRITE) & (size == 0)
+        self._count(failed & single, ~single, empty & single)
+        kept = single & ~empty
+        took = self._durations(before, batch, start)
+        submit = start - self.epoch_ns
+        columns: dict[str, NDArray[Any]] = {
+            "timestamp": submit,
+            "op": op,
+            "size": np.where(op <= Op.WRITE, size, 0),
+            "submit": submit,
+            "complete": submit + took,
+            "error": error,
+        }
+        columns = {name: values[kept] for name, values in columns.items()}
+        key, tier = self._names.of(_names(batch.filter(pa.array(kept))), self._tier)
+        return columns | {"key": key, "tier": tier, "phase": incoming.phases(columns["op"])}
+
+    def _count(self, *masks: NDArray[np.bool_]) -> None:
+        failed, others, empty = (int(mask.sum()) for mask in masks)
+        for what, more in zip(self.told, (others, empty, failed), strict=True):
+            self.told[what] += more
+
+    @staticmethod
+    def _single(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+        named: NDArray[np.bool_] = pc.greater(pc.binary_length(batch.column("file")), 0).to_numpy(
+            zero_copy_only=False
+        )
+        if "n_objects" not in batch.schema.names:
+            return named
+        counts = batch.column("n_objects").fill_null(1).to_numpy(zero_copy_only=False)
+        single: NDArray[np.bool_] = named & (counts == 1)
+        return single
+
+    def _durations(
+        self, before: int, batch: pa.RecordBatch, start: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return what each op took, by `end`, or else by `duration_ns`."""
+        took = np.zeros(len(start), np.int64)
+        if "duration_ns" in batch.schema.names:
+            values = batch.column("duration_ns")
+            refuse(pc.less(values, 0).fill_null(fill_value=False), values, self._path, before,
+                   name="duration_ns", accepted="0 or more")  # fmt: skip
+            took = values.fill_null(0).to_numpy(zero_copy_only=False)
+        if "end" in batch.schema.names:
+            ends = batch.column("end")
+            known = ~ends.is_null().to_numpy(zero_copy_only=False)
+            by_end = _ns(ends) - start
+            refuse(known & (by_end < 0), ends, self._path, before, name="end",
+                   accepted="not before start")  # fmt: skip
+            took = np.where(known, by_end, took)
+        return took
+
+
+def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        return batch.column(name)
+    return pa.repeat(pa.scalar(""), batch.num_rows)
+
+
+def _errnos(texts: pa.Array) -> NDArray[np.int32]:
+    """Return 0 for no text, else the errno in it: what we write, or the one that fits it best."""
+    found = texts.dictionary_encode()
+    words = found.dictionary
+    own = pc.extract_regex(words, _OWN_ERROR.replace("(", "(?P<number>", 1))
+    missing = pc.match_substring_regex(words, _MISSING_ERROR).to_pylist()
+    numbers = [
+        0 if not word else int(match["number"]) if match else _ENOENT if gone else incoming.EIO
+        for word, match, gone in zip(words.to_pylist(), own.to_pylist(), missing, strict=True)
+    ]
+    codes = np.minimum(np.array(numbers or [0], np.int64), np.iinfo(np.int32).max)
+    errnos: NDArray[np.int32] = codes.astype(np.int32)[found.indices.to_numpy()]
+    return errnos
+
+
+def _names(batch: pa.RecordBatch) -> pa.Array:
+    """Return what identifies each object: below a store's URI, or within a server's bucket.
+
+    s3dlio has the bucket in both columns, sai3-bench in the first one, warp in neither.
+    """
+    names = pc.replace_substring_regex(batch.column("file"), _SCHEME, "")
+    places = _texts(batch, "endpoint").dictionary_encode()
+    for code, endpoint in enumerate(places.dictionary.to_pylist()):
+        if store := _store(endpoint):
+            there = pc.equal(places.indices, code)
+            outside = pc.and_(there, pc.invert(pc.starts_with(names, store)))
+            names = pc.if_else(outside, pc.binary_join_element_wise(store, names, ""), names)
+    return names
+
+
+def _store(endpoint: str) -> str:
+    """Return what stands before the names in a store; of a web server nothing."""
+    if re.match(r"https?://", endpoint):
+        return ""
+    place = re.sub(_SCHEME, "", endpoint).rpartition("@")[2].rstrip("/")
+    return f"{place}/" if place else ""

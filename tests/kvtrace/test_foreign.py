@@ -1,0 +1,168 @@
+"""What importers share: rows put in order, names turned into keys, objects followed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvtrace.cli.parsing import parse_tier, parse_tiers
+from kvtrace.errors import UsageError
+from kvtrace.foreign.lanes import Lanes
+from kvtrace.foreign.names import Names, names_path
+from kvtrace.foreign.objects import Objects
+from kvtrace.foreign.order import Reordered
+from kvtrace.schema import Op, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TIMES = st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=6), max_size=8)
+
+
+@given(batches=TIMES)
+def test_rows_are_sorted_across_batches(batches: list[list[int]]) -> None:
+    """The rows come out as a stable sort of all of them would put them."""
+    flat = [time for batch in batches for time in batch]
+
+    def make() -> Iterator[dict[str, Any]]:
+        row = 0
+        for batch in batches:
+            yield {"time": np.array(batch), "row": np.arange(row, row + len(batch))}
+            row += len(batch)
+
+    rows = Reordered("time", make)
+    found = [place for columns in rows for place in columns["row"].tolist()]
+    assert found == np.argsort(np.array(flat, np.int64), kind="stable").tolist()
+    assert rows.disorder == sum(time < max(flat[:at], default=0) for at, time in enumerate(flat))
+    assert rows.first == min(flat, default=0)
+
+
+@given(batches=TIMES)
+def test_only_rows_out_of_place_wait(batches: list[list[int]]) -> None:
+    """A batch after which nothing earlier comes leaves nothing waiting: memory stays small."""
+    ordered = [sorted(batch) for batch in sorted(batches, key=min)]
+    ordered = [
+        batch for at, batch in enumerate(ordered) if all(max(b) <= batch[0] for b in ordered[:at])
+    ]
+    rows = Reordered("time", lambda: iter([{"time": np.array(batch)} for batch in ordered]))
+    assert [columns["time"].tolist() for columns in rows] == ordered
+
+
+def test_names_are_hashed_once_and_kept(tmp_path: Path) -> None:
+    """Equal names are equal keys across batches; each hashed name stands in the file once."""
+    out = tmp_path / "t.parquet"
+    with Names(out, force=False) as names:
+        first, _ = names.of(pa.array(["b", "a", "b", "00000000000000ff"]), Tier.CPU)
+        again, tiers = names.of(pa.array(["a", "nvme/00000000000000ff", "c"]), Tier.CPU)
+    assert first[0] == first[2] != first[1] == again[0]
+    assert first[3] == again[1] == 255
+    assert tiers.tolist() == [Tier.CPU, Tier.NVME, Tier.CPU]
+    kept = pl.read_parquet(names_path(out))
+    assert kept["name"].to_list() == ["b", "a", "c"]
+    assert kept["key"].to_list() == [first[0], first[1], again[2]]
+
+
+def test_no_names_no_file(tmp_path: Path) -> None:
+    """Where all names are our own keys nothing is kept beside the trace."""
+    with Names(tmp_path / "t.parquet", force=False) as names:
+        names.of(pa.array(["00000000000000ff"]), Tier.CPU)
+    assert not list(tmp_path.iterdir())
+
+
+LIVES = st.lists(
+    st.tuples(
+        st.sampled_from(list(Op)), st.sampled_from([Tier.CPU, Tier.NVME]), st.integers(0, 3),
+        st.integers(1, 9), st.integers(0, 3),
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@given(lives=LIVES, cuts=st.lists(st.integers(0, 60), max_size=4), forget=st.booleans())
+def test_objects_are_followed(
+    lives: list[tuple[Op, Tier, int, int, int]], cuts: list[int], forget: bool
+) -> None:
+    """Sizes of deletes, rows that can't be and residents are those of a naive model.
+
+    However rows are cut into batches, and also when deleted objects leave the table at once.
+    """
+    expected, sizes, states = [], {}, {}
+    found_there: dict[tuple[int, int], int] = {}
+    for op, tier, key, size, offset in lives:
+        place, end = (int(tier), key), size + offset
+        state = states.get(place)
+        if op == Op.LOOKUP:
+            expected.append((op, size))
+        elif op == Op.WRITE:
+            sizes[place] = max(end, sizes[place] if state in ("read", "written") else 0)
+            states[place] = "written"
+            expected.append((op, size))
+        elif op == Op.READ and state != "dead":
+            if state in (None, "read"):
+                sizes[place] = found_there[place] = max(end, sizes.get(place, 0))
+                states[place] = "read"
+            expected.append((op, size))
+        elif op == Op.DELETE and state in ("read", "written"):
+            expected.append((op, sizes[place]))
+            states[place] = "dead"
+    found = []
+    places = [0, *sorted(cuts), len(lives)]
+    patch = pytest.MonkeyPatch()
+    patch.setattr("kvtrace.foreign.objects._DEAD_AT_ONCE", 1 if forget else 1 << 16)
+    with Objects() as objects:
+        for begin, end in pairwise(places):
+            if part := lives[begin:end]:
+                names = ("op", "tier", "key", "size", "offset")
+                columns = {
+                    name: np.array(
+                        [row[at] for row in part], np.uint64 if name == "key" else np.int64
+                    )
+                    for at, name in enumerate(names)
+                }
+                columns["op"] = columns["op"].astype(np.uint8)
+                settled = objects.settled(columns)
+                found += zip(settled["op"].tolist(), settled["size"].tolist(), strict=True)
+    patch.undo()
+    assert found == expected
+    assert sum(objects.dropped.values()) == len(lives) - len(expected)
+    assert {(int(t), int(k)): int(s) for t, k, s in objects.resident()} == found_there
+
+
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=40),
+    cut=st.integers(0, 40),
+)
+def test_lanes_dont_overlap(spans: list[tuple[int, int]], cut: int) -> None:
+    """No two spans of a lane overlap, and there are no more lanes than spans at one time."""
+    spans = sorted(spans)
+    start = np.array([begin for begin, _ in spans], np.int64)
+    end = start + np.array([length for _, length in spans], np.int64)
+    lanes = Lanes()
+    lane = np.concatenate([lanes.of(start[:cut], end[:cut]), lanes.of(start[cut:], end[cut:])])
+    for of in set(lane.tolist()):
+        mine = lane == of
+        assert (start[mine][1:] >= end[mine][:-1]).all()
+    instant = start == end
+    depth = [
+        int(((start <= at) & (end > at)).sum()) + int((instant & (start == at)).any())
+        for at in start
+    ]
+    assert lanes.used <= max(depth, default=0)
+
+
+def test_tiers_are_words() -> None:
+    """An unknown tier is refused, with the known ones."""
+    assert parse_tiers("object, nvme") == (Tier.NVME, Tier.OBJECT)
+    assert parse_tiers(None) is None
+    assert parse_tier("cpu") is Tier.CPU
+    for parse in (parse_tiers, parse_tier):
+        with pytest.raises(UsageError, match="unknown tier: got 'disk'"):
+            parse("disk")
