@@ -1,7 +1,7 @@
 """Exports and imports of text formats: rows per CPU-second, and memory at two lengths of a trace.
 
     python benchmarks/interop_text.py --folder /var/tmp
-    python benchmarks/interop_text.py --folder /var/tmp --rows 2000000 50000000 --formats fio
+    python benchmarks/interop_text.py --folder /var/tmp --rows 20000000 50000000 --formats fio
 
 Each step runs in a process of its own and says what it took: CPU seconds of all its threads, and
 the most memory that was resident. Bars: 500,000 rows per CPU-second both ways, and memory of the
@@ -52,7 +52,7 @@ class Format:
 
 
 FORMATS = {
-    "fio": Format("fio", ".log", ExportOptions(device="/dev/none", fio_version="3.33")),
+    "fio": Format("fio", ".log", ExportOptions(device="/dev/none", fio_version="3.34")),
     "mlperf-csv": Format("mlperf-csv", ".csv", ExportOptions(with_deletes=True)),
 }
 
@@ -150,7 +150,7 @@ def main() -> int:
     """Run it; 1 if a bar was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path.cwd())
-    parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[5_000_000, 20_000_000])
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--step", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
