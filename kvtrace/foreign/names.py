@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_OWN = re.compile(r"(.*?)(?:(gpu|cpu|nvme|object)/)?([0-9a-f]{16})", re.DOTALL)
+_OWN = r"(?s)^(?P<prefix>.*?)(?:(?P<tier>gpu|cpu|nvme|object)/)?(?P<key>[0-9a-f]{16})$"
 _TABLE = 1 << 22
 _SCHEMA = pa.schema([("key", pa.uint64()), ("name", pa.string())])
 
@@ -58,27 +58,26 @@ class Names:
     def of(self, names: pa.Array, tier: Tier) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """Return each name's key and tier, which is `tier` unless an own name tells it."""
         found = names.dictionary_encode()
-        texts = found.dictionary.to_pylist()
-        keys, tiers = np.zeros(len(texts), np.uint64), np.full(len(texts), tier, np.uint8)
-        hashed = np.ones(len(texts), np.bool_)
-        for at, text in enumerate(texts):
-            own = self._own(text)
-            if own is None:
-                keys[at] = xxhash.xxh3_64_intdigest(text.encode())
-            else:
-                keys[at], hashed[at] = int(own[3], 16), False
-                tiers[at] = Tier[own[2].upper()] if own[2] else tier
-        self._keep(keys[hashed], found.dictionary.filter(pa.array(hashed)))
+        texts = pl.Series("name", pl.from_arrow(found.dictionary), pl.String)
+        parts = texts.str.extract_groups(_OWN).struct.unnest()
+        own = self._own(parts)
+        keys = parts["key"].str.to_integer(base=16, dtype=pl.UInt64).fill_null(0).to_numpy().copy()
+        others = texts.filter(~own)
+        hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in others.to_list()]
+        keys[~own.to_numpy()] = np.array(hashes, np.uint64)
+        words = {word.label: int(word) for word in Tier}
+        told = parts["tier"].replace_strict(words, default=None, return_dtype=pl.UInt8)
+        tiers = pl.select(pl.when(own & told.is_not_null()).then(told).otherwise(int(tier)))
+        self._keep(np.array(hashes, np.uint64), others.to_arrow().cast(pa.string()))
         indices = found.indices.to_numpy()
-        return keys[indices], tiers[indices]
+        return keys[indices], tiers.to_series().cast(pl.UInt8).to_numpy()[indices]
 
-    def _own(self, text: str) -> re.Match[str] | None:
-        own = _OWN.fullmatch(text)
-        if own is None:
-            return None
-        if self._prefix is None:
-            self._prefix = own[1]
-        return own if own[1] == self._prefix else None
+    def _own(self, parts: pl.DataFrame) -> pl.Series:
+        """Return which names are our own."""
+        prefixes = parts["prefix"].filter(parts["key"].is_not_null())
+        if self._prefix is None and len(prefixes):
+            self._prefix = prefixes[0]
+        return parts["key"].is_not_null() & (parts["prefix"] == (self._prefix or ""))
 
     def _keep(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
         places = keys & np.uint64(_TABLE - 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.order import Again, Reordered
 from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Outgoing:
         if not self._measured:
             yield from self._kept()
             return
-        rows = Reordered("start", self._kept)
+        rows = Reordered("start", Again(self._kept))
         self.dropped = 0  # it was read once before
         yield from rows
 

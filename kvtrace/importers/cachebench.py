@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from kvtrace.foreign import incoming
 from kvtrace.foreign.names import Names
-from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.schema import Op, Tier
 from kvtrace.units import S_NS
@@ -70,10 +70,10 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     tier = Tier.CPU if options.tier is None else options.tier
     with Names(out, force=options.force) as known:
         reader = _Reader(path, known, tier, [name for name in TYPES if name in names])
-        rows = Reordered("timestamp", reader.batches, reader.times)
-        reader.first_ns = rows.base = rows.first
-        log = incoming.Log("cachebench", paths)
-        header, notes = incoming.write(log, rows, out, force=options.force)
+        with Spool(reader.batches(), out.parent) as spool:
+            rows = Reordered("timestamp", spool, since=("timestamp",))
+            log = incoming.Log("cachebench", paths)
+            header, notes = incoming.write(log, rows, out, force=options.force)
     untimed = [] if "op_time" in names else ["the file has no times: all rows are at 0"]
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
     return incoming.imported(header, [*untimed, *incoming.counted(told), *notes], known, out)
@@ -84,20 +84,14 @@ class _Reader:
 
     def __init__(self, path: Path, names: Names, tier: Tier, columns: list[str]) -> None:
         self._path, self._names, self._tier, self._columns = path, names, tier, columns
-        self.first_ns = 0
         self.told = dict.fromkeys((_UNKNOWN, _EMPTY, _MISSES), 0)
-
-    def times(self) -> Iterator[Columns]:
-        """Yield the times alone, as many batches as there are of rows."""
-        wanted = [name for name in self._columns if name in ("op_time", "op_count")] or ["size"]
-        for before, batch in self._blocks(wanted):
-            time_ns, count = self._times(before, batch), self._counts(before, batch)
-            for some in _slices(count):
-                yield {"timestamp": time_ns[some]}
 
     def batches(self) -> Iterator[Columns]:
         """Yield the rows, in the file's order."""
-        for before, batch in self._blocks(self._columns):
+        table = Table(self._path, {name: TYPES[name] for name in self._columns}, delimiter=",")
+        for before, batch in table:
+            if not batch.num_rows:
+                continue
             time_ns, count = self._times(before, batch), self._counts(before, batch)
             op = coded(batch.column("op"), OPS, _OTHER)
             size = sizes(batch.column("size"), self._path, before, "size")
@@ -110,7 +104,7 @@ class _Reader:
             refuse(pc.equal(keys, ""), keys, self._path, before, name="key", accepted="a key")
             key, tier = self._names.of(keys, self._tier)
             columns: Columns = {
-                "timestamp": time_ns - self.first_ns,
+                "timestamp": time_ns,
                 "op": op,
                 "size": np.where(op <= Op.WRITE, size, 0),
                 "key": key,
@@ -121,10 +115,6 @@ class _Reader:
             for some in _slices(count):
                 taken = some[kept[some]]
                 yield {name: values[taken] for name, values in columns.items()}
-
-    def _blocks(self, names: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        table = Table(self._path, {name: TYPES[name] for name in names}, delimiter=",")
-        return ((before, batch) for before, batch in table if batch.num_rows)
 
     def _times(self, before: int, batch: pa.RecordBatch) -> NDArray[np.int64]:
         if "op_time" not in self._columns:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from kvtrace.errors import TraceError
 from kvtrace.foreign import incoming
 from kvtrace.foreign.names import Names
-from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
 from kvtrace.textfile import open_binary
 from kvtrace.units import MS_NS
@@ -79,37 +79,40 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     tier = Tier.NVME if options.tier is None else options.tier
     with Names(out, force=options.force) as known:
         reader = _Reader(path, known, tier)
-        rows = Reordered("timestamp", reader.batches)
-        reader.first_ns = rows.base = rows.first
-        columns = ("offset", "submit", "complete", "error")
-        log = incoming.Log("elbencho", paths, columns, epoch_ns=rows.first)
-        header, notes = incoming.write(log, rows, out, force=options.force)
+        with Spool(reader.batches(), out.parent) as spool:
+            rows = Reordered("timestamp", spool, since=("timestamp", "submit", "complete"))
+            columns = ("offset", "submit", "complete", "error")
+            log = incoming.Log("elbencho", paths, columns, epoch_ns=rows.first)
+            header, notes = incoming.write(log, rows, out, force=options.force)
     return incoming.imported(header, [*incoming.counted(reader.told), *notes], known, out)
 
 
 class _Reader:
-    """Turns the log into rows; `told`: what was left out, counted in the latest pass."""
+    """Turns the log into rows; `told`: what was left out."""
 
     def __init__(self, path: Path, names: Names, tier: Tier) -> None:
         self._path, self._names, self._tier = path, names, tier
-        self.first_ns = 0
-        self.told: dict[str, int] = {}
+        self.told = dict.fromkeys((_OTHER, _EMPTY, _UNFINISHED), 0)
 
     def batches(self) -> Iterator[Columns]:
         """Yield the rows, each when its op is over."""
-        self.told = dict.fromkeys((_OTHER, _EMPTY, _UNFINISHED), 0)
         files, started = _OpenFiles(), pl.DataFrame()
         for lines in _lines(self._path):
-            named = files.named(lines)
-            joined = pl.concat([started, named]) if len(started) else named
-            ops, started = self._paired(joined)
-            columns = self._columns(ops)
+            pairs, rest = _neighbours(files.named(lines))
+            if len(started) or len(rest):
+                joined = pl.concat([started, rest]) if len(started) else rest
+                others, started = self._paired(joined)
+                pairs = pl.concat([pairs, others]).sort("line")
+            columns = self._columns(pairs)
             if len(columns["timestamp"]):
                 yield columns
         self.told[_UNFINISHED] += len(started)
 
     def _paired(self, lines: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Return the ops that are over, and the starts of those that aren't."""
+        """Return the ops that are over, and the starts of those that aren't.
+
+        An op's end belongs to the start of an equal one of its worker that stands before it.
+        """
         lines = lines.with_columns(
             begun=pl.col("ns").shift(1).over(_GROUP),
             before=pl.col("is_finished").shift(1).over(_GROUP),
@@ -126,7 +129,7 @@ class _Reader:
         starts = lines.filter(~pl.col("is_finished"))
         running = starts.filter(pl.col("after").is_null()).drop("begun", "before", "after")
         self.told[_UNFINISHED] += int((~starts["after"].fill_null(value=True)).sum())
-        return lines.filter("is_finished"), running
+        return lines.filter("is_finished").drop("before", "after"), running
 
     def _columns(self, ops: pl.DataFrame) -> Columns:
         known = pl.col("op_name").is_in(list(OPS))
@@ -139,7 +142,7 @@ class _Reader:
         op = np.where(failed & (op == Op.DELETE), Op.LOOKUP, op).astype(np.uint8)
         moves = op <= Op.WRITE
         key, tier = self._names.of(ops["name"].to_arrow().cast(pa.string()), self._tier)
-        submit = ops["begun"].to_numpy() - self.first_ns
+        submit = ops["begun"].to_numpy()
         return {
             "timestamp": submit,
             "op": op,
@@ -149,9 +152,22 @@ class _Reader:
             "phase": incoming.phases(op),
             "offset": np.where(moves, ops["offset"].to_numpy(), 0),
             "submit": submit,
-            "complete": ops["ns"].to_numpy() - self.first_ns,
+            "complete": ops["ns"].to_numpy(),
             "error": np.where(failed, incoming.EIO, 0),
         }
+
+
+def _neighbours(lines: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the ops whose end follows on their start among their worker's lines, and the rest."""
+    lines = lines.sort("worker_rank", maintain_order=True)
+    equal = [pl.col(name) == pl.col(name).shift(1) for name in _GROUP]
+    fits = pl.col("is_finished") & ~pl.col("is_finished").shift(1)
+    lines = lines.with_columns(
+        begun=pl.col("ns").shift(1), ends=pl.all_horizontal(fits, *equal).fill_null(value=False)
+    )
+    begins = lines["ends"].shift(-1).fill_null(value=False)
+    rest = lines.filter(~(lines["ends"] | begins)).drop("begun", "ends")
+    return lines.filter("ends").drop("ends").sort("line"), rest.sort("line")
 
 
 class _OpenFiles:
@@ -164,6 +180,16 @@ class _OpenFiles:
 
     def named(self, lines: pl.DataFrame) -> pl.DataFrame:
         """Return the lines with `name`: a path as it is, a descriptor's file or its number."""
+        number = lines["entry_name"].str.contains(r"^\d+$")
+        marks = lines["op_name"].is_in([*OPENS, *CLOSES])
+        if not number.any() and not marks.any():
+            return lines.with_columns(name="entry_name")
+        some = self._followed(lines.filter(number | marks))
+        names = lines.select("line").join(some, on="line", how="left", maintain_order="left")
+        return lines.with_columns(name=names["name"].fill_null(lines["entry_name"]))
+
+    def _followed(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """Return line and name of lines that open, close or have a descriptor's number."""
         done = pl.col("is_finished") & ~pl.col("is_error")
         opens, closes = pl.col("op_name").is_in(OPENS), pl.col("op_name").is_in(CLOSES)
         lines = lines.join(self._open, on="worker_rank", how="left", maintain_order="left")
@@ -181,8 +207,7 @@ class _OpenFiles:
         number = pl.col("entry_name").str.contains(r"^\d+$")
         sole = (pl.col("count") == 1) & pl.col("opened").is_not_null()
         file = pl.when(sole).then("opened").otherwise(pl.lit("descriptor ") + pl.col("entry_name"))
-        name = pl.when(number).then(file).otherwise("entry_name")
-        return lines.with_columns(name=name).drop("opened", "count")
+        return lines.select("line", name=pl.when(number).then(file).otherwise("entry_name"))
 
 
 def _lines(path: Path) -> Iterator[pl.DataFrame]:

@@ -12,7 +12,7 @@ import xxhash
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.foreign import incoming, lct
-from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.importers import Imported
 from kvtrace.model import DTYPE_BYTES
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
@@ -52,22 +52,20 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         raise UsageError(f"needs the package {NEEDS}", where="format lmcache",
                          hint="pip install 'kvtrace[lmcache]'") from error  # fmt: skip
     tier = Tier.CPU if options.tier is None else options.tier
-    epoch_ns = next((start_ns for _, start_ns, _ in records(path)), 0)
-    reader = _Reader(path, epoch_ns, tier)
-    rows = Reordered("timestamp", reader.batches)
-    log = incoming.Log(
-        "lmcache", paths, ("request", "submit", "complete"), epoch_ns=epoch_ns + rows.first
-    )
-    reader.epoch_ns, rows.base = epoch_ns + rows.first, rows.first
-    header, notes = incoming.write(log, rows, out, force=options.force)
+    reader = _Reader(path, tier)
+    with Spool(reader.batches(), out.parent) as spool:
+        rows = Reordered("timestamp", spool, since=("timestamp", "submit", "complete"))
+        columns = ("request", "submit", "complete")
+        log = incoming.Log("lmcache", paths, columns, epoch_ns=rows.first)
+        header, notes = incoming.write(log, rows, out, force=options.force)
     return Imported(header, (*incoming.counted(reader.told), *notes))
 
 
 class _Reader:
-    """Turns records into rows; `told`: what was left out, counted in the latest pass."""
+    """Turns records into rows; `told`: what was left out."""
 
-    def __init__(self, path: Path, epoch_ns: int, tier: Tier) -> None:
-        self._path, self.epoch_ns, self._tier = path, epoch_ns, tier
+    def __init__(self, path: Path, tier: Tier) -> None:
+        self._path, self._tier = path, tier
         self.told: dict[str, int] = {}
 
     def batches(self) -> Iterator[Columns]:
@@ -80,7 +78,7 @@ class _Reader:
         for number, time_ns, record in records(self._path):
             method = str(record.get("qualname")).removeprefix(lct.MANAGER)
             try:
-                rows += state.rows(method, time_ns - self.epoch_ns, record)
+                rows += state.rows(method, time_ns, record)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
                 raise TraceError(
                     f"a call of {method} without {error}",

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from kvtrace.foreign import incoming
 from kvtrace.foreign.names import Names
-from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.schema import Op, Tier
 from kvtrace.writer import check_writable
@@ -47,6 +47,7 @@ OPS = {
     "STAT": Op.LOOKUP,
     "HEAD": Op.LOOKUP,
 }
+TIMES = ("timestamp", "submit", "complete")
 _OTHER = 255
 _ENOENT = 2
 _OWN_ERROR = r"^errno ([0-9]+)\b"
@@ -70,23 +71,15 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     check_writable(out, force=options.force)
     names = header_of(path, "\t")
     need_columns(path, names, NEEDED)
-    survey = Table(path, {"start": UTC_NS}, delimiter="\t")
     table = Table(path, {n: t for n, t in TYPES.items() if n in names}, delimiter="\t")
     with Names(out, force=options.force) as known:
         reader = _Reader(path, known, Tier.OBJECT if options.tier is None else options.tier)
-        rows = Reordered("timestamp", lambda: reader.batches(table), lambda: _starts(survey, path))
-        reader.epoch_ns = rows.base = rows.first
-        log = incoming.Log("warp", paths, ("submit", "complete", "error"), epoch_ns=rows.first)
-        header, notes = incoming.write(log, rows, out, force=options.force)
+        with Spool(reader.batches(table), out.parent) as spool:
+            rows = Reordered("timestamp", spool, since=TIMES)
+            log = incoming.Log("warp", paths, (*TIMES[1:], "error"), epoch_ns=rows.first)
+            header, notes = incoming.write(log, rows, out, force=options.force)
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
     return incoming.imported(header, [*incoming.counted(told), *notes], known, out)
-
-
-def _starts(table: Table, path: Path) -> Iterator[Columns]:
-    for before, batch in table:
-        times = batch.column("start")
-        refuse(times.is_null(), times, path, before, name="start", accepted="a time of RFC 3339")
-        yield {"timestamp": _ns(times)}
 
 
 def _ns(times: pa.Array) -> NDArray[np.int64]:
@@ -99,7 +92,6 @@ class _Reader:
 
     def __init__(self, path: Path, names: Names, tier: Tier) -> None:
         self._path, self._names, self._tier = path, names, tier
-        self.epoch_ns = 0
         self.told = dict.fromkeys(
             (
                 "ops that aren't of one object (LIST and others) left out",
@@ -118,7 +110,10 @@ class _Reader:
     def _rows(self, before: int, batch: pa.RecordBatch) -> Columns:
         op = coded(batch.column("op"), OPS, _OTHER)
         size = sizes(batch.column("bytes"), self._path, before, "bytes")
-        start = _ns(batch.column("start"))
+        times = batch.column("start")
+        accepted = "a time of RFC 3339"
+        refuse(times.is_null(), times, self._path, before, name="start", accepted=accepted)
+        start = _ns(times)
         error = _errnos(_texts(batch, "error"))
         failed = (error != 0) & (size == 0) & (op <= Op.DELETE)
         op = np.where(failed, Op.LOOKUP, op).astype(np.uint8)
@@ -127,13 +122,12 @@ class _Reader:
         self._count(failed & single, ~single, empty & single)
         kept = single & ~empty
         took = self._durations(before, batch, start)
-        submit = start - self.epoch_ns
         columns: dict[str, NDArray[Any]] = {
-            "timestamp": submit,
+            "timestamp": start,
             "op": op,
             "size": np.where(op <= Op.WRITE, size, 0),
-            "submit": submit,
-            "complete": submit + took,
+            "submit": start,
+            "complete": start + took,
             "error": error,
         }
         columns = {name: values[kept] for name, values in columns.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,11 @@ from kvtrace.errors import UsageError
 from kvtrace.foreign.lanes import Lanes
 from kvtrace.foreign.names import Names, names_path
 from kvtrace.foreign.objects import Objects
-from kvtrace.foreign.order import Reordered
+from kvtrace.foreign.order import Again, Reordered, Spool
 from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TIMES = st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=6), max_size=8)
 
@@ -35,12 +35,21 @@ def test_rows_are_sorted_across_batches(batches: list[list[int]]) -> None:
     def make() -> Iterator[dict[str, Any]]:
         row = 0
         for batch in batches:
-            yield {"time": np.array(batch), "row": np.arange(row, row + len(batch))}
+            yield {
+                "time": np.array(batch),
+                "row": np.arange(row, row + len(batch)),
+                "since": np.array(batch),
+            }
             row += len(batch)
 
-    rows = Reordered("time", make)
-    found = [place for columns in rows for place in columns["row"].tolist()]
-    assert found == np.argsort(np.array(flat, np.int64), kind="stable").tolist()
+    order = np.argsort(np.array(flat, np.int64), kind="stable").tolist()
+    with Spool(make(), Path()) as spool:
+        for batches_again in (Again(make), spool):
+            rows = Reordered("time", batches_again, since=("since",))
+            found = list(rows)
+            assert [place for columns in found for place in columns["row"].tolist()] == order
+            since = [time for columns in found for time in columns["since"].tolist()]
+            assert since == [flat[at] - min(flat) for at in order]
     assert rows.disorder == sum(time < max(flat[:at], default=0) for at, time in enumerate(flat))
     assert rows.first == min(flat, default=0)
 
@@ -52,8 +61,24 @@ def test_only_rows_out_of_place_wait(batches: list[list[int]]) -> None:
     ordered = [
         batch for at, batch in enumerate(ordered) if all(max(b) <= batch[0] for b in ordered[:at])
     ]
-    rows = Reordered("time", lambda: iter([{"time": np.array(batch)} for batch in ordered]))
+    rows = Reordered("time", [{"time": np.array(batch)} for batch in ordered])
     assert [columns["time"].tolist() for columns in rows] == ordered
+
+
+def test_a_spool_gives_batches_twice(tmp_path: Path) -> None:
+    """What was kept comes again as it was, masks and all; no file is left."""
+    batch = {
+        "a": np.array([1, 2], np.uint8),
+        "b": np.ma.masked_array(np.array([3, 4], np.uint64), mask=[True, False]),
+    }
+    with Spool(iter([batch, {"a": np.array([5], np.uint8)}]), tmp_path) as spool:
+        for _ in range(3):
+            first, second = list(spool)
+            assert first["a"].tolist() == [1, 2]
+            assert first["b"].tolist() == [None, 4]
+            assert (first["a"].dtype, first["b"].dtype) == (np.uint8, np.uint64)
+            assert second["a"].tolist() == [5]
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_are_hashed_once_and_kept(tmp_path: Path) -> None:
