@@ -38,13 +38,13 @@ OUT = {
     "oracle": "t.oracleGeneral",
     "lmcache": "t.lct",
     "mooncake": "t.jsonl",
-    "perfetto": "t.json.gz",
+    "perfetto": "t.json",
 }
 OPTIONS = {"warp": {"tiers": tuple(Tier)}, "sai3": {"tiers": tuple(Tier)}}
 
 
 def make_trace(path: Path, rows: int) -> None:
-    """Write a trace: per object a write, two reads and a delete, 20 objects a request."""
+    """Write a trace: of requests of 80 rows."""
     names = ("request", "step", "rank", "block")
     layout = {"name": "bench", "block_tokens": 512}
     with TraceWriter(path, Header(layout=layout), names) as writer:
@@ -53,23 +53,23 @@ def make_trace(path: Path, rows: int) -> None:
 
 
 def columns(row: np.ndarray) -> dict[str, np.ndarray]:
-    """Return rows of the trace: row 4n writes object n, 4n + 1 and 4n + 2 read older ones."""
-    kind, number = row % 4, row // 4
-    behind = np.array([0, 1, LIVE // 2, LIVE])[kind]
+    """Return rows of the trace: a request reads 40 objects, writes 20 and deletes 20."""
+    request, within = row // 80, row % 80
+    kind, number = within // 20, request * 20 + within % 20
+    behind = np.array([20, LIVE // 2, 0, LIVE])[kind]
     old = number >= behind
     key = np.where(old, number - behind, 0)
-    op = np.where(old, np.array([Op.WRITE, Op.READ, Op.READ, Op.DELETE])[kind], Op.LOOKUP)
-    step = np.array([2, 1, 1, 0, 0], np.uint16)
+    op = np.where(old, np.array([Op.READ, Op.READ, Op.WRITE, Op.DELETE])[kind], Op.LOOKUP)
     phase = np.array([Phase.DECODE, Phase.PREFILL, Phase.EVICT, Phase.DECODE], np.uint8)
     return {
-        "timestamp": row * 12_345,
+        "timestamp": request * 987_654,
         "op": op.astype(np.uint8),
         "size": np.where(op == Op.LOOKUP, 0, 1 << 20).astype(np.uint64),
         "tier": np.full(len(row), Tier.NVME, np.uint8),
         "key": key.astype(np.uint64),
         "phase": phase[op],
-        "request": (number // 20).astype(np.uint64),
-        "step": np.where(op == Op.WRITE, step[0], step[1]),
+        "request": request.astype(np.uint64),
+        "step": np.where(op == Op.WRITE, 2, 1).astype(np.uint16),
         "rank": (number % 8).astype(np.uint16),
         "block": key.astype(np.uint64),
     }

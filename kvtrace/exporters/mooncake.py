@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.hashmap import Interner
 from kvtrace.outfile import OutFile
 from kvtrace.units import MS_NS
-from kvtrace.whatif.accesses import COMPUTED, FOUND, GENERATED, check_requests, served
+from kvtrace.whatif.accesses import GENERATED, check_requests, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +48,8 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     reverse = trace.header.config.get("touch_order", "tail-first") == "tail-first"
     requests = _Requests(trace, reverse=reverse)
     with OutFile(out, force=options.force) as file:
-        for time_ns, prompt, generated in requests.complete():
-            file.write(_line(time_ns, prompt, generated * block_tokens, block_tokens))
+        for prompts in requests.complete():
+            file.write(_lines(prompts, block_tokens))
         if requests.count == 0:
             raise UsageError("no request in this trace", where=trace.path)
     return Exported(requests.count, 0, LOSES)
@@ -67,21 +68,44 @@ def _block_tokens(trace: Trace) -> int:
     return int(tokens)
 
 
-def _line(time_ns: int, prompt: NDArray[np.uint64], output_tokens: int, block_tokens: int) -> bytes:
-    """Return a request's line.
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """Requests: time of arrival, blocks generated, and the blocks of prompts from head to tail.
+
+    `owner`: which request each block belongs to, by its index.
+    """
+
+    time_ns: NDArray[np.int64]
+    generated: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    block: NDArray[np.uint64]
+
+
+def _lines(prompts: _Prompts, block_tokens: int) -> bytes:
+    """Return the requests' lines.
 
     An id is that of the last of its blocks, which stands for all before it: a block's identity is
     that of its prefix.
     """
     each = BLOCK_TOKENS // block_tokens
-    ends = np.minimum(np.arange(each - 1, len(prompt) + each - 1, each), len(prompt) - 1)
-    fields = {
-        "timestamp": time_ns // MS_NS,
-        "input_length": len(prompt) * block_tokens,
-        "output_length": output_tokens,
-        "hash_ids": prompt[ends].tolist(),
-    }
-    return json.dumps(fields).encode() + b"\n"
+    lengths = np.bincount(prompts.owner, minlength=len(prompts.time_ns))
+    place = np.arange(len(prompts.owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ends = (place % each == each - 1) | (place == np.repeat(lengths, lengths) - 1)
+    ids = pl.DataFrame({"owner": prompts.owner[ends], "id": prompts.block[ends]})
+    listed = ids.group_by("owner", maintain_order=True).agg(pl.col("id").cast(pl.String))
+    frame = pl.DataFrame(
+        {
+            "timestamp": prompts.time_ns // MS_NS,
+            "input_length": lengths * block_tokens,
+            "output_length": prompts.generated * block_tokens,
+            "hash_ids": listed["id"].list.join(", "),
+        }
+    )
+    names = frame.columns
+    fields = ", ".join(f'"{name}": {{}}' for name in names[:-1])
+    form = f'{{{{{fields}, "{names[-1]}": [{{}}]}}}}'
+    lines = frame.select(pl.format(form, *names))
+    return lines.write_csv(include_header=False, quote_style="never").encode()
 
 
 class _Requests:
@@ -105,8 +129,8 @@ class _Requests:
         self._last = last[: len(self._numbers)]
         self.count = 0
 
-    def complete(self) -> Iterator[tuple[int, NDArray[np.uint64], int]]:
-        """Yield time of arrival, blocks of the prompt and how many blocks were generated."""
+    def complete(self) -> Iterator[_Prompts]:
+        """Yield the requests, some at a time."""
         seen, first = 0, 0
         waiting: Columns = {}
         for rows in served(self._trace):
@@ -115,24 +139,29 @@ class _Requests:
             joined = _joined(waiting, rows)
             end = first + int(np.argmax(np.append(self._last[first:] >= seen, True)))
             done = joined["number"] < end
-            yield from self._grouped({name: values[done] for name, values in joined.items()})
+            prompts = self._prompts({name: values[done] for name, values in joined.items()})
+            if len(prompts.time_ns):
+                self.count += len(prompts.time_ns)
+                yield prompts
             waiting = {name: values[~done] for name, values in joined.items()}
             first = end
 
-    def _grouped(self, rows: Columns) -> Iterator[tuple[int, NDArray[np.uint64], int]]:
-        order = np.lexsort((np.arange(len(rows["number"])), rows["number"]))
-        number = rows["number"][order]
-        begins = np.flatnonzero(np.diff(number, prepend=-1))
-        for some in np.split(order, begins[1:]) if len(order) else []:
-            kind, block = rows["kind"][some], rows["block"][some]
-            prompt = [_distinct(block[kind == of], self._reverse) for of in range(GENERATED)]
-            generated = len(np.unique(block[kind == GENERATED]))
-            # A block that was found may have had to go and be stored anew: it is asked for once.
-            prompt[COMPUTED] = prompt[COMPUTED][~np.isin(prompt[COMPUTED], prompt[FOUND])]
-            blocks = np.concatenate(prompt)
-            if len(blocks):
-                self.count += 1
-                yield int(rows["time"][some[0]]), blocks, generated
+    def _prompts(self, rows: Columns) -> _Prompts:
+        """Return the requests of rows; one that is known only by what it generated is none."""
+        generated = rows["kind"] == GENERATED
+        asked = _first_of_each({name: values[~generated] for name, values in rows.items()})
+        made = _first_of_each({name: values[generated] for name, values in rows.items()})
+        numbers, begins = np.unique(asked["number"], return_index=True)
+        place = np.arange(len(asked["number"]))
+        order = np.lexsort((-place if self._reverse else place, asked["kind"], asked["number"]))
+        at = np.searchsorted(numbers, made["number"])
+        at = at[np.isin(made["number"], numbers)]
+        return _Prompts(
+            time_ns=asked["time"][begins],
+            generated=np.bincount(at, minlength=len(numbers)),
+            owner=np.searchsorted(numbers, asked["number"][order]),
+            block=asked["block"][order],
+        )
 
 
 def _joined(before: Columns, behind: Columns) -> Columns:
@@ -141,8 +170,17 @@ def _joined(before: Columns, behind: Columns) -> Columns:
     return {name: np.concatenate((before[name], behind[name])) for name in behind}
 
 
-def _distinct(blocks: NDArray[np.uint64], reverse: bool) -> NDArray[np.uint64]:
-    """Return each block once, in order of first appearance, which may be from tail to head."""
-    _, firsts = np.unique(blocks, return_index=True)
-    kept = blocks[np.sort(firsts)]
-    return kept[::-1] if reverse else kept
+def _first_of_each(rows: Columns) -> Columns:
+    """Return a row per request and block, in the order of requests, what was found first.
+
+    A block that was found may have had to go and be stored anew: it is asked for once.
+    """
+    place = np.arange(len(rows["number"]))
+    order = np.lexsort((place, rows["kind"], rows["block"], rows["number"]))
+    first = np.ones(len(order), np.bool_)
+    for name in ("number", "block"):
+        same = rows[name][order][1:] == rows[name][order][:-1]
+        first[1:] = ~same if name == "number" else first[1:] | ~same
+    kept = np.sort(order[first])
+    kept = kept[np.argsort(rows["number"][kept], kind="stable")]
+    return {name: values[kept] for name, values in rows.items()}

@@ -196,7 +196,9 @@ def _names(batch: pa.RecordBatch) -> pa.Array:
 
     s3dlio has the bucket in both columns, sai3-bench in the first one, warp in neither.
     """
-    names = pc.replace_substring_regex(batch.column("file"), _SCHEME, "")
+    names = batch.column("file")
+    if pc.any(pc.match_substring(names, "://")).as_py():
+        names = pc.replace_substring_regex(names, _SCHEME, "")
     places = _texts(batch, "endpoint").dictionary_encode()
     for code, endpoint in enumerate(places.dictionary.to_pylist()):
         if store := _store(endpoint):
