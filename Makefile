@@ -18,7 +18,7 @@ demo: $(STAMP)
 	    --report demo/report.json --out demo/result.parquet --force || [ $$? -eq 5 ]
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
