@@ -42,15 +42,16 @@ OPS = {
     "cuFileRead": Op.READ,
     "hdfsPread": Op.READ,
     "S3GetObject": Op.READ,
+    "S3GetObjectAsync": Op.READ,
     "pwrite": Op.WRITE,
     "cuFileWrite": Op.WRITE,
     "hdfsWrite": Op.WRITE,
     "S3PutObject": Op.WRITE,
     "S3UploadPart": Op.WRITE,
+    "S3UploadPartAsync": Op.WRITE,
     "unlinkat": Op.DELETE,
     "S3DeleteObject": Op.DELETE,
     "fstat": Op.LOOKUP,
-    "fstatat": Op.LOOKUP,
     "S3HeadObject": Op.LOOKUP,
 }
 OPENS, CLOSES = ("open", "openat"), ("close",)
@@ -98,7 +99,7 @@ class _Reader:
         """Yield the rows, each when its op is over."""
         files, started = _OpenFiles(), pl.DataFrame()
         for lines in _lines(self._path):
-            pairs, rest = _neighbours(files.named(lines))
+            pairs, rest = _neighbours(self._known(files.named(lines)))
             if len(started) or len(rest):
                 joined = pl.concat([started, rest]) if len(started) else rest
                 others, started = self._paired(joined)
@@ -107,6 +108,12 @@ class _Reader:
             if len(columns["timestamp"]):
                 yield columns
         self.told[_UNFINISHED] += len(started)
+
+    def _known(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """Return the lines of ops that are taken; ends of listings differ from their starts."""
+        known = lines["op_name"].is_in(list(OPS))
+        self.told[_OTHER] += int((~known & lines["is_finished"]).sum())
+        return lines.filter(known)
 
     def _paired(self, lines: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return the ops that are over, and the starts of those that aren't.
@@ -132,8 +139,6 @@ class _Reader:
         return lines.filter("is_finished").drop("before", "after"), running
 
     def _columns(self, ops: pl.DataFrame) -> Columns:
-        known = pl.col("op_name").is_in(list(OPS))
-        self.told[_OTHER] += len(ops) - len(ops := ops.filter(known))
         op = ops["op_name"].replace_strict(OPS, return_dtype=pl.UInt8).to_numpy()
         empty = (op <= Op.WRITE) & (ops["length"].to_numpy() == 0)
         self.told[_EMPTY] += int(empty.sum())

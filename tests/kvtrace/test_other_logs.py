@@ -58,6 +58,8 @@ def test_elbencho_ops_come_in(tmp_path: Path) -> None:
     path = log(
         tmp_path,
         *whole(0, "mkdirat", "/d/r0"),
+        line(3, "S3ListObjectsV2", "b/", 0, 1000, done=False, rank=2),
+        line(4, "S3ListObjectsV2", "b/", 0, 17, done=True, rank=2),  # what it has found
         *whole(5, "openat", "/d/r0/f"),
         line(8, "pwrite", "7", 0, 4096, done=False),
         line(8, "openat", "/d/r1/f", done=False, rank=1),
@@ -96,7 +98,7 @@ def test_elbencho_ops_come_in(tmp_path: Path) -> None:
         "/d/r0/f", "/d/r1/f", "/d/r0/f", "/d/r0/f", "descriptor 7", "/d/r0/f", *["b/o"] * 4,
     ]  # fmt: skip
     assert made.notes[:4] == (
-        "6 ops that move no object (open, mkdirat and others) left out",
+        "7 ops that move no object (open, mkdirat and others) left out",
         "1 reads and writes of no bytes left out",
         "1 ops that never finished left out",
         "1 deletes of objects that nothing else tells of left out",
