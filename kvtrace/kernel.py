@@ -79,17 +79,18 @@ H_TIME, H_ORDER, H_ROW = range(3)
 # inverted. A hit ends at a checkpoint: _HIT_END marks where.
 RUN, SHARED, CHECKPOINT, _HIT_END = 1, 2, 4, 8
 
+# Blocks of count[TALLIED] tokens make no events: places from TALLY on count them, by their code.
+TALLIES = 64
+
 # Places in `count`: positions, counters, settings, context of the event.
 STREAM, LOADED, NO_MORE, HEAP, FIRST_FREE, FREE, EVENTS, ROW_BASE, ID_BASE = range(9)
 ASKED, KEYS, REQUESTS, BLOCKS, HIT_TOKENS, IDEAL_HITS = range(9, 15)
 GENERATED_TOKENS, PROMPT_TOKENS = range(15, 17)
-# TALLIED: blocks of so many tokens make no events, but are counted from TALLY on, by EV_CODE.
 WRITE_THROUGH, PROMOTE, TAIL_FIRST, GENERATION_NS, PREFILL_PS = range(17, 22)
 REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(22, 26)
 NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(26, 31)
 LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = range(31, 38)
 FRESH, TALLIED, TALLIED_NS, TALLY = range(38, 42)
-TALLIES = 64
 COUNTS = TALLY + TALLIES
 
 # Steps of a request (schema: column `step`); -1: done.

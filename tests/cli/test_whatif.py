@@ -23,6 +23,7 @@ TRIED = ("--gpu-mem", "64MiB", "--cpu-mem", "128MiB,256MiB", "--nvme-capacity", 
          "--eviction", "lru,sieve")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_json_equals_a_dry_run(tmp_path: Path, cli: Cli) -> None:
     """Each combination's figures are those of `record --dry-run --json` with the same options."""
     outcome = cli("whatif", *REQUESTS, *TRIED, "--json")
@@ -69,6 +70,7 @@ def test_a_trace_in_csv_out(tmp_path: Path, cli: Cli, small_trace: Path) -> None
     assert cli("whatif", small_trace, "--csv", path, "--force").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["html", "svg", "png"])
 def test_charts(tmp_path: Path, cli: Cli, kind: str) -> None:
     """A chart is made of each kind, whole, with nothing else beside it."""

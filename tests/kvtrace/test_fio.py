@@ -317,6 +317,7 @@ def expected(rows: list[Row]) -> list[tuple[int, str, int, int]]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(rows=traces(), extra=st.booleans())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[Row], extra: bool) -> None:

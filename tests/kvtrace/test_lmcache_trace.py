@@ -141,6 +141,7 @@ def test_ranks_are_rows_of_a_look_up(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),

@@ -122,6 +122,7 @@ def naive_deletes(rows: list[tuple[str, int, int]], capacity: int) -> list[Any] 
     return made
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     rows=st.lists(
@@ -250,6 +251,7 @@ def test_the_map_leads_back(tmp_path: Path) -> None:
     assert found.rows() == [(0, 1, "gpu", "prefill", 4), (1, 2, "gpu", "promote", 6)]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(rows=traces(), compressed=st.booleans())
 def test_round_trip(

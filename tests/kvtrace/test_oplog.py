@@ -164,6 +164,7 @@ def test_map_leads_back(tmp_path: Path, small_trace: Path) -> None:
     assert found["phase"].cast(pl.String).equals(ours["phase"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(trace=rows())
 def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:

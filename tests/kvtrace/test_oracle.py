@@ -94,6 +94,7 @@ def accesses(trace: Rows, tier: Tier | None) -> list[tuple[int, int, int]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(trace=rows())
 def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:

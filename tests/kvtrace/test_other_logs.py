@@ -117,6 +117,7 @@ ENTRIES = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(entries=ENTRIES, block=st.sampled_from([300, 1000, 8 << 20]))
 def test_elbencho_ops_that_overlap(

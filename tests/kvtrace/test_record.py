@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_workers_and_batches_dont_show(tmp_path: Path, monkeypatch: pytest.Monke
     """Neither workers nor the size of internal batches changes a byte."""
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     make(one, workers=1)
-    small = lambda spec: Hierarchy(spec, events_per_call=97)  # noqa: E731
+    small = partial(Hierarchy, events_per_call=97)
     monkeypatch.setattr(simulation, "Hierarchy", small)
     make(two, workers=3)
     assert one.read_bytes() == two.read_bytes()
@@ -321,6 +322,7 @@ def test_config_file_and_set(tmp_path: Path) -> None:
 def test_counters_are_apart() -> None:
     """No two places of the kernel's counter array are the same."""
     text = inspect.getsource(kernel)
-    section = text[text.index("# Places in `count`") : text.index("COUNTS = ")]
+    section = text[text.index("# Places in `count`") : text.index("COUNTS = TALLY + TALLIES")]
     names = re.findall(r"[A-Z_]{2,}", section)
-    assert sorted(vars(kernel)[name] for name in names) == list(range(kernel.COUNTS))
+    assert sorted(vars(kernel)[name] for name in names) == list(range(kernel.TALLY + 1))
+    assert kernel.COUNTS == kernel.TALLY + kernel.TALLIES

@@ -152,6 +152,7 @@ COLD = {"duration": "5s", "tiers__nvme__capacity": "512MiB", "source__users": 3}
 WARM = {"duration": "4s", "tiers__nvme__capacity": "384MiB", "source__users": 2, "warmup": "6s"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [COLD, WARM], ids=["cold", "warm"])
 def test_what_we_export_runs(server: str, tmp_path: Path, options: dict[str, Any]) -> None:
     """A client that does the log op for op leaves the objects that the trace leaves."""

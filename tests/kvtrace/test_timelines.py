@@ -156,6 +156,7 @@ def events(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(trace=rows())
 def test_a_timeline_has_all_ops(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -184,6 +185,7 @@ def test_a_timeline_has_all_ops(trace: Rows, tmp_path_factory: pytest.TempPathFa
             assert event["args"]["error"] == trace.columns["error"][at]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(trace=rows(measured=True))
 def test_spans_of_a_lane_dont_overlap(

@@ -53,6 +53,7 @@ def planned_places(path: Path, size_bytes: int | None) -> list[tuple[int, int]]:
     return [(at, length * 512) for at, length in zip(offsets, lengths, strict=True)]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(rows=traces(), large=st.booleans())
 def test_the_log_and_the_plan_agree(
