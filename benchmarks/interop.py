@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -151,8 +150,14 @@ def measured(job: dict[str, Any]) -> dict[str, float]:
         return {
             "rows": rows,
             "cpu_s": time.process_time() - cpu,
-            "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "rss_mib": peak_mib(),
         }
+
+
+def peak_mib() -> float:
+    """Return this process's peak memory; getrusage's would be the parent's, if that was larger."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def in_child(job: dict[str, Any]) -> dict[str, float]:
@@ -209,7 +214,7 @@ def table(rows: list[int], repeats: int, names: list[str]) -> None:
         rate = [f"{rate:,.0f}" for rate in rates]
         lines.append([name, *rate, reached if text else "-",
                       *(f"{peak:.0f}" for peak in peaks), f"{growth:+.0%} {kept}"])  # fmt: skip
-    counts = [f"{count / 1e6:.0f} M" for count in rows]
+    counts = [f"{count / 1e6:g} M" for count in rows]
     head = ["format", *(f"rows/CPU s, {c}" for c in counts), "bar", *(f"MiB, {c}" for c in counts)]
     print_table([*head, "growth"], lines)
     print(f"bars: text formats {BAR_ROWS_PER_CPU_S:,} rows per CPU-second; memory "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_OWN = r"(?s)^(?P<prefix>.*?)(?:(?P<tier>gpu|cpu|nvme|object)/)?(?P<key>[0-9a-f]{16})$"
+_DIGITS = 16
+_HEX = r"^[0-9a-f]{16}$"
+_HEAD = re.compile(r"(.*?)(?:(gpu|cpu|nvme|object)/)?", re.DOTALL)
+_UNTOLD = 255
 _TABLE = 1 << 22
 _SCHEMA = pa.schema([("key", pa.uint64()), ("name", pa.string())])
 
@@ -59,25 +63,40 @@ class Names:
         """Return each name's key and tier, which is `tier` unless an own name tells it."""
         found = names.dictionary_encode()
         texts = pl.Series("name", pl.from_arrow(found.dictionary), pl.String)
-        parts = texts.str.extract_groups(_OWN).struct.unnest()
-        own = self._own(parts)
-        keys = parts["key"].str.to_integer(base=16, dtype=pl.UInt64).fill_null(0).to_numpy().copy()
-        others = texts.filter(~own)
+        keys, tiers = np.zeros(len(texts), np.uint64), np.full(len(texts), tier, np.uint8)
+        own = self._own(texts, keys, tiers)
+        others = texts.filter(pl.Series(~own))
         hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in others.to_list()]
-        keys[~own.to_numpy()] = np.array(hashes, np.uint64)
-        words = {word.label: int(word) for word in Tier}
-        told = parts["tier"].replace_strict(words, default=None, return_dtype=pl.UInt8)
-        tiers = pl.select(pl.when(own & told.is_not_null()).then(told).otherwise(int(tier)))
-        self._keep(np.array(hashes, np.uint64), others.to_arrow().cast(pa.string()))
+        keys[~own] = np.array(hashes, np.uint64)
+        self._keep(keys[~own], others.to_arrow().cast(pa.string()))
         indices = found.indices.to_numpy()
-        return keys[indices], tiers.to_series().cast(pl.UInt8).to_numpy()[indices]
+        return keys[indices], tiers[indices]
 
-    def _own(self, parts: pl.DataFrame) -> pl.Series:
-        """Return which names are our own."""
-        prefixes = parts["prefix"].filter(parts["key"].is_not_null())
-        if self._prefix is None and len(prefixes):
-            self._prefix = prefixes[0]
-        return parts["key"].is_not_null() & (parts["prefix"] == (self._prefix or ""))
+    def _own(
+        self, texts: pl.Series, keys: NDArray[np.uint64], tiers: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Return which names are our own; write their keys, and their tiers if they tell them.
+
+        What stands before the digits takes few values, so that only those are looked at.
+        """
+        digits = texts.str.tail(_DIGITS)
+        fits = digits.str.contains(_HEX)
+        own = fits.to_numpy().copy()
+        if not own.any():
+            return own
+        heads = texts.filter(fits).str.head(-_DIGITS).to_arrow().dictionary_encode()
+        parts = [_HEAD.fullmatch(head) for head in heads.dictionary.to_pylist()]
+        found = [(part[1], part[2]) for part in parts if part is not None]
+        codes = heads.indices.to_numpy()
+        if self._prefix is None:
+            self._prefix = found[codes[0]][0]
+        ours = np.array([prefix == self._prefix for prefix, _ in found])[codes]
+        known = [_UNTOLD if word is None else Tier[word.upper()] for _, word in found]
+        told = np.array(known, np.uint8)[codes]
+        own[own] = ours
+        keys[own] = digits.filter(pl.Series(own)).str.to_integer(base=16, dtype=pl.UInt64)
+        tiers[own] = np.where(told[ours] == _UNTOLD, tiers[own], told[ours])
+        return own
 
     def _keep(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
         places = keys & np.uint64(_TABLE - 1)
