@@ -87,7 +87,7 @@ def write_cachebench(path: Path, rows: int) -> None:
                     "t": made["timestamp"] // 10**9,
                     "key": made["key"] + 10**12,
                     "key_size": 16,
-                    "op": pl.Series(["SET", "SET", "DELETE", "GET"]).gather(made["op"] ^ 1),
+                    "op": pl.Series(["GET", "SET", "DELETE", "GET"]).gather(made["op"]),
                     "op_count": 1,
                     "size": made["size"],
                     "hits": 1,
@@ -226,8 +226,8 @@ def main() -> None:
     every = [f"export {name}" for name in OUT]
     every += [f"import {name}" for name in ("warp", "oracle", "lmcache", *WRITERS)]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--rows", type=int, nargs="+", default=[500_000, 4_000_000])
     parser.add_argument("--only", nargs="+", default=every, help=", ".join(every))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
