@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.common import print_table
 from kvtrace import exporters, importers
 from kvtrace.exporters import ExportOptions
