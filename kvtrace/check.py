@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, grown, insert, new_table
+from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import NODE_SHIFT, Op, Phase, Tier
 
@@ -221,24 +221,15 @@ class Checker:
             )
             self._rows = 0
 
-    @staticmethod
-    def _grown(
-        rows: NDArray[np.int64], table: NDArray[np.int64], used: int, more: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if used + more <= len(rows):
-            return rows, table
-        rows = np.pad(rows, ((0, used + more), (0, 0)))
-        return rows, grown(table, len(rows))
-
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Check some more rows."""
         count = len(columns["op"])
-        self._objects, self._table = self._grown(
-            self._objects, self._table, int(self._count[0]), count
+        self._table, self._objects = with_room(
+            self._table, self._objects, int(self._count[0]) + count
         )
         evicts = int((columns["phase"] == Phase.EVICT).sum())
-        self._evictions, self._evict_table = self._grown(
-            self._evictions, self._evict_table, int(self._evict_count[0]), evicts
+        self._evict_table, self._evictions = with_room(
+            self._evict_table, self._evictions, int(self._evict_count[0]) + evicts
         )
         self._derived += _check_rows(
             columns["op"],

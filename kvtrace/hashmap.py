@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MISSING = -1
 _SLOT = (1 << 32) - 1
+_USED, _FREE = range(2)
 
 
 def new_table(slots: int) -> NDArray[np.int64]:
@@ -30,6 +31,16 @@ def grown(table: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
     bigger = new_table(slots)
     _copy(table, bigger)
     return bigger
+
+
+def with_room(
+    table: NDArray[np.int64], slots: NDArray[np.int64], needed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return table and slots, larger if there are fewer than `needed` slots."""
+    if needed <= len(slots):
+        return table, slots
+    slots = np.pad(slots, ((0, needed), (0, 0)))
+    return grown(table, len(slots)), slots
 
 
 @kernel
@@ -102,6 +113,36 @@ def remove(table: NDArray[np.int64], slots: NDArray[np.int64], slot: int) -> Non
 
 
 @kernel
+def take(
+    table: NDArray[np.int64], slots: NDArray[np.int64], count: NDArray[np.int64], ident: int
+) -> Any:
+    """Enter `ident` in a slot that is free; return that.
+
+    `count`: slots that were ever used, and the first free one of these, or MISSING. Of a free slot
+    column 1 is the next one.
+    """
+    slot = count[_FREE]
+    if slot != MISSING:
+        count[_FREE] = slots[slot, 1]
+    else:
+        slot = count[_USED]
+        count[_USED] += 1
+    slots[slot, 0] = ident
+    insert(table, slots, slot)
+    return slot
+
+
+@kernel
+def give_back(
+    table: NDArray[np.int64], slots: NDArray[np.int64], count: NDArray[np.int64], slot: int
+) -> None:
+    """Take out `slot`, which is free then."""
+    remove(table, slots, slot)
+    slots[slot, 1] = count[_FREE]
+    count[_FREE] = slot
+
+
+@kernel
 def _intern(
     table: NDArray[np.int64],
     slots: NDArray[np.int64],
@@ -145,10 +186,7 @@ class Interner:
 
     def intern(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id; u64 ids come as their int64 view."""
-        needed = self._known + len(ids)
-        if needed > len(self._slots):
-            self._slots = np.pad(self._slots, ((0, needed), (0, 0)))
-            self._table = grown(self._table, len(self._slots))
+        self._table, self._slots = with_room(self._table, self._slots, self._known + len(ids))
         out = np.empty(len(ids), np.int64)
         self._known = _intern(self._table, self._slots, self._known, ids, out)
         return out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, grown, insert, new_table
+from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
 from kvtrace.jit import kernel
 from kvtrace.schema import Op, Phase
 
@@ -107,9 +107,7 @@ class NextAccess:
         The accesses behind these must have been given before.
         """
         needed = int(self._count[0]) + len(keys)
-        if needed > len(self._slots):
-            self._slots = np.pad(self._slots, ((0, needed), (0, 0)))
-            self._table = grown(self._table, len(self._slots))
+        self._table, self._slots = with_room(self._table, self._slots, needed)
         following = np.empty(len(keys), np.int64)
         ids = np.ascontiguousarray(keys).view(np.int64)
         _link(ids, first, self._slots, self._table, self._count, following)

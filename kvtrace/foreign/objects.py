@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, find_all, grown, insert, new_table, remove
+from kvtrace.hashmap import MISSING, find, find_all, give_back, new_table, take, with_room
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Tier
@@ -21,27 +21,20 @@ if TYPE_CHECKING:
     from kvtrace.reader import Columns
 
 # Columns of an object's row. FOUND: bytes that it had at the start of the log, 0 if it wasn't
-# there. STATE: READ_ONLY as long as only reads tell how long it is. A free row's SIZE is the next
-# free one.
-_KEY, _STATE, _SIZE, _FOUND = range(4)
+# there. STATE: READ_ONLY as long as only reads tell how long it is; 0 of a free row.
+_KEY, _SIZE, _STATE, _FOUND = range(4)
 _READ_ONLY, _WRITTEN, _DEAD = (constant(state) for state in (1, 2, 3))
 _READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
-_USED, _FREE = range(2)
+_USED = 0
 _FIRST_ROWS = 1024
 _DEAD_AT_ONCE = 1 << 16
 
 
 @kernel
 def _enter(objects: Any, table: Any, count: Any, key: int, state: int, size: int) -> None:
-    slot = count[_FREE]
-    if slot >= 0:
-        count[_FREE] = objects[slot, _SIZE]
-    else:
-        slot = count[_USED]
-        count[_USED] += 1
-    objects[slot, _KEY], objects[slot, _STATE], objects[slot, _SIZE] = key, state, size
+    slot = take(table, objects, count, key)
+    objects[slot, _STATE], objects[slot, _SIZE] = state, size
     objects[slot, _FOUND] = size if state == _READ_ONLY else 0
-    insert(table, objects, slot)
 
 
 @kernel
@@ -81,9 +74,8 @@ def _enter_dead(keys: Any, objects: Any, table: Any, count: Any) -> None:
 def _forget(slots: Any, objects: Any, table: Any, count: Any) -> None:
     """Take objects out of the table; their rows are free."""
     for slot in slots:
-        remove(table, objects, slot)
-        objects[slot, _STATE], objects[slot, _SIZE] = 0, count[_FREE]
-        count[_FREE] = slot
+        objects[slot, _STATE] = 0
+        give_back(table, objects, count, slot)
 
 
 class _Dead:
@@ -125,7 +117,7 @@ class _OfTier:
     def __init__(self, folder: Path | None) -> None:
         self._objects = np.zeros((_FIRST_ROWS, 4), np.int64)
         self._table = new_table(_FIRST_ROWS)
-        self._count = np.array([0, -1], np.int64)
+        self._count = np.array([0, MISSING], np.int64)
         self.dead = _Dead(folder)
         self._gone = [np.zeros((0, 2), np.int64)]
 
@@ -137,7 +129,8 @@ class _OfTier:
         end: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Follow rows, giving deletes their `size`; return which rows can be."""
-        self._reserve(2 * len(op))
+        needed = int(self._count[_USED]) + 2 * len(op)
+        self._table, self._objects = with_room(self._table, self._objects, needed)
         keys = key.view(np.int64)
         dead = self.dead.among(self._unknown(keys[op == Op.READ]))
         _enter_dead(dead, self._objects, self._table, self._count)
@@ -147,12 +140,6 @@ class _OfTier:
         if len(gone) >= _DEAD_AT_ONCE:
             self._bury(gone)
         return kept
-
-    def _reserve(self, more: int) -> None:
-        used = int(self._count[_USED])
-        if used + more > len(self._objects):
-            self._objects = np.pad(self._objects, ((0, used + more), (0, 0)))
-            self._table = grown(self._table, len(self._objects))
 
     def _unknown(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the different ones among `keys` that aren't in the table."""

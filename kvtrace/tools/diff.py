@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, grown, insert, new_table, remove
+from kvtrace.hashmap import MISSING, find, give_back, new_table, take, with_room
 from kvtrace.jit import constant, kernel
 from kvtrace.reuse import FIRST, ReuseDistances
 from kvtrace.schema import Op, Tier
@@ -27,7 +27,6 @@ QUANTITIES = {
 between two touches of one; time from an op to the next on the tier."""
 
 _DELETE = constant(Op.DELETE)
-_USED, _FREE = range(2)
 
 
 @kernel
@@ -36,19 +35,10 @@ def _number(op: Any, key: Any, slots: Any, table: Any, count: Any, out: Any) -> 
     for i in range(op.shape[0]):
         slot = find(table, slots, key[i])
         if slot == MISSING:
-            slot = count[_FREE]
-            if slot >= 0:
-                count[_FREE] = slots[slot, 1]
-            else:
-                slot = count[_USED]
-                count[_USED] += 1
-            slots[slot, 0] = key[i]
-            insert(table, slots, slot)
+            slot = take(table, slots, count, key[i])
         out[i] = slot
         if op[i] == _DELETE:
-            remove(table, slots, slot)
-            slots[slot, 1] = count[_FREE]
-            count[_FREE] = slot
+            give_back(table, slots, count, slot)
 
 
 class _Numbers:
@@ -57,13 +47,11 @@ class _Numbers:
     def __init__(self) -> None:
         self._slots = np.zeros((1024, 2), np.int64)
         self._table = new_table(1024)
-        self._count = np.array([0, -1], np.int64)
+        self._count = np.array([0, MISSING], np.int64)
 
     def of(self, op: NDArray[np.uint8], key: NDArray[np.uint64]) -> NDArray[np.int64]:
-        used = int(self._count[_USED])
-        if used + len(op) > len(self._slots):
-            self._slots = np.pad(self._slots, ((0, used + len(op)), (0, 0)))
-            self._table = grown(self._table, len(self._slots))
+        needed = int(self._count[0]) + len(op)
+        self._table, self._slots = with_room(self._table, self._slots, needed)
         out = np.empty(len(op), np.int64)
         _number(op, key.view(np.int64), self._slots, self._table, self._count, out)
         return out

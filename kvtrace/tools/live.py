@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, grown, insert, new_table, remove
+from kvtrace.hashmap import MISSING, find, give_back, new_table, take, with_room
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Tier
@@ -16,25 +16,11 @@ if TYPE_CHECKING:
 
     from kvtrace.reader import Columns
 
-# Columns of an object's row; a free row's SIZE is the next free one. KNOWN: the kept rows have
-# asked for it, so that it is decided whether they found it there.
-_KEY, _SIZE, _KNOWN = range(3)
-_USED, _FREE = range(2)
+# Columns of an object's row behind its key. KNOWN: the kept rows have asked for it, so that it is
+# decided whether they found it there.
+_SIZE, _KNOWN = 1, 2
 _FIRST_ROWS = 1024
 _WRITE, _DELETE, _LOOKUP = constant(Op.WRITE), constant(Op.DELETE), constant(Op.LOOKUP)
-
-
-@kernel
-def _take(objects: Any, table: Any, count: Any, key: int) -> int:
-    slot = count[_FREE]
-    if slot >= 0:
-        count[_FREE] = objects[slot, _SIZE]
-    else:
-        slot = count[_USED]
-        count[_USED] += 1
-    objects[slot, _KEY], objects[slot, _SIZE], objects[slot, _KNOWN] = key, 0, 0
-    insert(table, objects, slot)
-    return slot
 
 
 @kernel
@@ -53,12 +39,11 @@ def _observe(
             found[i] = end[i] if slot == MISSING else objects[slot, _SIZE]
         if op[i] == _DELETE:
             if slot != MISSING:
-                remove(table, objects, slot)
-                objects[slot, _SIZE] = count[_FREE]
-                count[_FREE] = slot
+                give_back(table, objects, count, slot)
             continue
         if slot == MISSING:
-            slot = _take(objects, table, count, key[i])
+            slot = take(table, objects, count, key[i])
+            objects[slot, _SIZE] = objects[slot, _KNOWN] = 0
         objects[slot, _SIZE] = max(objects[slot, _SIZE], end[i])
         if kept[i]:
             objects[slot, _KNOWN] = 1
@@ -70,14 +55,7 @@ class _OfTier:
     def __init__(self) -> None:
         self._objects = np.zeros((_FIRST_ROWS, 3), np.int64)
         self._table = new_table(_FIRST_ROWS)
-        self._count = np.array([0, -1], np.int64)
-
-    def _reserve(self, more: int) -> None:
-        used = int(self._count[_USED])
-        if used + more <= len(self._objects):
-            return
-        self._objects = np.pad(self._objects, ((0, used + more), (0, 0)))
-        self._table = grown(self._table, len(self._objects))
+        self._count = np.array([0, MISSING], np.int64)
 
     def observe(
         self,
@@ -87,7 +65,8 @@ class _OfTier:
         kept: NDArray[np.bool_],
     ) -> NDArray[np.int64]:
         """Follow rows; return the size of what each kept row finds there first, else -1."""
-        self._reserve(len(op))
+        needed = int(self._count[0]) + len(op)
+        self._table, self._objects = with_room(self._table, self._objects, needed)
         found = np.full(len(op), -1, np.int64)
         _observe(op, key.view(np.int64), end, kept, self._objects, self._table, self._count, found)
         return found
