@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from kvtrace.errors import TargetError, write_failure
+from kvtrace.errors import TargetError
 from kvtrace.header import Header, Totals
+from kvtrace.outfile import OutFile
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS, US_NS
-from kvtrace.writer import RowWriter, check_writable, partial_path
+from kvtrace.writer import RowWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,18 +49,13 @@ class CsvWriter(RowWriter):
     def __init__(
         self, path: Path, *, with_deletes: bool = False, epoch_ns: int = 0, force: bool = False
     ) -> None:
-        check_writable(path, force=force)
+        self._file = OutFile(path, force=force)
         self.path = path
         self.rows = 0
         self.dropped = 0
         self._ops = [op for op in OPS if with_deletes or op is not Op.DELETE]
         self._epoch_ns = epoch_ns
-        self._partial = partial_path(path)
-        codec = "zstd" if path.suffix == ".zst" else None
-        try:
-            self._file = pa.output_stream(str(self._partial), compression=codec)
-        except OSError as error:
-            raise write_failure(self.path, error) from error
+        self._partial = self._file.partial
         try:
             self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
         except TargetError:
@@ -98,26 +93,17 @@ class CsvWriter(RowWriter):
         self._write(frame, header=False)
 
     def _write(self, frame: pl.DataFrame, *, header: bool) -> None:
-        try:
-            self._file.write(frame.write_csv(include_header=header).encode())
-        except OSError as error:
-            raise write_failure(self.path, error) from error
+        self._file.write(frame.write_csv(include_header=header).encode())
 
     def close(self, **header_fields: object) -> Header:
         """Finish the file under its final name; return a header with the count of rows."""
-        try:
-            self._file.close()
-            self._publish()
-        except OSError as error:
-            raise write_failure(self.path, error) from error
+        self._file.close()
         header = Header(totals=Totals(rows=self.rows), dropped_rows=self.dropped)
         return header.model_copy(update=header_fields)
 
     def abort(self) -> None:
         """Remove what was written."""
-        with suppress(OSError):  # a full disk can't take the rest either
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
+        self._file.abort()
 
 
 def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:

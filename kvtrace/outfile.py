@@ -26,7 +26,7 @@ class WholeFile:
     def __init__(self, path: Path, *, force: bool) -> None:
         check_writable(path, force=force)
         self.path = path
-        self._partial = partial_path(path)
+        self.partial = partial_path(path)
         try:
             self._file = self._open()
         except OSError as error:
@@ -35,6 +35,23 @@ class WholeFile:
     def _open(self) -> Any:
         """Create the partial file."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the file, complete, its name; if that fails, nothing is left."""
+        try:
+            self._file.close()
+            fsync(self.partial)
+            self.partial.replace(self.path)
+        except OSError as error:
+            raise write_failure(self.path, error) from error
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Remove what was written and has no name yet."""
+        with suppress(OSError):  # a full disk can't take the rest either
+            self._file.close()
+        self.partial.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -45,24 +62,28 @@ class WholeFile:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class TableFile(WholeFile):
+    """Takes tables for `path`, a Parquet file."""
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
         try:
-            if kind is None:
-                self._file.close()
-                fsync(self._partial)
-                self._partial.replace(self.path)
+            self._file.write_table(table)
         except OSError as error:
             raise write_failure(self.path, error) from error
-        finally:
-            with suppress(OSError):  # a full disk can't take the rest either
-                self._file.close()
-            self._partial.unlink(missing_ok=True)
 
 
 class OutFile(WholeFile):
     """Takes bytes for `path`, compressed as its name says (.gz, .zst)."""
 
     def _open(self) -> Any:
-        return pa.output_stream(str(self._partial), compression=_CODECS.get(self.path.suffix))
+        return pa.output_stream(str(self.partial), compression=_CODECS.get(self.path.suffix))
 
     def write(self, data: bytes | memoryview | pa.Buffer) -> None:
         """Add bytes."""

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.errors import write_failure
-from kvtrace.outfile import WholeFile
+from kvtrace.outfile import TableFile
 from kvtrace.schema import BY_NAME
 from kvtrace.writer import arrow_values
 
@@ -28,7 +27,7 @@ def map_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.map.parquet")
 
 
-class MapWriter(WholeFile):
+class MapWriter(TableFile):
     """Writes a row per record of an export: its number from 0, and key, tier, phase and request.
 
     `extra`: what else identifies a record in the other tool, as Arrow fields (offset, name).
@@ -45,7 +44,7 @@ class MapWriter(WholeFile):
         words = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
         numbers = [field.name for field in self._schema if pa.types.is_integer(field.type)]
         return pq.ParquetWriter(
-            self._partial,
+            self.partial,
             self._schema,
             compression="zstd",
             compression_level=1,
@@ -60,10 +59,7 @@ class MapWriter(WholeFile):
         numbers = np.arange(self._records, self._records + count, dtype=np.uint64)
         arrays = [_values(field, {RECORD: numbers, **columns}, count) for field in self._schema]
         self._records += count
-        try:
-            self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        except OSError as error:
-            raise write_failure(self.path, error) from error
+        self.write(pa.Table.from_arrays(arrays, schema=self._schema))
 
 
 def _values(

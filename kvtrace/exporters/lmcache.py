@@ -13,6 +13,7 @@ import numpy as np
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.foreign import lct
+from kvtrace.foreign.order import joined_columns
 from kvtrace.foreign.rows import filled
 from kvtrace.hashmap import Interner
 from kvtrace.outfile import OutFile
@@ -117,7 +118,7 @@ class _Groups:
         waiting: tuple[int, Columns] | None = None
         for first, rows in self._rows():
             if waiting is not None:
-                first, rows = waiting[0], _joined(waiting[1], rows)
+                first, rows = waiting[0], joined_columns(waiting[1], rows)
             begins = _begins(rows)
             for begin, end in pairwise(begins):
                 yield _group(rows, begin, end, first)
@@ -125,10 +126,6 @@ class _Groups:
             waiting = (first + tail, {name: values[tail:] for name, values in rows.items()})
         if waiting is not None and len(waiting[1]["op"]):
             yield _group(waiting[1], 0, len(waiting[1]["op"]), waiting[0])
-
-
-def _joined(before: Columns, behind: Columns) -> Columns:
-    return {name: np.concatenate((before[name], behind[name])) for name in behind}
 
 
 def _begins(rows: Columns) -> list[int]:

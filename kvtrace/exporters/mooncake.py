@@ -10,6 +10,7 @@ import polars as pl
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.foreign.order import joined_columns
 from kvtrace.hashmap import Interner
 from kvtrace.outfile import OutFile
 from kvtrace.units import MS_NS
@@ -136,7 +137,7 @@ class _Requests:
         for rows in served(self._trace):
             rows["number"] = self._numbers.intern(rows["request"].view(np.int64))
             seen += len(rows["number"])
-            joined = _joined(waiting, rows)
+            joined = joined_columns(waiting, rows)
             end = first + int(np.argmax(np.append(self._last[first:] >= seen, True)))
             done = joined["number"] < end
             prompts = self._prompts({name: values[done] for name, values in joined.items()})
@@ -162,12 +163,6 @@ class _Requests:
             owner=np.searchsorted(numbers, asked["number"][order]),
             block=asked["block"][order],
         )
-
-
-def _joined(before: Columns, behind: Columns) -> Columns:
-    if not before:
-        return behind
-    return {name: np.concatenate((before[name], behind[name])) for name in behind}
 
 
 def _first_of_each(rows: Columns) -> Columns:

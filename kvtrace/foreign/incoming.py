@@ -10,11 +10,9 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.foreign.names import names_path
 from kvtrace.foreign.objects import Objects
-from kvtrace.header import Header, Producer, Resident, SourceInfo
-from kvtrace.importers import Imported
+from kvtrace.importers import Imported, header_of
 from kvtrace.schema import Op, Phase
-from kvtrace.version import VERSION
-from kvtrace.writer import TraceWriter, file_sha256
+from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.foreign.names import Names
+    from kvtrace.header import Header
     from kvtrace.reader import Columns
 
 PHASES = {
@@ -59,16 +58,7 @@ def write(
     Deletes get their object's size, and rows that can't be are left out. Raises TraceError if there
     are no rows.
     """
-    header = Header(
-        producer=Producer(version=VERSION),
-        source=SourceInfo(
-            name=log.name,
-            parameters=log.parameters or {},
-            sha256=[file_sha256(path) for path in log.paths],
-        ),
-        resident=Resident(derived=True),
-        epoch_ns=log.epoch_ns,
-    )
+    header = header_of(log.name, log.paths, parameters=log.parameters, epoch_ns=log.epoch_ns)
     with (
         Objects(out.parent) as objects,
         TraceWriter(out, header, log.columns, force=force) as writer,

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from kvtrace.errors import write_failure
-from kvtrace.outfile import WholeFile
+from kvtrace.outfile import TableFile
 from kvtrace.schema import Tier
 
 if TYPE_CHECKING:
@@ -33,15 +32,16 @@ def names_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.keys.parquet")
 
 
-class _NamesFile(WholeFile):
-    def _open(self) -> pq.ParquetWriter:
-        return pq.ParquetWriter(self._partial, _SCHEMA, compression="zstd")
+class NamesFile(TableFile):
+    """Writes a row per key: the key, and its name in the other tool's file."""
 
-    def append(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
-        try:
-            self._file.write_table(pa.Table.from_arrays([pa.array(keys), names], schema=_SCHEMA))
-        except OSError as error:
-            raise write_failure(self.path, error) from error
+    def _open(self) -> pq.ParquetWriter:
+        return pq.ParquetWriter(self.partial, _SCHEMA, compression="zstd")
+
+    def append(self, keys: NDArray[np.uint64], names: pl.Series) -> None:
+        """Add some keys with their names."""
+        columns = [pa.array(keys), names.to_arrow().cast(pa.string())]
+        self.write(pa.Table.from_arrays(columns, schema=_SCHEMA))
 
 
 class Names:
@@ -54,7 +54,7 @@ class Names:
     """
 
     def __init__(self, out: Path, *, force: bool) -> None:
-        self._file = _NamesFile(names_path(out), force=force)
+        self._file = NamesFile(names_path(out), force=force)
         self._met = np.zeros(_TABLE, np.uint64)
         self._prefix: str | None = None
         self.kept = 0
@@ -68,7 +68,7 @@ class Names:
         others = texts.filter(pl.Series(~own))
         hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in others.to_list()]
         keys[~own] = np.array(hashes, np.uint64)
-        self._keep(keys[~own], others.to_arrow().cast(pa.string()))
+        self._keep(keys[~own], others)
         indices = found.indices.to_numpy()
         return keys[indices], tiers[indices]
 
@@ -98,12 +98,12 @@ class Names:
         tiers[own] = np.where(told[ours] == _UNTOLD, tiers[own], told[ours])
         return own
 
-    def _keep(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
+    def _keep(self, keys: NDArray[np.uint64], names: pl.Series) -> None:
         places = keys & np.uint64(_TABLE - 1)
         new = self._met[places] != keys
         if new.any():
             self._met[places[new]] = keys[new]
-            self._file.append(keys[new], names.filter(pa.array(new)))
+            self._file.append(keys[new], names.filter(pl.Series(new)))
             self.kept += int(new.sum())
 
     def __enter__(self) -> Self:

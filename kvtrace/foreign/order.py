@@ -119,7 +119,11 @@ class Reordered:
         """Yield the rows in order."""
         waiting: Columns = {}
         for later, columns in zip(self._later, self._batches, strict=True):
-            joined = _sorted(_joined(waiting, columns), self._by) if self.disorder else columns
+            joined = (
+                in_order_of(joined_columns(waiting, columns), self._by)
+                if self.disorder
+                else columns
+            )
             # What is as late as something to come stands before it, too.
             end = int(np.searchsorted(joined[self._by], later, side="right"))
             if end:
@@ -128,7 +132,8 @@ class Reordered:
             waiting = {name: values[end:] for name, values in joined.items()}
 
 
-def _joined(before: Columns, behind: Columns) -> Columns:
+def joined_columns(before: Columns, behind: Columns) -> Columns:
+    """Return the rows of both; `before` may have no columns yet."""
     if not before or not len(next(iter(before.values()))):
         return behind
     return {name: _concatenated([before[name], behind[name]]) for name in behind}
@@ -140,7 +145,8 @@ def _concatenated(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return joined
 
 
-def _sorted(columns: Columns, by: str) -> Columns:
+def in_order_of(columns: Columns, by: str) -> Columns:
+    """Return the rows in order of a column, ties as they are."""
     if (np.diff(columns[by]) >= 0).all():
         return columns
     order = np.argsort(columns[by], kind="stable")

@@ -9,17 +9,19 @@ An importer is a module with `recognises(path, start) -> bool` (`start`: first b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvtrace import plugins
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.header import Header, Producer, Resident, SourceInfo
 from kvtrace.textfile import open_binary
+from kvtrace.version import VERSION
+from kvtrace.writer import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from kvtrace.header import Header
     from kvtrace.schema import Tier
 
 FOLDER = "kvtrace.importers"
@@ -64,6 +66,26 @@ def convert(
         raise UsageError(f"format {name} is one file", got=f"{len(paths)} files")
     imported: Imported = module.convert(paths, out, options)
     return imported
+
+
+def header_of(
+    name: str,
+    paths: Sequence[Path],
+    *,
+    parameters: dict[str, Any] | None = None,
+    epoch_ns: int | None = None,
+) -> Header:
+    """Return the header of a trace that is made of files of format `name`."""
+    return Header(
+        producer=Producer(version=VERSION),
+        source=SourceInfo(
+            name=name,
+            parameters=parameters or {},
+            sha256=[file_sha256(path) for path in paths],
+        ),
+        resident=Resident(derived=True),
+        epoch_ns=epoch_ns,
+    )
 
 
 def _recognised(path: Path) -> str:

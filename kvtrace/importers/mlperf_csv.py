@@ -15,17 +15,16 @@ import xxhash
 
 from kvtrace.csvfile import HEADER, OPS, PHASES, TIERS
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.header import RESIDENT_DTYPE, Header, Producer, Resident, SourceInfo
-from kvtrace.importers import Imported
+from kvtrace.foreign.names import NamesFile, names_path
+from kvtrace.header import RESIDENT_DTYPE
+from kvtrace.importers import Imported, header_of
 from kvtrace.inputs.capacity import Capacity
-from kvtrace.inputs.names import NamesFile
 from kvtrace.inputs.ordered import Disorder, in_order
 from kvtrace.inputs.words import BAD, seconds_ns
 from kvtrace.placement.keys import KeyTable
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from kvtrace.textfile import open_binary
-from kvtrace.version import VERSION
-from kvtrace.writer import TraceWriter, check_writable, file_sha256
+from kvtrace.writer import TraceWriter, check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,16 +65,11 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     (path,), force = paths, options.force
     check_writable(out, force=force)
     found = _survey(path)
-    header = Header(
-        producer=Producer(version=VERSION),
-        source=SourceInfo(name="mlperf-csv", sha256=[file_sha256(path)]),
-        resident=Resident(derived=True),
-        epoch_ns=found.order.first_ns,
-    )
+    header = header_of("mlperf-csv", paths, epoch_ns=found.order.first_ns)
     deletes = _deletes(path, found, options)
     residents = _Residents()
     with ExitStack() as stack:
-        keys = _Keys(stack, out.with_name(f"{out.stem}.keys.parquet"), force=force)
+        keys = _Keys(stack, names_path(out), force=force)
         writer = stack.enter_context(TraceWriter(out, header, force=force))
         for rows in in_order(_rows(path, keys, found.order.first_ns), found.order.window_ns):
             residents.note(rows)

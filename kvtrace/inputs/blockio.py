@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.foreign.incoming import phases
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +21,6 @@ COLUMNS = ("timestamp", "op", "size", "file", "place")
 _PLACE_BITS = 50
 PLACE_MAX = (1 << _PLACE_BITS) - 1
 FILES_MAX = 1 << 14
-PHASES = np.array([Phase.DECODE, Phase.PREFILL, Phase.EVICT], np.uint8)
-"""What an op of such a log is taken for, by op."""
 _READ, _WRITE, _DELETE = int(Op.READ), int(Op.WRITE), int(Op.DELETE)
 
 Columns = dict[str, "NDArray[Any]"]
@@ -119,7 +118,7 @@ class Objects:
             "size": size.astype(np.uint64),
             "key": keys,
             "tier": np.full(count, self._tier, np.uint8),
-            "phase": PHASES[columns["op"]],
+            "phase": phases(columns["op"]),
         }
         return made if kept.all() else {name: values[kept] for name, values in made.items()}
 

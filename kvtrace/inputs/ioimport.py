@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.header import Header, Producer, Resident, SourceInfo
-from kvtrace.importers import Imported
+from kvtrace.importers import Imported, header_of
 from kvtrace.inputs.blockio import Objects
-from kvtrace.version import VERSION
-from kvtrace.writer import TraceWriter, check_writable, file_sha256
+from kvtrace.writer import TraceWriter, check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,11 +37,7 @@ def write_trace(
     `notes` is asked at the end for what the format has to say. Raises TraceError if there is none.
     """
     check_writable(out, force=force)
-    header = Header(
-        producer=Producer(version=VERSION),
-        source=SourceInfo(name=name, sha256=[file_sha256(path) for path in paths]),
-        resident=Resident(derived=True),
-    )
+    header = header_of(name, paths)
     objects = Objects()
     rows = 0
     with TraceWriter(out, header, extra, force=force) as writer:

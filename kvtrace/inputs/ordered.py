@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.foreign.order import in_order_of, joined_columns
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -49,29 +51,17 @@ def in_order(batches: Iterable[Columns], window_ns: int) -> Iterator[Columns]:
 
     `window_ns`: by how much a row is late at most. Memory: the rows of such a span of time.
     """
-    held: Columns | None = None
+    held: Columns = {}
     latest_ns = 0
     for batch in batches:
         if not len(batch["timestamp"]):
             continue
         latest_ns = max(latest_ns, int(batch["timestamp"].max()))
-        held = _sorted(batch if held is None else _joined(held, batch))
+        held = in_order_of(joined_columns(held, batch), "timestamp")
         # What is to come is at least `latest − window`: what is before that can't be overtaken.
         sure = int(np.searchsorted(held["timestamp"], latest_ns - window_ns, "left"))
         if sure:
             yield {name: values[:sure] for name, values in held.items()}
             held = {name: values[sure:] for name, values in held.items()}
-    if held is not None and len(held["timestamp"]):
+    if held and len(held["timestamp"]):
         yield held
-
-
-def _joined(first: Columns, second: Columns) -> Columns:
-    return {name: np.concatenate((first[name], second[name])) for name in first}
-
-
-def _sorted(columns: Columns) -> Columns:
-    times = columns["timestamp"]
-    if (times[1:] >= times[:-1]).all():
-        return columns
-    order = np.argsort(times, kind="stable")
-    return {name: values[order] for name, values in columns.items()}

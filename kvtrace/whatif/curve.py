@@ -7,7 +7,6 @@ have no such order; libCacheSim simulates them at each size.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import unknown_name
+from kvtrace.foreign.oracle import NEVER, RECORD
 from kvtrace.reuse import ReuseDistances
 from kvtrace.whatif.simulated import hits_apart, need_library
 
@@ -43,8 +43,6 @@ SIMULATED = {
     "w-tinylfu": "WTinyLFU",
 }
 """Policies that libCacheSim simulates, and its names for them."""
-_RECORD = struct.Struct("<IQIq")
-"""Its `oracleGeneral` format: time, object, size, row of the next access or −1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +109,11 @@ def simulated_curves(
 
 def write_oracle(key: NDArray[np.int64], path: Path) -> None:
     """Write touches of blocks of size 1 in libCacheSim's format, each with its next access."""
-    rows = np.zeros(len(key), np.dtype("<u4, <u8, <u4, <i8"))
-    assert rows.itemsize == _RECORD.size
-    rows["f0"], rows["f1"], rows["f2"], rows["f3"] = np.arange(len(key)), key, 1, -1
+    rows = np.zeros(len(key), RECORD)
+    rows["time"], rows["id"], rows["size"], rows["next"] = np.arange(len(key)), key, 1, NEVER
     order = np.lexsort((np.arange(len(key)), key))
     again = key[order][1:] == key[order][:-1]
-    rows["f3"][order[:-1][again]] = order[1:][again]
+    rows["next"][order[:-1][again]] = order[1:][again]
     rows.tofile(path)
 
 

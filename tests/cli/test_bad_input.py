@@ -347,7 +347,7 @@ def test_no_space(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, nam
     """A full disk is one clear line, and leaves no partial file."""
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
-    for module in ("writer", "csvfile"):
+    for module in ("writer", "outfile"):
         monkeypatch.setattr(f"kvtrace.{module}.partial_path", lambda _: full)
     outcome = cli("record", tmp_path / name, "--users", 1)
     assert outcome.code == TARGET
