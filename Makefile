@@ -18,7 +18,8 @@ demo: $(STAMP)
 	    --report demo/report.json --out demo/result.parquet --force || [ $$? -eq 5 ]
 
 test: $(STAMP)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/pytest -m alone
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

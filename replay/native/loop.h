@@ -166,9 +166,11 @@ struct polling {
 	int64_t until_ns;
 	int64_t since_ns;
 	uint64_t since_bytes;
-	uint64_t gained[2]; /* bytes per microsecond, summed over turns: not polling, polling */
+	uint64_t gained[2]; /* bytes per millisecond, summed over turns: not polling, polling */
 	uint32_t turn;	    /* of the trial, from 1 on; 0: between trials */
 	bool on;
+	uint64_t seen_bytes; /* moved when the turn's time was over */
+	bool ending; /* its time is over: it ends with the next completion */
 };
 
 struct lane {

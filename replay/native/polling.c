@@ -17,6 +17,23 @@ static uint64_t moved_bytes(const struct lane *lane)
 					 __ATOMIC_RELAXED);
 }
 
+/* A turn begins and ends with a completion: of a slow device, few of which fall into one, those at
+ * its ends would decide else. */
+static bool turn_ends(struct lane *lane, int64_t now)
+{
+	struct polling *polling = &lane->polling;
+	if (now < polling->until_ns)
+		return false;
+	uint64_t moved = moved_bytes(lane);
+	if (!polling->ending) {
+		polling->ending = true;
+		polling->seen_bytes = moved;
+		return false;
+	}
+	polling->ending = moved == polling->seen_bytes;
+	return !polling->ending;
+}
+
 static void next_turn(struct lane *lane, int64_t now)
 {
 	struct polling *polling = &lane->polling;
@@ -39,10 +56,10 @@ bool polling_pays(struct lane *lane, int64_t now)
 	struct polling *polling = &lane->polling;
 	if (!lane->run->spin_adapts)
 		return true;
-	if (now >= polling->until_ns) {
+	if (turn_ends(lane, now)) {
 		if (polling->turn) {
 			uint64_t bytes = moved_bytes(lane) - polling->since_bytes;
-			polling->gained[polling->on] += bytes * 1000 / (uint64_t)(now - polling->since_ns);
+			polling->gained[polling->on] += bytes * 1000000 / (uint64_t)(now - polling->since_ns);
 		}
 		next_turn(lane, now);
 	}

@@ -34,8 +34,9 @@ def cpu_share(bytes_: np.ndarray, *, adapts: bool) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_polling_that_gains_nothing_is_given_up(arena: np.ndarray) -> None:
     """A device of 4 ms answers as fast to a lane that sleeps: it burns CPU in trials only."""
     always = cpu_share(arena, adapts=False)
-    assert always > 0.2  # a lane that sleeps takes some hundredths; CPUs may be shared
+    assert always > 0.5
     assert cpu_share(arena, adapts=True) < always / 2
