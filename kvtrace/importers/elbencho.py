@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from kvtrace.errors import TraceError
 from kvtrace.foreign import incoming
-from kvtrace.foreign.names import Names
+from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
 from kvtrace.textfile import open_binary
@@ -146,7 +145,7 @@ class _Reader:
         failed = ops["is_error"].to_numpy()
         op = np.where(failed & (op == Op.DELETE), Op.LOOKUP, op).astype(np.uint8)
         moves = op <= Op.WRITE
-        key, tier = self._names.of(ops["name"].to_arrow().cast(pa.string()), self._tier)
+        key, tier = self._names.of(parts_of(ops["name"].to_arrow()), self._tier)
         submit = ops["begun"].to_numpy()
         return {
             "timestamp": submit,

@@ -278,7 +278,7 @@ class _Keys:
         if new.any():
             if self._file is None:
                 self._file = self._stack.enter_context(NamesFile(self.path, force=self._force))
-            self._file.append(hashes[new], names.filter(pl.Series(new)))
+            self._file.append(hashes[new], names.filter(pl.Series(new)).to_arrow())
 
 
 def _hex(texts: pl.Series) -> NDArray[np.uint64]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kvtrace.foreign import incoming
-from kvtrace.foreign.names import Names
+from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.schema import Op, Tier
@@ -131,7 +131,7 @@ class _Reader:
             "error": error,
         }
         columns = {name: values[kept] for name, values in columns.items()}
-        key, tier = self._names.of(_names(batch.filter(pa.array(kept))), self._tier)
+        key, tier = self._names.of(parts_of(_names(batch.filter(pa.array(kept)))), self._tier)
         return columns | {"key": key, "tier": tier, "phase": incoming.phases(columns["op"])}
 
     def _count(self, *masks: NDArray[np.bool_]) -> None:
