@@ -43,7 +43,8 @@ _BLOCK_STRIPES = 16
 
 
 @helper
-def _u64(data: NDArray[np.uint8], at: int) -> Any:
+def word_at(data: NDArray[np.uint8], at: int) -> Any:
+    """Return 8 bytes as a number, the first one lowest."""
     value = np.uint64(0)
     for byte in range(8):
         value |= np.uint64(data[at + byte]) << (np.uint64(byte) * _BYTE)
@@ -85,8 +86,8 @@ def _folded(one: Any, other: Any) -> Any:
 
 @helper
 def _mixed(data: NDArray[np.uint8], at: int, secret: int) -> Any:
-    low = _u64(data, at) ^ _u64(_SECRET, secret)
-    return _folded(low, _u64(data, at + 8) ^ _u64(_SECRET, secret + 8))
+    low = word_at(data, at) ^ word_at(_SECRET, secret)
+    return _folded(low, word_at(data, at + 8) ^ word_at(_SECRET, secret + 8))
 
 
 @helper
@@ -106,18 +107,18 @@ def _avalanche_64(value: Any) -> Any:
 def _to_16(data: NDArray[np.uint8], at: int, length: int) -> Any:
     count = np.uint64(length)
     if length > 8:
-        low = _u64(data, at) ^ _u64(_SECRET, 24) ^ _u64(_SECRET, 32)
-        high = _u64(data, at + length - 8) ^ _u64(_SECRET, 40) ^ _u64(_SECRET, 48)
+        low = word_at(data, at) ^ word_at(_SECRET, 24) ^ word_at(_SECRET, 32)
+        high = word_at(data, at + length - 8) ^ word_at(_SECRET, 40) ^ word_at(_SECRET, 48)
         return _avalanche(count + _swapped(low) + high + _folded(low, high))
     if length >= 4:
         value = _u32(data, at + length - 4) + (_u32(data, at) << np.uint64(32))
-        value ^= _u64(_SECRET, 8) ^ _u64(_SECRET, 16)
+        value ^= word_at(_SECRET, 8) ^ word_at(_SECRET, 16)
         value ^= _rotated(value, 49) ^ _rotated(value, 24)
         value *= _PRIME_MX2
         value = (value ^ ((value >> np.uint64(35)) + count)) * _PRIME_MX2
         return value ^ (value >> np.uint64(28))
     if length == 0:
-        return _avalanche_64(_u64(_SECRET, 56) ^ _u64(_SECRET, 64))
+        return _avalanche_64(word_at(_SECRET, 56) ^ word_at(_SECRET, 64))
     value = np.uint64(data[at]) << np.uint64(16)
     value |= np.uint64(data[at + (length >> 1)]) << np.uint64(24)
     value |= np.uint64(data[at + length - 1]) | (count << _BYTE)
@@ -143,8 +144,8 @@ def _to_240(data: NDArray[np.uint8], at: int, length: int) -> Any:
 @helper
 def _take_stripe(data: NDArray[np.uint8], at: int, secret: int, lanes: NDArray[np.uint64]) -> None:
     for lane in range(LANES):
-        value = _u64(data, at + 8 * lane)
-        keyed = value ^ _u64(_SECRET, secret + 8 * lane)
+        value = word_at(data, at + 8 * lane)
+        keyed = value ^ word_at(_SECRET, secret + 8 * lane)
         lanes[lane ^ 1] += value
         lanes[lane] += (keyed & _LOW) * (keyed >> np.uint64(32))
 
@@ -159,12 +160,12 @@ def _long(data: NDArray[np.uint8], at: int, length: int, lanes: NDArray[np.uint6
         if within == _BLOCK_STRIPES - 1:
             for lane in range(LANES):
                 value = lanes[lane] ^ (lanes[lane] >> np.uint64(47))
-                lanes[lane] = (value ^ _u64(_SECRET, 128 + 8 * lane)) * _P32_1
+                lanes[lane] = (value ^ word_at(_SECRET, 128 + 8 * lane)) * _P32_1
     _take_stripe(data, at + length - _STRIPE, 121, lanes)
     total = np.uint64(length) * _P1
     for pair in range(0, LANES, 2):
-        one = lanes[pair] ^ _u64(_SECRET, 11 + 8 * pair)
-        total += _folded(one, lanes[pair + 1] ^ _u64(_SECRET, 19 + 8 * pair))
+        one = lanes[pair] ^ word_at(_SECRET, 11 + 8 * pair)
+        total += _folded(one, lanes[pair + 1] ^ word_at(_SECRET, 19 + 8 * pair))
     return _avalanche(total)
 
 
