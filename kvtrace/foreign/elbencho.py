@@ -258,19 +258,25 @@ def _scan(
 
 
 def read_lines(path: Path) -> Iterator[Lines]:
-    """Yield the log's lines, some at a time. Raises TraceError for one that isn't of such a log."""
-    before, rest = 0, b""
+    """Yield the log's lines, some at a time, each of them valid until the next ones are asked for.
+
+    Raises TraceError for one that isn't of such a log.
+    """
+    before, left = 0, 0
+    held = bytearray(2 * _BLOCK_BYTES)
+    buffer = memoryview(held)
     with open_binary(path) as stream:
-        while data := stream.read(_BLOCK_BYTES):
-            data = rest + data
-            end = data.rfind(b"\n")
-            rest = data[end + 1 :]
-            if len(rest) > _BLOCK_BYTES:
-                raise _bad_line(path, rest[:120], before + data.count(b"\n"), 0)
+        while count := stream.readinto(buffer[left : left + _BLOCK_BYTES]):
+            filled = left + count
+            end = held.rfind(b"\n", 0, filled)
             if end >= 0:
-                yield (lines := _lines(path, memoryview(data)[:end], before))
+                yield (lines := _lines(path, buffer[:end], before))
                 before += len(lines)
-        if rest.strip():
+            left = filled - end - 1
+            if left > _BLOCK_BYTES:
+                raise _bad_line(path, bytes(buffer[end + 1 : end + 121]), before, 0)
+            buffer[:left] = bytes(buffer[end + 1 : filled])
+        if rest := bytes(buffer[:left]).strip():
             yield _lines(path, memoryview(rest), before)
 
 

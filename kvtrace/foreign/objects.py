@@ -178,18 +178,20 @@ class Objects:
         """Return the rows that can be, deletes with the size of their object."""
         size = columns["size"].astype(np.int64)
         end = size + columns["offset"].astype(np.int64) if "offset" in columns else size.copy()
-        kept = np.ones(len(size), np.bool_)
+        op, key, kept = columns["op"], columns["key"], np.ones(len(size), np.bool_)
         for number, objects in enumerate(self._tiers):
-            rows = np.flatnonzero(columns["tier"] == number)
-            if len(rows):
-                sizes = size[rows]
-                kept[rows] = objects.settle(
-                    columns["op"][rows], columns["key"][rows], sizes, end[rows]
-                )
-                size[rows] = sizes
-        for op in self.dropped:
-            self.dropped[op] += int((columns["op"][~kept] == op).sum())
+            there = columns["tier"] == number
+            if there.all():
+                kept = objects.settle(op, key, size, end)
+            elif there.any():
+                sizes = size[there]
+                kept[there] = objects.settle(op[there], key[there], sizes, end[there])
+                size[there] = sizes
         settled = columns | {"size": size.astype(np.uint64)}
+        if kept.all():
+            return settled
+        for word in self.dropped:
+            self.dropped[word] += int((op[~kept] == word).sum())
         return {name: values[kept] for name, values in settled.items()}
 
     def resident(self) -> NDArray[np.void]:

@@ -89,10 +89,15 @@ def test_what_elbencho_prints_is_scanned(rows: list[tuple[Any, ...]]) -> None:
 
 
 EVENTS = st.lists(
-    st.tuples(st.integers(0, 2), st.sampled_from(["pread", "pwrite", "openat", "close", "unlinkat"]),
-              st.sampled_from(["7", "8", "f", "g"]), st.integers(0, 1), st.booleans()),
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["pread", "pwrite", "openat", "close", "unlinkat"]),
+        st.sampled_from(["7", "8", "f", "g"]),
+        st.integers(0, 1),
+        st.booleans(),
+    ),
     max_size=40,
-)  # fmt: skip
+)
 
 
 @given(events=EVENTS, cuts=st.lists(st.integers(0, 80), max_size=3))
