@@ -156,9 +156,19 @@ class _OfTier:
     def resident(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return key and size of each object that was there at the start."""
         objects = self._objects[: self._count[_USED]]
-        there = objects[(objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0)][:, [_KEY, _FOUND]]
-        found = np.concatenate([*self._gone, there])
-        return np.ascontiguousarray(found[:, 0]).view(np.uint64), found[:, 1]
+        there = np.flatnonzero((objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0))
+        keys, sizes = (
+            np.concatenate([*(gone[:, place] for gone in self._gone), objects[there, column]])
+            for place, column in enumerate((_KEY, _FOUND))
+        )
+        return keys.view(np.uint64), sizes
+
+    def close(self) -> None:
+        """Let the file and the tables go."""
+        self.dead.close()
+        self._objects, self._table = np.zeros((0, 4), np.int64), new_table(0)
+        self._count[:] = 0, MISSING
+        self._gone = [np.zeros((0, 2), np.int64)]
 
 
 class Objects:
@@ -194,15 +204,18 @@ class Objects:
             self.dropped[word] += int((op[~kept] == word).sum())
         return {name: values[kept] for name, values in settled.items()}
 
-    def resident(self) -> NDArray[np.void]:
-        """Return the objects that were there before."""
+    def taken(self) -> NDArray[np.void]:
+        """Return the objects that were there before, in order of tier and key; forget all."""
         parts = []
         for number, objects in enumerate(self._tiers):
             keys, sizes = objects.resident()
-            part = np.zeros(len(keys), RESIDENT_DTYPE)
-            part["tier"], part["key"], part["size"] = number, keys, sizes
-            parts.append(part[np.argsort(keys)])
-        return np.concatenate(parts)
+            objects.close()
+            order = np.argsort(keys)
+            part = np.empty(len(keys), RESIDENT_DTYPE)
+            part["tier"], part["key"], part["size"] = number, keys[order], sizes[order]
+            parts.append(part)
+        filled = [part for part in parts if len(part)]
+        return filled[0] if len(filled) == 1 else np.concatenate(parts)
 
     def __enter__(self) -> Self:
         return self
@@ -210,4 +223,4 @@ class Objects:
     def __exit__(self, *raised: object) -> None:
         """Let files go."""
         for objects in self._tiers:
-            objects.dead.close()
+            objects.close()

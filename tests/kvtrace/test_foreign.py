@@ -182,10 +182,11 @@ def test_objects_are_followed(
                 columns["op"] = columns["op"].astype(np.uint8)
                 settled = objects.settled(columns)
                 found += zip(settled["op"].tolist(), settled["size"].tolist(), strict=True)
+        there = objects.taken()
     patch.undo()
     assert found == expected
     assert sum(objects.dropped.values()) == len(lives) - len(expected)
-    assert {(int(t), int(k)): int(s) for t, k, s in objects.resident()} == found_there
+    assert {(int(t), int(k)): int(s) for t, k, s in there} == found_there
 
 
 @given(
