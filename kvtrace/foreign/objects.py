@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -14,6 +13,7 @@ from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ _READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELE
 _USED = 0
 _FIRST_ROWS = 1024
 _DEAD_AT_ONCE = 1 << 16
+_MERGED_AT_ONCE = 1 << 18
 
 
 @kernel
@@ -79,36 +80,58 @@ def _forget(slots: Any, objects: Any, table: Any, count: Any) -> None:
 
 
 class _Dead:
-    """Keys of objects that are gone, in sorted runs in a file without a name."""
+    """Keys of objects that are gone, in sorted runs, each in a file without a name.
+
+    A run that isn't longer than the two behind it would make is merged with the one behind it, so
+    that runs are few however often objects go.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._file: IO[bytes] | None = None
-        self._ends = [0]
+        self._files: list[IO[bytes]] = []
+        self._runs: list[NDArray[np.int64]] = []
 
     def add(self, keys: NDArray[np.int64]) -> None:
         """Take keys of objects that were deleted."""
-        if self._file is None:
-            self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
-        np.sort(keys).tofile(self._file)
-        self._file.flush()
-        self._ends.append(self._ends[-1] + len(keys))
+        self._write([np.unique(keys)])
+        while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
+            self._write(_union(*self._runs[-2:]))
+            for _ in range(2):
+                del self._runs[-2]
+                self._files.pop(-2).close()
+
+    def _write(self, parts: Iterable[NDArray[np.int64]]) -> None:
+        file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
+        for part in parts:
+            part.tofile(file)
+        file.flush()
+        self._files.append(file)
+        self._runs.append(np.memmap(file, np.int64, "r"))
 
     def among(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of `keys` that were deleted."""
-        if self._file is None or not len(keys):
-            return keys[:0]
         found = np.zeros(len(keys), np.bool_)
-        for begin, end in pairwise(self._ends):
-            run = np.memmap(self._file, np.int64, "r", begin * 8, (end - begin,))
+        for run in self._runs if len(keys) else ():
             at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
             found |= run[at] == keys
         return keys[found]
 
     def close(self) -> None:
-        """Let the file go."""
-        if self._file is not None:
-            self._file.close()
+        """Let the files go."""
+        self._runs.clear()
+        while self._files:
+            self._files.pop().close()
+
+
+def _union(one: NDArray[np.int64], other: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield what is in either of two sorted arrays, sorted, a part at a time."""
+    begin = 0
+    for at in range(0, len(one), _MERGED_AT_ONCE):
+        part = one[at : at + _MERGED_AT_ONCE]
+        last = at + len(part) == len(one)
+        end = len(other) if last else int(np.searchsorted(other, part[-1], side="right"))
+        yield np.union1d(part, other[begin:end])
+        begin = end
 
 
 class _OfTier:
@@ -176,8 +199,8 @@ class Objects:
 
     What is read before it is written was there before. Reads and deletes of what the log itself
     had deleted, and deletes of what nothing else tells of, are left out and counted. Memory grows
-    with the objects that are there; the keys of deleted ones are in a file in
-    `folder`, 8 bytes each.
+    with the objects that are there; the keys of deleted ones are in files in `folder`, 8 bytes
+    each.
     """
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -169,6 +169,7 @@ def test_objects_are_followed(
     places = [0, *sorted(cuts), len(lives)]
     patch = pytest.MonkeyPatch()
     patch.setattr("kvtrace.foreign.objects._DEAD_AT_ONCE", 1 if forget else 1 << 16)
+    patch.setattr("kvtrace.foreign.objects._MERGED_AT_ONCE", 2)
     with Objects() as objects:
         for begin, end in pairwise(places):
             if part := lives[begin:end]:
