@@ -141,10 +141,12 @@ class _Reader:
             "error": error,
         }
         columns |= {} if self._map is None else self._identity(batch)
-        columns = {name: values[kept] for name, values in columns.items()}
+        if not kept.all():
+            columns = {name: values[kept] for name, values in columns.items()}
+            batch = batch.filter(pa.array(kept))
         if self._map is not None:
             return columns
-        key, tier = self._names.of(parts_of(_names(batch.filter(pa.array(kept)))), self._tier)
+        key, tier = self._names.of(parts_of(_names(batch)), self._tier)
         return columns | {"key": key, "tier": tier, "phase": incoming.phases(columns["op"])}
 
     def _identity(self, batch: pa.RecordBatch) -> Columns:
