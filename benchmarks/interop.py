@@ -163,7 +163,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path.cwd())
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--rows", type=int, nargs="+", default=[500_000, 4_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 8_000_000])
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--fresh", action="store_true", help="each write is of a new object")
     parser.add_argument("--child", help=argparse.SUPPRESS)
