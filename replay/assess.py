@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import environment, fidelity
+from replay import clock, environment, fidelity
 from replay.histogram import COARSE_BITS, Histogram
 from replay.loop import DEPENDENCY_FAILED, VERIFY_FAILED, LaneCounters, Verify
 from replay.options import Payload, ReplayOptions, Timing
@@ -202,6 +202,7 @@ def _trace(trace: Trace, prepared: Prepared, sha256: str) -> TraceInfo:
         model=(header.model or {}).get("name"),
         bytes_per_token=_bytes_per_token(header),
         generated_tokens=None if tokens is None else int(tokens),
+        header=header.model_dump(mode="json"),
     )
 
 
@@ -225,5 +226,6 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         trace=_trace(trace, prepared, measured.trace_sha256),
         options=options,
         start_ns=measured.recorder.start_ns,
+        created_at_s=clock.unix_s(),
         kept=measured.kept,
     )

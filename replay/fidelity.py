@@ -33,6 +33,8 @@ class Fidelity:
     submit_error: Summary | None
     interarrival_distance_ns: float | None
     """Mean distance between the sorted gaps of due times and of submit times (Wasserstein-1)."""
+    due_gaps: Summary | None
+    submit_gaps: Summary | None
     in_flight_planned_max: float | None
     """If each op had begun when it was due: the mean of the fullest slice of time, all lanes."""
     in_flight_actual_max: float
@@ -69,10 +71,12 @@ def measure(
     actual = sum(_fullest(each.in_flight, each.width_ns) for each in slices)
     phases = _phases(survey, tiers, recorder)
     if recorder.mode == Mode.MAX or not recorder.submit_error.count:
-        return Fidelity(None, None, None, actual, None, order_violations, phases)
+        return Fidelity(None, None, None, None, None, actual, None, order_violations, phases)
     return Fidelity(
         recorder.submit_error.summary(),
         recorder.submit_gaps.distance(recorder.due_gaps),
+        recorder.due_gaps.summary(),
+        recorder.submit_gaps.summary(),
         sum(_fullest(each.planned, each.width_ns) for each in slices),
         actual,
         recorder.stretch_ratio,

@@ -13,7 +13,7 @@ from replay.done import Done
 from replay.histogram import Histogram, Summary
 from replay.lateness import Copier, Submitter, divide
 from replay.loop import NO_TIME_NS, Mode
-from replay.slices import Series, Slices
+from replay.slices import Heat, Series, Slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +98,7 @@ class LaneMeasure:
     warmup_ops: int
     """Ops before the window, in no figure but the errors."""
     series: Series
+    heat: Heat | None
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -227,6 +228,7 @@ class _Lane:
             drift_ratio=self._drift(),
             warmup_ops=self.warmup_ops,
             series=self.slices.series(scheduled=scheduled),
+            heat=self.slices.heat(),
         )
 
     def _backlog_growing(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
 from replay.loop import NO_TIME_NS
+from replay.reduction import Reduction
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from replay.marker import Preconditioned
     from replay.options import ReplayOptions
     from replay.recorder import Groups, LaneMeasure
-    from replay.reduction import Reduction
     from replay.verdict import Verdict
 
 
@@ -126,7 +126,7 @@ class ToolCost:
 
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
-    """What was replayed."""
+    """What was replayed. `header`: all that the trace says of itself."""
 
     path: str
     sha256: str
@@ -136,6 +136,7 @@ class TraceInfo:
     model: str | None
     bytes_per_token: float | None
     generated_tokens: int | None
+    header: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ class Result:
     options: ReplayOptions
     start_ns: int
     """Clock zero of the run."""
+    created_at_s: int
+    """When the result was made, Unix time."""
     kept: Done | None
     """All ops, of a run that isn't too long for that."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.units import S_NS
-from replay.histogram import COARSE_BITS, Histogram, bucket_count, count_in_rows
+from replay.histogram import COARSE_BITS, Histogram, bucket_count, count_in_rows, upper
 from replay.loop import Action
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FIRST_WIDTH_NS = S_NS // 16
 SLICES_MAX = 512
+HEAT_SLICES_MAX, HEAT_PER_OCTAVE = 128, 2
 _COUNTS = (
     "due", "completed", "reads", "writes", "read_bytes", "write_bytes", "errors"
 )  # fmt: skip
@@ -66,6 +67,24 @@ class Series:
     columns: dict[str, NDArray[np.generic]]
 
 
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """Counts per slice of time and class of service time; classes lie between `edges_ns`."""
+
+    width_ns: int
+    edges_ns: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def _edges_ns(first_ns: int, last_ns: int) -> NDArray[np.int64]:
+    """Return edges, `HEAT_PER_OCTAVE` per doubling, from below the first to not below the last."""
+    begin = np.floor(np.log2(max(1, first_ns)) * HEAT_PER_OCTAVE) - 1
+    end = np.ceil(np.log2(max(1, last_ns)) * HEAT_PER_OCTAVE)
+    found = np.exp2(np.arange(begin, end + 1) / HEAT_PER_OCTAVE).astype(np.int64)
+    found[-1] = max(found[-1], last_ns)
+    return np.unique(found)
+
+
 class Slices:
     """Slices of one lane. Times are since the start of the run."""
 
@@ -73,7 +92,9 @@ class Slices:
         self.width_ns = FIRST_WIDTH_NS
         self.used = 0
         self._counts = {name: np.zeros(SLICES_MAX, np.int64) for name in _COUNTS}
-        self._host_max_ns = np.zeros(SLICES_MAX, np.int64)
+        self._late_max_ns = {
+            name: np.zeros(SLICES_MAX, np.int64) for name in ("lateness", "host_lateness")
+        }
         shape = (SLICES_MAX, bucket_count(COARSE_BITS))
         names = (*_DIRECTIONS, "response")
         self._latencies = {name: np.zeros(shape, np.int64) for name in names}
@@ -102,7 +123,9 @@ class Slices:
             count_in_rows(self._latencies[name], at[mine], took, COARSE_BITS)
         response = (complete - due)[good]
         count_in_rows(self._latencies["response"], at[good], response, COARSE_BITS)
-        np.maximum.at(self._host_max_ns, submit // self.width_ns, host_ns)
+        began = submit // self.width_ns
+        np.maximum.at(self._late_max_ns["lateness"], began, submit - due)
+        np.maximum.at(self._late_max_ns["host_lateness"], began, host_ns)
         self.in_flight.add(submit, self.width_ns, 1)
         self.in_flight.add(complete, self.width_ns, -1)
         self.planned.add(due, self.width_ns, 1)
@@ -117,8 +140,9 @@ class Slices:
         for column in (*self._counts.values(), *self._latencies.values()):
             merged = column[0::2] + column[1::2]
             column[:half], column[half:] = merged, 0
-        merged = np.maximum(self._host_max_ns[0::2], self._host_max_ns[1::2])
-        self._host_max_ns[:half], self._host_max_ns[half:] = merged, 0
+        for column in self._late_max_ns.values():
+            merged = np.maximum(column[0::2], column[1::2])
+            column[:half], column[half:] = merged, 0
         for level in (self.in_flight, self.planned):
             level.widen(self.width_ns)
         self.width_ns *= 2
@@ -141,13 +165,28 @@ class Slices:
         found = Histogram.from_counts(np.asarray(counts), COARSE_BITS)
         return found.value_at(5000), found.count
 
+    def heat(self) -> Heat | None:
+        """Return how many reads and writes took how long when; None if there were none."""
+        counts = np.asarray(sum(self._latencies[name][: self.used] for name in _DIRECTIONS))
+        filled = np.flatnonzero(counts.any(axis=0))
+        if not len(filled):
+            return None
+        edges = _edges_ns(upper(int(filled[0]), COARSE_BITS), upper(int(filled[-1]), COARSE_BITS))
+        ends = np.array([upper(bucket, COARSE_BITS) for bucket in filled.tolist()])
+        row = np.maximum(np.searchsorted(edges, ends) - 1, 0)
+        together = -(-self.used // HEAT_SLICES_MAX)
+        slices = np.arange(self.used) // together
+        found = np.zeros((int(slices[-1]) + 1, len(edges) - 1), np.int64)
+        np.add.at(found, (slices[:, None], row[None, :]), counts[:, filled])
+        return Heat(self.width_ns * together, edges, found)
+
     def series(self, *, scheduled: bool) -> Series:
         """Return all columns; without a schedule there is no response time."""
         used = slice(0, self.used)
         columns: dict[str, NDArray[np.generic]] = {
             "begin_ns": np.arange(self.used, dtype=np.int64) * self.width_ns,
             **{name: values[used] for name, values in self._counts.items()},
-            "host_lateness_max_ns": self._host_max_ns[used],
+            **{f"{name}_max_ns": values[used] for name, values in self._late_max_ns.items()},
             "in_flight_mean": self.in_flight.mean(self.width_ns)[used],
         }
         for name, counts in self._latencies.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kvtrace.units import MIB, MS_NS, US_NS, format_bytes, format_count, format_duration_ns
 
@@ -61,7 +61,7 @@ class Verdict:
         return not self.reasons
 
     @property
-    def word(self) -> str:
+    def word(self) -> Literal["VALID", "INVALID"]:
         """VALID or INVALID."""
         return "VALID" if self.valid else "INVALID"
 

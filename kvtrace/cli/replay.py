@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +16,16 @@ from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, run
+from replay.from_run import document_of
 from replay.output import Outputs
+from replay.report import json as json_report
 from replay.report import terminal
-from replay.report.json import document
 from replay.verdict import CODES
 
 if TYPE_CHECKING:
     from kvtrace.reader import Trace
     from replay import Result
+    from replay.document import ResultDocument
 
 _TARGETS, _TIMING, _STATE, _SAFETY, _OUTPUT = (
     "Targets",
@@ -283,7 +284,7 @@ def replay_command(
     with open_trace(trace) as opened:
         result = _run(opened, specs, options, outputs)
         outputs.write(result)
-    _show(result, as_json=as_json)
+    _show(document_of(result), as_json=as_json)
     raise typer.Exit(_exit_code(result))
 
 
@@ -322,13 +323,13 @@ def _options(**fields: Any) -> ReplayOptions:
         ) from error
 
 
-def _show(result: Result, *, as_json: bool) -> None:
+def _show(document: ResultDocument, *, as_json: bool) -> None:
     """Print the result."""
     if as_json:
-        print(json.dumps(document(result), indent=2, allow_nan=False))
+        print(json_report.text(document))
         return
     console = Console(width=min(Console().width, terminal.WIDTH), highlight=False)
-    for part in terminal.render(result):
+    for part in terminal.render(document):
         console.print(part)
 
 

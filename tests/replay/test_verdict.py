@@ -44,12 +44,13 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
         drift_ratio=None,
         warmup_ops=0,
         series=Series(S_NS, {}),
+        heat=None,
     )
 
 
 GOOD = Findings(
     lanes=(lane(),),
-    fidelity=Fidelity(None, None, None, 1, None, 0, ()),
+    fidelity=Fidelity(None, None, None, None, None, 1, None, 0, ()),
     window_ns=S_NS,
     min_window_ns=S_NS,
     engine="uring",
