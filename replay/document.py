@@ -15,8 +15,9 @@ from replay.device import DeviceState
 from replay.environment import Environment
 from replay.marker import Preconditioned
 from replay.options import ReplayOptions
-from replay.result import PayloadInfo, Populated, TraceInfo
-from replay.verdict import Reason
+from replay.reason import Reason
+from replay.result import PayloadInfo, Populated
+from replay.trace_info import TraceInfo
 
 SCHEMA_VERSION = 2
 """2 (24 November 2026) adds `kind`, `created_at_s`, means, distributions, heat maps and the trace's
@@ -169,7 +170,7 @@ class LaneDocument(Section):
     service_distribution_ns: Distribution
     response_distribution_ns: Distribution | None
     on_schedule_ratio: float | None
-    in_flight_max: int
+    in_flight_max: int | None
     in_flight_mean: float
     drift_ratio: float | None
     live_bytes_max: int | None

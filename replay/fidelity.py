@@ -40,11 +40,15 @@ class Fidelity:
     in_flight_actual_max: float
     stretch_ratio: float | None
     """First to last submit ÷ first to last due."""
-    order_violations: int
+    order_violations: int | None
+    """None where nobody has looked."""
     phases: tuple[PhaseCount, ...]
 
 
-def _phases(survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder) -> tuple[PhaseCount, ...]:
+def phases_of(
+    survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder
+) -> tuple[PhaseCount, ...]:
+    """Return what of each phase was done."""
     moves = [Op.READ, Op.WRITE]
     found = []
     for phase in Phase:
@@ -64,12 +68,11 @@ def _phases(survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder) -> tupl
 
 
 def measure(
-    recorder: Recorder, survey: Survey, tiers: tuple[Tier, ...], order_violations: int
+    recorder: Recorder, phases: tuple[PhaseCount, ...], order_violations: int | None
 ) -> Fidelity:
     """Return how faithful a run was."""
     slices = [lane.slices for lane in recorder.lanes]
     actual = sum(_fullest(each.in_flight, each.width_ns) for each in slices)
-    phases = _phases(survey, tiers, recorder)
     if recorder.mode == Mode.MAX or not recorder.submit_error.count:
         return Fidelity(None, None, None, None, None, actual, None, order_violations, phases)
     return Fidelity(

@@ -11,53 +11,67 @@ from replay.histogram import ERROR_RATIO, Summary
 
 if TYPE_CHECKING:
     from replay.fidelity import Fidelity
-    from replay.recorder import Group, LaneMeasure, Lateness
+    from replay.recorder import Group, Groups, LaneMeasure, Lateness
     from replay.result import DeviceView, IoGroup, LaneResult, Result
     from replay.slices import Heat, Series
+    from replay.totals import Totals
 
 
 def document_of(result: Result) -> doc.ResultDocument:
     """Return the result as a document."""
-    lanes = [_lane(result, lane) for lane in result.lanes]
-    headline = next(lane for lane in lanes if lane.tier == result.headline.measure.tier.label)
     return doc.ResultDocument(
         kind="replay",
-        created_at_s=result.created_at_s,
         verdict=result.verdict.word,
         acceptable=result.verdict.acceptable,
         reasons=list(result.verdict.reasons),
         marks=list(result.verdict.marks),
         warnings=list(result.verdict.warnings),
-        window_s=result.window_ns / S_NS,
-        ops=result.ops,
-        bytes=result.bytes,
-        throughput_bytes_per_s=result.bytes_per_s,
-        ops_per_s=result.ops_per_s,
-        kv_tokens_per_s=result.kv_tokens_per_s,
-        storage_throughput_tokens_per_sec=result.storage_throughput_tokens_per_s,
+        **summed(result.totals, [_lane(result, lane) for lane in result.lanes]),
+        **grouped(result.groups),
+        created_at_s=result.created_at_s,
         errors=sum(result.errors.values()),
         errors_by_name=result.errors,
-        headline_tier=headline.tier,
-        lateness_ns=headline.lateness_ns,
-        service_ns=headline.service_ns,
-        response_ns=headline.response_ns,
-        percentile_error_ratio_max=ERROR_RATIO,
-        lanes=lanes,
-        groups=[group(each, distribution=True) for each in result.groups.whole],
-        groups_by_qos=[group(each) for each in result.groups.by_qos],
-        groups_by_size=[group(each) for each in result.groups.by_size],
         not_executed=[
             doc.NotExecuted(tier=part.tier.label, ops=part.ops, bytes=part.bytes)
             for part in result.skipped
         ],
-        fidelity=_fidelity(result.fidelity),
+        fidelity=fidelity_of(result.fidelity),
         populate=result.populated,
         payload=result.payload,
         tool=_tool(result),
         environment=result.environment,
-        trace=result.trace,
         config=result.options,
     )
+
+
+def summed(totals: Totals, lanes: list[doc.LaneDocument]) -> dict[str, Any]:
+    """Return the lanes, what they amount to, and the trace that they did."""
+    headline = next(lane for lane in lanes if lane.tier == totals.headline.tier.label)
+    return {
+        "window_s": totals.window_ns / S_NS,
+        "ops": totals.ops,
+        "bytes": totals.bytes,
+        "throughput_bytes_per_s": totals.bytes_per_s,
+        "ops_per_s": totals.ops_per_s,
+        "kv_tokens_per_s": totals.kv_tokens_per_s(totals.bytes_per_s),
+        "storage_throughput_tokens_per_sec": totals.storage_throughput_tokens_per_s,
+        "headline_tier": headline.tier,
+        "lateness_ns": headline.lateness_ns,
+        "service_ns": headline.service_ns,
+        "response_ns": headline.response_ns,
+        "percentile_error_ratio_max": ERROR_RATIO,
+        "lanes": lanes,
+        "trace": totals.trace,
+    }
+
+
+def grouped(groups: Groups) -> dict[str, Any]:
+    """Return the three lists of groups."""
+    return {
+        "groups": [_group(each, distribution=True) for each in groups.whole],
+        "groups_by_qos": [_group(each) for each in groups.by_qos],
+        "groups_by_size": [_group(each) for each in groups.by_size],
+    }
 
 
 def percentiles(summary: Summary) -> doc.Percentiles:
@@ -111,7 +125,6 @@ def measured(measure: LaneMeasure) -> dict[str, Any]:
         "service_distribution_ns": distribution(measure.service),
         "response_distribution_ns": None if response is None else distribution(response),
         "on_schedule_ratio": measure.on_schedule_ratio,
-        "in_flight_max": measure.in_flight_max,
         "in_flight_mean": measure.in_flight_mean,
         "drift_ratio": measure.drift_ratio,
         "warmup_ops": measure.warmup_ops,
@@ -126,8 +139,9 @@ def _lane(result: Result, lane: LaneResult) -> doc.LaneDocument:
         **measured(measure),
         target=lane.target_name,
         title=lane.target,
-        kv_tokens_per_s=result.lane_tokens_per_s(lane),
+        kv_tokens_per_s=result.totals.kv_tokens_per_s(measure.bytes_per_s),
         lateness_ns=_lateness(measure.lateness),
+        in_flight_max=measure.in_flight_max,
         live_bytes_max=lane.live_bytes_max,
         live_objects_max=lane.live_objects_max,
         counters=_counters(lane),
@@ -192,8 +206,7 @@ def _device(view: DeviceView | None) -> doc.DeviceCounters | None:
     )
 
 
-def group(found: Group, *, distribution: bool = False) -> doc.GroupDocument:
-    """Return a group as a document has it, with its latencies' distribution if wanted."""
+def _group(found: Group, *, distribution: bool = False) -> doc.GroupDocument:
     return doc.GroupDocument(
         tier=found.tier.label,
         phase=found.phase.label,
@@ -213,7 +226,8 @@ def _buckets(summary: Summary | None) -> doc.Distribution | None:
     return None if summary is None else distribution(summary)
 
 
-def _fidelity(found: Fidelity) -> doc.FidelityDocument:
+def fidelity_of(found: Fidelity) -> doc.FidelityDocument:
+    """Return how faithful a run was, as a document has it."""
     return doc.FidelityDocument(
         submit_error_ns=_percentiles(found.submit_error),
         interarrival_distance_ns=found.interarrival_distance_ns,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ResultDocument,
         TimeSlices,
     )
-    from replay.verdict import Reason
+    from replay.reason import Reason
 
 WIDTH = 80
 _BARS, _BARS_MIN = 40, 4
@@ -124,6 +124,7 @@ def _lane(lane: LaneDocument) -> Table:
     ops = "" if lane.ops_per_s is None else f", {format_count(lane.ops_per_s)} ops/s"
     kv_tokens = lane.kv_tokens_per_s
     tokens = "" if kv_tokens is None else f", {format_count(kv_tokens)} KV tokens/s"
+    most = "" if lane.in_flight_max is None else f", {lane.in_flight_max} max"
     rows = [
         ("", ""),
         (f"tier {lane.tier}", lane.title),
@@ -132,7 +133,7 @@ def _lane(lane: LaneDocument) -> Table:
         (
             "window",
             f"{lane.window_s:.2f} s, drain {lane.drain_s:.3f} s, "
-            f"in flight {lane.in_flight_mean:.1f} mean, {lane.in_flight_max} max",
+            f"in flight {lane.in_flight_mean:.1f} mean{most}",
         ),
     ]
     if lane.errors:
@@ -162,7 +163,8 @@ def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
         (" over time", moved, f"{max(moved) / 1e9:.3f} GB/s"),
         (" P99 service", p99, format_duration_ns(max(p99))),
     ):
-        yield name, f"{sparkline(values, _BARS)} max {highest}"
+        if max(values):
+            yield name, f"{sparkline(values, _BARS)} max {highest}"
 
 
 def sparkline(values: Sequence[float], bars: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from kvtrace.schema import Tier
@@ -43,7 +44,7 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
         backlog_growing=False,
         drift_ratio=None,
         warmup_ops=0,
-        series=Series(S_NS, {}),
+        series=Series(S_NS, {"completed": np.zeros(1), "in_flight_mean": np.zeros(1)}),
         heat=None,
     )
 
