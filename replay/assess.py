@@ -64,7 +64,7 @@ def _lanes(
     found = []
     for lane, tier in enumerate(prepared.tiers):
         counters = _threads_of(lane, measured, options.threads)
-        measure = measured.recorder.lanes[lane].measure(tier, counters)
+        measure = measured.recorder.measure(lane, tier, counters)
         stat = measured.stats[lane]
         before, after = measured.states[lane]
         target = prepared.targets[lane]

@@ -6,6 +6,7 @@ verdict is UNJUDGED unless ops failed.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _NEEDED = ("submit", "complete")
 _READ = ("op", "size", "tier", "key", "phase")
 _OPTIONAL = ("qos", "due", "error")
-_MOVES = (int(Op.READ), int(Op.WRITE))
+_MOVES = np.array([op in (Op.READ, Op.WRITE) for op in Op])
 _ACTIONS = np.array(
     [{Op.READ: Action.READ, Op.WRITE: Action.WRITE}.get(op, Action.NONE) for op in Op], np.uint8
 )
@@ -73,37 +74,41 @@ def document_of(trace: Trace) -> doc.ResultDocument:
 
 def _measure(trace: Trace) -> _Found:
     mode = Mode.OPEN if "due" in trace.columns else Mode.MAX
-    recorder = Recorder(len(Tier), mode, 0)
     tally = Tally(tuple(range(len(Tier))))
-    ops, moved = np.zeros(len(recorder.phase_ops), np.int64), recorder.phase_bytes.copy()
-    for done in _batches(trace):
-        recorder.add(done)
-        tally.add(done)
-        ops += np.bincount(done.phase, minlength=len(ops))
-        np.add.at(moved, done.phase, done.size_bytes)
-    recorder.finish()
-    measures = [recorder.lanes[tier].measure(tier, ()) for tier in Tier]
+    with ThreadPoolExecutor(1) as beside:
+        recorder = Recorder(len(Tier), mode, 0, beside=beside)
+        for done in _batches(trace):
+            recorder.add(done)
+            tally.add(done)
+        recorder.finish()
+    measures = [recorder.measure(int(tier), tier, ()) for tier in Tier]
     lanes = tuple(lane for lane in measures if lane.ops or lane.errors)
-    phases = tuple(
-        PhaseCount(
-            phase,
-            int(ops[phase]),
-            int(recorder.phase_ops[phase]),
-            int(moved[phase]),
-            int(recorder.phase_bytes[phase]),
-        )
-        for phase in Phase
-        if ops[phase]
-    )
-    return _Found(recorder, tally, lanes, phases)
+    return _Found(recorder, tally, lanes, tuple(_phases(trace, recorder)))
+
+
+def _phases(trace: Trace, recorder: Recorder) -> Iterator[PhaseCount]:
+    """Yield what of each phase was done of what the trace's header counts."""
+    moves = [op.label for op in (Op.READ, Op.WRITE)]
+    for phase in Phase:
+        cells = [cell for cell in trace.header.totals.cells if cell.phase == phase.label]
+        did, did_bytes = int(recorder.phase_ops[phase]), int(recorder.phase_bytes[phase])
+        ops = sum(cell.ops for cell in cells)
+        if ops or did:
+            moved = sum(cell.bytes for cell in cells if cell.op in moves)
+            yield PhaseCount(phase, ops or did, did, moved or did_bytes, did_bytes)
 
 
 def _batches(trace: Trace) -> Iterator[Done]:
+    """Yield all ops; the next ones are read while some are measured."""
     wanted = [*_READ, *_NEEDED, *(name for name in _OPTIONAL if name in trace.columns)]
+    rows = trace.batches(wanted, nulls=True)
     number = 0
-    for rows in trace.batches(wanted, nulls=True):
-        yield _done(rows, number)
-        number += len(rows["op"])
+    with ThreadPoolExecutor(1) as reading:
+        coming = reading.submit(next, rows, None)
+        while (batch := coming.result()) is not None:
+            coming = reading.submit(next, rows, None)
+            yield _done(batch, number)
+            number += len(batch["op"])
 
 
 def _time(rows: Columns, name: str) -> NDArray[np.int64]:
@@ -116,7 +121,7 @@ def _done(rows: Columns, first: int) -> Done:
     op = np.asarray(rows["op"], np.uint8)
     submit, complete = _time(rows, "submit"), _time(rows, "complete")
     due = _time(rows, "due") if "due" in rows else submit
-    size = np.where(np.isin(op, _MOVES), rows["size"], 0).astype(np.int64)
+    size = np.where(_MOVES[op], rows["size"], 0).astype(np.int64)
     nothing = np.zeros(count, np.int64)
     qos = rows.get("qos")
     urgency = nothing.astype(np.uint8)

@@ -82,6 +82,13 @@ class Histogram:
         made.max = upper(int(filled[-1]), bits) if len(filled) else 0
         return made
 
+    @classmethod
+    def counted(cls, counts: NDArray[np.int64], bits: int, largest: int, total: int) -> Histogram:
+        """Return a histogram of values that were counted elsewhere, with their largest and sum."""
+        made = cls.from_counts(counts, bits)
+        made.max, made._total = largest, total
+        return made
+
     def add(self, values: NDArray[np.int64]) -> None:
         """Count `values`."""
         largest, total = count_values(self.counts, values, self.bits)
@@ -179,15 +186,6 @@ def count_values(
         total += known
         counts[bucket_of(known, bits)] += 1
     return largest, total
-
-
-@kernel
-def count_in_rows(
-    counts: NDArray[np.int64], rows: NDArray[np.int64], values: NDArray[np.int64], bits: int
-) -> None:
-    """Count each of `values`, those below 0 as 0, in its row of `counts`."""
-    for at in range(values.size):
-        counts[rows[at], bucket_of(max(0, values[at]), bits)] += 1
 
 
 def upper(bucket: int, bits: int) -> int:
