@@ -77,9 +77,9 @@ def measure(
         return Fidelity(None, None, None, None, None, actual, None, order_violations, phases)
     return Fidelity(
         recorder.submit_error.summary(),
-        recorder.submit_gaps.distance(recorder.due_gaps),
-        recorder.due_gaps.summary(),
-        recorder.submit_gaps.summary(),
+        recorder.submit_gaps.histogram.distance(recorder.due_gaps.histogram),
+        recorder.due_gaps.histogram.summary(),
+        recorder.submit_gaps.histogram.summary(),
         sum(_fullest(each.planned, each.width_ns) for each in slices),
         actual,
         recorder.stretch_ratio,

@@ -11,6 +11,7 @@ from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import S_NS
 from replay.cells import NO_SIZE, Cells, Key, Latencies
 from replay.done import Done
+from replay.gaps import Gaps
 from replay.histogram import Histogram, Summary
 from replay.lateness import Copier, Submitter, divide
 from replay.loop import NO_TIME_NS, Mode
@@ -255,9 +256,7 @@ class Recorder:
         self._cells = Cells()
         self._late: list[Done] = []
         self.submit_error = Histogram()
-        self.due_gaps, self.submit_gaps = Histogram(), Histogram()
-        self._last_due = self._last_submit = -1
-        self.first_due = self.first_submit = 1 << 62
+        self.due_gaps, self.submit_gaps = Gaps(), Gaps()
 
     def add(self, done: Done) -> None:
         """Take finished ops, in the trace's order.
@@ -282,6 +281,8 @@ class Recorder:
         late, self._late = self._late, []
         for done in late:
             self._record(done)
+        self.due_gaps.finish()
+        self.submit_gaps.finish()
 
     def _record(self, done: Done) -> None:
         if not len(done):
@@ -314,22 +315,15 @@ class Recorder:
         if self.mode == Mode.MAX or not len(did):
             return
         self.submit_error.add(np.abs(did.submit_ns - did.due_ns))
-        due, submit = np.sort(did.due_ns), np.sort(did.submit_ns)
-        self.first_due = min(self.first_due, int(due[0]))
-        self.first_submit = min(self.first_submit, int(submit[0]))
-        if self._last_due >= 0:
-            due = np.concatenate(([self._last_due], due))
-            submit = np.concatenate(([self._last_submit], submit))
-        self.due_gaps.add(np.diff(due))
-        self.submit_gaps.add(np.diff(submit))
-        self._last_due = max(self._last_due, int(due[-1]))
-        self._last_submit = max(self._last_submit, int(submit[-1]))
+        self.due_gaps.add(did.due_ns)
+        self.submit_gaps.add(did.submit_ns)
 
     @property
     def stretch_ratio(self) -> float | None:
         """First to last submit ÷ first to last due."""
-        planned = self._last_due - self.first_due
-        return (self._last_submit - self.first_submit) / planned if planned > 0 else None
+        planned_ns = self.due_gaps.last_ns - self.due_gaps.first_ns
+        took_ns = self.submit_gaps.last_ns - self.submit_gaps.first_ns
+        return took_ns / planned_ns if planned_ns > 0 else None
 
     def measure(self, lane: int, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
         """Return what one lane, whose ops are those of `tier`, did so far."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from replay.device import DeviceChange, DeviceState, DiskStat
+    from replay.document import ResultDocument
     from replay.done import Done
     from replay.environment import Environment
     from replay.fidelity import Fidelity, Skipped
@@ -179,6 +180,12 @@ class Result:
     def kv_tokens_per_s(self) -> float | None:
         """Throughput of all lanes in tokens of KV; None where the trace names no model."""
         return self.totals.kv_tokens_per_s(self.bytes_per_s)
+
+    def document(self) -> ResultDocument:
+        """Return what every report shows, as it is stored."""
+        from replay.from_run import document_of  # it imports this module
+
+        return document_of(self)
 
     def table(self) -> pl.DataFrame:
         """Return one row per executed op: what it was, and its times since the clock's zero, ns.
