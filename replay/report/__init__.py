@@ -1,11 +1,13 @@
 """Forms of a report: one file each, found by the suffix of the file that is asked for.
 
-A form's module has `SUFFIX` and `write(document, path)`; `terminal` has neither.
+A form's module has `SUFFIX`, `write(document, path)`, and, where it needs any, `PACKAGES` of the
+extra `report`; `terminal` has none of them.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -37,7 +39,10 @@ def suffixes() -> tuple[str, ...]:
 
 
 def check_suffix(path: Path) -> None:
-    """Return if a report can be written to a file of that name. Raises UsageError."""
+    """Return if a report can be written to a file of that name.
+
+    Raises UsageError, or TargetError where a package is missing.
+    """
     if path.suffix not in suffixes():
         raise UsageError(
             "unknown form of report",
@@ -45,6 +50,13 @@ def check_suffix(path: Path) -> None:
             got=repr(path.suffix),
             accepted=", ".join(suffixes()),
         )
+    for name in getattr(_forms()[path.suffix], "PACKAGES", ()):
+        if importlib.util.find_spec(name) is None:
+            raise TargetError(
+                f"{path.suffix} needs a package that isn't installed: {name}",
+                where=path,
+                hint="pip install kvtrace[report]",
+            )
 
 
 def write_json(document: ResultDocument, path: Path) -> None:

@@ -29,7 +29,7 @@ WIDTH = 80
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _SHOWN = ("p50", "p90", "p99", "p999", "p9999")
-_TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
+TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
 _STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}
 FEW_MARK = "*"
 """Behind a percentile with fewer than 10 samples beyond it."""
@@ -180,7 +180,7 @@ def _table(title: str) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), title=None, header_style="dim")
     table.add_column(title, no_wrap=True)
     for name in _SHOWN:
-        table.add_column(_TITLES[name], justify="right", no_wrap=True)
+        table.add_column(TITLES[name], justify="right", no_wrap=True)
     table.add_column("max", justify="right", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     return table
