@@ -254,19 +254,25 @@ def _phases(document: ResultDocument) -> str:
 def _device(lane: LaneDocument) -> str:
     rows = []
     if lane.device is not None:
-        rows += [(name.replace("_", " "), value) for name, value in lane.device]
+        rows += [(name.replace("_", " "), _plain(value)) for name, value in lane.device]
     if lane.device_state is not None:
         state = lane.device_state
         node = "unknown" if state.numa_node is None else state.numa_node
         rows += [("model", state.model), ("firmware", state.firmware or "unknown")]
         rows.append(("NUMA node", node))
     if lane.device_change is not None:
-        rows += [(name.replace("_", " "), "unknown" if value is None else value)
-                 for name, value in lane.device_change]  # fmt: skip
+        rows += [(name.replace("_", " "), _plain(value)) for name, value in lane.device_change]
     if lane.device is not None or lane.preconditioned is not None:
         done = lane.preconditioned
         rows.append(("preconditioned", "unknown" if done is None else f"{done.passes} passes"))
     return page.heading(f"tier {lane.tier}: {lane.title}") + page.pairs(rows) if rows else ""
+
+
+def _plain(value: object) -> object:
+    """Return a figure as people read it."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _tool(document: ResultDocument) -> Iterator[tuple[str, object]]:
