@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from kvtrace.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from replay.document import ResultDocument
@@ -61,19 +62,20 @@ def check_suffix(path: Path) -> None:
 
 def write_json(document: ResultDocument, path: Path) -> None:
     """Write the machine-readable report at `path`, whatever its name."""
-    _write_whole(document, path, _forms()[".json"])
+    write_whole(path, lambda partial: _forms()[".json"].write(document, partial))
 
 
 def write(document: ResultDocument, path: Path) -> None:
     """Write the report at `path`, whole or not at all."""
     check_suffix(path)
-    _write_whole(document, path, _forms()[path.suffix])
+    write_whole(path, lambda partial: _forms()[path.suffix].write(document, partial))
 
 
-def _write_whole(document: ResultDocument, path: Path, form: _Form) -> None:
+def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:
+    """Let `write_to` make a file that becomes `path` when it is whole. Raises TargetError."""
     partial = path.with_name(path.name + ".new")
     try:
-        form.write(document, partial)
+        write_to(partial)
         partial.replace(path)
     except OSError as error:
         raise TargetError(

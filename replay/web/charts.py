@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS, S_NS, format_bytes
-from replay.web.page import Chart
+from replay.web.page import Chart, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,13 +17,6 @@ HEIGHT = 220
 _COLOURS = ["#2b7bba", "#d9730d", "#2e9e5b", "#a44fb8"]
 _POINTS = 240
 _NINES = (0.0, 0.9, 0.99, 0.999, 0.9999)
-_CONFIG = {
-    "background": None,
-    "font": "system-ui, sans-serif",
-    "view": {"stroke": None},
-    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
-    "legend": {"orient": "top", "title": None, "labelFontSize": 11},
-}
 _NINES_LABELS = "datum.value <= 1 ? '0 %' : format(100 * (1 - 1 / datum.value), '.6~r') + ' %'"
 Row = dict[str, Any]
 
@@ -58,7 +51,7 @@ def interarrival(due: Distribution | None, submit: Distribution | None) -> list[
         y=_y("share:Q", "share of gaps", format="%"),
         color=_colour("of:N"),
     )  # fmt: skip
-    return [Chart("Gaps between neighbouring ops", _spec(chart))]
+    return [Chart("Gaps between neighbouring ops", fitted(chart, HEIGHT))]
 
 
 def cumulative(found: Distribution, points: int = _POINTS) -> list[tuple[int, float]]:
@@ -113,7 +106,7 @@ def _lines(caption: str, rows: list[Row], unit: str, *, log: bool = False) -> Ch
         color=_colour("of:N"),
         tooltip=["of:N", "s:Q", "value:Q"],
     )  # fmt: skip
-    return Chart(caption, _spec(chart))
+    return Chart(caption, fitted(chart, HEIGHT))
 
 
 def _cdf(lane: LaneDocument) -> Chart | None:
@@ -145,7 +138,7 @@ def _cdf(lane: LaneDocument) -> Chart | None:
         color=_colour("of:N"),
         tooltip=["of:N", "ms:Q"],
     )  # fmt: skip
-    return Chart("Latency by percentile, ms", _spec(chart))
+    return Chart("Latency by percentile, ms", fitted(chart, HEIGHT))
 
 
 def _tail(found: Distribution) -> list[tuple[float, int]]:
@@ -189,7 +182,7 @@ def _heat(heat: HeatMap | None) -> Chart | None:
         ),
         tooltip=["s:Q", "ms:Q", "up to:Q", "ops:Q"],
     )  # fmt: skip
-    return Chart("Service time over time: how many ops took how long", _spec(chart))
+    return Chart("Service time over time: how many ops took how long", fitted(chart, HEIGHT))
 
 
 def _sizes(groups: Sequence[GroupDocument]) -> Chart | None:
@@ -211,7 +204,7 @@ def _sizes(groups: Sequence[GroupDocument]) -> Chart | None:
         color=_colour("of:N"),
         tooltip=["size:N", "of:N", "sum(ops):Q", "sum(GB):Q"],
     )  # fmt: skip
-    return Chart("Sizes of reads and writes", _spec(chart))
+    return Chart("Sizes of reads and writes", fitted(chart, HEIGHT))
 
 
 def _chart(rows: list[Row]) -> Any:
@@ -244,9 +237,3 @@ def _colour(field: str) -> Any:
     import altair
 
     return altair.Color(field, scale=altair.Scale(range=_COLOURS))
-
-
-def _spec(chart: Any) -> dict[str, Any]:
-    """Return a chart as a page embeds it: as wide as its place."""
-    spec: dict[str, Any] = chart.properties(width="container", height=HEIGHT).to_dict()
-    return {**spec, "config": _CONFIG, "autosize": {"type": "fit", "contains": "padding"}}

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_CONFIG = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
+    "legend": {"orient": "top", "title": None, "labelFontSize": 11},
+}
+"""How charts look; their colours of text and lines are the page's."""
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -106,6 +114,12 @@ def code(content: str) -> str:
 def folded(title: str, content: str) -> str:
     """Return what is shown on request only."""
     return f"<details><summary>{text(title)}</summary>{content}</details>"
+
+
+def fitted(chart: Any, height: int) -> dict[str, Any]:
+    """Return altair's chart as a page embeds it: as wide as its place."""
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    return {**spec, "config": _CONFIG, "autosize": {"type": "fit", "contains": "padding"}}
 
 
 def charts(found: Sequence[Chart], first: int) -> str:
