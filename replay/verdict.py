@@ -99,6 +99,8 @@ class Findings:
     """Whether a device in an unknown state was written."""
     throttled: tuple[str, ...] = ()
     """Devices that went slower for their heat."""
+    no_bpf: str = ""
+    """Why the block layer's latencies, which were asked for, couldn't be had."""
     engine: str = ""
     small_pages: bool = False
     inline_tiers: tuple[Tier, ...] = ()
@@ -331,6 +333,14 @@ def _warnings(found: Findings) -> list[Reason]:
         for lane in found.lanes
         if lane.drift_ratio is not None and abs(lane.drift_ratio) > DRIFT_RATIO
     ]
+    if found.no_bpf:
+        warnings.append(
+            Reason(
+                "no_bpf",
+                f"the block layer's latencies couldn't be had: {found.no_bpf}",
+                "see docs/host.md, or leave out --bpf",
+            )
+        )
     if found.engine == "python":
         warnings.append(
             Reason(
