@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from replay.device import DeviceState, DiskStat
     from replay.done import Done
     from replay.fidelity import Fidelity
+    from replay.host.bpf import BlockLatency
+    from replay.host.series import DeviceSeries, HostSeries
     from replay.prepare import Prepared
     from replay.recorder import Recorder
     from replay.reduction import Reduction
@@ -52,6 +54,10 @@ class Measured:
     trace_sha256: str
     cost: ToolCost
     reduction: Reduction | None
+    device_series: tuple[DeviceSeries | None, ...]
+    host_series: HostSeries | None
+    bpf: BlockLatency | str | None
+    """Or why it couldn't be had."""
 
 
 def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounters, ...]:
@@ -81,6 +87,7 @@ def _lanes(
                 state=after,
                 change=None if before is None or after is None else after.since(before),
                 preconditioned=target.preconditioned,
+                device_series=measured.device_series[lane],
             )
         )
     return tuple(found)
@@ -97,7 +104,7 @@ def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
 
 _SUMMED = (
     "retries", "short_transfers", "bad_sectors", "in_flight_max", "planner_stalls",
-    "payload_stalls",
+    "payload_stalls", "enter_calls", "timed_submits", "timed_submit_ns",
 )  # fmt: skip
 
 
@@ -159,6 +166,7 @@ def _findings(
         throttled=tuple(
             lane.target for lane in lanes if lane.change is not None and lane.change.throttled
         ),
+        no_bpf=measured.bpf if isinstance(measured.bpf, str) else "",
     )
 
 
@@ -206,5 +214,7 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         options=options,
         start_ns=measured.recorder.start_ns,
         created_at_s=clock.unix_s(),
+        host_series=measured.host_series,
+        bpf=None if isinstance(measured.bpf, str) else measured.bpf,
         kept=measured.kept,
     )

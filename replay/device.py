@@ -50,6 +50,15 @@ def disk_of(sysfs: Path) -> Path:
     return sysfs.parent if (sysfs / "partition").exists() else sysfs
 
 
+def lowest_disks(sysfs: Path) -> tuple[Path, ...]:
+    """Return the whole disks that a device is, or in the end is built on."""
+    below = sorted((sysfs / "slaves").glob("*"))
+    if not below:
+        return (disk_of(sysfs),)
+    found = [disk for each in below for disk in lowest_disks(each.resolve())]
+    return tuple(dict.fromkeys(found))
+
+
 def size_bytes(sysfs: Path) -> int:
     """Return the device's size."""
     return int(read_text(sysfs / "size") or 0) * _SECTOR_BYTES

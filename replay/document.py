@@ -108,6 +108,9 @@ class Counters(Section):
     in_flight_max: int
     planner_stalls: int
     payload_stalls: int
+    enter_calls: int = Field(description="system calls of io_uring, to submit or to wait")
+    timed_submits: int
+    timed_submit_ns: int = Field(description="how long the timed ones of these calls took")
 
 
 class IoLatency(Percentiles):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from replay.environment import Environment
     from replay.fidelity import Fidelity, Skipped
     from replay.histogram import Summary
+    from replay.host.bpf import BlockLatency
+    from replay.host.series import DeviceSeries, HostSeries
     from replay.loop import LaneCounters
     from replay.marker import Preconditioned
     from replay.options import ReplayOptions
@@ -44,6 +46,8 @@ class LaneResult:
     """Of the device, after the run."""
     change: DeviceChange | None
     preconditioned: Preconditioned | None
+    device_series: DeviceSeries | None
+    """What the device did, about every second; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,10 @@ class Result:
     """Clock zero of the run."""
     created_at_s: int
     """When the result was made, Unix time."""
+    host_series: HostSeries | None
+    """What the machine did, about every second; None in virtual time."""
+    bpf: BlockLatency | None
+    """What the block layer took; None where it wasn't asked for or couldn't be had."""
     kept: Done | None
     """All ops, of a run that isn't too long for that."""
 

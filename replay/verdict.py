@@ -90,6 +90,8 @@ class Findings:
     """Whether a device in an unknown state was written."""
     throttled: tuple[str, ...] = ()
     """Devices that went slower for their heat."""
+    no_bpf: str = ""
+    """Why the block layer's latencies, which were asked for, couldn't be had."""
     engine: str = ""
     small_pages: bool = False
     inline_tiers: tuple[Tier, ...] = ()
@@ -313,6 +315,14 @@ def _warnings(found: Findings) -> list[Reason]:
         for name in found.throttled
     ]
     warnings += signs.warnings(found.lanes)
+    if found.no_bpf:
+        warnings.append(
+            Reason(
+                "no_bpf",
+                f"the block layer's latencies couldn't be had: {found.no_bpf}",
+                "see docs/host.md, or leave out --bpf",
+            )
+        )
     if found.engine == "python":
         warnings.append(
             Reason(

@@ -209,6 +209,14 @@ def replay_command(
         list[str] | None,
         typer.Option(help="Type of signature that may be destroyed.", rich_help_panel=_SAFETY),
     ] = None,
+    bpf: Annotated[
+        bool,
+        typer.Option(
+            "--bpf",
+            help="Count the block layer's latencies too, by bpftrace (needs root).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     min_window: Annotated[
         str, typer.Option(help="A shorter run is INVALID.", rich_help_panel=_OUTPUT)
     ] = "10s",
@@ -270,6 +278,7 @@ def replay_command(
         populate=populate,
         settle_ns=parsed("--settle", parse_duration_ns, settle),
         verify=verify,
+        bpf=bpf,
         min_window_ns=parsed("--min-window", parse_duration_ns, min_window),
         limit_rows=limit_rows,
         limit_ns=limit_ns,
