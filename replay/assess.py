@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import environment, fidelity
+from replay import clock, environment, fidelity
 from replay.histogram import COARSE_BITS, Histogram
 from replay.loop import DEPENDENCY_FAILED, VERIFY_FAILED, LaneCounters, Verify
 from replay.options import Payload, ReplayOptions, Timing
-from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result, TraceInfo
+from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result
+from replay.trace_info import describe
 from replay.verdict import Findings, judge
 
 if TYPE_CHECKING:
-    from kvtrace.header import Header
     from kvtrace.reader import Trace
     from replay.device import DeviceState, DiskStat
     from replay.done import Done
     from replay.fidelity import Fidelity
+    from replay.host.bpf import BlockLatency
+    from replay.host.series import DeviceSeries, HostSeries
     from replay.prepare import Prepared
     from replay.recorder import Recorder
     from replay.reduction import Reduction
@@ -52,6 +54,10 @@ class Measured:
     trace_sha256: str
     cost: ToolCost
     reduction: Reduction | None
+    device_series: tuple[DeviceSeries | None, ...]
+    host_series: HostSeries | None
+    bpf: BlockLatency | str | None
+    """Or why it couldn't be had."""
 
 
 def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounters, ...]:
@@ -64,7 +70,7 @@ def _lanes(
     found = []
     for lane, tier in enumerate(prepared.tiers):
         counters = _threads_of(lane, measured, options.threads)
-        measure = measured.recorder.lanes[lane].measure(tier, counters)
+        measure = measured.recorder.measure(lane, tier, counters)
         stat = measured.stats[lane]
         before, after = measured.states[lane]
         target = prepared.targets[lane]
@@ -81,6 +87,7 @@ def _lanes(
                 state=after,
                 change=None if before is None or after is None else after.since(before),
                 preconditioned=target.preconditioned,
+                device_series=measured.device_series[lane],
             )
         )
     return tuple(found)
@@ -97,7 +104,7 @@ def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
 
 _SUMMED = (
     "retries", "short_transfers", "bad_sectors", "in_flight_max", "planner_stalls",
-    "payload_stalls",
+    "payload_stalls", "enter_calls", "timed_submits", "timed_submit_ns",
 )  # fmt: skip
 
 
@@ -159,6 +166,7 @@ def _findings(
         throttled=tuple(
             lane.target for lane in lanes if lane.change is not None and lane.change.throttled
         ),
+        no_bpf=measured.bpf if isinstance(measured.bpf, str) else "",
     )
 
 
@@ -181,36 +189,11 @@ def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> 
     )
 
 
-def _bytes_per_token(header: Header) -> float | None:
-    """Return the bytes that the trace's rows move per token of KV."""
-    layout = header.layout or {}
-    for name in ("emitted_bytes_per_token", "stored_bytes_per_token"):
-        if layout.get(name):
-            return float(layout[name])
-    return None
-
-
-def _trace(trace: Trace, prepared: Prepared, sha256: str) -> TraceInfo:
-    header = trace.header
-    tokens = header.statistics.get("generated_tokens")
-    return TraceInfo(
-        path=str(trace.path),
-        sha256=sha256,
-        rows=trace.rows,
-        rows_replayed=prepared.survey.rows,
-        duration_ns=prepared.survey.last_ns,
-        model=(header.model or {}).get("name"),
-        bytes_per_token=_bytes_per_token(header),
-        generated_tokens=None if tokens is None else int(tokens),
-    )
-
-
 def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
     lanes = _lanes(prepared, options, measured)
-    faithful = fidelity.measure(
-        measured.recorder, prepared.survey, prepared.tiers, measured.order_violations
-    )
+    phases = fidelity.phases_of(prepared.survey, prepared.tiers, measured.recorder)
+    faithful = fidelity.measure(measured.recorder, phases, measured.order_violations)
     return Result(
         verdict=judge(_findings(prepared, options, measured, lanes, faithful), options.accept),
         lanes=lanes,
@@ -222,8 +205,16 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         payload=_payload(prepared, options, measured),
         tool=measured.cost,
         environment=environment.observe(prepared.targets),
-        trace=_trace(trace, prepared, measured.trace_sha256),
+        trace=describe(
+            trace,
+            sha256=measured.trace_sha256,
+            rows_replayed=prepared.survey.rows,
+            duration_ns=prepared.survey.last_ns,
+        ),
         options=options,
         start_ns=measured.recorder.start_ns,
+        created_at_s=clock.unix_s(),
+        host_series=measured.host_series,
+        bpf=None if isinstance(measured.bpf, str) else measured.bpf,
         kept=measured.kept,
     )

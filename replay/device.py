@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replay import smart
+from replay.smart import Smart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,15 @@ def sysfs_of(number: int) -> Path | None:
 def disk_of(sysfs: Path) -> Path:
     """Return the directory of the whole disk: its parent's if `sysfs` is a partition."""
     return sysfs.parent if (sysfs / "partition").exists() else sysfs
+
+
+def lowest_disks(sysfs: Path) -> tuple[Path, ...]:
+    """Return the whole disks that a device is, or in the end is built on."""
+    below = sorted((sysfs / "slaves").glob("*"))
+    if not below:
+        return (disk_of(sysfs),)
+    found = [disk for each in below for disk in lowest_disks(each.resolve())]
+    return tuple(dict.fromkeys(found))
 
 
 def size_bytes(sysfs: Path) -> int:
@@ -245,7 +255,7 @@ class DeviceState:
     numa_node: int | None
     link: Link | None
     temperature: Temperature | None
-    smart: smart.Smart | None
+    smart: Smart | None
 
     def since(self, before: DeviceState) -> DeviceChange:
         """Return what happened after `before`."""
@@ -372,7 +382,7 @@ def _temperature(home: Path) -> Temperature | None:
     return None
 
 
-def _smart(controller: Path, read_log: Callable[[Path, int], bytes | None]) -> smart.Smart | None:
+def _smart(controller: Path, read_log: Callable[[Path, int], bytes | None]) -> Smart | None:
     path = Path("/dev") / controller.name
     page = read_log(path, smart.HEALTH_LOG)
     return None if page is None else smart.parse(page, read_log(path, smart.OCP_LOG))

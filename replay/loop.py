@@ -302,8 +302,10 @@ IO_SIZE_CLASSES = 32
 class LaneCounters:
     """What an engine counted on one lane.
 
-    `payload_stalls`: writes that had to wait for `filled_bytes`. `io_counts`: latencies of single
-    I/Os, [size class, bucket of `histogram.COARSE_BITS`]; None if the engine doesn't keep them.
+    `payload_stalls`: writes that had to wait for `filled_bytes`. `enter_calls`: system calls of an
+    io_uring engine, to submit or to wait. `timed_submits`: how many of those that submit were
+    timed, and `timed_submit_ns` how long these took. `io_counts`: latencies of single I/Os, [size
+    class, bucket of `histogram.COARSE_BITS`]; None if the engine doesn't keep them.
     """
 
     retries: int = 0
@@ -312,6 +314,9 @@ class LaneCounters:
     in_flight_max: int = 0
     planner_stalls: int = 0
     payload_stalls: int = 0
+    enter_calls: int = 0
+    timed_submits: int = 0
+    timed_submit_ns: int = 0
     io_counts: NDArray[np.int64] | None = None
 
 

@@ -10,6 +10,8 @@ from replay import clock, engines, sample
 from replay.done import Done, Taker
 from replay.drive import drive, thread_lanes
 from replay.feed import Drain, Feed
+from replay.host import bpftrace
+from replay.host.sampler import Sampler
 from replay.loop import Control, LaneCounters, LoopOptions, Outcome, Times, Verify
 from replay.options import ReplayOptions, Spin, Timing
 from replay.plan import RING_OPS
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from kvtrace.schema import Tier
     from replay.feed import Sink
     from replay.fresh import FreshPayload
+    from replay.host.bpf import BlockLatency
+    from replay.host.bpftrace import Tracer
+    from replay.host.series import DeviceSeries, HostSeries
     from replay.loop import Engine, Lane
     from replay.prepare import Prepared
     from replay.result import Result
@@ -125,6 +130,10 @@ class Measurement:
         self._drain: Drain | None = None
         self._flushed_ns = 0
         self._slept_before_ns = 0
+        self._devices = tuple(target.device for target in prepared.targets)
+        self._sampler = Sampler(self._devices)
+        self.bpf: BlockLatency | str | None = None
+        """What the block layer took, or why that couldn't be had; None if it wasn't asked for."""
 
     def plan_ahead(self) -> None:
         """Plan as far as the ring reaches: what is wrong there is found before anything is written.
@@ -194,9 +203,11 @@ class Measurement:
         )
         if self._journal is not None:
             self._journal.begin(self._prepared.tiers)
+        tracer = self._trace_block_layer()
         self._watcher.stage("replaying", self._prepared.survey.executed_ops)
         self._flushed_ns = clock.now_ns()
         self._slept_before_ns = clock.suspended_ns()
+        self._sampler.start()
         self.feed.start()
         try:
             outcome, priority = drive(
@@ -211,12 +222,41 @@ class Measurement:
             )
         finally:
             self.feed.stop()
+            self._sampler.stop()
+            if tracer is not None:
+                self.bpf = tracer.finish(int(self._control.start_ns[0]))
         if self.feed.failure is not None:
             raise self.feed.failure
         self._control.start_ns[0] = outcome.start_ns
         self._draining(fresh).finish()
         self.sinks.recorder.finish()
         return outcome, priority
+
+    def _trace_block_layer(self) -> Tracer | None:
+        """Return what counts the block layer's latencies, in place, if that was asked for."""
+        if not self._options.bpf:
+            return None
+        self._watcher.stage("attaching bpftrace", None)
+        found = bpftrace.attach(self._devices, self._stop)
+        if isinstance(found, str):
+            self.bpf = found
+            self._watcher.say(f"--bpf: the block layer's latencies won't be there: {found}")
+            return None
+        return found
+
+    def device_series(self) -> tuple[DeviceSeries | None, ...]:
+        """Return what the lanes' devices did so far."""
+        start_ns = int(self._control.start_ns[0])
+        return tuple(
+            None if path is None else self._sampler.device(lane, start_ns)
+            for lane, path in enumerate(self._devices)
+        )
+
+    def host_series(self) -> HostSeries | None:
+        """Return what the machine did so far; in virtual time that says nothing."""
+        if self._in_virtual_time:
+            return None
+        return self._sampler.host(int(self._control.start_ns[0]))
 
     def _look(self, fresh: FreshPayload | None, assess: Assess) -> bool:
         """Take out what is finished; return whether there may be more."""

@@ -113,6 +113,7 @@ class ReplayOptions(BaseModel):
     min_window_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
     limit_rows: Positive | None = None
     limit_ns: Positive | None = None
+    bpf: bool = False
     accept: tuple[str, ...] = ()
 
     @property

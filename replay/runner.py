@@ -194,6 +194,9 @@ class _Session:
             trace_sha256=sha256,
             cost=cost,
             reduction=None if interrupted else self._reduction(sinks.sampler, lanes),
+            device_series=measurement.device_series(),
+            host_series=measurement.host_series(),
+            bpf=measurement.bpf,
         )
         return assess(self.trace, self.prepared, self.options, measured)
 

@@ -29,6 +29,9 @@ _MODULES = {
     "import": "convert",
     "export": "convert",
     "replay": "replay",
+    "report": "report",
+    "compare": "compare",
+    "bench": "bench",
     "precondition": "precondition",
     "recover": "recover",
     "list": "listing",
@@ -44,7 +47,7 @@ class _Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _MODULES and cmd_name not in self.commands:
-            self.add_command(_made(cmd_name), cmd_name)
+            self.add_command(command(cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -54,11 +57,12 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def _made(name: str) -> Any:
+def command(name: str) -> Any:
     """Return a command as typer has it."""
     module = import_module(f"kvtrace.cli.{_MODULES[name]}")
     alone = typer.Typer(add_completion=False)
-    alone.command(name)(getattr(module, f"{name}_command"))
+    kind = getattr(module, "COMMAND_CLASS", None)
+    alone.command(name, cls=kind)(getattr(module, f"{name}_command"))
     return typer.main.get_command(alone)
 
 

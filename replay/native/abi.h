@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define KV_ABI_VERSION 4
+#define KV_ABI_VERSION 5
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -64,6 +64,9 @@ struct kv_lane {
 	uint64_t in_flight_max;
 	uint64_t planner_stalls;
 	uint64_t payload_stalls;
+	uint64_t enter_calls;
+	uint64_t timed_submits;
+	uint64_t timed_submit_ns;
 };
 
 /* What a lane obtained from the kernel. */

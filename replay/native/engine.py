@@ -277,6 +277,9 @@ def _counters(struct: LaneStruct, io_counts: NDArray[np.int64]) -> LaneCounters:
         in_flight_max=struct.in_flight_max,
         planner_stalls=struct.planner_stalls,
         payload_stalls=struct.payload_stalls,
+        enter_calls=struct.enter_calls,
+        timed_submits=struct.timed_submits,
+        timed_submit_ns=struct.timed_submit_ns,
         io_counts=io_counts,
     )
 

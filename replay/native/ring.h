@@ -34,6 +34,7 @@ struct ring {
 	bool fixed_file;
 	uint32_t arena_buffers; /* registered, from index 0 */
 	uint32_t read_buffers; /* registered, after those of the arena */
+	uint32_t until_timed; /* submits, up to the next that is timed */
 };
 
 /* Create and map a ring that can hold the lane's I/Os; register its file and its memory where

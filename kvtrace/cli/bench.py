@@ -1,0 +1,272 @@
+"""`kvtrace bench`: one trace, several trials, a folder with everything that a submission needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from click.exceptions import UsageError as ClickUsageError
+from typer.core import TyperCommand
+
+import kvtrace
+from kvtrace.cli.compare import show
+from kvtrace.config import resolve
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
+from kvtrace.reader import open_trace
+from replay import stored
+from replay.trials import folder as bench_folder
+from replay.trials import report
+from replay.trials.folder import BENCH, COMMANDS, SYSTEM, TRACE, result_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from replay.document import ResultDocument
+
+MIN_WINDOW = "60s"
+_RUN = ("-P", "-c", "from kvtrace.cli.main import main; main()")
+"""Arguments of Python: this program, whatever lies in the folder that it is started in."""
+_OURS = ("out", "report_to", "force", "as_json")
+"""Options of a replay that a bench sets itself."""
+
+
+class _WithReplayOptions(TyperCommand):
+    """Takes the options of a replay, too: they are left in the context's arguments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep apart what is a replay's."""
+        own = {name for param in self.params for name in param.opts}
+        values = {
+            name: not getattr(param, "is_flag", False)
+            for param in import_module("kvtrace.cli.main").command("replay").params
+            for name in (*param.opts, *param.secondary_opts)
+            if name.startswith("-") and name not in own
+        }
+        rest, forwarded = _split(args, values)
+        super().parse_args(ctx, rest)
+        ctx.args = forwarded
+        return forwarded
+
+
+def _split(args: Sequence[str], values: Mapping[str, bool]) -> tuple[list[str], list[str]]:
+    """Return (others, those in `values`), each with its value if it takes one."""
+    others: list[str] = []
+    found: list[str] = []
+    coming = iter(args)
+    for word in coming:
+        name, equals, _ = word.partition("=")
+        if name not in values:
+            others.append(word)
+            continue
+        found.append(word)
+        if values[name] and not equals:
+            found += [value for value in [next(coming, None)] if value is not None]
+    return others, found
+
+
+COMMAND_CLASS = _WithReplayOptions
+
+
+def bench_command(
+    context: typer.Context,
+    preset: Annotated[
+        str | None,
+        typer.Argument(help="What to record; see `kvtrace list presets`.", show_default=False),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="New folder for all that is made.", show_default=False),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How often the trace is replayed.")] = 5,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Trace to replay (copied), instead of a preset.", show_default=False),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value over the preset.", show_default=False),
+    ] = None,
+    precondition: Annotated[
+        bool,
+        typer.Option("--precondition", help="Bring the device to a known state first."),
+    ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Verify such a folder, and do nothing else.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Record PRESET (or take --trace), replay it --trials times, and say how sure the figures are.
+
+    All other options are those of `kvtrace replay`: at least a target, such as --device PATH.
+    A trial is INVALID below --min-window 60s unless that option says otherwise.
+    """
+    if check is not None:
+        raise typer.Exit(_verify(check, as_json=as_json))
+    if folder is None:
+        raise UsageError("is needed", where="--folder", hint="name a new folder")
+    if (preset is None) == (trace is None):
+        raise UsageError("name a preset, or a trace by --trace", hint="and not both")
+    words = ["--min-window", MIN_WINDOW, *context.args]
+    asked = _replay_options(words)
+    preparing = _precondition_words(asked) if precondition else []
+    if trace is None:
+        resolve(None, {}, set_ or (), preset)
+    else:
+        with open_trace(trace):
+            pass  # what is wrong is found before anything is made
+    steps = _Steps(folder)
+    bench_folder.make(folder)
+    if trace is None:
+        assert preset is not None
+        settings = [word for text in set_ or [] for word in ("--set", text)]
+        steps.run("record", str(folder / TRACE), "--preset", preset, *settings)
+    else:
+        shutil.copyfile(trace, folder / TRACE)
+        steps.note(datetime.now(UTC), ("cp", str(trace), str(folder / TRACE)), "done")
+    if preparing:
+        steps.run("precondition", *preparing)
+    valid = _replay_all(steps, words, trials)
+    found = _finish(steps)
+    show(found, as_json=as_json)
+    raise typer.Exit(EXIT_OK if valid else EXIT_INVALID)
+
+
+class _Steps:
+    """Runs commands, each in a process of its own, and keeps a log of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def note(self, at: datetime, words: Sequence[str], outcome: str) -> None:
+        """Add a line to the log: when something began, what it was, how it ended."""
+        with (self.folder / COMMANDS).open("a", encoding="utf-8") as log:
+            log.write(f"{at:%Y-%m-%dT%H:%M:%SZ} {shlex.join(words)}  # {outcome}\n")
+
+    def run(self, *words: str, into: Path | None = None, may_end: Sequence[int] = (0,)) -> int:
+        """Run `kvtrace` with these words; return its exit code.
+
+        What it prints goes to `into`. Raises KvtraceError for a code that may not be.
+        """
+        began = datetime.now(UTC)
+        output = subprocess.PIPE if into is None else into.open("wb")
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it, and ends well
+        try:
+            done = subprocess.run(
+                [sys.executable, *_RUN, *words], stdout=output, env=_environment(), check=False
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
+            if into is not None:
+                output.close()  # type: ignore[union-attr]
+        self.note(began, ("kvtrace", *words), f"exit {done.returncode}")
+        if done.returncode not in may_end:
+            raise _FailedStepError(words[0], done.returncode)
+        return done.returncode
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment in which Python finds this very package."""
+    places = [str(Path(kvtrace.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(place for place in places if place)}
+
+
+class _FailedStepError(KvtraceError):
+    """A command of a bench ended in error; it has said why."""
+
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"kvtrace {command} ended with exit code {code}", hint="see above")
+        self.code = code
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """That of the command."""
+        return self.code
+
+
+def _replay_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a replay as they will be understood. Raises UsageError."""
+    command = import_module("kvtrace.cli.main").command("replay")
+    try:
+        asked: dict[str, Any] = command.make_context("replay", [TRACE, *words]).params
+    except ClickUsageError as error:
+        raise UsageError(error.format_message(), where="options of the replay") from error
+    defaults = command.make_context("replay", [TRACE]).params
+    for name in _OURS:
+        if asked[name] != defaults[name]:
+            option = name.removesuffix("_to").replace("as_", "").replace("_", "-")
+            raise UsageError(
+                "is set by the bench", where=f"--{option}", hint="everything goes to --folder"
+            )
+    return asked
+
+
+def _precondition_words(asked: dict[str, Any]) -> list[str]:
+    """Return the options of a precondition that goes where the replay will."""
+    if asked["device"] is None:
+        raise UsageError("needs --device", where="--precondition")
+    words = ["--device", str(asked["device"])]
+    for option in ("size", "allow_destroy"):
+        if asked[option] is not None:
+            words += [f"--{option.replace('_', '-')}", str(asked[option])]
+    for kind in asked["allow_signature"] or ():
+        words += ["--allow-signature", kind]
+    return words
+
+
+def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
+    """Run all trials; return whether each may be used, or was accepted."""
+    good = True
+    for number in range(1, trials + 1):
+        forms = [result_path(steps.folder, number, suffix) for suffix in (".json", ".html")]
+        reports = [word for path in forms for word in ("--report", str(path))]
+        code = steps.run(
+            "replay", str(steps.folder / TRACE), *words, *reports,
+            into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
+        )  # fmt: skip
+        found = stored.load(forms[0])
+        typer.echo(f"trial {number} of {trials}: {_said(found)}", err=True)
+        good &= code == EXIT_OK
+        if any(reason.code == "interrupted" for reason in found.reasons):
+            break
+    return good
+
+
+def _said(found: ResultDocument) -> str:
+    rate = found.throughput_bytes_per_s
+    speed = "no window" if rate is None else f"{rate / 1e9:.3f} GB/s"
+    why = ", ".join(reason.code for reason in found.reasons)
+    return f"{found.verdict}{f' ({why})' if why else ''}, {speed}"
+
+
+def _finish(steps: _Steps) -> Any:
+    """Write what the trials say together, the system's description and the checksums."""
+    folder = steps.folder
+    steps.run("discover", "--json", into=folder / SYSTEM)
+    found = bench_folder.summary(folder)
+    report.write(found, folder / BENCH, folder.name)
+    report.write(found, folder / "bench.html", f"Trials: {folder.name}")
+    bench_folder.write_checksums(folder)
+    return found
+
+
+def _verify(folder: Path, *, as_json: bool) -> int:
+    """Print what was checked of a folder; return the exit code."""
+    findings = bench_folder.verify(folder)
+    if as_json:
+        print(json.dumps([{"what": each.what, "problem": each.problem} for each in findings]))
+    else:
+        for each in findings:
+            mark = "ok " if each.problem is None else "NO "
+            typer.echo(f"{mark} {each.what}{'' if each.problem is None else f': {each.problem}'}")
+    return EXIT_OK if all(each.problem is None for each in findings) else EXIT_TRACE

@@ -1,0 +1,73 @@
+"""`kvtrace compare`: results side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kvtrace.errors import UsageError
+from kvtrace.writer import check_writable
+from replay.report.terminal import WIDTH
+from replay.trials import report, terminal
+from replay.trials.comparison import compare
+from replay.trials.document import ComparisonDocument, document_of
+from replay.trials.sides import check_alike, load_side
+
+
+def compare_command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSON reports, result traces (also imported ones), fio's JSON, or folders of "
+            "`kvtrace bench`; the first is what the others are compared with.",
+            show_default=False,
+        ),
+    ],
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a side, in their order; may be repeated."),
+    ] = None,
+    report_to: Annotated[
+        list[Path] | None,
+        typer.Option("--report", help="Report file (.html, .json); may be repeated."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Put RESULTS side by side: ratios, and whether they exceed the noise of trials."""
+    labels = label or []
+    if len(labels) > len(results):
+        raise UsageError("more labels than results", where="--label", got=len(labels))
+    check_outputs(report_to or [], results, force=force)
+    names = [*labels, *([None] * (len(results) - len(labels)))]
+    sides = [load_side(path, name) for path, name in zip(results, names, strict=True)]
+    for side in sides:
+        check_alike(side.trials)
+    found = document_of(compare(sides))
+    for path in report_to or []:
+        report.write(found, path, "Comparison")
+    show(found, as_json=as_json)
+
+
+def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> None:
+    """Return if comparisons can be written to `outputs`. Raises UsageError or TargetError."""
+    taken = [path.resolve() for path in inputs]
+    for path in outputs:
+        report.check_suffix(path)
+        if path.resolve() in taken:
+            raise UsageError("named twice", where=path, hint="name another output")
+        taken.append(path.resolve())
+        check_writable(path, force=force)
+
+
+def show(found: ComparisonDocument, *, as_json: bool) -> None:
+    """Print a comparison."""
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    console = Console(width=min(Console().width, WIDTH), highlight=False)
+    for part in terminal.render(found):
+        console.print(part)

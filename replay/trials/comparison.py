@@ -1,0 +1,92 @@
+"""Sides next to each other: figures, ratios, and whether they differ by more than the noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from replay.trials.statistics import Spread, differs, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from replay.trials.figures import Figure
+    from replay.trials.sides import Side
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One side's figure. `ratio`: to the first side's mean; `real`: beyond the noise, if known."""
+
+    spread: Spread
+    ratio: float | None
+    real: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure over all sides; None where a side doesn't have it."""
+
+    figure: Figure
+    entries: tuple[Entry | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything that is side by side, and what makes it unfair."""
+
+    sides: tuple[Side, ...]
+    rows: tuple[Row, ...]
+    cautions: tuple[str, ...]
+
+
+def compare(sides: Sequence[Side]) -> Comparison:
+    """Return the comparison of at least one side; ratios are to the first."""
+    names: dict[str, Figure] = {}
+    for side in sides:
+        for trial in side.trials:
+            for figure in trial.figures:
+                names.setdefault(figure.name, figure)
+    rows = tuple(_row(figure, sides) for figure in names.values())
+    return Comparison(tuple(sides), rows, tuple(_cautions(sides)))
+
+
+def _row(figure: Figure, sides: Sequence[Side]) -> Row:
+    base = sides[0].values(figure.name)
+    entries: list[Entry | None] = []
+    for at, side in enumerate(sides):
+        values = side.values(figure.name)
+        if not values:
+            entries.append(None)
+            continue
+        found = spread(values)
+        mean = spread(base).mean if base else 0.0
+        compared = at > 0 and bool(base)
+        entries.append(
+            Entry(
+                found,
+                found.mean / mean if compared and mean else None,
+                differs(base, values) if compared else None,
+            )
+        )
+    return Row(figure, tuple(entries))
+
+
+def _cautions(sides: Sequence[Side]) -> list[str]:
+    said = []
+    for side in sides:
+        bad = [trial.name for trial in side.trials if trial.verdict == "INVALID"]
+        if bad:
+            said.append(f"{side.label}: INVALID, {', '.join(bad)}: see its reasons")
+    documents = [trial.document for side in sides for trial in side.trials
+                 if trial.document is not None]  # fmt: skip
+    if len({document.trace.sha256 for document in documents if document.kind == "replay"}) > 1:
+        said.append("the sides replayed different traces: ratios compare workloads, too")
+    modes = {document.config.mode.value for document in documents if document.config is not None}
+    if len(modes) > 1:
+        said.append(f"the sides were timed differently ({', '.join(sorted(modes))})")
+    if any(len(side.trials) == 1 for side in sides) and len(sides) > 1:
+        said.append("a side of one trial has no known noise: small ratios may be chance")
+    if any(trial.document is None for side in sides for trial in side.trials):
+        said.append("fio's latencies begin at submission: compare them with service times only")
+    return said

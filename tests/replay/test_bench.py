@@ -1,0 +1,166 @@
+"""`kvtrace bench`: trials, the folder that they leave, and what its verification finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replay.trials.document import ComparisonDocument
+from replay.trials.folder import verify
+from tests.cli import conftest as cli_conftest
+from tests.replay.browser import opened, undrawn
+from tests.replay.conftest import simple_rows, write_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+cli = cli_conftest.cli
+pytestmark = pytest.mark.slow
+NULL = ("--target", "null", "--mode", "max", "--accept", "short_window", "--accept",
+        "host_lateness")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three trials, made once."""
+    place = tmp_path_factory.mktemp("bench")
+    trace = write_trace(place / "t.parquet", simple_rows(8))
+    monkeypatch = pytest.MonkeyPatch()
+    try:
+        words = ("bench", "--trace", trace, "--folder", place / "b", "--trials", 3,
+                 "--min-window", "0s", *NULL)  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["kvtrace", *map(str, words)])
+        from kvtrace.cli.main import main
+
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None)
+    finally:
+        monkeypatch.undo()
+    return place / "b"
+
+
+@pytest.fixture
+def copy(bench: Path, tmp_path: Path) -> Path:
+    """A copy that may be tampered with."""
+    return shutil.copytree(bench, tmp_path / "copy")
+
+
+def problems(folder: Path) -> list[str]:
+    """Return what verification finds."""
+    return [found.problem for found in verify(folder) if found.problem is not None]
+
+
+def test_the_folder_has_everything(bench: Path) -> None:
+    """Trace, results, trials together, system, commands, checksums: and it verifies."""
+    names = {str(path.relative_to(bench)) for path in bench.rglob("*") if path.is_file()}
+    forms = (".json", ".html", ".txt")
+    trials = {f"results/trial-{n:02d}{form}" for n in (1, 2, 3) for form in forms}
+    assert names == trials | {
+        "trace/trace.parquet", "bench.json", "bench.html", "system.json", "commands.log",
+        "checksums.sha256",
+    }  # fmt: skip
+    found = ComparisonDocument.model_validate_json((bench / "bench.json").read_bytes())
+    assert len(found.sides[0].trials) == 3
+    throughput = next(figure for figure in found.figures if figure.name == "throughput")
+    assert throughput.sides[0] is not None
+    assert throughput.sides[0].count == 3
+    assert throughput.sides[0].ci95 is not None
+    log = (bench / "commands.log").read_text().splitlines()
+    assert [line.split()[2] for line in log[1:4]] == ["replay"] * 3
+    assert problems(bench) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("results/trial-02.json", b"x", "trial-02.json has other contents"),
+        ("trace/trace.parquet", None, "trace.parquet is gone"),
+        ("results/more.json", b"{}", "more.json was added"),
+        ("system.json", None, "system.json is"),
+    ],
+)
+def test_a_changed_folder_is_found_out(
+    copy: Path,
+    cli: Callable[..., cli_conftest.Outcome],
+    name: str,
+    change: bytes | None,
+    problem: str,
+) -> None:
+    """Changed, removed, added: exit 3, and the file by name."""
+    path = copy / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + change)
+    found = cli("bench", "--check", copy)
+    assert found.code == 3
+    assert problem in found.out
+
+
+def test_figures_that_the_trials_do_not_say_are_found_out(copy: Path) -> None:
+    """Whoever edits bench.json and the checksums is found out by the results."""
+    from replay.trials.folder import write_checksums
+
+    found = json.loads((copy / "bench.json").read_text())
+    found["figures"][0]["sides"][0]["mean"] *= 2
+    (copy / "bench.json").write_text(json.dumps(found))
+    write_checksums(copy)
+    assert len(problems(copy)) == 1
+    assert found["figures"][0]["name"] in problems(copy)[0]
+
+
+def test_another_trace_and_an_invalid_trial_are_found_out(copy: Path) -> None:
+    """Results must be of the trace that is handed in, and VALID."""
+    from replay.trials.folder import write_checksums
+
+    write_trace(copy / "trace/trace.parquet", simple_rows(9))
+    result = copy / "results/trial-01.json"
+    result.write_text(result.read_text().replace('"verdict": "VALID"', '"verdict": "INVALID"'))
+    write_checksums(copy)
+    said = "; ".join(problems(copy))
+    assert "is of another trace" in said
+    assert "trial-01.json is INVALID" in said
+
+
+def test_wrong_use_makes_nothing(
+    cli: Callable[..., cli_conftest.Outcome], tmp_path: Path, bench: Path
+) -> None:
+    """Each is refused with exit 2 or 4 and one line, before a folder is made."""
+    trace, new = bench / "trace/trace.parquet", tmp_path / "new"
+    ours = ("bench", "--trace", trace, "--folder", new)
+    for words, code, message in (
+        (("bench", "--folder", new), 2, "name a preset"),
+        (("bench", "mlperf-storage-8b", "--trace", trace, "--folder", new), 2, "not both"),
+        (("bench", "--trace", trace), 2, "--folder: is needed"),
+        (("bench", "mlperf", "--folder", new, "--target", "null"), 2, "mlperf-storage-8b"),
+        ((*ours, "--target", "null", "--report", "x.json"), 2, "--report: is set by the bench"),
+        ((*ours, "--target", "null", "--out", "x.parquet"), 2, "--out: is set by the bench"),
+        ((*ours, "--target", "null", "--precondition"), 2, "--precondition: needs --device"),
+        (("bench", "--trace", tmp_path / "none", "--folder", new), 3, "none"),
+        (("bench", "--trace", trace, "--folder", bench), 4, "isn't empty"),
+        (("bench", "--check", tmp_path), 3, "has no checksums.sha256"),
+    ):
+        found = cli(*words)
+        assert found.code == code, (words, found.err)
+        assert message in found.error
+        assert not new.exists()
+
+
+def test_an_unknown_option_is_named(cli: Callable[..., cli_conftest.Outcome]) -> None:
+    """Options that neither the bench nor a replay has are no replay's."""
+    found = cli("bench", "--folder", "x", "--devise", "y")
+    assert found.code == 2
+    assert "--devise" in found.err
+
+
+def test_the_page_of_the_trials(bench: Path) -> None:
+    """Charts are drawn, the console is silent, a phone needs no scrolling sideways."""
+    with opened(bench / "bench.html", phone=True) as driver:
+        assert undrawn(driver) == []
+        assert driver.get_log("browser") == []
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,219 @@
+"""Trials and comparisons: statistics by hand, what may be averaged, what exceeds the noise."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.units import MS_NS
+from replay import stored
+from replay.trials.comparison import compare
+from replay.trials.document import ComparisonDocument, document_of
+from replay.trials.figures import Figure, of_result, value_at
+from replay.trials.sides import Side, Trial, check_alike, load_side
+from replay.trials.statistics import differs, odd, spread, t_95
+from replay.trials.words import judged
+from tests.cli import conftest as cli_conftest
+from tests.replay import synthetic
+from tests.replay.conftest import simple_rows, write_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+cli = cli_conftest.cli
+Cli = "Callable[..., cli_conftest.Outcome]"
+
+
+def test_mean_median_deviation_and_interval_are_those_by_hand() -> None:
+    """Of 1 to 5: deviation √2.5, 95 % of the mean ± 2.776 · √2.5 ÷ √5."""
+    found = spread([1, 2, 3, 4, 5])
+    assert (found.count, found.mean, found.median, found.low, found.high) == (5, 3, 3, 1, 5)
+    assert found.deviation == pytest.approx(2.5**0.5)
+    assert found.cv_ratio == pytest.approx(2.5**0.5 / 3)
+    assert found.ci95 == pytest.approx((3 - 1.963, 3 + 1.963), abs=1e-3)
+
+
+def test_one_trial_has_no_noise_that_is_known() -> None:
+    """Neither deviation nor interval, nor whether it differs."""
+    found = spread([7.0])
+    assert (found.deviation, found.cv_ratio, found.ci95, found.odd) == (None, None, None, ())
+    assert differs([7.0], [8.0, 8.1]) is None
+
+
+def test_students_t() -> None:
+    """Whole degrees by the table, broken ones by the lower, many as the normal distribution's."""
+    assert (t_95(1), t_95(4), t_95(4.9), t_95(30), t_95(500)) == (12.706, 2.776, 2.776, 2.042, 1.96)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([10.0, 10.1, 9.9, 10.0, 20.0], (4,)),
+        ([10.0, 10.1, 9.9, 10.0, 10.2], ()),
+        ([5.0, 5.0, 5.0, 5.0, 6.0], (4,)),
+        ([5.0, 5.0, 5.0, 5.0, 5.01], ()),
+        ([1.0, 9.0, 1.0], ()),
+    ],
+)
+def test_odd_trials_are_named(values: list[float], expected: tuple[int, ...]) -> None:
+    """Far from the median by the others' distances; fewer than four can't tell."""
+    assert odd(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([10.0, 10.1, 9.9], [12.0, 12.1, 11.9], True),
+        ([10.0, 12.0, 8.0], [10.5, 12.5, 8.5], False),
+        ([1.0, 1.0], [2.0, 2.0], True),
+        ([1.0, 1.0], [1.0, 1.0], False),
+    ],
+)
+def test_a_difference_is_real_beyond_the_noise(
+    one: list[float], other: list[float], expected: bool
+) -> None:
+    """Welch's test, also where there is no noise at all."""
+    assert differs(one, other) == expected
+
+
+def test_percentiles_of_several_distributions() -> None:
+    """The smallest end that so many don't exceed."""
+    buckets = [(1, 50), (2, 40), (5, 10)]
+    assert [value_at(buckets, part) for part in (5000, 9000, 9001, 10_000)] == [1, 2, 5, 5]
+
+
+def side(label: str, *values: float, unit: str = "bytes/s", better: bool = True) -> Side:
+    """A side of one figure."""
+    trials = [Trial(f"{n}.json", (Figure("x", value, unit, better),), None)
+              for n, value in enumerate(values)]  # fmt: skip
+    return Side(label, tuple(trials))
+
+
+def test_a_comparison_says_better_worse_or_within_noise() -> None:
+    """Relative to the first; up is better for rates, down for times; unknown with one trial."""
+    base = side("base", 10.0, 10.1, 9.9)
+    sides = [base, side("fast", 12, 12.1, 11.9), side("same", 10, 10.2, 9.7), side("once", 20)]
+    figure = document_of(compare(sides)).figures[0]
+    words = [judged(figure, spread) for spread in figure.sides if spread is not None]
+    assert words == ["", "better", "within noise", ""]
+    ratios = [spread.ratio for spread in figure.sides if spread is not None]
+    assert ratios == [None, pytest.approx(1.2), pytest.approx(0.99667, abs=1e-5), 2.0]
+    slower = [side("a", 1, 1.1, 0.9, better=False), side("b", 5, 5.1, 4.9, better=False)]
+    figure = document_of(compare(slower)).figures[0]
+    assert figure.sides[1] is not None
+    assert judged(figure, figure.sides[1]) == "worse"
+
+
+def trial(path: Path, **changed: Any) -> Trial:
+    """A result of a replay, changed."""
+    document = stored.load(path)
+    document = document.model_copy(update=changed)
+    return Trial(path.name, of_result(document), document)
+
+
+def test_the_figures_of_a_result_are_its_own(tmp_path: Path) -> None:
+    """Throughput, rates per tier and op, percentiles of reads, response."""
+    document = stored.load(synthetic.bimodal(tmp_path / "r.parquet"))
+    found = {figure.name: figure for figure in of_result(document)}
+    assert found["throughput"].value == document.throughput_bytes_per_s
+    assert found["nvme read P50"].value == pytest.approx(100_000, rel=1 / 256)
+    assert found["nvme read P99.9"].value == 10 * MS_NS
+    assert found["nvme response P99"].value == document.response_ns["p99"]  # type: ignore[index]
+    rate = document.bytes / document.lanes[0].window_s
+    assert found["nvme read rate"].value == pytest.approx(rate)
+    assert "nvme write P50" not in found
+
+
+@pytest.fixture
+def results(cli: Callable[..., cli_conftest.Outcome], tmp_path: Path) -> Callable[..., Path]:
+    """Gives a function that replays on the null target and returns the report."""
+
+    def run(name: str, *words: object, objects: int = 8) -> Path:
+        trace = write_trace(tmp_path / f"{objects}.parquet", simple_rows(objects))
+        path = tmp_path / f"{name}.json"
+        cli("replay", trace, "--target", "null", "--mode", "max", "--min-window", "0s",
+            "--report", path, *words)  # fmt: skip
+        return path
+
+    return run
+
+
+def test_unlike_trials_are_not_averaged(results: Callable[..., Path]) -> None:
+    """Another trace, other options, another machine: refused, by name."""
+    one = load_side(results("one")).trials[0]
+    check_alike([one, load_side(results("again")).trials[0]])
+    with pytest.raises(UsageError, match=r"one.json and other.json have different trace.*compare"):
+        check_alike([one, load_side(results("other", objects=9)).trials[0]])
+    with pytest.raises(UsageError, match="different options"):
+        check_alike([one, load_side(results("deep", "--queue-depth", 7)).trials[0]])
+    assert one.document is not None
+    assert one.document.environment is not None
+    elsewhere = {"environment": one.document.environment.__class__(
+        **{**vars_of(one.document.environment), "cpus": 99})}  # fmt: skip
+    other = Trial("far.json", (), one.document.model_copy(update=elsewhere))
+    with pytest.raises(UsageError, match="different environment"):
+        check_alike([one, other])
+
+
+def vars_of(found: Any) -> dict[str, Any]:
+    """Return the fields of a slotted dataclass."""
+    return {name: getattr(found, name) for name in found.__slots__}
+
+
+FIO = {
+    "fio version": "fio-3.33",
+    "jobs": [
+        {
+            "total_err": 0,
+            "read": {"bw_bytes": 2_000_000_000, "iops": 15_000.5, "lat_ns": {}, "clat_ns":
+                     {"percentile": {"50.000000": 80_000, "99.000000": 900_000}}},
+            "write": {"bw_bytes": 0, "iops": 0, "lat_ns": {}, "clat_ns": {}},
+        }
+    ],
+}  # fmt: skip
+
+
+def test_fios_json_is_a_side(
+    results: Callable[..., Path], cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
+) -> None:
+    """Its throughput and percentiles stand beside ours; what it lacks stays empty."""
+    path = tmp_path / "fio.json"
+    path.write_text(json.dumps(FIO))
+    found = cli("compare", results("ours"), path, "--label", "kvtrace", "--label", "fio", "--json")
+    assert found.code == 0, found.err
+    document = ComparisonDocument.model_validate_json(found.out)
+    assert [side.label for side in document.sides] == ["kvtrace", "fio"]
+    by_name = {figure.name: figure.sides[1] for figure in document.figures}
+    assert by_name["throughput"] is not None
+    assert by_name["throughput"].mean == 2_000_000_000
+    assert by_name["nvme read P99"] is not None
+    assert by_name["nvme read P99"].mean == 900_000
+    assert by_name["nvme write P99"] is None
+    assert any("fio" in caution for caution in document.cautions)
+    for broken in ({"fio version": "fio-3.33", "jobs": []}, {**FIO, "jobs": [{"read": {}}]}):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(TraceError, match=r"fio\.json: (no jobs|fio's output lacks)"):
+            load_side(path)
+
+
+def test_compare_writes_and_refuses(
+    results: Callable[..., Path], cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
+) -> None:
+    """Tables of 80 columns; HTML and JSON; nothing overwritten; what can't be compared named."""
+    one, other = results("one"), results("other", objects=9)
+    page = tmp_path / "c.html"
+    found = cli("compare", one, other, "--report", page)
+    assert found.code == 0, found.err
+    assert all(len(line) <= 80 for line in found.out.splitlines())
+    assert "different traces" in found.out
+    assert "no known noise" in found.out
+    assert "throughput" in page.read_text()
+    assert cli("compare", one, other, "--report", page).code == 4
+    assert cli("compare", one, "--report", one, "--force").code == 2
+    assert "accepted: .html, .json" in cli("compare", one, "--report", tmp_path / "c.txt").error
+    assert "more labels" in cli("compare", one, "--label", "a", "--label", "b").error
+    assert "no trials in it" in cli("compare", tmp_path).error
