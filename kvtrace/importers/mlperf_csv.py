@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 OPTIONS = ("nvme_capacity_bytes",)
 
 Columns = dict[str, "NDArray[Any]"]
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 2 << 20
 _NO_WORD = 255
 _OWN_KEY = r"^[0-9a-f]{16}$"
 _ACCEPTED = {
