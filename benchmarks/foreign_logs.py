@@ -1,11 +1,13 @@
-"""Files as other tools write them, of as many rows as asked for, for `interop.py`."""
+"""Files as other tools write them, of as many rows as asked for, for `interop.py`.
+
+polars is imported where it is used: not every step that is measured needs it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from kvtrace.schema import Op, Phase, Tier
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import polars as pl
     from numpy.typing import NDArray
 
 LIVE = 50_000
@@ -56,10 +59,14 @@ def _columns(row: NDArray[np.int64], *, fresh: bool) -> Columns:
 
 
 def _words(made: Columns, *words: str) -> pl.Series:
+    import polars as pl
+
     return pl.Series(words).gather(made["op"])
 
 
 def _cachebench(made: Columns) -> pl.DataFrame:
+    import polars as pl
+
     return pl.DataFrame(
         {
             "op_time": made["timestamp"] // 10**9,
@@ -75,6 +82,8 @@ def _cachebench(made: Columns) -> pl.DataFrame:
 
 
 def _elbencho(made: Columns) -> pl.DataFrame:
+    import polars as pl
+
     stamp = pl.Series(made["timestamp"] // 10**6).cast(pl.Datetime("ms"))
     frame = pl.DataFrame(
         {
@@ -96,6 +105,8 @@ def _elbencho(made: Columns) -> pl.DataFrame:
 
 
 def _blkparse(made: Columns) -> pl.DataFrame:
+    import polars as pl
+
     frame = pl.DataFrame(
         {
             "s": made["timestamp"] // 10**9,
@@ -109,6 +120,8 @@ def _blkparse(made: Columns) -> pl.DataFrame:
 
 
 def _fio_lat(made: Columns) -> pl.DataFrame:
+    import polars as pl
+
     frame = pl.DataFrame(
         {
             "ms": made["timestamp"] // 10**6 + 1,

@@ -199,6 +199,8 @@ def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 def _errnos(texts: pa.Array) -> NDArray[np.int32]:
     """Return 0 for no text, else the errno in it: what we write, or the one that fits it best."""
+    if not pc.any(pc.not_equal(texts, "")).as_py():
+        return np.zeros(len(texts), np.int32)
     found = texts.dictionary_encode()
     words = found.dictionary
     own = pc.extract_regex(words, _OWN_ERROR.replace("(", "(?P<number>", 1))
