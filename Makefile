@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/kvtrace record demo/trace.parquet --config traces/demo.yaml --force
 	@trap 'rm -f demo/kv.dat' EXIT; set -x; \
 	$(BIN)/kvtrace replay demo/trace.parquet --device demo/kv.dat --size 2560MiB --settle 2s \
-	    --report demo/report.json --out demo/result.parquet --force || [ $$? -eq 5 ]
+	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
