@@ -24,35 +24,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import GIB, MIB, print_table
 from benchmarks.scratch import reserved_pages
 from kvtrace import exporters
-from kvtrace.config import load_config
 from kvtrace.exporters import ExportOptions
-from kvtrace.pipeline import record
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from replay import ReplayOptions, TargetSpec
 from replay import run as replay_run
 from replay.options import Timing
+from tests.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPTH = 32
 SIZE_BYTES = 768 * MIB
-RECORDING = {
-    "model": "tiny-1b",
-    "block_tokens": 64,
-    "source.users": 6,
-    "duration": "20s",
-    "tiers.gpu.capacity": "64MiB",
-    "tiers.cpu.capacity": "128MiB",
-    "tiers.nvme.capacity": "512MiB",
-}
 
 
 def exported(folder: Path) -> tuple[Path, Path, int]:
     """Record a trace and export it; return the trace, the job, and the bytes that fio moves."""
     trace, log = folder / "t.parquet", folder / "t.log"
-    record(load_config(None, RECORDING), trace)
+    make(trace)
     options = ExportOptions(
         filename=str(folder / "kv.dat"), size_bytes=SIZE_BYTES, no_stall=True, queue_depth=DEPTH
     )

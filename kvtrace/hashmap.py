@@ -36,11 +36,15 @@ def grown(table: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
 def with_room(
     table: NDArray[np.int64], slots: NDArray[np.int64], needed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return table and slots, larger if there are fewer than `needed` slots."""
-    if needed <= len(slots):
-        return table, slots
-    slots = np.pad(slots, ((0, needed), (0, 0)))
-    return grown(table, len(slots)), slots
+    """Return table and slots, larger if there are fewer than `needed` slots.
+
+    Slots grow in place, by a quarter at least: no views of them may be about.
+    """
+    if needed > len(slots):
+        slots.resize((max(needed, len(slots) * 5 // 4), slots.shape[1]), refcheck=False)
+        if 2 * len(slots) > len(table):
+            table = grown(table, len(slots))
+    return table, slots
 
 
 @kernel

@@ -155,8 +155,8 @@ RESIDENT_DTYPE = np.dtype([("tier", "u1"), ("key", "<u8"), ("size", "<u8")])
 
 def pack_resident(objects: NDArray[np.void]) -> bytes:
     """Return `objects` (of `RESIDENT_DTYPE`) as text for the file's metadata."""
-    packed = zstandard.ZstdCompressor(level=3).compress(objects.astype(RESIDENT_DTYPE).tobytes())
-    return base64.b64encode(packed)
+    raw = np.ascontiguousarray(objects, RESIDENT_DTYPE).view(np.uint8)
+    return base64.b64encode(zstandard.ZstdCompressor(level=3).compress(raw.data))
 
 
 def unpack_resident(text: bytes) -> NDArray[np.void]:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kvtrace.errors import TraceError
 from kvtrace.outfile import TableFile
-from kvtrace.schema import BY_NAME
+from kvtrace.schema import BY_NAME, words_array
 from kvtrace.writer import arrow_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 NAMES = ("key", "tier", "phase", "request")
 RECORD = "record"
+_ACCEPTED = "the .map.parquet that the export left beside the file"
+_READ_ROWS = 1 << 16
 
 
 def map_path(out: Path) -> Path:
@@ -71,3 +75,77 @@ def _values(
     if field.name in BY_NAME and not isinstance(values, pa.Array):
         return arrow_values(BY_NAME[field.name], values)
     return pa.array(values, field.type)
+
+
+class MapReader:
+    """Reads the map beside an export, as many records at a time as the export is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._records = path, 0
+        try:
+            self._file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"can't read: {error}", where=path, accepted=_ACCEPTED) from error
+        there = self._file.schema_arrow.names
+        if missing := [name for name in (RECORD, *NAMES) if name not in there]:
+            raise TraceError(f"no column {missing[0]}", where=path, accepted=_ACCEPTED)
+        self._extra = [name for name in there if name not in (RECORD, *NAMES)]
+        self.knows_requests = any(
+            batch.column(0).null_count < batch.num_rows for batch in self._batches(["request"])
+        )
+        """Whether any record has a request."""
+        self._rest = self._batches([*NAMES, *self._extra])
+        self._next = pa.RecordBatch.from_pylist([], self._file.schema_arrow)
+
+    def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._file.iter_batches(_READ_ROWS, columns=names)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"damaged: {error}", where=self._path) from error
+
+    def take(self, count: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of the next records. Raises TraceError if there are fewer."""
+        parts = []
+        missing = count
+        while missing:
+            if not self._next.num_rows and (batch := next(self._rest, None)) is None:
+                self._refuse(f"more than {self._records + count - missing}")
+            self._next = self._next if self._next.num_rows else batch
+            parts.append(self._next.slice(0, missing))
+            self._next = self._next.slice(missing)
+            missing -= parts[-1].num_rows
+        self._records += count
+        columns = [*NAMES, *self._extra]
+        return {name: self._values(name, [part.column(name) for part in parts]) for name in columns}
+
+    def end(self) -> None:
+        """Raise TraceError if there are more records than were taken."""
+        if self._records < self._file.metadata.num_rows:
+            self._refuse(f"{self._records}")
+
+    def _values(self, name: str, parts: Sequence[pa.Array]) -> NDArray[Any]:
+        words = BY_NAME[name].words if name in BY_NAME else None
+        values = pa.chunked_array(parts, parts[0].type if parts else pa.uint64())
+        if words is not None:
+            values = pc.index_in(values.cast(pa.string()), words_array(words))
+        if name != "request" and values.null_count:
+            raise TraceError(f"no {name}, or an unknown one", where=self._path, accepted=_ACCEPTED)
+        nulls = values.is_null().to_numpy()
+        found: NDArray[Any] = values.fill_null(0).to_numpy()
+        found = found.astype(np.uint8) if words is not None else found
+        return np.ma.masked_array(found, nulls) if nulls.any() else found
+
+    def _refuse(self, records: str) -> NoReturn:
+        raise TraceError(
+            "the map is of another file",
+            where=self._path,
+            got=f"{self._file.metadata.num_rows} records",
+            accepted=f"{records}: {_ACCEPTED}",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Close the file."""
+        self._file.close()

@@ -48,6 +48,15 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            help="fio, warp: the .map.parquet that an export left beside FILE: keys, tiers, phases "
+            "and requests come back.",
+            show_default=False,
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,6 +67,7 @@ def import_command(
         force=force,
         nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
         tier=parse_tier(tier),
+        map=map_,
     )
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:

@@ -14,8 +14,8 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.foreign import lct
 from kvtrace.foreign.order import joined_columns
+from kvtrace.foreign.requests import LastRows
 from kvtrace.foreign.rows import filled
-from kvtrace.hashmap import Interner
 from kvtrace.outfile import OutFile
 from kvtrace.schema import Op, Phase
 from kvtrace.units import S_NS
@@ -83,15 +83,10 @@ class _Groups:
 
     def __init__(self, trace: Trace, options: ExportOptions) -> None:
         self._trace, self._tiers = trace, [int(tier) for tier in options.tiers]
-        self._numbers = Interner()
-        last = np.zeros(1024, np.int64)
+        self._prompts = LastRows()
         for first, rows in self._rows():
-            prompt = rows["step"] <= _PROMPT_STEPS
-            number = self._numbers.intern(rows["request"].astype(np.uint64).view(np.int64))
-            if len(self._numbers) > len(last):
-                last = np.pad(last, (0, len(self._numbers)))
-            last[number[prompt]] = first + np.flatnonzero(prompt)
-        self._last = last
+            prompt = np.flatnonzero(rows["step"] <= _PROMPT_STEPS)
+            self._prompts.note(rows["request"][prompt], first + prompt)
 
     def _rows(self) -> Iterator[tuple[int, Columns]]:
         """Yield the rows that serve requests, with the number of those before them."""
@@ -111,8 +106,7 @@ class _Groups:
 
     def prompt_ends(self, request: int) -> int:
         """Return the last row of a request's prompt."""
-        number = self._numbers.find(np.array([request], np.uint64).view(np.int64))
-        return int(self._last[number[0]])
+        return self._prompts.of(request)
 
     def __iter__(self) -> Iterator[_Group]:
         waiting: tuple[int, Columns] | None = None

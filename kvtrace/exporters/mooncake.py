@@ -11,7 +11,7 @@ import polars as pl
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.foreign.order import joined_columns
-from kvtrace.hashmap import Interner
+from kvtrace.foreign.requests import LastRows
 from kvtrace.outfile import OutFile
 from kvtrace.units import MS_NS
 from kvtrace.whatif.accesses import GENERATED, check_requests, served
@@ -118,16 +118,12 @@ class _Requests:
 
     def __init__(self, trace: Trace, *, reverse: bool) -> None:
         self._trace, self._reverse = trace, reverse
-        self._numbers = Interner()
-        last = np.zeros(1024, np.int64)
+        self._requests = LastRows()
         seen = 0
         for rows in served(trace):
-            number = self._numbers.intern(rows["request"].view(np.int64))
-            if len(self._numbers) > len(last):
-                last = np.pad(last, (0, len(self._numbers)))
-            last[number] = np.arange(seen, seen + len(number))  # of several, the last one stays
-            seen += len(number)
-        self._last = last[: len(self._numbers)]
+            count = len(rows["request"])
+            self._requests.note(rows["request"], np.arange(seen, seen + count))
+            seen += count
         self.count = 0
 
     def complete(self) -> Iterator[_Prompts]:
@@ -135,10 +131,10 @@ class _Requests:
         seen, first = 0, 0
         waiting: Columns = {}
         for rows in served(self._trace):
-            rows["number"] = self._numbers.intern(rows["request"].view(np.int64))
+            rows["number"] = self._requests.numbers(rows["request"])
             seen += len(rows["number"])
             joined = joined_columns(waiting, rows)
-            end = first + int(np.argmax(np.append(self._last[first:] >= seen, True)))
+            end = first + int(np.argmax(np.append(self._requests.last[first:] >= seen, True)))
             done = joined["number"] < end
             prompts = self._prompts({name: values[done] for name, values in joined.items()})
             if len(prompts.time_ns):

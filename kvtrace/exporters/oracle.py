@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.errors import UsageError, write_failure
 from kvtrace.exporters import Exported, ExportOptions
-from kvtrace.foreign.accesses import NextAccess, OfRequests, of_tiers
+from kvtrace.foreign.accesses import PENDING, NextAccess, OfRequests, of_tiers
 from kvtrace.foreign.oracle import MAX_SIZE_BYTES, MAX_TIME_S, RECORD
 from kvtrace.foreign.rows import chosen_tiers
 from kvtrace.outfile import OutFile
@@ -36,6 +36,7 @@ LOSES = (
 )
 _COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
 _BLOCK_RECORDS = 1 << 18
+_OBJECTS_AT_ONCE = 1 << 21
 
 
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
@@ -104,6 +105,7 @@ def _records(columns: Columns) -> NDArray[np.void]:
     records = np.zeros(len(columns["key"]), RECORD)
     records["time"] = columns["timestamp"] // S_NS
     records["id"], records["size"] = columns["key"], columns["size"]
+    records["next"] = PENDING
     return records
 
 
@@ -114,11 +116,19 @@ def _block(scratch: IO[bytes], first: int, count: int) -> NDArray[np.void]:
 
 
 def _link(scratch: IO[bytes], count: int) -> None:
-    """Give each record in the file its object's next access, block by block from the end."""
-    following = NextAccess()
-    for first in reversed(range(0, count, _BLOCK_RECORDS)):
-        records = _block(scratch, first, count)
-        records["next"] = following.before(records["id"], first)
-        scratch.seek(first * RECORD.itemsize)
-        records.tofile(scratch)
-        scratch.flush()
+    """Give each record in the file its object's next access, block by block from the end.
+
+    Of more objects than fit into the table at once, the file is gone through several times.
+    """
+    left = True
+    while left:
+        links = NextAccess(_OBJECTS_AT_ONCE)
+        for first in reversed(range(0, count, _BLOCK_RECORDS)):
+            records = _block(scratch, first, count)
+            following = np.ascontiguousarray(records["next"])
+            if links.before(records["id"], first, following):
+                records["next"] = following
+                scratch.seek(first * RECORD.itemsize)
+                records.tofile(scratch)
+                scratch.flush()
+        left = links.left > 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
-from kvtrace.jit import kernel
+from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Phase
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from kvtrace.schema import Tier
 
 _KEY, _NEXT = range(2)
-_NEVER = -1
+_NEVER = constant(-1)
+PENDING = constant(-2)
+"""In place of the number of a next access that isn't known yet."""
 
 
 class OfRequests:
@@ -75,10 +77,21 @@ def of_tiers(columns: Columns, tiers: Sequence[Tier]) -> NDArray[np.bool_]:
 
 
 @kernel
-def _link(key: Any, first: int, slots: Any, table: Any, count: Any, following: Any) -> None:
-    """From the last access to the first: write down where the object's next one is."""
+def _link(
+    key: Any, first: int, slots: Any, table: Any, count: Any, most: int, following: Any
+) -> int:
+    """From the last access to the first: write down where the object's next one is.
+
+    Returns how many are left PENDING, since the table is full.
+    """
+    left = 0
     for i in range(key.shape[0] - 1, -1, -1):
+        if following[i] != PENDING:
+            continue
         slot = find(table, slots, key[i])
+        if slot == MISSING and count[0] == most:
+            left += 1
+            continue
         if slot == MISSING:
             slot = count[0]
             count[0] += 1
@@ -88,27 +101,33 @@ def _link(key: Any, first: int, slots: Any, table: Any, count: Any, following: A
         else:
             following[i] = slots[slot, _NEXT]
         slots[slot, _NEXT] = first + i
+    return left
 
 
 class NextAccess:
     """Tells of each access where its object's next one is, going through them from the end.
 
-    Memory grows with the number of objects.
+    It does so for `most` objects at a time: what is then still PENDING needs another one. Memory
+    is 32 to 64 bytes for each of these objects.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self._slots = np.zeros((1024, 2), np.int64)
         self._table = new_table(1024)
         self._count = np.zeros(1, np.int64)
+        self._most = most
+        self.left = 0
 
-    def before(self, keys: NDArray[np.uint64], first: int) -> NDArray[np.int64]:
-        """Return the numbers of the next accesses, or −1, of accesses `first` and on.
+    def before(self, keys: NDArray[np.uint64], first: int, following: NDArray[np.int64]) -> bool:
+        """Fill in the numbers of the next accesses, or −1, of those accesses that are PENDING.
 
-        The accesses behind these must have been given before.
+        `first` is the number of the first access; those behind these must have been given before.
+        Returns whether any was filled in.
         """
-        needed = int(self._count[0]) + len(keys)
+        pending = int(np.count_nonzero(following == PENDING))
+        needed = min(int(self._count[0]) + pending, self._most)
         self._table, self._slots = with_room(self._table, self._slots, needed)
-        following = np.empty(len(keys), np.int64)
         ids = np.ascontiguousarray(keys).view(np.int64)
-        _link(ids, first, self._slots, self._table, self._count, following)
-        return following
+        left = _link(ids, first, self._slots, self._table, self._count, self._most, following)
+        self.left += left
+        return left < pending

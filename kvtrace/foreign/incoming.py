@@ -69,7 +69,7 @@ def write(
             rows += len(columns["timestamp"])
         if rows == 0:
             raise TraceError("no rows", where=log.paths[0], accepted="at least one op on an object")
-        writer.resident = objects.resident()
+        writer.resident = objects.taken()
         header = writer.close()
     return header, _notes(objects, len(writer.resident))
 

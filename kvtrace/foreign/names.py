@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
+from kvtrace.jit import constant, kernel
 from kvtrace.outfile import TableFile
 from kvtrace.schema import Tier
+from kvtrace.xxh3 import LANES, hash_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DIGITS = 16
-_HEX = r"^[0-9a-f]{16}$"
-_HEAD = re.compile(r"(.*?)(?:(gpu|cpu|nvme|object)/)?", re.DOTALL)
-_UNTOLD = 255
+_UNTOLD = constant(255)
+_SLASH = ord("/")
 _TABLE = 1 << 22
 _SCHEMA = pa.schema([("key", pa.uint64()), ("name", pa.string())])
+_WORDS = np.zeros((len(Tier), max(len(tier.label) for tier in Tier)), np.uint8)
+for _tier in Tier:
+    _WORDS[_tier, : len(_tier.label)] = np.frombuffer(_tier.label.encode(), np.uint8)
+_WORD_BYTES = np.array([len(tier.label) for tier in Tier])
 
 
 def names_path(out: Path) -> Path:
@@ -38,10 +41,127 @@ class NamesFile(TableFile):
     def _open(self) -> pq.ParquetWriter:
         return pq.ParquetWriter(self.partial, _SCHEMA, compression="zstd")
 
-    def append(self, keys: NDArray[np.uint64], names: pl.Series) -> None:
+    def append(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
         """Add some keys with their names."""
-        columns = [pa.array(keys), names.to_arrow().cast(pa.string())]
+        columns = [pa.array(keys), names.cast(pa.string())]
         self.write(pa.Table.from_arrays(columns, schema=_SCHEMA))
+
+
+@kernel
+def _digits(data: Any, begin: int, end: int) -> tuple[Any, bool]:
+    """Return what the last 16 bytes of a name say as hex digits, and whether they are any."""
+    value = np.uint64(0)
+    if end - begin < _DIGITS:
+        return value, False
+    for at in range(end - _DIGITS, end):
+        byte = data[at]
+        if 48 <= byte <= 57:
+            digit = byte - 48
+        elif 97 <= byte <= 102:
+            digit = byte - 87
+        else:
+            return value, False
+        value = (value << np.uint64(4)) | np.uint64(digit)
+    return value, True
+
+
+@kernel
+def _tier_before(data: Any, begin: int, end: int) -> tuple[int, int]:
+    """Return the tier whose word and a slash end a part of a name, and where these begin."""
+    if end > begin and data[end - 1] == _SLASH:
+        for tier in range(_WORD_BYTES.size):
+            at = end - 1 - _WORD_BYTES[tier]
+            if at >= begin:
+                same = True
+                for byte in range(_WORD_BYTES[tier]):
+                    same &= data[at + byte] == _WORDS[tier, byte]
+                if same:
+                    return tier, at
+    return _UNTOLD, end
+
+
+@kernel
+def _first_prefix(data: Any, begin: Any, end: Any) -> tuple[int, int]:
+    """Return where the prefix of the first name is that ends in 16 hex digits; −1 for none."""
+    for row in range(begin.size):
+        if _digits(data, begin[row], end[row])[1]:
+            return begin[row], _tier_before(data, begin[row], end[row] - _DIGITS)[1]
+    return -1, -1
+
+
+@kernel
+def _is_ours(data: Any, begin: int, end: int, prefix: Any) -> bool:
+    if end - begin != prefix.size:
+        return False
+    same = True
+    for at in range(prefix.size):
+        same &= data[begin + at] == prefix[at]
+    return same
+
+
+@kernel
+def _name_keys(
+    data: Any, begin: Any, end: Any, prefix: Any, has_prefix: bool, met: Any, lanes: Any,
+    keys: Any, tiers: Any, new: Any,
+) -> int:  # fmt: skip
+    """Fill in keys, and the tiers of own names that tell them; return how many rows are `new`."""
+    count = 0
+    for row in range(begin.size):
+        key, fits = _digits(data, begin[row], end[row])
+        if fits and has_prefix:
+            tier, at = _tier_before(data, begin[row], end[row] - _DIGITS)
+            if _is_ours(data, begin[row], at, prefix):
+                keys[row] = key
+                if tier != _UNTOLD:
+                    tiers[row] = tier
+                continue
+        key = hash_of(data, begin[row], end[row], lanes)
+        keys[row] = key
+        place = np.int64(key & np.uint64(met.size - 1))
+        if met[place] != key:
+            met[place] = key
+            new[count] = row
+            count += 1
+    return count
+
+
+@kernel
+def _copy(data: Any, begin: Any, end: Any, offsets: Any, copied: Any) -> None:
+    for row in range(begin.size):
+        for at in range(end[row] - begin[row]):
+            copied[offsets[row] + at] = data[begin[row] + at]
+
+
+def texts(data: NDArray[np.uint8], begin: NDArray[Any], end: NDArray[Any]) -> pa.Array:
+    """Return parts of a byte array, which are UTF-8, as strings."""
+    offsets = np.zeros(len(begin) + 1, np.int64)
+    np.cumsum(end - begin, out=offsets[1:])
+    copied = np.empty(int(offsets[-1]), np.uint8)
+    _copy(data, begin, end, offsets, copied)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(copied)]
+    return pa.Array.from_buffers(pa.large_string(), len(begin), buffers)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Strings as parts of a byte array, from `begin` up to `end` each."""
+
+    data: NDArray[np.uint8]
+    begin: NDArray[Any]
+    end: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+
+def parts_of(names: pa.Array) -> Parts:
+    """Return strings, of which none is null, as parts of the array that they are in."""
+    names = names.cast(pa.large_string())
+    _, offsets, data = names.buffers()
+    ends = np.frombuffer(offsets, np.int64)[names.offset : names.offset + len(names) + 1]
+    empty = data is None or not data.size
+    raw = np.zeros(0, np.uint8) if empty else np.frombuffer(data, np.uint8)
+    return Parts(raw, ends[:-1], ends[1:])
 
 
 class Names:
@@ -56,55 +176,28 @@ class Names:
     def __init__(self, out: Path, *, force: bool) -> None:
         self._file = NamesFile(names_path(out), force=force)
         self._met = np.zeros(_TABLE, np.uint64)
-        self._prefix: str | None = None
+        self._lanes = np.zeros(LANES, np.uint64)
+        self._prefix: NDArray[np.uint8] | None = None
         self.kept = 0
 
-    def of(self, names: pa.Array, tier: Tier) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    def of(self, names: Parts, tier: Tier) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """Return each name's key and tier, which is `tier` unless an own name tells it."""
-        found = names.dictionary_encode()
-        texts = pl.Series("name", pl.from_arrow(found.dictionary), pl.String)
-        keys, tiers = np.zeros(len(texts), np.uint64), np.full(len(texts), tier, np.uint8)
-        own = self._own(texts, keys, tiers)
-        others = texts.filter(pl.Series(~own))
-        hashes = [xxhash.xxh3_64_intdigest(text.encode()) for text in others.to_list()]
-        keys[~own] = np.array(hashes, np.uint64)
-        self._keep(keys[~own], others)
-        indices = found.indices.to_numpy()
-        return keys[indices], tiers[indices]
-
-    def _own(
-        self, texts: pl.Series, keys: NDArray[np.uint64], tiers: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
-        """Return which names are our own; write their keys, and their tiers if they tell them.
-
-        What stands before the digits takes few values, so that only those are looked at.
-        """
-        digits = texts.str.tail(_DIGITS)
-        fits = digits.str.contains(_HEX)
-        own = fits.to_numpy().copy()
-        if not own.any():
-            return own
-        heads = texts.filter(fits).str.head(-_DIGITS).to_arrow().dictionary_encode()
-        parts = [_HEAD.fullmatch(head) for head in heads.dictionary.to_pylist()]
-        found = [(part[1], part[2]) for part in parts if part is not None]
-        codes = heads.indices.to_numpy()
+        begin, end = names.begin.astype(np.int64), names.end.astype(np.int64)
         if self._prefix is None:
-            self._prefix = found[codes[0]][0]
-        ours = np.array([prefix == self._prefix for prefix, _ in found])[codes]
-        known = [_UNTOLD if word is None else Tier[word.upper()] for _, word in found]
-        told = np.array(known, np.uint8)[codes]
-        own[own] = ours
-        keys[own] = digits.filter(pl.Series(own)).str.to_integer(base=16, dtype=pl.UInt64)
-        tiers[own] = np.where(told[ours] == _UNTOLD, tiers[own], told[ours])
-        return own
-
-    def _keep(self, keys: NDArray[np.uint64], names: pl.Series) -> None:
-        places = keys & np.uint64(_TABLE - 1)
-        new = self._met[places] != keys
-        if new.any():
-            self._met[places[new]] = keys[new]
-            self._file.append(keys[new], names.filter(pl.Series(new)))
-            self.kept += int(new.sum())
+            at, prefix_end = _first_prefix(names.data, begin, end)
+            self._prefix = None if at < 0 else names.data[at:prefix_end].copy()
+        keys, tiers = np.empty(len(names), np.uint64), np.full(len(names), tier, np.uint8)
+        new = np.empty(len(names), np.int64)
+        prefix = np.zeros(0, np.uint8) if self._prefix is None else self._prefix
+        count = _name_keys(
+            names.data, begin, end, prefix, self._prefix is not None, self._met, self._lanes,
+            keys, tiers, new,
+        )  # fmt: skip
+        if count:
+            new = new[:count]
+            self._file.append(keys[new], texts(names.data, begin[new], end[new]))
+            self.kept += count
+        return keys, tiers
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -14,6 +13,7 @@ from kvtrace.jit import constant, kernel
 from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ _READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELE
 _USED = 0
 _FIRST_ROWS = 1024
 _DEAD_AT_ONCE = 1 << 16
+_MERGED_AT_ONCE = 1 << 18
 
 
 @kernel
@@ -79,36 +80,58 @@ def _forget(slots: Any, objects: Any, table: Any, count: Any) -> None:
 
 
 class _Dead:
-    """Keys of objects that are gone, in sorted runs in a file without a name."""
+    """Keys of objects that are gone, in sorted runs, each in a file without a name.
+
+    A run that isn't longer than the two behind it would make is merged with the one behind it, so
+    that runs are few however often objects go.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._file: IO[bytes] | None = None
-        self._ends = [0]
+        self._files: list[IO[bytes]] = []
+        self._runs: list[NDArray[np.int64]] = []
 
     def add(self, keys: NDArray[np.int64]) -> None:
         """Take keys of objects that were deleted."""
-        if self._file is None:
-            self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
-        np.sort(keys).tofile(self._file)
-        self._file.flush()
-        self._ends.append(self._ends[-1] + len(keys))
+        self._write([np.unique(keys)])
+        while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
+            self._write(_union(*self._runs[-2:]))
+            for _ in range(2):
+                del self._runs[-2]
+                self._files.pop(-2).close()
+
+    def _write(self, parts: Iterable[NDArray[np.int64]]) -> None:
+        file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
+        for part in parts:
+            part.tofile(file)
+        file.flush()
+        self._files.append(file)
+        self._runs.append(np.memmap(file, np.int64, "r"))
 
     def among(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of `keys` that were deleted."""
-        if self._file is None or not len(keys):
-            return keys[:0]
         found = np.zeros(len(keys), np.bool_)
-        for begin, end in pairwise(self._ends):
-            run = np.memmap(self._file, np.int64, "r", begin * 8, (end - begin,))
+        for run in self._runs if len(keys) else ():
             at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
             found |= run[at] == keys
         return keys[found]
 
     def close(self) -> None:
-        """Let the file go."""
-        if self._file is not None:
-            self._file.close()
+        """Let the files go."""
+        self._runs.clear()
+        while self._files:
+            self._files.pop().close()
+
+
+def _union(one: NDArray[np.int64], other: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield what is in either of two sorted arrays, sorted, a part at a time."""
+    begin = 0
+    for at in range(0, len(one), _MERGED_AT_ONCE):
+        part = one[at : at + _MERGED_AT_ONCE]
+        last = at + len(part) == len(one)
+        end = len(other) if last else int(np.searchsorted(other, part[-1], side="right"))
+        yield np.union1d(part, other[begin:end])
+        begin = end
 
 
 class _OfTier:
@@ -156,9 +179,19 @@ class _OfTier:
     def resident(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return key and size of each object that was there at the start."""
         objects = self._objects[: self._count[_USED]]
-        there = objects[(objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0)][:, [_KEY, _FOUND]]
-        found = np.concatenate([*self._gone, there])
-        return np.ascontiguousarray(found[:, 0]).view(np.uint64), found[:, 1]
+        there = np.flatnonzero((objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0))
+        keys, sizes = (
+            np.concatenate([*(gone[:, place] for gone in self._gone), objects[there, column]])
+            for place, column in enumerate((_KEY, _FOUND))
+        )
+        return keys.view(np.uint64), sizes
+
+    def close(self) -> None:
+        """Let the file and the tables go."""
+        self.dead.close()
+        self._objects, self._table = np.zeros((0, 4), np.int64), new_table(0)
+        self._count[:] = 0, MISSING
+        self._gone = [np.zeros((0, 2), np.int64)]
 
 
 class Objects:
@@ -166,8 +199,8 @@ class Objects:
 
     What is read before it is written was there before. Reads and deletes of what the log itself
     had deleted, and deletes of what nothing else tells of, are left out and counted. Memory grows
-    with the objects that are there; the keys of deleted ones are in a file in
-    `folder`, 8 bytes each.
+    with the objects that are there; the keys of deleted ones are in files in `folder`, 8 bytes
+    each.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -178,29 +211,34 @@ class Objects:
         """Return the rows that can be, deletes with the size of their object."""
         size = columns["size"].astype(np.int64)
         end = size + columns["offset"].astype(np.int64) if "offset" in columns else size.copy()
-        kept = np.ones(len(size), np.bool_)
+        op, key, kept = columns["op"], columns["key"], np.ones(len(size), np.bool_)
         for number, objects in enumerate(self._tiers):
-            rows = np.flatnonzero(columns["tier"] == number)
-            if len(rows):
-                sizes = size[rows]
-                kept[rows] = objects.settle(
-                    columns["op"][rows], columns["key"][rows], sizes, end[rows]
-                )
-                size[rows] = sizes
-        for op in self.dropped:
-            self.dropped[op] += int((columns["op"][~kept] == op).sum())
+            there = columns["tier"] == number
+            if there.all():
+                kept = objects.settle(op, key, size, end)
+            elif there.any():
+                sizes = size[there]
+                kept[there] = objects.settle(op[there], key[there], sizes, end[there])
+                size[there] = sizes
         settled = columns | {"size": size.astype(np.uint64)}
+        if kept.all():
+            return settled
+        for word in self.dropped:
+            self.dropped[word] += int((op[~kept] == word).sum())
         return {name: values[kept] for name, values in settled.items()}
 
-    def resident(self) -> NDArray[np.void]:
-        """Return the objects that were there before."""
+    def taken(self) -> NDArray[np.void]:
+        """Return the objects that were there before, in order of tier and key; forget all."""
         parts = []
         for number, objects in enumerate(self._tiers):
             keys, sizes = objects.resident()
-            part = np.zeros(len(keys), RESIDENT_DTYPE)
-            part["tier"], part["key"], part["size"] = number, keys, sizes
-            parts.append(part[np.argsort(keys)])
-        return np.concatenate(parts)
+            objects.close()
+            order = np.argsort(keys)
+            part = np.empty(len(keys), RESIDENT_DTYPE)
+            part["tier"], part["key"], part["size"] = number, keys[order], sizes[order]
+            parts.append(part)
+        filled = [part for part in parts if len(part)]
+        return filled[0] if len(filled) == 1 else np.concatenate(parts)
 
     def __enter__(self) -> Self:
         return self
@@ -208,4 +246,4 @@ class Objects:
     def __exit__(self, *raised: object) -> None:
         """Let files go."""
         for objects in self._tiers:
-            objects.dead.close()
+            objects.close()

@@ -86,50 +86,68 @@ class Spool:
         self._file.close()
 
 
-class Reordered:
-    """Batches of rows, sorted by column `by` across batches; ties keep their order.
+class TimeOrder:
+    """What a first pass over batches' times finds: how far rows are out of order."""
 
-    They are gone through twice: the first time to learn from when on each of them has rows, so
-    that the second time only those rows wait that something later may come before. Memory grows
-    with how far rows are out of place, not with how many there are. Times of the columns `since`
-    are given since the first one of `by`.
-    """
+    def __init__(self) -> None:
+        self.rows = 0
+        self.disorder = 0
+        """Rows that come behind one of a later time."""
+        self._starts: list[int] = []
+        self._latest = 0
+
+    @property
+    def first(self) -> int:
+        """The earliest time, or 0 if there are no rows."""
+        return min(self._starts) if self.rows else 0
+
+    def note(self, times: NDArray[np.int64]) -> None:
+        """Take the times of the next batch."""
+        if not len(times):
+            self._starts.append(_LAST_NS)
+            return
+        before = np.array([self._latest]) if self.rows else times[:1]
+        running = np.maximum.accumulate(np.concatenate((before, times)))
+        self.disorder += int((times < running[:-1]).sum())
+        self.rows += len(times)
+        self._latest = int(running[-1])
+        self._starts.append(int(times.min()))
+
+    def sorted(
+        self, by: str, batches: Iterable[Columns], *, since: Sequence[str] = ()
+    ) -> Iterator[Columns]:
+        """Yield the rows of the same batches, sorted by column `by` across them; ties as they are.
+
+        Only those rows wait that something later may come before: memory grows with how far rows
+        are out of place, not with how many there are. Times of the columns `since` are given since
+        the first one of `by`.
+        """
+        starts = np.array([*self._starts, _LAST_NS], np.int64)
+        behind = np.minimum.accumulate(starts[::-1])[::-1][1:]
+        waiting: Columns = {}
+        for later, columns in zip(behind, batches, strict=True):
+            joined = in_order_of(joined_columns(waiting, columns), by) if self.disorder else columns
+            # What is as late as something to come stands before it, too.
+            end = int(np.searchsorted(joined[by], later, side="right"))
+            if end:
+                rows = {name: values[:end] for name, values in joined.items()}
+                yield rows | {name: rows[name] - self.first for name in since}
+            waiting = {name: values[end:] for name, values in joined.items()}
+
+
+class Reordered:
+    """Batches of rows, sorted by column `by` across batches; they are gone through twice."""
 
     def __init__(self, by: str, batches: Iterable[Columns], *, since: Sequence[str] = ()) -> None:
         self._by, self._batches, self._since = by, batches, since
-        self.disorder = 0
-        """Rows that come behind one of a later time."""
-        starts: list[int] = []
-        latest = None
+        self._order = TimeOrder()
         for columns in batches:
-            times = columns[by]
-            if not len(times):
-                starts.append(_LAST_NS)
-                continue
-            before = times[:1] if latest is None else np.array([latest])
-            running = np.maximum.accumulate(np.concatenate((before, times)))
-            self.disorder += int((times < running[:-1]).sum())
-            latest = int(running[-1])
-            starts.append(int(times.min()))
-        self.first = min(starts) if latest is not None else 0
-        later = np.minimum.accumulate(np.array([*starts, _LAST_NS], np.int64)[::-1])[::-1]
-        self._later = later[1:]
+            self._order.note(columns[by])
+        self.disorder, self.first = self._order.disorder, self._order.first
 
     def __iter__(self) -> Iterator[Columns]:
         """Yield the rows in order."""
-        waiting: Columns = {}
-        for later, columns in zip(self._later, self._batches, strict=True):
-            joined = (
-                in_order_of(joined_columns(waiting, columns), self._by)
-                if self.disorder
-                else columns
-            )
-            # What is as late as something to come stands before it, too.
-            end = int(np.searchsorted(joined[self._by], later, side="right"))
-            if end:
-                rows = {name: values[:end] for name, values in joined.items()}
-                yield rows | {name: rows[name] - self.first for name in self._since}
-            waiting = {name: values[end:] for name, values in joined.items()}
+        return self._order.sorted(self._by, self._batches, since=self._since)
 
 
 def joined_columns(before: Columns, behind: Columns) -> Columns:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
+"""Arrow reads up to 32 blocks ahead of the one that is looked at: memory is as many."""
 UTC_NS = pa.timestamp("ns", "UTC")
 _CONVERSION = re.compile(r"In CSV column #\d+: (?:Row #(\d+): )?CSV conversion error to (.*)")
 

@@ -37,6 +37,8 @@ class ImportOptions:
     """mlperf-csv: what the nvme tier held; deletes are inferred."""
     tier: Tier | None = None
     """warp, elbencho, cachebench, oracle: the tier that the ops are done on."""
+    map: Path | None = None
+    """fio, warp: the map that the export left beside the file, which has what the file lost."""
 
 
 @dataclass(frozen=True, slots=True)

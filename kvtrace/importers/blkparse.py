@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.foreign.order import TimeOrder
 from kvtrace.inputs.blockio import FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import write_trace
-from kvtrace.inputs.ordered import Disorder, in_order
 from kvtrace.inputs.words import Names, read_lines, word_hashes
 from kvtrace.schema import MAX_SIZE_BYTES, Op
 
@@ -45,22 +45,17 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     `decode`, writes for `prefill`, discards for deletions. The summary at the end is left out.
     """
     (path,) = paths
-    found = _Found()
-    disorder = Disorder()
+    order, found = TimeOrder(), _Found()
     for batch in _rows(path, found):
-        disorder.note(batch["timestamp"])
+        order.note(batch["timestamp"])
     found = _Found()
-    moved = (
-        batch | {"timestamp": batch["timestamp"] - disorder.first_ns}
-        for batch in _rows(path, found)
-    )
     return write_trace(
-        in_order(moved, disorder.window_ns),
+        order.sorted("timestamp", _rows(path, found), since=("timestamp",)),
         paths,
         out,
         name="blkparse",
         force=options.force,
-        notes=lambda: found.notes(disorder),
+        notes=lambda: found.notes(order.disorder),
     )
 
 
@@ -72,13 +67,13 @@ class _Found:
     others: int = 0
     empty: int = 0
 
-    def notes(self, disorder: Disorder) -> list[str]:
+    def notes(self, late: int) -> list[str]:
         """Return what was left out or changed."""
         said = [f"{self.others:,} events of other kinds left out"]
         if self.empty:
             said.append(f"{self.empty:,} queue events without data left out")
-        if disorder.late:
-            said.append(f"{disorder.late:,} rows were out of order and have been sorted")
+        if late:
+            said.append(f"{late:,} rows were out of order and have been sorted")
         return said
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.foreign.order import TimeOrder
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, write_trace
-from kvtrace.inputs.ordered import Disorder, in_order
 from kvtrace.interleave import interleaved
 from kvtrace.jit import kernel
 from kvtrace.placement.keys import KeyTable
@@ -74,13 +74,12 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     What begins at one sector of a device is one object; keys number them. Reads are taken for
     `decode`, writes for `prefill`, discards for deletions. `blktrace` writes a file per CPU.
     """
-    disorders = [_disorder(path) for path in paths]
-    there = [disorder for disorder in disorders if disorder.rows]
-    start_ns = min((disorder.first_ns for disorder in there), default=0)
+    orders = [_time_order(path) for path in paths]
+    start_ns = min((order.first for order in orders if order.rows), default=0)
     found = _Found()
     streams = [
-        in_order(_moved(path, start_ns, found), disorder.window_ns)
-        for path, disorder in zip(paths, disorders, strict=True)
+        order.sorted("timestamp", _moved(path, start_ns, found))
+        for path, order in zip(paths, orders, strict=True)
     ]
     batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
     return write_trace(
@@ -89,7 +88,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         out,
         name="blktrace",
         force=options.force,
-        notes=lambda: found.notes(sum(disorder.late for disorder in disorders)),
+        notes=lambda: found.notes(sum(order.disorder for order in orders)),
     )
 
 
@@ -111,11 +110,11 @@ class _Found:
         return said
 
 
-def _disorder(path: Path) -> Disorder:
-    disorder, found = Disorder(), _Found()
+def _time_order(path: Path) -> TimeOrder:
+    order, found = TimeOrder(), _Found()
     for columns in _rows(path, found):
-        disorder.note(columns["timestamp"])
-    return disorder
+        order.note(columns["timestamp"])
+    return order
 
 
 def _moved(path: Path, start_ns: int, found: _Found) -> Iterator[Columns]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kvtrace.foreign import incoming
-from kvtrace.foreign.names import Names
+from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.schema import Op, Tier
@@ -102,7 +102,7 @@ class _Reader:
             op = np.where(missed, Op.LOOKUP, op).astype(np.uint8)
             keys = batch.column("key")
             refuse(pc.equal(keys, ""), keys, self._path, before, name="key", accepted="a key")
-            key, tier = self._names.of(keys, self._tier)
+            key, tier = self._names.of(parts_of(keys), self._tier)
             columns: Columns = {
                 "timestamp": time_ns,
                 "op": op,

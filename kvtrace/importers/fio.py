@@ -7,27 +7,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.errors import TraceError
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.fiolog import FIRST_LINES
+from kvtrace.foreign import incoming
+from kvtrace.importers import Imported
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
 from kvtrace.inputs.words import Names, one_of, read_lines, word_hashes
 from kvtrace.interleave import interleaved
 from kvtrace.schema import MAX_SIZE_BYTES, Op
+from kvtrace.sidecar import NAMES, MapReader
 from kvtrace.textfile import open_binary
 from kvtrace.units import US_NS
+from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from kvtrace.importers import Imported, ImportOptions
+    from kvtrace.importers import ImportOptions
     from kvtrace.inputs.blockio import Columns
     from kvtrace.inputs.words import Lines, Picked
 
-OPTIONS = ()
+OPTIONS = ("map",)
 MANY = True
 _IO = word_hashes(["read", "write", "trim", "wait", "sync", "datasync"])
 _WAIT = 3
@@ -50,12 +54,47 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
     What begins at one offset of a file is one object; keys number them. Reads are taken for
     `decode`, writes for `prefill`, trims for deletions. fio runs a log in the order of its lines,
-    so time that runs backwards in it is raised to what came before.
+    so time that runs backwards in it is raised to what came before. With a map, rows get the key,
+    tier, phase and request that they had before the export.
     """
     found = _Found()
+    if options.map is not None:
+        return _mapped(paths, out, options.map, found, force=options.force)
     streams = [_rows(path, found) for path in paths]
     batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
     return write_trace(batches, paths, out, name="fio", force=options.force, notes=found.notes)
+
+
+def _mapped(
+    paths: Sequence[Path], out: Path, beside: Path, found: _Found, *, force: bool
+) -> Imported:
+    if len(paths) > 1:
+        raise UsageError("a map is of one log", where="--map", got=f"{len(paths)} logs")
+    check_writable(out, force=force)
+    with MapReader(beside) as records:
+        columns = ("request",) if records.knows_requests else ()
+        log = incoming.Log("fio", paths, columns)
+        rows = _with_identity(_rows(paths[0], found), records, beside)
+        header, notes = incoming.write(log, rows, out, force=force)
+    return Imported(header, (*found.notes(), *notes))
+
+
+def _with_identity(
+    batches: Iterable[Columns], records: MapReader, beside: Path
+) -> Iterator[Columns]:
+    """Yield rows as they were before the export. Raises TraceError if the map says otherwise."""
+    for io in batches:
+        known = records.take(len(io["op"]))
+        for name, ours in (("offset", "place"), ("bytes", "size")):
+            if name not in known or (known[name] != io[ours]).any():
+                raise TraceError(
+                    f"the map is of another file: its {name} aren't the log's",
+                    where=beside,
+                    accepted="the .map.parquet that the export left beside the log",
+                )
+        kept = {name: io[name] for name in ("timestamp", "op", "size")}
+        yield kept | {name: known[name] for name in NAMES}
+    records.end()
 
 
 @dataclass(slots=True)

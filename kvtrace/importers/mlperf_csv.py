@@ -16,10 +16,10 @@ import xxhash
 from kvtrace.csvfile import HEADER, OPS, PHASES, TIERS
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.foreign.names import NamesFile, names_path
+from kvtrace.foreign.order import TimeOrder
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.importers import Imported, header_of
 from kvtrace.inputs.capacity import Capacity
-from kvtrace.inputs.ordered import Disorder, in_order
 from kvtrace.inputs.words import BAD, seconds_ns
 from kvtrace.placement.keys import KeyTable
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 OPTIONS = ("nvme_capacity_bytes",)
 
 Columns = dict[str, "NDArray[Any]"]
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 2 << 20
 _NO_WORD = 255
 _OWN_KEY = r"^[0-9a-f]{16}$"
 _ACCEPTED = {
@@ -65,13 +65,14 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     (path,), force = paths, options.force
     check_writable(out, force=force)
     found = _survey(path)
-    header = header_of("mlperf-csv", paths, epoch_ns=found.order.first_ns)
+    header = header_of("mlperf-csv", paths, epoch_ns=found.order.first)
     deletes = _deletes(path, found, options)
     residents = _Residents()
     with ExitStack() as stack:
         keys = _Keys(stack, names_path(out), force=force)
         writer = stack.enter_context(TraceWriter(out, header, force=force))
-        for rows in in_order(_rows(path, keys, found.order.first_ns), found.order.window_ns):
+        batches = _rows(path, keys)
+        for rows in found.order.sorted("timestamp", batches, since=("timestamp",)):
             residents.note(rows)
             for adds in deletes:
                 rows = adds.completed(rows)
@@ -103,8 +104,8 @@ def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[_Evicti
 def _notes(
     found: _Survey, deletes: list[_Evictions | Capacity], residents: _Residents, keys: _Keys
 ) -> Iterator[str]:
-    if found.order.late:
-        yield f"{found.order.late} rows were out of order and have been sorted"
+    if found.order.disorder:
+        yield f"{found.order.disorder} rows were out of order and have been sorted"
     for adds in deletes:
         if isinstance(adds, Capacity):
             yield f"{adds.deleted:,} deletes added for room on nvme; {adds.live:,} objects live"
@@ -120,12 +121,12 @@ def _notes(
 class _Survey:
     """What a first pass over the file finds."""
 
-    order: Disorder
+    order: TimeOrder
     has_deletes: bool = False
 
 
 def _survey(path: Path) -> _Survey:
-    found = _Survey(Disorder())
+    found = _Survey(TimeOrder())
     for block in _blocks(path, ("Timestamp", "Operation")):
         found.order.note(block.times_ns())
         found.has_deletes |= bool((block.words("Operation") == Op.DELETE).any())
@@ -134,10 +135,10 @@ def _survey(path: Path) -> _Survey:
     return found
 
 
-def _rows(path: Path, keys: _Keys, first_ns: int) -> Iterator[Columns]:
+def _rows(path: Path, keys: _Keys) -> Iterator[Columns]:
     for block in _blocks(path, HEADER):
         yield {
-            "timestamp": block.times_ns() - first_ns,
+            "timestamp": block.times_ns(),
             "op": block.words("Operation"),
             "size": block.sizes(),
             "tier": block.words("Tier"),
@@ -278,7 +279,7 @@ class _Keys:
         if new.any():
             if self._file is None:
                 self._file = self._stack.enter_context(NamesFile(self.path, force=self._force))
-            self._file.append(hashes[new], names.filter(pl.Series(new)))
+            self._file.append(hashes[new], names.filter(pl.Series(new)).to_arrow())
 
 
 def _hex(texts: pl.Series) -> NDArray[np.uint64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kvtrace.foreign import incoming
-from kvtrace.foreign.names import Names
+from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.schema import Op, Tier
+from kvtrace.sidecar import NAMES, MapReader
 from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from kvtrace.importers import Imported, ImportOptions
     from kvtrace.reader import Columns
 
-OPTIONS = ("tier",)
+OPTIONS = ("tier", "map")
 NEEDED = ("op", "bytes", "file", "start")
 TYPES = {
     "op": pa.string(),
@@ -66,18 +68,22 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
     GET, GET_RANGE, PUT, DELETE, STAT and HEAD become ops on objects of one tier (--tier), in order
     of their start; what they took and whether they failed goes into submit, complete and error.
+    With a map, rows get the key, tier, phase and request that they had before the export.
     """
     (path,) = paths
     check_writable(out, force=options.force)
     names = header_of(path, "\t")
     need_columns(path, names, NEEDED)
     table = Table(path, {n: t for n, t in TYPES.items() if n in names}, delimiter="\t")
-    with Names(out, force=options.force) as known:
-        reader = _Reader(path, known, Tier.OBJECT if options.tier is None else options.tier)
-        with Spool(reader.batches(table), out.parent) as spool:
-            rows = Reordered("timestamp", spool, since=TIMES)
-            log = incoming.Log("warp", paths, (*TIMES[1:], "error"), epoch_ns=rows.first)
-            header, notes = incoming.write(log, rows, out, force=options.force)
+    with ExitStack() as stack:
+        known = stack.enter_context(Names(out, force=options.force))
+        beside = stack.enter_context(MapReader(options.map)) if options.map else None
+        tier = Tier.OBJECT if options.tier is None else options.tier
+        reader = _Reader(path, known, tier, beside)
+        spool = stack.enter_context(Spool(reader.batches(table), out.parent))
+        rows = Reordered("timestamp", spool, since=TIMES)
+        log = incoming.Log("warp", paths, reader.extra, epoch_ns=rows.first)
+        header, notes = incoming.write(log, rows, out, force=options.force)
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
     return incoming.imported(header, [*incoming.counted(told), *notes], known, out)
 
@@ -90,8 +96,10 @@ def _ns(times: pa.Array) -> NDArray[np.int64]:
 class _Reader:
     """Turns blocks of the log into rows."""
 
-    def __init__(self, path: Path, names: Names, tier: Tier) -> None:
-        self._path, self._names, self._tier = path, names, tier
+    def __init__(self, path: Path, names: Names, tier: Tier, beside: MapReader | None) -> None:
+        self._path, self._names, self._tier, self._map = path, names, tier, beside
+        request = ("request",) if beside is not None and beside.knows_requests else ()
+        self.extra = (*TIMES[1:], "error", *request)
         self.told = dict.fromkeys(
             (
                 "ops that aren't of one object (LIST and others) left out",
@@ -106,6 +114,8 @@ class _Reader:
         for before, batch in table:
             if batch.num_rows:
                 yield self._rows(before, batch)
+        if self._map is not None:
+            self._map.end()
 
     def _rows(self, before: int, batch: pa.RecordBatch) -> Columns:
         op = coded(batch.column("op"), OPS, _OTHER)
@@ -130,9 +140,20 @@ class _Reader:
             "complete": start + took,
             "error": error,
         }
-        columns = {name: values[kept] for name, values in columns.items()}
-        key, tier = self._names.of(_names(batch.filter(pa.array(kept))), self._tier)
+        columns |= {} if self._map is None else self._identity(batch)
+        if not kept.all():
+            columns = {name: values[kept] for name, values in columns.items()}
+            batch = batch.filter(pa.array(kept))
+        if self._map is not None:
+            return columns
+        key, tier = self._names.of(parts_of(_names(batch)), self._tier)
         return columns | {"key": key, "tier": tier, "phase": incoming.phases(columns["op"])}
+
+    def _identity(self, batch: pa.RecordBatch) -> Columns:
+        """Return what the ops of a block were before the export."""
+        assert self._map is not None
+        known = self._map.take(batch.num_rows)
+        return {name: known[name] for name in NAMES}
 
     def _count(self, *masks: NDArray[np.bool_]) -> None:
         failed, others, empty = (int(mask.sum()) for mask in masks)
@@ -178,6 +199,8 @@ def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 def _errnos(texts: pa.Array) -> NDArray[np.int32]:
     """Return 0 for no text, else the errno in it: what we write, or the one that fits it best."""
+    if not pc.any(pc.not_equal(texts, "")).as_py():
+        return np.zeros(len(texts), np.int32)
     found = texts.dictionary_encode()
     words = found.dictionary
     own = pc.extract_regex(words, _OWN_ERROR.replace("(", "(?P<number>", 1))

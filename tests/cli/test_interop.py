@@ -55,6 +55,21 @@ def test_options_of_fio(cli: Callable[..., Any], tmp_path: Path, trace: Path) ->
     assert "1 kv/0000000000000001 write 0 3145728" in log.read_text()
 
 
+def test_a_log_comes_back_with_its_map(
+    cli: Callable[..., Any], tmp_path: Path, trace: Path
+) -> None:
+    """--map gives rows the keys, tiers and phases that they had; other formats refuse it."""
+    log, back, beside = (tmp_path / name for name in ("t.log", "b.parquet", "t.log.map.parquet"))
+    base = ["export", trace, log, "--to", "fio", "--fio-version", "3.34", "--device", "/dev/none"]
+    assert cli(*base, "--tiers", "nvme,cpu").code == EXIT_OK
+    assert cli("import", log, back, "--map", beside).code == EXIT_OK
+    names = ["op", "tier", "key", "phase"]
+    found, expected = (pl.read_parquet(path).select(names) for path in (back, trace))
+    assert found.equals(expected)
+    refused = cli("import", log, back, "--format", "oracle", "--map", beside, "--force")
+    assert (refused.code, "format oracle has no option --map" in refused.err) == (EXIT_USAGE, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvtrace.cli.parsing import parse_tier, parse_tiers
 from kvtrace.errors import UsageError
 from kvtrace.foreign.lanes import Lanes
-from kvtrace.foreign.names import Names, names_path
+from kvtrace.foreign.names import Names, names_path, parts_of
 from kvtrace.foreign.objects import Objects
 from kvtrace.foreign.order import Again, Reordered, Spool
 from kvtrace.schema import Op, Tier
@@ -24,7 +26,7 @@ from kvtrace.schema import Op, Tier
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIMES = st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=6), max_size=8)
+TIMES = st.lists(st.lists(st.integers(0, 20), max_size=6), max_size=8)
 
 
 @given(batches=TIMES)
@@ -57,7 +59,7 @@ def test_rows_are_sorted_across_batches(batches: list[list[int]]) -> None:
 @given(batches=TIMES)
 def test_only_rows_out_of_place_wait(batches: list[list[int]]) -> None:
     """A batch after which nothing earlier comes leaves nothing waiting: memory stays small."""
-    ordered = [sorted(batch) for batch in sorted(batches, key=min)]
+    ordered = [sorted(batch) for batch in sorted(filter(None, batches), key=min)]
     ordered = [
         batch for at, batch in enumerate(ordered) if all(max(b) <= batch[0] for b in ordered[:at])
     ]
@@ -85,8 +87,8 @@ def test_names_are_hashed_once_and_kept(tmp_path: Path) -> None:
     """Equal names are equal keys across batches; each hashed name stands in the file once."""
     out = tmp_path / "t.parquet"
     with Names(out, force=False) as names:
-        first, _ = names.of(pa.array(["b", "a", "b", "00000000000000ff"]), Tier.CPU)
-        again, tiers = names.of(pa.array(["a", "nvme/00000000000000ff", "c"]), Tier.CPU)
+        first, _ = names.of(parts_of(pa.array(["b", "a", "b", "00000000000000ff"])), Tier.CPU)
+        again, tiers = names.of(parts_of(pa.array(["a", "nvme/00000000000000ff", "c"])), Tier.CPU)
     assert first[0] == first[2] != first[1] == again[0]
     assert first[3] == again[1] == 255
     assert tiers.tolist() == [Tier.CPU, Tier.NVME, Tier.CPU]
@@ -98,8 +100,33 @@ def test_names_are_hashed_once_and_kept(tmp_path: Path) -> None:
 def test_no_names_no_file(tmp_path: Path) -> None:
     """Where all names are our own keys nothing is kept beside the trace."""
     with Names(tmp_path / "t.parquet", force=False) as names:
-        names.of(pa.array(["00000000000000ff"]), Tier.CPU)
+        names.of(parts_of(pa.array(["00000000000000ff"])), Tier.CPU)
     assert not list(tmp_path.iterdir())
+
+
+HEADS = st.sampled_from(["", "a/", "a/nvme/", "nvme/", "a/gpu", "a/cpu/", "é/"])
+TAILS = st.sampled_from(["00000000000000ff", "0123456789abcdef", "0123456789ABCDEF", "f", ""])
+NAMES = st.lists(st.lists(st.builds(str.__add__, HEADS, TAILS), max_size=8), max_size=4)
+
+
+@given(batches=NAMES)
+def test_keys_of_names(batches: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Names of the first prefix with 16 digits are the key and tier in them, all others hashes."""
+    out, prefix, hashed = tmp_path_factory.mktemp("names") / "t.parquet", None, []
+    with Names(out, force=False) as names:
+        for batch in batches:
+            keys, tiers = names.of(parts_of(pa.array(["x", *batch], pa.string())[1:]), Tier.OBJECT)
+            for name, key, tier in zip(batch, keys.tolist(), tiers.tolist(), strict=True):
+                own = re.fullmatch(r"(.*?)(?:(gpu|cpu|nvme|object)/)?([0-9a-f]{16})", name)
+                prefix = own[1] if own and prefix is None else prefix
+                if own and own[1] == prefix:
+                    expected = (int(own[3], 16), Tier[own[2].upper()] if own[2] else Tier.OBJECT)
+                else:
+                    expected = (xxhash.xxh3_64_intdigest(name.encode()), Tier.OBJECT)
+                    hashed.append((key, name))
+                assert (key, tier) == expected
+    kept = pl.read_parquet(names_path(out)).rows() if hashed else []
+    assert kept == list(dict.fromkeys(hashed))
 
 
 LIVES = st.lists(
@@ -142,6 +169,7 @@ def test_objects_are_followed(
     places = [0, *sorted(cuts), len(lives)]
     patch = pytest.MonkeyPatch()
     patch.setattr("kvtrace.foreign.objects._DEAD_AT_ONCE", 1 if forget else 1 << 16)
+    patch.setattr("kvtrace.foreign.objects._MERGED_AT_ONCE", 2)
     with Objects() as objects:
         for begin, end in pairwise(places):
             if part := lives[begin:end]:
@@ -155,10 +183,11 @@ def test_objects_are_followed(
                 columns["op"] = columns["op"].astype(np.uint8)
                 settled = objects.settled(columns)
                 found += zip(settled["op"].tolist(), settled["size"].tolist(), strict=True)
+        there = objects.taken()
     patch.undo()
     assert found == expected
     assert sum(objects.dropped.values()) == len(lives) - len(expected)
-    assert {(int(t), int(k)): int(s) for t, k, s in objects.resident()} == found_there
+    assert {(int(t), int(k)): int(s) for t, k, s in there} == found_there
 
 
 @given(

@@ -19,7 +19,6 @@ from kvtrace.csvfile import HEADER
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import ExportOptions
 from kvtrace.importers import ImportOptions
-from kvtrace.inputs.ordered import Disorder, in_order
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
@@ -215,25 +214,6 @@ def test_rows_out_of_order_are_sorted(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "t.parquet")
     assert rows["size"].to_list() == [9, 12, 11, 8, 10]
     assert "3 rows were out of order and have been sorted" in made.notes
-
-
-@settings(max_examples=200)
-@given(batches=st.lists(st.lists(st.integers(0, 30), max_size=8), min_size=1, max_size=8))
-def test_in_order_is_a_stable_sort(batches: list[list[int]]) -> None:
-    """However rows are cut into batches, what comes out is the whole, sorted stably."""
-    parts, order, first = [], Disorder(), 0
-    for times in batches:
-        array = np.array(times, np.int64)
-        order.note(array)
-        parts.append({"timestamp": array, "row": np.arange(first, first + len(times))})
-        first += len(times)
-    found = list(in_order(parts, order.window_ns))
-    every = [time for times in batches for time in times]
-    rows = [row for part in found for row in part["row"].tolist()]
-    assert rows == sorted(range(first), key=lambda row: every[row])
-    assert order.rows == first
-    assert order.first_ns == min(every, default=0)
-    assert order.late == sum(time < max(every[:at], default=0) for at, time in enumerate(every))
 
 
 def test_the_map_leads_back(tmp_path: Path) -> None:

@@ -130,8 +130,15 @@ def test_next_access(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> N
         assert following == next(later, -1)
 
 
-def test_many_blocks_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Next accesses are right across the blocks in which a file is linked, and across batches."""
+@pytest.mark.parametrize("objects_at_once", [1, 4, 9, 1 << 21])
+def test_many_blocks_are_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objects_at_once: int
+) -> None:
+    """Next accesses are right across the blocks in which a file is linked, and across batches.
+
+    Also of more objects than are looked at in one go.
+    """
+    monkeypatch.setattr("kvtrace.exporters.oracle._OBJECTS_AT_ONCE", objects_at_once)
     monkeypatch.setattr("kvtrace.exporters.oracle._BLOCK_RECORDS", 7)
     keys = np.random.default_rng(3).integers(0, 9, 100)
     recorded = [

@@ -138,7 +138,7 @@ def test_elbencho_ops_that_overlap(
         for ms, at, end in sorted(lines)
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvtrace.importers.elbencho._BLOCK_BYTES", block)
+        patch.setattr("kvtrace.foreign.elbencho._BLOCK_BYTES", block)
         bring(log(folder, *text), folder / "t.parquet")
     found = read_rows(folder / "t.parquet", ["submit", "op", "size", "complete"])
     first = min(start for start, *_ in expected)
