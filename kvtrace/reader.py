@@ -76,6 +76,10 @@ class Trace:
         packed = _metadata(self._head, RESIDENT_KEY)
         return np.zeros(0, RESIDENT_DTYPE) if packed is None else unpack_resident(packed)
 
+    def beside(self, key: bytes) -> bytes | None:
+        """Return what a tool has put beside the trace under a key of its own; None is nothing."""
+        return _metadata(self._head, key)
+
     def batches(
         self,
         columns: Sequence[str] | None = None,

@@ -231,6 +231,8 @@ class TraceWriter(RowWriter):
         self.columns = tuple(column for column in COLUMNS if column.name in wanted)
         assert wanted <= set(BY_NAME), f"unknown columns: {wanted - set(BY_NAME)}"
         self.resident = np.zeros(0, RESIDENT_DTYPE) if resident is None else resident
+        self.beside: dict[bytes, bytes] = {}
+        """Entries of the file's metadata that are no part of the trace."""
         self._counter = TotalsCounter()
         self._hash = _ContentHash(self.columns)
         self._rows = 0
@@ -326,7 +328,7 @@ class TraceWriter(RowWriter):
         self._wait()
         header = self.header.model_copy(update=header_fields)
         header = header.model_copy(update={"totals": self._counter.totals()})
-        metadata: dict[bytes, bytes] = {}
+        metadata = dict(self.beside)
         if len(self.resident):
             header = header.model_copy(
                 update={"resident": _resident_totals(self.resident, header.resident.derived)}

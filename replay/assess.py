@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import environment, fidelity
+from replay import clock, environment, fidelity
 from replay.histogram import COARSE_BITS, Histogram
 from replay.loop import DEPENDENCY_FAILED, VERIFY_FAILED, LaneCounters, Verify
 from replay.options import Payload, ReplayOptions, Timing
-from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result, TraceInfo
+from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result
+from replay.trace_info import describe
 from replay.verdict import Findings, judge
 
 if TYPE_CHECKING:
-    from kvtrace.header import Header
     from kvtrace.reader import Trace
     from replay.device import DeviceState, DiskStat
     from replay.done import Done
@@ -70,7 +70,7 @@ def _lanes(
     found = []
     for lane, tier in enumerate(prepared.tiers):
         counters = _threads_of(lane, measured, options.threads)
-        measure = measured.recorder.lanes[lane].measure(tier, counters)
+        measure = measured.recorder.measure(lane, tier, counters)
         stat = measured.stats[lane]
         before, after = measured.states[lane]
         target = prepared.targets[lane]
@@ -189,36 +189,11 @@ def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> 
     )
 
 
-def _bytes_per_token(header: Header) -> float | None:
-    """Return the bytes that the trace's rows move per token of KV."""
-    layout = header.layout or {}
-    for name in ("emitted_bytes_per_token", "stored_bytes_per_token"):
-        if layout.get(name):
-            return float(layout[name])
-    return None
-
-
-def _trace(trace: Trace, prepared: Prepared, sha256: str) -> TraceInfo:
-    header = trace.header
-    tokens = header.statistics.get("generated_tokens")
-    return TraceInfo(
-        path=str(trace.path),
-        sha256=sha256,
-        rows=trace.rows,
-        rows_replayed=prepared.survey.rows,
-        duration_ns=prepared.survey.last_ns,
-        model=(header.model or {}).get("name"),
-        bytes_per_token=_bytes_per_token(header),
-        generated_tokens=None if tokens is None else int(tokens),
-    )
-
-
 def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
     lanes = _lanes(prepared, options, measured)
-    faithful = fidelity.measure(
-        measured.recorder, prepared.survey, prepared.tiers, measured.order_violations
-    )
+    phases = fidelity.phases_of(prepared.survey, prepared.tiers, measured.recorder)
+    faithful = fidelity.measure(measured.recorder, phases, measured.order_violations)
     return Result(
         verdict=judge(_findings(prepared, options, measured, lanes, faithful), options.accept),
         lanes=lanes,
@@ -230,10 +205,16 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         payload=_payload(prepared, options, measured),
         tool=measured.cost,
         environment=environment.observe(prepared.targets),
-        trace=_trace(trace, prepared, measured.trace_sha256),
+        trace=describe(
+            trace,
+            sha256=measured.trace_sha256,
+            rows_replayed=prepared.survey.rows,
+            duration_ns=prepared.survey.last_ns,
+        ),
         options=options,
         start_ns=measured.recorder.start_ns,
         host_series=measured.host_series,
         bpf=None if isinstance(measured.bpf, str) else measured.bpf,
+        created_at_s=clock.unix_s(),
         kept=measured.kept,
     )

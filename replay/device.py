@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replay import smart
+from replay.smart import Smart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,7 +255,7 @@ class DeviceState:
     numa_node: int | None
     link: Link | None
     temperature: Temperature | None
-    smart: smart.Smart | None
+    smart: Smart | None
 
     def since(self, before: DeviceState) -> DeviceChange:
         """Return what happened after `before`."""
@@ -381,7 +382,7 @@ def _temperature(home: Path) -> Temperature | None:
     return None
 
 
-def _smart(controller: Path, read_log: Callable[[Path, int], bytes | None]) -> smart.Smart | None:
+def _smart(controller: Path, read_log: Callable[[Path, int], bytes | None]) -> Smart | None:
     path = Path("/dev") / controller.name
     page = read_log(path, smart.HEALTH_LOG)
     return None if page is None else smart.parse(page, read_log(path, smart.OCP_LOG))

@@ -81,6 +81,10 @@ class Done:
 
     def select(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Done:
         """Return some of the ops."""
+        if which.dtype == np.bool_:
+            if which.all():
+                return self
+            which = np.flatnonzero(which)  # once, not per column
         return Done(*(getattr(self, column.name)[which] for column in fields(self)))
 
     @staticmethod

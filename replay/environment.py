@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from replay import device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from replay.targets import Target
 
 _PACKAGES = ("kvtrace", "numpy", "numba", "polars", "pyarrow", "dgen-py")
@@ -36,7 +34,7 @@ class Environment:
     huge_pages_reserved: int
     transparent_huge_pages: str | None
     python: str
-    versions: Mapping[str, str]
+    versions: dict[str, str]
     command: tuple[str, ...]
     targets: tuple[TargetEnvironment, ...]
 
@@ -50,7 +48,7 @@ class TargetEnvironment:
     size_bytes: int | None
     file_system: str | None
     mount_options: str | None
-    queue: Mapping[str, str]
+    queue: dict[str, str]
 
 
 def _target(target: Target) -> TargetEnvironment:

@@ -33,16 +33,22 @@ class Fidelity:
     submit_error: Summary | None
     interarrival_distance_ns: float | None
     """Mean distance between the sorted gaps of due times and of submit times (Wasserstein-1)."""
+    due_gaps: Summary | None
+    submit_gaps: Summary | None
     in_flight_planned_max: float | None
     """If each op had begun when it was due: the mean of the fullest slice of time, all lanes."""
     in_flight_actual_max: float
     stretch_ratio: float | None
     """First to last submit ÷ first to last due."""
-    order_violations: int
+    order_violations: int | None
+    """None where nobody has looked."""
     phases: tuple[PhaseCount, ...]
 
 
-def _phases(survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder) -> tuple[PhaseCount, ...]:
+def phases_of(
+    survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder
+) -> tuple[PhaseCount, ...]:
+    """Return what of each phase was done."""
     moves = [Op.READ, Op.WRITE]
     found = []
     for phase in Phase:
@@ -62,17 +68,18 @@ def _phases(survey: Survey, tiers: tuple[Tier, ...], recorder: Recorder) -> tupl
 
 
 def measure(
-    recorder: Recorder, survey: Survey, tiers: tuple[Tier, ...], order_violations: int
+    recorder: Recorder, phases: tuple[PhaseCount, ...], order_violations: int | None
 ) -> Fidelity:
     """Return how faithful a run was."""
     slices = [lane.slices for lane in recorder.lanes]
     actual = sum(_fullest(each.in_flight, each.width_ns) for each in slices)
-    phases = _phases(survey, tiers, recorder)
     if recorder.mode == Mode.MAX or not recorder.submit_error.count:
-        return Fidelity(None, None, None, actual, None, order_violations, phases)
+        return Fidelity(None, None, None, None, None, actual, None, order_violations, phases)
     return Fidelity(
         recorder.submit_error.summary(),
-        recorder.submit_gaps.distance(recorder.due_gaps),
+        recorder.submit_gaps.histogram.distance(recorder.due_gaps.histogram),
+        recorder.due_gaps.histogram.summary(),
+        recorder.submit_gaps.histogram.summary(),
         sum(_fullest(each.planned, each.width_ns) for each in slices),
         actual,
         recorder.stretch_ratio,

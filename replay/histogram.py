@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,17 @@ QUANTILES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Buckets:
+    """The filled buckets of a histogram: the largest value of each, and how many it has."""
+
+    upper: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+
+NO_BUCKETS = Buckets(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """Percentiles by name, and which of them have fewer than 10 samples beyond them."""
 
@@ -37,6 +48,9 @@ class Summary:
     max: int
     count: int
     few_samples: tuple[str, ...]
+    mean: float | None = None
+    """Exact; None where the values themselves weren't seen, or there are none."""
+    buckets: Buckets = field(default=NO_BUCKETS, compare=False, repr=False)
 
     def __getitem__(self, name: str) -> int:
         return self.percentiles[name]
@@ -49,6 +63,7 @@ class Histogram:
         self.bits = bits
         self.counts = np.zeros(bucket_count(bits), np.int64)
         self.max = 0
+        self._total: int | None = 0
 
     @classmethod
     def of(cls, values: NDArray[np.int64], bits: int = BITS) -> Histogram:
@@ -62,19 +77,32 @@ class Histogram:
         """Return a histogram of what was counted elsewhere, in the same buckets."""
         made = cls(bits)
         made.counts = counts
+        made._total = None
         filled = np.flatnonzero(counts)
         made.max = upper(int(filled[-1]), bits) if len(filled) else 0
         return made
 
+    @classmethod
+    def counted(cls, counts: NDArray[np.int64], bits: int, largest: int, total: int) -> Histogram:
+        """Return a histogram of values that were counted elsewhere, with their largest and sum."""
+        made = cls.from_counts(counts, bits)
+        made.max, made._total = largest, total
+        return made
+
     def add(self, values: NDArray[np.int64]) -> None:
         """Count `values`."""
-        self.max = max(self.max, count_values(self.counts, values, self.bits))
+        largest, total = count_values(self.counts, values, self.bits)
+        self.max = max(self.max, largest)
+        if self._total is not None:
+            self._total += int(total)
 
     def merge(self, other: Histogram) -> None:
         """Count what `other` has counted."""
         assert self.bits == other.bits
         self.counts += other.counts
         self.max = max(self.max, other.max)
+        known = self._total is not None and other._total is not None
+        self._total = self._total + other._total if known else None  # type: ignore[operator]
 
     @property
     def count(self) -> int:
@@ -104,7 +132,15 @@ class Histogram:
             tuple(
                 name for name, part in QUANTILES.items() if count - _rank(count, part) < FEW_SAMPLES
             ),
+            self._total / count if count and self._total is not None else None,
+            self.buckets(),
         )
+
+    def buckets(self) -> Buckets:
+        """Return what is filled; the last bucket ends at the largest value."""
+        filled = np.flatnonzero(self.counts)
+        ends = np.array([upper(bucket, self.bits) for bucket in filled.tolist()], np.int64)
+        return Buckets(np.minimum(ends, self.max), self.counts[filled])
 
     def distance(self, other: Histogram) -> float:
         """Return the mean distance between the sorted values of both (Wasserstein-1)."""
@@ -139,23 +175,17 @@ def bucket_of(value: int, bits: int) -> int:
 
 
 @kernel
-def count_values(counts: NDArray[np.int64], values: NDArray[np.int64], bits: int) -> int:
-    """Count `values`, those below 0 as 0; return the largest."""
-    largest = 0
+def count_values(
+    counts: NDArray[np.int64], values: NDArray[np.int64], bits: int
+) -> tuple[int, int]:
+    """Count `values`, those below 0 as 0; return the largest, and the sum."""
+    largest = total = 0
     for value in values:
         known = max(0, value)
         largest = max(largest, known)
+        total += known
         counts[bucket_of(known, bits)] += 1
-    return largest
-
-
-@kernel
-def count_in_rows(
-    counts: NDArray[np.int64], rows: NDArray[np.int64], values: NDArray[np.int64], bits: int
-) -> None:
-    """Count each of `values`, those below 0 as 0, in its row of `counts`."""
-    for at in range(values.size):
-        counts[rows[at], bucket_of(max(0, values[at]), bits)] += 1
+    return largest, total
 
 
 def upper(bucket: int, bits: int) -> int:

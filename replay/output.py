@@ -14,6 +14,7 @@ from kvtrace.schema import ROW_GROUP_ROWS
 from kvtrace.units import S_NS
 from kvtrace.writer import TraceWriter, check_writable, partial_path
 from replay import clock, report
+from replay.from_run import document_of
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kvtrace.header import Header
     from kvtrace.reader import Trace
     from kvtrace.schema import Tier
+    from replay.document import ResultDocument
     from replay.done import Done
     from replay.result import Result
 
@@ -35,6 +37,8 @@ _ERRNO = {
 }
 TRACE_SUFFIX = ".parquet"
 PARTS_SUFFIX = ".parts"
+RESULT_KEY = b"kvtrace.result"
+"""Of a result trace's metadata: the result's document, as JSON."""
 _MEASURED = ("due", "submit", "complete", "error")
 _CRASHED = {"verdict": "INVALID", "reasons": ["interrupted"]}
 _FLUSH_NS = 5 * S_NS
@@ -122,8 +126,8 @@ class ResultTrace:
         old = self._trace.header
         return old.model_copy(update={"statistics": {**old.statistics, "replay": dict(replay)}})
 
-    def finish(self, result: Result) -> None:
-        """Write the whole trace under its name; the parts are gone then."""
+    def finish(self, result: Result, document: ResultDocument) -> None:
+        """Write the whole trace under its name, `document` in it; the parts are gone then."""
         about = {
             "trace_sha256": result.trace.sha256,
             "verdict": result.verdict.word,
@@ -136,6 +140,7 @@ class ResultTrace:
             self._path, self._header(about), self._columns, force=self._force
         ) as writer:
             writer.resident = self._resident()
+            writer.beside[RESULT_KEY] = document.model_dump_json().encode()
             for path in self._parts:
                 _append_part(writer, path, self._columns)
             for rows in self._pending:
@@ -247,17 +252,18 @@ class Outputs:
         """Keep what the reports would say if the run ended now, beside each of them."""
         if not self.reports:
             return
-        result = result_so_far()
+        document = document_of(result_so_far())
         for path in self.reports:
-            report.write_json(result, partial_path(path))
+            report.write_json(document, partial_path(path))
 
     def write(self, result: Result) -> None:
         """Write all files, each whole or not at all. Raises TargetError."""
+        document = document_of(result)
         for path in self.reports:
-            report.write(result, path)
+            report.write(document, path)
             partial_path(path).unlink(missing_ok=True)
         if self._result_trace is not None:
-            self._result_trace.finish(result)
+            self._result_trace.finish(result, document)
 
 
 def _try(path: Path) -> None:

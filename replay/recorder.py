@@ -9,14 +9,17 @@ import numpy as np
 
 from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import S_NS
+from replay.cells import NO_SIZE, Cells, Key, Latencies
 from replay.done import Done
+from replay.gaps import Gaps
 from replay.histogram import Histogram, Summary
 from replay.lateness import Copier, Submitter, divide
 from replay.loop import NO_TIME_NS, Mode
-from replay.slices import Series, Slices
+from replay.slices import Heat, Series, Slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -27,10 +30,6 @@ ON_SCHEDULE_NS = 1_000_000
 _BACKLOG_MIN = 32
 _DRIFT_MIN = 100
 _KEPT_BACK_MAX = 1 << 17
-_NO_SIZE = 0xFF
-"""In place of a size class: the op moves nothing, or sizes aren't told apart."""
-_Key = tuple[int, int]
-"""What ops are (`Done.cell`), and their size class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,7 @@ class LaneMeasure:
     warmup_ops: int
     """Ops before the window, in no figure but the errors."""
     series: Series
+    heat: Heat | None
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -108,33 +108,6 @@ class LaneMeasure:
     def ops_per_s(self) -> float | None:
         """Reads and writes completed in the window ÷ the window."""
         return self.window_ops * S_NS / self.window_ns if self.window_ns else None
-
-
-class _Latencies:
-    """Counts, bytes and latencies of some ops."""
-
-    def __init__(self) -> None:
-        self.ops = self.bytes = self.errors = 0
-        self.moves = False
-        self.service, self.response = Histogram(), Histogram()
-
-    def add(self, done: Done) -> None:
-        good = done.good
-        self.ops += int(good.sum())
-        self.errors += int((done.error != 0).sum())
-        moved = good & done.moves
-        self.moves |= bool(done.moves.any())
-        self.bytes += int(done.size_bytes[moved].sum())
-        self.service.add((done.complete_ns - done.submit_ns)[moved])
-        self.response.add((done.complete_ns - done.due_ns)[moved])
-
-    def merge(self, other: _Latencies) -> None:
-        self.ops += other.ops
-        self.bytes += other.bytes
-        self.errors += other.errors
-        self.moves |= other.moves
-        self.service.merge(other.service)
-        self.response.merge(other.response)
 
 
 class _Window:
@@ -152,12 +125,18 @@ class _Window:
         complete_ns = done.complete_ns[moved]
         self.end_ns = max(self.end_ns, int(done.submit_ns[moved].max()))
         self.last_ns = max(self.last_ns, int(complete_ns.max()))
-        pairs = np.stack((complete_ns, done.size_bytes[moved]), axis=1)
-        pairs = np.concatenate((self._after, pairs[complete_ns >= self.begin_ns]))
-        inside = pairs[:, 0] <= self.end_ns
+        size_bytes = done.size_bytes[moved]
+        after = complete_ns > self.end_ns
+        self._count(complete_ns[~after], size_bytes[~after])
+        waiting = np.stack((complete_ns[after], size_bytes[after]), axis=1)
+        before = self._after[:, 0] <= self.end_ns
+        self._count(*self._after[before].T)
+        self._after = np.concatenate((self._after[~before], waiting))
+
+    def _count(self, complete_ns: NDArray[np.int64], size_bytes: NDArray[np.int64]) -> None:
+        inside = complete_ns >= self.begin_ns
         self.ops += int(inside.sum())
-        self.bytes += int(pairs[inside, 1].sum())
-        self._after = pairs[~inside]
+        self.bytes += int(size_bytes[inside].sum())
 
 
 class _Lane:
@@ -166,18 +145,16 @@ class _Lane:
     def __init__(self, start_ns: int, warmup_ns: int, mode: Mode, copier: Copier | None) -> None:
         self.start_ns, self.mode, self.copier = start_ns, mode, copier
         self.window = _Window(start_ns + warmup_ns)
-        self.all = _Latencies()
         self.lateness = [Histogram() for _ in range(5)]
         self.slices = Slices()
         self.submitter = Submitter() if mode != Mode.MAX else None
         self.device_bytes = self.service_ns_sum = 0
-        self.on_schedule = self.submitted = self.warmup_ops = 0
+        self.on_schedule = self.submitted = self.warmup_ops = self.warmup_errors = 0
         self.asked_end_ns = self.due_end_ns = 0
 
     def add(self, done: Done, measured: NDArray[np.bool_]) -> None:
         """Take finished ops; `measured`: those within the window."""
-        self.all.add(done.select(measured))
-        self.all.errors += int((done.error[~measured] != 0).sum())
+        self.warmup_errors += int((done.error[~measured] != 0).sum())
         self.warmup_ops += int((~measured).sum())
         asked = done.ran & done.moves
         moves, inside = done.select(asked), measured[asked]
@@ -199,24 +176,26 @@ class _Lane:
         ended = moves.complete_ns != NO_TIME_NS
         self.slices.add(moves.select(ended), waits.host_ns[ended], self.start_ns)
 
-    def measure(self, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
-        """Return what the lane did so far."""
+    def measure(
+        self, tier: Tier, counters: Sequence[LaneCounters], found: Latencies
+    ) -> LaneMeasure:
+        """Return what the lane did so far; `found`: its ops within the window."""
         window = self.window
         end_ns = window.end_ns if self.submitted else max(window.end_ns, self.asked_end_ns)
         scheduled = self.mode != Mode.MAX
         return LaneMeasure(
             tier=tier,
-            ops=self.all.ops,
-            bytes=self.all.bytes,
+            ops=found.ops,
+            bytes=found.bytes,
             device_bytes=self.device_bytes,
-            errors=self.all.errors,
+            errors=found.errors + self.warmup_errors,
             window_ns=end_ns - window.begin_ns,
             drain_ns=max(0, window.last_ns - end_ns),
             window_bytes=window.bytes,
             window_ops=window.ops,
             service_ns_sum=self.service_ns_sum,
-            service=self.all.service.summary(),
-            response=self.all.response.summary() if scheduled else None,
+            service=found.service.summary(),
+            response=found.response.summary() if scheduled else None,
             lateness=Lateness(*(histogram.summary() for histogram in self.lateness)),
             on_schedule_ratio=(
                 self.on_schedule / self.submitted if scheduled and self.submitted else None
@@ -227,6 +206,7 @@ class _Lane:
             drift_ratio=self._drift(),
             warmup_ops=self.warmup_ops,
             series=self.slices.series(scheduled=scheduled),
+            heat=self.slices.heat(),
         )
 
     def _backlog_growing(self) -> bool:
@@ -261,8 +241,11 @@ class Recorder:
         *,
         warmup_ns: int = 0,
         copiers: tuple[int, ...] = (),
+        beside: Executor | None = None,
     ) -> None:
+        """`beside`: a thread that takes half of the work; without one it is all done by `add`."""
         self.mode, self.start_ns, self.warmup_ns = mode, start_ns, warmup_ns
+        self._beside = beside
         self.lanes = [
             _Lane(start_ns, warmup_ns, mode, Copier() if lane in copiers else None)
             for lane in range(lanes)
@@ -270,12 +253,10 @@ class Recorder:
         self.phase_ops = np.zeros(len(Phase), np.int64)
         self.phase_bytes = np.zeros(len(Phase), np.int64)
         """Of all ops that succeeded, warm-up included."""
-        self._groups: dict[_Key, _Latencies] = {}
+        self._cells = Cells()
         self._late: list[Done] = []
         self.submit_error = Histogram()
-        self.due_gaps, self.submit_gaps = Histogram(), Histogram()
-        self._last_due = self._last_submit = -1
-        self.first_due = self.first_submit = 1 << 62
+        self.due_gaps, self.submit_gaps = Gaps(), Gaps()
 
     def add(self, done: Done) -> None:
         """Take finished ops, in the trace's order.
@@ -300,29 +281,33 @@ class Recorder:
         late, self._late = self._late, []
         for done in late:
             self._record(done)
+        self.due_gaps.finish()
+        self.submit_gaps.finish()
 
     def _record(self, done: Done) -> None:
         if not len(done):
             return
         by = done.due_ns if self.mode == Mode.OPEN else done.submit_ns
         measured = (by >= self.start_ns + self.warmup_ns) | (by == NO_TIME_NS)
+        summing = None
+        if self._beside is None:
+            self._sum(done, measured)
+        else:
+            summing = self._beside.submit(self._sum, done, measured)
         for index, lane in enumerate(self.lanes):
             mine = done.lane == index
             if mine.any():
                 lane.add(done.select(mine), measured[mine])
+        if summing is not None:
+            summing.result()
+
+    def _sum(self, done: Done, measured: NDArray[np.bool_]) -> None:
+        """Count what isn't a lane's: per phase, per group, and against the schedule."""
         good = done.good
         self.phase_ops += np.bincount(done.phase[good], minlength=len(Phase))
         np.add.at(self.phase_bytes, done.phase[good], done.size_bytes[good])
-        self._group(done.select(measured))
+        self._cells.add(done.select(measured))
         self._follow(done)
-
-    def _group(self, done: Done) -> None:
-        """Count each op once: by what it is, and by its size if it moves bytes."""
-        size_class = np.frexp(np.maximum(done.size_bytes, 1).astype(np.float64))[1] - 1
-        code = done.cell.astype(np.int64) << 8 | np.where(done.moves, size_class, _NO_SIZE)
-        for both in np.unique(code).tolist():
-            found = self._groups.setdefault((both >> 8, both & 0xFF), _Latencies())
-            found.add(done.select(code == both))
 
     def _follow(self, done: Done) -> None:
         """Compare the times of submits with those of the schedule."""
@@ -330,45 +315,46 @@ class Recorder:
         if self.mode == Mode.MAX or not len(did):
             return
         self.submit_error.add(np.abs(did.submit_ns - did.due_ns))
-        due, submit = np.sort(did.due_ns), np.sort(did.submit_ns)
-        self.first_due = min(self.first_due, int(due[0]))
-        self.first_submit = min(self.first_submit, int(submit[0]))
-        if self._last_due >= 0:
-            due = np.concatenate(([self._last_due], due))
-            submit = np.concatenate(([self._last_submit], submit))
-        self.due_gaps.add(np.diff(due))
-        self.submit_gaps.add(np.diff(submit))
-        self._last_due = max(self._last_due, int(due[-1]))
-        self._last_submit = max(self._last_submit, int(submit[-1]))
+        self.due_gaps.add(did.due_ns)
+        self.submit_gaps.add(did.submit_ns)
 
     @property
     def stretch_ratio(self) -> float | None:
         """First to last submit ÷ first to last due."""
-        planned = self._last_due - self.first_due
-        return (self._last_submit - self.first_submit) / planned if planned > 0 else None
+        planned_ns = self.due_gaps.last_ns - self.due_gaps.first_ns
+        took_ns = self.submit_gaps.last_ns - self.submit_gaps.first_ns
+        return took_ns / planned_ns if planned_ns > 0 else None
+
+    def measure(self, lane: int, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
+        """Return what one lane, whose ops are those of `tier`, did so far."""
+        total = Latencies()
+        for (code, _), found in self._cells.items():
+            if code >> 6 == tier:
+                total.merge(found)
+        return self.lanes[lane].measure(tier, counters, total)
 
     def groups(self) -> Groups:
         """Return what was done, per tier × phase × op, and the same per QoS and per size class."""
-        whole: dict[_Key, _Latencies] = {}
-        by_qos: dict[_Key, _Latencies] = {}
-        by_size: dict[_Key, _Latencies] = {}
-        for (code, size), found in self._groups.items():
+        whole: dict[Key, Latencies] = {}
+        by_qos: dict[Key, Latencies] = {}
+        by_size: dict[Key, Latencies] = {}
+        for (code, size), found in self._cells.items():
             of_any = code & ~3
-            whole.setdefault((of_any, _NO_SIZE), _Latencies()).merge(found)
+            whole.setdefault((of_any, NO_SIZE), Latencies()).merge(found)
             if code != of_any:
-                by_qos.setdefault((code, _NO_SIZE), _Latencies()).merge(found)
-            if size != _NO_SIZE:
-                by_size.setdefault((of_any, size), _Latencies()).merge(found)
+                by_qos.setdefault((code, NO_SIZE), Latencies()).merge(found)
+            if size != NO_SIZE:
+                by_size.setdefault((of_any, size), Latencies()).merge(found)
         return Groups(self._list(whole), self._list(by_qos), self._list(by_size))
 
-    def _list(self, groups: dict[_Key, _Latencies]) -> tuple[Group, ...]:
+    def _list(self, groups: dict[Key, Latencies]) -> tuple[Group, ...]:
         return tuple(
             Group(
                 Tier(code >> 6),
                 Phase(code >> 4 & 3),
                 Op(code >> 2 & 3),
                 Qos((code & 3) - 1) if code & 3 else None,
-                None if size == _NO_SIZE else 1 << size,
+                None if size == NO_SIZE else 1 << size,
                 found.ops,
                 found.bytes,
                 found.errors,

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError
 from kvtrace.schema import Op, Phase, Tier
-from kvtrace.units import S_NS
 from replay.loop import NO_TIME_NS
+from replay.reduction import Reduction
+from replay.totals import Totals
+from replay.trace_info import TraceInfo
 
 if TYPE_CHECKING:
     import polars as pl
 
     from replay.device import DeviceChange, DeviceState, DiskStat
+    from replay.document import ResultDocument
     from replay.done import Done
     from replay.environment import Environment
     from replay.fidelity import Fidelity, Skipped
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from replay.marker import Preconditioned
     from replay.options import ReplayOptions
     from replay.recorder import Groups, LaneMeasure
-    from replay.reduction import Reduction
     from replay.verdict import Verdict
 
 
@@ -129,22 +131,8 @@ class ToolCost:
 
 
 @dataclass(frozen=True, slots=True)
-class TraceInfo:
-    """What was replayed."""
-
-    path: str
-    sha256: str
-    rows: int
-    rows_replayed: int
-    duration_ns: int
-    model: str | None
-    bytes_per_token: float | None
-    generated_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run. `lanes` has at least one; `headline` is the slowest tier that moved bytes."""
+    """A finished run. `lanes` has at least one."""
 
     verdict: Verdict
     lanes: tuple[LaneResult, ...]
@@ -165,61 +153,47 @@ class Result:
     """What the machine did, about every second; None in virtual time."""
     bpf: BlockLatency | None
     """What the block layer took; None where it wasn't asked for or couldn't be had."""
+    created_at_s: int
+    """When the result was made, Unix time."""
     kept: Done | None
     """All ops, of a run that isn't too long for that."""
 
     @property
-    def headline(self) -> LaneResult:
-        """The lane that the percentiles at the top are of: tiers are never mixed in one."""
-        moving = [lane for lane in self.lanes if lane.measure.bytes]
-        return max(moving or self.lanes, key=lambda lane: lane.measure.tier)
+    def totals(self) -> Totals:
+        """What all lanes did together."""
+        return Totals(tuple(lane.measure for lane in self.lanes), self.trace)
 
     @property
-    def window_ns(self) -> int:
-        """The longest lane's window."""
-        return max(lane.measure.window_ns for lane in self.lanes)
+    def headline(self) -> LaneResult:
+        """The lane that the percentiles at the top are of."""
+        tier = self.totals.headline.tier
+        return next(lane for lane in self.lanes if lane.measure.tier == tier)
 
     @property
     def ops(self) -> int:
         """Ops that completed without error, all lanes."""
-        return sum(lane.measure.ops for lane in self.lanes)
+        return self.totals.ops
 
     @property
     def bytes(self) -> int:
         """Bytes read and written, all lanes."""
-        return sum(lane.measure.bytes for lane in self.lanes)
+        return self.totals.bytes
 
     @property
     def bytes_per_s(self) -> float | None:
         """Bytes completed in the lanes' windows ÷ the longest window."""
-        moved = sum(lane.measure.window_bytes for lane in self.lanes)
-        return moved * S_NS / self.window_ns if self.window_ns else None
-
-    @property
-    def ops_per_s(self) -> float | None:
-        """Reads and writes completed in the lanes' windows ÷ the longest window."""
-        done = sum(lane.measure.window_ops for lane in self.lanes)
-        return done * S_NS / self.window_ns if self.window_ns else None
+        return self.totals.bytes_per_s
 
     @property
     def kv_tokens_per_s(self) -> float | None:
         """Throughput of all lanes in tokens of KV; None where the trace names no model."""
-        return self._tokens(self.bytes_per_s)
+        return self.totals.kv_tokens_per_s(self.bytes_per_s)
 
-    def lane_tokens_per_s(self, lane: LaneResult) -> float | None:
-        """Return one lane's throughput in tokens of KV."""
-        return self._tokens(lane.measure.bytes_per_s)
+    def document(self) -> ResultDocument:
+        """Return what every report shows, as it is stored."""
+        from replay.from_run import document_of  # it imports this module
 
-    def _tokens(self, bytes_per_s: float | None) -> float | None:
-        per_token = self.trace.bytes_per_token
-        return bytes_per_s / per_token if per_token and bytes_per_s is not None else None
-
-    @property
-    def storage_throughput_tokens_per_s(self) -> float | None:
-        """The requests' generated tokens ÷ summed I/O time (MLPerf Storage's KV benchmark)."""
-        busy_ns = sum(lane.measure.service_ns_sum for lane in self.lanes)
-        tokens = self.trace.generated_tokens
-        return tokens * S_NS / busy_ns if tokens and busy_ns else None
+        return document_of(self)
 
     def table(self) -> pl.DataFrame:
         """Return one row per executed op: what it was, and its times since the clock's zero, ns.

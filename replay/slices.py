@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.jit import helper, kernel
 from kvtrace.units import S_NS
-from replay.histogram import COARSE_BITS, Histogram, bucket_count, count_in_rows
+from replay.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper
 from replay.loop import Action
 
 if TYPE_CHECKING:
@@ -22,40 +23,41 @@ if TYPE_CHECKING:
 
 FIRST_WIDTH_NS = S_NS // 16
 SLICES_MAX = 512
+HEAT_SLICES_MAX, HEAT_PER_OCTAVE = 128, 2
 _COUNTS = (
-    "due", "completed", "reads", "writes", "read_bytes", "write_bytes", "errors"
+    "due", "completed", "errors", "reads", "writes", "read_bytes", "write_bytes"
 )  # fmt: skip
-_DIRECTIONS = {"read": Action.READ, "write": Action.WRITE}
+_DUE, _COMPLETED, _ERRORS, _OPS, _BYTES = 0, 1, 2, 3, 5
+"""Rows of counts; of ops and bytes the reads', the writes' come after."""
+_LATE = ("lateness_max_ns", "host_lateness_max_ns")
+_LATENCIES = ("read_service", "write_service", "response")
+_RESPONSE = 2
+_WRITE = int(Action.WRITE)
+_STEP, _PARTIAL = 0, 1
 
 
 class Level:
     """How many spans overlap, as the mean of each slice."""
 
     def __init__(self) -> None:
-        self.step = np.zeros(SLICES_MAX + 1, np.int64)
-        self.partial_ns = np.zeros(SLICES_MAX + 1, np.int64)
-
-    def add(self, at_ns: NDArray[np.int64], width_ns: int, sign: int) -> None:
-        """Begin (+1) or end (−1) spans at these times since the start."""
-        index = at_ns // width_ns
-        np.add.at(self.step, index + 1, sign)
-        np.add.at(self.partial_ns, index, sign * ((index + 1) * width_ns - at_ns))
+        self.columns = np.zeros((2, SLICES_MAX + 1), np.int64)
 
     def widen(self, width_ns: int) -> None:
         """Go on with slices twice as wide as `width_ns`."""
         half = SLICES_MAX // 2
-        odd_steps = self.step[1:SLICES_MAX:2].copy()
-        partial = self.partial_ns[0:SLICES_MAX:2] + self.partial_ns[1:SLICES_MAX:2]
+        step, partial_ns = self.columns[_STEP], self.columns[_PARTIAL]
+        odd_steps = step[1:SLICES_MAX:2].copy()
+        partial = partial_ns[0:SLICES_MAX:2] + partial_ns[1:SLICES_MAX:2]
         partial += odd_steps * width_ns
-        step = self.step[0 : SLICES_MAX + 1 : 2].copy()
-        step[1:] += odd_steps
-        self.step[:], self.partial_ns[:] = 0, 0
-        self.step[: half + 1], self.partial_ns[:half] = step, partial
+        steps = step[0 : SLICES_MAX + 1 : 2].copy()
+        steps[1:] += odd_steps
+        self.columns[:] = 0
+        step[: half + 1], partial_ns[:half] = steps, partial
 
     def mean(self, width_ns: int) -> NDArray[np.float64]:
         """Return the mean number of overlapping spans per slice."""
-        whole = np.cumsum(self.step)[:SLICES_MAX] * width_ns
-        return (whole + self.partial_ns[:SLICES_MAX]) / width_ns
+        whole = np.cumsum(self.columns[_STEP])[:SLICES_MAX] * width_ns
+        return (whole + self.columns[_PARTIAL, :SLICES_MAX]) / width_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,34 @@ class Series:
     columns: dict[str, NDArray[np.generic]]
 
 
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """Counts per slice of time and class of service time; classes lie between `edges_ns`."""
+
+    width_ns: int
+    edges_ns: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def _edges_ns(first_ns: int, last_ns: int) -> NDArray[np.int64]:
+    """Return edges, `HEAT_PER_OCTAVE` per doubling, from below the first to not below the last."""
+    begin = np.floor(np.log2(max(1, first_ns)) * HEAT_PER_OCTAVE) - 1
+    end = np.ceil(np.log2(max(1, last_ns)) * HEAT_PER_OCTAVE)
+    found = np.exp2(np.arange(begin, end + 1) / HEAT_PER_OCTAVE).astype(np.int64)
+    found[-1] = max(found[-1], last_ns)
+    return np.unique(found)
+
+
 class Slices:
     """Slices of one lane. Times are since the start of the run."""
 
     def __init__(self) -> None:
         self.width_ns = FIRST_WIDTH_NS
         self.used = 0
-        self._counts = {name: np.zeros(SLICES_MAX, np.int64) for name in _COUNTS}
-        self._host_max_ns = np.zeros(SLICES_MAX, np.int64)
-        shape = (SLICES_MAX, bucket_count(COARSE_BITS))
-        names = (*_DIRECTIONS, "response")
-        self._latencies = {name: np.zeros(shape, np.int64) for name in names}
+        self._table = np.zeros((len(_COUNTS), SLICES_MAX), np.int64)
+        self._late_max_ns = np.zeros((len(_LATE), SLICES_MAX), np.int64)
+        shape = (len(_LATENCIES), SLICES_MAX, bucket_count(COARSE_BITS))
+        self._latencies = np.zeros(shape, np.int64)
         self.in_flight, self.planned = Level(), Level()
 
     def add(self, done: Done, host_ns: NDArray[np.int64], start_ns: int) -> None:
@@ -89,36 +108,30 @@ class Slices:
         while last >= self.width_ns * SLICES_MAX:
             self._widen()
         self.used = max(self.used, last // self.width_ns + 1)
-        at = complete // self.width_ns
-        good = done.error == 0
-        self._count("due", due // self.width_ns)
-        self._count("completed", at)
-        self._count("errors", at[~good])
-        for name, action in _DIRECTIONS.items():
-            mine = good & (done.action == action)
-            self._count(f"{name}s", at[mine])
-            np.add.at(self._counts[f"{name}_bytes"], at[mine], done.size_bytes[mine])
-            took = (complete - submit)[mine]
-            count_in_rows(self._latencies[name], at[mine], took, COARSE_BITS)
-        response = (complete - due)[good]
-        count_in_rows(self._latencies["response"], at[good], response, COARSE_BITS)
-        np.maximum.at(self._host_max_ns, submit // self.width_ns, host_ns)
-        self.in_flight.add(submit, self.width_ns, 1)
-        self.in_flight.add(complete, self.width_ns, -1)
-        self.planned.add(due, self.width_ns, 1)
-        ends = np.minimum(due + complete - submit, self.width_ns * SLICES_MAX - 1)
-        self.planned.add(ends, self.width_ns, -1)
-
-    def _count(self, name: str, index: NDArray[np.int64]) -> None:
-        self._counts[name] += np.bincount(index, minlength=SLICES_MAX)
+        _count(
+            self.width_ns,
+            done.action,
+            done.error,
+            done.size_bytes,
+            due,
+            submit,
+            complete,
+            host_ns,
+            self._table,
+            self._late_max_ns,
+            self._latencies,
+            self.in_flight.columns,
+            self.planned.columns,
+        )
 
     def _widen(self) -> None:
         half = SLICES_MAX // 2
-        for column in (*self._counts.values(), *self._latencies.values()):
+        for column in (*self._table, *self._latencies):
             merged = column[0::2] + column[1::2]
             column[:half], column[half:] = merged, 0
-        merged = np.maximum(self._host_max_ns[0::2], self._host_max_ns[1::2])
-        self._host_max_ns[:half], self._host_max_ns[half:] = merged, 0
+        for column in self._late_max_ns:
+            merged = np.maximum(column[0::2], column[1::2])
+            column[:half], column[half:] = merged, 0
         for level in (self.in_flight, self.planned):
             level.widen(self.width_ns)
         self.width_ns *= 2
@@ -131,30 +144,94 @@ class Slices:
         """
         begin = min(begin_ns // self.width_ns, SLICES_MAX - 1)
         end = min(max(end_ns // self.width_ns, begin + 1), SLICES_MAX)
-        waiting = np.cumsum(self._counts["due"] - self._counts["completed"])
+        waiting = np.cumsum(self._table[_DUE] - self._table[_COMPLETED])
         return int(waiting[begin:end].min())
 
     def median_service(self, begin: float, end: float) -> tuple[int, int]:
         """Return the median service time within a part of the run, and of how many ops it is."""
         rows = slice(int(begin * self.used), max(int(begin * self.used) + 1, int(end * self.used)))
-        counts = sum(self._latencies[name][rows].sum(axis=0) for name in _DIRECTIONS)
-        found = Histogram.from_counts(np.asarray(counts), COARSE_BITS)
+        counts = self._latencies[:_RESPONSE, rows].sum(axis=(0, 1))
+        found = Histogram.from_counts(counts, COARSE_BITS)
         return found.value_at(5000), found.count
+
+    def heat(self) -> Heat | None:
+        """Return how many reads and writes took how long when; None if there were none."""
+        counts = self._latencies[:_RESPONSE, : self.used].sum(axis=0)
+        filled = np.flatnonzero(counts.any(axis=0))
+        if not len(filled):
+            return None
+        edges = _edges_ns(upper(int(filled[0]), COARSE_BITS), upper(int(filled[-1]), COARSE_BITS))
+        ends = np.array([upper(bucket, COARSE_BITS) for bucket in filled.tolist()])
+        row = np.maximum(np.searchsorted(edges, ends) - 1, 0)
+        together = -(-self.used // HEAT_SLICES_MAX)
+        slices = np.arange(self.used) // together
+        found = np.zeros((int(slices[-1]) + 1, len(edges) - 1), np.int64)
+        np.add.at(found, (slices[:, None], row[None, :]), counts[:, filled])
+        return Heat(self.width_ns * together, edges, found)
 
     def series(self, *, scheduled: bool) -> Series:
         """Return all columns; without a schedule there is no response time."""
         used = slice(0, self.used)
         columns: dict[str, NDArray[np.generic]] = {
             "begin_ns": np.arange(self.used, dtype=np.int64) * self.width_ns,
-            **{name: values[used] for name, values in self._counts.items()},
-            "host_lateness_max_ns": self._host_max_ns[used],
+            **{name: values[used] for name, values in zip(_COUNTS, self._table, strict=True)},
+            **{name: values[used] for name, values in zip(_LATE, self._late_max_ns, strict=True)},
             "in_flight_mean": self.in_flight.mean(self.width_ns)[used],
         }
-        for name, counts in self._latencies.items():
+        for name, counts in zip(_LATENCIES, self._latencies, strict=True):
             if name == "response" and not scheduled:
                 continue
-            word = name if name == "response" else f"{name}_service"
             rows = [Histogram.from_counts(row, COARSE_BITS) for row in counts[used]]
-            columns[f"{word}_p50_ns"] = np.array([row.value_at(5000) for row in rows], np.int64)
-            columns[f"{word}_p99_ns"] = np.array([row.value_at(9900) for row in rows], np.int64)
+            columns[f"{name}_p50_ns"] = np.array([row.value_at(5000) for row in rows], np.int64)
+            columns[f"{name}_p99_ns"] = np.array([row.value_at(9900) for row in rows], np.int64)
         return Series(self.width_ns, columns)
+
+
+@helper
+def _move(level: NDArray[np.int64], at_ns: int, width_ns: int, sign: int) -> None:
+    """Begin (+1) or end (−1) a span."""
+    index = at_ns // width_ns
+    level[_STEP, index + 1] += sign
+    level[_PARTIAL, index] += sign * ((index + 1) * width_ns - at_ns)
+
+
+@kernel
+def _count(
+    width_ns: int,
+    action: NDArray[np.uint8],
+    error: NDArray[np.int32],
+    size: NDArray[np.int64],
+    due: NDArray[np.int64],
+    submit: NDArray[np.int64],
+    complete: NDArray[np.int64],
+    host_ns: NDArray[np.int64],
+    table: NDArray[np.int64],
+    late: NDArray[np.int64],
+    latencies: NDArray[np.int64],
+    in_flight: NDArray[np.int64],
+    planned: NDArray[np.int64],
+) -> None:
+    """Count each op in the slices in which it was due, was submitted, and ended."""
+    for op in range(due.size):
+        at, began, took = (
+            complete[op] // width_ns,
+            submit[op] // width_ns,
+            complete[op] - submit[op],
+        )
+        table[_DUE, due[op] // width_ns] += 1
+        table[_COMPLETED, at] += 1
+        late[0, began] = max(late[0, began], submit[op] - due[op])
+        late[1, began] = max(late[1, began], host_ns[op])
+        _move(in_flight, submit[op], width_ns, 1)
+        _move(in_flight, complete[op], width_ns, -1)
+        _move(planned, due[op], width_ns, 1)
+        _move(planned, min(due[op] + took, width_ns * SLICES_MAX - 1), width_ns, -1)
+        if error[op] != 0:
+            table[_ERRORS, at] += 1
+            continue
+        which = 1 if action[op] == _WRITE else 0
+        table[_OPS + which, at] += 1
+        table[_BYTES + which, at] += size[op]
+        latencies[which, at, bucket_of(max(0, took), COARSE_BITS)] += 1
+        answered = max(0, complete[op] - due[op])
+        latencies[_RESPONSE, at, bucket_of(answered, COARSE_BITS)] += 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kvtrace.units import MIB, MS_NS, US_NS, format_bytes, format_count, format_duration_ns
+from replay import signs
+from replay.reason import Reason
 
 if TYPE_CHECKING:
     from kvtrace.schema import Tier
@@ -17,7 +19,6 @@ HOST_LATENESS_RATIO = 0.01
 SHARED_RATIO = 0.05
 SHARED_BYTES = 64 * MIB
 SUSPENDED_NS = 10 * MS_NS
-DRIFT_RATIO = 0.10
 OVERLOADED = "OVERLOADED"
 
 CODES = (
@@ -38,16 +39,6 @@ CODES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """One thing that is wrong, or worth knowing: code, figure, what to do."""
-
-    code: str
-    figure: str
-    remedy: str
-    accepted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """`reasons` make a result INVALID (accepted or not), `warnings` and `marks` don't."""
 
@@ -61,7 +52,7 @@ class Verdict:
         return not self.reasons
 
     @property
-    def word(self) -> str:
+    def word(self) -> Literal["VALID", "INVALID"]:
         """VALID or INVALID."""
         return "VALID" if self.valid else "INVALID"
 
@@ -323,16 +314,7 @@ def _warnings(found: Findings) -> list[Reason]:
         Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
         for name in found.throttled
     ]
-    warnings += [
-        Reason(
-            "drift",
-            f"tier {lane.tier.label}: median service time changed by {lane.drift_ratio:+.0%} "
-            "from the first quarter to the last",
-            "run longer, or let the device settle",
-        )
-        for lane in found.lanes
-        if lane.drift_ratio is not None and abs(lane.drift_ratio) > DRIFT_RATIO
-    ]
+    warnings += signs.warnings(found.lanes)
     if found.no_bpf:
         warnings.append(
             Reason(

@@ -29,6 +29,7 @@ _MODULES = {
     "import": "convert",
     "export": "convert",
     "replay": "replay",
+    "report": "report",
     "precondition": "precondition",
     "recover": "recover",
     "list": "listing",

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from kvtrace.cli.parsing import parse_tiers, parsed
+from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.cli.targets import target_specs
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, run
+from replay.from_run import document_of
 from replay.output import Outputs
-from replay.report import terminal
-from replay.report.json import document
 from replay.verdict import CODES
 
 if TYPE_CHECKING:
@@ -292,7 +290,7 @@ def replay_command(
     with open_trace(trace) as opened:
         result = _run(opened, specs, options, outputs)
         outputs.write(result)
-    _show(result, as_json=as_json)
+    show(document_of(result), as_json=as_json)
     raise typer.Exit(_exit_code(result))
 
 
@@ -329,16 +327,6 @@ def _options(**fields: Any) -> ReplayOptions:
         raise UsageError(
             first["msg"], where=f"--{name.replace('_', '-')}", got=repr(first["input"])
         ) from error
-
-
-def _show(result: Result, *, as_json: bool) -> None:
-    """Print the result."""
-    if as_json:
-        print(json.dumps(document(result), indent=2, allow_nan=False))
-        return
-    console = Console(width=min(Console().width, terminal.WIDTH), highlight=False)
-    for part in terminal.render(result):
-        console.print(part)
 
 
 def _run(

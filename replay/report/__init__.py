@@ -1,11 +1,13 @@
 """Forms of a report: one file each, found by the suffix of the file that is asked for.
 
-A form's module has `SUFFIX` and `write(result, path)`; `terminal` has neither.
+A form's module has `SUFFIX`, `write(document, path)`, and, where it needs any, `PACKAGES` of the
+extra `report`; `terminal` has none of them.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -14,13 +16,13 @@ from kvtrace.errors import TargetError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.result import Result
+    from replay.document import ResultDocument
 
 
 class _Form(Protocol):
     SUFFIX: str
 
-    def write(self, result: Result, path: Path) -> None: ...
+    def write(self, document: ResultDocument, path: Path) -> None: ...
 
 
 def _forms() -> dict[str, _Form]:
@@ -37,7 +39,10 @@ def suffixes() -> tuple[str, ...]:
 
 
 def check_suffix(path: Path) -> None:
-    """Return if a report can be written to a file of that name. Raises UsageError."""
+    """Return if a report can be written to a file of that name.
+
+    Raises UsageError, or TargetError where a package is missing.
+    """
     if path.suffix not in suffixes():
         raise UsageError(
             "unknown form of report",
@@ -45,23 +50,30 @@ def check_suffix(path: Path) -> None:
             got=repr(path.suffix),
             accepted=", ".join(suffixes()),
         )
+    for name in getattr(_forms()[path.suffix], "PACKAGES", ()):
+        if importlib.util.find_spec(name) is None:
+            raise TargetError(
+                f"{path.suffix} needs a package that isn't installed: {name}",
+                where=path,
+                hint="pip install kvtrace[report]",
+            )
 
 
-def write_json(result: Result, path: Path) -> None:
+def write_json(document: ResultDocument, path: Path) -> None:
     """Write the machine-readable report at `path`, whatever its name."""
-    _write_whole(result, path, _forms()[".json"])
+    _write_whole(document, path, _forms()[".json"])
 
 
-def write(result: Result, path: Path) -> None:
+def write(document: ResultDocument, path: Path) -> None:
     """Write the report at `path`, whole or not at all."""
     check_suffix(path)
-    _write_whole(result, path, _forms()[path.suffix])
+    _write_whole(document, path, _forms()[path.suffix])
 
 
-def _write_whole(result: Result, path: Path, form: _Form) -> None:
+def _write_whole(document: ResultDocument, path: Path, form: _Form) -> None:
     partial = path.with_name(path.name + ".new")
     try:
-        form.write(result, partial)
+        form.write(document, partial)
         partial.replace(path)
     except OSError as error:
         raise TargetError(

@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.units import GIB, S_NS, format_bytes, format_count, format_duration_ns
+from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns
+from replay.report import below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from replay.histogram import Summary
-    from replay.result import LaneResult, Result
-    from replay.verdict import Reason
+    from replay.document import (
+        LaneDocument,
+        LatenessSummary,
+        Percentiles,
+        ResultDocument,
+        TimeSlices,
+    )
+    from replay.reason import Reason
 
 WIDTH = 80
+_BARS, _BARS_MIN = 40, 4
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 _SHOWN = ("p50", "p90", "p99", "p999", "p9999")
-_TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
+TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
+_STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}
 FEW_MARK = "*"
 """Behind a percentile with fewer than 10 samples beyond it."""
 
 
-def render(result: Result) -> Iterator[RenderableType]:
+def render(result: ResultDocument) -> Iterator[RenderableType]:
     """Yield what is to be printed, top to bottom."""
     yield _verdict(result)
     yield from _reasons(result)
     yield _head(result)
     for lane in result.lanes:
-        yield _lane(result, lane)
+        yield _lane(lane)
         yield _latencies(result, lane)
-        yield _lateness(lane)
+        if lane.lateness_ns is not None:
+            yield _lateness(lane.lateness_ns)
+    yield from below.block_layer(result.bpf)
     yield _foot(result)
 
 
-def _verdict(result: Result) -> Text:
-    verdict = result.verdict
-    style = "bold green" if verdict.valid else "bold red"
-    text = Text(verdict.word, style=style)
-    for mark in dict.fromkeys(mark.code for mark in verdict.marks):
+def _verdict(result: ResultDocument) -> Text:
+    text = Text(result.verdict, style=_STYLES[result.verdict])
+    for mark in dict.fromkeys(mark.code for mark in result.marks):
         text.append(f" {mark}", style="bold yellow")
-    if not verdict.valid and verdict.acceptable:
+    if result.reasons and result.acceptable:
         text.append(" (all reasons accepted)", style="yellow")
     return text
 
 
-def _reasons(result: Result) -> Iterator[Padding]:
-    verdict = result.verdict
-    yield from (_reason(reason, "red", "INVALID") for reason in verdict.reasons)
-    yield from (_reason(reason, "yellow", "mark") for reason in verdict.marks)
-    yield from (_reason(reason, "yellow", "warning") for reason in verdict.warnings)
+def _reasons(result: ResultDocument) -> Iterator[Padding]:
+    yield from (_reason(reason, "red", "INVALID") for reason in result.reasons)
+    yield from (_reason(reason, "yellow", "mark") for reason in result.marks)
+    yield from (_reason(reason, "yellow", "warning") for reason in result.warnings)
 
 
 def _reason(reason: Reason, style: str, kind: str) -> Padding:
@@ -73,7 +82,7 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def _head(result: Result) -> Table:
+def _head(result: ResultDocument) -> Table:
     trace, rows = result.trace, []
     replayed = f"{format_count(trace.rows_replayed)} of {format_count(trace.rows)} rows"
     rows.append(("trace", f"{trace.path}, {replayed}"))
@@ -81,12 +90,12 @@ def _head(result: Result) -> Table:
     rows += [
         (
             "not executed",
-            f"tier {part.tier.label}: {format_count(part.ops)} ops, {format_bytes(part.bytes)}",
+            f"tier {part.tier}: {format_count(part.ops)} ops, {format_bytes(part.bytes)}",
         )
-        for part in result.skipped
+        for part in result.not_executed
     ]
-    populated = result.populated
-    if populated.objects:
+    populated = result.populate
+    if populated is not None and populated.objects:
         rows.append(
             (
                 "populated",
@@ -98,9 +107,9 @@ def _head(result: Result) -> Table:
     return _pairs(rows)
 
 
-def _tokens(result: Result) -> str:
+def _tokens(result: ResultDocument) -> str:
     """Return both figures in tokens, why they differ, and which to use."""
-    theirs = result.storage_throughput_tokens_per_s
+    theirs = result.storage_throughput_tokens_per_sec
     if result.kv_tokens_per_s is None:
         return "unknown: the trace names no model"
     if theirs is None:
@@ -111,44 +120,72 @@ def _tokens(result: Result) -> str:
     )
 
 
-def _lane(result: Result, lane: LaneResult) -> Table:
-    measure = lane.measure
-    rate = measure.bytes_per_s
+def _lane(lane: LaneDocument) -> Table:
+    rate = lane.throughput_bytes_per_s
     speed = "no window" if rate is None else f"{rate / 1e9:.3f} GB/s ({rate / GIB:.3f} GiB/s)"
-    ops = "" if measure.ops_per_s is None else f", {format_count(measure.ops_per_s)} ops/s"
-    kv_tokens = result.lane_tokens_per_s(lane)
+    ops = "" if lane.ops_per_s is None else f", {format_count(lane.ops_per_s)} ops/s"
+    kv_tokens = lane.kv_tokens_per_s
     tokens = "" if kv_tokens is None else f", {format_count(kv_tokens)} KV tokens/s"
+    most = "" if lane.in_flight_max is None else f", {lane.in_flight_max} max"
     rows = [
         ("", ""),
-        (f"tier {measure.tier.label}", lane.target),
+        (f"tier {lane.tier}", lane.title),
         ("throughput", f"{speed}{ops}{tokens}"),
+        *_over_time(lane.time_slices),
         (
             "window",
-            f"{measure.window_ns / S_NS:.2f} s, drain {measure.drain_ns / S_NS:.3f} s, "
-            f"in flight {measure.in_flight_mean:.1f} mean, {measure.in_flight_max} max",
+            f"{lane.window_s:.2f} s, drain {lane.drain_s:.3f} s, "
+            f"in flight {lane.in_flight_mean:.1f} mean{most}",
         ),
     ]
-    if measure.errors:
-        rows.append(("errors", format_count(measure.errors)))
-    if measure.on_schedule_ratio is not None:
-        rows.append(("on schedule", f"{measure.on_schedule_ratio:.1%} of ops within 1 ms"))
-    if lane.device is not None and measure.device_bytes:
-        ratio = lane.device.bytes / measure.device_bytes
-        rows.append(("device", f"moved {ratio:.2f} bytes per byte asked"))
-    return _pairs(rows)
+    if lane.errors:
+        rows.append(("errors", format_count(lane.errors)))
+    if lane.on_schedule_ratio is not None:
+        rows.append(("on schedule", f"{lane.on_schedule_ratio:.1%} of ops within 1 ms"))
+    return _pairs([*rows, *below.device_row(lane), *below.submit_row(lane)])
+
+
+def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
+    """Yield throughput and P99 over time as lines of bars, each with what its highest bar is."""
+    width_s = slices.width_s
+    moved = [
+        (read + write) / width_s
+        for read, write in zip(slices.read_bytes, slices.write_bytes, strict=True)
+    ]
+    p99 = [
+        max(pair)
+        for pair in zip(slices.read_service_p99_ns, slices.write_service_p99_ns, strict=True)
+    ]
+    if len(moved) < _BARS_MIN:
+        return
+    for name, values, highest in (
+        (" over time", moved, f"{max(moved) / 1e9:.3f} GB/s"),
+        (" P99 service", p99, format_duration_ns(max(p99))),
+    ):
+        if max(values):
+            yield name, f"{sparkline(values, _BARS)} max {highest}"
+
+
+def sparkline(values: Sequence[float], bars: int) -> str:
+    """Return at most so many bars, each the highest of its part, from nothing up to the highest."""
+    parts = min(bars, len(values))
+    edges = [len(values) * part // parts for part in range(parts + 1)]
+    tops = [max(values[begin:end]) for begin, end in pairwise(edges)]
+    highest = max(tops) or 1
+    return "".join(_BLOCKS[round(top / highest * (len(_BLOCKS) - 1))] for top in tops)
 
 
 def _table(title: str) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), title=None, header_style="dim")
     table.add_column(title, no_wrap=True)
     for name in _SHOWN:
-        table.add_column(_TITLES[name], justify="right", no_wrap=True)
+        table.add_column(TITLES[name], justify="right", no_wrap=True)
     table.add_column("max", justify="right", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     return table
 
 
-def _cells(summary: Summary) -> list[str]:
+def _cells(summary: Percentiles) -> list[str]:
     cells = []
     for name in _SHOWN:
         mark = FEW_MARK if name in summary.few_samples else ""
@@ -164,60 +201,56 @@ def _short_count(count: int) -> str:
     return str(count)
 
 
-def _latencies(result: Result, lane: LaneResult) -> Table:
+def _latencies(result: ResultDocument, lane: LaneDocument) -> Table:
     table = _table("service")
-    measure = lane.measure
-    table.add_row("all", *_cells(measure.service))
-    if measure.response is not None:
-        table.add_row(" response", *_cells(measure.response))
-    for group in result.groups.whole:
-        if group.tier != measure.tier:
-            continue
-        name = f"{group.phase.label} {group.op.label}"
-        if group.service is None:
+    table.add_row("all", *_cells(lane.service_ns))
+    if lane.response_ns is not None:
+        table.add_row(" response", *_cells(lane.response_ns))
+    for group in result.groups_of(lane):
+        name = f"{group.phase} {group.op}"
+        if group.service_ns is None:
             blank = [""] * (len(_SHOWN) + 1)
             table.add_row(name, *blank, _short_count(group.ops))
             continue
-        table.add_row(name, *_cells(group.service))
-        if group.response is not None:
-            table.add_row(" response", *_cells(group.response))
+        table.add_row(name, *_cells(group.service_ns))
+        if group.response_ns is not None:
+            table.add_row(" response", *_cells(group.response_ns))
     return table
 
 
-def _lateness(lane: LaneResult) -> Table:
+def _lateness(lateness: LatenessSummary) -> Table:
     table = _table("lateness")
-    lateness = lane.measure.lateness
     for name, part in (
-        ("total", lateness.total),
-        (" dependency", lateness.dependency_wait),
-        (" slot", lateness.slot_wait),
-        (" burst", lateness.burst_wait),
-        (" host", lateness.host),
+        ("total", lateness),
+        (" dependency", lateness.dependency_wait_ns),
+        (" slot", lateness.slot_wait_ns),
+        (" burst", lateness.burst_wait_ns),
+        (" host", lateness.host_lateness_ns),
     ):
-        table.add_row(name, *_cells(part))
+        if part is not None:
+            table.add_row(name, *_cells(part))
     return table
 
 
-def _foot(result: Result) -> Table:
+def _foot(result: ResultDocument) -> Table:
+    rows = [("", ""), (FEW_MARK, "fewer than 10 samples beyond this percentile")]
     tool, payload, fidelity = result.tool, result.payload, result.fidelity
-    per_gb = f", {tool.cpu_ns / result.bytes:.3f} s per GB" if result.bytes else ""
-    note = f" ({tool.engine_note})" if tool.engine_note else ""
-    stretch = "" if fidelity.stretch_ratio is None else f"stretch {fidelity.stretch_ratio:.4f}, "
-    return _pairs(
-        [
-            ("", ""),
-            (FEW_MARK, "fewer than 10 samples beyond this percentile"),
-            ("engine", f"{tool.engine}{note}; {tool.cpu_ns / S_NS:.2f} CPU s{per_gb}"),
+    if tool is not None:
+        per_gb = "" if tool.cpu_s_per_gb is None else f", {tool.cpu_s_per_gb:.3f} s per GB"
+        note = f" ({tool.engine_note})" if tool.engine_note else ""
+        rows.append(("engine", f"{tool.engine}{note}; {tool.cpu_s:.2f} CPU s{per_gb}"))
+    rows += below.machine_row(result.host_series)
+    if payload is not None:
+        rows.append(
             (
                 "payload",
                 f"{payload.kind}, {format_bytes(payload.arena_bytes)} on {payload.page_kind} "
                 f"pages, run id {payload.run_id}, verify {payload.verify}: "
                 f"{format_count(payload.verified_ops)} reads checked",
-            ),
-            (
-                "fidelity",
-                f"{stretch}order violations {fidelity.order_violations}, in flight "
-                f"{fidelity.in_flight_actual_max:.1f} at most",
-            ),
-        ]
-    )
+            )
+        )
+    stretch = "" if fidelity.stretch_ratio is None else f"stretch {fidelity.stretch_ratio:.4f}, "
+    violations = fidelity.order_violations
+    order = "" if violations is None else f"order violations {violations}, "
+    flown = f"in flight {fidelity.in_flight_actual_max:.1f} at most"
+    return _pairs([*rows, ("fidelity", f"{stretch}{order}{flown}")])

@@ -50,7 +50,7 @@ def record(
 
 def measured(done: Done, mode: Mode = Mode.OPEN) -> LaneMeasure:
     """Return what the only lane did."""
-    return record(done, mode).lanes[0].measure(Tier.NVME, (LaneCounters(),))
+    return record(done, mode).measure(0, Tier.NVME, (LaneCounters(),))
 
 
 def violations(done: Done) -> int:
@@ -240,8 +240,8 @@ def test_measuring_in_parts_is_measuring_whole() -> None:
     for begin in range(0, 2_000, 37):
         parts.add(done.select(np.arange(begin, min(2_000, begin + 37))))
     parts.finish()
-    one = whole.lanes[0].measure(Tier.NVME, (LaneCounters(),))
-    other = parts.lanes[0].measure(Tier.NVME, (LaneCounters(),))
+    one = whole.measure(0, Tier.NVME, (LaneCounters(),))
+    other = parts.measure(0, Tier.NVME, (LaneCounters(),))
     assert one.lateness == other.lateness
     assert (one.service, one.response) == (other.service, other.response)
     assert (one.window_bytes, one.window_ns) == (other.window_bytes, other.window_ns)
@@ -256,7 +256,7 @@ def test_warm_up_is_in_no_figure_but_the_errors() -> None:
         complete_ns=[i * 1_000_000 + 500_000 for i in range(10)],
         error=[5] + [0] * 9,
     )
-    lane = record(found, warmup_ns=4_000_000).lanes[0].measure(Tier.NVME, (LaneCounters(),))
+    lane = record(found, warmup_ns=4_000_000).measure(0, Tier.NVME, (LaneCounters(),))
     assert (lane.ops, lane.warmup_ops, lane.errors) == (6, 4, 1)
     assert (lane.service.count, lane.window_ns, lane.window_ops) == (6, 5_000_000, 5)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from kvtrace.schema import Tier
@@ -43,13 +44,14 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
         backlog_growing=False,
         drift_ratio=None,
         warmup_ops=0,
-        series=Series(S_NS, {}),
+        series=Series(S_NS, {"completed": np.zeros(1), "in_flight_mean": np.zeros(1)}),
+        heat=None,
     )
 
 
 GOOD = Findings(
     lanes=(lane(),),
-    fidelity=Fidelity(None, None, None, 1, None, 0, ()),
+    fidelity=Fidelity(None, None, None, None, None, 1, None, 0, ()),
     window_ns=S_NS,
     min_window_ns=S_NS,
     engine="uring",

@@ -15,8 +15,8 @@ from rich.console import Console
 import replay
 from kvtrace.schema import Tier
 from replay import ReplayOptions
+from replay.from_run import document_of
 from replay.report import terminal
-from replay.report.json import document
 from replay.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay import by_hand
@@ -138,7 +138,7 @@ def shifted(table: pl.DataFrame, op: str) -> pl.DataFrame:
 def assert_stated(result: replay.Result) -> None:
     """The fidelity section says it: no violation, and phase by phase what the trace has."""
     assert any("order violations 0" in text for text in printed(result))
-    fidelity = document(result)["fidelity"]
+    fidelity = document_of(result).model_dump(mode="json")["fidelity"]
     assert fidelity["order_violations"] == 0
     assert {"evict", "decode"} <= {phase["phase"] for phase in fidelity["phases"]}
     for phase in fidelity["phases"]:
@@ -150,7 +150,7 @@ def printed(result: replay.Result) -> list[str]:
     """Return the lines of the report for people."""
     console = Console(width=200, file=io.StringIO())
     with console.capture() as captured:
-        for part in terminal.render(result):
+        for part in terminal.render(document_of(result)):
             console.print(part)
     return captured.get().splitlines()
 

@@ -1,0 +1,320 @@
+"""The result of a run as every report shows it and as it is stored: typed, versioned, JSON.
+
+`docs/results.md` explains it; `result.schema.json` beside this file is its JSON schema. Names of
+fields are the keys. Times are ns unless the name says otherwise, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kvtrace.fields import Section
+from replay.device import DeviceState
+from replay.environment import Environment
+from replay.host.document import (
+    BlockLatencyDocument,
+    DeviceSeriesDocument,
+    HostSeriesDocument,
+)
+from replay.marker import Preconditioned
+from replay.options import ReplayOptions
+from replay.reason import Reason
+from replay.result import PayloadInfo, Populated
+from replay.trace_info import TraceInfo
+
+SCHEMA_VERSION = 2
+"""2 (24 November 2026) adds `kind`, `created_at_s`, means, distributions, heat maps and the trace's
+header. Version 1 had no reader; its files are refused."""
+
+Kind = Literal["replay", "ops"]
+"""Where a result comes from: a run of ours, or the finished ops of any tool."""
+Word = Literal["VALID", "INVALID", "UNJUDGED"]
+
+
+class Percentiles(BaseModel):
+    """Of a time in ns; `few_samples` names those with fewer than 10 samples beyond them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    p50: int
+    p90: int
+    p95: int
+    p99: int
+    p999: int
+    p9999: int
+    max: int
+    mean: float | None
+    count: int
+    few_samples: list[str]
+
+    def __getitem__(self, name: str) -> int:
+        found: int = getattr(self, name)
+        return found
+
+
+class LatenessSummary(Percentiles):
+    """Submit − due, and its parts; None where only the whole is known."""
+
+    dependency_wait_ns: Percentiles | None
+    slot_wait_ns: Percentiles | None
+    burst_wait_ns: Percentiles | None
+    host_lateness_ns: Percentiles | None
+
+
+class Distribution(Section):
+    """How many values fell into each bucket: above the `upper` before it, up to its own."""
+
+    upper: list[int]
+    count: list[int]
+
+
+class HeatMap(Section):
+    """Completed reads and writes: `counts[slice of time][class of service time]`.
+
+    Classes lie between neighbouring `edges_ns`, slices begin at the clock's zero.
+    """
+
+    width_s: float
+    edges_ns: list[int]
+    counts: list[list[int]]
+
+
+class TimeSlices(Section):
+    """One lane's slices of time as columns of equal length, from the clock's zero."""
+
+    width_s: float
+    begin_ns: list[int]
+    due: list[int]
+    completed: list[int]
+    reads: list[int]
+    writes: list[int]
+    read_bytes: list[int]
+    write_bytes: list[int]
+    errors: list[int]
+    lateness_max_ns: list[int]
+    host_lateness_max_ns: list[int]
+    in_flight_mean: list[float]
+    read_service_p50_ns: list[int]
+    read_service_p99_ns: list[int]
+    write_service_p50_ns: list[int]
+    write_service_p99_ns: list[int]
+    response_p50_ns: list[int] | None
+    response_p99_ns: list[int] | None
+
+
+class Counters(Section):
+    """What an engine counted on one lane."""
+
+    retries: int
+    short_transfers: int
+    bad_sectors: int
+    in_flight_max: int
+    planner_stalls: int
+    payload_stalls: int
+    enter_calls: int = Field(0, description="io_uring_enter")
+    timed_submits: int = Field(0, description="submits of which the time was taken")
+    timed_submit_ns: int = Field(0, description="summed time of these")
+
+
+class IoLatency(Percentiles):
+    """Latency of single I/Os of at least `size_class_bytes`, and less than twice as many."""
+
+    size_class_bytes: int
+
+
+class DeviceCounters(Section):
+    """The block device's own counters, over the run."""
+
+    read_ios: int
+    read_merges: int
+    read_bytes: int
+    read_ms: int
+    write_ios: int
+    write_merges: int
+    write_bytes: int
+    write_ms: int
+    read_latency_ms_mean: float | None
+    write_latency_ms_mean: float | None
+    device_bytes_per_byte_asked: float | None
+
+
+class DriveChange(Section):
+    """What happened to a drive during the run; None is unknown."""
+
+    temperature_c: tuple[float, float] | None
+    throttled: bool | None
+    media_errors: int | None
+    unsafe_shutdowns: int | None
+    used_percent: int | None
+    host_read_bytes: int | None
+    host_written_bytes: int | None
+    nand_written_bytes: int | None
+    write_amplification: float | None
+
+
+class LaneDocument(Section):
+    """One executed tier. Tiers are never mixed in one percentile."""
+
+    tier: str
+    target: str
+    title: str
+    ops: int
+    bytes: int
+    device_bytes: int
+    errors: int
+    window_s: float
+    window_ops: int
+    window_bytes: int
+    drain_s: float
+    throughput_bytes_per_s: float | None
+    ops_per_s: float | None
+    kv_tokens_per_s: float | None
+    io_s: float = Field(description="summed service time of reads and writes in the window")
+    service_ns: Percentiles
+    response_ns: Percentiles | None
+    lateness_ns: LatenessSummary | None
+    service_distribution_ns: Distribution
+    response_distribution_ns: Distribution | None
+    on_schedule_ratio: float | None
+    in_flight_max: int | None
+    in_flight_mean: float
+    drift_ratio: float | None
+    live_bytes_max: int | None
+    live_objects_max: int | None
+    warmup_ops: int
+    counters: Counters | None
+    io_ns: list[IoLatency]
+    time_slices: TimeSlices
+    heat_map: HeatMap | None
+    device: DeviceCounters | None
+    device_series: DeviceSeriesDocument | None = None
+    device_state: DeviceState | None
+    device_change: DriveChange | None
+    preconditioned: Preconditioned | None
+
+
+class GroupDocument(Section):
+    """Ops of one tier × phase × op, as far as given also of one QoS or size class.
+
+    Latencies are of ops that succeeded; None for ops that move nothing.
+    """
+
+    tier: str
+    phase: str
+    op: str
+    qos: str | None = None
+    size_class_bytes: int | None = None
+    ops: int
+    bytes: int
+    errors: int
+    service_ns: Percentiles | None
+    response_ns: Percentiles | None
+    service_distribution_ns: Distribution | None = None
+
+
+class NotExecuted(Section):
+    """Ops and bytes of a tier that wasn't executed."""
+
+    tier: str
+    ops: int
+    bytes: int
+
+
+class PhaseFidelity(Section):
+    """Ops and bytes of one phase: in the trace's executed tiers, and of those what was done."""
+
+    phase: str
+    trace_ops: int
+    executed_ops: int
+    trace_bytes: int
+    executed_bytes: int
+
+
+class FidelityDocument(Section):
+    """How faithfully the run did what the trace says; None where the mode has no schedule."""
+
+    submit_error_ns: Percentiles | None
+    interarrival_distance_ns: float | None
+    interarrival_due_ns: Distribution | None
+    interarrival_submit_ns: Distribution | None
+    in_flight_planned_max: float | None
+    in_flight_actual_max: float
+    stretch_ratio: float | None
+    order_violations: int | None
+    phases: list[PhaseFidelity]
+
+
+class ToolDocument(Section):
+    """What the tool itself took."""
+
+    engine: str
+    engine_note: str
+    spin: bool
+    page_size: str
+    cpu_s: float
+    cpu_s_per_gb: float | None
+    verify_cpu_s: float
+    threads: int
+    priority: str
+    memory_bytes_max: int
+    survey_s: float
+    survey_rows_per_cpu_s: float
+    plan_cpu_s: float
+    plan_ops_per_cpu_s: float
+    plan_bytes_per_op: float
+    plan_stalls: int
+    payload_cpu_s: float
+    payload_stalls: int
+    drain_cpu_s: float
+
+
+class ResultDocument(Section):
+    """One result. What only a run of ours can know is None in one that is made from ops."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Kind
+    created_at_s: int = Field(description="Unix time")
+    verdict: Word
+    acceptable: bool = Field(description="whether the user accepted every reason")
+    reasons: list[Reason]
+    marks: list[Reason]
+    warnings: list[Reason]
+    window_s: float
+    ops: int
+    bytes: int
+    throughput_bytes_per_s: float | None
+    ops_per_s: float | None
+    kv_tokens_per_s: float | None
+    storage_throughput_tokens_per_sec: float | None
+    errors: int
+    errors_by_name: dict[str, int]
+    headline_tier: str
+    lateness_ns: LatenessSummary | None
+    service_ns: Percentiles
+    response_ns: Percentiles | None
+    percentile_error_ratio_max: float
+    lanes: list[LaneDocument]
+    groups: list[GroupDocument]
+    groups_by_qos: list[GroupDocument]
+    groups_by_size: list[GroupDocument]
+    not_executed: list[NotExecuted]
+    fidelity: FidelityDocument
+    populate: Populated | None
+    payload: PayloadInfo | None
+    tool: ToolDocument | None
+    environment: Environment | None
+    host_series: HostSeriesDocument | None = None
+    bpf: BlockLatencyDocument | None = None
+    trace: TraceInfo
+    config: ReplayOptions | None
+
+    @property
+    def headline(self) -> LaneDocument:
+        """The lane that the percentiles at the top are of."""
+        return next(lane for lane in self.lanes if lane.tier == self.headline_tier)
+
+    def groups_of(self, lane: LaneDocument) -> list[GroupDocument]:
+        """Return a lane's groups."""
+        return [group for group in self.groups if group.tier == lane.tier]

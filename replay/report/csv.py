@@ -1,0 +1,61 @@
+"""The report as a table: one row per lane, group and kind of time, for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from replay.histogram import QUANTILES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from replay.document import Percentiles, ResultDocument
+
+SUFFIX = ".csv"
+_COUNTED = ("verdict", "tier", "phase", "op", "qos", "size_class_bytes", "ops", "bytes", "errors")
+_RATES = ("window_s", "throughput_bytes_per_s", "ops_per_s")
+_TIMES = (*(f"{name}_ns" for name in QUANTILES), "max_ns", "mean_ns", "count", "few_samples")
+COLUMNS = (*_COUNTED, *_RATES, "time", *_TIMES)
+"""Empty cells: of all, unknown, or not of that row."""
+Row = dict[str, object]
+
+
+def write(document: ResultDocument, path: Path) -> None:
+    """Write the report to `path`."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows(document))
+
+
+def rows(document: ResultDocument) -> Iterator[Row]:
+    """Yield the rows: of each lane its whole, then groups, by size and by QoS."""
+    for lane in document.lanes:
+        known = {name: getattr(lane, name) for name in ("tier", "ops", "bytes", "errors", *_RATES)}
+        counts = {"verdict": document.verdict, **known}
+        yield from _times(counts, {"service": lane.service_ns, "response": lane.response_ns,
+                                   "lateness": lane.lateness_ns})  # fmt: skip
+    for groups in (document.groups, document.groups_by_size, document.groups_by_qos):
+        for group in groups:
+            known = {name: getattr(group, name) for name in _COUNTED[1:]}
+            counts = {"verdict": document.verdict, **known}
+            yield from _times(counts, {"service": group.service_ns, "response": group.response_ns})
+
+
+def _times(counts: Row, times: dict[str, Percentiles | None]) -> Iterator[Row]:
+    """Yield a row per kind of time that is known; one without times if none is."""
+    known = {name: found for name, found in times.items() if found is not None}
+    if not known:
+        yield counts
+    for name, found in known.items():
+        yield {
+            **counts,
+            "time": name,
+            **{f"{quantile}_ns": found[quantile] for quantile in QUANTILES},
+            "max_ns": found.max,
+            "mean_ns": found.mean,
+            "count": found.count,
+            "few_samples": " ".join(found.few_samples),
+        }

@@ -1,0 +1,88 @@
+"""Results in files: reading a JSON report or a result trace back into its document."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.reader import open_trace
+from replay.document import SCHEMA_VERSION, ResultDocument
+from replay.from_ops import document_of as document_of_ops
+from replay.output import RESULT_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load(path: Path, *, from_ops: bool = False) -> ResultDocument:
+    """Return the result in a JSON report or a result trace, that of any tool included.
+
+    A result trace of ours carries its result; `from_ops` computes it again from the ops.
+
+    Raises TraceError for a file that is damaged, of another schema, or no result.
+    """
+    if path.suffix == ".parquet" or path.is_dir():
+        return _of_trace(path, from_ops=from_ops)
+    if from_ops:
+        raise UsageError("has no ops", where=path, accepted="a result trace (.parquet)")
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise TraceError(f"can't read: {error.strerror}", where=path) from error
+    return parse(text, path)
+
+
+def _of_trace(path: Path, *, from_ops: bool) -> ResultDocument:
+    with open_trace(path) as trace:
+        text = None if from_ops else trace.beside(RESULT_KEY)
+        return document_of_ops(trace) if text is None else parse(text, path)
+
+
+def parse(text: bytes, where: object) -> ResultDocument:
+    """Return the document in `text`. Raises TraceError."""
+    _check_version(_parsed(text, where), where)
+    try:
+        return ResultDocument.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise TraceError(
+            f"isn't a whole result: {place}: {first['msg']}",
+            where=where,
+            hint="make the report again: kvtrace report RESULT.parquet",
+        ) from error
+
+
+def _parsed(text: bytes, where: object) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TraceError(
+            "isn't whole JSON: cut off, or another file",
+            where=where,
+            got=f"{len(text):,} bytes",
+            accepted="a report written by --report NAME.json",
+            hint="copy it again, or make it again from the result trace (--out)",
+        ) from error
+    if not isinstance(found, dict) or "schema_version" not in found or "verdict" not in found:
+        raise TraceError(
+            "isn't a result", where=where, accepted="a report written by --report NAME.json"
+        )
+    return found
+
+
+def _check_version(found: dict[str, Any], where: object) -> None:
+    version = found["schema_version"]
+    if version == SCHEMA_VERSION:
+        return
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    raise TraceError(
+        "unknown schema of results",
+        where=where,
+        got=version,
+        accepted=SCHEMA_VERSION,
+        hint="update kvtrace" if newer else "replay again, or report the result trace (--out)",
+    )

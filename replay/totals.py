@@ -1,0 +1,65 @@
+"""What all lanes of a result did together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvtrace.units import S_NS
+
+if TYPE_CHECKING:
+    from replay.recorder import LaneMeasure
+    from replay.trace_info import TraceInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over `lanes`, at least one."""
+
+    lanes: tuple[LaneMeasure, ...]
+    trace: TraceInfo
+
+    @property
+    def headline(self) -> LaneMeasure:
+        """The slowest tier that moved bytes: percentiles at the top are its, never mixed ones."""
+        moving = [lane for lane in self.lanes if lane.bytes]
+        return max(moving or self.lanes, key=lambda lane: lane.tier)
+
+    @property
+    def window_ns(self) -> int:
+        """The longest lane's window."""
+        return max(lane.window_ns for lane in self.lanes)
+
+    @property
+    def ops(self) -> int:
+        """Ops that completed without error."""
+        return sum(lane.ops for lane in self.lanes)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes read and written."""
+        return sum(lane.bytes for lane in self.lanes)
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """Bytes completed in the lanes' windows ÷ the longest window."""
+        moved = sum(lane.window_bytes for lane in self.lanes)
+        return moved * S_NS / self.window_ns if self.window_ns else None
+
+    @property
+    def ops_per_s(self) -> float | None:
+        """Reads and writes completed in the lanes' windows ÷ the longest window."""
+        done = sum(lane.window_ops for lane in self.lanes)
+        return done * S_NS / self.window_ns if self.window_ns else None
+
+    def kv_tokens_per_s(self, bytes_per_s: float | None) -> float | None:
+        """Return a throughput in tokens of KV; None where the trace names no model."""
+        per_token = self.trace.bytes_per_token
+        return bytes_per_s / per_token if per_token and bytes_per_s is not None else None
+
+    @property
+    def storage_throughput_tokens_per_s(self) -> float | None:
+        """The requests' generated tokens ÷ summed I/O time (MLPerf Storage's KV benchmark)."""
+        busy_ns = sum(lane.service_ns_sum for lane in self.lanes)
+        tokens = self.trace.generated_tokens
+        return tokens * S_NS / busy_ns if tokens and busy_ns else None

@@ -1,0 +1,60 @@
+"""The HTML report in a real browser: drawn, without errors, sortable by keys, for a phone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replay import stored
+from replay.report import html
+from tests.replay.browser import opened, undrawn
+from tests.replay.synthetic import one_stall
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A report."""
+    path = tmp_path / "report.html"
+    html.write(stored.load(one_stall(tmp_path / "r.parquet")), path)
+    return path
+
+
+def test_all_charts_are_drawn_and_nothing_is_wrong(page: Path) -> None:
+    """Each chart has marks; the console stays silent; nothing is asked of a network."""
+    with opened(page) as driver:
+        assert len(driver.find_elements("css selector", ".chart")) == 7
+        assert undrawn(driver) == []
+        assert driver.get_log("browser") == []
+        loaded = driver.execute_script("return performance.getEntriesByType('resource')")
+        assert [entry["name"] for entry in loaded if not entry["name"].startswith("data:")] == []
+    assert page.stat().st_size < 5_000_000
+
+
+def test_tables_are_sorted_by_keys(page: Path) -> None:
+    """Enter on a column's head sorts up, again down; the head says so."""
+    with opened(page) as driver:
+        keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+        table = driver.find_elements("css selector", "table:has(thead)")[-2]
+        head = table.find_elements("css selector", "thead button")[10]
+        values = []
+        for order in ("ascending", "descending"):
+            head.send_keys(keys.ENTER)
+            assert head.find_element("xpath", "..").get_attribute("aria-sort") == order
+            cells = table.find_elements("css selector", "tbody td:nth-child(11)")
+            values.append([float(cell.get_attribute("data-value")) for cell in cells])
+        assert values == [sorted(values[0]), sorted(values[0], reverse=True)]
+        assert len(values[0]) > 2
+
+
+def test_a_phone_needs_no_scrolling_sideways(page: Path) -> None:
+    """At 390 px the page is as wide as the screen."""
+    with opened(page, phone=True) as driver:
+        assert driver.execute_script("return innerWidth") == 390
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
+        assert undrawn(driver) == []

@@ -1,0 +1,157 @@
+"""Results: every figure recomputed from the ops, files read back, damaged ones refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+import replay
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.schema import Tier
+from replay import stored
+from replay.document import SCHEMA_VERSION, ResultDocument
+from tests.bless import SCHEMA_PATH, schema_text
+from tests.cli import conftest as cli_conftest
+from tests.making import make
+from tests.replay.conftest import simple_rows, write_trace
+from tests.replay.recomputed import check_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+cli = cli_conftest.cli
+QUICK = ("--arena", "16MiB", "--settle", "0s", "--min-window", "0s")
+
+
+@pytest.fixture
+def ran(cli: Callable[..., cli_conftest.Outcome], tmp_path: Path) -> Callable[..., Path]:
+    """Gives a function that records, replays on two tiers, and returns the result trace."""
+
+    def run(*words: object) -> Path:
+        trace, out = tmp_path / "t.parquet", tmp_path / "r.parquet"
+        make(trace, duration="2s", source__users=4, source__max_context_tokens=3000)
+        targets = ("--cpu", "memory", "--device", tmp_path / "target", "--tiers", "cpu,nvme")
+        found = cli("replay", trace, *targets, *QUICK, *words, "--out", out,
+                    "--report", tmp_path / "r.json")  # fmt: skip
+        assert found.code in (0, 5), found.err
+        return out
+
+    return run
+
+
+def ops_of(path: Path) -> pl.DataFrame:
+    """Return a result trace's rows."""
+    return pl.read_parquet(path).with_columns(pl.col("size").cast(pl.Int64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["open", "closed", "max"])
+def test_every_figure_is_that_of_the_ops(
+    ran: Callable[..., Path], direct_path: Path, mode: str
+) -> None:
+    """Totals, lanes, groups, slices, distributions: an independent query finds the same."""
+    out = ran("--mode", mode, "--speed", "4")
+    found = json.loads(out.with_name("r.json").read_text())
+    assert {lane["tier"] for lane in found["lanes"]} == {"cpu", "nvme"}
+    ops = ops_of(out)
+    if mode == "max":
+        ops = ops.drop("due")
+    check_result(found, ops)
+
+
+@pytest.mark.slow
+def test_a_result_trace_carries_its_result_and_gives_it_again(
+    ran: Callable[..., Path], direct_path: Path
+) -> None:
+    """Read from either file it is the same; computed again from the ops so are its figures."""
+    out = ran("--speed", "4")
+    whole = stored.load(out)
+    assert whole == stored.load(out.with_name("r.json"))
+    again = stored.load(out, from_ops=True)
+    assert (again.kind, again.verdict) == ("ops", "UNJUDGED")
+    for name in ("ops", "bytes", "window_s", "groups", "service_ns", "response_ns"):
+        assert getattr(again, name) == getattr(whole, name), name
+    check_result(again.model_dump(mode="json"), ops_of(out))
+
+
+def test_the_schema_that_is_shipped_is_the_models() -> None:
+    """`make bless` writes it; a change of keys shows there."""
+    assert SCHEMA_PATH.read_text() == schema_text()
+
+
+@pytest.fixture
+def report(ran: Callable[..., Path], direct_path: Path) -> Path:
+    """A JSON report."""
+    return ran("--speed", "8").with_name("r.json")
+
+
+@pytest.mark.slow
+def test_a_report_validates_against_the_shipped_schema(report: Path) -> None:
+    """By a validator that isn't ours."""
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(json.loads(report.read_text()), json.loads(SCHEMA_PATH.read_text()))
+
+
+def changed(path: Path, **fields: Any) -> Path:
+    """Return a copy of a report with other fields."""
+    copy = path.with_name(f"changed{len(list(path.parent.glob('changed*')))}.json")
+    copy.write_text(json.dumps(json.loads(path.read_text()) | fields), "utf-8")
+    return copy
+
+
+@pytest.mark.slow
+def test_bad_results_are_refused_with_what_to_do(report: Path, tmp_path: Path) -> None:
+    """Cut off, of a newer or an older schema, with a key too many, another file, no outcomes."""
+    cut = tmp_path / "cut.json"
+    cut.write_bytes(report.read_bytes()[:1000])
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    trace = tmp_path / "t.parquet"
+    cut_trace = tmp_path / "cut.parquet"
+    cut_trace.write_bytes(report.with_name("r.parquet").read_bytes()[:5000])
+    cases = [
+        (cut, "cut off.*copy it again"),
+        (changed(report, schema_version=SCHEMA_VERSION + 1), "unknown schema.*update kvtrace"),
+        (changed(report, schema_version=1), "unknown schema.*replay again"),
+        (other, "isn't a result"),
+        (tmp_path / "none.json", "can't read"),
+        (trace, "has no column submit.*--out"),
+        (cut_trace, "cut.parquet"),
+    ]
+    for path, message in cases:
+        with pytest.raises(TraceError, match=message):
+            stored.load(path)
+    with pytest.raises(TraceError, match=r"isn't a whole result: wrong.*make the report again"):
+        stored.load(changed(report, wrong=1))
+    with pytest.raises(UsageError, match="has no ops"):
+        stored.load(report, from_ops=True)
+
+
+@pytest.mark.slow
+def test_report_writes_what_is_asked_for(
+    report: Path, cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
+) -> None:
+    """Prints the same as the run did; refuses to overwrite; --json prints the document."""
+    again = tmp_path / "again.json"
+    found = cli("report", report, "--report", again)
+    assert found.code == 0
+    assert found.out.splitlines()[0].split()[0] in ("VALID", "INVALID")
+    assert all(len(line) <= 80 for line in found.out.splitlines())
+    assert again.read_text() == report.read_text()
+    assert cli("report", report, "--report", again).code == 4
+    assert cli("report", report, "--report", again, "--force").code == 0
+    assert cli("report", report, "--report", report, "--force").code == 2
+    assert cli("report", report, "--report", tmp_path / "r.doc").code == 2
+    printed = cli("report", report, "--json").out
+    assert ResultDocument.model_validate_json(printed) == stored.load(report)
+
+
+def test_the_api_gives_the_document(tmp_path: Path) -> None:
+    """A notebook has it by one call."""
+    trace = write_trace(tmp_path / "t.parquet", simple_rows())
+    result = replay.run(trace, [replay.TargetSpec("null", (Tier.NVME,))])
+    assert result.document().ops == result.ops > 0
