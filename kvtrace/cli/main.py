@@ -32,6 +32,8 @@ _MODULES = {
     "report": "report",
     "precondition": "precondition",
     "recover": "recover",
+    "discover": "discover",
+    "doctor": "doctor",
     "list": "listing",
 }
 """Where each command is, in the order of the help."""
