@@ -40,9 +40,11 @@ install: $(STAMP)
 # Programs of others that some tests run; without them those are skipped. Never fails.
 fio:
 	@command -v fio >/dev/null && command -v blkparse >/dev/null \
+	    && command -v bpftrace >/dev/null && command -v nvme >/dev/null \
 	    || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace; } >/dev/null 2>&1; } \
-	    || echo "no fio or blkparse, and they can't be installed here: their tests are skipped"
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace bpftrace nvme-cli; } \
+	    >/dev/null 2>&1; } \
+	    || echo "fio, blkparse, bpftrace or nvme is missing and can't be installed: its tests are skipped"
 
 $(STAMP): pyproject.toml $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "kvtrace needs Python 3.11 or newer: install python3 and python3-venv"; exit 1; }
