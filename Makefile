@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/kvtrace record demo/trace.parquet --config traces/demo.yaml --force
 	@trap 'rm -f demo/kv.dat' EXIT; set -x; \
 	$(BIN)/kvtrace replay demo/trace.parquet --device demo/kv.dat --size 2560MiB --settle 2s \
-	    --report demo/report.json --out demo/result.parquet --force || [ $$? -eq 5 ]
+	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
@@ -40,9 +40,11 @@ install: $(STAMP)
 # Programs of others that some tests run; without them those are skipped. Never fails.
 fio:
 	@command -v fio >/dev/null && command -v blkparse >/dev/null \
+	    && command -v bpftrace >/dev/null && command -v nvme >/dev/null \
 	    || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace; } >/dev/null 2>&1; } \
-	    || echo "no fio or blkparse, and they can't be installed here: their tests are skipped"
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace bpftrace nvme-cli; } \
+	    >/dev/null 2>&1; } \
+	    || echo "fio, blkparse, bpftrace or nvme is missing and can't be installed: its tests are skipped"
 
 $(STAMP): pyproject.toml $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "kvtrace needs Python 3.11 or newer: install python3 and python3-venv"; exit 1; }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay import smart
+from replay import nvme_cli, smart
 from replay.smart import Smart
 
 if TYPE_CHECKING:
@@ -319,7 +319,9 @@ def _both(first: float | None, last: float | None) -> tuple[float, float] | None
 
 
 def state(
-    sysfs: Path, read_log: Callable[[Path, int], bytes | None] = smart.read_log
+    sysfs: Path,
+    read_log: Callable[[Path, int], bytes | None] = smart.read_log,
+    ask: nvme_cli.Ask = nvme_cli.ask,
 ) -> DeviceState:
     """Return what can be read of the disk that `sysfs` is, or is a partition of."""
     disk = disk_of(sysfs)
@@ -339,7 +341,7 @@ def state(
         numa_node=next((node for node in nodes if node is not None and node >= 0), None),
         link=None if pci is None else _link(pci),
         temperature=_temperature(home),
-        smart=None if controller is None else _smart(controller, read_log),
+        smart=None if controller is None else _smart(controller, model(sysfs), read_log, ask),
     )
 
 
@@ -382,7 +384,10 @@ def _temperature(home: Path) -> Temperature | None:
     return None
 
 
-def _smart(controller: Path, read_log: Callable[[Path, int], bytes | None]) -> Smart | None:
+def _smart(
+    controller: Path, name: str, read_log: Callable[[Path, int], bytes | None], ask: nvme_cli.Ask
+) -> Smart | None:
     path = Path("/dev") / controller.name
     page = read_log(path, smart.HEALTH_LOG)
-    return None if page is None else smart.parse(page, read_log(path, smart.OCP_LOG))
+    known = None if page is None else smart.parse(page, read_log(path, smart.OCP_LOG))
+    return nvme_cli.complete(known, path, name, ask)

@@ -13,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from kvtrace.fields import Section
 from replay.device import DeviceState
 from replay.environment import Environment
+from replay.host.document import (
+    BlockLatencyDocument,
+    DeviceSeriesDocument,
+    HostSeriesDocument,
+)
 from replay.marker import Preconditioned
 from replay.options import ReplayOptions
 from replay.reason import Reason
@@ -184,6 +189,7 @@ class LaneDocument(Section):
     time_slices: TimeSlices
     heat_map: HeatMap | None
     device: DeviceCounters | None
+    device_series: DeviceSeriesDocument | None = None
     device_state: DeviceState | None
     device_change: DriveChange | None
     preconditioned: Preconditioned | None
@@ -299,6 +305,8 @@ class ResultDocument(Section):
     payload: PayloadInfo | None
     tool: ToolDocument | None
     environment: Environment | None
+    host_series: HostSeriesDocument | None = None
+    bpf: BlockLatencyDocument | None = None
     trace: TraceInfo
     config: ReplayOptions | None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace.units import S_NS
 from replay import document as doc
 from replay.histogram import ERROR_RATIO, Summary
+from replay.host.document import block_document, device_document, host_document
 
 if TYPE_CHECKING:
     from replay.fidelity import Fidelity
@@ -40,6 +41,8 @@ def document_of(result: Result) -> doc.ResultDocument:
         payload=result.payload,
         tool=_tool(result),
         environment=result.environment,
+        host_series=host_document(result.host_series),
+        bpf=block_document(result.bpf),
         config=result.options,
     )
 
@@ -147,6 +150,7 @@ def _lane(result: Result, lane: LaneResult) -> doc.LaneDocument:
         counters=_counters(lane),
         io_ns=[_io(group) for group in lane.io],
         device=_device(lane.device),
+        device_series=device_document(lane.device_series),
         device_state=lane.state,
         device_change=_change(lane),
         preconditioned=lane.preconditioned,

@@ -12,6 +12,7 @@ from replay.drive import drive, thread_lanes
 from replay.feed import Drain, Feed
 from replay.host import bpftrace
 from replay.host.sampler import Sampler
+from replay.live import LiveView
 from replay.loop import Control, LaneCounters, LoopOptions, Outcome, Times, Verify
 from replay.options import ReplayOptions, Spin, Timing
 from replay.plan import RING_OPS
@@ -128,6 +129,7 @@ class Measurement:
         self.verify = Verify.NONE
         self._sinks: Sinks | None = None
         self._drain: Drain | None = None
+        self._live: LiveView | None = None
         self._flushed_ns = 0
         self._slept_before_ns = 0
         self._devices = tuple(target.device for target in prepared.targets)
@@ -267,6 +269,11 @@ class Measurement:
             return False
         more = self._draining(fresh).take()
         now_ns = clock.now_ns()
+        if self._live is None:
+            self._live = LiveView(self._prepared.tiers, self.sinks.recorder, self._control)
+        live = self._live.look(now_ns)
+        if live is not None:
+            self._watcher.look(live)
         if self._journal is not None and now_ns - self._flushed_ns > _FLUSH_NS:
             self._flushed_ns = now_ns
             counters = tuple(LaneCounters() for _ in self.lanes)

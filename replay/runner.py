@@ -10,7 +10,7 @@ import numpy as np
 
 from kvtrace.reader import Trace, open_trace
 from kvtrace.units import S_NS, format_bytes
-from replay import device, engines, payload, sample
+from replay import device, engines, nvme_cli, payload, sample
 from replay.assess import Measured, assess
 from replay.diagnose import describe_mismatches
 from replay.drive import peak_memory_bytes
@@ -152,9 +152,11 @@ class _Session:
     def _stats(self) -> tuple[DiskStat | None, ...]:
         return tuple(device.stat(target.device) for target in self.prepared.targets)
 
-    def _states(self) -> tuple[DeviceState | None, ...]:
+    def _states(self, *, final: bool = True) -> tuple[DeviceState | None, ...]:
+        """Return what can be read of the devices; no program is started while a run goes on."""
+        ask = nvme_cli.ask if final else nvme_cli.ask_nobody
         return tuple(
-            None if target.device is None else device.state(target.device)
+            None if target.device is None else device.state(target.device, ask=ask)
             for target in self.prepared.targets
         )
 
@@ -188,7 +190,7 @@ class _Session:
                 None if first is None or last is None else last.since(first)
                 for first, last in zip(stats, self._stats(), strict=True)
             ),
-            states=tuple(zip(states, self._states(), strict=True)),
+            states=tuple(zip(states, self._states(final=final), strict=True)),
             interrupted=interrupted,
             suspended_ns=measurement.suspended_ns,
             trace_sha256=sha256,

@@ -69,6 +69,15 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Recent:
+    """Service times, longest lateness, and ops in flight of some slices."""
+
+    service: Histogram
+    lateness_max_ns: int
+    in_flight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Heat:
     """Counts per slice of time and class of service time; classes lie between `edges_ns`."""
 
@@ -136,6 +145,27 @@ class Slices:
             level.widen(self.width_ns)
         self.width_ns *= 2
         self.used = -(-self.used // 2)
+
+    @property
+    def errors(self) -> int:
+        """How many ops failed so far."""
+        return int(self._table[_ERRORS].sum())
+
+    def service_counts(self) -> NDArray[np.int64]:
+        """Return how many service times fell into each coarse bucket so far."""
+        return np.asarray(self._latencies[:_RESPONSE].sum(axis=(0, 1)))
+
+    def recent(self, begin_ns: int, end_ns: int) -> Recent:
+        """Return what is known of the slices between two times."""
+        begin = max(0, begin_ns // self.width_ns)
+        within = slice(begin, max(begin + 1, end_ns // self.width_ns))
+        counts = self._latencies[:_RESPONSE, within].sum(axis=(0, 1))
+        levels = self.in_flight.mean(self.width_ns)[within]
+        return Recent(
+            Histogram.from_counts(counts, COARSE_BITS),
+            int(self._late_max_ns[0, within].max(initial=0)),
+            float(levels.mean()) if len(levels) else 0.0,
+        )
 
     def waiting_min(self, begin_ns: int, end_ns: int) -> int:
         """Return the fewest ops that were due and not completed at the end of a slice in between.

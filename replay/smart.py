@@ -6,7 +6,7 @@ import ctypes
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PAGE_BYTES = 512
 HEALTH_LOG, OCP_LOG = 0x02, 0xC0
 """SMART / health information; the extended one of the OCP NVMe Cloud SSD specification."""
-_UNIT_BYTES = 512_000
-_KELVIN = 273
+UNIT_BYTES = 512_000
+KELVIN = 273
 _ADMIN_CMD = 0xC0484E41  # Source: include/uapi/linux/nvme_ioctl.h, NVME_IOCTL_ADMIN_CMD
 _COMMAND = struct.Struct("<BBHIIIQQII6III")
 _GET_LOG_PAGE, _ALL_NAMESPACES, _TIMEOUT_MS = 0x02, 0xFFFFFFFF, 5_000
@@ -45,6 +45,10 @@ class Smart:
     """How often the drive went slower to get cooler."""
     nand_written_bytes: int | None = None
 
+    def with_nand(self, written_bytes: int | None) -> Smart:
+        """Return the same with what reached the flash."""
+        return replace(self, nand_written_bytes=written_bytes)
+
 
 def _number(page: bytes, begin: int, count: int) -> int:
     return int.from_bytes(page[begin : begin + count], "little")
@@ -60,11 +64,11 @@ def parse(page: bytes, ocp_page: bytes | None = None) -> Smart | None:
         return None
     return Smart(
         critical_warning=page[0],
-        temperature_c=temperature_k - _KELVIN,
+        temperature_c=temperature_k - KELVIN,
         available_spare_percent=page[3],
         used_percent=page[5],
-        read_bytes=_number(page, 32, 16) * _UNIT_BYTES,
-        written_bytes=_number(page, 48, 16) * _UNIT_BYTES,
+        read_bytes=_number(page, 32, 16) * UNIT_BYTES,
+        written_bytes=_number(page, 48, 16) * UNIT_BYTES,
         unsafe_shutdowns=_number(page, 144, 16),
         media_errors=_number(page, 160, 16),
         warm_minutes=_number(page, 192, 4) + _number(page, 196, 4),

@@ -11,6 +11,8 @@ from kvtrace.errors import EXIT_INVALID, KvtraceError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from replay.live import Live
+
 
 class RunInterruptedError(KvtraceError):
     """Stopped by the user before anything was measured."""
@@ -33,6 +35,10 @@ class Watcher(Protocol):
         """So much of the stage is done."""
         ...
 
+    def look(self, live: Live) -> None:
+        """Take what the run does now; about once a second."""
+        ...
+
 
 class Silent:
     """Tells nobody."""
@@ -45,6 +51,36 @@ class Silent:
 
     def advance(self, done: int) -> None:
         """Drop it."""
+
+    def look(self, live: Live) -> None:
+        """Drop it."""
+
+
+class Together:
+    """Tells several watchers."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def say(self, text: str) -> None:
+        """Tell it to all."""
+        for watcher in self._watchers:
+            watcher.say(text)
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Tell it to all."""
+        for watcher in self._watchers:
+            watcher.stage(name, total)
+
+    def advance(self, done: int) -> None:
+        """Tell it to all."""
+        for watcher in self._watchers:
+            watcher.advance(done)
+
+    def look(self, live: Live) -> None:
+        """Tell it to all."""
+        for watcher in self._watchers:
+            watcher.look(live)
 
 
 class Stop:

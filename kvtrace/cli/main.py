@@ -34,6 +34,8 @@ _MODULES = {
     "bench": "bench",
     "precondition": "precondition",
     "recover": "recover",
+    "discover": "discover",
+    "doctor": "doctor",
     "list": "listing",
 }
 """Where each command is, in the order of the help."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +16,12 @@ from kvtrace.cli.targets import target_specs
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes, parse_duration_ns
-from replay import ReplayOptions, Stop, TargetSpec, run
+from replay import ReplayOptions, Stop, TargetSpec, Watcher, run
 from replay.from_run import document_of
+from replay.metrics import Metrics, parse_address
 from replay.output import Outputs
 from replay.verdict import CODES
+from replay.watch import Together
 
 if TYPE_CHECKING:
     from kvtrace.reader import Trace
@@ -232,6 +235,13 @@ def replay_command(
         list[Path] | None,
         typer.Option("--report", help="Report file (.json).", rich_help_panel=_OUTPUT),
     ] = None,
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve metrics for Prometheus while it runs: [ADDRESS:]PORT.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite outputs.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -287,8 +297,9 @@ def replay_command(
     inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
     outputs.check()
+    metrics = None if metrics_port is None else Metrics(*parse_address(metrics_port))
     with open_trace(trace) as opened:
-        result = _run(opened, specs, options, outputs)
+        result = _run(opened, specs, options, outputs, metrics)
         outputs.write(result)
     show(document_of(result), as_json=as_json)
     raise typer.Exit(_exit_code(result))
@@ -330,9 +341,20 @@ def _options(**fields: Any) -> ReplayOptions:
 
 
 def _run(
-    trace: Trace, specs: tuple[TargetSpec, ...], options: ReplayOptions, outputs: Outputs
+    trace: Trace,
+    specs: tuple[TargetSpec, ...],
+    options: ReplayOptions,
+    outputs: Outputs,
+    metrics: Metrics | None,
 ) -> Result:
     stop, shown = Stop(), Shown()
     outputs.open(trace)
-    with stopping(stop), shown.progress:
-        return run(trace, specs, options, watcher=shown, stop=stop, journal=outputs)
+    watcher: Watcher = shown
+    with ExitStack() as opened:
+        if metrics is not None:
+            opened.enter_context(metrics)
+            shown.say(f"metrics on port {metrics.port}")
+            watcher = Together(shown, metrics)
+        opened.enter_context(stopping(stop))
+        opened.enter_context(shown.progress)
+        return run(trace, specs, options, watcher=watcher, stop=stop, journal=outputs)

@@ -20,6 +20,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from kvtrace.units import format_duration_ns
+from replay.live import Live
 from replay.watch import Stop
 
 
@@ -27,8 +29,8 @@ def _columns(in_bytes: bool) -> tuple[ProgressColumn, ...]:
     counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
     if in_bytes:
         counted = (DownloadColumn(binary_units=True), TransferSpeedColumn())
-    name = TextColumn("{task.description}")
-    return (name, BarColumn(bar_width=24), *counted, TimeRemainingColumn())
+    name, now = TextColumn("{task.description}"), TextColumn("{task.fields[now]}")
+    return (name, BarColumn(bar_width=10), *counted, TimeRemainingColumn(compact=True), now)
 
 
 class Shown:
@@ -52,12 +54,32 @@ class Shown:
         """Show a new bar."""
         if self.task is not None:
             self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(name, total=total)
+        self.task = self.progress.add_task(name, total=total, now="")
 
     def advance(self, done: int) -> None:
         """Move the bar."""
         if self.task is not None:
             self.progress.update(self.task, completed=done)
+
+    def look(self, live: Live) -> None:
+        """Show beside the bar what the run does now."""
+        if self.task is not None:
+            self.progress.update(self.task, now=now_text(live))
+
+
+def now_text(live: Live) -> str:
+    """Return throughput, the slowest tier's P99 and the longest lateness of the last second."""
+    rate = sum(lane.bytes_per_s for lane in live.lanes)
+    p99 = [lane.service_p99_ns for lane in live.lanes if lane.service_p99_ns is not None]
+    late = [lane.lateness_max_ns for lane in live.lanes if lane.lateness_max_ns is not None]
+    parts = [f"{rate / 1e9:.2f}GB/s"]
+    if p99 and late:
+        parts += [f"P99 {_short(max(p99))}", f"late {_short(max(late))}"]
+    return " ".join(parts)
+
+
+def _short(duration_ns: int) -> str:
+    return format_duration_ns(duration_ns).replace(" ", "")
 
 
 @contextmanager

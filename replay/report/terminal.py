@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns
+from replay.report import below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ def render(result: ResultDocument) -> Iterator[RenderableType]:
         yield _latencies(result, lane)
         if lane.lateness_ns is not None:
             yield _lateness(lane.lateness_ns)
+    yield from below.block_layer(result.bpf)
     yield _foot(result)
 
 
@@ -140,10 +142,7 @@ def _lane(lane: LaneDocument) -> Table:
         rows.append(("errors", format_count(lane.errors)))
     if lane.on_schedule_ratio is not None:
         rows.append(("on schedule", f"{lane.on_schedule_ratio:.1%} of ops within 1 ms"))
-    if lane.device is not None and lane.device.device_bytes_per_byte_asked is not None:
-        ratio = lane.device.device_bytes_per_byte_asked
-        rows.append(("device", f"moved {ratio:.2f} bytes per byte asked"))
-    return _pairs(rows)
+    return _pairs([*rows, *below.device_row(lane), *below.submit_row(lane)])
 
 
 def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
@@ -240,6 +239,7 @@ def _foot(result: ResultDocument) -> Table:
         per_gb = "" if tool.cpu_s_per_gb is None else f", {tool.cpu_s_per_gb:.3f} s per GB"
         note = f" ({tool.engine_note})" if tool.engine_note else ""
         rows.append(("engine", f"{tool.engine}{note}; {tool.cpu_s:.2f} CPU s{per_gb}"))
+    rows += below.machine_row(result.host_series)
     if payload is not None:
         rows.append(
             (

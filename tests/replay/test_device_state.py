@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replay import device, smart
+from replay import device, nvme_cli, smart
 
 UNIT = 512_000
 
@@ -126,7 +126,7 @@ def test_all_that_a_drive_says_is_read(nvme: Path) -> None:
         asked.append((path, log))
         return page() if log == smart.HEALTH_LOG else None
 
-    found = device.state(nvme, read_log)
+    found = device.state(nvme, read_log, nvme_cli.ask_nobody)
     assert asked == [(Path("/dev/nvme3"), 0x02), (Path("/dev/nvme3"), 0xC0)]
     assert found.model == "Fast SSD 3"
     assert found.serial_known
@@ -142,7 +142,7 @@ def test_all_that_a_drive_says_is_read(nvme: Path) -> None:
 def test_a_partition_has_its_disks_state(nvme: Path) -> None:
     """What is asked of a partition is answered by the disk."""
     part = write(nvme / "nvme3n1p1", {"partition": 1})
-    found = device.state(part, lambda *_: None)
+    found = device.state(part, lambda *_: None, nvme_cli.ask_nobody)
     assert (found.firmware, found.logical_block_bytes) == ("1.0.7", 512)
     assert found.smart is None
 
@@ -154,7 +154,7 @@ def test_a_drive_with_several_paths_has_its_first_controllers_state(tmp_path: Pa
     disk = write(tmp_path / "virtual/nvme-subsys0/nvme0n1", QUEUE)
     (disk.parent / "nvme0").symlink_to(controller)
     (disk / "device").symlink_to(disk.parent)
-    found = device.state(disk, lambda *_: page())
+    found = device.state(disk, lambda *_: page(), nvme_cli.ask_nobody)
     assert (found.firmware, found.numa_node) == ("1.0.7", 1)
     assert found.link is not None
     assert found.temperature is not None
@@ -196,7 +196,10 @@ def test_what_is_missing_is_unknown(tmp_path: Path) -> None:
 def looks(nvme: Path, *pages: tuple[bytes, bytes | None]) -> device.DeviceChange:
     """Return the change between two looks at a drive with these logs."""
     before, after = (
-        device.state(nvme, lambda _, log, pair=pair: pair[log == smart.OCP_LOG]) for pair in pages
+        device.state(
+            nvme, lambda _, log, pair=pair: pair[log == smart.OCP_LOG], nvme_cli.ask_nobody
+        )
+        for pair in pages
     )
     return after.since(before)
 
@@ -228,8 +231,8 @@ def test_throttling_shows_in_the_counters(nvme: Path, sign: dict[str, int]) -> N
 
 def test_a_drive_above_its_warning_temperature_is_throttled(nvme: Path) -> None:
     """Where there are no counters, the sensor and its limit say so."""
-    before = device.state(nvme, lambda *_: None)
+    before = device.state(nvme, lambda *_: None, nvme_cli.ask_nobody)
     write(nvme.parent, {"hwmon4/temp1_input": 82000})
-    after = device.state(nvme, lambda *_: None)
+    after = device.state(nvme, lambda *_: None, nvme_cli.ask_nobody)
     assert after.since(before).throttled is True
     assert before.since(before).throttled is False

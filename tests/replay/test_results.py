@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -155,3 +156,18 @@ def test_the_api_gives_the_document(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t.parquet", simple_rows())
     result = replay.run(trace, [replay.TargetSpec("null", (Tier.NVME,))])
     assert result.document().ops == result.ops > 0
+
+
+def test_a_form_whose_package_is_missing_is_refused_before_the_run(
+    cli: Callable[..., cli_conftest.Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit 4, with what to install; nothing has run, and nothing is there."""
+    trace, page = write_trace(tmp_path / "t.parquet", simple_rows()), tmp_path / "r.html"
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "altair" else real(name)
+    )
+    found = cli("replay", trace, "--target", "null", "--report", page)
+    assert found.code == 4
+    assert "pip install kvtrace[report]" in found.error
+    assert not page.exists()

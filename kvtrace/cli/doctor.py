@@ -1,0 +1,62 @@
+"""`kvtrace doctor`: what will spoil a run here, each with its figure and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from kvtrace.errors import EXIT_OK, EXIT_TARGET
+from replay.host import activity, machine, place
+from replay.host.doctor import Level, Snapshot, examine
+
+if TYPE_CHECKING:
+    from replay.host.doctor import Finding
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.IMPOSSIBLE: "bold red"}
+_WIDTH = 80
+
+
+def doctor_command(
+    device: Annotated[
+        Path | None,
+        typer.Option(help="Target to look at: block device, file (also a new one) or folder."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what will spoil a replay on this machine; takes 2 s, changes nothing.
+
+    Exit 0: nothing makes it impossible, though there may be warnings. Exit 4: something does.
+    """
+    target, sysfs = (None, None) if device is None else place.observe(device)
+    snapshot = Snapshot(machine.observe(), activity.measure(sysfs), target)
+    found = examine(snapshot)
+    impossible = any(finding.level == Level.IMPOSSIBLE for finding in found)
+    if as_json:
+        checks = [dataclasses.asdict(finding) for finding in found]
+        document = {"possible": not impossible, "checks": checks, **dataclasses.asdict(snapshot)}
+        print(json.dumps(document, indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(EXIT_TARGET if impossible else EXIT_OK)
+
+
+def _show(found: tuple[Finding, ...]) -> None:
+    console = Console(width=min(Console().width, _WIDTH), highlight=False)
+    for finding in found:
+        line = Text(finding.level, style=_STYLES[finding.level])
+        line.append(f" {finding.code}: {finding.figure}", style="default")
+        console.print(line)
+        if finding.remedy:
+            console.print(Padding(Text(f"→ {finding.remedy}", style="dim"), (0, 0, 0, 2)))
+    counts = {level: sum(finding.level == level for finding in found) for level in Level}
+    console.print(
+        f"{counts[Level.OK]} fine, {counts[Level.WARNING]} to mind, "
+        f"{counts[Level.IMPOSSIBLE]} that make a replay impossible"
+    )

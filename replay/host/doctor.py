@@ -1,0 +1,304 @@
+"""What will spoil a replay here: checks over a snapshot. Nothing here reads the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from kvtrace.units import GIB, MIB, format_bytes
+
+if TYPE_CHECKING:
+    from replay.host.activity import Activity
+    from replay.host.machine import Machine
+    from replay.host.place import Place
+
+NEEDED_BYTES = GIB + 512 * MIB
+"""The default arena and the buffers of reads in flight."""
+FREE_BYTES_MIN = 10 * GIB
+CPUS_MIN = 4
+STEAL_RATIO_MAX = 0.01
+BUSY_RATIO_MAX = 0.10
+DEVICE_BUSY_MAX, DEVICE_BYTES_PER_S_MAX = 0.05, 10**6
+_FAST_CLOCKS = ("tsc", "arch_sys_counter", "kvm-clock", "hyperv_clocksource_tsc_page")
+"""Read without a system call."""
+
+
+class Level(StrEnum):
+    """How bad it is. `impossible`: the replay would refuse."""
+
+    OK = "ok"
+    WARNING = "warning"
+    IMPOSSIBLE = "impossible"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the checks look at. `place` is None where no target was named."""
+
+    machine: Machine
+    activity: Activity
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found: its figure, and what to do; the remedy is empty where all is well."""
+
+    code: str
+    level: Level
+    figure: str
+    remedy: str = ""
+
+
+def _judged(
+    code: str, bad: bool, figure: str, remedy: str, level: Level = Level.WARNING
+) -> Finding:
+    return Finding(code, level, figure, remedy) if bad else Finding(code, Level.OK, figure)
+
+
+def examine(snapshot: Snapshot) -> tuple[Finding, ...]:
+    """Return what every check that applies found, the worst first."""
+    found = [check(snapshot) for check in CHECKS]
+    order = list(reversed(Level))
+    known = [finding for finding in found if finding is not None]
+    return tuple(sorted(known, key=lambda finding: order.index(finding.level)))
+
+
+def check_uring(snapshot: Snapshot) -> Finding:
+    """Check that io_uring can be used."""
+    reason = snapshot.machine.no_uring
+    return _judged(
+        "io_uring",
+        reason is not None,
+        reason or "works",
+        "sysctl kernel.io_uring_disabled=0, or a container policy that allows it; until then "
+        "--engine threads is slower and takes a thread per I/O",
+    )
+
+
+def check_cpus(snapshot: Snapshot) -> Finding:
+    """Check that there are CPUs for the loop, the planner and the kernel."""
+    cpus = snapshot.machine.cpus
+    return _judged(
+        "cpus",
+        cpus < CPUS_MIN,
+        f"{cpus} CPUs may be used",
+        f"give it {CPUS_MIN} or more (taskset, cpuset of the container): the loop, the planner "
+        "and the kernel's own work share them; else keep to --spin off and --threads 1",
+    )
+
+
+def check_governor(snapshot: Snapshot) -> Finding:
+    """Check that no CPU saves power by itself."""
+    governors = snapshot.machine.governors
+    slow = [name for name in governors if name != "performance"]
+    return _judged(
+        "cpu_governor",
+        bool(slow),
+        ", ".join(governors) or "not under this system's control",
+        "cpupower frequency-set -g performance",
+    )
+
+
+def check_clocksource(snapshot: Snapshot) -> Finding:
+    """Check that reading the clock is cheap."""
+    source = snapshot.machine.clocksource
+    return _judged(
+        "clocksource",
+        source is not None and source not in _FAST_CLOCKS,
+        source or "unknown",
+        "each reading of this clock is a system call or worse: boot with clocksource=tsc if the "
+        "CPU's is stable",
+    )
+
+
+def check_memlock(snapshot: Snapshot) -> Finding:
+    """Check that buffers can be registered, not pinned anew for each I/O."""
+    machine = snapshot.machine
+    limit = machine.memlock_bytes
+    short = limit is not None and limit < NEEDED_BYTES and not machine.root
+    figure = "no limit" if limit is None else format_bytes(limit)
+    return _judged(
+        "memlock",
+        short,
+        f"{figure}{', which root may exceed' if machine.root and limit is not None else ''}",
+        f"ulimit -l {NEEDED_BYTES // 1024}, or memlock in /etc/security/limits.conf: without it "
+        "each I/O pins its pages anew",
+    )
+
+
+def _huge_bytes(machine: Machine) -> int:
+    return machine.huge_pages_free * machine.huge_page_bytes
+
+
+def check_huge_pages(snapshot: Snapshot) -> Finding:
+    """Check that reserved huge pages are enough; without any, transparent ones do."""
+    machine = snapshot.machine
+    free = _huge_bytes(machine)
+    figure = f"{machine.huge_pages_free} of {machine.huge_pages} reserved ones are free, "
+    short = free < NEEDED_BYTES and (
+        machine.huge_pages > 0 or machine.transparent_huge_pages == "never"
+    )
+    pages = -(-NEEDED_BYTES // (machine.huge_page_bytes or 2 * MIB))
+    return _judged(
+        "huge_pages",
+        short,
+        f"{figure}{pages} would hold all buffers" if machine.huge_pages else "none reserved",
+        f"sysctl vm.nr_hugepages={machine.huge_pages - machine.huge_pages_free + pages}, or a "
+        "smaller --arena",
+    )
+
+
+def check_transparent(snapshot: Snapshot) -> Finding:
+    """Check that without reserved huge pages buffers can have transparent ones."""
+    word = snapshot.machine.transparent_huge_pages
+    return _judged(
+        "transparent_huge_pages",
+        word in (None, "never") and _huge_bytes(snapshot.machine) < NEEDED_BYTES,
+        word or "not there",
+        "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: on 4 KiB pages fast devices "
+        "reach about half their throughput",
+    )
+
+
+def check_memory(snapshot: Snapshot) -> Finding:
+    """Check that there is memory for the buffers and the plan."""
+    available = snapshot.machine.available_bytes
+    return _judged(
+        "memory",
+        available < 2 * NEEDED_BYTES,
+        f"{format_bytes(available)} available",
+        f"stop what takes it, or use a smaller --arena: {format_bytes(NEEDED_BYTES)} are for "
+        "payload and reads, more for the plan",
+    )
+
+
+def check_swap(snapshot: Snapshot) -> Finding:
+    """Check that nothing was swapped out."""
+    machine = snapshot.machine
+    return _judged(
+        "swap",
+        machine.swap_used_bytes > 0,
+        f"{format_bytes(machine.swap_used_bytes)} of {format_bytes(machine.swap_bytes)} in use",
+        "swapoff -a once there is memory: pages that come back in the middle of a run are latency "
+        "that isn't the target's",
+    )
+
+
+def check_steal(snapshot: Snapshot) -> Finding:
+    """Check that a hypervisor gives the CPUs to nobody else."""
+    found = snapshot.activity
+    return _judged(
+        "cpu_steal",
+        found.steal_ratio > STEAL_RATIO_MAX,
+        f"{found.steal_ratio:.1%} of CPU time stolen in {found.window_s:.1f} s",
+        "use a machine whose CPUs aren't shared",
+    )
+
+
+def check_neighbours(snapshot: Snapshot) -> Finding:
+    """Check that no other process uses the CPUs."""
+    found, cpus = snapshot.activity, snapshot.machine.cpus
+    return _judged(
+        "busy_cpus",
+        found.busy_cpus > BUSY_RATIO_MAX * cpus,
+        f"others use {found.busy_cpus:.2f} of {cpus} CPUs",
+        "stop them (see `top`), or keep them off some CPUs with taskset",
+    )
+
+
+def check_device_busy(snapshot: Snapshot) -> Finding | None:
+    """Check that nobody else uses the target's device."""
+    found = snapshot.activity
+    if found.device_bytes_per_s is None or found.device_busy_ratio is None:
+        return None
+    busy = found.device_busy_ratio > DEVICE_BUSY_MAX
+    return _judged(
+        "busy_device",
+        busy or found.device_bytes_per_s > DEVICE_BYTES_PER_S_MAX,
+        f"others move {format_bytes(round(found.device_bytes_per_s))}/s, "
+        f"busy {found.device_busy_ratio:.0%}",
+        "stop what uses the device (see `iotop`, `fuser -v`): its I/O would count as yours",
+    )
+
+
+def check_refused(snapshot: Snapshot) -> Finding | None:
+    """Check that the replay would take this target."""
+    place = snapshot.place
+    if place is None:
+        return None
+    kind = "a file that doesn't exist yet, or ours" if place.kind == "file" else f"a {place.kind}"
+    figure = f"{kind}, wants {place.needs}" if place.needs else kind
+    return _judged(
+        "target",
+        bool(place.refused),
+        place.refused or figure,
+        "name another target: `kvtrace discover` lists what can be used here",
+        Level.IMPOSSIBLE,
+    )
+
+
+def check_direct(snapshot: Snapshot) -> Finding | None:
+    """Check that the file system does direct I/O."""
+    found = snapshot.place.file_system if snapshot.place is not None else None
+    if found is None:
+        return None
+    return _judged(
+        "direct_io",
+        found.direct is False,
+        f"{'no ' if found.direct is False else ''}O_DIRECT on {found.type} at {found.point}",
+        "use a block device, or a file system such as ext4 or xfs: buffered I/O measures memory",
+        Level.IMPOSSIBLE,
+    )
+
+
+def check_space(snapshot: Snapshot) -> Finding | None:
+    """Check that the file system has room for a working set that is worth measuring."""
+    found = snapshot.place.file_system if snapshot.place is not None else None
+    if found is None:
+        return None
+    full = found.usable_bytes == 0
+    return _judged(
+        "free_space",
+        found.usable_bytes < FREE_BYTES_MIN,
+        f"{format_bytes(found.usable_bytes)} usable of {format_bytes(found.size_bytes)} at "
+        f"{found.point} (5 % stay free)",
+        "free space or name another place: a small working set is served by the drive's cache",
+        Level.IMPOSSIBLE if full else Level.WARNING,
+    )
+
+
+def check_loop(snapshot: Snapshot) -> Finding | None:
+    """Check that a loop device goes around the page cache."""
+    disk = snapshot.place.disk if snapshot.place is not None else None
+    if disk is None or disk.loop_direct is None:
+        return None
+    return _judged(
+        "loop_device",
+        not disk.loop_direct,
+        f"{disk.model}, {'direct' if disk.loop_direct else 'through the page cache'}",
+        f"losetup --direct-io=on {disk.path}, or use the file itself: this measures memory",
+    )
+
+
+def check_virtual(snapshot: Snapshot) -> Finding | None:
+    """Check that the device is a drive, and nothing that stands for one."""
+    disk = snapshot.place.disk if snapshot.place is not None else None
+    if disk is None:
+        return None
+    kind = "memory" if disk.in_memory else "a virtual disk" if disk.virtual else "no virtual disk"
+    return _judged(
+        "virtual_disk",
+        disk.virtual or disk.in_memory,
+        f"{disk.name} ({disk.model}) is {kind}",
+        "its host's cache, limits and neighbours are measured, too: use a drive that was passed "
+        "through, or report it as what it is",
+    )
+
+
+CHECKS = (
+    check_refused, check_direct, check_space, check_loop, check_virtual, check_device_busy,
+    check_uring, check_cpus, check_steal, check_neighbours, check_governor, check_clocksource,
+    check_memlock, check_huge_pages, check_transparent, check_memory, check_swap,
+)  # fmt: skip

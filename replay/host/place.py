@@ -1,0 +1,94 @@
+"""What a path is that somebody wants to replay on: a device, a file (there or new), or a folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvtrace.errors import TargetError
+from replay import device, preflight
+from replay.host.disks import Disk, FileSystem, direct_io, observe_disk, observe_file_system
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path, and what is below it; None where there is no such thing.
+
+    `disk`: the device itself, or the one that the file system is on. `refused`: why the path can't
+    be a target, in the words of the replay; empty where it can, as far as can be seen from here.
+    `needs`: what the replay will want to be told before it overwrites a device; or empty.
+    """
+
+    path: str
+    kind: str
+    disk: Disk | None
+    file_system: FileSystem | None
+    refused: str
+    needs: str
+
+
+def observe(path: Path) -> tuple[Place, Path | None]:
+    """Return what `path` is, and the sysfs directory of the device whose I/O it becomes."""
+    if path.is_block_device():
+        return _of_device(path)
+    folder = path if path.is_dir() else path.parent
+    refused = "" if path.is_dir() else _refused(path)
+    if not folder.is_dir():
+        return Place(str(path), "file", None, None, refused, ""), None
+    sysfs = device.sysfs_of(folder.stat().st_dev)
+    mount = device.mount_of(folder)
+    found = None if mount is None else observe_file_system(mount)
+    if found is not None and not refused:
+        refused = _refused_folder(folder, found)
+    disk = None if sysfs is None else observe_disk(device.disk_of(sysfs))
+    kind = "folder" if path.is_dir() else "file"
+    return Place(str(path), kind, disk, found, refused, ""), sysfs
+
+
+def _refused(path: Path) -> str:
+    try:
+        preflight.check_file(preflight.look(path))
+    except TargetError as error:
+        return str(error)
+    return ""
+
+
+def _refused_folder(folder: Path, found: FileSystem) -> str:
+    if direct_io(folder) is False:
+        return f"no direct I/O (O_DIRECT) on {found.type}"
+    if not os.access(folder, os.W_OK):
+        return "the folder isn't writable"
+    return ""
+
+
+def _of_device(path: Path) -> tuple[Place, Path | None]:
+    sysfs = device.sysfs_of(path.stat().st_rdev)
+    if sysfs is None:
+        return Place(str(path), "device", None, None, "the kernel has no such device", ""), None
+    disk = observe_disk(sysfs)
+    refused = _in_use(disk) or _unreadable(path)
+    signed = "".join(f" --allow-signature {kind}" for kind in disk.signatures or ())
+    needs = f"--allow-destroy {disk.allow_destroy}{signed}"
+    return Place(str(path), "device", disk, None, refused, needs), sysfs
+
+
+def _in_use(disk: Disk) -> str:
+    if disk.mounts:
+        return f"it is mounted at {', '.join(disk.mounts)}"
+    if disk.swap:
+        return "it is swap"
+    if disk.holders:
+        return f"it is used by {', '.join(disk.holders)}"
+    return "it is read-only" if disk.read_only else ""
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        preflight.look(path)
+    except TargetError as error:
+        return str(error)
+    return ""
