@@ -41,10 +41,12 @@ install: $(STAMP)
 fio:
 	@command -v fio >/dev/null && command -v blkparse >/dev/null \
 	    && command -v bpftrace >/dev/null && command -v nvme >/dev/null \
+	    && command -v chromedriver >/dev/null \
 	    || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update -qq; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace bpftrace nvme-cli; } \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio blktrace bpftrace nvme-cli \
+	    chromium chromium-driver; } \
 	    >/dev/null 2>&1; } \
-	    || echo "fio, blkparse, bpftrace or nvme is missing and can't be installed: its tests are skipped"
+	    || echo "fio, blkparse, bpftrace, nvme or chromedriver is missing and can't be installed: its tests are skipped"
 
 $(STAMP): pyproject.toml $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "kvtrace needs Python 3.11 or newer: install python3 and python3-venv"; exit 1; }
