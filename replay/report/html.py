@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from kvtrace.units import GIB, S_NS, format_bytes, format_count, format_duration_ns
+from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
 from replay.report.terminal import FEW_MARK, TITLES
-from replay.web import charts, page
+from replay.web import below, charts, page
 from replay.web.page import Cell
 
 if TYPE_CHECKING:
@@ -55,7 +55,15 @@ def _body(document: ResultDocument) -> Iterator[str]:
     yield page.section(
         "Fidelity", page.pairs(_fidelity(document)), page.charts(gaps, drawn), _phases(document)
     )
-    yield page.section("Device", *map(_device, document.lanes))
+    drawn += len(gaps)
+    for lane in document.lanes:
+        below_it = below.of_device(lane.device_series)
+        yield page.section(
+            f"Device of tier {lane.tier}", page.charts(below_it, drawn), _device(lane)
+        )
+        drawn += len(below_it)
+    machine = below.of_machine(document.host_series)
+    yield page.section("Machine", page.charts(machine, drawn), _block_layer(document))
     yield page.section("Tool and payload", page.pairs(_tool(document)))
     yield page.section("Environment", page.pairs(_environment(document)))
     yield page.section("Again", *_again(document))
@@ -266,6 +274,27 @@ def _device(lane: LaneDocument) -> str:
         done = lane.preconditioned
         rows.append(("preconditioned", "unknown" if done is None else f"{done.passes} passes"))
     return page.heading(f"tier {lane.tier}: {lane.title}") + page.pairs(rows) if rows else ""
+
+
+def _block_layer(document: ResultDocument) -> str:
+    found = document.bpf
+    if found is None:
+        return ""
+    rows: list[list[Cell | str]] = [
+        [
+            group.device,
+            group.op,
+            Cell(format_bytes(group.size_class_bytes), group.size_class_bytes),
+            *(
+                Cell(format_duration_ns(us * US_NS), us)
+                for us in (group.mean_us, group.p50_us, group.p99_us, group.max_us)
+            ),
+            Cell(f"{group.count:,}", group.count),
+        ]
+        for group in found.groups
+    ]
+    heads = ["device", "op", "size, from", "mean", "P50", "P99", "max", "count"]
+    return page.heading("Block layer") + page.note(found.note) + page.table(heads, rows, texts=2)
 
 
 def _plain(value: object) -> object:

@@ -25,9 +25,9 @@ def of_lane(lane: LaneDocument, groups: Sequence[GroupDocument]) -> list[Chart]:
     """Return the charts of one lane that have something to show; `groups` are by size class."""
     series = lane.time_slices
     found = [
-        _lines("Throughput, GB/s", _throughput(series), "GB/s"),
-        _lines("Ops in flight", _column(series, "in flight", series.in_flight_mean), "ops"),
-        _lines("Longest lateness, ms", _lateness(series), "ms", log=True),
+        lines("Throughput, GB/s", _throughput(series), "GB/s"),
+        lines("Ops in flight", _column(series, "in flight", series.in_flight_mean), "ops"),
+        lines("Longest lateness, ms", _lateness(series), "ms", log=True),
         _cdf(lane),
         _heat(lane.heat_map),
         _sizes(groups),
@@ -97,7 +97,8 @@ def _column(series: TimeSlices, name: str, values: Iterable[float]) -> list[Row]
     ]
 
 
-def _lines(caption: str, rows: list[Row], unit: str, *, log: bool = False) -> Chart | None:
+def lines(caption: str, rows: list[Row], unit: str, *, log: bool = False) -> Chart | None:
+    """Return `value` against `s`, a line per `of`; None without rows."""
     if not rows:
         return None
     chart = _chart(rows).mark_line(interpolate="step-after").encode(

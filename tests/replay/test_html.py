@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replay import stored
+from replay.host.document import (
+    BlockGroupDocument,
+    BlockLatencyDocument,
+    DeviceSeriesDocument,
+    HostSeriesDocument,
+)
 from replay.report import html
 from tests.replay.browser import opened, undrawn
 from tests.replay.synthetic import one_stall
@@ -58,3 +64,37 @@ def test_a_phone_needs_no_scrolling_sideways(page: Path) -> None:
         assert driver.execute_script("return innerWidth") == 390
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
         assert undrawn(driver) == []
+
+
+def test_the_device_and_the_machine_are_drawn(tmp_path: Path) -> None:
+    """Throughput and queue of the device, CPUs of the machine, the block layer's table."""
+    document = stored.load(one_stall(tmp_path / "r.parquet"))
+    device = {name: [1, 2, 3] for name in DeviceSeriesDocument.model_fields}
+    host = {name: [1, 2, 3] for name in HostSeriesDocument.model_fields if name != "cpus"} | {
+        "cpus": 8
+    }
+    block = BlockLatencyDocument(
+        start_s=0, end_s=1, note="of the block layer",
+        groups=[BlockGroupDocument(
+            device="nvme0n1", op="read", size_class_bytes=4096, count=12_345, mean_us=80, p50_us=70,
+            p99_us=900, max_us=1000, bucket_us=[64.0], bucket_count=[12_345],
+        )],
+    )  # fmt: skip
+    lane = document.lanes[0].model_copy(
+        update={"device_series": DeviceSeriesDocument.model_validate(device)}
+    )
+    changed = document.model_copy(
+        update={
+            "lanes": [lane],
+            "host_series": HostSeriesDocument.model_validate(host),
+            "bpf": block,
+        }
+    )
+    path = tmp_path / "report.html"
+    html.write(changed, path)
+    assert "of the block layer" in path.read_text()
+    assert "12,345" in path.read_text()
+    with opened(path) as driver:
+        assert len(driver.find_elements("css selector", ".chart")) == 7 + 3
+        assert undrawn(driver) == []
+        assert driver.get_log("browser") == []
