@@ -329,7 +329,7 @@ def test_tokens_come_from_the_header(tmp_path: Path, quick: Quick) -> None:
         write_trace(tmp_path / "p.parquet", rows), [TargetSpec("null", (Tier.NVME,))], quick()
     )
     assert plain.kv_tokens_per_s is None
-    assert plain.storage_throughput_tokens_per_s is None
+    assert plain.totals.storage_throughput_tokens_per_s is None
 
 
 def test_zero_executed_ops_is_an_error(tmp_path: Path, quick: Quick, direct_path: Path) -> None:
