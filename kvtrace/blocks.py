@@ -37,7 +37,12 @@ def _flags(
 
 
 class Cutter(Protocol):
-    """Gives each request its blocks."""
+    """Gives each request its blocks.
+
+    `tells_shared`: whether blocks that sessions share are told from those of one session.
+    """
+
+    tells_shared: bool
 
     def cut(self, batch: RequestBatch) -> CutRequests:
         """Return the requests with their blocks."""
@@ -53,6 +58,8 @@ class SessionBlocks:
     of the prompt; the first of them starts with the prompt's partial tail. A checkpoint is due at
     the last block of each run and, with `state_interval`, wherever so many tokens are full.
     """
+
+    tells_shared = True
 
     def __init__(self, block_tokens: int, *, generated: bool, state_interval: int = 0) -> None:
         self.block_tokens = block_tokens
@@ -117,6 +124,8 @@ class SessionTurns:
     chunks of documents are blocks of their own, before those of the turns.
     """
 
+    tells_shared = True
+
     def cut(self, batch: RequestBatch) -> CutRequests:
         """Return the requests with one block per turn so far."""
         turns = batch.turn_tokens or Ragged.from_counts(
@@ -152,6 +161,8 @@ class HashedBlocks:
     the group before it and its members; an incomplete group isn't stored. Raises UsageError if
     neither size divides the other.
     """
+
+    tells_shared = False
 
     def __init__(self, source_tokens: int, block_tokens: int, *, state_interval: int = 0) -> None:
         if source_tokens % block_tokens and block_tokens % source_tokens:

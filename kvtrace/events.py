@@ -67,6 +67,7 @@ class HierarchyStats:
     """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing.
 
     `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
+    `shared_…`: of blocks of system prompts and documents, as far as the source tells them apart.
     """
 
     requests: int
@@ -76,6 +77,9 @@ class HierarchyStats:
     hits: dict[Tier, int]
     hit_tokens: int
     ideal_hits: int
+    shared_blocks: int
+    shared_hits: int
+    shared_ideal_hits: int
     prompt_tokens: int
     generated_tokens: int
     peak_bytes: dict[Tier, int] = field(default_factory=dict)

@@ -90,7 +90,7 @@ WRITE_THROUGH, PROMOTE, TAIL_FIRST, GENERATION_NS, PREFILL_PS = range(17, 22)
 REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(22, 26)
 NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(26, 31)
 LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = range(31, 38)
-FRESH, TALLIED, TALLIED_NS, TALLY = range(38, 42)
+FRESH, TALLIED, TALLIED_NS, SHARED_BLOCKS, SHARED_HITS, SHARED_IDEAL_HITS, TALLY = range(38, 45)
 COUNTS = TALLY + TALLIES
 
 # Steps of a request (schema: column `step`); -1: done.
@@ -413,6 +413,9 @@ def _look_up(slots: Any, table: Any, count: Any, blocks: Any, begin: int, end: i
         resident = resident and _held(slots, slot)
         _note_again(slots, slot)
         ideal += known
+        if blocks[at, B_FLAGS] & SHARED:
+            count[SHARED_BLOCKS] += 1
+            count[SHARED_IDEAL_HITS] += known
         blocks[at, _B_SLOT] = slot if resident else MISSING
         blocks[at, B_FLAGS] &= ~_HIT_END
         if count[HYBRID]:
@@ -487,6 +490,7 @@ def _load(
         if flags & _HIT_END and not count[TAIL_FIRST]:
             _read_checkpoint(slots, table, tiers, count, events, blocks[at, B_IDENT])
         tiers[tier, HITS] += 1
+        count[SHARED_HITS] += flags & SHARED != 0
         hit_blocks += 1
         hit_tokens += blocks[at, B_TOKENS]
     count[HIT_TOKENS] += hit_tokens

@@ -232,8 +232,19 @@ def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
         "ideal_prefix_hit": stats.ideal_hits / blocks,
         "hit_ratio": {tier.label: stats.hits[tier] / blocks for tier in present},
         "hit_blocks": {tier.label: stats.hits[tier] for tier in present},
+        "ideal_hit_blocks": stats.ideal_hits,
+        **(_shared(stats) if recording.cutter.tells_shared else {}),
         "token_hit_ratio": stats.hit_tokens / max(1, stats.prompt_tokens),
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,
         "peak_bytes": {tier.label: stats.peak_bytes[tier] for tier in present},
+    }
+
+
+def _shared(stats: HierarchyStats) -> dict[str, int]:
+    """Return what was asked of blocks that sessions share: system prompts, documents."""
+    return {
+        "shared_blocks": stats.shared_blocks,
+        "shared_hit_blocks": stats.shared_hits,
+        "shared_ideal_hit_blocks": stats.shared_ideal_hits,
     }

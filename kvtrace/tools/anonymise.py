@@ -25,7 +25,8 @@ MIN_SECRET_BYTES, MAX_SECRET_BYTES = 16, 64
 ID_BYTES = 8
 _COUNTS = (
     "requests", "blocks", "unique_blocks", "objects", "ideal_prefix_hit", "hit_ratio",
-    "hit_blocks", "token_hit_ratio", "prompt_tokens", "generated_tokens", "peak_bytes",
+    "hit_blocks", "ideal_hit_blocks", "shared_blocks", "shared_hit_blocks",
+    "shared_ideal_hit_blocks", "token_hit_ratio", "prompt_tokens", "generated_tokens", "peak_bytes",
 )  # fmt: skip
 """Statistics that only count."""
 _KEPT = (

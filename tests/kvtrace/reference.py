@@ -18,13 +18,17 @@ TIERS = (GPU, CPU, NVME, OBJECT)
 
 @dataclass
 class Block:
-    """A block as a request asks for it: `run` begins a prefix of its own; `at`: see CutRequests."""
+    """A block as a request asks for it: `run` begins a prefix of its own; `at`: see CutRequests.
+
+    `shared`: a block of several sessions, counted once more by itself.
+    """
 
     ident: Any
     tokens: int
     run: bool = False
     checkpoint: bool = False
     at: int = 0
+    shared: bool = False
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Reference:
         self.hits = [0, 0, 0, 0]
         self.blocks = 0
         self.ideal = 0
+        self.shared = {"blocks": 0, "hits": 0, "ideal": 0}
         self.now = 0
         self.request: Request | None = None
         self.step = 0
@@ -200,7 +205,10 @@ class Reference:
         found = []
         for run in self.runs(prompt):
             known = [block.ident in self.seen for block in run]
-            self.ideal += [*known, False].index(False)
+            ideal = [*known, False].index(False)
+            self.ideal += ideal
+            self.shared["blocks"] += sum(block.shared for block in run)
+            self.shared["ideal"] += sum(block.shared for block in run[:ideal])
             found.append(self.usable(run))
             asked = {block.ident for block in run} | {("state", block.ident) for block in run}
             self.again |= asked & self.seen
@@ -228,6 +236,7 @@ class Reference:
             if self.where(block.ident) is None:
                 continue
             self.hits[self.hit(block.ident)] += 1
+            self.shared["hits"] += block.shared
             if last and not tail_first:
                 self.read_state(block)
             hits.append(block)

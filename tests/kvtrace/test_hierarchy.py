@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvtrace.eviction import NAMES
 from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, StateSize, TierSpec
-from kvtrace.kernel import CHECKPOINT, RUN
+from kvtrace.kernel import CHECKPOINT, RUN, SHARED
 from kvtrace.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
@@ -47,7 +47,8 @@ def cut(requests: list[Request]) -> CutRequests:
         Ragged.from_counts(counts, np.array([b.ident for b in blocks], np.int64)),
         np.array([block.tokens for block in blocks], np.int64),
         np.array([block.at for block in blocks], np.int64),
-        np.array([RUN * b.run + CHECKPOINT * b.checkpoint for b in blocks], np.int64),
+        np.array([RUN * b.run + CHECKPOINT * b.checkpoint + SHARED * b.shared for b in blocks],
+                 np.int64),  # fmt: skip
         np.array([len(r.prompt) for r in requests], np.int64),
     )
 
@@ -79,6 +80,7 @@ def prefix(family: int, length: int, each: bool) -> list[Block]:
             run=each or index == 0,
             checkpoint=index == length - 1,
             at=4 * (index + 1),
+            shared=family >= 8,
         )
         for index in range(length)
     ]
@@ -201,6 +203,8 @@ def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules
     assert [stats.hits[tier] for tier in Tier] == reference.hits
     assert stats.blocks == reference.blocks
     assert stats.ideal_hits == reference.ideal
+    shared = (stats.shared_blocks, stats.shared_hits, stats.shared_ideal_hits)
+    assert shared == tuple(reference.shared.values())
 
 
 @settings(max_examples=60, deadline=None)
