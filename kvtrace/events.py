@@ -79,6 +79,7 @@ class HierarchyStats:
     ideal_hits: int
     shared_blocks: int
     shared_hits: int
+    shared_hit_tokens: int
     shared_ideal_hits: int
     prompt_tokens: int
     generated_tokens: int

@@ -352,6 +352,7 @@ class Hierarchy:
             ideal_hits=count[kernel.IDEAL_HITS],
             shared_blocks=count[kernel.SHARED_BLOCKS],
             shared_hits=count[kernel.SHARED_HITS],
+            shared_hit_tokens=count[kernel.SHARED_HIT_TOKENS],
             shared_ideal_hits=count[kernel.SHARED_IDEAL_HITS],
             prompt_tokens=count[kernel.PROMPT_TOKENS],
             generated_tokens=count[kernel.GENERATED_TOKENS],

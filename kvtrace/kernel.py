@@ -90,7 +90,8 @@ WRITE_THROUGH, PROMOTE, TAIL_FIRST, GENERATION_NS, PREFILL_PS = range(17, 22)
 REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(22, 26)
 NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(26, 31)
 LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = range(31, 38)
-FRESH, TALLIED, TALLIED_NS, SHARED_BLOCKS, SHARED_HITS, SHARED_IDEAL_HITS, TALLY = range(38, 45)
+FRESH, TALLIED, TALLIED_NS = range(38, 41)
+SHARED_BLOCKS, SHARED_HITS, SHARED_HIT_TOKENS, SHARED_IDEAL_HITS, TALLY = range(41, 46)
 COUNTS = TALLY + TALLIES
 
 # Steps of a request (schema: column `step`); -1: done.
@@ -490,7 +491,9 @@ def _load(
         if flags & _HIT_END and not count[TAIL_FIRST]:
             _read_checkpoint(slots, table, tiers, count, events, blocks[at, B_IDENT])
         tiers[tier, HITS] += 1
-        count[SHARED_HITS] += flags & SHARED != 0
+        if flags & SHARED:
+            count[SHARED_HITS] += 1
+            count[SHARED_HIT_TOKENS] += blocks[at, B_TOKENS]
         hit_blocks += 1
         hit_tokens += blocks[at, B_TOKENS]
     count[HIT_TOKENS] += hit_tokens

@@ -246,5 +246,6 @@ def _shared(stats: HierarchyStats) -> dict[str, int]:
     return {
         "shared_blocks": stats.shared_blocks,
         "shared_hit_blocks": stats.shared_hits,
+        "shared_hit_tokens": stats.shared_hit_tokens,
         "shared_ideal_hit_blocks": stats.shared_ideal_hits,
     }

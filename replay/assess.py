@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from replay.prepare import Prepared
     from replay.recorder import Recorder
     from replay.reduction import Reduction
+    from replay.requests.measure import Requests
     from replay.result import Populated, ToolCost
     from replay.tally import Tally
 
@@ -39,6 +40,7 @@ class Measured:
     counters: tuple[LaneCounters, ...]
     """Per loop thread."""
     recorder: Recorder
+    requests: Requests | None
     tally: Tally
     order_violations: int
     kept: Done | None
@@ -198,6 +200,7 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         verdict=judge(_findings(prepared, options, measured, lanes, faithful), options.accept),
         lanes=lanes,
         groups=measured.recorder.groups(),
+        requests=None if measured.requests is None else measured.requests.measure(),
         fidelity=faithful,
         skipped=fidelity.skipped(prepared.survey, prepared.tiers),
         errors=measured.tally.errors,

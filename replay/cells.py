@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import kernel
+from kvtrace.jit import helper, kernel
+from kvtrace.units import MIB
 from replay.histogram import BITS, Histogram, bucket_count, bucket_of
 
 if TYPE_CHECKING:
@@ -23,15 +24,17 @@ Key = tuple[int, int]
 _CODES = 1 << 16
 _OPS, _BYTES, _ERRORS, _MOVING = range(4)
 _MAX, _TOTAL = range(2)
+_SERVICE, _RESPONSE, _PACE = range(3)
+_TIMES = 3
 
 
 class Latencies:
-    """Counts, bytes and latencies of some ops."""
+    """Counts, bytes and latencies of some ops. `pace`: service time per MiB, shorter ops as one."""
 
     def __init__(self) -> None:
         self.ops = self.bytes = self.errors = 0
         self.moves = False
-        self.service, self.response = Histogram(), Histogram()
+        self.service, self.response, self.pace = Histogram(), Histogram(), Histogram()
 
     def merge(self, other: Latencies) -> None:
         """Count what `other` has counted."""
@@ -41,6 +44,7 @@ class Latencies:
         self.moves |= other.moves
         self.service.merge(other.service)
         self.response.merge(other.response)
+        self.pace.merge(other.pace)
 
 
 class Cells:
@@ -49,10 +53,9 @@ class Cells:
     def __init__(self) -> None:
         self._row = np.full(_CODES, -1, np.int64)
         self._codes: list[int] = []
-        buckets = bucket_count(BITS)
         self._counts = np.zeros((0, 4), np.int64)
-        self._service, self._response = (np.zeros((0, buckets), np.int64) for _ in range(2))
-        self._stats = np.zeros((0, 2, 2), np.int64)
+        self._times = np.zeros((0, _TIMES, bucket_count(BITS)), np.int64)
+        self._stats = np.zeros((0, _TIMES, 2), np.int64)
 
     def add(self, done: Done) -> None:
         """Count finished ops."""
@@ -70,8 +73,7 @@ class Cells:
             done.complete_ns - done.submit_ns,
             done.complete_ns - done.due_ns,
             self._counts,
-            self._service,
-            self._response,
+            self._times,
             self._stats,
         )
 
@@ -80,7 +82,7 @@ class Cells:
             return
         self._row[codes] = np.arange(len(self._codes), len(self._codes) + len(codes))
         self._codes += codes.tolist()
-        for name in ("_counts", "_service", "_response", "_stats"):
+        for name in ("_counts", "_times", "_stats"):
             old = getattr(self, name)
             more = np.zeros((len(codes), *old.shape[1:]), np.int64)
             setattr(self, name, np.concatenate((old, more)))
@@ -91,13 +93,21 @@ class Cells:
             found = Latencies()
             found.ops, found.bytes, found.errors, moving = self._counts[row].tolist()
             found.moves = bool(moving)
-            found.service = self._histogram(self._service, row, 0)
-            found.response = self._histogram(self._response, row, 1)
+            found.service, found.response, found.pace = (
+                self._histogram(row, which) for which in (_SERVICE, _RESPONSE, _PACE)
+            )
             yield (code >> 8, code & 0xFF), found
 
-    def _histogram(self, counts: NDArray[np.int64], row: int, which: int) -> Histogram:
+    def _histogram(self, row: int, which: int) -> Histogram:
         largest, total = self._stats[row, which].tolist()
-        return Histogram.counted(counts[row].copy(), BITS, largest, total)
+        return Histogram.counted(self._times[row, which].copy(), BITS, largest, total)
+
+
+@helper
+def _add(times: Any, stats: Any, to: int, which: int, value: int) -> None:
+    times[to, which, bucket_of(value, BITS)] += 1
+    stats[to, which, _MAX] = max(stats[to, which, _MAX], value)
+    stats[to, which, _TOTAL] += value
 
 
 @kernel
@@ -110,8 +120,7 @@ def _count(
     service_ns: NDArray[np.int64],
     response_ns: NDArray[np.int64],
     counts: NDArray[np.int64],
-    service: NDArray[np.int64],
-    response: NDArray[np.int64],
+    times: NDArray[np.int64],
     stats: NDArray[np.int64],
 ) -> None:
     """Count each op in its row; times below 0 as 0."""
@@ -123,10 +132,7 @@ def _count(
         if not (good[at] and moves[at]):
             continue
         counts[to, _BYTES] += size[at]
-        took, answered = max(0, service_ns[at]), max(0, response_ns[at])
-        service[to, bucket_of(took, BITS)] += 1
-        response[to, bucket_of(answered, BITS)] += 1
-        stats[to, 0, _MAX] = max(stats[to, 0, _MAX], took)
-        stats[to, 0, _TOTAL] += took
-        stats[to, 1, _MAX] = max(stats[to, 1, _MAX], answered)
-        stats[to, 1, _TOTAL] += answered
+        took = max(0, service_ns[at])
+        _add(times, stats, to, _SERVICE, took)
+        _add(times, stats, to, _RESPONSE, max(0, response_ns[at]))
+        _add(times, stats, to, _PACE, int(took * (MIB / max(size[at], MIB))))

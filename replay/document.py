@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kvtrace.fields import Section
 from replay.device import DeviceState
 from replay.environment import Environment
+from replay.health import HealthDocument
 from replay.host.document import (
     BlockLatencyDocument,
     DeviceSeriesDocument,
@@ -21,37 +22,21 @@ from replay.host.document import (
 from replay.marker import Preconditioned
 from replay.options import ReplayOptions
 from replay.reason import Reason
+from replay.requests.document import RequestsDocument
 from replay.result import PayloadInfo, Populated
+from replay.summaries import Distribution, Percentiles
 from replay.trace_info import TraceInfo
 
-SCHEMA_VERSION = 2
-"""2 (24 November 2026) adds `kind`, `created_at_s`, means, distributions, heat maps and the trace's
-header. Version 1 had no reader; its files are refused."""
+SCHEMA_VERSION = 3
+"""3 (27 November 2026) adds `requests`, `storage_health` and distributions per MiB, all of them
+unknown in older results; `storage_throughput_tokens_per_sec` is of the requests' own ops only, as
+its inventors count. 2 (24 November 2026) adds `kind`, `created_at_s`, means, distributions, heat
+maps and the trace's header. Version 1 had no reader; its files are refused."""
+READ_VERSIONS = (2, SCHEMA_VERSION)
 
 Kind = Literal["replay", "ops"]
 """Where a result comes from: a run of ours, or the finished ops of any tool."""
 Word = Literal["VALID", "INVALID", "UNJUDGED"]
-
-
-class Percentiles(BaseModel):
-    """Of a time in ns; `few_samples` names those with fewer than 10 samples beyond them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    p50: int
-    p90: int
-    p95: int
-    p99: int
-    p999: int
-    p9999: int
-    max: int
-    mean: float | None
-    count: int
-    few_samples: list[str]
-
-    def __getitem__(self, name: str) -> int:
-        found: int = getattr(self, name)
-        return found
 
 
 class LatenessSummary(Percentiles):
@@ -61,13 +46,6 @@ class LatenessSummary(Percentiles):
     slot_wait_ns: Percentiles | None
     burst_wait_ns: Percentiles | None
     host_lateness_ns: Percentiles | None
-
-
-class Distribution(Section):
-    """How many values fell into each bucket: above the `upper` before it, up to its own."""
-
-    upper: list[int]
-    count: list[int]
 
 
 class HeatMap(Section):
@@ -212,6 +190,9 @@ class GroupDocument(Section):
     service_ns: Percentiles | None
     response_ns: Percentiles | None
     service_distribution_ns: Distribution | None = None
+    service_per_mib_distribution_ns: Distribution | None = Field(
+        default=None, description="service time per MiB; ops of less than that count as one"
+    )
 
 
 class NotExecuted(Section):
@@ -299,6 +280,8 @@ class ResultDocument(Section):
     groups: list[GroupDocument]
     groups_by_qos: list[GroupDocument]
     groups_by_size: list[GroupDocument]
+    requests: RequestsDocument | None = None
+    storage_health: HealthDocument | None = None
     not_executed: list[NotExecuted]
     fidelity: FidelityDocument
     populate: Populated | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from replay.fidelity import PhaseCount
 from replay.loop import NO_TIME_NS, Action, Mode
 from replay.reason import Reason
 from replay.recorder import Recorder
+from replay.requests.document import document_of as requests_document
+from replay.requests.measure import Requests
+from replay.summaries import flat
 from replay.tally import Tally
 from replay.totals import Totals
 from replay.trace_info import describe
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
 
     from kvtrace.reader import Columns, Trace
     from replay.recorder import LaneMeasure
+    from replay.requests.measure import RequestsMeasure
 
 _NEEDED = ("submit", "complete")
 _READ = ("op", "size", "tier", "key", "phase")
-_OPTIONAL = ("qos", "due", "error")
+_OPTIONAL = ("request", "qos", "due", "error")
 _MOVES = np.array([op in (Op.READ, Op.WRITE) for op in Op])
 _ACTIONS = np.array(
     [{Op.READ: Action.READ, Op.WRITE: Action.WRITE}.get(op, Action.NONE) for op in Op], np.uint8
@@ -49,6 +53,7 @@ class _Found:
     """What was measured of all ops."""
 
     recorder: Recorder
+    requests: RequestsMeasure | None
     tally: Tally
     lanes: tuple[LaneMeasure, ...]
     phases: tuple[PhaseCount, ...]
@@ -74,16 +79,18 @@ def document_of(trace: Trace) -> doc.ResultDocument:
 
 def _measure(trace: Trace) -> _Found:
     mode = Mode.OPEN if "due" in trace.columns else Mode.MAX
-    tally = Tally(tuple(range(len(Tier))))
+    tally, requests = Tally(tuple(range(len(Tier)))), Requests(mode, 0)
     with ThreadPoolExecutor(1) as beside:
         recorder = Recorder(len(Tier), mode, 0, beside=beside)
-        for done in _batches(trace):
+        for done, request in _batches(trace):
             recorder.add(done)
             tally.add(done)
+            if request is not None:
+                requests.add(done, request)
         recorder.finish()
     measures = [recorder.measure(int(tier), tier, ()) for tier in Tier]
     lanes = tuple(lane for lane in measures if lane.ops or lane.errors)
-    return _Found(recorder, tally, lanes, tuple(_phases(trace, recorder)))
+    return _Found(recorder, requests.measure(), tally, lanes, tuple(_phases(trace, recorder)))
 
 
 def _phases(trace: Trace, recorder: Recorder) -> Iterator[PhaseCount]:
@@ -98,8 +105,8 @@ def _phases(trace: Trace, recorder: Recorder) -> Iterator[PhaseCount]:
             yield PhaseCount(phase, ops or did, did, moved or did_bytes, did_bytes)
 
 
-def _batches(trace: Trace) -> Iterator[Done]:
-    """Yield all ops; the next ones are read while some are measured."""
+def _batches(trace: Trace) -> Iterator[tuple[Done, NDArray[Any] | None]]:
+    """Yield all ops and, if known, their requests; the next are read while some are measured."""
     wanted = [*_READ, *_NEEDED, *(name for name in _OPTIONAL if name in trace.columns)]
     rows = trace.batches(wanted, nulls=True)
     number = 0
@@ -107,7 +114,7 @@ def _batches(trace: Trace) -> Iterator[Done]:
         coming = reading.submit(next, rows, None)
         while (batch := coming.result()) is not None:
             coming = reading.submit(next, rows, None)
-            yield _done(batch, number)
+            yield _done(batch, number), batch.get("request")
             number += len(batch["op"])
 
 
@@ -158,7 +165,9 @@ def _document(trace: Trace, found: _Found) -> doc.ResultDocument:
         rows_replayed=trace.rows,
         duration_ns=trace.header.totals.duration_ns,
     )
-    totals = Totals(found.lanes, info)
+    groups = found.recorder.groups()
+    totals = Totals(found.lanes, groups.whole, info)
+    lanes = [_lane(lane, totals) for lane in found.lanes]
     reasons = _reasons(found)
     return doc.ResultDocument(
         kind="ops",
@@ -167,8 +176,9 @@ def _document(trace: Trace, found: _Found) -> doc.ResultDocument:
         reasons=reasons,
         marks=[],
         warnings=[*signs.warnings(found.lanes), *_unknown(trace)],
-        **from_run.summed(totals, [_lane(lane, totals) for lane in found.lanes]),
-        **from_run.grouped(found.recorder.groups()),
+        **from_run.summed(totals, lanes),
+        **from_run.grouped(groups, lanes, info),
+        requests=requests_document(found.requests),
         created_at_s=clock.unix_s(),
         errors=sum(found.tally.errors.values()),
         errors_by_name=found.tally.errors,
@@ -206,7 +216,7 @@ def _lateness(measure: LaneMeasure) -> doc.LatenessSummary | None:
     if measure.response is None:
         return None
     return doc.LatenessSummary(
-        **from_run.percentiles(measure.lateness.total).model_dump(),
+        **flat(measure.lateness.total),
         dependency_wait_ns=None,
         slot_wait_ns=None,
         burst_wait_ns=None,

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import S_NS
 from replay import document as doc
+from replay.health import health_of
 from replay.histogram import ERROR_RATIO, Summary
 from replay.host.document import block_document, device_document, host_document
+from replay.requests.document import document_of as requests_document
+from replay.summaries import Distribution, Percentiles, flat, percentiles
 
 if TYPE_CHECKING:
     from replay.fidelity import Fidelity
@@ -16,10 +19,12 @@ if TYPE_CHECKING:
     from replay.result import DeviceView, IoGroup, LaneResult, Result
     from replay.slices import Heat, Series
     from replay.totals import Totals
+    from replay.trace_info import TraceInfo
 
 
 def document_of(result: Result) -> doc.ResultDocument:
     """Return the result as a document."""
+    lanes = [_lane(result, lane) for lane in result.lanes]
     return doc.ResultDocument(
         kind="replay",
         verdict=result.verdict.word,
@@ -27,8 +32,9 @@ def document_of(result: Result) -> doc.ResultDocument:
         reasons=list(result.verdict.reasons),
         marks=list(result.verdict.marks),
         warnings=list(result.verdict.warnings),
-        **summed(result.totals, [_lane(result, lane) for lane in result.lanes]),
-        **grouped(result.groups),
+        **summed(result.totals, lanes),
+        **grouped(result.groups, lanes, result.trace),
+        requests=requests_document(result.requests),
         created_at_s=result.created_at_s,
         errors=sum(result.errors.values()),
         errors_by_name=result.errors,
@@ -68,24 +74,21 @@ def summed(totals: Totals, lanes: list[doc.LaneDocument]) -> dict[str, Any]:
     }
 
 
-def grouped(groups: Groups) -> dict[str, Any]:
-    """Return the three lists of groups."""
+def grouped(groups: Groups, lanes: list[doc.LaneDocument], trace: TraceInfo) -> dict[str, Any]:
+    """Return the three lists of groups, and what follows from them and the trace."""
+    whole = [_group(each, distribution=True) for each in groups.whole]
     return {
-        "groups": [_group(each, distribution=True) for each in groups.whole],
+        "groups": whole,
+        "storage_health": health_of(whole, lanes, trace),
         "groups_by_qos": [_group(each) for each in groups.by_qos],
         "groups_by_size": [_group(each) for each in groups.by_size],
     }
 
 
-def percentiles(summary: Summary) -> doc.Percentiles:
-    """Return a summary as a document has it."""
-    return doc.Percentiles(**_flat(summary))
-
-
-def distribution(summary: Summary) -> doc.Distribution:
+def distribution(summary: Summary) -> Distribution:
     """Return the filled buckets below a summary."""
     buckets = summary.buckets
-    return doc.Distribution(upper=buckets.upper.tolist(), count=buckets.count.tolist())
+    return Distribution(upper=buckets.upper.tolist(), count=buckets.count.tolist())
 
 
 def slices(series: Series) -> doc.TimeSlices:
@@ -157,23 +160,13 @@ def _lane(result: Result, lane: LaneResult) -> doc.LaneDocument:
     )
 
 
-def _flat(summary: Summary) -> dict[str, Any]:
-    return {
-        **summary.percentiles,
-        "max": summary.max,
-        "mean": summary.mean,
-        "count": summary.count,
-        "few_samples": list(summary.few_samples),
-    }
-
-
-def _percentiles(summary: Summary | None) -> doc.Percentiles | None:
+def _percentiles(summary: Summary | None) -> Percentiles | None:
     return None if summary is None else percentiles(summary)
 
 
 def _lateness(lateness: Lateness) -> doc.LatenessSummary:
     return doc.LatenessSummary(
-        **_flat(lateness.total),
+        **flat(lateness.total),
         dependency_wait_ns=percentiles(lateness.dependency_wait),
         slot_wait_ns=percentiles(lateness.slot_wait),
         burst_wait_ns=percentiles(lateness.burst_wait),
@@ -188,7 +181,7 @@ def _counters(lane: LaneResult) -> doc.Counters:
 
 
 def _io(group: IoGroup) -> doc.IoLatency:
-    return doc.IoLatency(size_class_bytes=group.size_class, **_flat(group.latency))
+    return doc.IoLatency(size_class_bytes=group.size_class, **flat(group.latency))
 
 
 def _change(lane: LaneResult) -> doc.DriveChange | None:
@@ -223,10 +216,11 @@ def _group(found: Group, *, distribution: bool = False) -> doc.GroupDocument:
         service_ns=_percentiles(found.service),
         response_ns=_percentiles(found.response),
         service_distribution_ns=_buckets(found.service) if distribution else None,
+        service_per_mib_distribution_ns=_buckets(found.pace) if distribution else None,
     )
 
 
-def _buckets(summary: Summary | None) -> doc.Distribution | None:
+def _buckets(summary: Summary | None) -> Distribution | None:
     return None if summary is None else distribution(summary)
 
 

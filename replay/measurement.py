@@ -17,6 +17,7 @@ from replay.loop import Control, LaneCounters, LoopOptions, Outcome, Times, Veri
 from replay.options import ReplayOptions, Spin, Timing
 from replay.plan import RING_OPS
 from replay.recorder import Recorder
+from replay.requests.measure import Requests, RequestSink
 from replay.simulated import SimulatedTarget
 from replay.tally import Tally
 from replay.violations import OrderChecker
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kvtrace.reader import Trace
     from kvtrace.schema import Tier
     from replay.feed import Sink
     from replay.fresh import FreshPayload
@@ -105,6 +107,8 @@ class Sinks:
     checker: OrderChecker
     kept: Kept
     sampler: sample.WriteSampler
+    requests: RequestSink | None
+    """None where the trace names no requests."""
 
 
 class Measurement:
@@ -112,6 +116,7 @@ class Measurement:
 
     def __init__(
         self,
+        trace: Trace,
         prepared: Prepared,
         options: ReplayOptions,
         engine: Engine,
@@ -119,6 +124,7 @@ class Measurement:
         stop: Stop,
         journal: Journal | None,
     ) -> None:
+        self._trace = trace
         self._prepared, self._options, self._engine = prepared, options, engine
         self._watcher, self._stop, self._journal = watcher, stop, journal
         self._control = Control(len(prepared.tiers) * options.threads)
@@ -287,6 +293,8 @@ class Measurement:
             sinks: list[Sink] = [
                 found.recorder, found.tally, found.checker, found.kept, found.sampler,
             ]  # fmt: skip
+            if found.requests is not None:
+                sinks.append(found.requests)
             if self._journal is not None:
                 sinks.append(_Journalled(self._journal, int(self._control.start_ns[0])))
             mode, threads = self._options.mode.loop_mode, self._options.threads
@@ -317,4 +325,12 @@ class Measurement:
             OrderChecker(2 * prepared.ring.capacity, unplaced),
             Kept(),
             sample.WriteSampler(sample.SAMPLE_BYTES if reduced else 0),
+            self._request_sink(),
         )
+
+    def _request_sink(self) -> RequestSink | None:
+        if "request" not in self._trace.columns:
+            return None
+        options, start_ns = self._options, int(self._control.start_ns[0])
+        requests = Requests(options.mode.loop_mode, start_ns, options.warmup_ns)
+        return RequestSink(self._trace, self._prepared.tiers, requests)

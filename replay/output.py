@@ -14,11 +14,13 @@ from kvtrace.schema import ROW_GROUP_ROWS
 from kvtrace.units import S_NS
 from kvtrace.writer import TraceWriter, check_writable, partial_path
 from replay import clock, report
+from replay.executed import ExecutedRows
 from replay.from_run import document_of
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
+from replay.trace_info import REPLAY, WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,36 +65,17 @@ class ResultTrace:
         self._trace, self._path, self._force = trace, path, force
         self._tiers = np.array(tiers, np.uint8)
         self._kept = [name for name in trace.columns if name not in _MEASURED]
-        self._rows = self._executed_rows()
-        self._left: dict[str, NDArray[Any]] | None = None
+        self._rows = ExecutedRows(trace, self._kept, tiers)
         self._pending: list[dict[str, NDArray[Any]]] = []
         self._pending_rows = 0
         self._parts: list[Path] = []
         self._flushed_ns = clock.now_ns()
 
-    def _executed_rows(self) -> Iterator[dict[str, NDArray[Any]]]:
-        for batch in self._trace.batches(self._kept, nulls=True):
-            which = np.isin(batch["tier"], self._tiers)
-            if which.any():
-                yield {name: values[which] for name, values in batch.items()}
-
-    def _next_rows(self, count: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield the next `count` executed rows."""
-        while count:
-            rows = self._left if self._left is not None else next(self._rows)
-            have = len(rows["timestamp"])
-            took = min(have, count)
-            self._left = None
-            if took < have:
-                self._left = {name: values[took:] for name, values in rows.items()}
-            yield {name: values[:took] for name, values in rows.items()}
-            count -= took
-
     def add(self, done: Done, start_ns: int) -> None:
         """Take finished ops, in the trace's order."""
         measured = _measured(done, start_ns)
         begin = 0
-        for rows in self._next_rows(len(done)):
+        for rows in self._rows.take(len(done)):
             end = begin + len(rows["timestamp"])
             part = {name: values[begin:end] for name, values in measured.items()}
             self._pending.append(rows | part)
@@ -124,7 +107,7 @@ class ResultTrace:
 
     def _header(self, replay: Mapping[str, object]) -> Header:
         old = self._trace.header
-        return old.model_copy(update={"statistics": {**old.statistics, "replay": dict(replay)}})
+        return old.model_copy(update={"statistics": {**old.statistics, REPLAY: dict(replay)}})
 
     def finish(self, result: Result, document: ResultDocument) -> None:
         """Write the whole trace under its name, `document` in it; the parts are gone then."""
@@ -135,6 +118,7 @@ class ResultTrace:
             "tiers": [lane.measure.tier.label for lane in result.lanes],
             "mode": result.options.mode.value,
             "speed": result.options.speed,
+            WHOLE: result.trace.rows_replayed == result.trace.rows,
         }
         with TraceWriter(
             self._path, self._header(about), self._columns, force=self._force

@@ -61,6 +61,8 @@ class Group:
     errors: int
     service: Summary | None
     response: Summary | None
+    pace: Summary | None
+    """Service time per MiB; ops of less than that count as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +362,7 @@ class Recorder:
                 found.errors,
                 found.service.summary() if found.moves else None,
                 found.response.summary() if found.moves and self.mode != Mode.MAX else None,
+                found.pace.summary() if found.moves else None,
             )
             for (code, size), found in sorted(groups.items())
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from replay.marker import Preconditioned
     from replay.options import ReplayOptions
     from replay.recorder import Groups, LaneMeasure
+    from replay.requests.measure import RequestsMeasure
     from replay.verdict import Verdict
 
 
@@ -137,6 +138,8 @@ class Result:
     verdict: Verdict
     lanes: tuple[LaneResult, ...]
     groups: Groups
+    requests: RequestsMeasure | None
+    """None where the trace names no requests."""
     fidelity: Fidelity
     skipped: tuple[Skipped, ...]
     errors: dict[str, int]
@@ -161,7 +164,7 @@ class Result:
     @property
     def totals(self) -> Totals:
         """What all lanes did together."""
-        return Totals(tuple(lane.measure for lane in self.lanes), self.trace)
+        return Totals(tuple(lane.measure for lane in self.lanes), self.groups.whole, self.trace)
 
     @property
     def headline(self) -> LaneResult:

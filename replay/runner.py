@@ -93,8 +93,9 @@ class _Session:
 
     def run(self) -> Result:
         measurement = Measurement(
-            self.prepared, self.options, self.engine, self.watcher, self.stop, self.journal
-        )
+            self.trace, self.prepared, self.options, self.engine, self.watcher, self.stop,
+            self.journal,
+        )  # fmt: skip
         measurement.plan_ahead()
         arena, page_kind = self._make_arena()
         mark = RunMark(self.prepared.run_id, self.trace.sha256())
@@ -179,6 +180,7 @@ class _Session:
         measured = Measured(
             counters=outcome.counters,
             recorder=sinks.recorder,
+            requests=None if sinks.requests is None else sinks.requests.requests,
             tally=sinks.tally,
             order_violations=sinks.checker.count,
             kept=sinks.kept.all() if final else None,

@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.reader import open_trace
-from replay.document import SCHEMA_VERSION, ResultDocument
+from kvtrace.units import S_NS
+from replay.document import READ_VERSIONS, SCHEMA_VERSION, ResultDocument
 from replay.from_ops import document_of as document_of_ops
 from replay.output import RESULT_KEY
+from replay.totals import request_io_ns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +45,10 @@ def _of_trace(path: Path, *, from_ops: bool) -> ResultDocument:
 
 def parse(text: bytes, where: object) -> ResultDocument:
     """Return the document in `text`. Raises TraceError."""
-    _check_version(_parsed(text, where), where)
+    found = _parsed(text, where)
+    _check_version(found, where)
     try:
-        return ResultDocument.model_validate_json(text)
+        document = ResultDocument.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -54,6 +57,20 @@ def parse(text: bytes, where: object) -> ResultDocument:
             where=where,
             hint="make the report again: kvtrace report RESULT.parquet",
         ) from error
+    return document if document.schema_version == SCHEMA_VERSION else _upgraded(document)
+
+
+def _upgraded(document: ResultDocument) -> ResultDocument:
+    """Return a result of version 2 as one of version 3; what wasn't measured stays unknown."""
+    io_ns = request_io_ns((group.phase, group.service_ns) for group in document.groups)
+    tokens = document.trace.generated_tokens
+    whole = document.trace.rows_replayed == document.trace.rows
+    rate = tokens * S_NS / io_ns if tokens and io_ns and whole else None
+    changed = {
+        "schema_version": SCHEMA_VERSION,
+        "storage_throughput_tokens_per_sec": rate,
+    }
+    return document.model_copy(update=changed)
 
 
 def _parsed(text: bytes, where: object) -> dict[str, Any]:
@@ -76,13 +93,13 @@ def _parsed(text: bytes, where: object) -> dict[str, Any]:
 
 def _check_version(found: dict[str, Any], where: object) -> None:
     version = found["schema_version"]
-    if version == SCHEMA_VERSION:
+    if version in READ_VERSIONS:
         return
     newer = isinstance(version, int) and version > SCHEMA_VERSION
     raise TraceError(
         "unknown schema of results",
         where=where,
         got=version,
-        accepted=SCHEMA_VERSION,
+        accepted=" or ".join(map(str, READ_VERSIONS)),
         hint="update kvtrace" if newer else "replay again, or report the result trace (--out)",
     )

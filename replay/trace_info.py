@@ -10,9 +10,16 @@ if TYPE_CHECKING:
     from kvtrace.reader import Trace
 
 
+REPLAY, WHOLE = "replay", "whole"
+"""In a result trace's statistics: what is said of the run, and whether it did the whole trace."""
+
+
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
-    """What was replayed. `header`: all that the trace says of itself."""
+    """What was replayed. `header`: all that the trace says of itself.
+
+    `generated_tokens`: of its requests; None where unknown, or if a part of them was replayed.
+    """
 
     path: str
     sha256: str
@@ -23,12 +30,16 @@ class TraceInfo:
     bytes_per_token: float | None
     generated_tokens: int | None
     header: dict[str, Any]
+    whole: bool = False
+    """Whether all of it was replayed, as far as its tiers were executed."""
 
 
 def describe(trace: Trace, *, sha256: str, rows_replayed: int, duration_ns: int) -> TraceInfo:
     """Return what is to be said of `trace`, of which so many rows were replayed."""
     header = trace.header
-    tokens = header.statistics.get("generated_tokens")
+    before = header.statistics.get(REPLAY, {WHOLE: True})
+    whole = rows_replayed == trace.rows and bool(before.get(WHOLE))
+    tokens = header.statistics.get("generated_tokens") if whole else None
     return TraceInfo(
         path=str(trace.path),
         sha256=sha256,
@@ -39,6 +50,7 @@ def describe(trace: Trace, *, sha256: str, rows_replayed: int, duration_ns: int)
         bytes_per_token=_bytes_per_token(header),
         generated_tokens=None if tokens is None else int(tokens),
         header=header.model_dump(mode="json"),
+        whole=whole,
     )
 
 

@@ -26,7 +26,8 @@ ID_BYTES = 8
 _COUNTS = (
     "requests", "blocks", "unique_blocks", "objects", "ideal_prefix_hit", "hit_ratio",
     "hit_blocks", "ideal_hit_blocks", "shared_blocks", "shared_hit_blocks",
-    "shared_ideal_hit_blocks", "token_hit_ratio", "prompt_tokens", "generated_tokens", "peak_bytes",
+    "shared_hit_tokens", "shared_ideal_hit_blocks", "token_hit_ratio", "prompt_tokens",
+    "generated_tokens", "peak_bytes",
 )  # fmt: skip
 """Statistics that only count."""
 _KEPT = (

@@ -1,4 +1,4 @@
-"""Forms of a report: one file each, found by the suffix of the file that is asked for.
+"""Forms of a report: one file each, found by how the name of the file ends that is asked for.
 
 A form's module has `SUFFIX`, `write(document, path)`, and, where it needs any, `PACKAGES` of the
 extra `report`; `terminal` has none of them.
@@ -35,8 +35,14 @@ def _forms() -> dict[str, _Form]:
 
 
 def suffixes() -> tuple[str, ...]:
-    """Return the suffixes of the files that a report can be written to."""
+    """Return how the names of files end that a report can be written to."""
     return tuple(sorted(_forms()))
+
+
+def _form_of(path: Path) -> _Form | None:
+    """Return the form of a file by its name: of several that fit, that of the longest suffix."""
+    fitting = [suffix for suffix in _forms() if path.name.endswith(suffix)]
+    return _forms()[max(fitting, key=len)] if fitting else None
 
 
 def check_suffix(path: Path) -> None:
@@ -44,17 +50,18 @@ def check_suffix(path: Path) -> None:
 
     Raises UsageError, or TargetError where a package is missing.
     """
-    if path.suffix not in suffixes():
+    form = _form_of(path)
+    if form is None:
         raise UsageError(
             "unknown form of report",
             where=path,
             got=repr(path.suffix),
             accepted=", ".join(suffixes()),
         )
-    for name in getattr(_forms()[path.suffix], "PACKAGES", ()):
+    for name in getattr(form, "PACKAGES", ()):
         if importlib.util.find_spec(name) is None:
             raise TargetError(
-                f"{path.suffix} needs a package that isn't installed: {name}",
+                f"{form.SUFFIX} needs a package that isn't installed: {name}",
                 where=path,
                 hint="pip install kvtrace[report]",
             )
@@ -68,7 +75,9 @@ def write_json(document: ResultDocument, path: Path) -> None:
 def write(document: ResultDocument, path: Path) -> None:
     """Write the report at `path`, whole or not at all."""
     check_suffix(path)
-    write_whole(path, lambda partial: _forms()[path.suffix].write(document, partial))
+    form = _form_of(path)
+    assert form is not None, "its name was checked"
+    write_whole(path, lambda partial: form.write(document, partial))
 
 
 def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from replay.document import Percentiles, ResultDocument
+    from replay.document import ResultDocument
+    from replay.summaries import Percentiles
 
 SUFFIX = ".csv"
 _COUNTED = ("verdict", "tier", "phase", "op", "qos", "size_class_bytes", "ops", "bytes", "errors")

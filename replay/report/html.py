@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.document import GroupDocument, LaneDocument, Percentiles, ResultDocument
+    from replay.document import GroupDocument, LaneDocument, ResultDocument
     from replay.reason import Reason
+    from replay.summaries import Percentiles
 
 SUFFIX = ".html"
 PACKAGES = ("altair", "vl_convert")

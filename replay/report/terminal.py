@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from replay.document import (
         LaneDocument,
         LatenessSummary,
-        Percentiles,
         ResultDocument,
         TimeSlices,
     )
     from replay.reason import Reason
+    from replay.summaries import Percentiles
 
 WIDTH = 80
 _BARS, _BARS_MIN = 40, 4

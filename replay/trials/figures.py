@@ -10,7 +10,8 @@ from replay.histogram import QUANTILES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from replay.document import Distribution, GroupDocument, Percentiles, ResultDocument
+    from replay.document import GroupDocument, ResultDocument
+    from replay.summaries import Distribution, Percentiles
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
 SHOWN = ("p50", "p90", "p99", "p999", "p9999")

@@ -11,7 +11,8 @@ from replay.web.page import Chart, fitted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from replay.document import Distribution, GroupDocument, HeatMap, LaneDocument, TimeSlices
+    from replay.document import GroupDocument, HeatMap, LaneDocument, TimeSlices
+    from replay.summaries import Distribution
 
 HEIGHT = 220
 _COLOURS = ["#2b7bba", "#d9730d", "#2e9e5b", "#a44fb8"]

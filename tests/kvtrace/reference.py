@@ -93,7 +93,7 @@ class Reference:
         self.hits = [0, 0, 0, 0]
         self.blocks = 0
         self.ideal = 0
-        self.shared = {"blocks": 0, "hits": 0, "ideal": 0}
+        self.shared = {"blocks": 0, "hits": 0, "tokens": 0, "ideal": 0}
         self.now = 0
         self.request: Request | None = None
         self.step = 0
@@ -237,6 +237,7 @@ class Reference:
                 continue
             self.hits[self.hit(block.ident)] += 1
             self.shared["hits"] += block.shared
+            self.shared["tokens"] += block.shared * block.tokens
             if last and not tail_first:
                 self.read_state(block)
             hits.append(block)

@@ -1,0 +1,1 @@
+"""What storage took of each inference request, by class of urgency."""
