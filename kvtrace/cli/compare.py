@@ -32,7 +32,7 @@ def compare_command(
     ] = None,
     report_to: Annotated[
         list[Path] | None,
-        typer.Option("--report", help="Report file (.html, .json); may be repeated."),
+        typer.Option("--report", help="Report file (.html, .json, .xlsx); may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,

@@ -10,6 +10,7 @@ import pytest
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.units import MS_NS
 from replay import stored
+from replay.trials import report, xlsx
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of
 from replay.trials.figures import Figure, of_result, value_at
@@ -106,6 +107,45 @@ def test_a_comparison_says_better_worse_or_within_noise() -> None:
     figure = document_of(compare(slower)).figures[0]
     assert figure.sides[1] is not None
     assert judged(figure, figure.sides[1]) == "worse"
+
+
+def test_the_workbook_says_what_the_comparison_says(tmp_path: Path) -> None:
+    """Sides, figures, cautions: read by another program's library, numbers as numbers."""
+    openpyxl = pytest.importorskip("openpyxl")
+    sides = [
+        side("base", 10.0, 10.1, 9.9, 10.0, 20.0),
+        side("fast", 50, 50.1, 49.9),
+        side("one", 5),
+    ]
+    document = document_of(compare(sides))
+    report.write(document, tmp_path / "c.xlsx", "Comparison")
+    book = openpyxl.load_workbook(tmp_path / "c.xlsx")
+    assert book.sheetnames == ["Sides", "Figures", "Cautions"]
+    trials = [row[:3] for row in book["Sides"].iter_rows(min_row=2, values_only=True)]
+    assert trials == [
+        *(("base", f"{n}.json", "UNJUDGED") for n in range(5)),
+        *(("fast", f"{n}.json", "UNJUDGED") for n in range(3)),
+        ("one", "0.json", "UNJUDGED"),
+    ]  # fmt: skip
+    heads, *rows = book["Figures"].iter_rows(values_only=True)
+    assert heads == xlsx.FIGURES
+    assert book["Figures"].freeze_panes == "A2"
+    for row, label, expected in zip(
+        rows, ("base", "fast", "one"), document.figures[0].sides, strict=True
+    ):
+        found = dict(zip(heads, row, strict=True))
+        assert expected is not None
+        assert (found["figure"], found["unit"], found["side"]) == ("x", "bytes/s", label)
+        assert found["trials"] == expected.count
+        for name in ("mean", "median", "low", "high", "deviation", "cv_ratio", "ratio"):
+            assert found[name] == pytest.approx(getattr(expected, name)), name
+        interval = (found["ci95_low"], found["ci95_high"])
+        assert interval == pytest.approx(expected.ci95 or (None, None))
+        assert found["beyond_noise"] is expected.beyond_noise
+    assert [row[heads.index("odd_trials")] for row in rows] == ["4.json", None, None]
+    assert [row[heads.index("judged")] for row in rows] == [None, "better", None]
+    cautions = [row[0] for row in book["Cautions"].iter_rows(min_row=2, values_only=True)]
+    assert cautions == document.cautions
 
 
 def trial(path: Path, **changed: Any) -> Trial:
@@ -205,15 +245,18 @@ def test_compare_writes_and_refuses(
 ) -> None:
     """Tables of 80 columns; HTML and JSON; nothing overwritten; what can't be compared named."""
     one, other = results("one"), results("other", objects=9)
-    page = tmp_path / "c.html"
-    found = cli("compare", one, other, "--report", page)
+    page, book = tmp_path / "c.html", tmp_path / "c.xlsx"
+    found = cli("compare", one, other, "--report", page, "--report", book)
     assert found.code == 0, found.err
     assert all(len(line) <= 80 for line in found.out.splitlines())
     assert "different traces" in found.out
     assert "no known noise" in found.out
     assert "throughput" in page.read_text()
+    assert book.stat().st_size > 0
     assert cli("compare", one, other, "--report", page).code == 4
     assert cli("compare", one, "--report", one, "--force").code == 2
-    assert "accepted: .html, .json" in cli("compare", one, "--report", tmp_path / "c.txt").error
+    assert (
+        "accepted: .html, .json, .xlsx" in cli("compare", one, "--report", tmp_path / "c.txt").error
+    )
     assert "more labels" in cli("compare", one, "--label", "a", "--label", "b").error
     assert "no trials in it" in cli("compare", tmp_path).error
