@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.errors import TraceError, UsageError
+from kvtrace.errors import UsageError
 from kvtrace.units import MS_NS
 from replay import stored
 from replay.trials import report, xlsx
 from replay.trials.comparison import compare
-from replay.trials.document import ComparisonDocument, document_of
+from replay.trials.document import document_of
 from replay.trials.figures import Figure, of_result, value_at
 from replay.trials.sides import Side, Trial, check_alike, load_side
 from replay.trials.statistics import differs, odd, spread, t_95
@@ -202,42 +201,6 @@ def test_unlike_trials_are_not_averaged(results: Callable[..., Path]) -> None:
 def vars_of(found: Any) -> dict[str, Any]:
     """Return the fields of a slotted dataclass."""
     return {name: getattr(found, name) for name in found.__slots__}
-
-
-FIO = {
-    "fio version": "fio-3.33",
-    "jobs": [
-        {
-            "total_err": 0,
-            "read": {"bw_bytes": 2_000_000_000, "iops": 15_000.5, "lat_ns": {}, "clat_ns":
-                     {"percentile": {"50.000000": 80_000, "99.000000": 900_000}}},
-            "write": {"bw_bytes": 0, "iops": 0, "lat_ns": {}, "clat_ns": {}},
-        }
-    ],
-}  # fmt: skip
-
-
-def test_fios_json_is_a_side(
-    results: Callable[..., Path], cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
-) -> None:
-    """Its throughput and percentiles stand beside ours; what it lacks stays empty."""
-    path = tmp_path / "fio.json"
-    path.write_text(json.dumps(FIO))
-    found = cli("compare", results("ours"), path, "--label", "kvtrace", "--label", "fio", "--json")
-    assert found.code == 0, found.err
-    document = ComparisonDocument.model_validate_json(found.out)
-    assert [side.label for side in document.sides] == ["kvtrace", "fio"]
-    by_name = {figure.name: figure.sides[1] for figure in document.figures}
-    assert by_name["throughput"] is not None
-    assert by_name["throughput"].mean == 2_000_000_000
-    assert by_name["nvme read P99"] is not None
-    assert by_name["nvme read P99"].mean == 900_000
-    assert by_name["nvme write P99"] is None
-    assert any("fio" in caution for caution in document.cautions)
-    for broken in ({"fio version": "fio-3.33", "jobs": []}, {**FIO, "jobs": [{"read": {}}]}):
-        path.write_text(json.dumps(broken))
-        with pytest.raises(TraceError, match=r"fio\.json: (no jobs|fio's output lacks)"):
-            load_side(path)
 
 
 def test_compare_writes_and_refuses(
