@@ -26,7 +26,7 @@ from kvtrace.reader import open_trace
 from replay import stored
 from replay.trials import folder as bench_folder
 from replay.trials import report
-from replay.trials.folder import BENCH, COMMANDS, SYSTEM, TRACE, result_path
+from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, result_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,6 +117,8 @@ def bench_command(
         raise UsageError("is needed", where="--folder", hint="name a new folder")
     if (preset is None) == (trace is None):
         raise UsageError("name a preset, or a trace by --trace", hint="and not both")
+    for name in BENCH_FORMS:
+        report.check_suffix(folder / name)
     words = ["--min-window", MIN_WINDOW, *context.args]
     asked = _replay_options(words)
     preparing = _precondition_words(asked) if precondition else []
@@ -254,8 +256,8 @@ def _finish(steps: _Steps) -> Any:
     folder = steps.folder
     steps.run("discover", "--json", into=folder / SYSTEM)
     found = bench_folder.summary(folder)
-    report.write(found, folder / BENCH, folder.name)
-    report.write(found, folder / "bench.html", f"Trials: {folder.name}")
+    for name in BENCH_FORMS:
+        report.write(found, folder / name, f"Trials: {folder.name}")
     bench_folder.write_checksums(folder)
     return found
 

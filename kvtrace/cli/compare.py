@@ -8,21 +8,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
 from kvtrace.writer import check_writable
 from replay.report.terminal import WIDTH
 from replay.trials import report, terminal
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of
-from replay.trials.sides import check_alike, load_side
+from replay.trials.sides import check_alike
 
 
 def compare_command(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="JSON reports, result traces (also imported ones), fio's JSON, or folders of "
-            "`kvtrace bench`; the first is what the others are compared with.",
+            help="JSON reports, result traces, folders of `kvtrace bench`, JSON results of fio, "
+            "warp, LMCache and MLPerf Storage's KV benchmark, or logs that `kvtrace import` knows; "
+            "the first is what the others are compared with.",
             show_default=False,
         ),
     ],
@@ -32,7 +34,7 @@ def compare_command(
     ] = None,
     report_to: Annotated[
         list[Path] | None,
-        typer.Option("--report", help="Report file (.html, .json); may be repeated."),
+        typer.Option("--report", help="Report file (.html, .json, .xlsx); may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
@@ -43,7 +45,7 @@ def compare_command(
         raise UsageError("more labels than results", where="--label", got=len(labels))
     check_outputs(report_to or [], results, force=force)
     names = [*labels, *([None] * (len(results) - len(labels)))]
-    sides = [load_side(path, name) for path, name in zip(results, names, strict=True)]
+    sides = [load(path, name) for path, name in zip(results, names, strict=True)]
     for side in sides:
         check_alike(side.trials)
     found = document_of(compare(sides))

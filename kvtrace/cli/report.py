@@ -1,12 +1,14 @@
-"""`kvtrace report`: the result in a file once more, in another form."""
+"""`kvtrace report`: results in files once more, in another form."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from kvtrace.errors import UsageError
 from kvtrace.writer import check_writable
@@ -17,16 +19,18 @@ from replay.report import terminal
 
 
 def report_command(
-    result: Annotated[
-        Path,
+    results: Annotated[
+        list[Path],
         typer.Argument(
-            help="A JSON report, or a result trace (also an imported one with outcomes).",
+            metavar="RESULT",
+            help="JSON reports, or result traces (also imported ones with outcomes); several are "
+            "shown one after the other.",
             show_default=False,
         ),
     ],
     report_to: Annotated[
         list[Path] | None,
-        typer.Option("--report", help="Report file; may be repeated."),
+        typer.Option("--report", help="Report file, of one result; may be repeated."),
     ] = None,
     from_ops: Annotated[
         bool,
@@ -35,19 +39,32 @@ def report_command(
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON report.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the JSON report; of several results, a list.")
+    ] = False,
 ) -> None:
     """Show RESULT again, and write it in other forms."""
     outputs = report_to or []
+    if outputs and len(results) > 1:
+        raise UsageError(
+            "is of one result",
+            where="--report",
+            got=f"{len(results)} results",
+            hint="name one of them, or put them side by side: "
+            + shlex.join(["kvtrace", "compare", *map(str, results)]),
+        )
     for path in outputs:
         report.check_suffix(path)
-        if path.resolve() == result.resolve():
+        if path.resolve() == results[0].resolve():
             raise UsageError("named twice", where=path, hint="name another output")
         check_writable(path, force=force)
-    document = stored.load(result, from_ops=from_ops)
+    documents = [stored.load(path, from_ops=from_ops) for path in results]
     for path in outputs:
-        report.write(document, path)
-    show(document, as_json=as_json)
+        report.write(documents[0], path)
+    if len(results) == 1:
+        show(documents[0], as_json=as_json)
+    else:
+        _show_all(results, documents, as_json=as_json)
 
 
 def show(document: ResultDocument, *, as_json: bool) -> None:
@@ -55,6 +72,22 @@ def show(document: ResultDocument, *, as_json: bool) -> None:
     if as_json:
         print(json_report.text(document))
         return
-    console = Console(width=min(Console().width, terminal.WIDTH), highlight=False)
+    console = _console()
     for part in terminal.render(document):
         console.print(part)
+
+
+def _show_all(results: list[Path], documents: list[ResultDocument], *, as_json: bool) -> None:
+    """Print several results, each under its name; as JSON, a list in their order."""
+    if as_json:
+        print(f"[{','.join(json_report.text(document) for document in documents)}]")
+        return
+    console = _console()
+    for at, (path, document) in enumerate(zip(results, documents, strict=True)):
+        console.print(Text(("\n" if at else "") + f"── {path}", style="bold"), soft_wrap=True)
+        for part in terminal.render(document):
+            console.print(part)
+
+
+def _console() -> Console:
+    return Console(width=min(Console().width, terminal.WIDTH), highlight=False)

@@ -90,16 +90,23 @@ def header_of(
     )
 
 
-def _recognised(path: Path) -> str:
+def recognised(path: Path) -> str | None:
+    """Return the name of a file's format; None if nobody knows it."""
     with open_binary(path) as stream:
         start = stream.read(_START_BYTES)
-    names = plugins.names(FOLDER)
-    for name in names:
+    for name in plugins.names(FOLDER):
         if plugins.load(FOLDER, name, kind="format").recognises(path, start):
             return name
-    raise TraceError(
-        "format not recognised",
-        where=path,
-        accepted=", ".join(names),
-        hint="name it by --format",
-    )
+    return None
+
+
+def _recognised(path: Path) -> str:
+    name = recognised(path)
+    if name is None:
+        raise TraceError(
+            "format not recognised",
+            where=path,
+            accepted=", ".join(plugins.names(FOLDER)),
+            hint="name it by --format",
+        )
+    return name

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from replay import workbook
 from replay.report import csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from replay.document import LaneDocument, ResultDocument
+    from replay.workbook import Row, Sheet
 
 SUFFIX = ".xlsx"
-PACKAGES = ("xlsxwriter",)
-Row = tuple[object, ...]
-_WIDTH, _WIDTH_MAX = 12, 60
+PACKAGES = workbook.PACKAGES
 
 
 def write(document: ResultDocument, path: Path) -> None:
     """Write the report to `path`."""
-    import xlsxwriter
-
-    with xlsxwriter.Workbook(str(path), {"strings_to_formulas": False}) as book:
-        for name, heads, rows in sheets(document):
-            _sheet(book, name, heads, rows)
+    workbook.write(path, sheets(document))
 
 
-def sheets(document: ResultDocument) -> Iterator[tuple[str, Sequence[str], list[Row]]]:
+def sheets(document: ResultDocument) -> Iterator[Sheet]:
     """Yield (name, heads, rows) of each sheet that has something to show."""
     yield "Summary", ("figure", "value"), list(_summary(document))
     yield "Verdict", ("kind", "code", "figure", "remedy", "accepted"), list(_verdict(document))
@@ -39,19 +35,6 @@ def sheets(document: ResultDocument) -> Iterator[tuple[str, Sequence[str], list[
     traced = [row for lane in document.lanes for row in _device(lane)]
     if traced:
         yield "Device Tracing", ("tier", "counter", "value"), traced
-
-
-def _sheet(book: Any, name: str, heads: Sequence[str], rows: list[Row]) -> None:
-    sheet, bold = book.add_worksheet(name), book.add_format({"bold": True})
-    sheet.write_row(0, 0, heads, bold)
-    sheet.freeze_panes(1, 0)
-    for at, row in enumerate(rows, start=1):
-        for column, value in enumerate(row):
-            if value is not None and value != "":
-                sheet.write(at, column, value)
-    for column, head in enumerate(heads):
-        longest = max([len(head), *(len(str(row[column])) for row in rows)])
-        sheet.set_column(column, column, min(max(_WIDTH, longest), _WIDTH_MAX))
 
 
 def _summary(document: ResultDocument) -> Iterator[Row]:

@@ -87,6 +87,5 @@ def _cautions(sides: Sequence[Side]) -> list[str]:
         said.append(f"the sides were timed differently ({', '.join(sorted(modes))})")
     if any(len(side.trials) == 1 for side in sides) and len(sides) > 1:
         said.append("a side of one trial has no known noise: small ratios may be chance")
-    if any(trial.document is None for side in sides for trial in side.trials):
-        said.append("fio's latencies begin at submission: compare them with service times only")
-    return said
+    theirs = (caution for side in sides for trial in side.trials for caution in trial.cautions)
+    return [*said, *dict.fromkeys(theirs)]

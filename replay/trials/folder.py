@@ -2,7 +2,7 @@
 
 trace/trace.parquet     what was replayed
 results/trial-N.json    one result per trial; beside it what was printed, and trial-N.html
-bench.json, bench.html  the trials together
+bench.json              the trials together; beside it bench.html and bench.xlsx
 system.json             the machine
 commands.log            every command that made it, with start time and exit code
 checksums.sha256        of all of it, as sha256sum writes and reads
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRACE = "trace/trace.parquet"
+BENCH_FORMS = ("bench.json", "bench.html", "bench.xlsx")
 BENCH, SYSTEM, COMMANDS, CHECKSUMS = "bench.json", "system.json", "commands.log", "checksums.sha256"
 
 

@@ -1,4 +1,4 @@
-"""Writes comparisons to files: JSON or HTML, by the suffix."""
+"""Writes comparisons to files: JSON, HTML or a workbook, by the suffix."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError
 from replay import report
-from replay.trials import html
+from replay.trials import html, xlsx
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from replay.trials.document import ComparisonDocument
 
-SUFFIXES = (".html", ".json")
+SUFFIXES = (".html", ".json", ".xlsx")
 
 
 def check_suffix(path: Path) -> None:
@@ -30,5 +30,13 @@ def check_suffix(path: Path) -> None:
 
 def write(found: ComparisonDocument, path: Path, title: str) -> None:
     """Write a comparison at `path`, whole or not at all. Raises TargetError."""
-    text = found.model_dump_json(indent=2) if path.suffix == ".json" else html.text(found, title)
-    report.write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+    def write_to(partial: Path) -> None:
+        if path.suffix == ".xlsx":
+            xlsx.write(found, partial)
+        elif path.suffix == ".html":
+            partial.write_text(html.text(found, title), encoding="utf-8")
+        else:
+            partial.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+
+    report.write_whole(path, write_to)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TraceError, UsageError
 from replay import stored
-from replay.trials import fio_json
+from replay.trials import tools
 from replay.trials.figures import Figure, of_result
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Trial:
     name: str
     figures: tuple[Figure, ...]
     document: ResultDocument | None
+    cautions: tuple[str, ...] = ()
+    """What is unfair about comparing its figures."""
 
     @property
     def verdict(self) -> str:
@@ -52,9 +54,10 @@ class Side:
 
 
 def load_trial(path: Path) -> Trial:
-    """Return the result in a file: ours, a result trace, or fio's JSON. Raises TraceError."""
-    if fio_json.recognises(path):
-        return Trial(path.name, fio_json.figures(path), None)
+    """Return the result in a file: ours, a result trace, or another tool's. Raises TraceError."""
+    theirs = tools.load(path)
+    if theirs is not None:
+        return Trial(path.name, theirs.figures, None, (theirs.caution,))
     document = stored.load(path)
     return Trial(path.name, of_result(document), document)
 

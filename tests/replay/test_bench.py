@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from typing import TYPE_CHECKING
@@ -61,8 +62,8 @@ def test_the_folder_has_everything(bench: Path) -> None:
     forms = (".json", ".html", ".txt")
     trials = {f"results/trial-{n:02d}{form}" for n in (1, 2, 3) for form in forms}
     assert names == trials | {
-        "trace/trace.parquet", "bench.json", "bench.html", "system.json", "commands.log",
-        "checksums.sha256",
+        "trace/trace.parquet", "bench.json", "bench.html", "bench.xlsx", "system.json",
+        "commands.log", "checksums.sha256",
     }  # fmt: skip
     found = ComparisonDocument.model_validate_json((bench / "bench.json").read_bytes())
     assert len(found.sides[0].trials) == 3
@@ -149,6 +150,24 @@ def test_wrong_use_makes_nothing(
         assert found.code == code, (words, found.err)
         assert message in found.error
         assert not new.exists()
+
+
+def test_a_missing_package_is_said_before_anything_is_made(
+    cli: Callable[..., cli_conftest.Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    bench: Path,
+) -> None:
+    """Exit 4, with what to install: no trace is recorded for trials that can't be reported."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "xlsxwriter" else real(name)
+    )
+    words = ("--trace", bench / "trace/trace.parquet", "--folder", tmp_path / "new")
+    found = cli("bench", *words, "--target", "null")
+    assert found.code == 4
+    assert "pip install kvtrace[report]" in found.error
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_unknown_option_is_named(cli: Callable[..., cli_conftest.Outcome]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from tests.cli import conftest as cli_conftest
 from tests.making import make
 from tests.replay.conftest import simple_rows, write_trace
 from tests.replay.recomputed import check_result
+from tests.replay.synthetic import constant, errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +151,35 @@ def test_report_writes_what_is_asked_for(
     assert cli("report", report, "--report", tmp_path / "r.doc").code == 2
     printed = cli("report", report, "--json").out
     assert ResultDocument.model_validate_json(printed) == stored.load(report)
+
+
+def test_several_results_are_shown_under_their_names(
+    cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
+) -> None:
+    """In the order they are named, each as by itself; as JSON, a list; none if one is broken."""
+    paths = [constant(tmp_path / "one.parquet"), errors(tmp_path / "other.parquet")]
+    alone = [cli("report", path).out for path in paths]
+    found = cli("report", *paths)
+    assert found.code == 0, found.err
+    _, *parts = re.split(r"^── (.*)\n", found.out, flags=re.MULTILINE)
+    assert parts[::2] == [str(path) for path in paths]
+    assert [part.strip("\n") for part in parts[1::2]] == [text.strip("\n") for text in alone]
+    listed = json.loads(cli("report", *paths, "--json").out)
+    assert [each["verdict"] for each in listed] == ["UNJUDGED", "INVALID"]
+    broken = cli("report", *paths, tmp_path / "none.json")
+    assert (broken.code, broken.out) == (3, "")
+
+
+def test_a_report_file_is_of_one_result(
+    cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
+) -> None:
+    """Several are refused with what to do; nothing is written."""
+    path, page = constant(tmp_path / "one.parquet"), tmp_path / "r.csv"
+    found = cli("report", path, path, "--report", page)
+    assert found.code == 2
+    assert "--report: is of one result: got 2 results; name one of them" in found.error
+    assert f"side by side: kvtrace compare {path} {path}" in found.error
+    assert not page.exists()
 
 
 def test_the_api_gives_the_document(tmp_path: Path) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from dataclasses import dataclass, field
 from html import unescape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from replay import stored
+from replay.report.csv import COLUMNS
+from replay.trials import report, terminal
+from replay.trials.comparison import compare
+from replay.trials.document import document_of
+from replay.trials.sides import load_side
 from tests.cli import conftest as cli_conftest
 from tests.replay import synthetic
 from tests.replay.synthetic import MS, OPS, SIZE_BYTES, US
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from replay.document import Percentiles, ResultDocument
 
 cli = cli_conftest.cli
+openpyxl = pytest.importorskip("openpyxl")
 ERROR = 1 / 256
 SHOWN = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
 
@@ -121,9 +129,9 @@ class Said:
     response: dict[str, float]
 
 
-def read_json(text: str) -> Said:
+def read_json(path: Path) -> Said:
     """Read the JSON report."""
-    found = json.loads(text)
+    found = json.loads(path.read_text())
     reasons = (*found["reasons"], *found["warnings"])
     return Said(
         found["verdict"],
@@ -133,15 +141,31 @@ def read_json(text: str) -> Said:
     )
 
 
-def read_csv(text: str) -> Said:
+def read_csv(path: Path) -> Said:
     """Read the rows of the lane; a table has no reasons."""
-    rows = [row for row in csv.DictReader(text.splitlines()) if not row["phase"]]
+    return read_rows(list(csv.DictReader(path.read_text().splitlines())), set())
+
+
+def read_rows(rows: list[dict[str, Any]], codes: set[str]) -> Said:
+    """Read what the rows of the lane say."""
+    rows = [row for row in rows if not row["phase"]]
     times = {row["time"]: {name: float(row[f"{name}_ns"]) for name in SHOWN} for row in rows}
-    return Said(rows[0]["verdict"], set(), times["service"], times["response"])
+    return Said(rows[0]["verdict"], codes, times["service"], times["response"])
 
 
-def read_text(text: str) -> Said:
+def read_xlsx(path: Path) -> Said:
+    """Read the workbook: the sheet of latencies, whatever its name, and the verdict's reasons."""
+    sheets = [list(s.iter_rows(values_only=True)) for s in openpyxl.load_workbook(path).worksheets]
+    heads, *rows = next(rows for rows in sheets if rows[0] == COLUMNS)
+    names, *reasons = next(rows for rows in sheets if rows[0][:2] == ("kind", "code"))
+    found = [dict(zip(names, row, strict=True)) for row in reasons]
+    codes = {row["code"] for row in found if row["kind"] in ("INVALID", "warning")}
+    return read_rows([dict(zip(heads, row, strict=True)) for row in rows], codes)
+
+
+def read_text(path: Path) -> Said:
     """Read what is printed."""
+    text = path.read_text()
     lines = text.splitlines()
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
 
@@ -152,8 +176,9 @@ def read_text(text: str) -> Said:
     return Said(lines[0].split()[0], codes, times("all"), times("response"))
 
 
-def read_html(text: str) -> Said:
+def read_html(path: Path) -> Said:
     """Read the page: what is shown, and the values that its table is sorted by."""
+    text = path.read_text()
     verdict = re.search(r'class="verdict (\w+)">\1', text)
     assert verdict is not None
     rows = [re.findall(r'<td[^>]*?(?: data-value="([^"]*)")?>([^<]*)</td>', row)
@@ -168,11 +193,12 @@ def read_html(text: str) -> Said:
     return Said(verdict[1], codes, times["service"], times["response"])
 
 
-READERS: dict[str, Callable[[str], Said]] = {
+READERS: dict[str, Callable[[Path], Said]] = {
     "json": read_json,
     "csv": read_csv,
     "txt": read_text,
     "html": read_html,
+    "xlsx": read_xlsx,
 }
 WITHOUT_CODES = ("csv",)
 
@@ -180,26 +206,96 @@ WITHOUT_CODES = ("csv",)
 @pytest.fixture
 def forms(
     result: ResultDocument, cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
-) -> dict[str, str]:
+) -> dict[str, Path]:
     """The result in all forms, made by the command from its JSON."""
     source = tmp_path / "r.json"
     source.write_text(result.model_dump_json())
     made = {form: tmp_path / f"again.{form}" for form in READERS if form != "txt"}
     found = cli("report", source, *(word for path in made.values() for word in ("--report", path)))
     assert found.code == 0, found.err
-    return {"txt": found.out, **{form: path.read_text() for form, path in made.items()}}
+    printed = tmp_path / "again.txt"
+    printed.write_text(found.out)
+    return {"txt": printed, **made}
 
 
-def test_every_form_says_the_same(known: Known, forms: dict[str, str]) -> None:
+def test_every_form_says_the_same(known: Known, forms: dict[str, Path]) -> None:
     """Verdict, codes and percentiles, as they can be read from each form."""
-    for form, text in forms.items():
-        said = READERS[form](text)
+    for form, path in forms.items():
+        said = READERS[form](path)
         assert said.verdict == known.verdict, form
         if form not in WITHOUT_CODES:
             assert said.codes - {"unjudged"} == known.codes, form
         for exact, found in ((known.service, said.service), (known.response, said.response)):
             for name, value in exact.items():
                 assert value * 0.999 <= found[name] <= value * (1 + ERROR) * 1.001, (form, name)
+
+
+Beside = dict[tuple[str, str], tuple[float, float | None]]
+"""Of (figure, side): the mean, and its ratio to the first side's."""
+
+
+def compared_json(path: Path) -> Beside:
+    """Read a comparison's JSON."""
+    found = json.loads(path.read_text())
+    labels = [side["label"] for side in found["sides"]]
+    return {
+        (figure["name"], label): (side["mean"], side["ratio"])
+        for figure in found["figures"]
+        for label, side in zip(labels, figure["sides"], strict=True)
+        if side is not None
+    }
+
+
+def compared_xlsx(path: Path) -> Beside:
+    """Read a comparison's workbook."""
+    heads, *rows = openpyxl.load_workbook(path)["Figures"].iter_rows(values_only=True)
+    found = [dict(zip(heads, row, strict=True)) for row in rows]
+    return {(row["figure"], row["side"]): (row["mean"], row["ratio"]) for row in found}
+
+
+def compared_html(path: Path) -> Beside:
+    """Read a comparison's page: the values that its table is sorted by."""
+    found: Beside = {}
+    for row in re.findall(r"<tr>.*?</tr>", path.read_text()):
+        cells = re.findall(r'<td[^>]*?(?: data-value="([^"]*)")?>([^<]*)</td>', row)
+        if len(cells) == 11:
+            figure, side = (unescape(shown) for _, shown in cells[:2])
+            ratio = cells[10][0]
+            found[figure, side] = float(cells[5][0]), float(ratio) if ratio else None
+    return found
+
+
+def test_every_form_of_a_comparison_says_the_same(tmp_path: Path) -> None:
+    """Percentiles, failures and ratios of results with known answers, verdicts and cautions."""
+    sides = [load_side(known.make(tmp_path / f"{name}.parquet")) for name, known in CASES.items()]
+    document = document_of(compare(sides))
+    paths = {form: tmp_path / f"c{form}" for form in report.SUFFIXES}
+    for path in paths.values():
+        report.write(document, path, "Comparison")
+    readers = {".json": compared_json, ".xlsx": compared_xlsx, ".html": compared_html}
+    assert set(readers) == set(report.SUFFIXES)
+    for form, reader in readers.items():
+        found = reader(paths[form])
+        for label, known in CASES.items():
+            times = (("read", known.service), ("response", known.response))
+            for title, value, base in (
+                (f"nvme {what} {SHOWN[name]}", value, CASES["constant"].service[name])
+                for what, exact in times
+                for name, value in exact.items()
+            ):
+                mean, ratio = found[title, label]
+                assert near(mean, value), (form, label, title)
+                if label != "constant":
+                    assert ratio == pytest.approx(value / base, rel=2 * ERROR), (form, label, title)
+            assert found["failed ops", label][0] == known.errors
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in terminal.render(document):
+        console.print(part)
+    said = console.export_text()
+    assert "errors: 1 × INVALID" in said
+    assert "constant: 1 × UNJUDGED" in said
+    assert "errors: INVALID, errors.parquet: see its reasons" in document.cautions
+    assert all(caution.split(":")[0] in said for caution in document.cautions)
 
 
 def test_ops_without_due_times_have_no_response_and_say_so(tmp_path: Path) -> None:

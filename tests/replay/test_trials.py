@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.errors import TraceError, UsageError
+from kvtrace.errors import UsageError
 from kvtrace.units import MS_NS
 from replay import stored
+from replay.trials import report, xlsx
 from replay.trials.comparison import compare
-from replay.trials.document import ComparisonDocument, document_of
+from replay.trials.document import document_of
 from replay.trials.figures import Figure, of_result, value_at
 from replay.trials.sides import Side, Trial, check_alike, load_side
 from replay.trials.statistics import differs, odd, spread, t_95
@@ -108,6 +108,45 @@ def test_a_comparison_says_better_worse_or_within_noise() -> None:
     assert judged(figure, figure.sides[1]) == "worse"
 
 
+def test_the_workbook_says_what_the_comparison_says(tmp_path: Path) -> None:
+    """Sides, figures, cautions: read by another program's library, numbers as numbers."""
+    openpyxl = pytest.importorskip("openpyxl")
+    sides = [
+        side("base", 10.0, 10.1, 9.9, 10.0, 20.0),
+        side("fast", 50, 50.1, 49.9),
+        side("one", 5),
+    ]
+    document = document_of(compare(sides))
+    report.write(document, tmp_path / "c.xlsx", "Comparison")
+    book = openpyxl.load_workbook(tmp_path / "c.xlsx")
+    assert book.sheetnames == ["Sides", "Figures", "Cautions"]
+    trials = [row[:3] for row in book["Sides"].iter_rows(min_row=2, values_only=True)]
+    assert trials == [
+        *(("base", f"{n}.json", "UNJUDGED") for n in range(5)),
+        *(("fast", f"{n}.json", "UNJUDGED") for n in range(3)),
+        ("one", "0.json", "UNJUDGED"),
+    ]  # fmt: skip
+    heads, *rows = book["Figures"].iter_rows(values_only=True)
+    assert heads == xlsx.FIGURES
+    assert book["Figures"].freeze_panes == "A2"
+    for row, label, expected in zip(
+        rows, ("base", "fast", "one"), document.figures[0].sides, strict=True
+    ):
+        found = dict(zip(heads, row, strict=True))
+        assert expected is not None
+        assert (found["figure"], found["unit"], found["side"]) == ("x", "bytes/s", label)
+        assert found["trials"] == expected.count
+        for name in ("mean", "median", "low", "high", "deviation", "cv_ratio", "ratio"):
+            assert found[name] == pytest.approx(getattr(expected, name)), name
+        interval = (found["ci95_low"], found["ci95_high"])
+        assert interval == pytest.approx(expected.ci95 or (None, None))
+        assert found["beyond_noise"] is expected.beyond_noise
+    assert [row[heads.index("odd_trials")] for row in rows] == ["4.json", None, None]
+    assert [row[heads.index("judged")] for row in rows] == [None, "better", None]
+    cautions = [row[0] for row in book["Cautions"].iter_rows(min_row=2, values_only=True)]
+    assert cautions == document.cautions
+
+
 def trial(path: Path, **changed: Any) -> Trial:
     """A result of a replay, changed."""
     document = stored.load(path)
@@ -164,56 +203,23 @@ def vars_of(found: Any) -> dict[str, Any]:
     return {name: getattr(found, name) for name in found.__slots__}
 
 
-FIO = {
-    "fio version": "fio-3.33",
-    "jobs": [
-        {
-            "total_err": 0,
-            "read": {"bw_bytes": 2_000_000_000, "iops": 15_000.5, "lat_ns": {}, "clat_ns":
-                     {"percentile": {"50.000000": 80_000, "99.000000": 900_000}}},
-            "write": {"bw_bytes": 0, "iops": 0, "lat_ns": {}, "clat_ns": {}},
-        }
-    ],
-}  # fmt: skip
-
-
-def test_fios_json_is_a_side(
-    results: Callable[..., Path], cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
-) -> None:
-    """Its throughput and percentiles stand beside ours; what it lacks stays empty."""
-    path = tmp_path / "fio.json"
-    path.write_text(json.dumps(FIO))
-    found = cli("compare", results("ours"), path, "--label", "kvtrace", "--label", "fio", "--json")
-    assert found.code == 0, found.err
-    document = ComparisonDocument.model_validate_json(found.out)
-    assert [side.label for side in document.sides] == ["kvtrace", "fio"]
-    by_name = {figure.name: figure.sides[1] for figure in document.figures}
-    assert by_name["throughput"] is not None
-    assert by_name["throughput"].mean == 2_000_000_000
-    assert by_name["nvme read P99"] is not None
-    assert by_name["nvme read P99"].mean == 900_000
-    assert by_name["nvme write P99"] is None
-    assert any("fio" in caution for caution in document.cautions)
-    for broken in ({"fio version": "fio-3.33", "jobs": []}, {**FIO, "jobs": [{"read": {}}]}):
-        path.write_text(json.dumps(broken))
-        with pytest.raises(TraceError, match=r"fio\.json: (no jobs|fio's output lacks)"):
-            load_side(path)
-
-
 def test_compare_writes_and_refuses(
     results: Callable[..., Path], cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
 ) -> None:
     """Tables of 80 columns; HTML and JSON; nothing overwritten; what can't be compared named."""
     one, other = results("one"), results("other", objects=9)
-    page = tmp_path / "c.html"
-    found = cli("compare", one, other, "--report", page)
+    page, book = tmp_path / "c.html", tmp_path / "c.xlsx"
+    found = cli("compare", one, other, "--report", page, "--report", book)
     assert found.code == 0, found.err
     assert all(len(line) <= 80 for line in found.out.splitlines())
     assert "different traces" in found.out
     assert "no known noise" in found.out
     assert "throughput" in page.read_text()
+    assert book.stat().st_size > 0
     assert cli("compare", one, other, "--report", page).code == 4
     assert cli("compare", one, "--report", one, "--force").code == 2
-    assert "accepted: .html, .json" in cli("compare", one, "--report", tmp_path / "c.txt").error
+    assert (
+        "accepted: .html, .json, .xlsx" in cli("compare", one, "--report", tmp_path / "c.txt").error
+    )
     assert "more labels" in cli("compare", one, "--label", "a", "--label", "b").error
     assert "no trials in it" in cli("compare", tmp_path).error

@@ -1,0 +1,100 @@
+"""Results of other tools that can be compared with ours: one file per kind.
+
+A kind's module has `FORM` (what makes such a file), `CAUTION` (what is unfair about comparing its
+figures), `recognises(found)` and `figures(found)`, both of the JSON object in the file; what
+`figures` doesn't find may end in KeyError, TypeError or ValueError. Times of theirs become ns,
+rates bytes/s; what is defined otherwise than our figure of that name gets a name of its own, or is
+left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from kvtrace.errors import TraceError
+from kvtrace.textfile import open_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from replay.trials.figures import Figure
+
+Found = dict[str, Any]
+OURS = ("schema_version", "verdict")
+
+
+class _Tool(Protocol):
+    FORM: str
+    CAUTION: str
+
+    def recognises(self, found: Found) -> bool: ...
+
+    def figures(self, found: Found) -> tuple[Figure, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """What another tool's result says."""
+
+    figures: tuple[Figure, ...]
+    caution: str
+
+
+def is_json(path: Path) -> bool:
+    """Return whether a file is named as JSON, compressed or not."""
+    return ".json" in path.suffixes[-2:] and not path.is_dir()
+
+
+def forms() -> tuple[str, ...]:
+    """Return what makes the files that are known."""
+    return tuple(tool.FORM for tool in _tools())
+
+
+def load(path: Path) -> Theirs | None:
+    """Return what a file of another tool says; None of a report of ours, or what is no JSON.
+
+    Raises TraceError for JSON that nobody knows, and for one that lacks what its kind has.
+    """
+    found = _object(path) if is_json(path) else None
+    if found is None or all(name in found for name in OURS):
+        return None
+    for tool in _tools():
+        if tool.recognises(found):
+            return Theirs(_figures(tool, found, path), tool.CAUTION)
+    raise TraceError(
+        "is no result that is known",
+        where=path,
+        accepted="; ".join(("a report by --report NAME.json", *forms())),
+    )
+
+
+def _figures(tool: _Tool, found: Found, path: Path) -> tuple[Figure, ...]:
+    """Return the figures. Raises TraceError if there are none."""
+    try:
+        figures = tool.figures(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TraceError(f"lacks {error}", where=path, accepted=tool.FORM) from error
+    if not figures:
+        raise TraceError("has no figures", where=path, accepted=tool.FORM, hint="run it again")
+    return figures
+
+
+def _tools() -> Iterator[_Tool]:
+    for module in pkgutil.iter_modules(__path__):
+        yield cast("_Tool", importlib.import_module(f"{__name__}.{module.name}"))
+
+
+def _object(path: Path) -> Found | None:
+    """Return the JSON object in a file; None if there is none."""
+    with open_binary(path) as stream:
+        text = stream.read()
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
