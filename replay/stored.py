@@ -84,11 +84,27 @@ def _parsed(text: bytes, where: object) -> dict[str, Any]:
             accepted="a report written by --report NAME.json",
             hint="copy it again, or make it again from the result trace (--out)",
         ) from error
+    if is_mlperf_report(found):
+        raise foreign_form(where)
     if not isinstance(found, dict) or "schema_version" not in found or "verdict" not in found:
         raise TraceError(
             "isn't a result", where=where, accepted="a report written by --report NAME.json"
         )
     return found
+
+
+def is_mlperf_report(found: object) -> bool:
+    """Return whether JSON is a result that we have written in the MLPerf benchmark's form."""
+    return isinstance(found, dict) and "kvtrace" in found and "summary" in found
+
+
+def foreign_form(where: object) -> TraceError:
+    """Return the refusal of such a report."""
+    return TraceError(
+        "is a result in the MLPerf benchmark's form, for its tools only",
+        where=where,
+        accepted="the report that was written by --report NAME.json, or the result trace (--out)",
+    )
 
 
 def _check_version(found: dict[str, Any], where: object) -> None:

@@ -32,7 +32,10 @@ def write(document: ResultDocument, path: Path) -> None:
 
 
 def rows(document: ResultDocument) -> Iterator[Row]:
-    """Yield the rows: of each lane its whole, then groups, by size and by QoS."""
+    """Yield the rows: of each lane its whole, then groups, by size and by QoS, then requests.
+
+    Of requests `ops` and `errors` are how many succeeded and failed.
+    """
     for lane in document.lanes:
         known = {name: getattr(lane, name) for name in ("tier", "ops", "bytes", "errors", *_RATES)}
         counts = {"verdict": document.verdict, **known}
@@ -43,6 +46,19 @@ def rows(document: ResultDocument) -> Iterator[Row]:
             known = {name: getattr(group, name) for name in _COUNTED[1:]}
             counts = {"verdict": document.verdict, **known}
             yield from _times(counts, {"service": group.service_ns, "response": group.response_ns})
+    if document.requests is not None:
+        for found in (document.requests, *document.requests.by_qos):
+            counts = {
+                "verdict": document.verdict,
+                "qos": getattr(found, "qos", ""),
+                "ops": found.count,
+                "errors": found.failed,
+            }
+            yield from _times(counts, {
+                "request end to end": found.end_to_end_ns,
+                "request storage I/O": found.storage_io_ns,
+                "request waited": found.waited_ns,
+            })  # fmt: skip
 
 
 def _times(counts: Row, times: dict[str, Percentiles | None]) -> Iterator[Row]:

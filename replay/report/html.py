@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
-from replay.report.terminal import FEW_MARK, TITLES
-from replay.web import below, charts, page
+from replay.report.cells import FEW_MARK, TITLES
+from replay.web import below, charts, page, requests
 from replay.web.page import Cell
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def _body(document: ResultDocument) -> Iterator[str]:
         yield _lane(lane, found, drawn)
         drawn += len(found)
     yield page.section("Latencies", page.note(_LATENCY_NOTE), _groups(document))
+    yield requests.requests(document.requests, _heads(""), _percentile_cells)
+    yield requests.health(document.storage_health)
     fidelity = document.fidelity
     gaps = charts.interarrival(fidelity.interarrival_due_ns, fidelity.interarrival_submit_ns)
     yield page.section(

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns
-from replay.report import below
+from replay.report import below, requests
+from replay.report.cells import FEW_MARK, count_cells, table_of_times, time_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,16 +25,11 @@ if TYPE_CHECKING:
         TimeSlices,
     )
     from replay.reason import Reason
-    from replay.summaries import Percentiles
 
 WIDTH = 80
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_SHOWN = ("p50", "p90", "p99", "p999", "p9999")
-TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
 _STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}
-FEW_MARK = "*"
-"""Behind a percentile with fewer than 10 samples beyond it."""
 
 
 def render(result: ResultDocument) -> Iterator[RenderableType]:
@@ -46,6 +42,8 @@ def render(result: ResultDocument) -> Iterator[RenderableType]:
         yield _latencies(result, lane)
         if lane.lateness_ns is not None:
             yield _lateness(lane.lateness_ns)
+    yield from requests.requests(result.requests)
+    yield from requests.health(result.storage_health)
     yield from below.block_layer(result.bpf)
     yield _foot(result)
 
@@ -76,7 +74,7 @@ def _reason(reason: Reason, style: str, kind: str) -> Padding:
 def _pairs(rows: list[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
@@ -175,51 +173,24 @@ def sparkline(values: Sequence[float], bars: int) -> str:
     return "".join(_BLOCKS[round(top / highest * (len(_BLOCKS) - 1))] for top in tops)
 
 
-def _table(title: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), title=None, header_style="dim")
-    table.add_column(title, no_wrap=True)
-    for name in _SHOWN:
-        table.add_column(TITLES[name], justify="right", no_wrap=True)
-    table.add_column("max", justify="right", no_wrap=True)
-    table.add_column("count", justify="right", no_wrap=True)
-    return table
-
-
-def _cells(summary: Percentiles) -> list[str]:
-    cells = []
-    for name in _SHOWN:
-        mark = FEW_MARK if name in summary.few_samples else ""
-        cells.append(format_duration_ns(summary[name]).replace(" ", "") + mark)
-    longest = format_duration_ns(summary.max).replace(" ", "")
-    return [*cells, longest, _short_count(summary.count)]
-
-
-def _short_count(count: int) -> str:
-    for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= 10 * factor:
-            return f"{count / factor:.0f}{unit}"
-    return str(count)
-
-
 def _latencies(result: ResultDocument, lane: LaneDocument) -> Table:
-    table = _table("service")
-    table.add_row("all", *_cells(lane.service_ns))
+    table = table_of_times("service")
+    table.add_row("all", *time_cells(lane.service_ns))
     if lane.response_ns is not None:
-        table.add_row(" response", *_cells(lane.response_ns))
+        table.add_row(" response", *time_cells(lane.response_ns))
     for group in result.groups_of(lane):
         name = f"{group.phase} {group.op}"
         if group.service_ns is None:
-            blank = [""] * (len(_SHOWN) + 1)
-            table.add_row(name, *blank, _short_count(group.ops))
+            table.add_row(name, *count_cells(group.ops))
             continue
-        table.add_row(name, *_cells(group.service_ns))
+        table.add_row(name, *time_cells(group.service_ns))
         if group.response_ns is not None:
-            table.add_row(" response", *_cells(group.response_ns))
+            table.add_row(" response", *time_cells(group.response_ns))
     return table
 
 
 def _lateness(lateness: LatenessSummary) -> Table:
-    table = _table("lateness")
+    table = table_of_times("lateness")
     for name, part in (
         ("total", lateness),
         (" dependency", lateness.dependency_wait_ns),
@@ -228,7 +199,7 @@ def _lateness(lateness: LatenessSummary) -> Table:
         (" host", lateness.host_lateness_ns),
     ):
         if part is not None:
-            table.add_row(name, *_cells(part))
+            table.add_row(name, *time_cells(part))
     return table
 
 

@@ -1,4 +1,7 @@
-"""The report as a workbook: numbers are numbers, in base units that the heads name."""
+"""The report as a workbook: the MLPerf benchmark's sheets with our figures beside, then ours.
+
+Numbers are numbers, in the units that the heads name.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import shlex
 from typing import TYPE_CHECKING
 
 from replay import workbook
+from replay.mlperf import tables
+from replay.mlperf.beside import beside
+from replay.mlperf.summary import summary_of
 from replay.report import csv
 
 if TYPE_CHECKING:
@@ -17,6 +23,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".xlsx"
 PACKAGES = workbook.PACKAGES
+_HEADLINE = (
+    "window_s", "ops", "bytes", "throughput_bytes_per_s", "ops_per_s", "kv_tokens_per_s", "errors",
+    "headline_tier",
+)  # fmt: skip
 
 
 def write(document: ResultDocument, path: Path) -> None:
@@ -26,28 +36,36 @@ def write(document: ResultDocument, path: Path) -> None:
 
 def sheets(document: ResultDocument) -> Iterator[Sheet]:
     """Yield (name, heads, rows) of each sheet that has something to show."""
-    yield "Summary", ("figure", "value"), list(_summary(document))
-    yield "Verdict", ("kind", "code", "figure", "remedy", "accepted"), list(_verdict(document))
-    yield "Run Parameters", ("parameter", "value"), list(_parameters(document))
-    yield "Performance Metrics", csv.COLUMNS, _table(csv.rows(document))
-    by_qos = [row for row in csv.rows(document) if row.get("qos")]
-    yield "QoS Metrics", csv.COLUMNS, _table(by_qos)
-    traced = [row for lane in document.lanes for row in _device(lane)]
+    summary = summary_of(document)
+    wide = dict(_wide(document, summary))
+    yield "Summary", tuple(wide), [tuple(wide.values())]
+    yield "Run Parameters", ("Parameter", "Value"), [*tables.parameters(document),
+                                                     *_settings(document)]  # fmt: skip
+    metrics = list(tables.metric_rows(summary, beside(document, summary)))
+    yield "Performance Metrics", tables.METRIC_HEADS, metrics
+    yield "QoS Metrics", tables.QOS_HEADS, list(tables.qos_rows(document))
+    traced = list(tables.tracing_rows(document))
     if traced:
-        yield "Device Tracing", ("tier", "counter", "value"), traced
+        yield "Device Tracing", tables.TRACING_HEADS, traced
+    yield "Verdict", ("kind", "code", "figure", "remedy", "accepted"), list(_verdict(document))
+    yield "Storage Health", _HEALTH_HEADS, list(_health(document))
+    yield "Latencies", csv.COLUMNS, _table(csv.rows(document))
+    counters = [row for lane in document.lanes for row in _device(lane)]
+    if counters:
+        yield "Device Counters", ("tier", "counter", "value"), counters
 
 
-def _summary(document: ResultDocument) -> Iterator[Row]:
-    yield "verdict", document.verdict
-    for name in (
-        "window_s", "ops", "bytes", "throughput_bytes_per_s", "ops_per_s", "kv_tokens_per_s",
-        "storage_throughput_tokens_per_sec", "errors", "headline_tier",
-    ):  # fmt: skip
-        yield name, getattr(document, name)
+def _wide(document: ResultDocument, summary: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield what makes one row, so that sheets of many runs can be put below each other."""
+    yield "Verdict", document.verdict
+    yield "Reasons", ", ".join(reason.code for reason in document.reasons)
+    yield from tables.parameters(document)
+    yield from ((heading, value) for heading, _, value in tables.metrics(summary))
+    yield from ((f"kvtrace {name}", getattr(document, name)) for name in _HEADLINE)
     for word, found in (("service", document.service_ns), ("response", document.response_ns)):
         if found is not None:
             numbers = found.model_dump(exclude={"few_samples"})
-            yield from ((f"{word}_{name}{'' if name == 'count' else '_ns'}", value)
+            yield from ((f"kvtrace {word}_{name}{'' if name == 'count' else '_ns'}", value)
                         for name, value in numbers.items())  # fmt: skip
 
 
@@ -61,10 +79,32 @@ def _verdict(document: ResultDocument) -> Iterator[Row]:
             yield kind, reason.code, reason.figure, reason.remedy, reason.accepted
 
 
-def _parameters(document: ResultDocument) -> Iterator[Row]:
+_HEALTH_HEADS = (
+    "criterion", "target", "unit", "actual", "passed", "samples", "kvtrace's target",
+    "kvtrace's unit", "kvtrace's actual", "kvtrace's passed", "kvtrace's samples", "why",
+)  # fmt: skip
+
+
+def _health(document: ResultDocument) -> Iterator[Row]:
+    for each in [] if document.storage_health is None else document.storage_health.criteria:
+        cells = [
+            cell
+            for found in (each.theirs, each.ours)
+            for cell in (
+                found.target,
+                found.unit,
+                found.actual,
+                "not measured" if found.passed is None else found.passed,
+                found.count,
+            )
+        ]
+        yield (each.name, *cells, each.why)
+
+
+def _settings(document: ResultDocument) -> Iterator[Row]:
     trace, environment = document.trace, document.environment
     yield from (("trace", trace.path), ("trace_sha256", trace.sha256), ("rows", trace.rows),
-                ("rows_replayed", trace.rows_replayed), ("model", trace.model))  # fmt: skip
+                ("rows_replayed", trace.rows_replayed))  # fmt: skip
     if document.config is not None:
         for name, value in document.config.model_dump(mode="json").items():
             yield name, value if isinstance(value, int | float | str | None) else str(value)

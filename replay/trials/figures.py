@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.histogram import QUANTILES
+from replay.summaries import merged, percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from replay.document import GroupDocument, ResultDocument
-    from replay.summaries import Distribution, Percentiles
+    from replay.summaries import Percentiles
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
 SHOWN = ("p50", "p90", "p99", "p999", "p9999")
@@ -43,14 +43,17 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
             yield from _rate(f"{lane.tier} throughput", lane.throughput_bytes_per_s, BYTES_PER_S)
         groups = document.groups_of(lane)
         for op in ("read", "write"):
-            moved = sum(group.bytes for group in groups if group.op == op)
+            mine = [group for group in groups if group.op == op]
+            moved = sum(group.bytes for group in mine)
             if moved and lane.window_s:
                 yield Figure(f"{lane.tier} {op} rate", moved / lane.window_s, BYTES_PER_S, True)
-            yield from latencies(f"{lane.tier} {op}", distributions(groups, op))
+            yield from latencies(f"{lane.tier} {op}", mine)
         yield from percentiles(f"{lane.tier} response", lane.response_ns)
         if lane.lateness_ns is not None and lane.lateness_ns.host_lateness_ns is not None:
             late = lane.lateness_ns.host_lateness_ns.p99
             yield Figure(f"{lane.tier} host lateness P99", late, NS, False)
+    if document.requests is not None:
+        yield from percentiles("request's wait for storage", document.requests.waited_ns)
     if document.tool is not None and document.tool.cpu_s_per_gb is not None:
         yield Figure("tool's CPU s per GB", document.tool.cpu_s_per_gb, RATIO, False)
 
@@ -68,33 +71,10 @@ def percentiles(name: str, found: Percentiles | None) -> Iterator[Figure]:
         yield Figure(f"{name} {TITLES[quantile]}", found[quantile], NS, False)
 
 
-def distributions(groups: Sequence[GroupDocument], op: str) -> list[Distribution]:
-    """Return the distributions of the service times of one kind of op."""
-    found = (group.service_distribution_ns for group in groups if group.op == op)
-    return [each for each in found if each is not None and each.count]
-
-
-def latencies(name: str, found: Sequence[Distribution]) -> Iterator[Figure]:
-    """Yield the percentiles of service times that are counted in several distributions."""
-    counts: dict[int, int] = {}
-    for each in found:
-        for upper, count in zip(each.upper, each.count, strict=True):
-            counts[upper] = counts.get(upper, 0) + count
-    for quantile in SHOWN if counts else ():
-        value = value_at(sorted(counts.items()), QUANTILES[quantile])
-        yield Figure(f"{name} {TITLES[quantile]}", value, NS, False)
-
-
-def value_at(buckets: Iterable[tuple[int, int]], ten_thousandths: int) -> int:
-    """Return the smallest bucket's end that so many of all values don't exceed.
-
-    `buckets`: (end, count) with rising ends, at least one.
-    """
-    known = list(buckets)
-    rank = -(-sum(count for _, count in known) * ten_thousandths // 10_000)
-    reached = 0
-    for upper, count in known:
-        reached += count
-        if reached >= rank:
-            return upper
-    return known[-1][0]
+def latencies(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:
+    """Yield the percentiles of the service times of several groups together."""
+    together = merged(group.service_distribution_ns for group in groups)
+    for quantile in SHOWN:
+        value = percentile(together, quantile)
+        if value is not None:
+            yield Figure(f"{name} {TITLES[quantile]}", value, NS, False)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.header import Header
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.writer import TraceWriter
+from replay.requests.document import (
+    QosRequestsDocument,
+    RequestsDocument,
+    ServiceLevelDocument,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from replay.document import ResultDocument
 
 OPS = 10_000
 GAP_NS = 1_000_000
@@ -48,6 +55,36 @@ def write_result(
         columns["due"] = due
     names = [name for name in columns if name not in ("timestamp", "op", "size", "tier", "key")]
     with TraceWriter(path, Header(), [name for name in names if name != "phase"]) as writer:
+        writer.append(columns)
+    return path
+
+
+def write_ops(
+    path: Path,
+    kind: tuple[Tier, Phase, Op],
+    *,
+    service_ns: int = 200 * US,
+    size: int = SIZE_BYTES,
+    count: int = 100,
+    statistics: dict[str, Any] | None = None,
+    layout: dict[str, Any] | None = None,
+) -> Path:
+    """Write ops of one tier × phase × op, each a second after the one before, in time."""
+    tier, phase, op = kind
+    due = np.arange(count, dtype=np.int64) * S
+    columns = {
+        "timestamp": due,
+        "op": np.full(count, op, np.uint8),
+        "size": np.full(count, size, np.uint64),
+        "tier": np.full(count, tier, np.uint8),
+        "key": np.arange(count).astype(np.uint64),
+        "phase": np.full(count, phase, np.uint8),
+        "due": due,
+        "submit": due,
+        "complete": due + service_ns,
+    }
+    header = Header(statistics=statistics or {}, layout=layout)
+    with TraceWriter(path, header, ["due", "submit", "complete"]) as writer:
         writer.append(columns)
     return path
 
@@ -90,3 +127,23 @@ def omission(path: Path) -> Path:
         submit[op] = max(due, free)
         complete[op] = free = submit[op] + (S if op == 3_000 else 100 * US)
     return write_result(path, submit, complete)
+
+
+def with_requests(document: ResultDocument) -> ResultDocument:
+    """Return a result with four requests, all interactive: two within the target, all by waiting.
+
+    One more has failed; the times are those of the ops.
+    """
+    times = document.service_ns
+    level = ServiceLevelDocument(target_p95_ns=50 * MS, compliance_ratio=0.5, met=False)
+    counted = {
+        "count": 4, "failed": 1, "end_to_end_ns": times, "storage_io_ns": times, "waited_ns": times
+    }  # fmt: skip
+    interactive = QosRequestsDocument(
+        **counted,
+        qos="interactive",
+        end_to_end_level=level,
+        waited_level=level.model_copy(update={"compliance_ratio": 1.0, "met": True}),
+    )
+    requests = RequestsDocument(**counted, by_qos=[interactive])
+    return document.model_copy(update={"requests": requests})

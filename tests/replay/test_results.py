@@ -20,6 +20,7 @@ from tests.cli import conftest as cli_conftest
 from tests.making import make
 from tests.replay.conftest import simple_rows, write_trace
 from tests.replay.recomputed import check_result
+from tests.replay.recomputed_requests import check_health, check_mlperf, check_requests
 from tests.replay.synthetic import constant, errors
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 cli = cli_conftest.cli
+_CHAT = {"context_tokens": [256, 512], "generated_tokens": [32, 64], "think_s": [0.1, 0.2]}
 QUICK = ("--arena", "16MiB", "--settle", "0s", "--min-window", "0s")
 
 
@@ -36,10 +38,12 @@ def ran(cli: Callable[..., cli_conftest.Outcome], tmp_path: Path) -> Callable[..
 
     def run(*words: object) -> Path:
         trace, out = tmp_path / "t.parquet", tmp_path / "r.parquet"
-        make(trace, duration="2s", source__users=4, source__max_context_tokens=3000)
+        make(trace, duration="2s", source__users=12, source__templates={"chat": _CHAT},
+             tiers__gpu__capacity=0, tiers__cpu__capacity="32MiB")  # fmt: skip
         targets = ("--cpu", "memory", "--device", tmp_path / "target", "--tiers", "cpu,nvme")
         found = cli("replay", trace, *targets, *QUICK, *words, "--out", out,
-                    "--report", tmp_path / "r.json")  # fmt: skip
+                    "--report", tmp_path / "r.json",
+                    "--report", tmp_path / "r.mlperf.json")  # fmt: skip
         assert found.code in (0, 5), found.err
         return out
 
@@ -64,6 +68,10 @@ def test_every_figure_is_that_of_the_ops(
     if mode == "max":
         ops = ops.drop("due")
     check_result(found, ops)
+    check_requests(found, ops)
+    check_health(found, ops)
+    theirs = json.loads(out.with_name("r.mlperf.json").read_text())
+    check_mlperf(theirs, found, ops)
 
 
 @pytest.mark.slow
@@ -76,9 +84,13 @@ def test_a_result_trace_carries_its_result_and_gives_it_again(
     assert whole == stored.load(out.with_name("r.json"))
     again = stored.load(out, from_ops=True)
     assert (again.kind, again.verdict) == ("ops", "UNJUDGED")
-    for name in ("ops", "bytes", "window_s", "groups", "service_ns", "response_ns"):
+    for name in ("ops", "bytes", "window_s", "groups", "service_ns", "response_ns", "requests",
+                 "storage_throughput_tokens_per_sec"):  # fmt: skip
         assert getattr(again, name) == getattr(whole, name), name
-    check_result(again.model_dump(mode="json"), ops_of(out))
+    found, ops = again.model_dump(mode="json"), ops_of(out)
+    check_result(found, ops)
+    check_requests(found, ops)
+    check_health(found, ops)
 
 
 def test_the_schema_that_is_shipped_is_the_models() -> None:
@@ -132,6 +144,27 @@ def test_bad_results_are_refused_with_what_to_do(report: Path, tmp_path: Path) -
         stored.load(changed(report, wrong=1))
     with pytest.raises(UsageError, match="has no ops"):
         stored.load(report, from_ops=True)
+
+
+@pytest.mark.slow
+def test_a_result_of_the_version_before_is_read(report: Path) -> None:
+    """What it hasn't measured is unknown; its figure in tokens is of requests' own."""
+    now = json.loads(report.read_text())
+    old = {name: value for name, value in now.items() if name not in ("requests", "storage_health")}
+    old |= {"schema_version": 2, "storage_throughput_tokens_per_sec": 1.0}
+    old["trace"] = {name: value for name, value in now["trace"].items() if name != "whole"}
+    for group in old["groups"]:
+        del group["service_per_mib_distribution_ns"]
+    path = report.with_name("old.json")
+    path.write_text(json.dumps(old))
+    found = stored.load(path)
+    assert found.schema_version == SCHEMA_VERSION
+    assert (found.requests, found.storage_health) == (None, None)
+    theirs = now["storage_throughput_tokens_per_sec"]
+    assert theirs == pytest.approx(found.storage_throughput_tokens_per_sec)
+    part = report.with_name("part.json")
+    part.write_text(json.dumps(old | {"trace": old["trace"] | {"rows_replayed": 1}}))
+    assert stored.load(part).storage_throughput_tokens_per_sec is None
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ import pytest
 from kvtrace.errors import UsageError
 from kvtrace.units import MS_NS
 from replay import stored
+from replay.summaries import Distribution, merged, percentile
 from replay.trials import report, xlsx
 from replay.trials.comparison import compare
 from replay.trials.document import document_of
-from replay.trials.figures import Figure, of_result, value_at
+from replay.trials.figures import Figure, of_result
 from replay.trials.sides import Side, Trial, check_alike, load_side
 from replay.trials.statistics import differs, odd, spread, t_95
 from replay.trials.words import judged
@@ -82,8 +83,13 @@ def test_a_difference_is_real_beyond_the_noise(
 
 def test_percentiles_of_several_distributions() -> None:
     """The smallest end that so many don't exceed."""
-    buckets = [(1, 50), (2, 40), (5, 10)]
-    assert [value_at(buckets, part) for part in (5000, 9000, 9001, 10_000)] == [1, 2, 5, 5]
+    parts = [
+        Distribution(upper=[1, 2], count=[50, 10]), None, Distribution(upper=[2, 5], count=[30, 10])
+    ]  # fmt: skip
+    whole = merged(parts)
+    assert (whole.upper, whole.count) == ([1, 2, 5], [50, 40, 10])
+    assert [percentile(whole, name) for name in ("p50", "p90", "p95", "p9999")] == [1, 2, 5, 5]
+    assert percentile(merged([None]), "p50") is None
 
 
 def side(label: str, *values: float, unit: str = "bytes/s", better: bool = True) -> Side:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kvtrace.errors import TraceError
 from kvtrace.textfile import open_binary
+from replay.stored import foreign_form, is_mlperf_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,8 @@ def load(path: Path) -> Theirs | None:
     found = _object(path) if is_json(path) else None
     if found is None or all(name in found for name in OURS):
         return None
+    if is_mlperf_report(found):
+        raise foreign_form(path)
     for tool in _tools():
         if tool.recognises(found):
             return Theirs(_figures(tool, found, path), tool.CAUTION)

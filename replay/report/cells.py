@@ -1,0 +1,49 @@
+"""Cells of the terminal's tables: percentiles of times, short enough for 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from kvtrace.units import format_duration_ns
+
+if TYPE_CHECKING:
+    from replay.summaries import Percentiles
+
+_SHOWN = ("p50", "p90", "p99", "p999", "p9999")
+TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
+FEW_MARK = "*"
+"""Behind a percentile with fewer than 10 samples beyond it."""
+
+
+def table_of_times(title: str) -> Table:
+    """Return a table for rows of `time_cells`, each behind a name."""
+    table = Table(box=None, padding=(0, 1, 0, 0), title=None, header_style="dim")
+    table.add_column(title, no_wrap=True)
+    for name in (*TITLES.values(), "max", "count"):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def time_cells(summary: Percentiles) -> list[str]:
+    """Return percentiles, the longest, and how many there are."""
+    cells = []
+    for name in _SHOWN:
+        mark = FEW_MARK if name in summary.few_samples else ""
+        cells.append(format_duration_ns(summary[name]).replace(" ", "") + mark)
+    longest = format_duration_ns(summary.max).replace(" ", "")
+    return [*cells, longest, short_count(summary.count)]
+
+
+def count_cells(count: int) -> list[str]:
+    """Return the cells of ops that have no times."""
+    return [*([""] * (len(_SHOWN) + 1)), short_count(count)]
+
+
+def short_count(count: int) -> str:
+    """Return a count in at most five characters."""
+    for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 10 * factor:
+            return f"{count / factor:.0f}{unit}"
+    return str(count)
