@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 -m "not slow"
+	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
 
 bench: $(STAMP)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 from dataclasses import fields
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError, unknown_name
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
 
 def names(folder: str) -> list[str]:
     """Return the names of the plug-ins in package `folder`, as users write them; sorted."""
+    return list(_names(folder))
+
+
+@cache
+def _names(folder: str) -> tuple[str, ...]:
+    """Return them; the folder is looked at once per process."""
     package = importlib.import_module(folder)
     found = pkgutil.iter_modules(package.__path__)
-    return sorted(module.name.replace("_", "-") for module in found)
+    return tuple(sorted(module.name.replace("_", "-") for module in found))
 
 
 def load(folder: str, name: str, *, kind: str) -> ModuleType:

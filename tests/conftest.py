@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.examples import examples
 from tests.making import make
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # The first example may have to wait for a compiler.
-settings.register_profile("project", deadline=None)
+settings.register_profile("project", deadline=None, max_examples=examples(100))
 settings.load_profile("project")
 
 

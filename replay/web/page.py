@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -143,16 +144,22 @@ def _chart(chart: Chart, number: int) -> str:
 
 def whole(title: str, body: Iterable[str]) -> str:
     """Return a page that needs nothing but itself."""
-    import vl_convert
-
     style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8")
                      for kind in ("css", "js"))  # fmt: skip
-    library = vl_convert.javascript_bundle(_SNIPPET).replace("</script", "<\\/script")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{text(title)}</title>\n<style>{style}</style></head>\n<body>\n"
         + "\n".join(part for part in body if part)
-        + f"\n<script>{library}</script>\n<script>{script}</script>\n</body></html>\n"
+        + f"\n<script>{_library()}</script>\n<script>{script}</script>\n</body></html>\n"
     )
+
+
+@cache
+def _library() -> str:
+    """Return the program that draws charts; it takes two seconds to put together."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle(_SNIPPET)
+    return bundle.replace("</script", "<\\/script")

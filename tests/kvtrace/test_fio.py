@@ -19,6 +19,7 @@ from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
 
@@ -318,7 +319,7 @@ def expected(rows: list[Row]) -> list[tuple[int, str, int, int]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(rows=traces(), extra=st.booleans())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[Row], extra: bool) -> None:
     """A trace comes back with equal ops, sizes, order and objects, less the declared losses."""

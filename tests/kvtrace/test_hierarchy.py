@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from kvtrace.kernel import CHECKPOINT, RUN, SHARED
 from kvtrace.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
+from tests.examples import examples
 from tests.kvtrace.reference import Block, Reference, Request, Rules
 
 MOONCAKE = Path(__file__).parents[3] / "shared/samples/mooncake/synthetic_trace.jsonl"
@@ -191,7 +193,7 @@ def spec_of(given_rules: Rules) -> HierarchySpec:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(workloads(), rules())
 def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules: Rules) -> None:
     """The compiled hierarchy emits what the naive model emits, and counts the same hits."""
@@ -209,7 +211,7 @@ def test_equals_the_naive_model_row_for_row(requests: list[Request], given_rules
     assert shared == list(reference.shared.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(workloads(), rules(), st.integers(1, 7), st.integers(1, 9))
 def test_events_dont_depend_on_batches(
     requests: list[Request], given_rules: Rules, events_per_call: int, rows_per_batch: int
@@ -274,18 +276,24 @@ ORACLE = [
 ]
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="the Mooncake sample isn't here")
-@pytest.mark.parametrize(("gpu", "cpu", "policy", "hits", "writes", "reads"), ORACLE)
-def test_oracle(
-    gpu: int, cpu: int, policy: str, hits: tuple[float, ...], writes: int, reads: int
-) -> None:
-    """Fed with Mooncake's ids as they stand, the hierarchy counts as an independent simulator."""
+@cache
+def mooncake() -> CutRequests:
+    """The sample's requests, their ids as they stand."""
     requests = []
     for row, line in enumerate(MOONCAKE.read_text().splitlines()):
         fields = json.loads(line)
         requests.append(
             Request(fields["timestamp"], [Block(block, 1) for block in fields["hash_ids"]], row=row)
         )
+    return cut(requests)
+
+
+@pytest.mark.skipif(not MOONCAKE.exists(), reason="the Mooncake sample isn't here")
+@pytest.mark.parametrize(("gpu", "cpu", "policy", "hits", "writes", "reads"), ORACLE)
+def test_oracle(
+    gpu: int, cpu: int, policy: str, hits: tuple[float, ...], writes: int, reads: int
+) -> None:
+    """Fed with Mooncake's ids as they stand, the hierarchy counts as an independent simulator."""
     capacity = {Tier.GPU: gpu, Tier.CPU: cpu, Tier.NVME: UNLIMITED}
     spec = HierarchySpec(
         tiers=tuple(TierSpec(tier, size, 1, 0) for tier, size in capacity.items()),
@@ -295,7 +303,7 @@ def test_oracle(
     )
     hierarchy = Hierarchy(spec)
     counts = {Op.READ: 0, Op.WRITE: 0}
-    for part in hierarchy.events([cut(requests)]):
+    for part in hierarchy.events([mooncake()]):
         on_nvme = part.tier == Tier.NVME
         for op in counts:
             counts[op] += int((on_nvme & (part.op == op)).sum())

@@ -26,6 +26,7 @@ from kvtrace.pipeline import record
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sources.lmcache import frames
+from tests.examples import examples
 from tests.kvtrace.random_traces import read_rows
 from tests.making import make, write_rows
 
@@ -142,7 +143,7 @@ def test_ranks_are_rows_of_a_look_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     seed=st.integers(0, 10**6),
     options=st.fixed_dictionaries(

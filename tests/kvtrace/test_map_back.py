@@ -17,6 +17,7 @@ from kvtrace.importers import ImportOptions
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.sidecar import map_path
+from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make
 
@@ -36,7 +37,7 @@ def bring(path: Path, out: Path, beside: Path) -> importers.Imported:
     return importers.convert([path], out, options=ImportOptions(force=True, map=beside))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(trace=rows())
 def test_a_log_of_warp_comes_back(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Also phases that ops don't tell, and requests that only some rows have."""

@@ -22,6 +22,7 @@ from kvtrace.importers import ImportOptions
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
 
@@ -122,7 +123,7 @@ def naive_deletes(rows: list[tuple[str, int, int]], capacity: int) -> list[Any] 
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     rows=st.lists(
         st.tuples(st.sampled_from(("read", "write")), st.integers(0, 5), st.integers(1, 4)),
@@ -232,7 +233,7 @@ def test_the_map_leads_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(rows=traces(), compressed=st.booleans())
 def test_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], compressed: bool

@@ -21,6 +21,7 @@ from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
 from kvtrace.textfile import open_binary
+from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, residents, rows
 from tests.making import write_rows
 
@@ -165,7 +166,7 @@ def test_map_leads_back(tmp_path: Path, small_trace: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(trace=rows())
 def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A log that is read back has the trace's ops, objects, times and outcomes."""
@@ -191,7 +192,7 @@ def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> No
 
 
 @given(trace=rows(measured=False))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_residents_are_put_first(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What the log expects to find is in a log of its own, to be run before."""
     folder = tmp_path_factory.mktemp("resident")

@@ -18,6 +18,7 @@ from kvtrace.importers import ImportOptions
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make, write_rows
 
@@ -95,7 +96,7 @@ def accesses(trace: Rows, tier: Tier | None) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(trace=rows())
 def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every access is there with its next one, and comes back as a read in its second."""
@@ -116,7 +117,7 @@ def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> No
 
 
 @given(trace=rows())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_next_access(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each record names the next one of its object, or −1."""
     folder = tmp_path_factory.mktemp("next")

@@ -17,6 +17,7 @@ from kvtrace.errors import TraceError
 from kvtrace.importers import ImportOptions
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Tier
+from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, residents, rows
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ ENTRIES = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(entries=ENTRIES, block=st.sampled_from([300, 1000, 8 << 20]))
 def test_elbencho_ops_that_overlap(
     entries: list[tuple[int, str, int, int, int]], block: int,
@@ -217,7 +218,7 @@ def test_cachebench_with_times(tmp_path: Path) -> None:
     assert residents(tmp_path / "t.parquet") == {(Tier.NVME, 0x82131353F9DDC8C6, 87)}
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(trace=rows(measured=False), block=st.sampled_from([2, 1 << 17]))
 def test_cachebench_round_trip(
     trace: Rows, block: int, tmp_path_factory: pytest.TempPathFactory

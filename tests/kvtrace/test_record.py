@@ -26,6 +26,7 @@ from kvtrace.hierarchy import Hierarchy
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.writer import file_sha256
+from tests.examples import examples
 from tests.making import make
 
 MOONCAKE = Path(__file__).parents[3] / "shared/samples/mooncake/synthetic_trace.jsonl"
@@ -81,7 +82,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(configurations())
 def test_invariants_hold(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]) -> None:
     """Occupancy rebuilt from the trace stays within capacity, reads follow writes, time runs on."""

@@ -20,6 +20,7 @@ from kvtrace.header import Header
 from kvtrace.pipeline import record
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
+from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make, write_rows
 
@@ -67,7 +68,7 @@ def test_mooncakes_lines_are_exact(tmp_path: Path) -> None:
     assert made.rows == 3
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(
     seed=st.integers(0, 10**6), users=st.integers(1, 6), tokens=st.sampled_from([64, 512]),
     touch=st.sampled_from(["tail-first", "in-order"]),
@@ -157,7 +158,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(trace=rows())
 def test_a_timeline_has_all_ops(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every op stands on its tier at its time, to the nanosecond, with key, bytes and request."""
@@ -186,7 +187,7 @@ def test_a_timeline_has_all_ops(trace: Rows, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(trace=rows(measured=True))
 def test_spans_of_a_lane_dont_overlap(
     trace: Rows, tmp_path_factory: pytest.TempPathFactory

@@ -28,6 +28,7 @@ from kvtrace.tools.sample import Share
 from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import opened, write
+from tests.examples import examples
 from tests.making import make, write_rows
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def test_no_end_cuts_a_demotion_in_half(tmp_path: Path) -> None:
         assert trace.resident().tolist() == [(Tier.CPU, 1, 8), (Tier.NVME, 1, 8)]
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(data=st.data())
 def test_any_slice_is_sound(
     tmp_path_factory: pytest.TempPathFactory, shared_prompts: Path, data: st.DataObject
@@ -291,7 +292,7 @@ def test_recordings_of_live_systems_keep_their_distance(tmp_path: Path) -> None:
     assert found["key"].to_list() == [1 << 48 | 1, 1]
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     st.lists(st.lists(st.integers(0, 6), max_size=12).map(sorted), min_size=1, max_size=4),
     st.integers(1, 4),
@@ -468,7 +469,7 @@ def test_a_tier_that_one_lacks_is_as_far_as_can_be(tmp_path: Path) -> None:
     assert found["cpu", "read_share"].ks == 1.0
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(st.integers(0, 900), min_size=1, max_size=30),
     st.lists(st.integers(0, 900), min_size=1, max_size=30),
@@ -494,7 +495,7 @@ def test_large_numbers_are_kept_to_their_leading_bits() -> None:
     assert found.quantile(0.5) == pytest.approx((1 << 20) + (1 << 15), rel=0.002)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=60), st.integers(1, 9))
 def test_reuse_distances(touches: list[tuple[int, bool]], batch: int) -> None:
     """A touch's distance is the number of other keys touched since, deleted ones not counting."""

@@ -22,6 +22,7 @@ from kvtrace.header import RESIDENT_DTYPE, Header, TierInfo
 from kvtrace.reader import open_trace
 from kvtrace.schema import COLUMNS, REQUIRED, ROW_GROUP_ROWS, Op, Phase, Tier
 from kvtrace.writer import TraceWriter
+from tests.examples import examples
 from tests.making import write_rows
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def write(path: Path, columns: dict[str, NDArray[Any]], cuts: list[int], **more:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     rows=st.integers(1, 300),

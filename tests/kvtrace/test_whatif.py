@@ -36,6 +36,7 @@ from kvtrace.whatif.grid import combinations
 from kvtrace.whatif.optimal import optimal_hits
 from kvtrace.whatif.references import References, collect
 from kvtrace.whatif.workload import Configured
+from tests.examples import examples, rest_slow
 from tests.kvtrace.reference import Block, Request
 from tests.kvtrace.test_hierarchy import cut
 from tests.making import SMALL
@@ -50,9 +51,9 @@ CHOICES = {
 }
 WORKLOADS: dict[str, dict[str, Any]] = {
     "users": {"source.users": 6, "lookups": True, "layout": "vllm"},
+    "hybrid": {"model": "gpt-oss-20b", "write_policy": "write-through", "tensor_parallel": 2},
     "open": {"source.users": None, "source.rate": 1.0, "source.rag": {"probability": 0.5}},
     "warm": {"source.users": None, "source.rate": 1.0, "warmup": "5s", "prefill_rate": 20_000},
-    "hybrid": {"model": "gpt-oss-20b", "write_policy": "write-through", "tensor_parallel": 2},
     "turns": {"layout": "request", "block_tokens": None, "source.users": None, "source.rate": 1.0},
 }
 
@@ -61,7 +62,7 @@ def configured(options: dict[str, Any]) -> Configured:
     return Configured(lambda tried: load_config(None, SMALL | options | tried))
 
 
-@pytest.mark.parametrize("options", WORKLOADS.values(), ids=WORKLOADS)
+@pytest.mark.parametrize("options", rest_slow(WORKLOADS.values(), quick=2), ids=WORKLOADS)
 def test_figures_are_those_of_a_recording(tmp_path: Path, options: dict[str, Any]) -> None:
     """Each combination's hits, ops and bytes equal those that `record --dry-run --json` prints."""
     found = answer(configured(options), CHOICES, curves=None).outcomes
@@ -125,13 +126,13 @@ OPEN = {
 
 @pytest.mark.parametrize(
     "more",
-    [
+    rest_slow([
         {},
         {"touch_order": "in-order", "tensor_parallel": 2},
         {"write_policy": "write-through", "ranks": "one", "tensor_parallel": 2},
         {"model": "deepseek-v3", "tensor_parallel": 2, "tiers.gpu.capacity": "256MiB",
          "tiers.cpu.capacity": "300MiB"},
-    ],
+    ]),
     ids=["plain", "in order", "write-through", "replicated"],
 )  # fmt: skip
 def test_a_trace_that_lost_nothing_tells_all(tmp_path: Path, more: dict[str, Any]) -> None:
@@ -207,7 +208,7 @@ def brute_force(prompts: list[list[tuple[int, bool]]], room: int) -> int:
     return best(0, frozenset())
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     st.lists(
         st.lists(
@@ -345,6 +346,7 @@ def test_mooncakes_curve_is_known() -> None:
     assert list(curve.miss_ratio) == sorted(curve.miss_ratio, reverse=True)
 
 
+@pytest.mark.slow
 def test_other_policies_curves() -> None:
     """Policies that libCacheSim simulates have curves between nothing and the optimum."""
     pytest.importorskip("libcachesim")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from replay import native
 from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify
+from tests.examples import examples
 from tests.replay.test_native_kit import Ran, make_ops, run
 
 KIB = 1024
@@ -119,7 +120,7 @@ def run_plan(engine: native.NativeEngine, plan: Plan, seed: int, fds: list[int])
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [native.uring, native.threads], ids=lambda engine: engine.name)
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_random_graphs(engine: native.NativeEngine, seed: int) -> None:
     """No op goes out before all it waits for, and every read finds the latest write's bytes."""
     if engine.available() is not None:

@@ -17,6 +17,7 @@ from kvtrace.schema import Op, Phase, Tier
 from kvtrace.writer import TraceWriter
 from replay import ReplayOptions, TargetSpec
 from replay.simulated import SimulatedTarget, faulty_target, stall_target
+from tests.examples import rest_slow
 from tests.replay.conftest import MIB, Row, file_target, make_columns, simple_rows, write_trace
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def churning_rows(seed: int, count: int = 3_000) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", rest_slow(range(4)))
 def test_all_modes_do_the_same_ops_in_order_whatever_the_delays(
     tmp_path: Path, quick: Quick, seed: int
 ) -> None:

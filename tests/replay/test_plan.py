@@ -20,6 +20,7 @@ from kvtrace.schema import Op, Phase, Tier
 from replay.geometry import Geometry
 from replay.loop import EXTRA, Action, Ops
 from replay.plan import Planner, make_ring
+from tests.examples import examples
 from tests.replay.conftest import MemoryTrace, Row
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def random_rows(draw: st.DrawFn) -> list[Row]:
 EXECUTED = st.sampled_from([(NVME,), (CPU,), (CPU, NVME), (GPU, NVME), (GPU, CPU, NVME)])
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(rows=random_rows(), tiers=EXECUTED)
 def test_order_is_that_of_the_naive_model(rows: list[Row], tiers: tuple[Tier, ...]) -> None:
     """Every executed row appears once, and waits, in all, for exactly what the rules say."""
@@ -219,7 +220,7 @@ def test_order_is_that_of_the_naive_model(rows: list[Row], tiers: tuple[Tier, ..
         assert {executed[waited] for waited in found[op]} == wanted[index] & set(executed)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(rows=random_rows(), tiers=EXECUTED, spare=st.sampled_from([0, KIB4, 1 << 20]))
 def test_live_objects_never_overlap(rows: list[Row], tiers: tuple[Tier, ...], spare: int) -> None:
     """At no row do the extents of two live objects of a lane overlap, or leave their space."""
@@ -448,7 +449,7 @@ def stream(planner: Planner, ring: Ops) -> tuple[list[tuple[Any, ...]], list[set
     return done, waits
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(rows=random_rows(), tiers=EXECUTED, repeats=st.integers(1, 8))
 def test_a_plan_through_a_small_ring_is_the_whole_plan(
     rows: list[Row], tiers: tuple[Tier, ...], repeats: int

@@ -21,6 +21,7 @@ from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import map_path
 from replay.geometry import Geometry
 from replay.plan import Planner, make_ring
+from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
 
@@ -54,7 +55,7 @@ def planned_places(path: Path, size_bytes: int | None) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(rows=traces(), large=st.booleans())
 def test_the_log_and_the_plan_agree(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Row], large: bool

@@ -155,7 +155,7 @@ def printed(result: replay.Result) -> list[str]:
     return captured.get().splitlines()
 
 
-@pytest.mark.parametrize("source", ["recorded", "random"])
+@pytest.mark.parametrize("source", ["recorded", pytest.param("random", marks=pytest.mark.slow)])
 def test_all_modes_do_the_same_in_an_order_that_was_checked_by_hand(
     waterfall: Path, tmp_path: Path, quick: Quick, source: str
 ) -> None:

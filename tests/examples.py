@@ -1,0 +1,28 @@
+"""How many examples a property is tried on, and which of many cases are quick."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+QUICK = os.environ.get("KVTRACE_TESTS") == "quick"
+"""Set by `make check`; `make test` tries all."""
+_PART, _LEAST = 4, 5
+
+
+def examples(count: int) -> int:
+    """Return `count`; where tests must be quick, a quarter of it."""
+    return max(_LEAST, count // _PART) if QUICK else count
+
+
+def rest_slow(values: Iterable[Any], *, quick: int = 1) -> list[Any]:
+    """Return parameters of which the first `quick` stand for all where tests must be quick."""
+    return [
+        value if at < quick else pytest.param(value, marks=pytest.mark.slow)
+        for at, value in enumerate(values)
+    ]
