@@ -26,7 +26,7 @@ from kvtrace.reader import open_trace
 from replay import stored
 from replay.trials import folder as bench_folder
 from replay.trials import report
-from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, result_path
+from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -230,7 +230,7 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     """Run all trials; return whether each may be used, or was accepted."""
     good = True
     for number in range(1, trials + 1):
-        forms = [result_path(steps.folder, number, suffix) for suffix in (".json", ".html")]
+        forms = report_paths(steps.folder, number)
         reports = [word for path in forms for word in ("--report", str(path))]
         code = steps.run(
             "replay", str(steps.folder / TRACE), *words, *reports,

@@ -1,7 +1,8 @@
 """A folder with everything that a submission needs, and what is checked of it.
 
 trace/trace.parquet     what was replayed
-results/trial-N.json    one result per trial; beside it what was printed, and trial-N.html
+results/trial-N.json    one result per trial; beside it what was printed, trial-N.html and .xlsx
+mlperf/trial-N…json     the same as the MLPerf Storage KV cache benchmark's tools read it
 bench.json              the trials together; beside it bench.html and bench.xlsx
 system.json             the machine
 commands.log            every command that made it, with start time and exit code
@@ -10,11 +11,13 @@ checksums.sha256        of all of it, as sha256sum writes and reads
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import KvtraceError, TargetError, TraceError
 from kvtrace.writer import file_sha256
+from replay.mlperf.summary import result_of
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of
 from replay.trials.sides import TRIALS_FOLDER, Side, check_alike, load_side
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 TRACE = "trace/trace.parquet"
 BENCH_FORMS = ("bench.json", "bench.html", "bench.xlsx")
 BENCH, SYSTEM, COMMANDS, CHECKSUMS = "bench.json", "system.json", "commands.log", "checksums.sha256"
+
+
+MLPERF_FOLDER, MLPERF_SUFFIX = "mlperf", ".mlperf.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ def make(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TargetError("exists already, and isn't empty", where=folder, hint="name a new folder")
     try:
-        for name in ("trace", TRIALS_FOLDER):
+        for name in ("trace", TRIALS_FOLDER, MLPERF_FOLDER):
             (folder / name).mkdir(parents=True)
     except OSError as error:
         raise TargetError(
@@ -52,6 +58,17 @@ def make(folder: Path) -> None:
 def result_path(folder: Path, number: int, suffix: str) -> Path:
     """Return where a trial's result lies in one form; trials count from 1."""
     return folder / TRIALS_FOLDER / f"trial-{number:02d}{suffix}"
+
+
+def mlperf_path(result: Path) -> Path:
+    """Return where a trial's result lies as MLPerf's tools read it."""
+    return result.parents[1] / MLPERF_FOLDER / f"{result.stem}{MLPERF_SUFFIX}"
+
+
+def report_paths(folder: Path, number: int) -> list[Path]:
+    """Return where a trial's reports go, its result first."""
+    result, *more = (result_path(folder, number, form) for form in (".json", ".html", ".xlsx"))
+    return [result, *more, mlperf_path(result)]
 
 
 def write_checksums(folder: Path) -> None:
@@ -78,6 +95,7 @@ def verify(folder: Path) -> list[Finding]:
         ("the trials are alike", _alike),
         ("every trial is VALID", _valid),
         (f"{BENCH} says what the trials say", _same_figures),
+        (f"{MLPERF_FOLDER}/ says what the trials say", _same_mlperf),
     ]
     return [Finding(what, _tried(check, folder)) for what, check in checks]
 
@@ -154,4 +172,15 @@ def _same_figures(folder: Path) -> str | None:
             return f"{one.name}: {one.sides} there, {other.sides} from the trials"
     if [figure.name for figure in stored.figures] != [figure.name for figure in again.figures]:
         return "it has other figures"
+    return None
+
+
+def _same_mlperf(folder: Path) -> str | None:
+    for trial in _side(folder).trials:
+        path = mlperf_path(folder / TRIALS_FOLDER / trial.name)
+        if not path.is_file():
+            return f"{path.name} is missing"
+        assert trial.document is not None, "checked before"
+        if json.loads(path.read_bytes()) != result_of(trial.document):
+            return f"{path.name} says something else than {trial.name}"
     return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replay.trials.document import ComparisonDocument
-from replay.trials.folder import verify
+from replay.trials.folder import verify, write_checksums
 from tests.cli import conftest as cli_conftest
 from tests.replay.browser import opened, undrawn
 from tests.replay.conftest import simple_rows, write_trace
@@ -59,8 +59,9 @@ def problems(folder: Path) -> list[str]:
 def test_the_folder_has_everything(bench: Path) -> None:
     """Trace, results, trials together, system, commands, checksums: and it verifies."""
     names = {str(path.relative_to(bench)) for path in bench.rglob("*") if path.is_file()}
-    forms = (".json", ".html", ".txt")
-    trials = {f"results/trial-{n:02d}{form}" for n in (1, 2, 3) for form in forms}
+    forms = ("results/trial-{}.json", "results/trial-{}.html", "results/trial-{}.xlsx",
+             "results/trial-{}.txt", "mlperf/trial-{}.mlperf.json")  # fmt: skip
+    trials = {form.format(f"{n:02d}") for n in (1, 2, 3) for form in forms}
     assert names == trials | {
         "trace/trace.parquet", "bench.json", "bench.html", "bench.xlsx", "system.json",
         "commands.log", "checksums.sha256",
@@ -103,10 +104,22 @@ def test_a_changed_folder_is_found_out(
     assert problem in found.out
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_mlperfs_tools_read_is_what_the_trials_say(copy: Path, gone: bool) -> None:
+    """Whoever edits it and the checksums is found out by the results."""
+    path = copy / "mlperf/trial-02.mlperf.json"
+    found = json.loads(path.read_text())
+    found["summary"]["cache_stats"]["tier_storage_read_bandwidth_gbps"] = 99.0
+    path.write_text(json.dumps(found))
+    if gone:
+        path.unlink()
+    write_checksums(copy)
+    expected = "is missing" if gone else "says something else than trial-02.json"
+    assert problems(copy) == [f"trial-02.mlperf.json {expected}"]
+
+
 def test_figures_that_the_trials_do_not_say_are_found_out(copy: Path) -> None:
     """Whoever edits bench.json and the checksums is found out by the results."""
-    from replay.trials.folder import write_checksums
-
     found = json.loads((copy / "bench.json").read_text())
     found["figures"][0]["sides"][0]["mean"] *= 2
     (copy / "bench.json").write_text(json.dumps(found))
@@ -117,8 +130,6 @@ def test_figures_that_the_trials_do_not_say_are_found_out(copy: Path) -> None:
 
 def test_another_trace_and_an_invalid_trial_are_found_out(copy: Path) -> None:
     """Results must be of the trace that is handed in, and VALID."""
-    from replay.trials.folder import write_checksums
-
     write_trace(copy / "trace/trace.parquet", simple_rows(9))
     result = copy / "results/trial-01.json"
     result.write_text(result.read_text().replace('"verdict": "VALID"', '"verdict": "INVALID"'))
