@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 import sys
 from functools import cache
@@ -31,7 +32,7 @@ PLOT = DOCS / "plots" / "coordinated_omission.py"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(kvtrace [^`]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
-COMMANDS = typer.main.get_command(app)
+COMMANDS: Any = typer.main.get_command(app)
 
 
 def name_of(path: Path) -> str:
@@ -81,8 +82,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def options_of(name: str) -> set[str]:
     """Return the options of a command; `bench` takes those of `replay`, too."""
-    group: Any = COMMANDS
-    command = group.get_command(typer.Context(group), name)
+    command = COMMANDS.get_command(typer.Context(COMMANDS), name)
     own = {option for parameter in command.params for option in (*parameter.opts,
            *parameter.secondary_opts)}  # fmt: skip
     return own | {"--help", "-h"} | (options_of("replay") if name == "bench" else set())
@@ -95,7 +95,7 @@ def test_commands_exist(path: Path) -> None:
         name, rest = words[1], words[2:]
         if name.startswith("-"):
             continue
-        assert name in COMMANDS.list_commands(typer.Context(COMMANDS)), " ".join(words)  # type: ignore[attr-defined]
+        assert name in COMMANDS.list_commands(typer.Context(COMMANDS)), " ".join(words)
         used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
         assert used <= options_of(name), (" ".join(words), used - options_of(name))
 
@@ -163,3 +163,14 @@ def test_the_plot_is_of_what_the_page_says(plot: ModuleType, tmp_path: Path) -> 
     assert slow["closed"] == slow["single"] == 1
     single = plot.run(plot.write_trace(tmp_path / "t.parquet"), mode="open", queue_depth=1)
     assert single.document().response_ns == measured["open"].percentiles
+
+
+def test_the_example_of_the_reference_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script at the top of docs/api.md records, reads and replays."""
+    code = next(block for kind, block in FENCE.findall((DOCS / "api.md").read_text()) if kind)
+    (tmp_path / "example.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("example.py")
+    assert capsys.readouterr().out.split()[0] in ("VALID", "INVALID")

@@ -125,7 +125,8 @@ def svg(measured: dict[str, Measured]) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#ffffff"/>',
         f'<rect x="{begin}" y="{TOP}" width="{end - begin:.1f}" height="{BOTTOM - TOP}" '
         'fill="#f0d9a8" fill-opacity="0.6"/>',
-        f'<text x="{(begin + end) / 2:.1f}" y="{TOP - 6}" text-anchor="middle">stands still</text>',
+        f'<text x="{(begin + end) / 2:.1f}" y="{TOP - 11}" text-anchor="middle">'
+        "stands still</text>",
         *_axes(),
         _dots(opened, OPEN_COLOUR, 3.5),
         _dots(closed, CLOSED_COLOUR, 2.0),
