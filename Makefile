@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DOCS   := $(VENV)/.docs
 NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
 
-.PHONY: demo test check bench bless clean install fio
+.PHONY: demo test check docs bench bless clean install fio
 
 # Leaves trace, report and result in demo/; the file that was written to is removed. A verdict of
 # INVALID (exit 5) is a result, too: the report says why.
@@ -27,6 +28,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
+
+# The site, in docs/site: open docs/site/index.html. Broken links and unknown names are errors.
+docs: $(DOCS)
+	rm -rf docs/site docs/.cache
+	$(BIN)/zensical build --strict --config-file docs/mkdocs.yml
 
 bench: $(STAMP)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done
@@ -57,7 +63,11 @@ $(STAMP): pyproject.toml $(NATIVE)
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable . --group dev
 	@touch $(STAMP)
 
+$(DOCS): $(STAMP)
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --group docs
+	@touch $(DOCS)
+
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist demo docs/site docs/.cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f replay/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
