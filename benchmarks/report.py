@@ -3,7 +3,8 @@
     python benchmarks/report.py --ops 50000000
 
 Bars, at 50 million ops: ≤ 30 s, ≤ 2 GB, HTML ≤ 5 MB. The ops are of two tiers and four phases, on a
-schedule that is kept but for one standstill; the report is made by the command, in its process.
+schedule that is kept, four requests of 100 ops each at any time. The report is made by the command,
+in a process of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BATCH = 1 << 20
 GAP_NS = 20_000
 SIZE_BYTES = 128 << 10
 LIMIT_S, LIMIT_BYTES, LIMIT_HTML_BYTES = 30.0, 2 * 10**9, 5 * 10**6
-MEASURED = ("due", "submit", "complete", "error", "qos")
+MEASURED = ("due", "submit", "complete", "error", "qos", "request")
 
 
 def write_result(path: Path, ops: int) -> None:
@@ -57,7 +58,8 @@ def columns(first: int, count: int, rng: np.random.Generator) -> dict[str, np.nd
         "submit": submit,
         "complete": complete,
         "error": np.zeros(count, np.int32),
-        "qos": (number % 3).astype(np.uint8),
+        "qos": (number // 3 % 3).astype(np.uint8),
+        "request": (number // 400 * 4 + number % 4).astype(np.uint64),
     }
 
 

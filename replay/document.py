@@ -72,7 +72,7 @@ class TimeSlices(Section):
     write_bytes: list[int]
     errors: list[int]
     lateness_max_ns: list[int]
-    host_lateness_max_ns: list[int]
+    host_lateness_max_ns: list[int] | None
     in_flight_mean: list[float]
     read_service_p50_ns: list[int]
     read_service_p99_ns: list[int]

@@ -81,7 +81,7 @@ def _measure(trace: Trace) -> _Found:
     mode = Mode.OPEN if "due" in trace.columns else Mode.MAX
     tally, requests = Tally(tuple(range(len(Tier)))), Requests(mode, 0)
     with ThreadPoolExecutor(1) as beside:
-        recorder = Recorder(len(Tier), mode, 0, beside=beside)
+        recorder = Recorder(len(Tier), mode, 0, beside=beside, divided=False)
         for done, request in _batches(trace):
             recorder.add(done)
             tally.add(done)

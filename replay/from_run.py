@@ -94,8 +94,8 @@ def distribution(summary: Summary) -> Distribution:
 def slices(series: Series) -> doc.TimeSlices:
     """Return slices of time as a document has them."""
     columns: dict[str, Any] = {name: values.tolist() for name, values in series.columns.items()}
-    columns.setdefault("response_p50_ns", None)
-    columns.setdefault("response_p99_ns", None)
+    for name in ("response_p50_ns", "response_p99_ns", "host_lateness_max_ns"):
+        columns.setdefault(name, None)
     return doc.TimeSlices(width_s=series.width_ns / S_NS, **columns)
 
 

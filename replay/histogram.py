@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,11 @@ QUANTILES = {
     "p9999": 9999,
 }
 """Name and ten-thousandths."""
+
+
+_MANTISSA_BITS, _EXPONENT_BIAS = 52, 1023
+_EXACT_FLOAT = 1 << 53
+"""Integers below it are exact as doubles. Source: IEEE 754."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Histogram:
     def buckets(self) -> Buckets:
         """Return what is filled; the last bucket ends at the largest value."""
         filled = np.flatnonzero(self.counts)
-        ends = np.array([upper(bucket, self.bits) for bucket in filled.tolist()], np.int64)
+        ends = uppers(self.bits)[filled]
         return Buckets(np.minimum(ends, self.max), self.counts[filled])
 
     def distance(self, other: Histogram) -> float:
@@ -148,8 +154,7 @@ class Histogram:
             return 0.0
         parts = np.cumsum(self.counts) / self.count - np.cumsum(other.counts) / other.count
         used = max(np.flatnonzero(self.counts)[-1], np.flatnonzero(other.counts)[-1]) + 1
-        buckets = range(min(used + 1, len(self.counts)))
-        widths = np.diff(np.array([upper(bucket, self.bits) for bucket in buckets], float))
+        widths = np.diff(uppers(self.bits)[: min(used + 1, len(self.counts))].astype(float))
         return float((np.abs(parts[: len(widths)]) * widths).sum())
 
 
@@ -166,9 +171,12 @@ def _rank(count: int, ten_thousandths: int) -> int:
 def bucket_of(value: int, bits: int) -> int:
     """Return the bucket of a value, at least 0."""
     sub = 1 << bits
-    if value < sub:
+    if value < 2 * sub:
         return value
     shift = 0
+    if value < _EXACT_FLOAT:  # its power of two is a double's exponent: no loop
+        power = np.float64(value).view(np.int64) >> _MANTISSA_BITS
+        shift = int(power) - _EXPONENT_BIAS - bits
     while value >> shift >= 2 * sub:
         shift += 1
     return shift * sub + (value >> shift)
@@ -190,8 +198,14 @@ def count_values(
 
 def upper(bucket: int, bits: int) -> int:
     """Return the largest value of a bucket."""
-    sub = 1 << bits
-    if bucket < 2 * sub:
-        return bucket
-    shift = bucket // sub - 1
-    return ((bucket - shift * sub + 1) << shift) - 1
+    return int(uppers(bits)[bucket])
+
+
+@cache
+def uppers(bits: int) -> NDArray[np.int64]:
+    """Return the largest value of each bucket."""
+    bucket = np.arange(bucket_count(bits))
+    shift = np.maximum(bucket // (1 << bits) - 1, 0)
+    ends: NDArray[np.int64] = ((bucket - shift * (1 << bits) + 1) << shift) - 1
+    ends.flags.writeable = False
+    return ends

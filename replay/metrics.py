@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.units import MS_NS, S_NS, US_NS
-from replay.histogram import Histogram, upper
+from replay.histogram import Histogram, uppers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +137,7 @@ def _buckets(lane: LiveLane) -> tuple[list[tuple[str, float]], float]:
     """Return cumulative counts by upper edge, and the sum, each bucket taken at its end."""
     found: Histogram = lane.service
     filled = np.flatnonzero(found.counts)
-    ends = np.array([upper(bucket, found.bits) for bucket in filled.tolist()], np.int64)
+    ends = uppers(found.bits)[filled]
     counts = found.counts[filled]
     buckets = [(str(edge / S_NS), float(counts[ends <= edge].sum())) for edge in EDGES_NS]
     total = float(counts.sum())

@@ -144,8 +144,10 @@ class _Window:
 class _Lane:
     """Measures one tier's lane."""
 
-    def __init__(self, start_ns: int, warmup_ns: int, mode: Mode, copier: Copier | None) -> None:
-        self.start_ns, self.mode, self.copier = start_ns, mode, copier
+    def __init__(
+        self, start_ns: int, warmup_ns: int, mode: Mode, copier: Copier | None, *, divided: bool
+    ) -> None:
+        self.start_ns, self.mode, self.copier, self.divided = start_ns, mode, copier, divided
         self.window = _Window(start_ns + warmup_ns)
         self.lateness = [Histogram() for _ in range(5)]
         self.slices = Slices()
@@ -162,21 +164,29 @@ class _Lane:
         moves, inside = done.select(asked), measured[asked]
         if done.ran.any():
             self.asked_end_ns = max(self.asked_end_ns, int(done.submit_ns[done.ran].max()))
-        waits = divide(moves, self.mode, self.submitter, self.copier)
+        late_ns, parts_ns = self._lateness(moves)
         if len(moves):
             self.due_end_ns = max(self.due_end_ns, int(moves.due_ns.max()))
-        parts = (waits.dependency_ns, waits.slot_ns, waits.burst_ns, waits.host_ns)
-        for histogram, part in zip(self.lateness, (waits.total_ns, *parts), strict=True):
-            histogram.add(part[inside])
+        for histogram, times_ns in zip(self.lateness, (late_ns, *parts_ns), strict=False):
+            histogram.add(times_ns[inside])
         self.submitted += int(inside.sum())
-        self.on_schedule += int((waits.total_ns[inside] <= ON_SCHEDULE_NS).sum())
+        self.on_schedule += int((late_ns[inside] <= ON_SCHEDULE_NS).sum())
         good = moves.good
         self.window.add(moves, good)
         counted = good & inside
         self.device_bytes += int(moves.length_bytes[good].sum())
         self.service_ns_sum += int((moves.complete_ns - moves.submit_ns)[counted].sum())
         ended = moves.complete_ns != NO_TIME_NS
-        self.slices.add(moves.select(ended), waits.host_ns[ended], self.start_ns)
+        host_ns = parts_ns[-1] if self.divided else np.zeros_like(late_ns)
+        self.slices.add(moves.select(ended), host_ns[ended], self.start_ns)
+
+    def _lateness(self, moves: Done) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], ...]]:
+        """Return submit − due, and its parts: as in `Lateness`, where it is to be divided."""
+        if not self.divided:
+            return np.maximum(moves.submit_ns - moves.due_ns, 0), ()
+        waits = divide(moves, self.mode, self.submitter, self.copier)
+        parts = (waits.dependency_ns, waits.slot_ns, waits.burst_ns, waits.host_ns)
+        return waits.total_ns, parts
 
     def measure(
         self, tier: Tier, counters: Sequence[LaneCounters], found: Latencies
@@ -207,7 +217,7 @@ class _Lane:
             backlog_growing=scheduled and self._backlog_growing(),
             drift_ratio=self._drift(),
             warmup_ops=self.warmup_ops,
-            series=self.slices.series(scheduled=scheduled),
+            series=self.slices.series(scheduled=scheduled, divided=self.divided),
             heat=self.slices.heat(),
         )
 
@@ -244,12 +254,17 @@ class Recorder:
         warmup_ns: int = 0,
         copiers: tuple[int, ...] = (),
         beside: Executor | None = None,
+        divided: bool = True,
     ) -> None:
-        """`beside`: a thread that takes half of the work; without one it is all done by `add`."""
+        """`beside`: a thread that takes half of the work; without one it is all done by `add`.
+
+        Not `divided`: nothing is known of ops but their times, so that lateness has no parts.
+        """
         self.mode, self.start_ns, self.warmup_ns = mode, start_ns, warmup_ns
+        self._in_order = mode == Mode.OPEN and divided
         self._beside = beside
         self.lanes = [
-            _Lane(start_ns, warmup_ns, mode, Copier() if lane in copiers else None)
+            _Lane(start_ns, warmup_ns, mode, Copier() if lane in copiers else None, divided=divided)
             for lane in range(lanes)
         ]
         self.phase_ops = np.zeros(len(Phase), np.int64)
@@ -266,7 +281,7 @@ class Recorder:
         On an absolute schedule those that could start later than an op that is still to come are
         kept back, so that the ideal submitter takes all in order.
         """
-        if self.mode != Mode.OPEN or not len(done):
+        if not self._in_order or not len(done):
             self._record(done)
             return
         joined = Done.join([*self._late, done])
@@ -313,12 +328,13 @@ class Recorder:
 
     def _follow(self, done: Done) -> None:
         """Compare the times of submits with those of the schedule."""
-        did = done.select(done.moves & done.good)
-        if self.mode == Mode.MAX or not len(did):
+        did = done.moves & done.good
+        if self.mode == Mode.MAX or not did.any():
             return
-        self.submit_error.add(np.abs(did.submit_ns - did.due_ns))
-        self.due_gaps.add(did.due_ns)
-        self.submit_gaps.add(did.submit_ns)
+        submit_ns, due_ns = done.submit_ns[did], done.due_ns[did]
+        self.submit_error.add(np.abs(submit_ns - due_ns))
+        self.due_gaps.add(due_ns)
+        self.submit_gaps.add(submit_ns)
 
     @property
     def stretch_ratio(self) -> float | None:

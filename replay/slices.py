@@ -13,7 +13,7 @@ import numpy as np
 
 from kvtrace.jit import helper, kernel
 from kvtrace.units import S_NS
-from replay.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper
+from replay.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper, uppers
 from replay.loop import Action
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Slices:
         if not len(filled):
             return None
         edges = _edges_ns(upper(int(filled[0]), COARSE_BITS), upper(int(filled[-1]), COARSE_BITS))
-        ends = np.array([upper(bucket, COARSE_BITS) for bucket in filled.tolist()])
+        ends = uppers(COARSE_BITS)[filled]
         row = np.maximum(np.searchsorted(edges, ends) - 1, 0)
         together = -(-self.used // HEAT_SLICES_MAX)
         slices = np.arange(self.used) // together
@@ -199,8 +199,11 @@ class Slices:
         np.add.at(found, (slices[:, None], row[None, :]), counts[:, filled])
         return Heat(self.width_ns * together, edges, found)
 
-    def series(self, *, scheduled: bool) -> Series:
-        """Return all columns; without a schedule there is no response time."""
+    def series(self, *, scheduled: bool, divided: bool) -> Series:
+        """Return all columns; without a schedule there is no response time.
+
+        Not `divided`: of lateness only the whole is known.
+        """
         used = slice(0, self.used)
         columns: dict[str, NDArray[np.generic]] = {
             "begin_ns": np.arange(self.used, dtype=np.int64) * self.width_ns,
@@ -208,6 +211,8 @@ class Slices:
             **{name: values[used] for name, values in zip(_LATE, self._late_max_ns, strict=True)},
             "in_flight_mean": self.in_flight.mean(self.width_ns)[used],
         }
+        if not divided:
+            del columns[_LATE[1]]
         for name, counts in zip(_LATENCIES, self._latencies, strict=True):
             if name == "response" and not scheduled:
                 continue
@@ -218,9 +223,8 @@ class Slices:
 
 
 @helper
-def _move(level: NDArray[np.int64], at_ns: int, width_ns: int, sign: int) -> None:
-    """Begin (+1) or end (−1) a span."""
-    index = at_ns // width_ns
+def _move(level: NDArray[np.int64], at_ns: int, index: int, width_ns: int, sign: int) -> None:
+    """Begin (+1) or end (−1) a span in slice `index`, which is that of `at_ns`."""
     level[_STEP, index + 1] += sign
     level[_PARTIAL, index] += sign * ((index + 1) * width_ns - at_ns)
 
@@ -243,19 +247,21 @@ def _count(
 ) -> None:
     """Count each op in the slices in which it was due, was submitted, and ended."""
     for op in range(due.size):
-        at, began, took = (
+        at, began, planned_at = (
             complete[op] // width_ns,
             submit[op] // width_ns,
-            complete[op] - submit[op],
+            due[op] // width_ns,
         )
-        table[_DUE, due[op] // width_ns] += 1
+        took = complete[op] - submit[op]
+        planned_end = min(due[op] + took, width_ns * SLICES_MAX - 1)
+        table[_DUE, planned_at] += 1
         table[_COMPLETED, at] += 1
         late[0, began] = max(late[0, began], submit[op] - due[op])
         late[1, began] = max(late[1, began], host_ns[op])
-        _move(in_flight, submit[op], width_ns, 1)
-        _move(in_flight, complete[op], width_ns, -1)
-        _move(planned, due[op], width_ns, 1)
-        _move(planned, min(due[op] + took, width_ns * SLICES_MAX - 1), width_ns, -1)
+        _move(in_flight, submit[op], began, width_ns, 1)
+        _move(in_flight, complete[op], at, width_ns, -1)
+        _move(planned, due[op], planned_at, width_ns, 1)
+        _move(planned, planned_end, planned_end // width_ns, width_ns, -1)
         if error[op] != 0:
             table[_ERRORS, at] += 1
             continue

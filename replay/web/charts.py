@@ -82,6 +82,7 @@ def _lateness(series: TimeSlices) -> list[Row]:
     return [
         row
         for name, values in parts
+        if values is not None
         for row, due in zip(
             _column(series, name, [max(value, 1000) / MS_NS for value in values]),
             series.due,

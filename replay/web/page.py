@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from replay.web.program import drawing_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,6 @@ _CONFIG = {
     "legend": {"orient": "top", "title": None, "labelFontSize": 11},
 }
 """How charts look; their colours of text and lines are the page's."""
-_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +152,5 @@ def whole(title: str, body: Iterable[str]) -> str:
         '<link rel="icon" href="data:,">\n'
         f"<title>{text(title)}</title>\n<style>{style}</style></head>\n<body>\n"
         + "\n".join(part for part in body if part)
-        + f"\n<script>{_library()}</script>\n<script>{script}</script>\n</body></html>\n"
+        + f"\n<script>{drawing_program()}</script>\n<script>{script}</script>\n</body></html>\n"
     )
-
-
-@cache
-def _library() -> str:
-    """Return the program that draws charts; it takes two seconds to put together."""
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle(_SNIPPET)
-    return bundle.replace("</script", "<\\/script")
