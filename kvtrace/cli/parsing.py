@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Value = TypeVar("Value")
+REPORT_HELP = (
+    "Report file: .json, .html, .xlsx, .csv, or .mlperf.json for the tools of MLPerf Storage's KV "
+    "benchmark; may be repeated."
+)
+"""Of `--report` of one result. A test compares it with the forms that there are."""
 
 
 def parsed(option: str, parse: Callable[[str], Value], text: str | None) -> Value | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from kvtrace.cli.parsing import parse_tiers, parsed
+from kvtrace.cli.parsing import REPORT_HELP, parse_tiers, parsed
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.cli.targets import target_specs
@@ -233,7 +233,7 @@ def replay_command(
     ] = None,
     report_to: Annotated[
         list[Path] | None,
-        typer.Option("--report", help="Report file (.json).", rich_help_panel=_OUTPUT),
+        typer.Option("--report", help=REPORT_HELP, rich_help_panel=_OUTPUT),
     ] = None,
     metrics_port: Annotated[
         str | None,

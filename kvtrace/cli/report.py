@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import UsageError
 from kvtrace.writer import check_writable
 from replay import report, stored
@@ -30,7 +31,7 @@ def report_command(
     ],
     report_to: Annotated[
         list[Path] | None,
-        typer.Option("--report", help="Report file, of one result; may be repeated."),
+        typer.Option("--report", help=f"{REPORT_HELP} Of one result."),
     ] = None,
     from_ops: Annotated[
         bool,

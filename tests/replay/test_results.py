@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 
 import replay
+from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.schema import Tier
+from replay import report as forms
 from replay import stored
 from replay.document import SCHEMA_VERSION, ResultDocument
 from tests.bless import SCHEMA_PATH, schema_text
@@ -96,6 +98,14 @@ def test_a_result_trace_carries_its_result_and_gives_it_again(
 def test_the_schema_that_is_shipped_is_the_models() -> None:
     """`make bless` writes it; a change of keys shows there."""
     assert SCHEMA_PATH.read_text() == schema_text()
+
+
+@pytest.mark.parametrize("command", ["replay", "report"])
+def test_help_names_all_forms(cli: Callable[..., cli_conftest.Outcome], command: str) -> None:
+    """What a report can be written to is said, and nothing else."""
+    assert set(re.findall(r"\.[a-z.]+[a-z]\b", REPORT_HELP)) == set(forms.suffixes())
+    text = " ".join(cli(command, "--help").out.replace("│", " ").split())
+    assert "or .mlperf.json for the tools of MLPerf" in text
 
 
 @pytest.fixture
