@@ -36,6 +36,7 @@ def result_of(document: ResultDocument) -> dict[str, Any]:
     known["kvtrace"] = {
         "verdict": document.verdict,
         "reasons": [reason.code for reason in document.reasons],
+        "warnings": [warning.code for warning in document.warnings],
         "trace_sha256": document.trace.sha256,
         "executed_tiers": [lane.tier for lane in document.lanes],
         "beside": [dataclasses.asdict(each) for each in beside(document, summary)],
