@@ -53,7 +53,7 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
             late = lane.lateness_ns.host_lateness_ns.p99
             yield Figure(f"{lane.tier} host lateness P99", late, NS, False)
     if document.requests is not None:
-        yield from percentiles("request's wait for storage", document.requests.waited_ns)
+        yield from percentiles("request waits", document.requests.waited_ns)
     if document.tool is not None and document.tool.cpu_s_per_gb is not None:
         yield Figure("tool's CPU s per GB", document.tool.cpu_s_per_gb, RATIO, False)
 

@@ -18,7 +18,7 @@ def value(number: float, unit: str) -> str:
     if unit == NS:
         return format_duration_ns(number)
     if unit == PER_S:
-        return f"{format_count(number)}/s"
+        return f"{number:.2f}/s" if number < 100 else f"{format_count(number)}/s"
     return f"{number:.3f}" if unit == RATIO else format_count(number)
 
 

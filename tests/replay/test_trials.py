@@ -16,7 +16,7 @@ from replay.trials.document import document_of
 from replay.trials.figures import Figure, of_result
 from replay.trials.sides import Side, Trial, check_alike, load_side
 from replay.trials.statistics import differs, odd, spread, t_95
-from replay.trials.words import judged
+from replay.trials.words import judged, value
 from tests.cli import conftest as cli_conftest
 from tests.replay import synthetic
 from tests.replay.conftest import simple_rows, write_trace
@@ -90,6 +90,13 @@ def test_percentiles_of_several_distributions() -> None:
     assert (whole.upper, whole.count) == ([1, 2, 5], [50, 40, 10])
     assert [percentile(whole, name) for name in ("p50", "p90", "p95", "p9999")] == [1, 2, 5, 5]
     assert percentile(merged([None]), "p50") is None
+
+
+def test_rates_are_shown_as_exactly_as_they_are_told_apart() -> None:
+    """Large objects make few ops per second."""
+    assert [value(rate, "per s") for rate in (9.216, 99.994, 12_345.6)] == [
+        "9.22/s", "99.99/s", "12,346/s"
+    ]  # fmt: skip
 
 
 def side(label: str, *values: float, unit: str = "bytes/s", better: bool = True) -> Side:
