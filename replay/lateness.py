@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replay.done import Done
+from replay.histogram import Histogram
 from replay.loop import NO_TIME_NS, Mode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from replay.done import Done
-
+KEPT = 1 << 16
+"""So many ops are kept back for others that could have started earlier."""
 SUBMIT_NS = 10_000
 SUBMIT_BYTES_PER_NS = 25
 """What an ideal submitter needs for one I/O of a burst: the longer of 10 µs and its bytes at
@@ -74,6 +78,61 @@ class Copier:
             free[rows] = np.minimum(before, done.submit_ns[rows])
             self._free_ns[thread] = int(done.complete_ns[rows[-1]])
         return free
+
+
+class Division:
+    """Divides the lateness of a lane's ops in the order in which they could start.
+
+    They come in another: ops are kept back until `KEPT` more are there, and all until `finish`, so
+    that it makes no difference in which batches they come.
+    """
+
+    def __init__(self, mode: Mode, *, copies: bool) -> None:
+        self._mode = mode
+        self._submitter = Submitter() if mode != Mode.MAX else None
+        self._copier = Copier() if copies else None
+        self._kept = KEPT if mode != Mode.MAX or copies else 0
+        self._pending: list[tuple[Done, NDArray[np.bool_]]] = []
+        self._count = 0
+        self.histograms = tuple(Histogram() for _ in range(4))
+        """Of the parts, in the order of `Waits`."""
+
+    def add(self, done: Done, inside: NDArray[np.bool_]) -> Iterator[tuple[Done, Waits]]:
+        """Take submitted ops, `inside`: those within the window; yield what is divided now."""
+        self._pending.append((done, inside))
+        self._count += len(done)
+        if self._count > 2 * self._kept:
+            yield from self._take(self._count - self._kept)
+
+    def finish(self) -> Iterator[tuple[Done, Waits]]:
+        """Yield the rest: no more ops come."""
+        yield from self._take(self._count)
+
+    def _take(self, count: int) -> Iterator[tuple[Done, Waits]]:
+        """Divide the `count` ops that could start first."""
+        if not count:
+            return
+        done = Done.join([part for part, _ in self._pending])
+        inside = np.concatenate([part for _, part in self._pending])
+        if count < len(done):
+            order = np.argsort(self._start_ns(done), kind="stable")
+            first, later = np.sort(order[:count]), np.sort(order[count:])
+            self._pending = [(done.select(later), inside[later])]
+            done, inside = done.select(first), inside[first]
+        else:
+            self._pending = []
+        self._count -= count
+        waits = divide(done, self._mode, self._submitter, self._copier)
+        parts = (waits.dependency_ns, waits.slot_ns, waits.burst_ns, waits.host_ns)
+        for histogram, part in zip(self.histograms, parts, strict=True):
+            histogram.add(part[inside])
+        yield done, waits
+
+    def _start_ns(self, done: Done) -> NDArray[np.int64]:
+        """Return what orders ops as their slots will: a copier takes them as it copied them."""
+        if self._copier is not None:
+            return done.submit_ns
+        return np.maximum(np.maximum(done.due_ns, done.ready_ns), done.slot_ns)
 
 
 def divide(done: Done, mode: Mode, submitter: Submitter | None, copier: Copier | None) -> Waits:

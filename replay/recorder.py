@@ -10,26 +10,26 @@ import numpy as np
 from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import S_NS
 from replay.cells import NO_SIZE, Cells, Key, Latencies
-from replay.done import Done
 from replay.gaps import Gaps
 from replay.histogram import Histogram, Summary
-from replay.lateness import Copier, Submitter, divide
+from replay.lateness import Division
 from replay.loop import NO_TIME_NS, Mode
 from replay.slices import Heat, Series, Slices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
+    from replay.done import Done
+    from replay.lateness import Waits
     from replay.loop import LaneCounters
 
 ON_SCHEDULE_NS = 1_000_000
 """An op submitted within this of its due time is on schedule."""
 _BACKLOG_MIN = 32
 _DRIFT_MIN = 100
-_KEPT_BACK_MAX = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +145,12 @@ class _Lane:
     """Measures one tier's lane."""
 
     def __init__(
-        self, start_ns: int, warmup_ns: int, mode: Mode, copier: Copier | None, *, divided: bool
+        self, start_ns: int, warmup_ns: int, mode: Mode, division: Division | None
     ) -> None:
-        self.start_ns, self.mode, self.copier, self.divided = start_ns, mode, copier, divided
+        self.start_ns, self.mode, self.division = start_ns, mode, division
         self.window = _Window(start_ns + warmup_ns)
-        self.lateness = [Histogram() for _ in range(5)]
+        self.late = Histogram()
         self.slices = Slices()
-        self.submitter = Submitter() if mode != Mode.MAX else None
         self.device_bytes = self.service_ns_sum = 0
         self.on_schedule = self.submitted = self.warmup_ops = self.warmup_errors = 0
         self.asked_end_ns = self.due_end_ns = 0
@@ -164,29 +163,36 @@ class _Lane:
         moves, inside = done.select(asked), measured[asked]
         if done.ran.any():
             self.asked_end_ns = max(self.asked_end_ns, int(done.submit_ns[done.ran].max()))
-        late_ns, parts_ns = self._lateness(moves)
         if len(moves):
             self.due_end_ns = max(self.due_end_ns, int(moves.due_ns.max()))
-        for histogram, times_ns in zip(self.lateness, (late_ns, *parts_ns), strict=False):
-            histogram.add(times_ns[inside])
-        self.submitted += int(inside.sum())
-        self.on_schedule += int((late_ns[inside] <= ON_SCHEDULE_NS).sum())
+        late_ns = np.maximum(moves.submit_ns - moves.due_ns, 0)[inside]
+        self.late.add(late_ns)
+        self.submitted += len(late_ns)
+        self.on_schedule += int((late_ns <= ON_SCHEDULE_NS).sum())
         good = moves.good
         self.window.add(moves, good)
         counted = good & inside
         self.device_bytes += int(moves.length_bytes[good].sum())
         self.service_ns_sum += int((moves.complete_ns - moves.submit_ns)[counted].sum())
-        ended = moves.complete_ns != NO_TIME_NS
-        host_ns = parts_ns[-1] if self.divided else np.zeros_like(late_ns)
-        self.slices.add(moves.select(ended), host_ns[ended], self.start_ns)
+        self.slices.add(moves.select(moves.complete_ns != NO_TIME_NS), self.start_ns)
+        if self.division is not None:
+            self._place(self.division.add(moves, inside))
 
-    def _lateness(self, moves: Done) -> tuple[NDArray[np.int64], tuple[NDArray[np.int64], ...]]:
-        """Return submit − due, and its parts: as in `Lateness`, where it is to be divided."""
-        if not self.divided:
-            return np.maximum(moves.submit_ns - moves.due_ns, 0), ()
-        waits = divide(moves, self.mode, self.submitter, self.copier)
-        parts = (waits.dependency_ns, waits.slot_ns, waits.burst_ns, waits.host_ns)
-        return waits.total_ns, parts
+    def finish(self) -> None:
+        """Take what was kept back: no more ops come."""
+        if self.division is not None:
+            self._place(self.division.finish())
+
+    def _place(self, divided: Iterable[tuple[Done, Waits]]) -> None:
+        """Note how late the tool was, and when."""
+        for done, waits in divided:
+            ended = done.complete_ns != NO_TIME_NS
+            submit_ns = done.submit_ns[ended] - self.start_ns
+            self.slices.add_host_lateness(submit_ns, waits.host_ns[ended])
+
+    def _lateness(self) -> Lateness:
+        parts = [Histogram()] * 4 if self.division is None else self.division.histograms
+        return Lateness(*(histogram.summary() for histogram in (self.late, *parts)))
 
     def measure(
         self, tier: Tier, counters: Sequence[LaneCounters], found: Latencies
@@ -208,7 +214,7 @@ class _Lane:
             service_ns_sum=self.service_ns_sum,
             service=found.service.summary(),
             response=found.response.summary() if scheduled else None,
-            lateness=Lateness(*(histogram.summary() for histogram in self.lateness)),
+            lateness=self._lateness(),
             on_schedule_ratio=(
                 self.on_schedule / self.submitted if scheduled and self.submitted else None
             ),
@@ -217,7 +223,7 @@ class _Lane:
             backlog_growing=scheduled and self._backlog_growing(),
             drift_ratio=self._drift(),
             warmup_ops=self.warmup_ops,
-            series=self.slices.series(scheduled=scheduled, divided=self.divided),
+            series=self.slices.series(scheduled=scheduled, divided=self.division is not None),
             heat=self.slices.heat(),
         )
 
@@ -261,47 +267,28 @@ class Recorder:
         Not `divided`: nothing is known of ops but their times, so that lateness has no parts.
         """
         self.mode, self.start_ns, self.warmup_ns = mode, start_ns, warmup_ns
-        self._in_order = mode == Mode.OPEN and divided
         self._beside = beside
         self.lanes = [
-            _Lane(start_ns, warmup_ns, mode, Copier() if lane in copiers else None, divided=divided)
+            _Lane(
+                start_ns,
+                warmup_ns,
+                mode,
+                Division(mode, copies=lane in copiers) if divided else None,
+            )
             for lane in range(lanes)
         ]
         self.phase_ops = np.zeros(len(Phase), np.int64)
         self.phase_bytes = np.zeros(len(Phase), np.int64)
         """Of all ops that succeeded, warm-up included."""
         self._cells = Cells()
-        self._late: list[Done] = []
         self.submit_error = Histogram()
         self.due_gaps, self.submit_gaps = Gaps(), Gaps()
 
     def add(self, done: Done) -> None:
         """Take finished ops, in the trace's order.
 
-        On an absolute schedule those that could start later than an op that is still to come are
-        kept back, so that the ideal submitter takes all in order.
+        How their lateness divides is known some time later, at the latest with `finish`.
         """
-        if not self._in_order or not len(done):
-            self._record(done)
-            return
-        joined = Done.join([*self._late, done])
-        start = np.maximum(np.maximum(joined.due_ns, joined.ready_ns), joined.slot_ns)
-        limit = int(done.due_ns[-1])
-        later = start > limit
-        if later.sum() > _KEPT_BACK_MAX:
-            later = start > np.median(start[later])
-        self._late = [joined.select(later)]
-        self._record(joined.select(~later))
-
-    def finish(self) -> None:
-        """Take what was kept back: no more ops come."""
-        late, self._late = self._late, []
-        for done in late:
-            self._record(done)
-        self.due_gaps.finish()
-        self.submit_gaps.finish()
-
-    def _record(self, done: Done) -> None:
         if not len(done):
             return
         by = done.due_ns if self.mode == Mode.OPEN else done.submit_ns
@@ -317,6 +304,13 @@ class Recorder:
                 lane.add(done.select(mine), measured[mine])
         if summing is not None:
             summing.result()
+
+    def finish(self) -> None:
+        """Take what was kept back: no more ops come."""
+        for lane in self.lanes:
+            lane.finish()
+        self.due_gaps.finish()
+        self.submit_gaps.finish()
 
     def _sum(self, done: Done, measured: NDArray[np.bool_]) -> None:
         """Count what isn't a lane's: per phase, per group, and against the schedule."""

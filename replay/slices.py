@@ -107,8 +107,8 @@ class Slices:
         self._latencies = np.zeros(shape, np.int64)
         self.in_flight, self.planned = Level(), Level()
 
-    def add(self, done: Done, host_ns: NDArray[np.int64], start_ns: int) -> None:
-        """Count finished ops that move bytes; `host_ns`: how late the tool was with each."""
+    def add(self, done: Done, start_ns: int) -> None:
+        """Count finished ops that move bytes."""
         if not len(done):
             return
         submit, complete = done.submit_ns - start_ns, done.complete_ns - start_ns
@@ -125,13 +125,16 @@ class Slices:
             due,
             submit,
             complete,
-            host_ns,
             self._table,
-            self._late_max_ns,
+            self._late_max_ns[0],
             self._latencies,
             self.in_flight.columns,
             self.planned.columns,
         )
+
+    def add_host_lateness(self, submit_ns: NDArray[np.int64], host_ns: NDArray[np.int64]) -> None:
+        """Note how late the tool was with ops that were counted before."""
+        np.maximum.at(self._late_max_ns[1], submit_ns // self.width_ns, host_ns)
 
     def _widen(self) -> None:
         half = SLICES_MAX // 2
@@ -238,7 +241,6 @@ def _count(
     due: NDArray[np.int64],
     submit: NDArray[np.int64],
     complete: NDArray[np.int64],
-    host_ns: NDArray[np.int64],
     table: NDArray[np.int64],
     late: NDArray[np.int64],
     latencies: NDArray[np.int64],
@@ -256,8 +258,7 @@ def _count(
         planned_end = min(due[op] + took, width_ns * SLICES_MAX - 1)
         table[_DUE, planned_at] += 1
         table[_COMPLETED, at] += 1
-        late[0, began] = max(late[0, began], submit[op] - due[op])
-        late[1, began] = max(late[1, began], host_ns[op])
+        late[began] = max(late[began], submit[op] - due[op])
         _move(in_flight, submit[op], began, width_ns, 1)
         _move(in_flight, complete[op], at, width_ns, -1)
         _move(planned, due[op], planned_at, width_ns, 1)

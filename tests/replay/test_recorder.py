@@ -9,7 +9,8 @@ import pytest
 
 from kvtrace.schema import Op, Phase, Qos, Tier
 from replay.done import Done, Taker
-from replay.lateness import Copier, Submitter, divide
+from replay.histogram import Histogram
+from replay.lateness import Copier, Division, Submitter, divide
 from replay.loop import DEPENDENCY_FAILED, LaneCounters, Mode, Times
 from replay.recorder import LaneMeasure, Recorder
 from replay.violations import OrderChecker
@@ -291,3 +292,44 @@ def test_slices_double_when_a_run_outgrows_them() -> None:
     assert len(columns["reads"]) <= 512
     assert columns["reads"].sum() == seconds
     assert columns["in_flight_mean"][10] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("batch", [1, 7, 100, 400])
+def test_batches_make_no_difference_to_how_lateness_divides(
+    monkeypatch: pytest.MonkeyPatch, batch: int, copies: bool
+) -> None:
+    """Ops could start in another order than the trace's; those that come late are waited for."""
+    monkeypatch.setattr("replay.lateness.KEPT", 64)
+    rng = np.random.default_rng(5)
+    ready = np.arange(400) * 8_000 + rng.integers(0, 200_000, 400)
+    submit = np.sort(ready + rng.integers(0, 30_000, 400))
+    found = finished(
+        reads(400, 5_000), ready_ns=ready, slot_ns=ready, submit_ns=np.maximum(submit, ready),
+        complete_ns=np.maximum(submit, ready) + 5_000,
+    )  # fmt: skip
+    whole = divide(found, Mode.CLOSED, Submitter(), Copier() if copies else None)
+    division = Division(Mode.CLOSED, copies=copies)
+    host = np.zeros(400, np.int64)
+    held = 0
+    for begin in range(0, 400, batch):
+        part = found.select(np.arange(begin, min(400, begin + batch)))
+        held += len(part)
+        for done, waits in division.add(part, np.ones(len(part), bool)):
+            host[done.number] = waits.host_ns
+            held -= len(done)
+        assert held <= 2 * 64
+    for done, waits in division.finish():
+        host[done.number] = waits.host_ns
+    assert host.tolist() == whole.host_ns.tolist()
+    assert host.any()
+    for histogram, part in zip(division.histograms, (whole.dependency_ns, whole.slot_ns,
+                               whole.burst_ns, whole.host_ns), strict=True):  # fmt: skip
+        assert histogram.summary() == Histogram.of(part).summary()
+
+
+def test_without_a_schedule_nothing_is_kept_back() -> None:
+    """In max mode ops have no order to be put in."""
+    found = finished(reads(3, 0), Mode.MAX)
+    division = Division(Mode.MAX, copies=False)
+    assert sum(len(done) for done, _ in division.add(found, np.ones(3, bool))) == 3
