@@ -8,6 +8,9 @@ NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
 
 .PHONY: demo test check bench bless clean install fio
 
+# Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Leaves trace, report and result in demo/; the file that was written to is removed. A verdict of
 # INVALID (exit 5) is a result, too: the report says why.
 demo: $(STAMP)
@@ -21,12 +24,13 @@ test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
 
+# A third process, for tests wait for devices a third of their time.
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
+	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 3 --dist worksteal -m "not slow"
 
 bench: $(STAMP)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done
