@@ -5,9 +5,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.docs
+QUICK  := $(VENV)/.compiled
+JITTED := $(shell grep -rl "from kvtrace.jit import" kvtrace replay --include=*.py)
 NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
 
 .PHONY: demo test check docs bench bless clean install fio
+
+# Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Leaves trace, report and result in demo/; the file that was written to is removed. A verdict of
 # INVALID (exit 5) is a result, too: the report says why.
@@ -18,16 +23,17 @@ demo: $(STAMP)
 	$(BIN)/kvtrace replay demo/trace.parquet --device demo/kv.dat --size 2560MiB --settle 2s \
 	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 
-test: $(STAMP)
+test: $(QUICK)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
 
-check: $(STAMP)
+# A third process, for tests wait for devices a third of their time.
+check: $(QUICK)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
+	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 3 --dist worksteal -m "not slow"
 
 # The site, in docs/site: open docs/site/index.html. Broken links and unknown names are errors.
 docs: $(DOCS)
@@ -42,6 +48,14 @@ bless: $(STAMP)
 	git --no-pager diff --stat -- traces
 
 install: $(STAMP)
+
+# What takes longest to compile (the simulator, other tools' logs) is compiled once, before several
+# processes would each do it.
+$(QUICK): $(STAMP) $(JITTED)
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/kvtrace/test_elbencho_lines.py \
+	    tests/cli/test_bad_input.py::test_the_changed_table_is_fine_unchanged \
+	    tests/kvtrace/test_other_logs.py::test_elbencho_ops_come_in
+	@touch $@
 
 # Programs of others that some tests run; without them those are skipped. Never fails.
 fio:

@@ -1,26 +1,33 @@
-"""What all tests share."""
+"""What all tests share. Loads nothing heavy: with xdist one process only hands out tests."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
 from tests.examples import examples
-from tests.making import make
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The first example may have to wait for a compiler.
-settings.register_profile("project", deadline=None, max_examples=examples(100))
-settings.load_profile("project")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set how properties are tried, where tests run."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    from hypothesis import settings
+
+    # The first example may have to wait for a compiler.
+    settings.register_profile("project", deadline=None, max_examples=examples(100))
+    settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
 def small_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recorded trace with all tiers under pressure."""
+    from tests.making import make
+
     path = tmp_path_factory.mktemp("trace") / "small.parquet"
     make(path)
     return path

@@ -20,9 +20,11 @@ def examples(count: int) -> int:
     return max(_LEAST, count // _PART) if QUICK else count
 
 
-def rest_slow(values: Iterable[Any], *, quick: int = 1) -> list[Any]:
-    """Return parameters of which the first `quick` stand for all where tests must be quick."""
+def rest_slow(cases: Iterable[Any], *, quick: int = 1) -> list[Any]:
+    """Return cases of which the first `quick` stand for all where tests must be quick."""
     return [
-        value if at < quick else pytest.param(value, marks=pytest.mark.slow)
-        for at, value in enumerate(values)
+        case
+        if at < quick
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for at, case in enumerate(cases)
     ]

@@ -51,7 +51,9 @@ def _imported(path: Path, name: str) -> Trial:
             document = _result(path, trace)
         except KvtraceError as error:
             raise _with_command(error, path, name) from error
-    notes = (f"{path.name}, imported as {name}: {note}" for note in made.notes)
+    # What an import leaves beside its trace is gone with the folder.
+    notes = (f"{path.name}, imported as {name}: {note}" for note in made.notes
+             if trace.stem not in note)  # fmt: skip
     return Trial(path.name, of_result(document), document, tuple(notes))
 
 

@@ -11,6 +11,7 @@ from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
 from kvtrace.kernel import RUN
 from kvtrace.request import Ragged, RequestBatch
 from kvtrace.schema import Tier
+from tests.examples import rest_slow
 from tests.golden import path_of
 
 libcachesim = pytest.importorskip("libcachesim", reason="libcachesim isn't installed")
@@ -65,7 +66,9 @@ def test_every_policy_in_the_folder_is_known() -> None:
 
 
 @pytest.mark.parametrize("policy", eviction.NAMES)
-@pytest.mark.parametrize(("capacity", "skew"), [(20, 1.3), (50, 1.1), (300, 1.2), (1000, 1.05)])
+@pytest.mark.parametrize(
+    ("capacity", "skew"), rest_slow([(300, 1.2), (20, 1.3), (50, 1.1), (1000, 1.05)], quick=2)
+)
 def test_misses_are_those_of_libcachesim(policy: str, capacity: int, skew: float) -> None:
     """Policy × size × skew: not one miss more or less."""
     ids = accesses(20_000, 3_000, skew, seed=capacity)

@@ -317,6 +317,7 @@ def test_a_log_is_imported_on_the_way(
     assert means["failed ops"].mean == 1
     said = "warp-get.csv.zst, imported as warp: 1 failed ops that moved nothing became look-ups"
     assert said in document.cautions
+    assert not any("kept in" in caution for caution in document.cautions)
     assert set(tmp_path.iterdir()) == {path}
     by_hand = tmp_path / "by-hand.parquet"
     assert cli("import", path, by_hand).code == 0
@@ -352,4 +353,5 @@ def test_what_nobody_knows_is_refused(
     for name in ("none.log", "none.json", "none.parquet"):
         gone = cli("compare", tmp_path / name)
         assert gone.code == 3
-        assert name in gone.error
+        assert f"{name}: " in gone.error
+        assert "No such file" in gone.error

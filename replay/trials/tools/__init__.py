@@ -48,7 +48,7 @@ class Theirs:
 
 def is_json(path: Path) -> bool:
     """Return whether a file is named as JSON, compressed or not."""
-    return ".json" in path.suffixes[-2:] and not path.is_dir()
+    return ".json" in path.suffixes[-2:]
 
 
 def forms() -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def load(path: Path) -> Theirs | None:
 
     Raises TraceError for JSON that nobody knows, and for one that lacks what its kind has.
     """
-    found = _object(path) if is_json(path) else None
+    found = _object(path) if is_json(path) and path.is_file() else None
     if found is None or all(name in found for name in OURS):
         return None
     if is_mlperf_report(found):
