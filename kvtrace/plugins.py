@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 def names(folder: str) -> list[str]:
     """Return the names of the plug-ins in package `folder`, as users write them; sorted."""
-    return list(_names(folder))
+    package = importlib.import_module(folder)
+    return list(_names(tuple(package.__path__)))
 
 
 @cache
-def _names(folder: str) -> tuple[str, ...]:
-    """Return them; the folder is looked at once per process."""
-    package = importlib.import_module(folder)
-    found = pkgutil.iter_modules(package.__path__)
-    return tuple(sorted(module.name.replace("_", "-") for module in found))
+def _names(places: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what lies in these places, each looked at once per process."""
+    return tuple(sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(places)))
 
 
 def load(folder: str, name: str, *, kind: str) -> ModuleType:
