@@ -184,7 +184,10 @@ def test_bad_usage(run: Run, trace: Path, direct_path: Path, tmp_path: Path) -> 
         ((*null, "--extent-align", "5000"), "power of two"),
         ((*device, "--arena", "1MiB"), "at least --io-size"),
         ((*device, "--extent-align", "8MiB"), "--io-size: isn't a multiple"),
-        ((*null, "--report", tmp_path / "r.doc"), "accepted: .csv, .html, .json, .mlperf.json, .xlsx"),
+        (
+            (*null, "--report", tmp_path / "r.doc"),
+            "accepted: .csv, .html, .json, .mlperf.json, .xlsx",
+        ),
         ((*null, "--out", tmp_path / "r.csv"), "accepted: .parquet"),
         ((*null, "--out", tmp_path / "a.parquet", "--report", trace), "unknown form"),
         ((*null, "--out", trace, "--force"), "named twice"),
