@@ -117,6 +117,7 @@ def test_the_exporter(folder: Path, cli: Callable[..., cli_conftest.Outcome]) ->
     assert back.rows() == rows.rows()
 
 
+@pytest.mark.slow
 def test_the_target(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """The page's script replays on it, with a verdict."""
     make(folder / "t.parquet", duration="5s")

@@ -21,6 +21,7 @@ from replay.trials.comparison import compare
 from replay.trials.document import document_of
 from replay.trials.sides import load_side
 from tests.cli import conftest as cli_conftest
+from tests.examples import rest_slow
 from tests.replay import synthetic
 from tests.replay.synthetic import MS, OPS, SIZE_BYTES, US
 from tests.replay.whole import duration_ns
@@ -80,7 +81,12 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+_REST = ("constant", "bimodal", "one stall")
+
+
+@pytest.fixture(
+    scope="module", params=rest_slow(["coordinated omission", "errors", *_REST], quick=2)
+)
 def known(request: pytest.FixtureRequest) -> Known:
     """One case."""
     return CASES[request.param]
@@ -281,6 +287,7 @@ def compared_html(path: Path) -> Beside:
     return found
 
 
+@pytest.mark.slow
 def test_every_form_of_a_comparison_says_the_same(tmp_path: Path) -> None:
     """Percentiles, failures and ratios of results with known answers, verdicts and cautions."""
     sides = [load_side(known.make(tmp_path / f"{name}.parquet")) for name, known in CASES.items()]
