@@ -276,6 +276,7 @@ def test_every_key_changes_the_trace(tmp_path: Path, plain_rows: pl.DataFrame, k
     assert not pl.read_parquet(tmp_path / "t.parquet").equals(plain_rows)
 
 
+@pytest.mark.slow
 def test_every_arrival_key_changes_the_trace(tmp_path: Path) -> None:
     """Nor is one of the open arrivals'."""
     base: dict[str, Any] = {"source__users": None, "source__rate": 1.0, "source__arrival": "gamma"}

@@ -332,6 +332,7 @@ def test_scaled_time(tmp_path: Path, small_trace: Path) -> None:
     assert found.drop("timestamp").equals(whole.drop("timestamp"))
 
 
+@pytest.mark.slow
 def test_cloned_sessions_have_fresh_keys(tmp_path: Path, shared_prompts: Path) -> None:
     """Two and a half times the sessions: the trace, a copy, a sample's copy, on larger tiers."""
     whole = rows_of(shared_prompts)

@@ -132,6 +132,7 @@ def test_a_ring_that_was_never_started_closes() -> None:
     assert not ring.arena.any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native.threads.available() is not None, reason="no compiled loop here")
 def test_the_loop_writes_more_than_the_ring_holds(ring: FreshPayload) -> None:
     """The loop waits for bytes that aren't there yet; what lands is the stream, unrepeated."""

@@ -131,6 +131,7 @@ def test_a_view_is_of_the_last_second() -> None:
     assert lane.service.count == 3_000
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_watchers(tmp_path: Path) -> None:
     """At least one view of a run of more than a second, to each of several watchers."""
 

@@ -114,6 +114,7 @@ def test_only_the_part_that_was_asked_for_is_filled(loop_device: MakeLoop) -> No
     assert found.preconditioned.end_bytes == 8 * MIB == done.end_bytes
 
 
+@pytest.mark.slow
 def test_a_run_id_repeats_bytes_and_order(direct_path: Path) -> None:
     """The same run id leaves the same bytes, another one others."""
     one, same, other = (direct_path / name for name in ("one", "same", "other"))

@@ -160,6 +160,7 @@ def test_signatures_are_refused(
         assert f"--allow-signature {kind}" in error
 
 
+@pytest.mark.slow
 def test_populating_for_a_decode_only_trace_needs_permission(
     cli: Callable[..., Outcome], decode_only: Path, loop_device: Callable[..., Path]
 ) -> None:

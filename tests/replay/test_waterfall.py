@@ -95,6 +95,7 @@ def test_two_tiers_at_half_and_at_twice_the_speed_of_a_device(
         assert host < waited / 4
 
 
+@pytest.mark.slow
 def test_a_trace_replayed_twice_moves_the_same_to_the_same_extents(
     direct_path: Path, waterfall: Path, quick: Quick
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_trace_replayed_twice_moves_the_same_to_the_same_extents(
     assert found[0][3].equals(found[1][3])
 
 
+@pytest.mark.slow
 def test_a_run_id_gives_a_device_the_same_bytes(
     loop_device: Callable[..., Path], waterfall: Path, quick: Quick
 ) -> None:
