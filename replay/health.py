@@ -30,8 +30,8 @@ NULL = "null"
 OBJECT_MIB = 200
 """The object that the benchmark's own notes give for 200 ms: 200 MiB at 1 GiB/s."""
 PER_MIB_WHY = (
-    "a P95 in ms grows with the object; per MiB, demotions and promotions included, it is the "
-    "device's"
+    "a P95 in ms grows with the object; per MiB objects of any size compare, and demotions and "
+    "promotions are in it"
 )
 HIT_WHY = (
     "theirs counts re-reads of what was just found as hits, and nothing that is asked for the "
