@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from replay.histogram import Summary
 
 
+TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
+"""The percentiles that are shown to people, and what they are called."""
+
+
 class Percentiles(BaseModel):
     """Of a time in ns; `few_samples` names those with fewer than 10 samples beyond them."""
 

@@ -37,7 +37,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class TierMoved:
-    """What one executed tier did. `elapsed_s`: of the whole run; see `elapsed_s`."""
+    """What one executed tier did. `name`: the benchmark's."""
 
     tier: str
     name: str

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from kvtrace.units import format_duration_ns
+from replay.summaries import TITLES
 
 if TYPE_CHECKING:
     from replay.summaries import Percentiles
 
-_SHOWN = ("p50", "p90", "p99", "p999", "p9999")
-TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
 FEW_MARK = "*"
 """Behind a percentile with fewer than 10 samples beyond it."""
 
@@ -29,7 +28,7 @@ def table_of_times(title: str) -> Table:
 def time_cells(summary: Percentiles) -> list[str]:
     """Return percentiles, the longest, and how many there are."""
     cells = []
-    for name in _SHOWN:
+    for name in TITLES:
         mark = FEW_MARK if name in summary.few_samples else ""
         cells.append(format_duration_ns(summary[name]).replace(" ", "") + mark)
     longest = format_duration_ns(summary.max).replace(" ", "")
@@ -38,7 +37,7 @@ def time_cells(summary: Percentiles) -> list[str]:
 
 def count_cells(count: int) -> list[str]:
     """Return the cells of ops that have no times."""
-    return [*([""] * (len(_SHOWN) + 1)), short_count(count)]
+    return [*([""] * (len(TITLES) + 1)), short_count(count)]
 
 
 def short_count(count: int) -> str:

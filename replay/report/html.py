@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
-from replay.report.cells import FEW_MARK, TITLES
+from replay.report.cells import FEW_MARK
+from replay.summaries import TITLES
 from replay.web import below, charts, page, requests
 from replay.web.page import Cell
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.summaries import merged, percentile
+from replay.summaries import TITLES, merged, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from replay.summaries import Percentiles
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
-SHOWN = ("p50", "p90", "p99", "p999", "p9999")
-TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +65,14 @@ def percentiles(name: str, found: Percentiles | None) -> Iterator[Figure]:
     """Yield the percentiles of a time."""
     if found is None or not found.count:
         return
-    for quantile in SHOWN:
+    for quantile in TITLES:
         yield Figure(f"{name} {TITLES[quantile]}", found[quantile], NS, False)
 
 
 def latencies(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:
     """Yield the percentiles of the service times of several groups together."""
     together = merged(group.service_distribution_ns for group in groups)
-    for quantile in SHOWN:
+    for quantile in TITLES:
         value = percentile(together, quantile)
         if value is not None:
             yield Figure(f"{name} {TITLES[quantile]}", value, NS, False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from replay.trials.figures import BYTES_PER_S, COUNT, NS, PER_S, TITLES, Figure
+from replay.summaries import TITLES
+from replay.trials.figures import BYTES_PER_S, COUNT, NS, PER_S, Figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

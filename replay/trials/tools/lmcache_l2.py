@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS, S_NS
-from replay.trials.figures import BYTES_PER_S, COUNT, NS, TITLES, Figure
+from replay.summaries import TITLES
+from replay.trials.figures import BYTES_PER_S, COUNT, NS, Figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
