@@ -39,6 +39,7 @@ check: $(QUICK)
 docs: $(DOCS)
 	rm -rf docs/site docs/.cache
 	$(BIN)/zensical build --strict --config-file docs/mkdocs.yml
+	rm -rf docs/.cache
 
 bench: $(STAMP)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done
