@@ -96,7 +96,7 @@ def health(found: HealthDocument | None) -> str:
          _cell(each.ours)]
         for each in found.criteria
     ]  # fmt: skip
-    heads = ["criterion", "MLPerf's name", "limit", "found", "our limit", "found"]
+    heads = ["criterion", "MLPerf's name", "its limit", "found", "our limit", "found by ours"]
     why = {each.why: each.title for each in found.criteria}  # one sentence, several criteria
     notes = "".join(page.note(f"Why ours: {sentence}.") for sentence in why)
     return page.section("Storage health", page.note(said), page.table(heads, rows, texts=6), notes)
