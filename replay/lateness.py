@@ -26,17 +26,12 @@ SUBMIT_BYTES_PER_NS = 25
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Per op, ns: how its lateness divides."""
+    """Per op, ns: how its lateness divides; the parts add up to submit − due."""
 
     dependency_ns: NDArray[np.int64]
     slot_ns: NDArray[np.int64]
     burst_ns: NDArray[np.int64]
     host_ns: NDArray[np.int64]
-
-    @property
-    def total_ns(self) -> NDArray[np.int64]:
-        """Submit − due."""
-        return self.dependency_ns + self.slot_ns + self.burst_ns + self.host_ns
 
 
 class Submitter:
