@@ -121,7 +121,7 @@ class Histogram:
 
     def _value_at(self, reached: NDArray[np.int64], ten_thousandths: int) -> int:
         """Return `value_at`, given how many values each bucket and those below it have."""
-        rank = _rank(int(reached[-1]), ten_thousandths)
+        rank = rank_of(int(reached[-1]), ten_thousandths)
         if rank == 0:
             return 0
         bucket = int(np.searchsorted(reached, rank))
@@ -136,7 +136,9 @@ class Histogram:
             self.max,
             count,
             tuple(
-                name for name, part in QUANTILES.items() if count - _rank(count, part) < FEW_SAMPLES
+                name
+                for name, part in QUANTILES.items()
+                if count - rank_of(count, part) < FEW_SAMPLES
             ),
             self._total / count if count and self._total is not None else None,
             self.buckets(),
@@ -163,7 +165,8 @@ def bucket_count(bits: int) -> int:
     return (1 << bits) * (64 - bits)
 
 
-def _rank(count: int, ten_thousandths: int) -> int:
+def rank_of(count: int, ten_thousandths: int) -> int:
+    """Return how many of `count` sorted values a percentile covers."""
     return -(-count * ten_thousandths // 10_000)
 
 

@@ -9,11 +9,10 @@ from pydantic import ValidationError
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.reader import open_trace
-from kvtrace.units import S_NS
 from replay.document import READ_VERSIONS, SCHEMA_VERSION, ResultDocument
 from replay.from_ops import document_of as document_of_ops
 from replay.output import RESULT_KEY
-from replay.totals import request_io_ns
+from replay.totals import tokens_per_io_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,10 +61,9 @@ def parse(text: bytes, where: object) -> ResultDocument:
 
 def _upgraded(document: ResultDocument) -> ResultDocument:
     """Return a result of version 2 as one of version 3; what wasn't measured stays unknown."""
-    io_ns = request_io_ns((group.phase, group.service_ns) for group in document.groups)
-    tokens = document.trace.generated_tokens
     whole = document.trace.rows_replayed == document.trace.rows
-    rate = tokens * S_NS / io_ns if tokens and io_ns and whole else None
+    groups = ((group.phase, group.service_ns) for group in document.groups)
+    rate = tokens_per_io_s(document.trace.generated_tokens, groups) if whole else None
     changed = {
         "schema_version": SCHEMA_VERSION,
         "storage_throughput_tokens_per_sec": rate,

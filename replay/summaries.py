@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from kvtrace.fields import Section
-from replay.histogram import QUANTILES
+from replay.histogram import QUANTILES, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +79,7 @@ def percentile(found: Distribution, name: str) -> int | None:
     total = sum(found.count)
     if not total:
         return None
-    rank = -(-total * QUANTILES[name] // 10_000)
+    rank = rank_of(total, QUANTILES[name])
     reached = 0
     for upper, count in zip(found.upper, found.count, strict=True):
         reached += count

@@ -71,9 +71,8 @@ class Totals:
 
         Source: MLPerf Storage KV cache benchmark, v3.0: demotions are in no request's I/O time.
         """
-        busy_ns = request_io_ns((group.phase.label, group.service) for group in self.groups)
-        tokens = self.trace.generated_tokens
-        return tokens * S_NS / busy_ns if tokens and busy_ns else None
+        groups = ((group.phase.label, group.service) for group in self.groups)
+        return tokens_per_io_s(self.trace.generated_tokens, groups)
 
 
 class _Timed(Protocol):
@@ -95,3 +94,11 @@ def request_io_ns(groups: Iterable[tuple[str, _Timed | None]]) -> float:
         for phase, found in groups
         if phase in REQUEST_PHASES and found is not None and found.mean is not None
     )
+
+
+def tokens_per_io_s(
+    tokens: int | None, groups: Iterable[tuple[str, _Timed | None]]
+) -> float | None:
+    """Return tokens ÷ `request_io_ns`; None where either isn't known."""
+    io_ns = request_io_ns(groups)
+    return tokens * S_NS / io_ns if tokens and io_ns else None

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 GB = 10**9
 Value = float | int | str | bool | None
+_Ours = tuple[str, str, Value, str]
+"""Path of its figure in the summary; what ours is; ours; why."""
 _WITHOUT_DEMOTIONS = "theirs leaves demotions and promotions out"
+_GENERATION = "theirs has the time for generation in it, which no storage can change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,109 +34,105 @@ class Beside:
     why: str
 
 
+def at(summary: dict[str, Any], path: str) -> Any:
+    """Return the figure at `path`, names with dots between; None if there is none."""
+    found: Any = summary
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
 def beside(document: ResultDocument, summary: dict[str, Any]) -> list[Beside]:
     """Return what stands beside `summary`; its figures may be None where they aren't known."""
+    ours = [
+        *_rates(document),
+        *_requests(document),
+        *(each for found in moved(document) for each in _tier(document, found)),
+        *_counts(document),
+    ]
     return [
-        *_rates(document, summary),
-        *_requests(document, summary),
-        *(each for found in moved(document) for each in _tier(document, summary, found)),
-        *_counts(document, summary),
+        Beside(f"summary.{path}", at(summary, path), name, value, why)
+        for path, name, value, why in ours
     ]
 
 
-def _rates(document: ResultDocument, summary: dict[str, Any]) -> Iterator[Beside]:
-    yield Beside(
-        "summary.storage_throughput_tokens_per_sec",
-        summary["storage_throughput_tokens_per_sec"],
+def _rates(document: ResultDocument) -> Iterator[_Ours]:
+    yield (
+        "storage_throughput_tokens_per_sec",
         "KV tokens moved per second",
         document.kv_tokens_per_s,
         "theirs divides generated tokens by summed, overlapping I/O time: a run that moved 44 % "
         "more bytes changed it by 0.9 %",
     )
-    health = summary["cache_stats"]["storage_health"]
-    yield Beside(
-        "summary.cache_stats.storage_health.overall_status",
-        None if health is None else health["overall_status"],
+    yield (
+        "cache_stats.storage_health.overall_status",
         "verdict",
         document.verdict,
         "theirs passes without samples, and whatever happened to the run",
     )
 
 
-def _requests(document: ResultDocument, summary: dict[str, Any]) -> Iterator[Beside]:
+def _requests(document: ResultDocument) -> Iterator[_Ours]:
     requests = document.requests
     if requests is None or not requests.count:
         return
-    yield Beside(
-        "summary.end_to_end_latency_ms.p95",
-        summary["end_to_end_latency_ms"]["p95"],
+    waited = (
         "P95 of the time that a request waits for storage, ms",
         requests.waited_ns.p95 / MS_NS,
-        "theirs has the time for generation in it, which no storage can change",
     )
-    yield Beside(
-        "summary.storage_io_latency_ms.p95",
-        summary["storage_io_latency_ms"]["p95"],
-        "P95 of the time that a request waits for storage, ms",
-        requests.waited_ns.p95 / MS_NS,
+    yield "end_to_end_latency_ms.p95", *waited, _GENERATION
+    yield (
+        "storage_io_latency_ms.p95",
+        *waited,
         "theirs sums I/Os that go on at once, and leaves out what they wait for their turn",
     )
     for found in requests.by_qos:
-        yield Beside(
-            f"summary.qos_metrics.{found.qos}.sla.compliance",
-            found.end_to_end_level.compliance_ratio,
+        yield (
+            f"qos_metrics.{found.qos}.sla.compliance",
             "share that waits for storage no longer than the target",
             found.waited_level.compliance_ratio,
-            "theirs has the time for generation in it, which no storage can change",
+            _GENERATION,
         )
 
 
-def _tier(document: ResultDocument, summary: dict[str, Any], found: TierMoved) -> Iterator[Beside]:
-    stats, seconds, name = summary["cache_stats"], elapsed_s(document), found.name
+def _tier(document: ResultDocument, found: TierMoved) -> Iterator[_Ours]:
+    seconds, name = elapsed_s(document), found.name
     for op, past in ((READ, "read"), (WRITE, "written")):
         all_of_it = found.of(op)
-        key = f"tier_{name}_{op}_bandwidth_gbps"
-        yield Beside(
-            f"summary.cache_stats.{key}",
-            stats[key],
+        yield (
+            f"cache_stats.tier_{name}_{op}_bandwidth_gbps",
             f"GB/s {past}, all of it",
             all_of_it.bytes / GB / seconds if seconds else None,
             f"theirs is in GiB/s; {_WITHOUT_DEMOTIONS}",
         )
-        key = f"tier_{name}_kv_bytes_{past}_gb"
-        yield Beside(
-            f"summary.cache_stats.{key}",
-            stats[key],
+        yield (
+            f"cache_stats.tier_{name}_kv_bytes_{past}_gb",
             f"GB {past}, all of it",
             all_of_it.bytes / GB,
             f"theirs is in GiB; {_WITHOUT_DEMOTIONS}",
         )
         p95_ns = percentile(all_of_it.service_ns, "p95")
-        key = f"{name}_{op}_p95_ms"
-        yield Beside(
-            f"summary.cache_stats.{key}",
-            stats[key],
+        yield (
+            f"cache_stats.{name}_{op}_p95_ms",
             f"P95 of all {op}s, ms",
             None if p95_ns is None else p95_ns / MS_NS,
             _WITHOUT_DEMOTIONS,
         )
 
 
-def _counts(document: ResultDocument, summary: dict[str, Any]) -> Iterator[Beside]:
-    stats, seconds = summary["cache_stats"], elapsed_s(document)
+def _counts(document: ResultDocument) -> Iterator[_Ours]:
+    seconds = elapsed_s(document)
     for op in (READ, WRITE):
         done = sum(group.ops for group in document.groups if group.op == op)
-        yield Beside(
-            f"summary.cache_stats.{op}_iops",
-            stats[f"{op}_iops"],
+        yield (
+            f"cache_stats.{op}_iops",
             f"{op}s per second, all of them",
             done / seconds if seconds else None,
             f"theirs is a count of the whole run; {_WITHOUT_DEMOTIONS}",
         )
     lookups = lookups_of(document.trace)
-    yield Beside(
-        "summary.cache_stats.cache_hit_rate",
-        stats["cache_hit_rate"],
+    yield (
+        "cache_stats.cache_hit_rate",
         "blocks found ÷ blocks asked for",
         None if lookups is None else lookups.block_hit_ratio,
         "theirs counts re-reads of what was just found as hits, and no block that is new",

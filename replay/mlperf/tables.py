@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.schema import Tier
 from kvtrace.units import GIB, MS_NS, S_NS, UNLIMITED
+from replay.mlperf.beside import at
 from replay.mlperf.cache_stats import PERCENTILES
 from replay.mlperf.tracing import device_latency_tracing, percentile_us
 
@@ -73,13 +74,7 @@ def _paths() -> Iterator[tuple[str, str]]:
 def metrics(summary: dict[str, Any]) -> Iterator[tuple[str, str, Value]]:
     """Yield (heading, path, value); None where a metric isn't known."""
     for heading, path in _paths():
-        yield heading, path, _at(summary, path)
-
-
-def _at(found: Any, path: str) -> Value:
-    for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        yield heading, path, at(summary, path)
 
 
 def metric_rows(summary: dict[str, Any], beside: list[Beside]) -> Iterator[tuple[Value, ...]]:

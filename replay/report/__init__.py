@@ -39,25 +39,21 @@ def suffixes() -> tuple[str, ...]:
     return tuple(sorted(_forms()))
 
 
-def _form_of(path: Path) -> _Form | None:
-    """Return the form of a file by its name: of several that fit, that of the longest suffix."""
-    fitting = [suffix for suffix in _forms() if path.name.endswith(suffix)]
-    return _forms()[max(fitting, key=len)] if fitting else None
-
-
-def check_suffix(path: Path) -> None:
-    """Return if a report can be written to a file of that name.
+def _form_of(path: Path) -> _Form:
+    """Return the form of a file by its name: of several that fit, that of the longest suffix.
 
     Raises UsageError, or TargetError where a package is missing.
     """
-    form = _form_of(path)
-    if form is None:
+    forms = _forms()
+    fitting = [suffix for suffix in forms if path.name.endswith(suffix)]
+    if not fitting:
         raise UsageError(
             "unknown form of report",
             where=path,
             got=repr(path.suffix),
-            accepted=", ".join(suffixes()),
+            accepted=", ".join(sorted(forms)),
         )
+    form = forms[max(fitting, key=len)]
     for name in getattr(form, "PACKAGES", ()):
         if importlib.util.find_spec(name) is None:
             raise TargetError(
@@ -65,6 +61,15 @@ def check_suffix(path: Path) -> None:
                 where=path,
                 hint="pip install kvtrace[report]",
             )
+    return form
+
+
+def check_suffix(path: Path) -> None:
+    """Return if a report can be written to a file of that name.
+
+    Raises UsageError, or TargetError where a package is missing.
+    """
+    _form_of(path)
 
 
 def write_json(document: ResultDocument, path: Path) -> None:
@@ -74,9 +79,7 @@ def write_json(document: ResultDocument, path: Path) -> None:
 
 def write(document: ResultDocument, path: Path) -> None:
     """Write the report at `path`, whole or not at all."""
-    check_suffix(path)
     form = _form_of(path)
-    assert form is not None, "its name was checked"
     write_whole(path, lambda partial: form.write(document, partial))
 
 

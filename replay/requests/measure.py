@@ -74,16 +74,17 @@ class Requests:
         own = done.moves & (done.phase <= Phase.DECODE) & ~np.ma.getmaskarray(request)
         if not own.any():
             return
-        mine = done.select(own)
         keys = np.ascontiguousarray(np.ma.getdata(request)[own], np.uint64)
         index = self._table.add(keys)
         self._make_room()
-        begin_ns = mine.submit_ns if self._mode == Mode.MAX else mine.due_ns
-        by_ns = mine.due_ns if self._mode == Mode.OPEN else mine.submit_ns
+        due_ns, submit_ns = done.due_ns[own], done.submit_ns[own]
+        complete_ns = done.complete_ns[own]
+        begin_ns = submit_ns if self._mode == Mode.MAX else due_ns
+        by_ns = due_ns if self._mode == Mode.OPEN else submit_ns
         early = (by_ns < self._begin_ns) & (by_ns != NO_TIME_NS)
-        service_ns = mine.complete_ns - mine.submit_ns
-        state = early * _EARLY | ~mine.good * _FAILED | mine.qos.astype(np.int64) << _QOS_SHIFT
-        _gather(index, state, begin_ns, service_ns, mine.complete_ns, self._columns)
+        qos = done.qos[own].astype(np.int64)
+        state = early * _EARLY | ~done.good[own] * _FAILED | qos << _QOS_SHIFT
+        _gather(index, state, begin_ns, complete_ns - submit_ns, complete_ns, self._columns)
 
     def _make_room(self) -> None:
         missing = self._table.capacity - self._columns.shape[1]
@@ -113,11 +114,11 @@ class RequestSink:
 
     def add(self, done: Done) -> None:
         """Take finished ops, in the trace's order."""
-        begin = 0
-        for rows in self._rows.take(len(done)):
-            request = rows["request"]
-            self.requests.add(done.select(np.arange(begin, begin + len(request))), request)
-            begin += len(request)
+        if not len(done):  # of a batch, all may be the planner's own ops
+            return
+        parts = [rows["request"] for rows in self._rows.take(len(done))]
+        request = parts[0] if len(parts) == 1 else np.ma.concatenate(parts)  # type: ignore[no-untyped-call]
+        self.requests.add(done, request)
 
 
 def _times(columns: NDArray[np.int64], qos: Qos | None) -> RequestTimes:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
 from replay.done import Done
 from replay.loop import NO_TIME_NS, Action, Mode
 from replay.requests.document import document_of
-from replay.requests.measure import Requests
+from replay.requests.measure import Requests, RequestSink
+from tests.making import write_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kvtrace.reader import Trace
     from replay.requests.document import RequestsDocument
 
 EIO = 5
@@ -172,3 +179,28 @@ def test_many_requests_are_told_apart() -> None:
         requests.add(ops(*rows), numbers[begin : begin + 5_000])
     found = measured(requests)
     assert (found.count, exact(found)) == (count, (1, 1, 1))
+
+
+def test_requests_are_looked_up_in_the_trace_whatever_the_batches(tmp_path: Path) -> None:
+    """A batch may be empty, or end within a row group; rows of other tiers are passed over."""
+    count = 10
+    tiers = [Tier.GPU if number % 3 == 0 else Tier.NVME for number in range(count)]
+    rows = [(number, Op.READ, 4096, tiers[number], number, Phase.DECODE) for number in range(count)]
+    numbers = np.ma.masked_array(np.arange(count).astype(np.uint64) // 2, mask=[False] * count)
+    numbers[9] = np.ma.masked
+    path = write_rows(tmp_path / "t.parquet", rows, request=numbers)
+    with open_trace(path) as trace:
+        in_parts = SimpleNamespace(batches=lambda *_, **__: thirds(trace))
+        for source in (trace, in_parts):
+            sink = RequestSink(source, (Tier.NVME,), Requests(Mode.OPEN, 0))
+            done = ops(*((at, at, at + 1) for at, tier in enumerate(tiers) if tier == Tier.NVME))
+            for begin, end in ((0, 0), (0, 1), (1, 4), (4, 6)):
+                sink.add(done.select(np.arange(begin, end)))
+            assert measured(sink.requests).count == len({n // 2 for n in (1, 2, 4, 5, 7, 8)})
+
+
+def thirds(trace: Trace) -> Iterator[dict[str, Any]]:
+    """Yield a trace's rows, three at a time."""
+    for batch in trace.batches(["request", "tier"], nulls=True):
+        for begin in range(0, len(batch["tier"]), 3):
+            yield {name: values[begin : begin + 3] for name, values in batch.items()}
