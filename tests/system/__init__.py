@@ -1,0 +1,1 @@
+"""Whole commands against devices, folders, signals and hostile files."""
