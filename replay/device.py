@@ -113,64 +113,6 @@ def holders(sysfs: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One mounted file system."""
-
-    number: str
-    point: str
-    type: str
-    options: str
-
-
-def mounts() -> tuple[Mount, ...]:
-    """Return what is mounted. Source: proc_pid_mountinfo(5)."""
-    found = []
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        words, rest = left.split(), right.split()
-        point = _unescaped(words[4])
-        found.append(Mount(words[2], point, rest[0], f"{words[5]},{rest[-1]}"))
-    return tuple(found)
-
-
-def mount_of(path: Path) -> Mount | None:
-    """Return the file system that `path` is on."""
-    number = path.stat().st_dev
-    text = f"{os.major(number)}:{os.minor(number)}"
-    candidates = [mount for mount in mounts() if mount.number == text]
-    inside = [m for m in candidates if path.resolve().is_relative_to(m.point)]
-    return max(inside or candidates, key=lambda mount: len(mount.point), default=None)
-
-
-def mount_points(sysfs: Path) -> tuple[str, ...]:
-    """Return where the device or a partition of it is mounted."""
-    numbers = {read_text(part / "dev") for part in (sysfs, *partitions(sysfs))}
-    return tuple(mount.point for mount in mounts() if mount.number in numbers)
-
-
-def swaps() -> tuple[Path, ...]:
-    """Return the files and devices that are swapped to."""
-    lines = (read_text(Path("/proc/swaps")) or "").splitlines()[1:]
-    return tuple(Path(_unescaped(line.split()[0])) for line in lines)
-
-
-def _unescaped(text: str) -> str:
-    """Return a path as it is: the kernel writes spaces and the like as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
-
-
-def loop_backings() -> tuple[tuple[str, Path], ...]:
-    """Return (loop device, file) for each attached file."""
-    found = []
-    for entry in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
-        text = read_text(entry)
-        if text:
-            found.append((f"/dev/{entry.parent.parent.name}", Path(text)))
-    return tuple(found)
-
-
 def queue_limits(sysfs: Path) -> dict[str, str]:
     """Return the scheduler and the limits of the device's queue, as sysfs words them."""
     queue = disk_of(sysfs) / "queue"

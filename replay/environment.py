@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay import device
+from replay import device, mounts
 
 if TYPE_CHECKING:
     from replay.targets import Target
@@ -64,10 +64,10 @@ def _target(target: Target) -> TargetEnvironment:
     )
 
 
-def _mount(path: Path | None) -> device.Mount | None:
+def _mount(path: Path | None) -> mounts.Mount | None:
     """Return the file system that a target is on; None for a device, or if its name is gone."""
     try:
-        return None if path is None or path.is_block_device() else device.mount_of(path)
+        return None if path is None or path.is_block_device() else mounts.mount_of(path)
     except OSError:
         return None
 

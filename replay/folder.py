@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
-from replay import device, preflight
+from replay import device, mounts, preflight
+from replay.direct import read_block
 from replay.marker import MARKER_BYTES, Marker
+from replay.safety import consent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +57,7 @@ def read_object(descriptor: int, key: int, offset: int, length: int) -> NDArray[
     except FileNotFoundError:
         return np.zeros(0, np.uint8)
     try:
-        return preflight.read_block(file, offset, length)
+        return read_block(file, offset, length)
     finally:
         os.close(file)
 
@@ -142,7 +144,7 @@ def _facts(
     preflight.check_file_system(path, place)
     sysfs = device.sysfs_of(place.stat().st_dev)
     align = max(_MIN_ALIGN_BYTES, preflight.queue_align(sysfs))
-    mount = device.mount_of(place)
+    mount = mounts.mount_of(place)
     kind = mount.type if mount else "an unknown file system"
     return FolderFacts(path, identity, align, sysfs, kind, marker, others)
 
@@ -192,6 +194,12 @@ def recheck(facts: FolderFacts, descriptor: int) -> None:
         same = tuple(sorted(os.listdir(descriptor))) == facts.others
     if not same:
         raise TargetError("changed while it was being opened", where=facts.path)
+
+
+def check_marked(descriptor: int, marker: Marker, title: str) -> None:
+    """Raise TargetError if an open folder doesn't carry this marker."""
+    if _read_marker(descriptor) != marker:
+        raise consent.changed(title)
 
 
 def write_marker(descriptor: int, marker: Marker) -> None:

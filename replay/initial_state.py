@@ -42,6 +42,8 @@ class InitialState:
         filled_bytes = self._fill_new()
         populated = self._populate(filled_bytes)
         self.stop.check()
+        for target in self.prepared.targets:
+            target.recheck()
         self._note_changes()
         return populated
 
@@ -62,6 +64,8 @@ class InitialState:
         for target, space, writes in parts:
             target.open(space, mark, writes=writes)
             self.watcher.say(f"target: {target.title}")
+            for note in target.notes:
+                self.watcher.say(note)
 
     def _fill_new(self) -> int:
         """Write the unwritten parts of targets once; return how many bytes that was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, cast
@@ -148,18 +149,16 @@ def precondition(
     options.check()
     engine = engines.choose(options.engine)
     target = cast("_Conditionable", targets.make(spec))
-    space = _reserved(target, spec, options)
-    run_id = secrets.randbits(16) if options.run_id is None else options.run_id
-    assert space.size_bytes is not None
-    end_bytes = space.begin_bytes + space.size_bytes
-    done = Preconditioning(target.title, run_id, engine.name, options, space.begin_bytes, end_bytes)
-    work = _Work(target, engine, done, watcher or Silent(), stop or Stop())
-    arena = work.make_arena()
-    try:
+    with closing(target):
+        space = _reserved(target, spec, options)
+        run_id = secrets.randbits(16) if options.run_id is None else options.run_id
+        assert space.size_bytes is not None
+        begin, end = space.begin_bytes, space.begin_bytes + space.size_bytes
+        done = Preconditioning(target.title, run_id, engine.name, options, begin, end)
+        work = _Work(target, engine, done, watcher or Silent(), stop or Stop())
+        arena = work.make_arena()
         target.open(space, RunMark(run_id, NO_TRACE), writes=True)
         work.run(arena)
-    finally:
-        target.close()
     return done
 
 
@@ -220,6 +219,7 @@ class _Work:
         start_ns = clock.now_ns()
         self.target.note_preconditioned(None)
         for index in range(self.done.options.passes):
+            self.target.recheck()
             self._pass(index, arena)
             self.done.elapsed_ns = clock.now_ns() - start_ns
             if self.stop.requested:

@@ -22,6 +22,8 @@ from replay.plan import Planner, make_ring
 from replay.targets import TargetSpec
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from kvtrace.placement.extents import Classes, Need, Space
     from kvtrace.reader import Trace
     from replay.loop import Ops
@@ -213,9 +215,11 @@ def prepare(
     options: ReplayOptions,
     watcher: Watcher,
     stop: Stop,
+    closing: ExitStack,
 ) -> Prepared:
-    """Return a run that could start now; nothing was opened for writing.
+    """Return a run that could start now; nothing was written.
 
+    `closing` closes the targets, which are claimed from here on.
     Raises UsageError, TraceError or TargetError for everything that can be known to be wrong.
     """
     made = choose_targets(given, options.tiers)
@@ -225,6 +229,7 @@ def prepare(
     targets = tuple(made[tier] for tier in tiers)
     writes = _lane_writes(found, dict(zip(tiers, targets, strict=True)), options)
     for target, lane_writes in zip(targets, writes, strict=True):
+        closing.callback(target.close)
         target.authorise(writes=lane_writes)
     arena_bytes = _arena(found, targets, options)
     classes, needs, spaces = _reserve(found, targets, options)

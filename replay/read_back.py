@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import folder, preflight
+from replay import folder
+from replay.direct import read_block
 from replay.loop import LaneKind
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def read_back(lane: Lane, key: int, offset: int, length: int) -> NDArray[np.uint
     Offset and length are aligned for the lane. Raises OSError.
     """
     if lane.kind == LaneKind.FILE:
-        return preflight.read_block(lane.fd, offset, length)
+        return read_block(lane.fd, offset, length)
     if lane.kind == LaneKind.DIR:
         return folder.read_object(lane.fd, key, offset, length)
     if lane.pool is not None:

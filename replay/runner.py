@@ -64,10 +64,8 @@ def run(
     options = options or ReplayOptions()
     engine = engines.choose(options.engine)
     opened = trace if isinstance(trace, Trace) else open_trace(trace)
-    prepared = prepare(opened, tuple(targets), options, watcher, stop)
     with ExitStack() as closing:
-        for target in prepared.targets:
-            closing.callback(target.close)
+        prepared = prepare(opened, tuple(targets), options, watcher, stop, closing)
         session = _Session(opened, prepared, options, engine, watcher, stop, closing, journal)
         return session.run()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
-from replay import device, preflight
+from replay import device, mounts, preflight
+from replay.safety import signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,9 +128,15 @@ def direct_io(folder: Path) -> bool | None:
 
 def _signatures(path: Path) -> tuple[str, ...] | None:
     try:
-        return preflight.signatures(preflight.look(path))
+        descriptor = preflight.open_direct(path, os.O_RDONLY)
     except TargetError:
         return None
+    try:
+        return tuple(each.name for each in signatures.find(descriptor, str(path)))
+    except TargetError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _is_swap(sysfs: Path, swaps: Iterable[Path]) -> bool:
@@ -156,10 +163,10 @@ def observe_disk(sysfs: Path) -> Disk:
         scheduler=scheduler.partition("[")[2].partition("]")[0] or scheduler,
         rotational=limits.get("rotational") == "1",
         read_only=device.read_text(device.disk_of(sysfs) / "ro") == "1",
-        mounts=device.mount_points(sysfs),
+        mounts=mounts.mount_points(sysfs),
         holders=device.holders(sysfs),
         partitions=tuple(part.name for part in device.partitions(sysfs)),
-        swap=_is_swap(sysfs, device.swaps()),
+        swap=_is_swap(sysfs, mounts.swaps()),
         identities=device.identities(sysfs),
         signatures=_signatures(Path("/dev") / sysfs.name),
         loop_direct=None if dio is None else dio == "1",
@@ -173,7 +180,7 @@ def observe_disks(place: Path = _BLOCK) -> tuple[Disk, ...]:
     return tuple(observe_disk(path) for path in paths if device.size_bytes(path))
 
 
-def observe_file_system(mount: device.Mount) -> FileSystem | None:
+def observe_file_system(mount: mounts.Mount) -> FileSystem | None:
     """Return what a mounted file system is; None if it can't be looked at."""
     point = Path(mount.point)
     try:
@@ -196,7 +203,7 @@ def observe_file_system(mount: device.Mount) -> FileSystem | None:
 def observe_file_systems() -> tuple[FileSystem, ...]:
     """Return the file systems of block devices, each where it was mounted first."""
     found: dict[str, FileSystem] = {}
-    for mount in device.mounts():
+    for mount in mounts.mounts():
         if mount.number in found or not Path(mount.point).is_dir():
             continue
         seen = observe_file_system(mount)

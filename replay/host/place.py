@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
-from replay import device, preflight
+from replay import device, mounts, preflight
 from replay.host.disks import Disk, FileSystem, direct_io, observe_disk, observe_file_system
+from replay.safety import consent, signatures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def observe(path: Path) -> tuple[Place, Path | None]:
     if not folder.is_dir():
         return Place(str(path), "file", None, None, refused, ""), None
     sysfs = device.sysfs_of(folder.stat().st_dev)
-    mount = device.mount_of(folder)
+    mount = mounts.mount_of(folder)
     found = None if mount is None else observe_file_system(mount)
     if found is not None and not refused:
         refused = _refused_folder(folder, found)
@@ -70,25 +71,22 @@ def _of_device(path: Path) -> tuple[Place, Path | None]:
     if sysfs is None:
         return Place(str(path), "device", None, None, "the kernel has no such device", ""), None
     disk = observe_disk(sysfs)
-    refused = _in_use(disk) or _unreadable(path)
-    signed = "".join(f" --allow-signature {kind}" for kind in disk.signatures or ())
-    needs = f"--allow-destroy {disk.allow_destroy}{signed}"
-    return Place(str(path), "device", disk, None, refused, needs), sysfs
-
-
-def _in_use(disk: Disk) -> str:
-    if disk.mounts:
-        return f"it is mounted at {', '.join(disk.mounts)}"
-    if disk.swap:
-        return "it is swap"
-    if disk.holders:
-        return f"it is used by {', '.join(disk.holders)}"
-    return "it is read-only" if disk.read_only else ""
-
-
-def _unreadable(path: Path) -> str:
     try:
-        preflight.look(path)
+        facts = preflight.look(path)
+        consent.check_read_only(facts)
+        consent.check_unused(facts)
+        needs = f"--allow-destroy {disk.allow_destroy}{_signed(facts)}"
     except TargetError as error:
-        return str(error)
-    return ""
+        return Place(str(path), "device", disk, None, str(error), ""), sysfs
+    return Place(str(path), "device", disk, None, "", needs), sysfs
+
+
+def _signed(facts: preflight.FileFacts) -> str:
+    """Return the options that name what is on a device."""
+    descriptor = preflight.open_direct(facts.path, os.O_RDONLY, facts.title)
+    try:
+        data = signatures.sample(descriptor, facts.title)
+        named = consent.to_name(facts, descriptor, data)
+    finally:
+        os.close(descriptor)
+    return "".join(f" --allow-signature {each.name}" for each in named)

@@ -79,6 +79,14 @@ class Bookkeeper:
     def written(self, end_bytes: int) -> None:
         """Nothing to note."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing that people should know of."""
+        return ()
+
+    def recheck(self) -> None:
+        """Nothing of it can have become another's."""
+
     def flush(self) -> None:
         """Nothing to flush."""
 
@@ -115,6 +123,15 @@ class Target(Protocol):
 
     def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
         """Open it for what was reserved. Raises TargetError and then leaves nothing behind."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What couldn't be checked before it is written to, a sentence each."""
+        ...
+
+    def recheck(self) -> None:
+        """Raise TargetError if it isn't any more what this run has opened; after long steps."""
         ...
 
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -113,13 +112,7 @@ class DirTarget(Bookkeeper):
             self._made.append("")
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self.facts.path, flags)
-        try:
-            lock = fcntl.LOCK_EX if writes else fcntl.LOCK_SH
-            fcntl.flock(self._descriptor, lock | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TargetError(
-                "is used by another run", where=self.facts.path, hint="name another directory"
-            ) from error
+        preflight.lock(self._descriptor, self.facts.path, writes=writes)
         folder.recheck(self.facts, self._descriptor)
 
     def _take_over(self, space: Space, mark: RunMark) -> None:
@@ -175,6 +168,11 @@ class DirTarget(Bookkeeper):
                 (self.facts.path / name).rmdir()
         self.close()
 
+    def recheck(self) -> None:
+        """Raise TargetError if its marker isn't the one that this run has left there."""
+        if self._marker is not None:
+            folder.check_marked(self._descriptor, self._marker, self.title)
+
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:
         """Return a lane on the open folder, each object in one I/O."""
         assert self._descriptor >= 0
@@ -206,6 +204,7 @@ class DirTarget(Bookkeeper):
     def close(self) -> None:
         """Close the folder; another run may have it then."""
         if self._descriptor >= 0:
+            preflight.unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 

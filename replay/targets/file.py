@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,17 @@ import numpy as np
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
 from kvtrace.schema import Tier
-from kvtrace.units import format_bytes
+from kvtrace.units import MIB, format_bytes
 from replay import device, preflight
 from replay.loop import Lane, LaneKind
 from replay.marker import MARKER_BYTES, Marker, Preconditioned
+from replay.safety import consent
 from replay.targets import RunMark, TargetSpec, Unwritten
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 TIERS = (Tier.NVME,)
 
@@ -37,6 +40,7 @@ class FileTarget:
     spec: TargetSpec
     facts: preflight.FileFacts
     _descriptor: int = -1
+    _checked: consent.Checked | None = None
     _marker: Marker | None = None
     _created: bool = False
 
@@ -66,20 +70,35 @@ class FileTarget:
         return Space(align, begin, max(0, end - begin) // align * align)
 
     def authorise(self, *, writes: bool) -> None:
-        """Return if it may be written, or is only read."""
+        """Return if it may be written, or is only read.
+
+        What exists is opened here and stays claimed: what is checked now is what is written later.
+        """
         if not writes:
             if self.facts.new:
                 raise TargetError("no such file, and the run writes nothing", where=self.title)
             return
         if self.facts.block:
-            preflight.check_device(self.facts, self.spec)
-            # Claimed for a moment: who else holds it is told before anything was prepared.
-            claim = os.O_RDONLY | os.O_EXCL
-            os.close(preflight.open_direct(self.facts.path, claim, self.facts.title))
+            consent.check_read_only(self.facts)
+            consent.check_unused(self.facts)
         else:
             preflight.check_file(self.facts)
         if self.spec.trim:
             self._check_trim()
+        if not self.facts.new:
+            self._claim(writes=True)
+            self._checked = consent.check(self.facts, self._descriptor, self.spec)
+
+    def _claim(self, *, writes: bool) -> None:
+        """Open what is there; no other run, and of a device no mount, may have it from now on."""
+        flags = os.O_RDWR if writes else os.O_RDONLY
+        if self.facts.block:
+            flags |= os.O_EXCL if writes else 0
+        else:
+            flags |= os.O_NOFOLLOW
+        self._descriptor = preflight.open_direct(self.facts.path, flags, self.facts.title)
+        if not self.facts.block:
+            preflight.lock(self._descriptor, self.title, writes=writes)
 
     def _check_trim(self) -> None:
         if self.facts.block and not self._queue_limit("discard_max_bytes"):
@@ -117,18 +136,44 @@ class FileTarget:
             undo.pop_all()
 
     def _open(self, end_bytes: int, *, writes: bool) -> None:
-        flags = os.O_RDWR if writes else os.O_RDONLY
-        if self.facts.block:
-            flags |= os.O_EXCL if writes else 0
-        elif self.facts.new:
-            flags |= os.O_CREAT | os.O_EXCL
+        if self.facts.new:
+            self._create()
+        elif writes:
+            self._check_again()
         else:
-            flags |= os.O_NOFOLLOW
-        self._descriptor = preflight.open_direct(self.facts.path, flags, self.facts.title)
-        self._created = self.facts.new
-        preflight.recheck(self.facts, self._descriptor)
+            self._claim(writes=False)
+            consent.check_same(self.facts, self._descriptor)
         if writes and not self.facts.block and end_bytes > self.facts.size_bytes:
             self._preallocate(end_bytes)
+
+    def _create(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        self._descriptor = preflight.open_direct(self.facts.path, flags, self.facts.title)
+        self._created = True
+        preflight.lock(self._descriptor, self.title, writes=True)
+
+    def _check_again(self) -> None:
+        """Check once more what was checked: making the payload has taken seconds."""
+        assert self._checked is not None
+        now = consent.check(self.facts, self._descriptor, self.spec)
+        consent.check_unchanged(self._checked, now, self.title)
+        if preflight.read_marker(self._descriptor, self.title) != self.facts.marker:
+            raise consent.changed(self.title)
+
+    def recheck(self) -> None:
+        """Raise TargetError if it isn't any more what this run has opened and marked."""
+        if self._marker is None:
+            return
+        if not self._created:
+            consent.check_same(self.facts, self._descriptor)
+        written = self._lasting(self._marker)
+        if preflight.read_marker(self._descriptor, self.title) != written:
+            raise consent.changed(self.title)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What couldn't be checked of it."""
+        return () if self._checked is None else self._checked.notes
 
     def _preallocate(self, end_bytes: int) -> None:
         try:
@@ -153,20 +198,37 @@ class FileTarget:
             old.preconditioned if old else None,
             old.populated if old else None,
         )
+        if self.facts.block and old is None:
+            self._clear_signatures(space)
         self._write_marker()
+
+    def _clear_signatures(self, space: Space) -> None:
+        """Write zeros before the first extent and to the last MiB, as far as that is this run's.
+
+        Signatures that were allowed to be destroyed would else ask for consent in every later run.
+        """
+        assert space.size_bytes is not None
+        end = space.begin_bytes + space.size_bytes
+        self._write(np.zeros(space.begin_bytes - MARKER_BYTES, np.uint8), MARKER_BYTES)
+        last = align_up(max(space.begin_bytes, self.facts.size_bytes - MIB), space.align_bytes)
+        if last < end:
+            self._write(np.zeros(end - last, np.uint8), last)
 
     def _write_marker(self) -> None:
         assert self._marker is not None
-        # The buffer must be aligned as direct I/O wants it.
-        space = np.zeros(MARKER_BYTES + self.facts.align_bytes, np.uint8)
+        self._write(np.frombuffer(self._lasting(self._marker).pack(), np.uint8), 0)
+
+    def _write(self, data: NDArray[np.uint8], offset: int) -> None:
+        """Write bytes directly, from a buffer that is aligned as direct I/O wants it."""
+        space = np.empty(len(data) + self.facts.align_bytes, np.uint8)
         start = -space.ctypes.data % self.facts.align_bytes
-        block = space[start : start + MARKER_BYTES]
-        block[:] = np.frombuffer(self._lasting(self._marker).pack(), np.uint8)
+        block = space[start : start + len(data)]
+        block[:] = data
         try:
-            written = os.pwritev(self._descriptor, [block.data], 0)
+            written = os.pwritev(self._descriptor, [block.data], offset)
         except OSError as error:
             raise TargetError(f"can't write: {error.strerror}", where=self.title) from error
-        if written != MARKER_BYTES:
+        if written != len(data):
             raise TargetError(f"can't write: {os.strerror(errno.ENOSPC)}", where=self.title)
 
     def _lasting(self, marker: Marker) -> Marker:
@@ -181,9 +243,14 @@ class FileTarget:
         return replace(marker, written_bytes=written, preconditioned=None)
 
     def _undo(self) -> None:
-        self.close()
+        """Close it; remove the file that this run has made, if its name still is that file's."""
         if self._created:
-            self.facts.path.unlink(missing_ok=True)
+            mine = os.fstat(self._descriptor)
+            with suppress(OSError):
+                named = self.facts.path.lstat()
+                if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino):
+                    self.facts.path.unlink()
+        self.close()
 
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:
         """Return a lane on the open descriptor."""
@@ -253,6 +320,7 @@ class FileTarget:
     def close(self) -> None:
         """Close the descriptor."""
         if self._descriptor >= 0:
+            preflight.unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -135,6 +135,7 @@ def test_the_marker_says_what_was_done(direct_path: Path) -> None:
     assert (state.passes, state.steady, state.end_bytes) == (2, done.steady, 8 * MIB)
     assert state.at_s > 1_700_000_000
     target = targets.make(spec(path))
+    target.authorise(writes=True)
     target.open(target.space(), RunMark(9, "f" * 64), writes=True)
     assert target.unwritten(8 * MIB) is None
     target.close()

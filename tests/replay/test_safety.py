@@ -14,7 +14,8 @@ import pytest
 import replay
 from kvtrace.errors import TargetError
 from kvtrace.schema import Op, Phase, Tier
-from replay import ReplayOptions, TargetSpec, preflight
+from replay import ReplayOptions, TargetSpec, device, mounts, preflight
+from replay.safety import identity, signatures
 from tests.replay.conftest import MIB, Row, file_target, simple_rows, write_trace
 
 Quick = Callable[..., ReplayOptions]
@@ -83,7 +84,7 @@ def test_memory_file_systems_are_refused_with_the_remedy(
 ) -> None:
     """A file on tmpfs has no direct I/O worth the name: --cpu memory is named instead."""
     shm = Path("/dev/shm")
-    mount = preflight.device.mount_of(shm) if shm.is_dir() else None
+    mount = mounts.mount_of(shm) if shm.is_dir() else None
     if mount is None or mount.type != "tmpfs":
         pytest.skip("no tmpfs at /dev/shm")
     path = shm / f"kvtrace-test-{os.getpid()}"
@@ -136,7 +137,7 @@ def test_swap_is_refused(
     path = direct_path / "target"
     replay.run(trace, [file_target(path)], quick())
     before = digest(path)
-    monkeypatch.setattr(preflight.device, "swaps", lambda: (path,))
+    monkeypatch.setattr(mounts, "swaps", lambda: (path,))
     refuse(trace, file_target(path), quick(), "is swap")
     assert digest(path) == before
 
@@ -170,15 +171,21 @@ def test_a_device_with_its_identity_is_used(
 def test_data_without_a_signature_is_reported(
     loop_device: MakeLoop, trace: Path, quick: Quick
 ) -> None:
-    """Bytes that blkid doesn't know are named in the refusal."""
+    """Bytes of no known format need consent of their own, and the refusal shows where they are."""
 
     def fill(backing: Path) -> None:
         with backing.open("r+b") as file:
             file.seek(MIB // 2)
             file.write(b"\x5a" * MIB)
 
-    error = refuse(trace, file_target(loop_device(prepare=fill)), quick(), "destroyed")
-    assert "has data in" in str(error)
+    loop = loop_device(prepare=fill)
+    before = digest(loop)
+    named = file_target(loop, allow_destroy=str(loop))
+    refuse(trace, named, quick(), "isn't recognised.*at byte 524288.*--allow-signature unknown")
+    assert digest(loop) == before
+    both = file_target(loop, allow_destroy=str(loop), allow_signature=("unknown",))
+    assert replay.run(trace, [both], quick()).errors == {}
+    assert replay.run(trace, [named], quick()).errors == {}, "it is ours now"
 
 
 def make_ext4(backing: Path) -> None:
@@ -248,14 +255,14 @@ def test_a_missing_or_undecided_blkid_is_refused(
     loop = loop_device()
     before = digest(loop)
     spec = file_target(loop, allow_destroy=str(loop))
-    monkeypatch.setattr(preflight.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(signatures.shutil, "which", lambda *_, **__: None)
     refuse(trace, spec, quick(), "blkid isn't there")
     monkeypatch.undo()
 
     def ambivalent(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 8, "", "")
 
-    monkeypatch.setattr(preflight.subprocess, "run", ambivalent)
+    monkeypatch.setattr(signatures.subprocess, "run", ambivalent)
     refuse(trace, spec, quick(), "contradict")
     monkeypatch.undo()
     assert digest(loop) == before
@@ -266,7 +273,7 @@ def test_a_held_device_is_refused(
 ) -> None:
     """A device that others are built on (LVM, md, dm) names them."""
     loop = loop_device()
-    monkeypatch.setattr(preflight.device, "holders", lambda sysfs: ("dm-0",))
+    monkeypatch.setattr(device, "holders", lambda sysfs: ("dm-0",))
     spec = file_target(loop, allow_destroy=str(loop))
     refuse(trace, spec, quick(), "used by other devices.*dm-0")
 
@@ -299,11 +306,10 @@ def test_a_device_that_changed_since_it_was_looked_at_is_refused(
     """Number, size and identity are compared again on the opened descriptor."""
     loop = loop_device()
     before = digest(loop)
-    monkeypatch.setattr(
-        preflight, "block_size_bytes", lambda fd, sizes=[64 * MIB, 32 * MIB]: sizes.pop(0)
-    )
+    sizes = iter([64 * MIB] + [32 * MIB] * 9)
+    monkeypatch.setattr(identity, "block_size_bytes", lambda _: next(sizes))
     spec = file_target(loop, allow_destroy=str(loop))
-    refuse(trace, spec, quick(), "changed while it was being opened")
+    refuse(trace, spec, quick(), "changed while it was being checked.*33554432, was 67108864")
     assert digest(loop) == before
 
 
