@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
+from kvtrace.units import MIB
 from replay import device
 from replay.safety import signatures, users
 from replay.safety.identity import identify
@@ -103,8 +104,15 @@ def _check_content(facts: FileFacts, descriptor: int, spec: TargetSpec) -> str:
 
 def to_name(facts: FileFacts, descriptor: int, data: Sample) -> tuple[Signature, ...]:
     """Return what --allow-signature has to name before an open device is overwritten."""
+    marker = facts.marker
     named = signatures.find(descriptor, facts.title)
-    if not named and facts.marker is None and data.places:
+    if marker is not None:
+        # Between its first and last MiB a device of ours has extents, and what they didn't reach
+        # yet of something that an earlier run was allowed to destroy.
+        last = min(marker.end_bytes, facts.size_bytes - MIB)
+        ours = range(marker.begin_bytes, last)
+        return tuple(each for each in named if each.offset is None or each.offset not in ours)
+    if not named and data.places:
         return (signatures.Signature(signatures.UNKNOWN),)
     return named
 
