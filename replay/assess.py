@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import clock, environment, fidelity
+from replay import clock, environment, fidelity, payload
 from replay.histogram import COARSE_BITS, Histogram
-from replay.loop import DEPENDENCY_FAILED, VERIFY_FAILED, LaneCounters, Verify
+from replay.loop import (
+    DEPENDENCY_FAILED,
+    SECTOR_BYTES,
+    VERIFY_FAILED,
+    LaneCounters,
+    Verify,
+)
 from replay.options import Payload, ReplayOptions, Timing
 from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result
 from replay.trace_info import describe
@@ -107,6 +113,7 @@ def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
 _SUMMED = (
     "retries", "short_transfers", "bad_sectors", "in_flight_max", "planner_stalls",
     "payload_stalls", "enter_calls", "timed_submits", "timed_submit_ns",
+    "checked_bytes", "body_bytes", "body_reads",
 )  # fmt: skip
 
 
@@ -169,12 +176,25 @@ def _findings(
             lane.target for lane in lanes if lane.change is not None and lane.change.throttled
         ),
         no_bpf=measured.bpf if isinstance(measured.bpf, str) else "",
+        measured_ops=sum(lane.measure.service.count for lane in lanes),
+        moved_reads=tally.moved_reads,
+        coverage=_payload(prepared, options, measured),
     )
+
+
+def coverage_ratio(checked_bytes: int, body_bytes: int) -> float | None:
+    """Return which part of the verified bytes was compared; None if nothing was verified."""
+    if not checked_bytes:
+        return None
+    stamped = (checked_bytes - body_bytes) * payload.STAMP_BYTES / SECTOR_BYTES
+    return (body_bytes + stamped) / checked_bytes
 
 
 def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> PayloadInfo:
     moving = prepared.moves_bytes
     verifying = measured.verify != Verify.NONE
+    checked = sum(counters.checked_bytes for counters in measured.counters)
+    bodies = sum(counters.body_bytes for counters in measured.counters)
     return PayloadInfo(
         kind=options.payload.value if moving else "none",
         arena_bytes=prepared.arena_bytes if moving else 0,
@@ -188,6 +208,10 @@ def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> 
         dedup_ratio=options.dedup_ratio,
         compress_ratio=options.compress_ratio,
         measured=measured.reduction,
+        checked_bytes=checked,
+        body_bytes=bodies,
+        body_reads=sum(counters.body_reads for counters in measured.counters),
+        coverage_ratio=coverage_ratio(checked, bodies),
     )
 
 

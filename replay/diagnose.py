@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replay import payload
-from replay.loop import SECTOR_BYTES
+from replay import folder, payload
+from replay.loop import SECTOR_BYTES, LaneKind
 from replay.read_back import read_back
 from replay.tally import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from replay.done import Done
     from replay.loop import Lane
@@ -34,20 +31,23 @@ def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str
         sector = int(found.sector[at]) + bad
         place = int(found.offset_bytes[at]) + bad * SECTOR_BYTES
         expected = payload.Stamp(int(found.key[at]), sector, int(found.generation[at]), run_id)
-        there = _read_sector(lanes[found.thread[at]], expected.key, place)
-        what = "that can't be read again" if there is None else payload.describe(there, expected)
         yield (
             f"object {expected.key}, byte {sector * SECTOR_BYTES} "
             f"(target offset {place}): generation {expected.generation} expected, "
-            f"read again after the run: {what}"
+            f"read again after the run: {_there(lanes[found.thread[at]], expected, place)}"
         )
 
 
-def _read_sector(lane: Lane, key: int, place: int) -> NDArray[np.uint8] | None:
+def _there(lane: Lane, expected: payload.Stamp, place: int) -> str:
+    """Return what stands in the sector at `place` now, for people."""
     start = place // _ALIGN_BYTES * _ALIGN_BYTES
     try:
-        block = read_back(lane, key, start, _ALIGN_BYTES)
-    except OSError:
-        return None
-    found = block[place - start : place - start + SECTOR_BYTES]
-    return found if len(found) == SECTOR_BYTES else None
+        block = read_back(lane, expected.key, start, _ALIGN_BYTES)
+    except OSError as error:
+        return f"it can't be read: {error.strerror}"
+    sector = block[place - start : place - start + SECTOR_BYTES]
+    if len(sector) == SECTOR_BYTES:
+        return payload.describe(sector, expected)
+    if lane.kind == LaneKind.DIR and not folder.has_object(lane.fd, expected.key):
+        return "its file isn't there: a lost write, or an object that no run has written"
+    return f"it ends at byte {start + len(block)}: a torn write"

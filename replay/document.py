@@ -94,6 +94,9 @@ class Counters(Section):
     enter_calls: int = Field(description="system calls of io_uring, to submit or to wait")
     timed_submits: int
     timed_submit_ns: int = Field(description="how long the timed ones of these calls took")
+    checked_bytes: int = Field(0, description="bytes read and verified, by stamps or whole")
+    body_bytes: int = Field(0, description="bytes compared with all that was written")
+    body_reads: int = Field(0, description="reads compared byte by byte")
 
 
 class IoLatency(Percentiles):

@@ -62,6 +62,15 @@ def read_object(descriptor: int, key: int, offset: int, length: int) -> NDArray[
         os.close(file)
 
 
+def has_object(descriptor: int, key: int) -> bool:
+    """Return whether an object's file is there."""
+    try:
+        os.stat(object_name(key), dir_fd=descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
     """What a path is. `identity`: device and inode, None of a new one; `marker` is ours."""

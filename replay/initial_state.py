@@ -11,7 +11,7 @@ from kvtrace.units import GIB, S_NS, format_bytes
 from replay import clock, populate
 from replay.drive import drive, thread_lanes
 from replay.loop import SECTOR_BYTES, Control, LoopOptions, Mode, Times, Verify
-from replay.options import DEPTH_MAX, Checking
+from replay.options import DEPTH_MAX, Checking, Payload
 from replay.result import Populated
 from replay.writes import fill_ops
 
@@ -48,16 +48,20 @@ class InitialState:
         return populated
 
     def verify(self) -> Verify:
-        """Return what reads are checked for: nothing if some go where nobody has written."""
+        """Return how reads are checked: not at all if some go where no run has written.
+
+        A sample of whole bodies needs an arena that still holds them; else it is stamps.
+        """
         if not self.options.stamped:
             return Verify.NONE
         if self.options.populate == "none" and self.prepared.survey.original_reads:
             return Verify.NONE
-        return {
-            Checking.NONE: Verify.NONE,
-            Checking.STAMPS: Verify.STAMPS,
-            Checking.FULL: Verify.FULL,
-        }[self.options.verify]
+        kept = self.options.payload == Payload.ARENA
+        if self.prepared.survey.longest_bytes > len(self.arena):
+            kept = False
+        if self.options.verify == Checking.SAMPLE and not kept:
+            return Verify.STAMPS
+        return Verify[self.options.verify.name]
 
     def _open(self, mark: RunMark) -> None:
         parts = zip(self.prepared.targets, self.prepared.spaces, self.prepared.writes, strict=True)

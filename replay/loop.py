@@ -75,6 +75,7 @@ class Verify(IntEnum):
     NONE = 0
     STAMPS = 1
     FULL = 2
+    SAMPLE = 3
 
 
 class Fsync(IntEnum):
@@ -294,18 +295,15 @@ class LoopOptions:
     virtual_time: bool = False
 
 
-IO_SIZE_CLASSES = 32
-"""I/O latencies are kept by size class: floor(log2(bytes)), up to 2 GiB."""
-
-
 @dataclass(slots=True)
 class LaneCounters:
     """What an engine counted on one lane.
 
     `payload_stalls`: writes that had to wait for `filled_bytes`. `enter_calls`: system calls of an
     io_uring engine, to submit or to wait. `timed_submits`: how many of those that submit were
-    timed, and `timed_submit_ns` how long these took. `io_counts`: latencies of single I/Os, [size
-    class, bucket of `histogram.COARSE_BITS`]; None if the engine doesn't keep them.
+    timed, and `timed_submit_ns` how long these took. `checked_bytes`: verified, `body_bytes` of
+    them byte by byte in `body_reads` reads, the others by stamps. `io_counts`: latencies of single
+    I/Os, [size class, bucket of `histogram.COARSE_BITS`]; None if the engine doesn't keep them.
     """
 
     retries: int = 0
@@ -317,6 +315,9 @@ class LaneCounters:
     enter_calls: int = 0
     timed_submits: int = 0
     timed_submit_ns: int = 0
+    checked_bytes: int = 0
+    body_bytes: int = 0
+    body_reads: int = 0
     io_counts: NDArray[np.int64] | None = None
 
 

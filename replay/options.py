@@ -40,6 +40,7 @@ class Checking(StrEnum):
 
     NONE = "none"
     STAMPS = "stamps"
+    SAMPLE = "sample"
     FULL = "full"
 
 
@@ -99,7 +100,7 @@ class ReplayOptions(BaseModel):
     tiers: tuple[Tier, ...] | None = None
     populate: Populate = Populate.TOUCHED
     settle_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
-    verify: Checking = Checking.STAMPS
+    verify: Checking = Checking.SAMPLE
     threads: Annotated[int, Field(gt=0, le=16)] = 1
     priority: Priority = Priority.NONE
     warmup_ns: Annotated[int, Field(ge=0)] = 0

@@ -10,18 +10,33 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.units import GIB, MIB, format_bytes
-from replay.loop import SECTOR_BYTES
+from replay.loop import SECTOR_BYTES, Verify
 from replay.order import GENERATION_MASK
 from replay.producer import Stream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SAMPLE_ONE_IN = 128
+"""`Verify.SAMPLE` compares every byte of one read in so many, and the stamps of all."""
+STAMP_BYTES = 16
+"""At the start of each sector."""
 SECTOR_MASK = (1 << 31) - 1
+_WORD_MASK = (1 << 64) - 1
 RUN_MASK = (1 << 16) - 1
 DEFAULT_ARENA_BYTES = GIB
 _FILL_BYTES = 32 * MIB
 RATIO_MAX = 1000
+
+
+def verifies_body(verify: Verify, op: int, run_id: int) -> bool:
+    """Return whether every byte of a read is compared, not only its stamps (as stamp.c does)."""
+    if verify != Verify.SAMPLE:
+        return verify == Verify.FULL
+    value = op & 0xFFFFFFFF | run_id << 32
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _WORD_MASK
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & _WORD_MASK
+    return (value ^ value >> 31) % SAMPLE_ONE_IN == 0
 
 
 def available_bytes() -> int:

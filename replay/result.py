@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError
 from kvtrace.schema import Op, Phase, Tier
+from kvtrace.units import format_count
 from replay.loop import NO_TIME_NS
 from replay.reduction import Reduction
 from replay.totals import Totals
@@ -104,6 +105,27 @@ class PayloadInfo:
     compress_ratio: int
     measured: Reduction | None
     """What a sample of what landed can be reduced by; None where it wasn't asked for."""
+    checked_bytes: int = 0
+    """Read and verified, by stamps or whole."""
+    body_bytes: int = 0
+    """Compared byte by byte with what was written."""
+    body_reads: int = 0
+    """Reads that were compared byte by byte."""
+    coverage_ratio: float | None = None
+    """Bytes that were compared ÷ `checked_bytes`; a stamp is 16 bytes of 512."""
+
+    @property
+    def coverage(self) -> str:
+        """What was verified of the bytes read, in a few words."""
+        if self.coverage_ratio is None:
+            return "no read was verified"
+        share = f"{self.coverage_ratio:.1%} of bytes"
+        if not self.body_bytes:
+            return f"stamps only ({share})"
+        if self.body_bytes == self.checked_bytes:
+            return "every byte"
+        reads = f"{format_count(self.body_reads)} of {format_count(self.verified_ops)} reads"
+        return f"every stamp, and every byte of {reads} ({share})"
 
 
 @dataclass(frozen=True, slots=True)

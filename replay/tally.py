@@ -33,11 +33,12 @@ class Tally:
         self._mismatched: list[Done] = []
         self.first_error = ""
         """The first failed op's, in the trace's order; not one that waited for a failed one."""
-        self.verified = 0
+        self.verified = self.moved_reads = 0
 
     def add(self, done: Done) -> None:
         """Count finished ops."""
         reads = (done.action == Action.READ) & np.isin(done.lane, self._moving)
+        self.moved_reads += int((reads & (done.error == 0)).sum())
         self.verified += int((reads & np.isin(done.error, (0, VERIFY_FAILED))).sum())
         bad = np.flatnonzero(done.error != 0)
         if not len(bad):

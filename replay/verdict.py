@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kvtrace.schema import Tier
     from replay.fidelity import Fidelity, Skipped
     from replay.recorder import LaneMeasure
+    from replay.result import PayloadInfo
 
 HOST_LATENESS_NS = 100 * US_NS
 HOST_LATENESS_RATIO = 0.01
@@ -20,6 +21,9 @@ SHARED_RATIO = 0.05
 SHARED_BYTES = 64 * MIB
 SUSPENDED_NS = 10 * MS_NS
 OVERLOADED = "OVERLOADED"
+UNVERIFIED = "UNVERIFIED"
+NEVER_ACCEPTED = ("nothing_measured", "interrupted")
+"""Reasons that no --accept turns into a success."""
 
 CODES = (
     "failed_ops",
@@ -28,6 +32,7 @@ CODES = (
     "unwritten",
     "tier_not_executed",
     "short_window",
+    "nothing_measured",
     "interrupted",
     "clock_suspended",
     "device_shared",
@@ -58,8 +63,8 @@ class Verdict:
 
     @property
     def acceptable(self) -> bool:
-        """Whether every reason was accepted by the user."""
-        return all(reason.accepted for reason in self.reasons)
+        """Whether every reason was accepted by the user, and may be."""
+        return all(each.accepted and each.code not in NEVER_ACCEPTED for each in self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,12 @@ class Findings:
     small_pages: bool = False
     inline_tiers: tuple[Tier, ...] = ()
     """Tiers whose ops the loop does itself (null, memory)."""
+    measured_ops: int = 1
+    """Reads and writes with a latency, after warm-up."""
+    moved_reads: int = 0
+    """Reads that brought bytes from a target."""
+    coverage: PayloadInfo | None = None
+    """What of them was verified."""
     scheduled: bool = True
     """Whether there is a schedule to be late against (not in max mode)."""
 
@@ -109,6 +120,7 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _unwritten,
         _not_executed,
         _short,
+        _nothing,
         _interrupted,
         _suspended,
         _shared,
@@ -118,7 +130,8 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
     )
     reasons = [reason for check in checks for reason in check(findings)]
     marked = tuple(Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons)
-    return Verdict(marked, tuple(_warnings(findings)), tuple(_overloaded(findings)))
+    marks = (*_overloaded(findings), *_unverified(findings))
+    return Verdict(marked, tuple(_warnings(findings)), marks)
 
 
 def _failed(found: Findings) -> list[Reason]:
@@ -211,6 +224,20 @@ def _short(found: Findings) -> list[Reason]:
     ]
 
 
+def _nothing(found: Findings) -> list[Reason]:
+    if found.measured_ops and found.window_ns > 0:
+        return []
+    what = "the window has no length" if found.measured_ops else "no read or write was measured"
+    return [
+        Reason(
+            "nothing_measured",
+            what,
+            "replay more of the trace (--limit), warm up for less (--warmup), or give the tiers "
+            "with reads and writes a target",
+        )
+    ]
+
+
 def _interrupted(found: Findings) -> list[Reason]:
     if not found.interrupted:
         return []
@@ -280,6 +307,19 @@ def _repeated(found: Findings) -> list[Reason]:
     ]
 
 
+def _unverified(found: Findings) -> list[Reason]:
+    if not found.moved_reads or (found.coverage is not None and found.coverage.checked_bytes):
+        return []
+    return [
+        Reason(
+            UNVERIFIED,
+            f"none of {format_count(found.moved_reads)} reads was verified",
+            "--verify sample, without --dedup-ratio and with --populate touched, finds data that "
+            "was lost or mixed up",
+        )
+    ]
+
+
 def _overloaded(found: Findings) -> list[Reason]:
     if not found.scheduled:
         return []
@@ -300,6 +340,19 @@ def _overloaded(found: Findings) -> list[Reason]:
     return marks
 
 
+def _stamps_only(found: Findings) -> list[Reason]:
+    if found.coverage is None or not found.coverage.checked_bytes or found.coverage.body_bytes:
+        return []
+    return [
+        Reason(
+            "stamps_only",
+            f"reads were verified by their {found.coverage.coverage}: a changed bit elsewhere "
+            "isn't seen",
+            "--verify full compares every byte, --verify sample that of one read in 128",
+        )
+    ]
+
+
 def _warnings(found: Findings) -> list[Reason]:
     warnings = []
     if found.unconditioned and found.own_bytes:
@@ -314,6 +367,7 @@ def _warnings(found: Findings) -> list[Reason]:
         Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
         for name in found.throttled
     ]
+    warnings += _stamps_only(found)
     warnings += signs.warnings(found.lanes)
     if found.no_bpf:
         warnings.append(

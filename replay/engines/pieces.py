@@ -118,10 +118,14 @@ class Mover:
     def _verify(self, at: int, begin: int, piece: NDArray[np.uint8], done: Done) -> None:
         cpu_ns = clock.thread_cpu_ns()
         bad = (payload.sectors(piece) != self._stamps(at, begin, len(piece))).any(axis=1)
-        if self.options.verify == Verify.FULL:
+        body = payload.verifies_body(self.options.verify, done.op, self.options.run_id)
+        self.counters.checked_bytes += len(piece)
+        if body:
+            self.counters.body_bytes += len(piece)
+            self.counters.body_reads += begin == 0
             words = SECTOR_BYTES // 8
-            body = self._body(at, begin, len(piece)).view("<u8").reshape(-1, words)
-            bad |= (piece.view("<u8").reshape(-1, words)[:, 2:] != body[:, 2:]).any(axis=1)
+            written = self._body(at, begin, len(piece)).view("<u8").reshape(-1, words)
+            bad |= (piece.view("<u8").reshape(-1, words)[:, 2:] != written[:, 2:]).any(axis=1)
         self.counters.bad_sectors += int(bad.sum())
         if bad.any() and done.bad_sector < 0:
             done.bad_sector = begin // SECTOR_BYTES + int(bad.argmax())

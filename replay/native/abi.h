@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define KV_ABI_VERSION 5
+#define KV_ABI_VERSION 6
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -16,7 +16,12 @@ enum kv_lane_kind {
 };
 enum kv_action { KV_NONE = 0, KV_READ = 1, KV_WRITE = 2, KV_DELETE = 3, KV_GATE = 4 };
 enum kv_mode { KV_OPEN = 0, KV_MAX = 1, KV_CLOSED = 2 };
-enum kv_verify { KV_VERIFY_NONE = 0, KV_VERIFY_STAMPS = 1, KV_VERIFY_FULL = 2 };
+enum kv_verify {
+	KV_VERIFY_NONE = 0,
+	KV_VERIFY_STAMPS = 1,
+	KV_VERIFY_FULL = 2,
+	KV_VERIFY_SAMPLE = 3
+};
 enum kv_engine { KV_URING = 0, KV_THREADS = 1 };
 enum kv_fsync { KV_FSYNC_NONE = 0, KV_FSYNC_FILE = 1, KV_FSYNC_DIR = 2 };
 
@@ -27,6 +32,9 @@ enum { KV_DEPENDENCY_FAILED = -1, KV_VERIFY_FAILED = -2, KV_INTERRUPTED = -3 };
 #define KV_NO_WAITER 0xffffffffu
 #define KV_FINISHED 0xfffffffeu
 #define KV_FAILED 0xfffffffdu
+
+/* One of so many reads is compared whole under KV_VERIFY_SAMPLE. */
+#define KV_SAMPLE_ONE_IN 128
 
 #define KV_NO_TIME_NS ((int64_t)-1)
 #define KV_GATING 0x80000000u
@@ -67,6 +75,9 @@ struct kv_lane {
 	uint64_t enter_calls;
 	uint64_t timed_submits;
 	uint64_t timed_submit_ns;
+	uint64_t checked_bytes;
+	uint64_t body_bytes;
+	uint64_t body_reads;
 };
 
 /* What a lane obtained from the kernel. */

@@ -44,7 +44,7 @@ static const char *wrong_with_memory(const struct lane *lane, uint32_t op)
 	const struct kv_lane *spec = lane->spec;
 	uint32_t slot = slot_of(run, op);
 	bool write = run->action[slot] == KV_WRITE;
-	bool full = run->verify == KV_VERIFY_FULL && !write;
+	bool full = !write && verifies_body(run, op);
 	if (!write && spec->longest_bytes && length_of(run, op) > spec->longest_bytes &&
 	    spec->longest_bytes < spec->io_bytes)
 		return "is longer than the longest read of its lane";

@@ -12,7 +12,6 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from replay.loop import (
-    IO_SIZE_CLASSES,
     Control,
     Lane,
     LaneCounters,
@@ -53,6 +52,8 @@ _TIME_DTYPES: dict[str, type[np.generic]] = {
     "bad_sector": np.int64,
     "state": np.uint64,
 }
+IO_SIZE_CLASSES = 32
+"""I/O latencies are kept by size class: floor(log2(bytes)), up to 2 GiB."""
 _IO_BITS = 5
 IO_BUCKETS = (1 << _IO_BITS) * (64 - _IO_BITS)
 """Latency buckets of `LaneCounters.io_counts`; KV_IO_BUCKETS of abi.h."""
@@ -280,6 +281,9 @@ def _counters(struct: LaneStruct, io_counts: NDArray[np.int64]) -> LaneCounters:
         enter_calls=struct.enter_calls,
         timed_submits=struct.timed_submits,
         timed_submit_ns=struct.timed_submit_ns,
+        checked_bytes=struct.checked_bytes,
+        body_bytes=struct.body_bytes,
+        body_reads=struct.body_reads,
         io_counts=io_counts,
     )
 

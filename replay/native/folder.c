@@ -16,14 +16,6 @@ struct names {
 	char temporary[64];
 };
 
-/* Source: the finaliser of splitmix64 (Steele, Lea, Flood: OOPSLA 2014). */
-static uint64_t mixed(uint64_t key)
-{
-	key = (key ^ key >> 30) * 0xbf58476d1ce4e5b9ull;
-	key = (key ^ key >> 27) * 0x94d049bb133111ebull;
-	return key ^ key >> 31;
-}
-
 /* A temporary name is one piece's alone, whatever else is in flight. */
 static struct names names_of(const struct lane *lane, const struct piece *piece)
 {
@@ -153,14 +145,19 @@ static int read_file(int fd, struct piece *piece)
 	return 0;
 }
 
-/* The padding of the last block isn't in the file: a read is whole without it. */
+/* The padding of the last block isn't in the file: a read is whole without it. A file that is
+ * shorter, or isn't there, has lost bytes that were written: that is no error of the read, which is
+ * told by the bytes that are missing. */
 static int read_object(const struct lane *lane, struct piece *piece, const struct names *names)
 {
 	int fd = open_in(lane, names->object, O_RDONLY | O_DIRECT | O_NOFOLLOW);
-	if (fd < 0)
-		return errno;
-	int failed = close_file(fd, read_file(fd, piece));
-	return !failed && piece->there_bytes < wanted_bytes(lane, piece) ? EIO : failed;
+	int failed = fd < 0 ? errno : close_file(fd, read_file(fd, piece));
+	if (fd < 0 && failed == ENOENT) {
+		piece->there_bytes = 0;
+		failed = 0;
+	}
+	piece->missing = !failed && piece->there_bytes < wanted_bytes(lane, piece);
+	return failed;
 }
 
 void folder_work(struct lane *lane, struct piece *piece)

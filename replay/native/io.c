@@ -122,6 +122,7 @@ static void fill_piece(struct lane *lane, struct piece *piece, const struct acti
 	piece->bytes = whole ? left : lane->spec->io_bytes;
 	piece->done_bytes = 0;
 	piece->there_bytes = piece->bytes;
+	piece->missing = false;
 	piece->first_submit_ns = INT64_MAX;
 	piece->active = lane->current;
 	piece->action = run->action[slot];
@@ -247,6 +248,13 @@ static int32_t judge(struct lane *lane, struct piece *piece)
 	return -1;
 }
 
+static void note_bad(struct active *active, const struct piece *piece, uint64_t sector)
+{
+	int64_t bad = (int64_t)(piece->op_offset / SECTOR_BYTES + sector);
+	if (active->bad_sector < 0 || bad < active->bad_sector)
+		active->bad_sector = bad;
+}
+
 static void account_finished(struct lane *lane, const struct piece *piece, int32_t error)
 {
 	struct active *active = &lane->actives[piece->active];
@@ -274,6 +282,8 @@ void io_handle_finished(struct lane *lane)
 	account_finished(lane, piece, error);
 	if (error == 0 && piece->action != KV_DELETE)
 		latency_count(lane, piece);
+	if (error == 0 && piece->action == KV_READ && piece->missing)
+		note_bad(active, piece, piece->there_bytes / SECTOR_BYTES);
 	if (error == 0 && piece->action == KV_READ && lane->run->verify != KV_VERIFY_NONE)
 		fifo_push(&lane->unverified, index);
 	else
@@ -288,17 +298,17 @@ void io_verify_next(struct lane *lane)
 	struct piece *piece = &lane->pieces[index];
 	struct active *active = &lane->actives[piece->active];
 	uint32_t slot = slot_of(run, active->op);
-	bool full = run->verify == KV_VERIFY_FULL;
+	bool full = verifies_body(run, active->op);
 	int64_t bad = kv_check(piece->data, piece->there_bytes, run->key[slot],
 			       run->sector[slot] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
 			       run->generation[slot], run->run_id, full ? run->arena : NULL,
 			       run->arena_bytes, arena_offset(run, active, piece),
 			       &lane->spec->bad_sectors);
-	if (bad >= 0) {
-		bad += (int64_t)(piece->op_offset / SECTOR_BYTES);
-		if (active->bad_sector < 0 || bad < active->bad_sector)
-			active->bad_sector = bad;
-	}
+	if (bad >= 0)
+		note_bad(active, piece, (uint64_t)bad);
+	lane->spec->checked_bytes += piece->there_bytes;
+	lane->spec->body_bytes += full ? piece->there_bytes : 0;
+	lane->spec->body_reads += full && piece->op_offset == 0;
 	lane->verify_cpu_ns += thread_cpu_ns() - begin_ns;
 	retire(lane, index);
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 5
+ABI_VERSION = 6
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -55,6 +55,9 @@ class LaneStruct(ctypes.Structure):
         ("enter_calls", ctypes.c_uint64),
         ("timed_submits", ctypes.c_uint64),
         ("timed_submit_ns", ctypes.c_uint64),
+        ("checked_bytes", ctypes.c_uint64),
+        ("body_bytes", ctypes.c_uint64),
+        ("body_reads", ctypes.c_uint64),
     )
 
 

@@ -54,6 +54,7 @@ struct piece {
 	uint32_t buffer;
 	uint32_t next; /* in the free list, or in the list of those handed back */
 	uint8_t action;
+	bool missing; /* of what was written: the file ends before it */
 };
 
 /* An op that has been started and has not completed. */
@@ -277,6 +278,14 @@ static inline uint32_t slot_of(const struct kv_run *run, uint64_t op)
 	return (uint32_t)(op & (run->capacity - 1));
 }
 
+/* Source: the finaliser of splitmix64 (Steele, Lea, Flood: OOPSLA 2014). */
+static inline uint64_t mixed(uint64_t value)
+{
+	value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9ull;
+	value = (value ^ value >> 27) * 0x94d049bb133111ebull;
+	return value ^ value >> 31;
+}
+
 static inline uint64_t length_of(const struct kv_run *run, uint64_t op)
 {
 	return (uint64_t)run->length_sectors[slot_of(run, op)] * SECTOR_BYTES;
@@ -359,6 +368,8 @@ bool io_issue(struct lane *lane);
 void io_collect(struct lane *lane, uint32_t piece, int64_t result, int64_t complete_ns);
 void io_handle_finished(struct lane *lane);
 void io_verify_next(struct lane *lane);
+/* Whether a read's whole bytes are compared, not only its stamps. */
+bool verifies_body(const struct kv_run *run, uint32_t op);
 
 /* arena.c: false, and nothing taken, if any of the sectors is taken */
 bool claims_take(struct claims *claims, uint64_t first_sector, uint64_t count);

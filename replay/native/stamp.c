@@ -94,6 +94,13 @@ void kv_stamp(uint8_t *data, uint64_t bytes, uint64_t key, uint32_t sector, uint
 	put_stamps(data, bytes, key, sector, generation, run_id);
 }
 
+bool verifies_body(const struct kv_run *run, uint32_t op)
+{
+	if (run->verify != KV_VERIFY_SAMPLE)
+		return run->verify == KV_VERIFY_FULL;
+	return mixed((uint64_t)op | (uint64_t)run->run_id << 32) % KV_SAMPLE_ONE_IN == 0;
+}
+
 int64_t kv_check(const uint8_t *data, uint64_t bytes, uint64_t key, uint32_t sector,
 		 uint32_t generation, uint32_t run_id, const uint8_t *body, uint64_t body_bytes,
 		 uint64_t body_offset, uint64_t *bad_count)

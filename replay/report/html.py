@@ -322,7 +322,7 @@ def _tool(document: ResultDocument) -> Iterator[tuple[str, object]]:
         yield "payload", f"{payload.kind}, {format_bytes(payload.arena_bytes)} of unique bytes"
         yield "pages", payload.page_kind
         yield "run id", payload.run_id
-        yield "verified", f"{payload.verify}: {format_count(payload.verified_ops)} reads"
+        yield "verified", f"{format_count(payload.verified_ops)} reads: {payload.coverage}"
         yield "reads with wrong bytes", payload.mismatched_ops
     if populated is not None:
         yield (

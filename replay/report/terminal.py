@@ -216,10 +216,10 @@ def _foot(result: ResultDocument) -> Table:
             (
                 "payload",
                 f"{payload.kind}, {format_bytes(payload.arena_bytes)} on {payload.page_kind} "
-                f"pages, run id {payload.run_id}, verify {payload.verify}: "
-                f"{format_count(payload.verified_ops)} reads checked",
+                f"pages, run id {payload.run_id}",
             )
         )
+        rows.append(("verified", f"{format_count(payload.verified_ops)} reads: {payload.coverage}"))
     stretch = "" if fidelity.stretch_ratio is None else f"stretch {fidelity.stretch_ratio:.4f}, "
     violations = fidelity.order_violations
     order = "" if violations is None else f"order violations {violations}, "

@@ -172,7 +172,7 @@ class Damage(Silent):
 
 
 def test_wrong_bytes_and_missing_files_are_found(direct_path: Path, quick: Quick) -> None:
-    """An overwritten object is named with what is there; one that is gone is a failed op."""
+    """Overwritten, lost and torn objects are named as such, each with what is there."""
     trace = write_trace(direct_path / "t.parquet", reads(3, 8192))
     path = direct_path / "objects"
 
@@ -184,11 +184,15 @@ def test_wrong_bytes_and_missing_files_are_found(direct_path: Path, quick: Quick
         os.truncate(path / folder.object_name(1002), 4096)
 
     result = replay.run(trace, [dir_target(path)], quick(), watcher=Damage(damage))
-    assert reasons(result) == {"failed_ops", "verify_failed"}
-    assert sorted(result.errors.values()) == [1, 1, 1]
-    assert any("ENOENT" in name for name in result.errors)
-    assert "object 1001, byte 0" in result.payload.mismatches[0]
-    assert "only zeros" in result.payload.mismatches[0]
+    assert reasons(result) == {"verify_failed", "nothing_measured"}
+    assert result.errors == {"verify_failed": 3}
+    lost, zeros, torn = result.payload.mismatches
+    assert "object 1000, byte 0" in lost
+    assert "its file isn't there: a lost write" in lost
+    assert "object 1001, byte 0" in zeros
+    assert "only zeros" in zeros
+    assert "object 1002, byte 4096" in torn
+    assert "it ends at byte 4096: a torn write" in torn
 
 
 def test_a_run_that_only_reads_changes_nothing(direct_path: Path, quick: Quick) -> None:

@@ -167,7 +167,7 @@ def test_the_padding_need_not_be_there_and_the_rest_must(
         write = padded(make_ops(1, action=Action.WRITE, key=1, length_bytes=8192), [missing])
         assert error_of(run(engine, lane, write, chosen)) == [0]
         read = padded(make_ops(1, key=1, length_bytes=8192), [pad])
-        expected = 0 if pad >= missing else errno.EIO
+        expected = 0 if pad >= missing else VERIFY_FAILED
         assert error_of(run(engine, lane, read, chosen)) == [expected]
     file = path / folder.object_name(1)
     read = padded(make_ops(1, key=1, length_bytes=8192), [100])
@@ -181,29 +181,32 @@ def test_the_padding_need_not_be_there_and_the_rest_must(
     assert error_of(stamps) == [0]
 
 
-def test_a_file_that_was_cut_is_an_error(
+def test_a_file_that_was_cut_has_lost_what_was_written(
     engine: native.NativeEngine, arena: NDArray[np.uint8], place: tuple[Path, int]
 ) -> None:
-    """What is missing of an object, from some bytes to all, is EIO and never a whole read."""
+    """What is missing of an object, from some bytes to all, is no whole read and no I/O error."""
     path, descriptor = place
     lane, chosen = (dir_lane(descriptor),), options(arena)
     run(engine, lane, make_ops(1, action=Action.WRITE, key=1, length_bytes=8192), chosen)
     for length in (8191, 4096, 100, 0):
         os.truncate(path / folder.object_name(1), length)
-        outcome = run(engine, lane, make_ops(1, key=1, length_bytes=8192), chosen)
-        assert error_of(outcome) == [errno.EIO]
+        for verify in (Verify.NONE, Verify.STAMPS, Verify.FULL):
+            chosen = options(arena, verify=verify)
+            outcome = run(engine, lane, make_ops(1, key=1, length_bytes=8192), chosen)
+            assert error_of(outcome) == [VERIFY_FAILED]
+            assert outcome.times.bad_sector.tolist() == [length // 512]
 
 
-def test_what_is_not_there_is_enoent(
+def test_what_is_not_there_is_named(
     engine: native.NativeEngine, arena: NDArray[np.uint8], place: tuple[Path, int]
 ) -> None:
-    """A read or delete of no object fails with its errno, and what waits for it isn't run."""
+    """A read of no object is a lost write, a delete fails; what waits for them isn't run."""
     _, descriptor = place
     rows = make_ops(
         3, action=[Action.READ, Action.DELETE, Action.WRITE], key=[1, 2, 1], edges=[(0, 2)]
     )
     outcome = run(engine, (dir_lane(descriptor),), rows, options(arena))
-    assert error_of(outcome) == [errno.ENOENT, errno.ENOENT, DEPENDENCY_FAILED]
+    assert error_of(outcome) == [VERIFY_FAILED, errno.ENOENT, DEPENDENCY_FAILED]
 
 
 def test_a_failed_write_leaves_nothing(

@@ -208,7 +208,7 @@ def test_wrong_bytes_name_object_offset_and_what_was_found(
     trace = write_trace(direct_path / "t.parquet", rows)
     path = direct_path / "target"
     result = replay.run(trace, [file_target(path)], quick(engine=engine), watcher=Corrupter(path))
-    assert reasons(result) == {"verify_failed"}
+    assert reasons(result) == {"verify_failed", "nothing_measured"}
     assert result.errors == {"verify_failed": 3}
     assert result.payload.mismatched_ops == 3
     assert "object 500, byte 0" in result.payload.mismatches[0]

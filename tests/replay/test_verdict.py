@@ -13,7 +13,7 @@ from replay.fidelity import Fidelity
 from replay.histogram import QUANTILES, Summary
 from replay.recorder import LaneMeasure, Lateness
 from replay.slices import Series
-from replay.verdict import CODES, OVERLOADED, Findings, judge
+from replay.verdict import CODES, NEVER_ACCEPTED, OVERLOADED, Findings, judge
 
 
 def flat(value: int, count: int = 100_000) -> Summary:
@@ -75,6 +75,8 @@ def test_a_good_run_is_valid() -> None:
         ("unwritten", {"beyond_reads": 1}),
         ("tier_not_executed", {"named_not_executed": ("cpu",)}),
         ("short_window", {"window_ns": S_NS - 1}),
+        ("nothing_measured", {"measured_ops": 0}),
+        ("nothing_measured", {"window_ns": 0, "min_window_ns": 0}),
         ("interrupted", {"interrupted": True}),
         ("clock_suspended", {"suspended_ns": 10_000_001}),
         ("device_shared", {"foreign_bytes": 65 * MIB, "own_bytes": 100 * MIB}),
@@ -95,7 +97,7 @@ def test_each_reason_makes_a_run_invalid(code: str, fields: dict[str, object]) -
     assert verdict.reasons[0].remedy
     assert code in CODES
     accepted = judge(replace(GOOD, **fields), (code,))  # type: ignore[arg-type]
-    assert accepted.acceptable
+    assert accepted.acceptable == (code not in NEVER_ACCEPTED)
     assert accepted.word == "INVALID"
     assert accepted.reasons[0].accepted
 
