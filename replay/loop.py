@@ -8,6 +8,7 @@ the measured run is another.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +22,10 @@ SECTOR_BYTES = 512
 """What lengths are counted in, and what has a stamp of its own."""
 NO_TIME_NS = -1
 """In a time column: it never happened. In `Ops.due_ns` (closed mode): when the op's gate opens."""
+UNBOUNDED_BYTES = (1 << 63) - 1
+"""End of a lane whose target has no end: what a file's offset can say."""
+OUT_OF_RANGE = errno.ERANGE
+"""In `Times.error`: the op would have left its lane's part of the target, and wasn't done."""
 OPS_MAX = (1 << 32) - 16
 """Ops of one engine call at most: their numbers are 32 bits wide."""
 
@@ -110,7 +115,8 @@ class Lane:
     (MEMORY, SIMULATED). `mailbox`: address of the library's mailbox (EXTERNAL). `queue_depth`: I/Os
     in flight at most. `io_bytes`: longest single I/O; longer ops go in pieces. `longest_bytes`:
     longest read that will come; 0: unknown. `trim_bytes`: what deletes are aligned to (FILE); 0:
-    they are bookkeeping.
+    they are bookkeeping. [`begin_bytes`, `end_bytes`): the part of the target (DIR: of each
+    object's file) that ops may touch; one that leaves it isn't done and ends with `OUT_OF_RANGE`.
     """
 
     kind: LaneKind
@@ -123,6 +129,14 @@ class Lane:
     trim_bytes: int = 0
     fsync: Fsync = Fsync.NONE
     script: Script | None = None
+    begin_bytes: int = 0
+    end_bytes: int = UNBOUNDED_BYTES
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The part of the target that ops may touch, within the pool if there is one."""
+        end = self.end_bytes if self.pool is None else min(self.end_bytes, self.pool.size)
+        return self.begin_bytes, end
 
 
 GATING = 1 << 31

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 5
+ABI_VERSION = 6
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -45,6 +45,8 @@ class LaneStruct(ctypes.Structure):
         ("script_channels", ctypes.c_uint64),
         ("stall_begin_ns", ctypes.c_int64),
         ("stall_end_ns", ctypes.c_int64),
+        ("begin_bytes", ctypes.c_uint64),
+        ("end_bytes", ctypes.c_uint64),
         ("io_counts", _POINTER),
         ("retries", ctypes.c_uint64),
         ("short_transfers", ctypes.c_uint64),
