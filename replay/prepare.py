@@ -14,10 +14,10 @@ from kvtrace.placement.extents import lane_of_tier
 from kvtrace.placement.survey import Survey, survey
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
-from replay import clock, payload
+from replay import clock, fresh, payload
 from replay import targets as target_folder
 from replay.geometry import Geometry
-from replay.options import Timing
+from replay.options import Payload, Timing
 from replay.plan import Planner, make_ring
 from replay.targets import TargetSpec
 
@@ -157,11 +157,22 @@ def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions, *, who
         )
 
 
-def _check_payload(options: ReplayOptions) -> None:
-    if options.payload == "fresh" and options.verify == "full":
+def _check_payload(found: Survey, arena_bytes: int, options: ReplayOptions) -> None:
+    if options.payload != Payload.FRESH:
+        return
+    if options.verify == "full":
         raise UsageError(
             "--verify full compares with the arena, and --payload fresh doesn't keep one",
             accepted="--verify stamps",
+        )
+    # A write may have to skip as much as its own length at the ring's end, and waits for all of it.
+    needed = 2 * found.longest_bytes + fresh.CHUNK_BYTES
+    if needed > arena_bytes:
+        raise UsageError(
+            "--payload fresh needs an arena of twice the largest object",
+            where="--arena",
+            got=format_bytes(arena_bytes),
+            accepted=f"at least {format_bytes(needed)}",
         )
 
 
@@ -189,7 +200,7 @@ def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -
     arena_bytes = payload.arena_size(options.arena_bytes, options.io_size_bytes)
     whole = any(target.space().per_object for target in targets)
     _check_arena(found, arena_bytes, options, whole=whole)
-    _check_payload(options)
+    _check_payload(found, arena_bytes, options)
     return arena_bytes
 
 
@@ -284,4 +295,5 @@ def _geometry(
         deletes=tuple(target.deletes for target in targets),
         closed=options.mode == Timing.CLOSED,
         sync_stores=options.sync_stores,
+        fresh=options.payload == Payload.FRESH,
     )
