@@ -12,8 +12,8 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.placement import extents
 from kvtrace.placement.extents import lane_of_tier
 from kvtrace.placement.survey import Survey, survey
-from kvtrace.schema import Tier
-from kvtrace.units import format_bytes
+from kvtrace.schema import MAX_TIME_NS, Tier
+from kvtrace.units import S_NS, format_bytes, format_duration_ns
 from replay import clock, fresh, payload
 from replay import targets as target_folder
 from replay.geometry import Geometry
@@ -117,6 +117,29 @@ def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
         )
 
 
+def schedule_text(found: Survey, options: ReplayOptions) -> str | None:
+    """Return one line on how long the run takes by its schedule; None in max mode."""
+    if options.mode == Timing.MAX:
+        return None
+    due_ns = int(found.last_ns / options.speed)
+    days = due_ns / S_NS / 86_400
+    long = f", {days:,.1f} days" if days >= 1 else ""
+    if options.mode == Timing.CLOSED:
+        return f"schedule: about {format_duration_ns(due_ns)}{long}, by completions"
+    return f"schedule: the last op is due after {format_duration_ns(due_ns)}{long}"
+
+
+def _check_duration(trace: Trace, found: Survey, options: ReplayOptions) -> None:
+    if options.mode == Timing.MAX or found.last_ns <= options.speed * MAX_TIME_NS:
+        return
+    raise UsageError(
+        "the run would be longer than a clock can hold",
+        where="--speed",
+        got=f"{options.speed:g}, and {format_duration_ns(found.last_ns)} of {trace.path}",
+        accepted=f"at least {found.last_ns / MAX_TIME_NS:.3g}",
+    )
+
+
 def _lane_writes(
     found: Survey, targets: dict[Tier, Target], options: ReplayOptions
 ) -> tuple[bool, ...]:
@@ -187,6 +210,7 @@ def _executable(
     tiers = tuple(targets)
     found = _survey(trace, tiers, options, watcher, stop)
     _check_rows(trace, found, tiers)
+    _check_duration(trace, found, options)
     with_rows = tuple(tier for tier in tiers if found.cell_ops[tier].any())
     if with_rows != tiers:
         found = _survey(trace, with_rows, options, watcher, stop)
