@@ -61,6 +61,38 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+def _checked_by(fields: type[BaseModel]) -> AfterValidator:
+    """Return a validator that leaves a mapping as it is if `fields` accepts it."""
+
+    def check(values: dict[str, Any]) -> dict[str, Any]:
+        fields.model_validate(values)
+        return values
+
+    return AfterValidator(check)
+
+
+class _Model(_Part):
+    name: str
+    dtype: str
+    bytes_per_token: int
+
+
+class _Layout(_Part):
+    name: str
+    block_tokens: Annotated[int, Field(gt=0, le=1 << 31)] | None = None
+    objects_per_block: int | None = None
+
+
+class _Statistics(_Part):
+    requests: Count | None = None
+    blocks: Count | None = None
+    unique_blocks: Count | None = None
+    generated_tokens: Count | None = None
+    ideal_prefix_hit: float | None = None
+    hit_ratio: dict[str, float | None] | None = None
+    replay: dict[str, Any] = {}
+
+
 class Producer(_Part):
     """The program that wrote the trace."""
 
@@ -125,8 +157,8 @@ class Header(_Part):
     format_version: int = FORMAT_VERSION
     producer: Producer = Producer()
     source: SourceInfo | None = None
-    model: dict[str, Any] | None = None
-    layout: dict[str, Any] | None = None
+    model: Annotated[dict[str, Any], _checked_by(_Model)] | None = None
+    layout: Annotated[dict[str, Any], _checked_by(_Layout)] | None = None
     tiers: list[TierInfo] = []
     write_policy: str | None = None
     tensor_parallel: int | None = None
@@ -135,7 +167,7 @@ class Header(_Part):
     ranks: str | None = None
     seed: int | None = None
     config: dict[str, Any] = {}
-    statistics: dict[str, Any] = {}
+    statistics: Annotated[dict[str, Any], _checked_by(_Statistics)] = {}
     resident: Resident = Resident()
     epoch_ns: Time | None = None
     totals: Totals = Totals()

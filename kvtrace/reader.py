@@ -74,6 +74,23 @@ class Trace:
 
         return pl.scan_parquet(list(self.parts))
 
+    def collect(self, frame: pl.LazyFrame, *, streaming: bool = False) -> pl.DataFrame:
+        """Return what a frame made of `lazy` comes to. Raises TraceError for damage."""
+        import polars as pl
+
+        try:
+            return frame.collect(engine="streaming" if streaming else "auto")
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            self.check_values()
+            raise TraceError(
+                f"damaged: {error}", where=self.path, hint="write or copy the trace again"
+            ) from error
+
+    def check_values(self) -> None:
+        """Raise TraceError for the first row that isn't one of the format."""
+        for _ in self.batches():
+            pass
+
     def resident(self) -> NDArray[np.void]:
         """Return the objects present at the start, an array of `header.RESIDENT_DTYPE`.
 
@@ -253,7 +270,8 @@ def _open_file(path: Path) -> pq.ParquetFile:
     _check_magic(path)
     try:
         file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+        _ = file.schema_arrow.names  # decodes them
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise TraceError(
             f"truncated or damaged Parquet file: {error}",
             where=path,
@@ -288,8 +306,10 @@ def _check_magic(path: Path) -> None:
 
 
 def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
-    index = schema.get_field_index(column.name)
-    if index < 0:
+    indices = schema.get_all_field_indices(column.name)
+    if len(indices) > 1:
+        raise TraceError(f"more than one column {column.name}", where=path, accepted="one")
+    if not indices:
         if column.required:
             raise TraceError(
                 f"missing column {column.name}",
@@ -298,7 +318,7 @@ def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
                 accepted=", ".join(column.name for column in REQUIRED),
             )
         return
-    found = schema.field(index).type
+    found = schema.field(indices[0]).type
     accepted = found == column.type
     if column.words is not None and pa.types.is_dictionary(found):
         accepted = found.value_type in (pa.string(), pa.large_string())
