@@ -131,7 +131,7 @@ def _texts() -> Iterator[tuple[str, str | bytes]]:
 def _blktrace(cpu: int) -> bytes:
     """Return events of one CPU: writes, reads, a discard."""
     made = np.zeros(9, RECORD)
-    made["magic"], made["sequence"] = MAGIC | 7, np.arange(cpu, 18, 2)
+    made["magic"], made["sequence"] = MAGIC | 7, np.arange(1, 10)
     made["time"], made["sector"] = np.arange(9) * 1000 + cpu, np.arange(9) % 4 * 2048
     made["bytes"], made["device"], made["cpu"] = 4096, 254 << 20, cpu
     made["action"] = 1 | 1 << 20 | np.where(np.arange(9) < 4, 1 << 17, 1 << 16)
