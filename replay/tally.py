@@ -34,12 +34,18 @@ class Tally:
         self.first_error = ""
         """The first failed op's, in the trace's order; not one that waited for a failed one."""
         self.verified = 0
+        self.total = 0
+        """Ops that were taken, whatever came of them."""
+        self.completed = 0
+        """Ops without error."""
 
     def add(self, done: Done) -> None:
         """Count finished ops."""
         reads = (done.action == Action.READ) & np.isin(done.lane, self._moving)
         self.verified += int((reads & np.isin(done.error, (0, VERIFY_FAILED))).sum())
         bad = np.flatnonzero(done.error != 0)
+        self.total += len(done)
+        self.completed += len(done) - len(bad)
         if not len(bad):
             return
         self._errors.update(done.error[bad].tolist())

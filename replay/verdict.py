@@ -11,6 +11,7 @@ from replay.reason import Reason
 
 if TYPE_CHECKING:
     from kvtrace.schema import Tier
+    from replay.counts import Counts
     from replay.fidelity import Fidelity, Skipped
     from replay.recorder import LaneMeasure
 
@@ -34,6 +35,7 @@ CODES = (
     "order_violated",
     "planner_stall",
     "payload_repeated",
+    "counts_differ",
 )
 """What can make a result INVALID; each may be accepted."""
 
@@ -68,6 +70,7 @@ class Findings:
 
     lanes: tuple[LaneMeasure, ...]
     fidelity: Fidelity
+    counts: Counts | None = None
     skipped: tuple[Skipped, ...] = ()
     named_not_executed: tuple[str, ...] = ()
     failed_ops: int = 0
@@ -115,6 +118,7 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _violated,
         _stalled,
         _repeated,
+        _miscounted,
     )
     reasons = [reason for check in checks for reason in check(findings)]
     marked = tuple(Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons)
@@ -276,6 +280,18 @@ def _repeated(found: Findings) -> list[Reason]:
             "payload_repeated",
             "the arena's bytes were written again and again without stamps",
             "use --payload fresh with --dedup-ratio, or no --dedup-ratio",
+        )
+    ]
+
+
+def _miscounted(found: Findings) -> list[Reason]:
+    if found.counts is None or found.counts.add_up:
+        return []
+    return [
+        Reason(
+            "counts_differ",
+            f"{found.counts}: they don't add up",
+            "this is a defect of kvtrace: report it with the trace",
         )
     ]
 

@@ -120,8 +120,8 @@ class Sequences:
             numbers = numbers[~unnumbered]
             if not len(numbers):
                 continue
-            before = self._last.get((path, cpu), int(numbers[0]) - 1)
-            steps = np.diff(numbers, prepend=before)
+            last = self._last.get((path, cpu), int(numbers[0]) - 1)
+            steps = np.diff(numbers, prepend=last)
             gaps = int((steps[steps > 1] - 1).sum())
             if gaps:
                 self.missing += gaps

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+import replay
 from kvtrace.errors import UsageError
 from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_TIME_NS, Tier
-from replay import ReplayOptions, TargetSpec
+from kvtrace.schema import MAX_TIME_NS, Op, Tier
+from replay import ReplayOptions, TargetSpec, assess
+from replay.counts import Counts, counts_of
 from replay.options import Timing
 from replay.prepare import prepare, schedule_text
+from replay.simulated import faulty_target
 from replay.watch import Silent, Stop
 from tests.support.hostile import parquet
 
@@ -46,3 +51,60 @@ def test_a_long_run_says_so_before_it_starts(tmp_path: Path) -> None:
     assert prepared(path, speed=1e-6) == (
         "schedule: the last op is due after 3000000.0 s, 34.7 days"
     )
+
+
+ROWS = 400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"limit_rows": 123},
+        {"limit_ns": 150_000},
+        {"mode": Timing.CLOSED},
+        {"mode": Timing.OPEN, "speed": 1e6},
+        {"warmup_ns": 100_000, "mode": Timing.OPEN},
+        {"engine": "threads", "threads": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_rows_are_ops_errors_and_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], stopped: bool
+) -> None:
+    """Whatever is cut off, fails or waits for what failed: every row is in one count."""
+    rng = np.random.default_rng(3)
+    op = np.where(np.arange(ROWS) < 40, Op.WRITE, rng.choice([Op.READ, Op.WRITE, Op.LOOKUP], ROWS))
+    path = parquet(
+        tmp_path / "t.parquet",
+        timestamp=np.arange(ROWS) * 1000,
+        op=op,
+        size=np.where(op == Op.LOOKUP, 0, 4096),
+        tier=np.where(np.arange(ROWS) % 7 == 0, Tier.GPU, Tier.NVME),
+        key=np.arange(ROWS) % 40,
+    )
+    seen: list[Counts] = []
+
+    def kept(*found: Any, **more: Any) -> Counts:
+        seen.append(counts_of(*found, **more))
+        return seen[-1]
+
+    monkeypatch.setattr(assess, "counts_of", kept)
+    target = faulty_target({5: -5, 60: -28, 61: 512})
+    target.spec = replace(target.spec, tiers=(Tier.NVME,))
+    stop = Stop()
+    if stopped:
+        monkeypatch.setattr("replay.measurement.Measurement._look", lambda *_: stop.set() or False)
+    chosen = ReplayOptions(**{"mode": Timing.MAX, "populate": "none"} | options)
+    result = replay.run(path, [target], chosen, stop=stop)
+    assert seen[-1].add_up, seen[-1]
+    assert seen[-1].errors or seen[-1].not_executed
+    assert "counts_differ" not in {reason.code for reason in result.verdict.reasons}
+
+
+def test_rows_that_vanish_are_a_reason() -> None:
+    """A row in no count, or in two, makes a result INVALID."""
+    assert Counts(10, 7, 1, 2).add_up
+    for other in (Counts(10, 7, 1, 1), Counts(10, 8, 1, 2)):
+        assert not other.add_up
