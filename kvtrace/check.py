@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
 from kvtrace.jit import constant, kernel
-from kvtrace.schema import NODE_SHIFT, Op, Phase, Tier
+from kvtrace.schema import MAX_TOTAL_BYTES, NODE_SHIFT, Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -200,7 +200,7 @@ class Checker:
         self._tiers[:, 2] = np.iinfo(np.int64).max
         for info in header.tiers:
             if info.capacity_bytes is not None:
-                allowed = int(info.capacity_bytes / info.occupancy_factor)
+                allowed = min(int(info.capacity_bytes / info.occupancy_factor), MAX_TOTAL_BYTES)
                 self._tiers[Tier[info.name.upper()] :: len(Tier), 2] = allowed
         self._found = np.zeros((len(MEANINGS), 1 + SHOWN), np.int64)
         self._rows, self._derived = 0, 0

@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from kvtrace.documents import parse_yaml, read_document
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.fields import Bandwidth, Bytes, DurationNs, RatePerS, Ratio, Section, Warmup
+from kvtrace.fields import (
+    MAX_TOKENS,
+    Bandwidth,
+    Bytes,
+    DurationNs,
+    RatePerS,
+    Ratio,
+    Section,
+    Tokens,
+    Warmup,
+)
 from kvtrace.source_config import ARRIVING, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
@@ -124,10 +135,10 @@ class RecordConfig(Section):
     model: str = "llama3.1-8b"
     dtype: str | None = None
     layout: str = "lmcache"
-    block_tokens: Annotated[int, Field(gt=0)] | None = None
+    block_tokens: Tokens | None = None
     ranks: Literal["all", "one"] | None = None
-    tensor_parallel: Annotated[int, Field(gt=0)] = 1
-    num_gpus: Annotated[int, Field(gt=0)] | None = None
+    tensor_parallel: Annotated[int, Field(gt=0, le=1 << 14)] = 1
+    num_gpus: Annotated[int, Field(gt=0, le=1 << 14)] | None = None
     nodes: Annotated[int, Field(gt=0, le=1 << 14)] = 1
     tiers: TiersConfig = TiersConfig()
     eviction: Eviction = "lru"
@@ -136,16 +147,16 @@ class RecordConfig(Section):
     promotion: Literal["none", "on-hit"] | None = None
     touch_order: Literal["tail-first", "in-order"] = "tail-first"
     store_generated: Literal["auto", "yes", "no"] = "auto"
-    state_interval: Annotated[int, Field(ge=0)] = 0
+    state_interval: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
     lookups: bool = False
     role: Literal["both", "prefill", "decode"] = "both"
     warmup: Warmup | None = None
     duration: DurationNs | None = None
-    requests: Annotated[int, Field(gt=0)] | None = None
+    requests: Annotated[int, Field(gt=0, le=1 << 40)] | None = None
     generation: Literal["none", "fast", "realistic"] = "realistic"
     decode_rate: RatePerS | None = None
     prefill_rate: RatePerS | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     sizing: SizingConfig = SizingConfig()
 
     @model_validator(mode="after")
@@ -228,7 +239,7 @@ def resolve(
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError("not key=value", where="--set", got=repr(text))
-        _put(data, key.strip(), yaml.safe_load(value))
+        _put(data, key.strip(), parse_yaml(value, f"--set {key}", error=UsageError))
         origins[key.strip()] = "--set"
     for key, value in options.items():
         if value is not None:
@@ -276,10 +287,9 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"can't read the configuration: {error}", where=path) from error
+    data = parse_yaml(
+        read_document(path, "the configuration", error=UsageError), path, error=UsageError
+    )
     if not isinstance(data, dict):
         raise UsageError("not a configuration", where=path, accepted="a YAML mapping")
     return data

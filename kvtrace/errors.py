@@ -41,13 +41,30 @@ class KvtraceError(Exception):
         self.accepted = accepted
         self.hint = hint
         head = problem if where is None else f"{where}: {problem}"
-        details = [] if got is None else [f"got {got}"]
+        details = [] if got is None else [f"got {_short(got)}"]
         if accepted is not None:
             details.append(f"accepted: {accepted}")
         if hint is not None:
             details.append(hint)
         line = head if not details else f"{head}: {'; '.join(details)}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(_cut(" ".join(line.split()), _LINE_CHARS))
+
+
+_GOT_CHARS, _LINE_CHARS = 200, 2000
+"""What was got, and a whole message, are cut to so many characters: inputs may be of any size."""
+
+
+def _short(got: object) -> str:
+    """Return what was got, cut; integers may be too long for Python to print."""
+    try:
+        text = str(got)
+    except ValueError:
+        text = f"an integer of {got.bit_length()} bits" if isinstance(got, int) else "a long value"
+    return _cut(text, _GOT_CHARS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 class UsageError(KvtraceError):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kvtrace.errors import KvtraceError
-from kvtrace.units import parse_bytes, parse_duration_ns, parse_rate_per_s
+from kvtrace.schema import MAX_TIME_NS
+from kvtrace.units import UNLIMITED, parse_bytes, parse_duration_ns, parse_rate_per_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,14 +33,22 @@ def _checked_warmup(text: str) -> str:
     return text
 
 
-Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0)]
-DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0)]
-RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(gt=0)]
-Bandwidth = Annotated[int, _parsed(parse_bytes), Field(gt=0)]
+MAX_COUNT = 1 << 20
+"""Users, turns, cycles and the like: more is a mistake, and would need as much memory."""
+MAX_TOKENS = 1 << 24
+MAX_FACTOR = 1e9
+Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0, le=UNLIMITED)]
+DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0, le=MAX_TIME_NS)]
+RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(ge=1e-9, le=1e12)]
+Bandwidth = Annotated[int, _parsed(parse_bytes), Field(gt=0, le=UNLIMITED)]
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Factor = Annotated[float, Field(ge=1 / MAX_FACTOR, le=MAX_FACTOR)]
 Warmup = Annotated[str, AfterValidator(_checked_warmup)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
-Range = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-Seconds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+Tokens = Annotated[int, Field(gt=0, le=MAX_TOKENS)]
+Range = tuple[Tokens, Tokens]
+_Second = Annotated[float, Field(ge=0, le=MAX_FACTOR)]
+Seconds = tuple[_Second, _Second]
 
 
 class Section(BaseModel):

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import zstandard
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kvtrace.errors import TraceError
-from kvtrace.schema import FORMAT_VERSION
+from kvtrace.schema import (
+    FORMAT_VERSION,
+    MAX_RESIDENTS,
+    MAX_SIZE_BYTES,
+    MAX_TIME_NS,
+    MAX_TOTAL_BYTES,
+    Op,
+    Phase,
+    Tier,
+    Word,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +33,64 @@ _OF_TOOLS = ("history", "half_demotions")
 """Fields that only traces made of other traces have; left out where they say nothing."""
 
 
+Count = Annotated[int, Field(ge=0, le=MAX_TOTAL_BYTES)]
+"""Rows, ops, objects or bytes."""
+Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Factor = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+Time = Annotated[int, Field(ge=-MAX_TIME_NS, le=MAX_TIME_NS)]
+
+
+def _one_of(words: type[Word]) -> AfterValidator:
+    """Return a validator that accepts the labels of `words`."""
+    labels = tuple(word.label for word in words)
+
+    def check(label: str) -> str:
+        if label not in labels:
+            raise ValueError(f"unknown {words.__name__.lower()}, accepted: {', '.join(labels)}")
+        return label
+
+    return AfterValidator(check)
+
+
+TierName = Annotated[str, _one_of(Tier)]
+PhaseName = Annotated[str, _one_of(Phase)]
+OpName = Annotated[str, _one_of(Op)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
+
+
+def _checked_by(fields: type[BaseModel]) -> AfterValidator:
+    """Return a validator that leaves a mapping as it is if `fields` accepts it."""
+
+    def check(values: dict[str, Any]) -> dict[str, Any]:
+        fields.model_validate(values)
+        return values
+
+    return AfterValidator(check)
+
+
+class _Model(_Part):
+    name: str
+    dtype: str
+    bytes_per_token: int
+
+
+class _Layout(_Part):
+    name: str
+    block_tokens: Annotated[int, Field(gt=0, le=1 << 31)] | None = None
+    objects_per_block: int | None = None
+
+
+class _Statistics(_Part):
+    requests: Count | None = None
+    blocks: Count | None = None
+    unique_blocks: Count | None = None
+    generated_tokens: Count | None = None
+    ideal_prefix_hit: float | None = None
+    hit_ratio: dict[str, float | None] | None = None
+    replay: dict[str, Any] = {}
 
 
 class Producer(_Part):
@@ -49,38 +116,38 @@ class TierInfo(_Part):
     multiplied by to give the bytes that the node holds (ranks not emitted, MLA copies in HBM).
     """
 
-    name: str
-    capacity_bytes: int | None
-    high_watermark_ratio: float = 1.0
-    low_watermark_ratio: float = 1.0
+    name: TierName
+    capacity_bytes: Count | None
+    high_watermark_ratio: Ratio = 1.0
+    low_watermark_ratio: Ratio = 1.0
     eviction: str = "lru"
-    occupancy_factor: float = 1.0
+    occupancy_factor: Factor = 1.0
 
 
 class Cell(_Part):
     """Ops and bytes of one tier × phase × op."""
 
-    tier: str
-    phase: str
-    op: str
-    ops: int
-    bytes: int
+    tier: TierName
+    phase: PhaseName
+    op: OpName
+    ops: Count
+    bytes: Count
 
 
 class Totals(_Part):
     """What the trace amounts to, counted while it was written."""
 
-    rows: int = 0
-    bytes: int = 0
-    duration_ns: int = 0
+    rows: Count = 0
+    bytes: Count = 0
+    duration_ns: Time = 0
     cells: list[Cell] = []
 
 
 class Resident(_Part):
     """Objects present at the start, per tier name: count and bytes."""
 
-    objects: dict[str, int] = {}
-    bytes: dict[str, int] = {}
+    objects: dict[TierName, Count] = {}
+    bytes: dict[TierName, Count] = {}
     derived: bool = Field(default=False, description="inferred from reads before writes")
 
 
@@ -90,8 +157,8 @@ class Header(_Part):
     format_version: int = FORMAT_VERSION
     producer: Producer = Producer()
     source: SourceInfo | None = None
-    model: dict[str, Any] | None = None
-    layout: dict[str, Any] | None = None
+    model: Annotated[dict[str, Any], _checked_by(_Model)] | None = None
+    layout: Annotated[dict[str, Any], _checked_by(_Layout)] | None = None
     tiers: list[TierInfo] = []
     write_policy: str | None = None
     tensor_parallel: int | None = None
@@ -100,11 +167,11 @@ class Header(_Part):
     ranks: str | None = None
     seed: int | None = None
     config: dict[str, Any] = {}
-    statistics: dict[str, Any] = {}
+    statistics: Annotated[dict[str, Any], _checked_by(_Statistics)] = {}
     resident: Resident = Resident()
-    epoch_ns: int | None = None
+    epoch_ns: Time | None = None
     totals: Totals = Totals()
-    dropped_rows: int = 0
+    dropped_rows: Count = 0
     anonymised: bool = False
     history: list[dict[str, Any]] = []
     half_demotions: bool = Field(
@@ -149,6 +216,7 @@ class Header(_Part):
         return header
 
 
+_WINDOW_BYTES = 1 << 27
 RESIDENT_DTYPE = np.dtype([("tier", "u1"), ("key", "<u8"), ("size", "<u8")])
 """One object present at the start of a trace."""
 
@@ -159,7 +227,63 @@ def pack_resident(objects: NDArray[np.void]) -> bytes:
     return base64.b64encode(zstandard.ZstdCompressor(level=3).compress(raw.data))
 
 
-def unpack_resident(text: bytes) -> NDArray[np.void]:
-    """Return what `pack_resident` was given."""
-    raw = zstandard.ZstdDecompressor().decompress(base64.b64decode(text))
-    return np.frombuffer(raw, RESIDENT_DTYPE)
+def unpack_resident(text: bytes, *, where: object) -> NDArray[np.void]:
+    """Return what `pack_resident` was given, checked. Raises TraceError."""
+    return checked_residents(_unpacked(text, where), where)
+
+
+def _unpacked(text: bytes, where: object) -> NDArray[np.void]:
+    most = MAX_RESIDENTS * RESIDENT_DTYPE.itemsize
+    try:
+        packed = base64.b64decode(text, validate=True)
+        with zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(packed) as raw:
+            data = raw.read(most + 1)
+    except (binascii.Error, zstandard.ZstdError) as error:
+        raise TraceError(
+            f"damaged list of residents: {error}", where=where, hint="write the trace again"
+        ) from error
+    if len(data) > most:
+        raise TraceError(
+            "too many residents", where=where, accepted=f"up to {MAX_RESIDENTS:,} objects"
+        )
+    if len(data) % RESIDENT_DTYPE.itemsize:
+        raise TraceError(
+            "damaged list of residents",
+            where=where,
+            got=f"{len(data)} bytes",
+            accepted=f"{RESIDENT_DTYPE.itemsize} per object",
+        )
+    return np.frombuffer(data, RESIDENT_DTYPE)
+
+
+def checked_residents(found: NDArray[np.void], where: object) -> NDArray[np.void]:
+    """Return the objects. Raises TraceError for a tier or size out of range, or a repeated key."""
+    for name, most in (("tier", len(Tier) - 1), ("size", MAX_SIZE_BYTES)):
+        bad = found[name] > most
+        if bad.any():
+            at = int(bad.argmax())
+            raise TraceError(
+                f"{name} out of range",
+                where=f"{where}: resident {at}, {name}",
+                got=int(found[name][at]),
+                accepted=f"0 to {most}",
+                hint="write the trace again",
+            )
+    if int(found["size"].sum(dtype=np.uint64)) >= MAX_TOTAL_BYTES:
+        raise TraceError(
+            "residents are too large in all",
+            where=where,
+            accepted=f"less than {MAX_TOTAL_BYTES} bytes",
+        )
+    for tier in Tier:
+        keys = np.sort(found["key"][found["tier"] == tier])
+        twice = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(twice):
+            raise TraceError(
+                "an object is listed twice among the residents",
+                where=where,
+                got=f"key {int(keys[twice[0]])} on tier {tier.label}",
+                accepted="each (tier, key) once",
+                hint="write the trace again",
+            )
+    return found

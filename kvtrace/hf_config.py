@@ -6,6 +6,8 @@ from typing import Any
 
 from kvtrace.errors import TraceError
 
+_MOST = 1 << 24
+"""Layers, heads, dimensions, tokens of a window: no model has as many."""
 _FP32_BYTES = 4
 _FP8_INDEXER_BYTES = 132  # 128 values of fp8 and one fp32 scale, per layer and token
 
@@ -16,6 +18,8 @@ def geometry(config: dict[str, Any], where: object) -> dict[str, Any]:
     Raises TraceError for a configuration without the keys that KV geometry needs.
     """
     text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise _missing("text_config", where)
     name = str(config.get("_name_or_path") or config.get("model_type") or "model")
     dtype = text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype")
     if not isinstance(dtype, str):
@@ -42,6 +46,8 @@ def _need(config: dict[str, Any], key: str, where: object) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise _missing(key, where)
+    if value > _MOST:
+        raise TraceError(f"bad {key}", where=where, got=value, accepted=f"1 to {_MOST:,}")
     return value
 
 
@@ -95,6 +101,8 @@ def _layer_types(config: dict[str, Any], where: object) -> list[str]:
     layers = _need(config, "num_hidden_layers", where)
     listed = config.get("layer_types")
     if listed:
+        if not isinstance(listed, list) or not all(isinstance(kind, str) for kind in listed):
+            raise TraceError("bad layer_types", where=where, accepted="a list of words")
         if len(listed) != layers:
             raise TraceError(
                 "layer_types doesn't match num_hidden_layers",
@@ -114,6 +122,8 @@ def _layer_types(config: dict[str, Any], where: object) -> list[str]:
         return ["sliding_attention"] * layers
     if pattern is None:
         return ["full_attention"] * layers
+    if not isinstance(pattern, int) or pattern <= 0:
+        raise TraceError("bad pattern of layers", where=where, got=pattern, accepted="1 or more")
     return [other if (index + 1) % pattern else "full_attention" for index in range(layers)]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kvtrace.documents import parse_json, parse_toml, read_document
 from kvtrace.errors import TraceError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -246,27 +245,18 @@ def load_model(name: str) -> Model:
     path = Path(name)
     if path.suffix not in (".toml", ".json"):
         raise unknown_name("model", name, model_names())
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"can't read the model: {error}", where=path) from error
+    text = read_document(path, "the model")
     return _from_toml(text, where=path) if path.suffix == ".toml" else _from_json(text, path)
 
 
 def _from_toml(text: str, where: object) -> Model:
-    try:
-        return _validated(tomllib.loads(text), where)
-    except tomllib.TOMLDecodeError as error:
-        raise TraceError(f"not TOML: {error}", where=where) from error
+    return _validated(parse_toml(text, where), where)
 
 
 def _from_json(text: str, path: Path) -> Model:
     from kvtrace.hf_config import geometry
 
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TraceError(f"not JSON: {error}", where=path) from error
+    config = parse_json(text, path)
     if not isinstance(config, dict):
         raise TraceError("not a model configuration", where=path, accepted="a JSON object")
     return _validated(geometry(config, path), path)

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kvtrace.bounds import Bounds, refuse
 from kvtrace.errors import TraceError
 from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
-from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, MAX_SIZE_BYTES, REQUIRED, Column, Op
+from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, REQUIRED, Column
 from kvtrace.writer import HEAD_NAME, RESIDENT_KEY, file_sha256, numpy_dtype
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Columns = dict[str, "NDArray[Any]"]
 BATCH_ROWS = 1 << 17
 _MAGIC = b"PAR1"
+_MAX_WORDS = 1 << 10
+"""Most entries of a word column's dictionary: the format has four words at most."""
 
 
 class Trace:
@@ -71,10 +74,36 @@ class Trace:
 
         return pl.scan_parquet(list(self.parts))
 
+    def collect(self, frame: pl.LazyFrame, *, streaming: bool = False) -> pl.DataFrame:
+        """Return what a frame made of `lazy` comes to. Raises TraceError for damage."""
+        import polars as pl
+
+        try:
+            return frame.collect(engine="streaming" if streaming else "auto")
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            self.check_values()
+            raise TraceError(
+                f"damaged: {error}", where=self.path, hint="write or copy the trace again"
+            ) from error
+
+    def check_values(self) -> None:
+        """Raise TraceError for the first row that isn't one of the format."""
+        for _ in self.batches():
+            pass
+
     def resident(self) -> NDArray[np.void]:
-        """Return the objects present at the start, an array of `header.RESIDENT_DTYPE`."""
+        """Return the objects present at the start, an array of `header.RESIDENT_DTYPE`.
+
+        Raises TraceError for a damaged list, a tier or size that can't be, an object listed twice.
+        """
+        return self._resident
+
+    @cached_property
+    def _resident(self) -> NDArray[np.void]:
         packed = _metadata(self._head, RESIDENT_KEY)
-        return np.zeros(0, RESIDENT_DTYPE) if packed is None else unpack_resident(packed)
+        if packed is None:
+            return np.zeros(0, RESIDENT_DTYPE)
+        return unpack_resident(packed, where=self.path)
 
     def beside(self, key: bytes) -> bytes | None:
         """Return what a tool has put beside the trace under a key of its own; None is nothing."""
@@ -92,13 +121,13 @@ class Trace:
         Words come as uint8 wire values, nulls of optional columns as 0; with `nulls` a column that
         has some is a masked array. Raises TraceError, with
         the row, for an unknown word, a null in a required column, time that runs backwards, a
-        size out of range, or a damaged file.
+        time, size or offset out of range, too many bytes in all, or a damaged file.
         """
         names = list(self.columns if columns is None else columns)
         missing = set(names) - set(self.columns)
         assert not missing, f"columns not in this trace: {missing}"
-        read = names if "timestamp" in names else [*names, "timestamp"]
-        first_row, last_ns = 0, 0
+        read = self._needed(names)
+        first_row, bounds = 0, Bounds(self.path)
         iterator = (
             batch
             for file in self._files
@@ -106,13 +135,19 @@ class Trace:
         )
         while (batch := self._next(iterator, first_row)) is not None:
             found = {name: self._values(BY_NAME[name], batch, first_row) for name in read}
-            last_ns = self._check_time(found["timestamp"], last_ns, first_row)
-            if "size" in found and "op" in found:
-                self._check_sizes(found["size"], found["op"], first_row)
+            bounds.check_order(found["timestamp"], first_row)
+            bounds.check(found, first_row)
             first_row += batch.num_rows
             if nulls:
                 found |= _masked(found, batch, names)
             yield {name: found[name] for name in names}
+
+    def _needed(self, names: Sequence[str]) -> list[str]:
+        """Return the columns to read: those asked for, and what they are checked against."""
+        needed = {"timestamp", *names}
+        if "size" in needed or "offset" in needed:
+            needed |= {"size", "offset"} & set(self.columns)
+        return [*names, *sorted(needed - set(names))]
 
     def _next(self, iterator: Iterator[pa.RecordBatch], first_row: int) -> pa.RecordBatch | None:
         try:
@@ -139,11 +174,21 @@ class Trace:
     ) -> NDArray[np.uint8]:
         assert column.words is not None
         wire = {word.label: int(word) for word in column.words}
-        known = [wire.get(text, 255) for text in array.dictionary.to_pylist()]
+        known = [wire.get(text, 255) for text in self._dictionary(column, array, first_row)]
         indices = array.indices.fill_null(0) if array.null_count else array.indices
-        values: NDArray[np.uint8] = np.array(known or [0], np.uint8).take(indices.to_numpy())
-        if 255 in known and (values == 255).any():
-            row = int(np.argmax(values == 255))
+        where = indices.to_numpy()
+        valid = ~array.is_null().to_numpy(False) if array.null_count else np.True_
+        outside = (where < 0) | (where >= len(known))
+        if (outside & valid).any():
+            accepted = f"0 to {len(known) - 1}, its words"
+            refuse(
+                outside & valid, where, self.path, first_row, name=column.name, accepted=accepted
+            )
+        known = known or [0]  # of a column of nulls
+        values: NDArray[np.uint8] = np.array(known, np.uint8).take(np.where(outside, 0, where))
+        unknown = (values == 255) & valid
+        if 255 in known and unknown.any():
+            row = int(unknown.argmax())
             raise TraceError(
                 f"unknown {column.name}",
                 where=self._at(first_row + row, column.name),
@@ -152,34 +197,26 @@ class Trace:
             )
         return values
 
-    def _check_time(self, times: NDArray[Any], last_ns: int, first_row: int) -> int:
-        if not len(times):
-            return last_ns
-        steps = np.diff(times, prepend=last_ns)
-        bad = np.flatnonzero(steps < 0)
-        if len(bad):
-            row = int(bad[0])
-            before = last_ns if row == 0 else int(times[row - 1])
+    def _dictionary(
+        self, column: Column, array: pa.DictionaryArray, first_row: int
+    ) -> list[str | None]:
+        """Return a word column's dictionary."""
+        if len(array.dictionary) > _MAX_WORDS:
             raise TraceError(
-                "time runs backwards",
-                where=self._at(first_row + row, "timestamp"),
-                got=int(times[row]),
-                accepted=f"at least {before}",
-                hint="sort the rows by timestamp, keeping ties in order",
+                f"too many words in column {column.name}",
+                where=f"{self.path}: at or after row {first_row}",
+                got=f"{len(array.dictionary):,}",
+                accepted=", ".join(word.label for word in column.words or ()),
             )
-        return int(times[-1])
-
-    def _check_sizes(self, sizes: NDArray[Any], ops: NDArray[Any], first_row: int) -> None:
-        moves = (ops == Op.READ) | (ops == Op.WRITE)
-        bad = np.flatnonzero((moves & (sizes == 0)) | (sizes > MAX_SIZE_BYTES))
-        if len(bad):
-            row = int(bad[0])
+        try:
+            words: list[str | None] = array.dictionary.to_pylist()
+        except UnicodeDecodeError as error:
             raise TraceError(
-                "size out of range",
-                where=self._at(first_row + row, "size"),
-                got=int(sizes[row]),
-                accepted=f"1 to {MAX_SIZE_BYTES} bytes for a read or write",
-            )
+                f"column {column.name} isn't text",
+                where=f"{self.path}: at or after row {first_row}",
+                hint="write or copy the trace again",
+            ) from error
+        return words
 
     def _at(self, row: int, column: str) -> str:
         return f"{self.path}: row {row}, column {column}"
@@ -233,7 +270,8 @@ def _open_file(path: Path) -> pq.ParquetFile:
     _check_magic(path)
     try:
         file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+        _ = file.schema_arrow.names  # decodes them
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise TraceError(
             f"truncated or damaged Parquet file: {error}",
             where=path,
@@ -268,8 +306,10 @@ def _check_magic(path: Path) -> None:
 
 
 def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
-    index = schema.get_field_index(column.name)
-    if index < 0:
+    indices = schema.get_all_field_indices(column.name)
+    if len(indices) > 1:
+        raise TraceError(f"more than one column {column.name}", where=path, accepted="one")
+    if not indices:
         if column.required:
             raise TraceError(
                 f"missing column {column.name}",
@@ -278,7 +318,7 @@ def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
                 accepted=", ".join(column.name for column in REQUIRED),
             )
         return
-    found = schema.field(index).type
+    found = schema.field(indices[0]).type
     accepted = found == column.type
     if column.words is not None and pa.types.is_dictionary(found):
         accepted = found.value_type in (pa.string(), pa.large_string())

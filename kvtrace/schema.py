@@ -21,7 +21,13 @@ ROW_GROUP_ROWS = 1 << 20
 NODE_SHIFT = 48
 """In a trace of several nodes, the node's number is in the top bits of keys, from this one on."""
 MAX_SIZE_BYTES = 1 << 40
-"""Largest size of one op; larger ones are taken for damage."""
+"""Longest object, and so the largest `offset + size` of an op; more is taken for damage."""
+MAX_TOTAL_BYTES = 1 << 62
+"""Sum of the ends of all ops, and of all residents: no sum of bytes overflows 64 bits below it."""
+MAX_TIME_NS = (1 << 62) - 1
+"""Latest time, 146 years: a start on the machine's clock can be added without an overflow."""
+MAX_RESIDENTS = (1 << 29) // 17
+"""Most objects that a list of residents holds: 512 MiB of them."""
 
 
 class Word(IntEnum):

@@ -86,9 +86,7 @@ class MapReader:
             self._file = pq.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"can't read: {error}", where=path, accepted=_ACCEPTED) from error
-        there = self._file.schema_arrow.names
-        if missing := [name for name in (RECORD, *NAMES) if name not in there]:
-            raise TraceError(f"no column {missing[0]}", where=path, accepted=_ACCEPTED)
+        there = self._names()
         self._extra = [name for name in there if name not in (RECORD, *NAMES)]
         self.knows_requests = any(
             batch.column(0).null_count < batch.num_rows for batch in self._batches(["request"])
@@ -96,6 +94,34 @@ class MapReader:
         """Whether any record has a request."""
         self._rest = self._batches([*NAMES, *self._extra])
         self._next = pa.RecordBatch.from_pylist([], self._file.schema_arrow)
+
+    def _names(self) -> list[str]:
+        """Return the columns' names. Raises TraceError for one of another type, or there twice."""
+        try:
+            fields = list(self._file.schema_arrow)
+        except UnicodeDecodeError as error:
+            raise TraceError(
+                "can't read its names", where=self._path, accepted=_ACCEPTED
+            ) from error
+        names = [field.name for field in fields]
+        if missing := [name for name in (RECORD, *NAMES) if name not in names]:
+            raise TraceError(f"no column {missing[0]}", where=self._path, accepted=_ACCEPTED)
+        for field in fields:
+            word = field.name in BY_NAME and BY_NAME[field.name].words is not None
+            dictionary = pa.types.is_dictionary(field.type)
+            text = dictionary and pa.types.is_string(field.type.value_type)
+            number = pa.types.is_uint64(field.type)
+            text |= pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            if not (text if word else number or (text and field.name not in (RECORD, *NAMES))):
+                raise TraceError(
+                    f"wrong type of column {field.name}",
+                    where=self._path,
+                    got=field.type,
+                    accepted=_ACCEPTED,
+                )
+        if len(set(names)) != len(names):
+            raise TraceError("a column is there twice", where=self._path, accepted=_ACCEPTED)
+        return names
 
     def _batches(self, names: list[str]) -> Iterator[pa.RecordBatch]:
         try:

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kvtrace.fields import DurationNs, Range, RatePerS, Ratio, Seconds, Section
+from kvtrace.fields import (
+    MAX_FACTOR,
+    Count,
+    DurationNs,
+    Factor,
+    Range,
+    RatePerS,
+    Ratio,
+    Seconds,
+    Section,
+    Tokens,
+)
 from kvtrace.units import S_NS
 
 
@@ -16,7 +27,7 @@ class Template(Section):
     context_tokens: Range
     generated_tokens: Range
     think_s: Seconds
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Factor = 1.0
 
 
 TEMPLATES = {
@@ -42,10 +53,10 @@ class Rag(Section):
     probability: Annotated[float, Field(gt=0, le=1)] = 0.1
     documents: Annotated[int, Field(gt=0, lt=1 << 20)] = 1000
     document_tokens: Range = (4096, 16384)
-    chunk_tokens: Annotated[int, Field(gt=0)] = 512
-    top_k: Annotated[int, Field(gt=0)] = 5
+    chunk_tokens: Tokens = 512
+    top_k: Count = 5
     popularity: Literal["zipfian", "uniform"] = "zipfian"
-    zipf_exponent: Annotated[float, Field(gt=0)] = 1.0
+    zipf_exponent: Annotated[float, Field(gt=0, le=100)] = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,23 +79,23 @@ class SourceConfig(Section):
 
     name: str = "synthetic"
     input: tuple[str, ...] = ()
-    speed: Annotated[float, Field(gt=0)] = 1.0
-    users: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
+    speed: Factor = 1.0
+    users: Count | Literal["auto"] | None = None
     rate: RatePerS | None = None
     arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
-    gamma_shape: Annotated[float, Field(gt=0)] = 0.5
+    gamma_shape: Annotated[float, Field(ge=1e-3, le=1e6)] = 0.5
     diurnal_amplitude: Annotated[float, Field(ge=0, lt=1)] = 0.5
     diurnal_period: DurationNs = 24 * 3600 * S_NS
     multi_turn: bool = True
     end_probability: Ratio = 0.2
-    max_turns: Annotated[int, Field(gt=0)] = 50
+    max_turns: Count = 50
     max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
     templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
     prefix_caching: bool = True
     system_prompts: SystemPrompts = SystemPrompts()
     rag: Rag | None = None
-    qos_mix: dict[str, float] = QOS_MIX
-    cycles: Annotated[int, Field(gt=0)] = 1
+    qos_mix: dict[str, Annotated[float, Field(ge=0, le=MAX_FACTOR)]] = QOS_MIX
+    cycles: Count = 1
     scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
     dequantise: DurationNs | None = None
     invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from kvtrace.schema import Op, Tier
+from kvtrace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier, Word
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -22,25 +22,25 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
     """
     header = trace.header
     rows = trace.lazy().with_columns(pl.col("tier", "phase", "op").cast(pl.String))
-    cells = (
-        rows.group_by("tier", "phase", "op")
-        .agg(
-            ops=pl.len(),
-            bytes=pl.col("size").sum(),
-            size_min=pl.col("size").min(),
-            size_max=pl.col("size").max(),
-        )
-        .collect(engine="streaming")
+    cells: Any = rows.group_by("tier", "phase", "op").agg(
+        ops=pl.len(),
+        bytes=pl.col("size").sum(),
+        size_min=pl.col("size").min(),
+        size_max=pl.col("size").max(),
     )
-    objects = (
-        rows.group_by("tier").agg(objects=pl.col("key").n_unique()).collect(engine="streaming")
+    cells = trace.collect(cells, streaming=True)
+    times = trace.collect(rows.select(_TIMES))
+    _check(trace, cells, times)
+    objects = trace.collect(
+        rows.group_by("tier").agg(objects=pl.col("key").n_unique()), streaming=True
     )
-    duration_ns = rows.select(pl.col("timestamp").max()).collect().item() or 0
+    total = trace.collect(rows.select(pl.col("key").n_unique()), streaming=True).item()
+    duration_ns = times["last"].item() or 0
     ordered = sorted(cells.to_dicts(), key=_order)
     return {
         "path": str(trace.path),
         "rows": trace.rows,
-        "objects": rows.select(pl.col("key").n_unique()).collect(engine="streaming").item(),
+        "objects": total,
         "bytes": sum(cell["bytes"] for cell in ordered),
         "duration_s": duration_ns / S_NS,
         "tiers": {
@@ -54,6 +54,26 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
         "content_sha256": header.content_sha256,
         "header": header.model_dump(mode="json"),
     }
+
+
+_TIMES = (
+    pl.col("timestamp").min().alias("first"),
+    pl.col("timestamp").max().alias("last"),
+    pl.any_horizontal(pl.col("timestamp", "size", "key").is_null()).any().alias("nulls"),
+)
+_WORDS: tuple[tuple[str, type[Word]], ...] = (("tier", Tier), ("phase", Phase), ("op", Op))
+
+
+def _check(trace: Trace, cells: pl.DataFrame, times: pl.DataFrame) -> None:
+    """Raise TraceError, with the row, if some row isn't one of the format; few rows are read."""
+    known = all(
+        set(cells[name].to_list()) <= {word.label for word in words} for name, words in _WORDS
+    )
+    first, last, nulls = times.row(0)
+    ranges = trace.rows == 0 or ((first or 0) >= 0 and (last or 0) <= MAX_TIME_NS)
+    sizes = (cells["size_max"].max() or 0) <= MAX_SIZE_BYTES  # type: ignore[operator]
+    if not (known and ranges and sizes) or nulls:
+        trace.check_values()
 
 
 _FROM_HEADER = ("requests", "blocks", "unique_blocks", "ideal_prefix_hit", "hit_ratio")

@@ -14,8 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kvtrace.bounds import Bounds
 from kvtrace.errors import TargetError, write_failure
-from kvtrace.header import RESIDENT_DTYPE, Cell, Header, Resident, Totals, pack_resident
+from kvtrace.header import (
+    RESIDENT_DTYPE,
+    Cell,
+    Header,
+    Resident,
+    Totals,
+    checked_residents,
+    pack_resident,
+)
 from kvtrace.schema import (
     BY_NAME,
     COLUMNS,
@@ -200,7 +209,16 @@ class RowWriter(ABC):
         if kind is not None:
             self.abort()
         elif self._partial.exists():
+            self._close_or_abort()
+
+    def _close_or_abort(self) -> None:
+        closed = False
+        try:
             self.close()
+            closed = True
+        finally:
+            if not closed:
+                self.abort()
 
 
 class TraceWriter(RowWriter):
@@ -234,6 +252,7 @@ class TraceWriter(RowWriter):
         self.beside: dict[bytes, bytes] = {}
         """Entries of the file's metadata that are no part of the trace."""
         self._counter = TotalsCounter()
+        self._bounds = Bounds(self.path)
         self._hash = _ContentHash(self.columns)
         self._rows = 0
         self._pending: list[dict[str, NDArray[Any]]] = []
@@ -306,6 +325,7 @@ class TraceWriter(RowWriter):
             columns[column.name] = values
             self._hash.update(column.name, values, start_row)
             arrays.append(arrow_values(column, values))
+        self._bounds.check(columns, start_row)
         self._counter.update(columns)
         table = pa.Table.from_arrays(
             arrays, schema=pa.schema([column.field for column in self.columns])
@@ -330,6 +350,7 @@ class TraceWriter(RowWriter):
         header = header.model_copy(update={"totals": self._counter.totals()})
         metadata = dict(self.beside)
         if len(self.resident):
+            checked_residents(self.resident, self.path)
             header = header.model_copy(
                 update={"resident": _resident_totals(self.resident, header.resident.derived)}
             )

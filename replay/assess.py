@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replay import clock, environment, fidelity, payload
+from replay.counters import LaneCounters
+from replay.counts import counts_of
 from replay.histogram import COARSE_BITS, Histogram
 from replay.loop import (
     DEPENDENCY_FAILED,
     SECTOR_BYTES,
     VERIFY_FAILED,
-    LaneCounters,
     Verify,
 )
 from replay.options import Payload, ReplayOptions, Timing
@@ -144,6 +145,7 @@ def _findings(
     return Findings(
         lanes=tuple(lane.measure for lane in lanes),
         fidelity=faithful,
+        counts=counts_of(prepared.survey, prepared.tiers, tally, interrupted=measured.interrupted),
         named_not_executed=tuple(tier.label for tier in prepared.named_not_executed),
         failed_ops=tally.failed,
         dependency_failed_ops=tally.count(DEPENDENCY_FAILED),

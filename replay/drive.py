@@ -90,5 +90,11 @@ def thread_lanes(prepared: Prepared, options: ReplayOptions, queue_depth: int) -
         aligned = -(-longest // space.align_bytes) * space.align_bytes
         lane = target.lane(depth, options.io_size_bytes)
         lane = replace(lane, longest_bytes=max(space.align_bytes, min(lane.io_bytes, aligned)))
+        if space.size_bytes is not None and not space.per_object:
+            begin, end = lane.bounds
+            space_end = space.begin_bytes + space.size_bytes
+            lane = replace(
+                lane, begin_bytes=max(begin, space.begin_bytes), end_bytes=min(end, space_end)
+            )
         lanes += [lane] * options.threads
     return tuple(lanes)

@@ -89,7 +89,7 @@ def open_group(rows: Any, row: int, thread: int, speed: float, lists: Lists, rin
     now = int(rows.timestamp[row])
     before = 0
     if item.known > 0:
-        before = int(item.complete) if item.complete >= 0 else int(item.begin)
+        before = max(int(item.complete), int(item.begin))
     gap_ns = int(max(0, now - before) / speed)
     waited = joined(lists, ring, -item.gating, gap_ns, thread)
     first = int(ring.cursor[EDGES])

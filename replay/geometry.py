@@ -36,6 +36,8 @@ class Geometry:
     """Per lane: whether a delete is work for the target."""
     closed: bool = False
     sync_stores: bool = False
+    fresh: bool = False
+    """Whether payload is a stream that goes on, and not an arena that stays."""
 
 
 def fixed_of(geometry: Geometry) -> Fixed:
@@ -54,6 +56,7 @@ def fixed_of(geometry: Geometry) -> Fixed:
         speed=geometry.speed,
         closed=geometry.closed,
         sync_stores=geometry.sync_stores,
+        fresh=geometry.fresh,
     )
 
 

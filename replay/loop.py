@@ -8,6 +8,7 @@ the measured run is another.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
@@ -17,10 +18,16 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from replay.counters import LaneCounters
+
 SECTOR_BYTES = 512
 """What lengths are counted in, and what has a stamp of its own."""
 NO_TIME_NS = -1
 """In a time column: it never happened. In `Ops.due_ns` (closed mode): when the op's gate opens."""
+UNBOUNDED_BYTES = (1 << 63) - 1
+"""End of a lane whose target has no end: what a file's offset can say."""
+OUT_OF_RANGE = errno.ERANGE
+"""In `Times.error`: the op would have left its lane's part of the target, and wasn't done."""
 OPS_MAX = (1 << 32) - 16
 """Ops of one engine call at most: their numbers are 32 bits wide."""
 
@@ -111,7 +118,8 @@ class Lane:
     (MEMORY, SIMULATED). `mailbox`: address of the library's mailbox (EXTERNAL). `queue_depth`: I/Os
     in flight at most. `io_bytes`: longest single I/O; longer ops go in pieces. `longest_bytes`:
     longest read that will come; 0: unknown. `trim_bytes`: what deletes are aligned to (FILE); 0:
-    they are bookkeeping.
+    they are bookkeeping. [`begin_bytes`, `end_bytes`): the part of the target (DIR: of each
+    object's file) that ops may touch; one that leaves it isn't done and ends with `OUT_OF_RANGE`.
     """
 
     kind: LaneKind
@@ -124,6 +132,14 @@ class Lane:
     trim_bytes: int = 0
     fsync: Fsync = Fsync.NONE
     script: Script | None = None
+    begin_bytes: int = 0
+    end_bytes: int = UNBOUNDED_BYTES
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The part of the target that ops may touch, within the pool if there is one."""
+        end = self.end_bytes if self.pool is None else min(self.end_bytes, self.pool.size)
+        return self.begin_bytes, end
 
 
 GATING = 1 << 31
@@ -293,32 +309,6 @@ class LoopOptions:
     filled_bytes: NDArray[np.uint64] | None = None
     clocks: int = 0
     virtual_time: bool = False
-
-
-@dataclass(slots=True)
-class LaneCounters:
-    """What an engine counted on one lane.
-
-    `payload_stalls`: writes that had to wait for `filled_bytes`. `enter_calls`: system calls of an
-    io_uring engine, to submit or to wait. `timed_submits`: how many of those that submit were
-    timed, and `timed_submit_ns` how long these took. `checked_bytes`: verified, `body_bytes` of
-    them byte by byte in `body_reads` reads, the others by stamps. `io_counts`: latencies of single
-    I/Os, [size class, bucket of `histogram.COARSE_BITS`]; None if the engine doesn't keep them.
-    """
-
-    retries: int = 0
-    short_transfers: int = 0
-    bad_sectors: int = 0
-    in_flight_max: int = 0
-    planner_stalls: int = 0
-    payload_stalls: int = 0
-    enter_calls: int = 0
-    timed_submits: int = 0
-    timed_submit_ns: int = 0
-    checked_bytes: int = 0
-    body_bytes: int = 0
-    body_reads: int = 0
-    io_counts: NDArray[np.int64] | None = None
 
 
 @dataclass(slots=True)

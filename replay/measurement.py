@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from kvtrace.units import S_NS, US_NS
 from replay import clock, engines, sample
+from replay.counters import LaneCounters
 from replay.done import Done, Taker
 from replay.drive import drive, thread_lanes
 from replay.feed import Drain, Feed
 from replay.host import bpftrace
 from replay.host.sampler import Sampler
 from replay.live import LiveView
-from replay.loop import Control, LaneCounters, LoopOptions, Outcome, Times, Verify
+from replay.loop import Control, LoopOptions, Outcome, Times, Verify
 from replay.options import ReplayOptions, Spin, Timing
 from replay.plan import RING_OPS
 from replay.recorder import Recorder

@@ -121,6 +121,8 @@ class Fixed(NamedTuple):
     speed: float
     closed: bool
     sync_stores: bool
+    fresh: bool
+    """Each write takes new bytes of the payload's stream: those before it may be overwritten."""
 
 
 @helper
@@ -157,6 +159,8 @@ def _free(state: State, place: Record, ref: int) -> None:
 @helper
 def _begin_generation(place: Record, state: State, fixed: Fixed) -> None:
     place.generation += 1
+    if fixed.fresh:
+        return
     place.arena = reserve_arena(
         int(state.cursor[ARENA]), place.length, fixed.arena_bytes, fixed.io_bytes
     )
@@ -200,6 +204,11 @@ def _transfer(rows: Rows, row: int, place: Record, state: State, fixed: Fixed, r
     ring.pad[at] = high - low - rows.size[row]
     ring.sector[at] = low // SECTOR_BYTES
     ring.arena[at] = place.arena + low
+    if fixed.fresh and what == _WRITE:
+        cursor = int(state.cursor[ARENA])
+        begin_arena = reserve_arena(cursor, high - low, fixed.arena_bytes, fixed.io_bytes)
+        ring.arena[at] = begin_arena
+        state.cursor[ARENA] = begin_arena + high - low
     return True
 
 

@@ -12,12 +12,12 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.placement import extents
 from kvtrace.placement.extents import lane_of_tier
 from kvtrace.placement.survey import Survey, survey
-from kvtrace.schema import Tier
-from kvtrace.units import format_bytes
-from replay import clock, payload
+from kvtrace.schema import MAX_TIME_NS, Tier
+from kvtrace.units import S_NS, format_bytes, format_duration_ns
+from replay import clock, fresh, payload
 from replay import targets as target_folder
 from replay.geometry import Geometry
-from replay.options import Timing
+from replay.options import Payload, Timing
 from replay.plan import Planner, make_ring
 from replay.targets import TargetSpec
 
@@ -119,6 +119,29 @@ def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
         )
 
 
+def schedule_text(found: Survey, options: ReplayOptions) -> str | None:
+    """Return one line on how long the run takes by its schedule; None in max mode."""
+    if options.mode == Timing.MAX:
+        return None
+    due_ns = int(found.last_ns / options.speed)
+    days = due_ns / S_NS / 86_400
+    long = f", {days:,.1f} days" if days >= 1 else ""
+    if options.mode == Timing.CLOSED:
+        return f"schedule: about {format_duration_ns(due_ns)}{long}, by completions"
+    return f"schedule: the last op is due after {format_duration_ns(due_ns)}{long}"
+
+
+def _check_duration(trace: Trace, found: Survey, options: ReplayOptions) -> None:
+    if options.mode == Timing.MAX or found.last_ns <= options.speed * MAX_TIME_NS:
+        return
+    raise UsageError(
+        "the run would be longer than a clock can hold",
+        where="--speed",
+        got=f"{options.speed:g}, and {format_duration_ns(found.last_ns)} of {trace.path}",
+        accepted=f"at least {found.last_ns / MAX_TIME_NS:.3g}",
+    )
+
+
 def _lane_writes(
     found: Survey, targets: dict[Tier, Target], options: ReplayOptions
 ) -> tuple[bool, ...]:
@@ -159,11 +182,22 @@ def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions, *, who
         )
 
 
-def _check_payload(options: ReplayOptions) -> None:
-    if options.payload == "fresh" and options.verify == "full":
+def _check_payload(found: Survey, arena_bytes: int, options: ReplayOptions) -> None:
+    if options.payload != Payload.FRESH:
+        return
+    if options.verify == "full":
         raise UsageError(
             "--verify full compares with the arena, and --payload fresh doesn't keep one",
             accepted="--verify stamps",
+        )
+    # A write may have to skip as much as its own length at the ring's end, and waits for all of it.
+    needed = 2 * found.longest_bytes + fresh.CHUNK_BYTES
+    if needed > arena_bytes:
+        raise UsageError(
+            "--payload fresh needs an arena of twice the largest object",
+            where="--arena",
+            got=format_bytes(arena_bytes),
+            accepted=f"at least {format_bytes(needed)}",
         )
 
 
@@ -178,6 +212,7 @@ def _executable(
     tiers = tuple(targets)
     found = _survey(trace, tiers, options, watcher, stop)
     _check_rows(trace, found, tiers)
+    _check_duration(trace, found, options)
     with_rows = tuple(tier for tier in tiers if found.cell_ops[tier].any())
     if with_rows != tiers:
         found = _survey(trace, with_rows, options, watcher, stop)
@@ -191,7 +226,7 @@ def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -
     arena_bytes = payload.arena_size(options.arena_bytes, options.io_size_bytes)
     whole = any(target.space().per_object for target in targets)
     _check_arena(found, arena_bytes, options, whole=whole)
-    _check_payload(options)
+    _check_payload(found, arena_bytes, options)
     return arena_bytes
 
 
@@ -289,4 +324,5 @@ def _geometry(
         deletes=tuple(target.deletes for target in targets),
         closed=options.mode == Timing.CLOSED,
         sync_stores=options.sync_stores,
+        fresh=options.payload == Payload.FRESH,
     )

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from replay.counters import LaneCounters
     from replay.done import Done
     from replay.lateness import Waits
-    from replay.loop import LaneCounters
 
 ON_SCHEDULE_NS = 1_000_000
 """An op submitted within this of its due time is on schedule."""

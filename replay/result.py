@@ -16,6 +16,7 @@ from replay.trace_info import TraceInfo
 if TYPE_CHECKING:
     import polars as pl
 
+    from replay.counters import LaneCounters
     from replay.device import DeviceChange, DeviceState, DiskStat
     from replay.document import ResultDocument
     from replay.done import Done
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from replay.histogram import Summary
     from replay.host.bpf import BlockLatency
     from replay.host.series import DeviceSeries, HostSeries
-    from replay.loop import LaneCounters
     from replay.marker import Preconditioned
     from replay.options import ReplayOptions
     from replay.recorder import Groups, LaneMeasure

@@ -19,7 +19,7 @@ from replay.initial_state import InitialState
 from replay.measurement import Measurement
 from replay.native import allocate
 from replay.options import Payload, ReplayOptions
-from replay.prepare import Prepared, prepare
+from replay.prepare import Prepared, prepare, schedule_text
 from replay.reduction import measure_sample
 from replay.result import ToolCost
 from replay.targets import RunMark
@@ -95,6 +95,8 @@ class _Session:
             self.journal,
         )  # fmt: skip
         measurement.plan_ahead()
+        if (schedule := schedule_text(self.prepared.survey, self.options)) is not None:
+            self.watcher.say(schedule)
         arena, page_kind = self._make_arena()
         mark = RunMark(self.prepared.run_id, self.trace.sha256())
         initial = InitialState(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from kvtrace.documents import read_document
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.reader import open_trace
 from replay.document import READ_VERSIONS, SCHEMA_VERSION, ResultDocument
@@ -15,6 +17,7 @@ from replay.output import RESULT_KEY
 from replay.totals import tokens_per_io_s
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -29,15 +32,35 @@ def load(path: Path, *, from_ops: bool = False) -> ResultDocument:
         return _of_trace(path, from_ops=from_ops)
     if from_ops:
         raise UsageError("has no ops", where=path, accepted="a result trace (.parquet)")
+    return parse(read_document(path, "the result").encode(), path)
+
+
+@contextmanager
+def consistent(where: object) -> Iterator[None]:
+    """Turn what figures of a file that contradict each other end in into a TraceError.
+
+    A result is typed, yet its figures may still be of no run: percentiles of no values, columns of
+    other lengths, a window of nothing. For files only; a run's own result ends as what it is.
+    """
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise TraceError(f"can't read: {error.strerror}", where=path) from error
-    return parse(text, path)
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _contradictory(where, error) from error
+    except AssertionError as error:
+        raise _contradictory(where, error) from error
+
+
+def _contradictory(where: object, error: Exception) -> TraceError:
+    return TraceError(
+        "the result's figures contradict each other",
+        where=where,
+        got=f"{type(error).__name__}: {error}",
+        hint="replay again, or report the result trace (--out)",
+    )
 
 
 def _of_trace(path: Path, *, from_ops: bool) -> ResultDocument:
-    with open_trace(path) as trace:
+    with open_trace(path) as trace, consistent(path):
         text = None if from_ops else trace.beside(RESULT_KEY)
         return document_of_ops(trace) if text is None else parse(text, path)
 
@@ -74,7 +97,7 @@ def _upgraded(document: ResultDocument) -> ResultDocument:
 def _parsed(text: bytes, where: object) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise TraceError(
             "isn't whole JSON: cut off, or another file",
             where=where,

@@ -34,6 +34,10 @@ class Tally:
         self.first_error = ""
         """The first failed op's, in the trace's order; not one that waited for a failed one."""
         self.verified = self.moved_reads = 0
+        self.total = 0
+        """Ops that were taken, whatever came of them."""
+        self.completed = 0
+        """Ops without error."""
 
     def add(self, done: Done) -> None:
         """Count finished ops."""
@@ -41,6 +45,8 @@ class Tally:
         self.moved_reads += int((reads & (done.error == 0)).sum())
         self.verified += int((reads & np.isin(done.error, (0, VERIFY_FAILED))).sum())
         bad = np.flatnonzero(done.error != 0)
+        self.total += len(done)
+        self.completed += len(done) - len(bad)
         if not len(bad):
             return
         self._errors.update(done.error[bad].tolist())

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from kvtrace.units import MIB, MS_NS, US_NS, format_bytes, format_count, format_duration_ns
-from replay import signs
 from replay.reason import Reason
+from replay.run_warnings import warnings
 
 if TYPE_CHECKING:
     from kvtrace.schema import Tier
+    from replay.counts import Counts
     from replay.fidelity import Fidelity, Skipped
     from replay.recorder import LaneMeasure
     from replay.result import PayloadInfo
@@ -39,6 +40,7 @@ CODES = (
     "order_violated",
     "planner_stall",
     "payload_repeated",
+    "counts_differ",
 )
 """What can make a result INVALID; each may be accepted."""
 
@@ -73,6 +75,7 @@ class Findings:
 
     lanes: tuple[LaneMeasure, ...]
     fidelity: Fidelity
+    counts: Counts | None = None
     skipped: tuple[Skipped, ...] = ()
     named_not_executed: tuple[str, ...] = ()
     failed_ops: int = 0
@@ -127,11 +130,12 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _violated,
         _stalled,
         _repeated,
+        _miscounted,
     )
     reasons = [reason for check in checks for reason in check(findings)]
     marked = tuple(Reason(r.code, r.figure, r.remedy, accepted=r.code in accept) for r in reasons)
     marks = (*_overloaded(findings), *_unverified(findings))
-    return Verdict(marked, tuple(_warnings(findings)), marks)
+    return Verdict(marked, tuple(warnings(findings)), marks)
 
 
 def _failed(found: Findings) -> list[Reason]:
@@ -320,6 +324,18 @@ def _unverified(found: Findings) -> list[Reason]:
     ]
 
 
+def _miscounted(found: Findings) -> list[Reason]:
+    if found.counts is None or found.counts.add_up:
+        return []
+    return [
+        Reason(
+            "counts_differ",
+            f"{found.counts}: they don't add up",
+            "this is a defect of kvtrace: report it with the trace",
+        )
+    ]
+
+
 def _overloaded(found: Findings) -> list[Reason]:
     if not found.scheduled:
         return []
@@ -338,60 +354,3 @@ def _overloaded(found: Findings) -> list[Reason]:
                 )
             )
     return marks
-
-
-def _stamps_only(found: Findings) -> list[Reason]:
-    if found.coverage is None or not found.coverage.checked_bytes or found.coverage.body_bytes:
-        return []
-    return [
-        Reason(
-            "stamps_only",
-            f"reads were verified by their {found.coverage.coverage}: a changed bit elsewhere "
-            "isn't seen",
-            "--verify full compares every byte, --verify sample that of one read in 128",
-        )
-    ]
-
-
-def _warnings(found: Findings) -> list[Reason]:
-    warnings = []
-    if found.unconditioned and found.own_bytes:
-        warnings.append(
-            Reason(
-                "not_preconditioned",
-                "writes went to a device in an unknown state",
-                "`kvtrace precondition` fills it, so that its garbage collection is measured too",
-            )
-        )
-    warnings += [
-        Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
-        for name in found.throttled
-    ]
-    warnings += _stamps_only(found)
-    warnings += signs.warnings(found.lanes)
-    if found.no_bpf:
-        warnings.append(
-            Reason(
-                "no_bpf",
-                f"the block layer's latencies couldn't be had: {found.no_bpf}",
-                "see docs/host.md, or leave out --bpf",
-            )
-        )
-    if found.engine == "python":
-        warnings.append(
-            Reason(
-                "python_engine",
-                "50 to 200 µs of CPU and lateness per op, 16 threads at most",
-                "install a C compiler and install kvtrace again",
-            )
-        )
-    if found.small_pages:
-        warnings.append(
-            Reason(
-                "small_pages",
-                "buffers on 4 KiB pages: fast devices reach about half their throughput",
-                "sysctl vm.nr_hugepages, or echo madvise > "
-                "/sys/kernel/mm/transparent_hugepage/enabled",
-            )
-        )
-    return warnings

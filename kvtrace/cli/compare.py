@@ -12,6 +12,7 @@ from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
 from kvtrace.writer import check_writable
 from replay.report.terminal import WIDTH
+from replay.stored import consistent
 from replay.trials import report, terminal
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of
@@ -45,12 +46,13 @@ def compare_command(
         raise UsageError("more labels than results", where="--label", got=len(labels))
     check_outputs(report_to or [], results, force=force)
     names = [*labels, *([None] * (len(results) - len(labels)))]
-    sides = [load(path, name) for path, name in zip(results, names, strict=True)]
-    for side in sides:
-        check_alike(side.trials)
-    found = document_of(compare(sides))
-    for path in report_to or []:
-        report.write(found, path, "Comparison")
+    with consistent(", ".join(map(str, results))):
+        sides = [load(path, name) for path, name in zip(results, names, strict=True)]
+        for side in sides:
+            check_alike(side.trials)
+        found = document_of(compare(sides))
+        for path in report_to or []:
+            report.write(found, path, "Comparison")
     show(found, as_json=as_json)
 
 

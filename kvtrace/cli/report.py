@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from kvtrace.cli.parsing import REPORT_HELP
@@ -60,34 +60,46 @@ def report_command(
             raise UsageError("named twice", where=path, hint="name another output")
         check_writable(path, force=force)
     documents = [stored.load(path, from_ops=from_ops) for path in results]
-    for path in outputs:
-        report.write(documents[0], path)
+    with stored.consistent(", ".join(map(str, results))):
+        rendered = [_rendered(document, as_json=as_json) for document in documents]
+        for path in outputs:
+            report.write(documents[0], path)
     if len(results) == 1:
-        show(documents[0], as_json=as_json)
+        _print(rendered[0])
     else:
-        _show_all(results, documents, as_json=as_json)
+        _show_all(results, rendered, as_json=as_json)
 
 
 def show(document: ResultDocument, *, as_json: bool) -> None:
     """Print a result."""
-    if as_json:
-        print(json_report.text(document))
+    _print(_rendered(document, as_json=as_json))
+
+
+def _rendered(document: ResultDocument, *, as_json: bool) -> str | list[RenderableType]:
+    """Return what is printed of a result: JSON, or parts for a terminal."""
+    return json_report.text(document) if as_json else list(terminal.render(document))
+
+
+def _print(rendered: str | list[RenderableType]) -> None:
+    if isinstance(rendered, str):
+        print(rendered)
         return
     console = _console()
-    for part in terminal.render(document):
+    for part in rendered:
         console.print(part)
 
 
-def _show_all(results: list[Path], documents: list[ResultDocument], *, as_json: bool) -> None:
+def _show_all(
+    results: list[Path], rendered: list[str | list[RenderableType]], *, as_json: bool
+) -> None:
     """Print several results, each under its name; as JSON, a list in their order."""
     if as_json:
-        print(f"[{','.join(json_report.text(document) for document in documents)}]")
+        print(f"[{','.join(map(str, rendered))}]")
         return
-    console = _console()
-    for at, (path, document) in enumerate(zip(results, documents, strict=True)):
-        console.print(Text(("\n" if at else "") + f"── {path}", style="bold"), soft_wrap=True)
-        for part in terminal.render(document):
-            console.print(part)
+    for at, (path, parts) in enumerate(zip(results, rendered, strict=True)):
+        title = Text(("\n" if at else "") + f"── {path}", style="bold")
+        _console().print(title, soft_wrap=True)
+        _print(parts)
 
 
 def _console() -> Console:

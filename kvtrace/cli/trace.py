@@ -131,7 +131,7 @@ def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
     with open_trace(trace) as opened:
         found = check(opened)
         rows = [row for violation in found.violations for row in violation.rows]
-        offending = _rows(opened.lazy(), rows) if rows else None
+        offending = opened.collect(_rows(opened.lazy(), rows)) if rows else None
     if as_json:
         typer.echo(json.dumps(_document(found), indent=2))
     else:
@@ -140,8 +140,8 @@ def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(EXIT_TRACE)
 
 
-def _rows(lazy: pl.LazyFrame, rows: list[int]) -> pl.DataFrame:
-    return lazy.with_row_index("row").filter(pl.col("row").is_in(sorted(set(rows)))).collect()
+def _rows(lazy: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
+    return lazy.with_row_index("row").filter(pl.col("row").is_in(sorted(set(rows))))
 
 
 def _document(found: CheckReport) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def head_command(
 ) -> None:
     """Print the first rows of a trace."""
     with open_trace(trace) as opened:
-        frame = opened.lazy().head(rows).collect()
+        frame = opened.collect(opened.lazy().head(rows))
     if as_json:
         typer.echo(frame.write_json())
         return

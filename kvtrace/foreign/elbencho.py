@@ -338,7 +338,7 @@ def _bad_line(path: Path, block: bytes, before: int, at: int | None = None) -> T
 def _is_object(line: bytes) -> bool:
     try:
         found: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and all(
         isinstance(found.get(name), int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from glob import escape
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -72,8 +73,10 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """Make a trace of the queue events of reads, writes and discards of all files, by time.
 
     What begins at one sector of a device is one object; keys number them. Reads are taken for
-    `decode`, writes for `prefill`, discards for deletions. `blktrace` writes a file per CPU.
+    `decode`, writes for `prefill`, discards for deletions. `blktrace` writes a file per CPU, an
+    empty one where it did nothing. Events missing by their sequence numbers are counted.
     """
+    given, paths = paths, _filled(paths)
     orders = [_time_order(path) for path in paths]
     start_ns = min((order.first for order in orders if order.rows), default=0)
     found = _Found()
@@ -88,8 +91,42 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         out,
         name="blktrace",
         force=options.force,
-        notes=lambda: found.notes(sum(order.disorder for order in orders)),
+        notes=lambda: [
+            *found.notes(sum(order.disorder for order in orders)),
+            *_about_files(given, paths),
+        ],
     )
+
+
+@dataclass(slots=True)
+class Sequences:
+    """Looks for gaps in the numbers that each CPU gives its events.
+
+    Source: __blk_add_trace, kernel/trace/blktrace.c of Linux 6.1; notes have no number there.
+    """
+
+    missing: int = 0
+    cpus: set[tuple[Path, int]] = field(default_factory=set)
+    """Files and CPUs with gaps."""
+    _last: dict[tuple[Path, int], int] = field(default_factory=dict)
+
+    def note(self, path: Path, records: NDArray[np.void]) -> None:
+        """Take the next records of a file."""
+        for cpu in np.unique(records["cpu"]).tolist():
+            some = records[records["cpu"] == cpu]
+            numbers = some["sequence"].astype(np.int64)
+            before = np.concatenate(([self._last.get((path, cpu), -1)], numbers[:-1]))
+            unnumbered = ((some["action"] & _NOTIFY) != 0) & (numbers != before + 1)
+            numbers = numbers[~unnumbered]
+            if not len(numbers):
+                continue
+            last = self._last.get((path, cpu), int(numbers[0]) - 1)
+            steps = np.diff(numbers, prepend=last)
+            gaps = int((steps[steps > 1] - 1).sum())
+            if gaps:
+                self.missing += gaps
+                self.cpus.add((path, cpu))
+            self._last[path, cpu] = int(numbers[-1])
 
 
 @dataclass(slots=True)
@@ -99,6 +136,7 @@ class _Found:
     devices: KeyTable = field(default_factory=KeyTable)
     others: int = 0
     empty: int = 0
+    sequences: Sequences = field(default_factory=Sequences)
 
     def notes(self, late: int) -> list[str]:
         """Return what was left out or changed."""
@@ -107,7 +145,32 @@ class _Found:
             said.append(f"{self.empty:,} queue events without data left out")
         if late:
             said.append(f"{late:,} rows were out of order and have been sorted")
+        if self.sequences.missing:
+            said.append(
+                f"{self.sequences.missing:,} events are missing by their sequence numbers, on "
+                f"{len(self.sequences.cpus)} CPUs: what they did isn't in the trace"
+            )
         return said
+
+
+def _filled(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that aren't empty; the only one in any case."""
+    some = [path for path in paths if not path.is_file() or path.stat().st_size]
+    return some or list(paths[:1])
+
+
+def _about_files(given: Sequence[Path], read: Sequence[Path]) -> list[str]:
+    """Return notes on empty files, and on those of other CPUs that weren't given."""
+    said = [f"{path.name} is empty" for path in given if path not in read]
+    names = {path.resolve() for path in given}
+    for stem in sorted({path.with_suffix("") for path in given if path.suffix[1:].isdigit()}):
+        beside = sorted(stem.parent.glob(f"{escape(stem.name)}.*"))
+        said += [
+            f"{path.name} is beside the files and wasn't named: its events aren't in the trace"
+            for path in beside
+            if path.suffix[1:].isdigit() and path.resolve() not in names and path.stat().st_size
+        ]
+    return said
 
 
 def _time_order(path: Path) -> TimeOrder:
@@ -127,6 +190,7 @@ def _rows(path: Path, found: _Found) -> Iterator[Columns]:
         queued = (records["action"] & (0xFFFF & ~_OF_CGROUP)) == _QUEUED
         queued &= (records["action"] & _NOTIFY) == 0
         found.others += int((~queued).sum())
+        found.sequences.note(path, records)
         columns = _columns(path, first, records, queued, found)
         if len(columns["op"]):
             yield columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -201,13 +202,18 @@ def _follow(
             peak[kind] = max(peak[kind], live[kind])
 
 
+def _total(counts: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
+    """Return what all extents take; alignment may carry that beyond 64 bits."""
+    return sum(map(operator.mul, counts.tolist(), lengths.tolist()))
+
+
 def needs(classes: Classes, lanes: int, slack_ratio: float) -> tuple[Need, ...]:
     """Return what each lane needs."""
     found = []
     for lane in range(lanes):
         mine = classes.lane == lane
         peak, length = classes.peak[mine], classes.length_bytes[mine]
-        extent_bytes = int((peak * length).sum())
+        extent_bytes = _total(peak, length)
         found.append(
             Need(
                 int(peak.sum()),
@@ -244,7 +250,7 @@ def quotas(classes: Classes, spaces: tuple[Space, ...]) -> NDArray[np.int64]:
         if space.unbounded:
             quota[mine] = UNBOUNDED
             continue
-        need = int((classes.peak[mine] * classes.length_bytes[mine]).sum())
+        need = _total(classes.peak[mine], classes.length_bytes[mine])
         assert space.size_bytes is not None
         assert need <= space.size_bytes
         if need:

@@ -63,7 +63,8 @@ def _message(message: Any, place: str) -> tuple[bool, str]:
     """Return whether a message is an answer, and its text."""
     fields = message if isinstance(message, dict) else {}
     side, text = fields.get("from"), fields.get("value")
-    if side not in _PROMPT | _ANSWER or not isinstance(text, str):
+    known = isinstance(side, str) and side in _PROMPT | _ANSWER
+    if not known or not isinstance(text, str):
         raise TraceError(
             "not a message",
             where=place,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replay import clock, payload
+from replay.counters import LaneCounters
 from replay.loop import (
     INTERRUPTED,
     NO_TIME_NS,
@@ -18,7 +19,6 @@ from replay.loop import (
     Action,
     Control,
     Lane,
-    LaneCounters,
     LaneKind,
     LoopOptions,
     Ops,

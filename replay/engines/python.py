@@ -19,6 +19,7 @@ import numpy as np
 from kvtrace.errors import TargetError
 from kvtrace.units import S_NS
 from replay import clock
+from replay.counters import LaneCounters
 from replay.engines.pieces import Done, Mover
 from replay.loop import (
     DEPENDENCY_FAILED,
@@ -26,11 +27,11 @@ from replay.loop import (
     FINISHED,
     GATING,
     NO_TIME_NS,
+    OUT_OF_RANGE,
     SECTOR_BYTES,
     Action,
     Control,
     Lane,
-    LaneCounters,
     LaneKind,
     LoopOptions,
     Mode,
@@ -278,7 +279,18 @@ class _Run:
                 self.gate_ns[self._clock(op)] = when_ns
             self._take(Done(op, when_ns, when_ns), slot=False)
             return
+        if not self._in_range(at, state.lane):
+            self.times.error[at] = OUT_OF_RANGE
+            self.times.slot_ns[at] = max(due_ns, ready_ns)
+            self._finish(op, ready_ns, failed=True)
+            return
         heapq.heappush(state.ready, (due_ns, op))
+
+    def _in_range(self, at: int, lane: Lane) -> bool:
+        """Whether an op stays within the part of the target that its lane was given."""
+        begin = int(self.ops.offset_bytes[at])
+        end = begin + int(self.ops.length_sectors[at]) * SECTOR_BYTES
+        return lane.bounds[0] <= begin and end <= lane.bounds[1]
 
     def _submit(self, state: _LaneState) -> None:
         while state.ready and state.busy < state.threads:

@@ -65,6 +65,8 @@ struct kv_lane {
 	uint64_t script_channels;
 	int64_t stall_begin_ns;
 	int64_t stall_end_ns;
+	uint64_t begin_bytes; /* no op of the lane reaches outside of [begin, end) */
+	uint64_t end_bytes;
 	int64_t *io_counts; /* KV_IO_SIZE_CLASSES x KV_IO_BUCKETS, or NULL */
 	uint64_t retries;   /* out, as all that follow */
 	uint64_t short_transfers;

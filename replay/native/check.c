@@ -75,14 +75,11 @@ static const char *wrong_with_bytes(const struct lane *lane, uint32_t op)
 	const struct kv_run *run = lane->run;
 	const struct kv_lane *spec = lane->spec;
 	uint32_t slot = slot_of(run, op);
-	uint64_t end = run->offset_bytes[slot] + length_of(run, op);
 	const char *wrong = NULL;
+	if (!in_range(lane, op))
+		return NULL; /* it ends with ERANGE */
 	if (run->offset_bytes[slot] % SECTOR_BYTES)
 		return "offset is no multiple of 512";
-	if (end < run->offset_bytes[slot] || end > INT64_MAX)
-		return "offset + length overflows";
-	if (spec->pool && end > spec->pool_bytes)
-		return "reaches beyond the memory target's pool";
 	if (spec->kind == KV_DIR)
 		wrong = wrong_with_object(lane, op);
 	return wrong || run->action[slot] == KV_DELETE ? wrong : wrong_with_memory(lane, op);
@@ -121,6 +118,10 @@ static const char *wrong_with_lane(const struct kv_lane *lane)
 		return "queue depth isn't within 1 to 16384";
 	if (lane->io_bytes == 0 || lane->io_bytes % SECTOR_BYTES || lane->io_bytes > IO_BYTES_MAX)
 		return "I/O size isn't a multiple of 512 up to 2 GiB - 4 KiB";
+	if (lane->begin_bytes > lane->end_bytes || lane->end_bytes > INT64_MAX)
+		return "its range isn't one";
+	if (lane->pool && lane->end_bytes > lane->pool_bytes)
+		return "its range reaches beyond the pool";
 	if (lane->kind < KV_NULL || lane->kind > KV_SIMULATED)
 		return "no such kind";
 	if (lane->trim_bytes && lane->kind != KV_FILE)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
+from replay.counters import LaneCounters
 from replay.loop import (
     Control,
     Lane,
-    LaneCounters,
     LaneKind,
     LoopOptions,
     Mode,
@@ -136,6 +136,8 @@ def _lane_struct(lane: Lane, io_counts: NDArray[np.int64]) -> LaneStruct:
         mailbox=lane.mailbox,
         trim_bytes=lane.trim_bytes,
         fsync=int(lane.fsync),
+        begin_bytes=lane.bounds[0],
+        end_bytes=lane.bounds[1],
         io_counts=address(io_counts),
         **(_script_fields(lane.script) if lane.kind == LaneKind.SIMULATED else {}),
     )

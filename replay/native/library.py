@@ -45,6 +45,8 @@ class LaneStruct(ctypes.Structure):
         ("script_channels", ctypes.c_uint64),
         ("stall_begin_ns", ctypes.c_int64),
         ("stall_end_ns", ctypes.c_int64),
+        ("begin_bytes", ctypes.c_uint64),
+        ("end_bytes", ctypes.c_uint64),
         ("io_counts", _POINTER),
         ("retries", ctypes.c_uint64),
         ("short_transfers", ctypes.c_uint64),

@@ -1,6 +1,8 @@
 /* The loop of one lane: which op is next, and when. */
 #include "loop.h"
 
+#include <errno.h>
+
 /* Ops visited before completions are looked at again. */
 #define VISITS_AT_ONCE 64
 
@@ -49,7 +51,8 @@ void lane_ready(struct lane *lane, uint32_t op)
 	}
 	if (run->mode == KV_CLOSED && run->due_ns[slot] == KV_NO_TIME_NS)
 		run->due_ns[slot] = clocks_gate_ns(lane, op) - run->start_ns;
-	bool instant = lane->loop->tracks[slot].failed || !is_work(lane, op);
+	bool instant =
+		lane->loop->tracks[slot].failed || !is_work(lane, op) || !in_range(lane, op);
 	int64_t key = run->mode == KV_MAX ? op : run->due_ns[slot];
 	heap_push(instant ? &lane->instant : &lane->ready, key, op);
 }
@@ -134,7 +137,9 @@ static void finish_instant(struct lane *lane)
 		return;
 	}
 	run->slot_ns[slot] = max_ns(lane_due_ns(lane, op), run->ready_ns[slot]);
-	if (moves_bytes(run, op))
+	if (is_work(lane, op)) /* and out of range, else it would have been started */
+		lane_finish(lane, op, ERANGE, ready_ns);
+	else if (moves_bytes(run, op))
 		finish_at(lane, op, lane_now(lane));
 	else
 		finish_at(lane, op, max_ns(lane_due_ns(lane, op), ready_ns));

@@ -304,6 +304,16 @@ static inline bool lane_deletes(const struct kv_lane *spec)
 	       (spec->kind == KV_FILE && spec->trim_bytes);
 }
 
+/* Whether all of the op is within the part of the target that the lane was given. The last line of
+ * defence: whatever was planned, nothing outside is read, written or discarded. */
+static inline bool in_range(const struct lane *lane, uint32_t op)
+{
+	uint64_t begin = lane->run->offset_bytes[slot_of(lane->run, op)];
+	const struct kv_lane *spec = lane->spec;
+	return begin >= spec->begin_bytes && begin <= spec->end_bytes &&
+	       length_of(lane->run, op) <= spec->end_bytes - begin;
+}
+
 static inline int64_t lane_now(const struct lane *lane)
 {
 	return lane->run->virtual_time ? lane->loop->virtual_ns : now_ns();

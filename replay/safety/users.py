@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
-from replay import device, mounts
+from kvtrace.units import MS_NS
+from replay import clock, device, mounts
 from replay.safety import storage
 from replay.safety.storage import Relation, Relative, number_of
 
@@ -23,6 +24,11 @@ _EXPORTS = (
 )
 """Files below configfs that name what the kernel serves over iSCSI, Fibre Channel or NVMe-oF."""
 _CONFIGFS = Path("/sys/kernel/config")
+_LOOKS, _LOOK_NS = 10, 50 * MS_NS
+_UNSEEN = (
+    "not checked: whether one of {} processes of other users has it open for writing "
+    "(run as root to see)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,25 @@ def _processes() -> list[Path]:
 
 
 def check_writers(shared: Storage, title: object) -> tuple[str, ...]:
-    """Raise TargetError if another process may write any of it; return what wasn't checked."""
+    """Raise TargetError if another process may write any of it; return what wasn't checked.
+
+    Programs that look at every device (udev, losetup) open it for a moment: that isn't use.
+    """
+    for _ in range(_LOOKS):
+        writer, unseen = _look_for_writer(shared)
+        if not writer:
+            return () if not unseen else (_UNSEEN.format(unseen),)
+        clock.sleep_ns(_LOOK_NS)
+    raise TargetError(
+        "is open for writing in another process",
+        where=title,
+        got=writer,
+        hint="stop it first",
+    )
+
+
+def _look_for_writer(shared: Storage) -> tuple[str, int]:
+    """Return a process that may write any of it, and how many couldn't be looked at."""
     unseen = 0
     for process in _processes():
         if int(process.name) == os.getpid():
@@ -185,18 +209,8 @@ def check_writers(shared: Storage, title: object) -> tuple[str, ...]:
             continue
         if writing:
             name = device.read_text(process / "comm") or "?"
-            raise TargetError(
-                "is open for writing in another process",
-                where=title,
-                got=f"{name} (pid {process.name})",
-                hint="stop it first",
-            )
-    if not unseen:
-        return ()
-    return (
-        f"not checked: whether one of {unseen} processes of other users has it open for writing "
-        "(run as root to see)",
-    )
+            return f"{name} (pid {process.name})", unseen
+    return "", unseen
 
 
 def _descriptors(process: Path) -> Iterable[os.DirEntry[str]]:

@@ -98,7 +98,13 @@ class CudaTarget(Bookkeeper):
         assert self._copier is not None
         assert self._mailbox is not None
         self._copier.io_bytes = max(self._copier.io_bytes, io_bytes)
-        return Lane(LaneKind.EXTERNAL, queue_depth, io_bytes, mailbox=self._mailbox.address)
+        return Lane(
+            LaneKind.EXTERNAL,
+            queue_depth,
+            io_bytes,
+            mailbox=self._mailbox.address,
+            end_bytes=self._size_bytes,
+        )
 
     def close(self) -> None:
         """End the copier and free the pool."""

@@ -182,6 +182,7 @@ class DirTarget(Bookkeeper):
             max(io_bytes, self._longest_bytes),
             fd=self._descriptor,
             fsync=self.spec.fsync,
+            end_bytes=self._longest_bytes,
         )
 
     def note_populated(self, digest: str | None) -> None:

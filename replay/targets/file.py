@@ -43,6 +43,7 @@ class FileTarget:
     _checked: consent.Checked | None = None
     _marker: Marker | None = None
     _created: bool = False
+    _space: Space | None = None
 
     @property
     def title(self) -> str:
@@ -128,6 +129,7 @@ class FileTarget:
     def open(self, space: Space, mark: RunMark, *, writes: bool) -> None:
         """Open it, make a new file, write the marker. Leaves nothing behind if that fails."""
         assert space.size_bytes is not None
+        self._space = space
         with ExitStack() as undo:
             undo.callback(self._undo)
             self._open(space.begin_bytes + space.size_bytes, writes=writes)
@@ -253,10 +255,20 @@ class FileTarget:
         self.close()
 
     def lane(self, queue_depth: int, io_bytes: int) -> Lane:
-        """Return a lane on the open descriptor."""
+        """Return a lane on the open descriptor, for the space that was opened."""
         assert self._descriptor >= 0
-        trim = self._trim_bytes() if self.spec.trim else 0
-        return Lane(LaneKind.FILE, queue_depth, io_bytes, fd=self._descriptor, trim_bytes=trim)
+        assert self._space is not None
+        assert self._space.size_bytes is not None
+        begin = self._space.begin_bytes
+        return Lane(
+            LaneKind.FILE,
+            queue_depth,
+            io_bytes,
+            fd=self._descriptor,
+            trim_bytes=self._trim_bytes() if self.spec.trim else 0,
+            begin_bytes=begin,
+            end_bytes=begin + self._space.size_bytes,
+        )
 
     def _trim_bytes(self) -> int:
         """Return what a discard is aligned to: smaller ones would be dropped, or write zeros."""

@@ -222,3 +222,20 @@ def test_text_of_several_files_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.txt", TEXT.encode())
     with pytest.raises(UsageError, match="one file"):
         importers.convert([path, path], tmp_path / "t.parquet")
+
+
+def test_missing_events_are_counted(tmp_path: Path) -> None:
+    """A gap in a CPU's sequence numbers is said; notes have no number of their own."""
+    data = np.frombuffer(records(EVENTS)[52:], RECORD).copy()
+    data["sequence"] = [7, 8, 9, 10, 14, 15, 15, 18, 19]
+    note = data[3:4].copy()
+    note["action"], note["sequence"] = NOTIFY, 0
+    path = tmp_path / "x.blktrace.0"
+    path.write_bytes(data[:4].tobytes() + note.tobytes() + data[4:].tobytes())
+    (tmp_path / "x.blktrace.1").write_bytes(records(EVENTS))
+    (tmp_path / "x.blktrace.2").touch()
+    made = importers.convert([path, tmp_path / "x.blktrace.2"], tmp_path / "o.parquet")
+    notes = "; ".join(made.notes)
+    assert "5 events are missing by their sequence numbers, on 1 CPUs" in notes
+    assert "x.blktrace.2 is empty" in notes
+    assert "x.blktrace.1 is beside the files and wasn't named" in notes

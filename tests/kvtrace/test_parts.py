@@ -59,7 +59,7 @@ def test_force_replaces_a_trace_and_nothing_else(tmp_path: Path) -> None:
         PartsWriter(tmp_path / "t", old.header, force=True) as out,
     ):
         out.append(rows)
-        out.resident = np.zeros(3, RESIDENT_DTYPE)
+        out.resident = np.array([(0, key, 0) for key in range(3)], RESIDENT_DTYPE)
     with open_trace(tmp_path / "t") as trace:
         assert (trace.rows, len(trace.resident())) == (1, 3)
     assert len(list((tmp_path / "t").iterdir())) == 2 < before

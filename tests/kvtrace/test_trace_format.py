@@ -20,7 +20,16 @@ import kvtrace
 from kvtrace.errors import TargetError
 from kvtrace.header import RESIDENT_DTYPE, Header, TierInfo
 from kvtrace.reader import open_trace
-from kvtrace.schema import COLUMNS, REQUIRED, ROW_GROUP_ROWS, Op, Phase, Tier
+from kvtrace.schema import (
+    COLUMNS,
+    MAX_SIZE_BYTES,
+    MAX_TIME_NS,
+    REQUIRED,
+    ROW_GROUP_ROWS,
+    Op,
+    Phase,
+    Tier,
+)
 from kvtrace.writer import TraceWriter
 from tests.examples import examples
 from tests.making import write_rows
@@ -31,6 +40,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPTIONAL = [column for column in COLUMNS if not column.required]
+TIMES = (-MAX_TIME_NS, MAX_TIME_NS)
+BOUNDS = {
+    "timestamp": (0, MAX_TIME_NS - 1),
+    "size": (1, MAX_SIZE_BYTES - (1 << 20)),
+    "offset": (0, 1 << 20),
+    **dict.fromkeys(("due", "submit", "complete"), TIMES),
+}
+"""What the format allows of values that aren't of a type's whole range."""
 
 
 def random_columns(rows: int, seed: int, optional: list[str]) -> dict[str, NDArray[Any]]:
@@ -44,13 +61,12 @@ def random_columns(rows: int, seed: int, optional: list[str]) -> dict[str, NDArr
             values = rng.integers(0, len(column.words), rows).astype(np.uint8)
         else:
             kind = np.dtype(column.type.to_pandas_dtype())
-            bounds = np.iinfo(kind)
-            values = rng.integers(bounds.min, bounds.max, rows, dtype=kind, endpoint=True)
+            bounds = BOUNDS.get(column.name) or (np.iinfo(kind).min, np.iinfo(kind).max)
+            values = rng.integers(*bounds, rows, dtype=kind, endpoint=True)
         if not column.required:
             values = np.ma.array(values, mask=rng.random(rows) < 0.3)
         columns[column.name] = values
-    columns["timestamp"] = np.sort(rng.integers(0, 1 << 62, rows))
-    columns["size"] = rng.integers(1, 1 << 40, rows).astype(np.uint64)
+    columns["timestamp"] = np.sort(columns["timestamp"])
     return columns
 
 

@@ -167,7 +167,6 @@ def test_directory_is_an_op_error(
         (make_ops(2, lane=1), "no such lane"),
         (make_ops(2, action=5), "no such action"),
         (make_ops(2, action=Action.GATE), "gates are for closed mode"),
-        (make_ops(2, offset_bytes=2**63 - 512), "overflows"),
         (make_ops(2, edges=[(1, 1)]), "op 1: a predecessor isn't an earlier op"),
     ],
 )
@@ -183,12 +182,17 @@ def test_unsafe_columns_are_refused(
         run(engine, (file_lane(open_file(MIB)),), ops, options(arena))
 
 
-def test_pool_overrun_is_refused(engine: native.NativeEngine, arena: NDArray[np.uint8]) -> None:
-    """A memory op beyond the pool is refused."""
+@pytest.mark.parametrize("offset", [512, 2**63 - 512, 2**64 - 512])
+def test_pool_overrun_fails_the_op(
+    engine: native.NativeEngine, arena: NDArray[np.uint8], offset: int
+) -> None:
+    """A memory op beyond the pool ends with ERANGE and moves nothing."""
     pool = np.zeros(4096, np.uint8)
     lanes = (Lane(LaneKind.MEMORY, queue_depth=1, io_bytes=4096, pool=pool),)
-    with pytest.raises(TargetError, match="beyond the memory target's pool"):
-        run(engine, lanes, make_ops(1, offset_bytes=512), options(arena))
+    rows = make_ops(1, offset_bytes=offset, action=Action.WRITE)
+    outcome = run(engine, lanes, rows, options(arena))
+    assert outcome.times.error.tolist() == [errno.ERANGE]
+    assert not pool.any()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from replay.loop import (
     Control,
     Engine,
     Lane,
-    LaneCounters,
     LaneKind,
     LoopOptions,
     Mode,
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from replay.counters import LaneCounters
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -66,6 +66,7 @@ def make_planner(
     sync_stores: bool = False,
     threads: int = 1,
     speed: float = 1.0,
+    fresh: bool = False,
     **trace_fields: Any,
 ) -> tuple[Planner, Ops]:
     """Return a planner with exactly the space that is needed, or a little more, and its ring."""
@@ -85,6 +86,7 @@ def make_planner(
         threads=threads,
         closed=closed,
         sync_stores=sync_stores,
+        fresh=fresh,
     )
     ops = make_ring(found, closed=closed)
     if ring_ops is not None:
@@ -338,6 +340,22 @@ def test_parts_of_an_object_share_extent_generation_and_arena() -> None:
     assert ops.sector.tolist() == [0, 16, 8]
     assert ops.generation.tolist() == [1, 1, 1]
     assert (ops.arena_bytes - ops.arena_bytes[0]).tolist() == [0, 2 * KIB4, KIB4]
+
+
+def test_fresh_payload_is_never_taken_from_an_earlier_place() -> None:
+    """A rewrite of a part takes new bytes: those of the object's first write may be overwritten.
+
+    Buggy: the part was written from the object's place in the stream, which the producer had
+    released and was filling again, so that stamps were lost and a healthy drive was blamed.
+    """
+    rows: list[Row] = [(0, W, NVME, 5, PREFILL, 3 * KIB4)]
+    rows += [(1 + at, W, NVME, 5, PREFILL, KIB4) for at in range(6)]
+    rows += [(9, R, NVME, 5, DECODE, 3 * KIB4), (10, W, NVME, 6, PREFILL, 2 * KIB4)]
+    plan, _ = make_plan(rows, offsets=[0, *(at % 2 * KIB4 for at in range(6)), 0, 0], fresh=True)
+    writes = plan.op == int(W)
+    begins = plan.ops.arena_bytes[writes].astype(np.int64)
+    ends = begins + plan.length_bytes[writes]
+    assert (begins[1:] >= ends[:-1]).all()
 
 
 def test_unaligned_partial_write_is_refused_with_its_row() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, S_NS
+from replay.counts import Counts
 from replay.fidelity import Fidelity
 from replay.histogram import QUANTILES, Summary
 from replay.recorder import LaneMeasure, Lateness
@@ -81,6 +82,7 @@ def test_a_good_run_is_valid() -> None:
         ("clock_suspended", {"suspended_ns": 10_000_001}),
         ("device_shared", {"foreign_bytes": 65 * MIB, "own_bytes": 100 * MIB}),
         ("planner_stall", {"planner_stalls": 2}),
+        ("counts_differ", {"counts": Counts(10, 7, 1, 1)}),
         ("payload_repeated", {"repeated_payload": True, "own_bytes": 1}),
         (
             "order_violated",

@@ -71,11 +71,11 @@ class Disks:
         tool("mkfs.ext4", "-q", "-F", device)
 
     def mount(self, device: Path) -> Path:
-        """Mount a device; return where."""
+        """Mount a device, read-only so that its bytes stay as they are; return where."""
         point = self.folder / f"point{self._count}"
         self._count += 1
         point.mkdir()
-        tool("mount", device, point)
+        tool("mount", "--options", "ro", device, point)
         self._undo.callback(try_tool, "umount", point)
         return point
 
@@ -94,7 +94,7 @@ class Disks:
         """Return a process with a mount namespace of its own in which a device is mounted."""
         point = self.folder / "elsewhere"
         point.mkdir()
-        script = f"mount --make-rprivate / && mount {device} {point} && echo && read line"
+        script = f"mount --make-rprivate / && mount -o ro {device} {point} && echo && read line"
         return self._process(["unshare", "--mount", "sh", "-c", script])
 
     def _process(self, words: list[str]) -> subprocess.Popen[str]:

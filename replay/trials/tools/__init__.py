@@ -13,8 +13,9 @@ import importlib
 import json
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
+from kvtrace.documents import MAX_BYTES
 from kvtrace.errors import TraceError
 from kvtrace.textfile import open_binary
 from replay.stored import foreign_form, is_mlperf_report
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from replay.trials.figures import Figure
 
 Found = dict[str, Any]
+_LARGEST = 1e300
 OURS = ("schema_version", "verdict")
 
 
@@ -80,11 +82,52 @@ def _figures(tool: _Tool, found: Found, path: Path) -> tuple[Figure, ...]:
     """Return the figures. Raises TraceError if there are none."""
     try:
         figures = tool.figures(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise TraceError(f"lacks {error}", where=path, accepted=tool.FORM) from error
+    for figure in figures:
+        if not isinstance(figure.value, int | float) or not _finite(figure.value):
+            raise TraceError(
+                f"{figure.name} isn't a number", where=path, got=figure.value, accepted=tool.FORM
+            )
     if not figures:
         raise TraceError("has no figures", where=path, accepted=tool.FORM, hint="run it again")
     return figures
+
+
+def _finite(value: float) -> bool:
+    return -_LARGEST < value < _LARGEST
+
+
+class _Text(str):
+    """A string that isn't repeated where a number was meant."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: object) -> NoReturn:
+        raise TypeError("a number")
+
+    __rmul__ = __mul__
+
+
+class _Items(list[Any]):
+    """A list, likewise."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: object) -> NoReturn:
+        raise TypeError("a number")
+
+    __rmul__ = __mul__
+
+
+def _guarded(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: _guard(value) for name, value in pairs}
+
+
+def _guard(value: Any) -> Any:
+    if isinstance(value, str):
+        return _Text(value)
+    return _Items(map(_guard, value)) if isinstance(value, list) else value
 
 
 def _tools() -> Iterator[_Tool]:
@@ -95,9 +138,11 @@ def _tools() -> Iterator[_Tool]:
 def _object(path: Path) -> Found | None:
     """Return the JSON object in a file; None if there is none."""
     with open_binary(path) as stream:
-        text = stream.read()
+        text = stream.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise TraceError("too long a result", where=path, accepted=f"up to {MAX_BYTES >> 20} MiB")
     try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = json.loads(text, object_pairs_hook=_guarded)
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -1,0 +1,86 @@
+"""Reads small documents (JSON, YAML, TOML) with bounds on size, depth and repetition."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from kvtrace.errors import KvtraceError, TraceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_BYTES = 64 << 20
+"""Longest document; results of runs of a day have some MB."""
+MAX_NODES = 1 << 20
+"""Most values of a YAML document, those that aliases repeat included."""
+_BAD = (ValueError, RecursionError, OverflowError, TypeError, AttributeError)
+"""What parsers raise beside errors of their own: integers of 5,000 digits, dates of month 13,
+nesting of thousands of levels, tags that don't fit their values."""
+
+
+def read_document(path: Path, what: str, *, error: type[KvtraceError] = TraceError) -> str:
+    """Return a document's text. Raises `error` if it can't be read, isn't UTF-8 or is too long."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else failure
+        raise error(f"can't read {what}: {reason}", where=path) from failure
+    if len(data) > MAX_BYTES:
+        raise error(f"{what} is too long", where=path, accepted=f"up to {MAX_BYTES >> 20} MiB")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as failure:
+        raise error(f"can't read {what}: {failure}", where=path) from failure
+
+
+def parse_json(text: str | bytes, where: object, **told: Any) -> Any:
+    """Return the value in `text`. Raises TraceError, with `told` as its further fields."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"not JSON: {error}", where=where, **told) from error
+
+
+def parse_toml(text: str, where: object) -> dict[str, Any]:
+    """Return the table in `text`. Raises TraceError."""
+    try:
+        return tomllib.loads(text)
+    except _BAD as error:
+        raise TraceError(f"not TOML: {error}", where=where) from error
+
+
+def parse_yaml(text: str, where: object, *, error: type[KvtraceError] = TraceError) -> Any:
+    """Return the value in `text`. Raises `error`, also for aliases that unfold without end."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if _node_count(node, {}) > MAX_NODES:
+            raise error(
+                "aliases make the document too large",
+                where=where,
+                accepted=f"up to {MAX_NODES:,} values",
+            )
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, *_BAD) as failure:
+        raise error(f"not YAML: {failure}", where=where) from failure
+
+
+def _node_count(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Return how many values a node stands for; one that contains itself, more than accepted."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MAX_NODES + 1  # while its own parts are counted
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    total = 1
+    for part in parts:
+        total = min(total + _node_count(part, known), MAX_NODES + 1)
+    known[id(node)] = total
+    return total

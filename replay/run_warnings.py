@@ -1,0 +1,69 @@
+"""Warnings of a result: what leaves it VALID, and should be known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replay import signs
+from replay.reason import Reason
+
+if TYPE_CHECKING:
+    from replay.verdict import Findings
+
+
+def _stamps_only(found: Findings) -> list[Reason]:
+    if found.coverage is None or not found.coverage.checked_bytes or found.coverage.body_bytes:
+        return []
+    return [
+        Reason(
+            "stamps_only",
+            f"reads were verified by their {found.coverage.coverage}: a changed bit elsewhere "
+            "isn't seen",
+            "--verify full compares every byte, --verify sample that of one read in 128",
+        )
+    ]
+
+
+def warnings(found: Findings) -> list[Reason]:
+    """Return what a reader of the numbers should know, each with a remedy."""
+    warnings = []
+    if found.unconditioned and found.own_bytes:
+        warnings.append(
+            Reason(
+                "not_preconditioned",
+                "writes went to a device in an unknown state",
+                "`kvtrace precondition` fills it, so that its garbage collection is measured too",
+            )
+        )
+    warnings += [
+        Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
+        for name in found.throttled
+    ]
+    warnings += _stamps_only(found)
+    warnings += signs.warnings(found.lanes)
+    if found.no_bpf:
+        warnings.append(
+            Reason(
+                "no_bpf",
+                f"the block layer's latencies couldn't be had: {found.no_bpf}",
+                "see docs/host.md, or leave out --bpf",
+            )
+        )
+    if found.engine == "python":
+        warnings.append(
+            Reason(
+                "python_engine",
+                "50 to 200 µs of CPU and lateness per op, 16 threads at most",
+                "install a C compiler and install kvtrace again",
+            )
+        )
+    if found.small_pages:
+        warnings.append(
+            Reason(
+                "small_pages",
+                "buffers on 4 KiB pages: fast devices reach about half their throughput",
+                "sysctl vm.nr_hugepages, or echo madvise > "
+                "/sys/kernel/mm/transparent_hugepage/enabled",
+            )
+        )
+    return warnings
