@@ -160,6 +160,13 @@ class RecordConfig(Section):
         return self
 
     @property
+    def input_paths(self) -> list[Path]:
+        """The files and directories that a recording reads."""
+        model = self.model if self.model.endswith((".toml", ".json")) else None
+        names = (*self.source.input, self.source.tokenizer, model)
+        return [Path(name) for name in names if name]
+
+    @property
     def gpus(self) -> int:
         """GPUs of the node."""
         return self.num_gpus or self.tensor_parallel

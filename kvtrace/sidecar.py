@@ -48,7 +48,7 @@ class MapWriter(TableFile):
         words = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
         numbers = [field.name for field in self._schema if pa.types.is_integer(field.type)]
         return pq.ParquetWriter(
-            self.partial,
+            self.draft.file,
             self._schema,
             compression="zstd",
             compression_level=1,

@@ -22,6 +22,7 @@ import kvtrace
 from kvtrace.cli.compare import show
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
+from kvtrace.outputs import check_apart
 from kvtrace.reader import open_trace
 from replay import stored
 from replay.trials import folder as bench_folder
@@ -125,8 +126,12 @@ def bench_command(
     if trace is None:
         resolve(None, {}, set_ or (), preset)
     else:
+        if trace.is_dir():
+            raise UsageError("is a directory", where=trace, accepted="a trace in one file")
         with open_trace(trace):
             pass  # what is wrong is found before anything is made
+    inputs = (trace, asked["device"], asked["folder"])
+    check_apart([folder], [path for path in inputs if path is not None])
     steps = _Steps(folder)
     bench_folder.make(folder)
     if trace is None:
@@ -161,7 +166,7 @@ class _Steps:
         What it prints goes to `into`. Raises KvtraceError for a code that may not be.
         """
         began = datetime.now(UTC)
-        output = subprocess.PIPE if into is None else into.open("wb")
+        output = subprocess.PIPE if into is None else into.open("xb")
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it, and ends well
         try:
             done = subprocess.run(

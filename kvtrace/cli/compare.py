@@ -10,7 +10,8 @@ from rich.console import Console
 
 from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
-from kvtrace.writer import check_writable
+from kvtrace.outfile import write_all
+from kvtrace.outputs import check_apart, check_writable
 from replay.report.terminal import WIDTH
 from replay.trials import report, terminal
 from replay.trials.comparison import compare
@@ -49,19 +50,15 @@ def compare_command(
     for side in sides:
         check_alike(side.trials)
     found = document_of(compare(sides))
-    for path in report_to or []:
-        report.write(found, path, "Comparison")
+    write_all(report_to or [], lambda path: report.write(found, path, "Comparison", force=force))
     show(found, as_json=as_json)
 
 
 def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> None:
     """Return if comparisons can be written to `outputs`. Raises UsageError or TargetError."""
-    taken = [path.resolve() for path in inputs]
+    check_apart(outputs, inputs)
     for path in outputs:
         report.check_suffix(path)
-        if path.resolve() in taken:
-            raise UsageError("named twice", where=path, hint="name another output")
-        taken.append(path.resolve())
         check_writable(path, force=force)
 
 

@@ -13,6 +13,7 @@ from kvtrace.cli.progress import record_bar
 from kvtrace.cli.recorded import show, summary
 from kvtrace.config import as_yaml, resolve
 from kvtrace.errors import UsageError
+from kvtrace.outputs import check_apart
 from kvtrace.pipeline import record
 from kvtrace.recording import Recording
 from kvtrace.schema import Tier
@@ -273,6 +274,7 @@ def record_command(
         Recording(resolved)
         typer.echo(as_yaml(found), nl=False)
         return
+    check_apart([out], [] if config is None else [config])
     started = time.monotonic()
     with record_bar() as progress:
         made = record(

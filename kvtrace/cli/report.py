@@ -12,7 +12,8 @@ from rich.text import Text
 
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import UsageError
-from kvtrace.writer import check_writable
+from kvtrace.outfile import write_all
+from kvtrace.outputs import check_apart, check_writable
 from replay import report, stored
 from replay.document import ResultDocument
 from replay.report import json as json_report
@@ -54,14 +55,12 @@ def report_command(
             hint="name one of them, or put them side by side: "
             + shlex.join(["kvtrace", "compare", *map(str, results)]),
         )
+    check_apart(outputs, results)
     for path in outputs:
         report.check_suffix(path)
-        if path.resolve() == results[0].resolve():
-            raise UsageError("named twice", where=path, hint="name another output")
         check_writable(path, force=force)
     documents = [stored.load(path, from_ops=from_ops) for path in results]
-    for path in outputs:
-        report.write(documents[0], path)
+    write_all(outputs, lambda path: report.write(documents[0], path, force=force))
     if len(results) == 1:
         show(documents[0], as_json=as_json)
     else:

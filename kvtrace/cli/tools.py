@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
+from kvtrace.outputs import check_apart, check_writable
 from kvtrace.schema import Tier
 from kvtrace.tools.anonymise import anonymised, read_secret
 from kvtrace.tools.merge import merged
@@ -21,7 +22,6 @@ from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import Written, opened, write
 from kvtrace.units import format_bytes, format_duration_ns, parse_duration_ns
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from kvtrace.tools.diff import Difference
@@ -143,7 +143,7 @@ def anonymise_command(
 ) -> None:
     """Rename keys, blocks, sessions and requests by a keyed hash; say nothing of the source."""
     secret = read_secret(key_file)
-    _check_out(out, [trace], force=force)
+    _check_out(out, [trace, key_file], force=force)
     with opened(trace) as source:
         _tell(write(anonymised(source, secret), out, force=force), as_json=as_json)
 
@@ -178,9 +178,7 @@ def diff_command(
 
 def _check_out(out: Path, inputs: list[Path], *, force: bool) -> None:
     """Refuse an output that exists, or that is an input, before anything is read."""
-    for path in inputs:
-        if out.exists() and path.exists() and out.samefile(path):
-            raise UsageError("is the input, too", where=out, hint="name another file")
+    check_apart([out], inputs)
     check_writable(out, force=force)
 
 

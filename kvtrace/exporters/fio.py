@@ -15,13 +15,13 @@ from kvtrace import fiolog
 from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported
 from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_writable
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import Limit, read_batches
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapWriter, map_path
 from kvtrace.units import US_NS, format_bytes
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,6 +72,11 @@ def job_path(out: Path) -> Path:
 def fill_path(out: Path) -> Path:
     """Return where the job that writes once all that log `out` may read is."""
     return out.with_suffix(".fill.fio")
+
+
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return the files that an export makes beside `out`."""
+    return map_path(out), job_path(out), fill_path(out)
 
 
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:

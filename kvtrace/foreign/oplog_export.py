@@ -12,9 +12,9 @@ from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.foreign.oplog import SUFFIXES, Naming, OpLogWriter, check_suffix
 from kvtrace.foreign.rows import STORAGE, Outgoing, chosen_tiers, refuse_partial_writes
 from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_writable
 from kvtrace.schema import Op
 from kvtrace.sidecar import MapWriter, map_path
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +40,12 @@ def resident_path(out: Path) -> Path:
     """Return where the log is that makes the objects that `out` expects to find."""
     suffix = next(suffix for suffix in SUFFIXES if out.name.endswith(suffix))
     return out.with_name(f"{out.name.removesuffix(suffix)}.resident{suffix}")
+
+
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return the files that an export makes beside `out`."""
+    check_suffix(out)
+    return map_path(out), resident_path(out)
 
 
 def export(trace: Trace, out: Path, options: ExportOptions, naming: Naming) -> Exported:
