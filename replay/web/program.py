@@ -28,12 +28,14 @@ def drawing_program() -> str:
 
     What was kept is taken if it is whole: its first line is the digest of the rest.
     """
-    with suppress(OSError, UnicodeDecodeError):
+    with suppress(OSError, RuntimeError, UnicodeDecodeError):
         digest, _, text = place().read_text("utf-8").partition("\n")
         if digest == _digest(text):
             return text
     text = _put_together()
-    with suppress(OSError, TargetError):  # a folder that can't be written to costs time only
+    with suppress(
+        OSError, RuntimeError, TargetError
+    ):  # a folder that can't be written to costs time only
         _keep(text)
     return text
 
