@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import Bandwidth, Bytes, DurationNs, RatePerS, Ratio, Section, Warmup
+from kvtrace.printable import printable
 from kvtrace.source_config import ARRIVING, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
@@ -326,7 +327,7 @@ def _lines(section: Mapping[str, Any], origins: Mapping[str, str], prefix: str) 
 def _origin(origins: Mapping[str, str], key: str) -> str:
     """Return where a value comes from: its own key was set, or one within it."""
     within = [origin for other, origin in origins.items() if f"{other}.".startswith(f"{key}.")]
-    return within[-1] if within else "default"
+    return printable(within[-1]) if within else "default"
 
 
 def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:

@@ -143,7 +143,8 @@ class OutFile(WholeFile):
 def check_rows(place: Path, rows: int) -> None:
     """Check that a Parquet file, read back, has a footer and that many rows. Raises OSError."""
     try:
-        kept = pq.read_metadata(place).num_rows
+        with place.open("rb") as file:
+            kept = pq.read_metadata(file).num_rows
     except pa.ArrowException as error:
         raise OSError(f"what was written can't be read back: {error}") from error
     if kept != rows:

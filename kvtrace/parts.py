@@ -44,7 +44,8 @@ def files_of_trace(folder: Path) -> list[Path]:
 
 def _has_header(path: Path) -> bool:
     try:
-        return HEADER_KEY in (pq.read_metadata(path).metadata or {})
+        with path.open("rb") as file:
+            return HEADER_KEY in (pq.read_metadata(file).metadata or {})
     except (OSError, pa.ArrowException):
         return False
 

@@ -359,7 +359,7 @@ def signatures(facts: FileFacts) -> tuple[str, ...]:
             hint="install util-linux",
         )
     answer = subprocess.run(
-        [program, "-p", "-o", "export", str(facts.path)],
+        [program, "-p", "-o", "export", "--", str(facts.path)],
         capture_output=True,
         text=True,
         check=False,

@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 
 import kvtrace
 from kvtrace.cli.compare import show
+from kvtrace.cli.console import say
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.outputs import check_apart
@@ -137,7 +138,7 @@ def bench_command(
     if trace is None:
         assert preset is not None
         settings = [word for text in set_ or [] for word in ("--set", text)]
-        steps.run("record", str(folder / TRACE), "--preset", preset, *settings)
+        steps.run("record", _word(folder / TRACE), "--preset", preset, *settings)
     else:
         shutil.copyfile(trace, folder / TRACE)
         steps.note(datetime.now(UTC), ("cp", str(trace), str(folder / TRACE)), "done")
@@ -180,6 +181,12 @@ class _Steps:
         if done.returncode not in may_end:
             raise _FailedStepError(words[0], done.returncode)
         return done.returncode
+
+
+def _word(path: Path) -> str:
+    """Return a path as a word of a command line that is never taken for an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
 
 
 def _environment() -> dict[str, str]:
@@ -236,13 +243,13 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     good = True
     for number in range(1, trials + 1):
         forms = report_paths(steps.folder, number)
-        reports = [word for path in forms for word in ("--report", str(path))]
+        reports = [word for path in forms for word in ("--report", _word(path))]
         code = steps.run(
-            "replay", str(steps.folder / TRACE), *words, *reports,
+            "replay", _word(steps.folder / TRACE), *words, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
         found = stored.load(forms[0])
-        typer.echo(f"trial {number} of {trials}: {_said(found)}", err=True)
+        say(f"trial {number} of {trials}: {_said(found)}", err=True)
         good &= code == EXIT_OK
         if any(reason.code == "interrupted" for reason in found.reasons):
             break
@@ -275,5 +282,5 @@ def _verify(folder: Path, *, as_json: bool) -> int:
     else:
         for each in findings:
             mark = "ok " if each.problem is None else "NO "
-            typer.echo(f"{mark} {each.what}{'' if each.problem is None else f': {each.problem}'}")
+            say(f"{mark} {each.what}{'' if each.problem is None else f': {each.problem}'}")
     return EXIT_OK if all(each.problem is None for each in findings) else EXIT_TRACE

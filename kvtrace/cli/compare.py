@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from kvtrace.cli.console import plain_console
 from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
 from kvtrace.outfile import write_all
@@ -67,6 +67,6 @@ def show(found: ComparisonDocument, *, as_json: bool) -> None:
     if as_json:
         print(found.model_dump_json(indent=2))
         return
-    console = Console(width=min(Console().width, WIDTH), highlight=False)
+    console = plain_console(width_max=WIDTH)
     for part in terminal.render(found):
         console.print(part)

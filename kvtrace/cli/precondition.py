@@ -13,6 +13,7 @@ from kvtrace.cli.running import Shown, stopping
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError
 from kvtrace.outfile import OutFile
 from kvtrace.outputs import check_apart, check_writable
+from kvtrace.printable import printable
 from kvtrace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
 from replay.precondition import Preconditioning, PreconditionOptions, precondition
@@ -144,7 +145,7 @@ def _summary(done: Preconditioning) -> str:
     """Return what people want to know, in lines of 80 columns at most where names allow."""
     turns = done.written_bytes / done.span_bytes
     lines = [
-        done.title,
+        printable(done.title),
         f"  written  {format_bytes(done.written_bytes)} in {done.elapsed_ns / S_NS:.1f} s: "
         f"{turns:.2f} × the {format_bytes(done.span_bytes)} that were to be filled",
     ]

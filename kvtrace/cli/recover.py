@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kvtrace.cli.console import say
 from kvtrace.outputs import check_apart, check_writable
 from replay.output import left_parts, recover
 
@@ -28,4 +29,4 @@ def recover_command(
     check_apart([out], [folder])
     check_writable(out, force=force)
     rows = recover(folder, out, force=force)
-    typer.echo(f"{out}: {rows:,} rows; delete {folder} when it is no longer needed")
+    say(f"{out}: {rows:,} rows; delete {folder} when it is no longer needed")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import UsageError
 from kvtrace.outfile import write_all
 from kvtrace.outputs import check_apart, check_writable
+from kvtrace.printable import printable
 from replay import report, stored
 from replay.document import ResultDocument
 from replay.report import json as json_report
@@ -84,10 +85,12 @@ def _show_all(results: list[Path], documents: list[ResultDocument], *, as_json: 
         return
     console = _console()
     for at, (path, document) in enumerate(zip(results, documents, strict=True)):
-        console.print(Text(("\n" if at else "") + f"── {path}", style="bold"), soft_wrap=True)
+        console.print(
+            Text(("\n" if at else "") + f"── {printable(path)}", style="bold"), soft_wrap=True
+        )
         for part in terminal.render(document):
             console.print(part)
 
 
-def _console() -> Console:
-    return Console(width=min(Console().width, terminal.WIDTH), highlight=False)
+def _console() -> PlainConsole:
+    return plain_console(width_max=terminal.WIDTH)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from kvtrace.cli.console import plain_console, say
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
 from kvtrace.outputs import check_apart, check_writable
 from kvtrace.schema import Tier
@@ -212,11 +212,11 @@ def _tell(made: Written, *, as_json: bool) -> None:
         }
         typer.echo(json.dumps(fields, indent=2))
         return
-    typer.echo(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects there at the start")
+    say(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects there at the start")
     if dropped:
-        typer.echo(f"  {dropped:,} rows have no word in the CSV and were left out")
+        say(f"  {dropped:,} rows have no word in the CSV and were left out")
     if csv and made.residents:
-        typer.echo("  a CSV doesn't list what is there at the start; an import finds it again")
+        say("  a CSV doesn't list what is there at the start; an import finds it again")
 
 
 def _print_diff(found: list[Difference], largest: float) -> None:
@@ -228,7 +228,7 @@ def _print_diff(found: list[Difference], largest: float) -> None:
             _value(of.get(name), each.unit) for name in ("p50", "mean") for of in (each.a, each.b)
         ]
         table.add_row(each.tier, each.quantity, *cells, f"{each.ks:.3f}")
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(table)
     console.print(f"largest distance {largest:.3f} (Kolmogorov–Smirnov: 0 equal, 1 apart)")
 

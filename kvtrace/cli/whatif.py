@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from kvtrace import csvcells
+from kvtrace.cli.console import plain_console
 from kvtrace.cli.tools import JsonOption
 from kvtrace.config import resolve
 from kvtrace.errors import UsageError
@@ -183,7 +184,7 @@ def _write_csv(found: list[Outcome], path: Path, *, force: bool) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(csvcells.plain, rows))
     with OutFile(path, force=force) as file:
         file.write(text.getvalue().encode())
 
@@ -198,7 +199,7 @@ def _write_plot(
 
 
 def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
-    console = Console(highlight=False)
+    console = plain_console()
     swept = [key for key, values in choices.items() if len(values) > 1]
     for key, values in choices.items():
         if key not in swept:

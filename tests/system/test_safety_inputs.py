@@ -73,7 +73,9 @@ CASES: dict[str, tuple[object, ...]] = {
     "replay onto the device": (
         "replay", "@t.parquet", "--device", "@d.json", "--size", "1GiB", "--report", "@d.json",
     ),
-    "replay into the folder": ("replay", "@t.parquet", "--dir", "@folder", "--report", "@same/r.json"),
+    "replay into the folder": (
+        "replay", "@t.parquet", "--dir", "@folder", "--report", "@same/r.json",
+    ),
     "report onto the result": ("report", "@r.json", "--report", "@hard-r.json"),
     "compare onto a result": ("compare", "@r.json", "@r.json", "--report", "@hard-r.json"),
     "recover into its parts": ("recover", "@left.parts", "@left.parts/t.parquet"),
