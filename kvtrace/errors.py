@@ -82,12 +82,22 @@ def unknown_name(kind: str, got: str, known: Iterable[str], *, where: object = N
     )
 
 
+_REMEDIES = {
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.EFBIG: "raise the limit (ulimit -f), or name a place that holds larger files",
+    errno.ENOENT: "name a place that exists",
+    errno.EROFS: "name another place",
+    errno.EACCES: "name another place",
+    errno.EPERM: "name another place",
+}
+
+
 def write_failure(where: object, error: OSError) -> TargetError:
     """Return the error for an output that can't be written."""
     return TargetError(
         f"can't write: {os.strerror(error.errno) if error.errno else error}",
         where=where,
-        hint="free space or name another place",
+        hint=_REMEDIES.get(error.errno or 0, "free space or name another place"),
     )
 
 
@@ -111,8 +121,7 @@ def limit_met(error: BaseException) -> TargetError | None:
             return TargetError("not enough memory", hint="raise the limit (ulimit -v) or free some")
         if isinstance(cause, OSError):
             problem = os.strerror(cause.errno) if cause.errno else str(cause)
-            hint = "raise the limit (ulimit -n)" if cause.errno == errno.EMFILE else None
-            return TargetError(problem, where=cause.filename, hint=hint)
+            return TargetError(problem, where=cause.filename, hint=_REMEDIES.get(cause.errno or 0))
         if any(text in str(cause) for text in _SHORTAGES):
             first = str(cause).strip().splitlines()[0]
             return TargetError(first, hint="raise the limits (ulimit -u, -v, -n) or free some")

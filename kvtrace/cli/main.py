@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from functools import cache
@@ -11,11 +12,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from kvtrace.cli.limits import check_limits
 from kvtrace.cli.streams import Streams
 from kvtrace.errors import EXIT_BUG, EXIT_OK, KvtraceError, limit_met
 from kvtrace.printable import printable
 from kvtrace.version import VERSION
 
+# Nothing here multiplies matrices, and OpenBLAS sends itself SIGINT where it can't start threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 _MODULES = {
     "record": "record",
     "info": "trace",
@@ -55,6 +59,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; what typer says of a wrong option is printed as text."""
+        check_limits()
         try:
             return super().invoke(ctx)
         except Exception as error:
