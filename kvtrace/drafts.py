@@ -60,10 +60,10 @@ class Draft:
         self._reservation = Reservation(path)
         try:
             self.place, descriptor = _create(path)
-            self._adopt(descriptor)
         except OSError as error:
             self._reservation.close()
             raise write_failure(path, error) from error
+        self._adopt(descriptor)
         self.open = True
         """Whether it is neither published nor discarded."""
 
@@ -71,7 +71,7 @@ class Draft:
         status = os.fstat(descriptor)
         self._identity = status.st_dev, status.st_ino
         self._descriptor = descriptor
-        self.file = os.fdopen(os.dup(descriptor), "wb")
+        self.file = os.fdopen(descriptor, "wb", closefd=False)
 
     def publish(self, check: Callable[[Path], None] | None = None) -> None:
         """Give the file, complete and on disk, its name; `check` reads it back before that.

@@ -75,6 +75,8 @@ class WholeFile:
 
     def close(self) -> None:
         """Give the file, complete, its name; if that fails, nothing is left."""
+        if not self.draft.open:
+            return
         try:
             self._file.close()
         except OSError as error:

@@ -58,25 +58,27 @@ class PartsWriter(TraceWriter):
 
     _draft: DraftFolder
 
-    def _open(self, *, force: bool) -> None:
+    def _new_draft(self, *, force: bool) -> DraftFolder:
         if check_folder(self.path):
             files_of_trace(self.path)
             if not force:
                 raise exists_already(self.path)
         check_parent(self.path)
-        self._draft = DraftFolder(self.path, files_of_trace if force else None)
-        self._part(0)
+        return DraftFolder(self.path, files_of_trace if force else None)
 
-    def _part(self, start_row: int) -> None:
+    def _first(self) -> pq.ParquetWriter:
+        return self._part(0)
+
+    def _part(self, start_row: int) -> pq.ParquetWriter:
         self._begin_row = start_row
         self._name = part_name(start_row // PART_ROWS)
         self._out = self._draft.file(self._name)
-        self._file = self._parquet(self._out)
+        return self._parquet(self._out)
 
     def _write(self, table: pa.Table, start_row: int) -> None:
         if start_row and start_row % PART_ROWS == 0:
             self._end(start_row - self._begin_row)
-            self._part(start_row)
+            self._file = self._part(start_row)
         super()._write(table, start_row)
 
     def _end(self, rows: int) -> None:

@@ -209,12 +209,22 @@ class TraceWriter(RowWriter):
         self._pending_rows = 0
         self._pool = ThreadPoolExecutor(1) if background else None
         self._encoding: Future[None] | None = None
-        self._open(force=force)
+        self._draft = self._new_draft(force=force)
+        with ExitStack() as undo:
+            undo.callback(self._draft.discard)
+            try:
+                self._file = self._first()
+            except OSError as error:
+                raise write_failure(self.path, error) from error
+            undo.pop_all()
 
-    def _open(self, *, force: bool) -> None:
-        """Create the draft, and what the first rows are written to."""
-        self._draft = Draft(self.path, force=force)
-        self._file = self._parquet(self._draft.file)
+    def _new_draft(self, *, force: bool) -> Draft | DraftFolder:
+        return Draft(self.path, force=force)
+
+    def _first(self) -> pq.ParquetWriter:
+        """Return what the first rows are written to."""
+        assert isinstance(self._draft, Draft)
+        return self._parquet(self._draft.file)
 
     def _parquet(self, file: Any) -> pq.ParquetWriter:
         names = {column.name for column in self.columns}

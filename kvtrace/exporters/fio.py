@@ -254,10 +254,12 @@ class _Log:
         return first & (index >= before)
 
     def end(self) -> None:
-        """Close the files late enough for fio to reap what is in flight."""
+        """Close the files late enough for fio to reap what is in flight; publish log and map."""
         close_us = self._last_us + fiolog.CLOSE_AFTER_US
         lines = (f"{close_us} {name} close\n" for name in self.names())
         self._file.write("".join(lines).encode())
+        self._file.close()
+        self._map.close()
 
     def names(self) -> list[str]:
         """Return the names of the files so far."""

@@ -59,8 +59,8 @@ def export(trace: Trace, out: Path, options: ExportOptions, naming: Naming) -> E
     if len(resident):
         check_writable(resident_path(out), force=options.force)
     with ExitStack() as stack:
-        file = stack.enter_context(OutFile(out, force=options.force))
         beside = stack.enter_context(MapWriter(out, force=options.force))
+        file = stack.enter_context(OutFile(out, force=options.force))  # published first
         writer = OpLogWriter(file, naming, epoch_ns)
         for columns in rows.batches():
             refuse_partial_writes(columns, writer.rows, trace)
