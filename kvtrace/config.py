@@ -24,6 +24,7 @@ from kvtrace.fields import (
     Tokens,
     Warmup,
 )
+from kvtrace.printable import printable
 from kvtrace.source_config import ARRIVING, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
@@ -169,6 +170,13 @@ class RecordConfig(Section):
             # Which conversation a user is given next depends on all users.
             raise ValueError(f"users of source {self.source.name} are of one node: give a rate")
         return self
+
+    @property
+    def input_paths(self) -> list[Path]:
+        """The files and directories that a recording reads."""
+        model = self.model if self.model.endswith((".toml", ".json")) else None
+        names = (*self.source.input, self.source.tokenizer, model)
+        return [Path(name) for name in names if name]
 
     @property
     def gpus(self) -> int:
@@ -329,7 +337,7 @@ def _lines(section: Mapping[str, Any], origins: Mapping[str, str], prefix: str) 
 def _origin(origins: Mapping[str, str], key: str) -> str:
     """Return where a value comes from: its own key was set, or one within it."""
     within = [origin for other, origin in origins.items() if f"{other}.".startswith(f"{key}.")]
-    return within[-1] if within else "default"
+    return printable(within[-1]) if within else "default"
 
 
 def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:

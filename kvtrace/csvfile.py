@@ -55,7 +55,7 @@ class CsvWriter(RowWriter):
         self.dropped = 0
         self._ops = [op for op in OPS if with_deletes or op is not Op.DELETE]
         self._epoch_ns = epoch_ns
-        self._partial = self._file.partial
+        self._draft = self._file.draft
         try:
             self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
         except TargetError:

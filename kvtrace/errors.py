@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
+
+from kvtrace.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,14 +43,15 @@ class KvtraceError(Exception):
         self.got = got
         self.accepted = accepted
         self.hint = hint
+        problem = " ".join(problem.split())
         head = problem if where is None else f"{where}: {problem}"
-        details = [] if got is None else [f"got {_short(got)}"]
+        details = [] if got is None else [f"got {' '.join(_short(got).split())}"]
         if accepted is not None:
             details.append(f"accepted: {accepted}")
         if hint is not None:
             details.append(hint)
         line = head if not details else f"{head}: {'; '.join(details)}"
-        super().__init__(_cut(" ".join(line.split()), _LINE_CHARS))
+        super().__init__(printable(_cut(line, _LINE_CHARS)))
 
 
 _GOT_CHARS, _LINE_CHARS = 200, 2000
@@ -95,10 +99,48 @@ def unknown_name(kind: str, got: str, known: Iterable[str], *, where: object = N
     )
 
 
+_REMEDIES = {
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.EFBIG: "raise the limit (ulimit -f), or name a place that holds larger files",
+    errno.ENOENT: "name a place that exists",
+    errno.EROFS: "name another place",
+    errno.EACCES: "name another place",
+    errno.EPERM: "name another place",
+}
+
+
 def write_failure(where: object, error: OSError) -> TargetError:
     """Return the error for an output that can't be written."""
     return TargetError(
         f"can't write: {os.strerror(error.errno) if error.errno else error}",
         where=where,
-        hint="free space or name another place",
+        hint=_REMEDIES.get(error.errno or 0, "free space or name another place"),
     )
+
+
+_SHORTAGES = (
+    "can't start new thread",
+    "Resource temporarily unavailable",
+    "annot allocate memory",
+    "failed to map segment",
+    "Too many open files",
+    "ThreadPoolBuildError",
+    "terminated abruptly",
+)
+"""What packages say, in errors of their own, where a limit was met."""
+
+
+def limit_met(error: BaseException) -> TargetError | None:
+    """Return the error for what the environment refused: memory, files, threads; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return TargetError("not enough memory", hint="raise the limit (ulimit -v) or free some")
+        if isinstance(cause, OSError):
+            problem = os.strerror(cause.errno) if cause.errno else str(cause)
+            return TargetError(problem, where=cause.filename, hint=_REMEDIES.get(cause.errno or 0))
+        if any(text in str(cause) for text in _SHORTAGES):
+            first = str(cause).strip().splitlines()[0]
+            return TargetError(first, hint="raise the limits (ulimit -u, -v, -n) or free some")
+        cause = cause.__cause__ or cause.__context__
+    return None

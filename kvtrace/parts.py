@@ -2,63 +2,96 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kvtrace.schema import ROW_GROUP_ROWS
-from kvtrace.writer import HEAD_NAME, TraceWriter, fsync
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kvtrace.drafts import DraftFolder
+from kvtrace.errors import TargetError
+from kvtrace.outfile import check_rows
+from kvtrace.outputs import check_folder, check_parent, exists_already
+from kvtrace.schema import HEADER_KEY, ROW_GROUP_ROWS
+from kvtrace.writer import HEAD_NAME, TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 PART_ROWS = 16 * ROW_GROUP_ROWS
 """Rows of each part but the last."""
 
 
+def part_name(number: int) -> str:
+    """Return the name of a part, counted from 0."""
+    return f"part-{number:05}.parquet"
+
+
+def files_of_trace(folder: Path) -> list[Path]:
+    """Return the files of a trace in a directory. Raises TargetError if anything else is in it."""
+    found = sorted(folder.iterdir())
+    parts = [folder / part_name(number) for number in range(len(found) - 1)]
+    foreign = [path for path in found if path not in (folder / HEAD_NAME, *parts)]
+    foreign += [path for path in found if path.is_symlink() or not path.is_file()]
+    if not foreign and found and _has_header(folder / HEAD_NAME):
+        return found
+    raise TargetError(
+        "is a directory that isn't a trace, or has other files in it",
+        where=folder,
+        got=foreign[0].name if foreign else "no trace",
+        hint="name another directory",
+    )
+
+
+def _has_header(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return HEADER_KEY in (pq.read_metadata(file).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 class PartsWriter(TraceWriter):
     """Writes rows to a directory of parts of PART_ROWS rows each, and the header beside them.
 
-    `force` replaces a directory only if it is a trace.
+    `force` replaces a directory only if it is a trace and nothing else is in it.
     """
 
-    _directory = True
+    _draft: DraftFolder
+
+    def _new_draft(self, *, force: bool) -> DraftFolder:
+        if check_folder(self.path):
+            files_of_trace(self.path)
+            if not force:
+                raise exists_already(self.path)
+        check_parent(self.path)
+        return DraftFolder(self.path, files_of_trace if force else None)
 
     def _first(self) -> pq.ParquetWriter:
-        self._partial.mkdir()
-        return self._parquet(self._part(0))
+        return self._part(0)
 
-    def _part(self, start_row: int) -> Path:
-        return self._partial / f"part-{start_row // PART_ROWS:05}.parquet"
+    def _part(self, start_row: int) -> pq.ParquetWriter:
+        self._begin_row = start_row
+        self._name = part_name(start_row // PART_ROWS)
+        self._out = self._draft.file(self._name)
+        return self._parquet(self._out)
 
     def _write(self, table: pa.Table, start_row: int) -> None:
         if start_row and start_row % PART_ROWS == 0:
-            self._file.close()
-            fsync(self._part(start_row - 1))
-            self._file = self._parquet(self._part(start_row))
+            self._end(start_row - self._begin_row)
+            self._file = self._part(start_row)
         super()._write(table, start_row)
 
-    def _publish(self) -> None:
-        """Rename the directory, in place of the trace that is replaced."""
-        fsync(self._partial)
-        _remove_trace(self.path)
-        self._partial.replace(self.path)
+    def _end(self, rows: int) -> None:
+        """Close a part, and read it back."""
+        self._file.close()
+        self._draft.keep(self._out)
+        check_rows(self._draft.place / self._name, rows)
 
     def _finish(self, metadata: dict[bytes, bytes]) -> None:
-        self._file.close()
-        fsync(self._part(max(0, self._rows - 1)))
-        with self._parquet(self._partial / HEAD_NAME) as head:
-            head.add_key_value_metadata(metadata)
-        fsync(self._partial / HEAD_NAME)
-
-    def _remove(self) -> None:
-        _remove_trace(self._partial)
-
-
-def _remove_trace(folder: Path) -> None:
-    """Remove the parts in a directory and, empty then, itself; do nothing if there is none."""
-    if folder.is_dir():
-        for part in folder.glob("*.parquet"):
-            part.unlink()
-        folder.rmdir()
+        self._end(self._rows - self._begin_row)
+        head: Any = self._draft.file(HEAD_NAME)
+        with self._parquet(head) as writer:
+            writer.add_key_value_metadata(metadata)
+        self._draft.keep(head)
+        check_rows(self._draft.place / HEAD_NAME, 0)
+        self._draft.publish()

@@ -18,6 +18,7 @@ from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
 from kvtrace.events import HierarchyStats
 from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
+from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
@@ -116,9 +117,10 @@ def record(
     trials that `users: auto` makes. Raises KvtraceError, and leaves nothing behind, if it can't be
     made or comes out empty.
     """
+    path = Path(out)
+    check_apart([path], config.input_paths)
     if config.source.users == "auto":
         config = search(config, Recording, told)
-    path = Path(out)
     if config.nodes > 1:
         return _record_nodes(config, path, workers, force=force, dry_run=dry_run, progress=progress)
     recording = Recording(config, workers=workers)

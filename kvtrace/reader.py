@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from kvtrace.bounds import Bounds, refuse
 from kvtrace.errors import TraceError
 from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
 from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, REQUIRED, Column
+from kvtrace.textfile import arrow_source
 from kvtrace.writer import HEAD_NAME, RESIDENT_KEY, file_sha256, numpy_dtype
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Trace:
         self.parts = tuple(part for part, _ in parts)
         self._files = [file for _, file in parts]
         self._head = head
+        self._sources: list[IO[bytes]] = []
         packed = _metadata(head, HEADER_KEY)
         self.header = Header() if packed is None else Header.from_json(packed, where=path)
         names = set(self._files[0].schema_arrow.names)
@@ -72,7 +74,9 @@ class Trace:
         """Return the rows as a polars LazyFrame; word columns are categorical or strings."""
         import polars as pl  # a fifth of the command line's start, and few need it
 
-        return pl.scan_parquet(list(self.parts))
+        parts: Any = [arrow_source(part.absolute()) for part in self.parts]  # ~ is a name, too
+        self._sources += [part for part in parts if not isinstance(part, Path)]
+        return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
 
     def collect(self, frame: pl.LazyFrame, *, streaming: bool = False) -> pl.DataFrame:
         """Return what a frame made of `lazy` comes to. Raises TraceError for damage."""
@@ -224,7 +228,9 @@ class Trace:
     def close(self) -> None:
         """Close the files."""
         for file in {*self._files, self._head}:
-            file.close()
+            file.close(force=True)
+        for source in self._sources:
+            source.close()
 
     def __enter__(self) -> Self:
         return self
@@ -269,7 +275,7 @@ def open_trace(path: str | os.PathLike[str]) -> Trace:
 def _open_file(path: Path) -> pq.ParquetFile:
     _check_magic(path)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(arrow_source(path))
         _ = file.schema_arrow.names  # decodes them
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise TraceError(

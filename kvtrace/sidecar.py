@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from kvtrace.errors import TraceError
 from kvtrace.outfile import TableFile
 from kvtrace.schema import BY_NAME, words_array
+from kvtrace.textfile import arrow_source
 from kvtrace.writer import arrow_values
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class MapWriter(TableFile):
         words = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
         numbers = [field.name for field in self._schema if pa.types.is_integer(field.type)]
         return pq.ParquetWriter(
-            self.partial,
+            self.draft.file,
             self._schema,
             compression="zstd",
             compression_level=1,
@@ -83,7 +84,7 @@ class MapReader:
     def __init__(self, path: Path) -> None:
         self._path, self._records = path, 0
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(arrow_source(path))
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"can't read: {error}", where=path, accepted=_ACCEPTED) from error
         there = self._names()
@@ -174,4 +175,4 @@ class MapReader:
 
     def __exit__(self, *raised: object) -> None:
         """Close the file."""
-        self._file.close()
+        self._file.close(force=True)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
+def arrow_source(path: Path) -> Path | IO[bytes]:
+    """Return what Arrow opens: the path, or, if its name isn't UTF-8, the open file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.open("rb")
+    return path
+
+
 @contextmanager
 def open_binary(path: Path) -> Iterator[pa.NativeFile]:
     """Give the decompressed bytes of `path`; damage met while reading is a TraceError."""
@@ -26,7 +35,7 @@ def open_binary(path: Path) -> Iterator[pa.NativeFile]:
         if path.stat().st_size == 0:
             raise TraceError("empty file", where=path)
         # Arrow's streams raise on a truncated frame, where python-zstandard's just ends.
-        with pa.input_stream(str(path), compression=_CODECS.get(path.suffix)) as stream:
+        with pa.input_stream(arrow_source(path), compression=_CODECS.get(path.suffix)) as stream:
             yield stream
     except (OSError, pa.ArrowException) as error:
         raise TraceError(

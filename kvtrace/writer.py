@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kvtrace.bounds import Bounds
-from kvtrace.errors import TargetError, write_failure
+from kvtrace.drafts import Draft, DraftFolder
+from kvtrace.errors import write_failure
 from kvtrace.header import (
     RESIDENT_DTYPE,
     Cell,
@@ -25,6 +25,7 @@ from kvtrace.header import (
     checked_residents,
     pack_resident,
 )
+from kvtrace.outfile import check_rows
 from kvtrace.schema import (
     BY_NAME,
     COLUMNS,
@@ -39,13 +40,13 @@ from kvtrace.schema import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from numpy.typing import NDArray
 
 RESIDENT_KEY = HEADER_KEY + b".resident"
-PARTIAL_SUFFIX = ".partial"
 HEAD_NAME = "header.parquet"
 """In a trace that is a directory: a file without rows, with the header."""
 
@@ -62,30 +63,6 @@ _FLOAT_EXACT = 1 << 53  # floats count whole numbers exactly below it
 def numpy_dtype(column: Column) -> np.dtype[np.generic]:
     """Return the numpy type in which `column` is given to a writer and comes from a reader."""
     return np.dtype(np.uint8) if column.words else np.dtype(column.type.to_pandas_dtype())
-
-
-def partial_path(path: Path) -> Path:
-    """Return the name under which `path` is written until it is complete."""
-    return path.with_name(path.name + PARTIAL_SUFFIX)
-
-
-def check_writable(path: Path, *, force: bool = False, directory: bool = False) -> None:
-    """Return if `path` can be made; else raise TargetError. Nothing is created.
-
-    `directory`: as a trace of parts, which replaces nothing but such a trace.
-    """
-    if path.is_dir() and not (directory and (path / HEAD_NAME).exists()):
-        hint = "name another, or a file in it" if directory else "name a file in it"
-        raise TargetError("is a directory", where=path, hint=hint)
-    if directory and path.exists() and not path.is_dir():
-        raise TargetError("is a file", where=path, hint="name a directory")
-    if path.exists() and not force:
-        raise TargetError("exists already", where=path, hint="name another file or add --force")
-    parent = path.parent
-    if not parent.is_dir():
-        raise TargetError("no such directory", where=parent, hint="create it first")
-    if not os.access(parent, os.W_OK):
-        raise TargetError("directory isn't writable", where=parent, hint="name another place")
 
 
 def file_sha256(path: Path) -> str:
@@ -174,11 +151,11 @@ class TotalsCounter:
 class RowWriter(ABC):
     """Takes rows for `path`, which appears whole at `close` or not at all.
 
-    As a context manager it closes on success and removes the partial file on an error.
+    As a context manager it closes on success and removes the draft on an error.
     """
 
     path: Path
-    _partial: Path
+    _draft: Draft | DraftFolder
 
     @abstractmethod
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -192,11 +169,6 @@ class RowWriter(ABC):
     def abort(self) -> None:
         """Remove what was written."""
 
-    def _publish(self) -> None:
-        """Give the partial file, which is complete and closed, its final name."""
-        fsync(self._partial)
-        self._partial.replace(self.path)
-
     def __enter__(self) -> Self:
         return self
 
@@ -208,7 +180,7 @@ class RowWriter(ABC):
     ) -> None:
         if kind is not None:
             self.abort()
-        elif self._partial.exists():
+        elif self._draft.open:
             self._close_or_abort()
 
     def _close_or_abort(self) -> None:
@@ -226,11 +198,9 @@ class TraceWriter(RowWriter):
 
     Rows come in batches of any size (`append`); the file doesn't depend on how they were cut.
     `columns` names the columns that some row knows, beside the required ones. As a context
-    manager it closes on success and removes the partial file on an error. With `background`
+    manager it closes on success and removes the draft on an error. With `background`
     row groups are encoded in a thread of their own.
     """
-
-    _directory = False
 
     def __init__(
         self,
@@ -244,7 +214,6 @@ class TraceWriter(RowWriter):
     ) -> None:
         self.path = Path(path)
         self.header = header
-        check_writable(self.path, force=force, directory=self._directory)
         wanted = set(columns) | {column.name for column in REQUIRED}
         self.columns = tuple(column for column in COLUMNS if column.name in wanted)
         assert wanted <= set(BY_NAME), f"unknown columns: {wanted - set(BY_NAME)}"
@@ -259,24 +228,27 @@ class TraceWriter(RowWriter):
         self._pending_rows = 0
         self._pool = ThreadPoolExecutor(1) if background else None
         self._encoding: Future[None] | None = None
-        self._partial = partial_path(self.path)
-        self._open()
+        self._draft = self._new_draft(force=force)
+        with ExitStack() as undo:
+            undo.callback(self._draft.discard)
+            try:
+                self._file = self._first()
+            except OSError as error:
+                raise write_failure(self.path, error) from error
+            undo.pop_all()
 
-    def _open(self) -> None:
-        try:
-            self._file = self._first()
-        except OSError as error:
-            self._remove()
-            raise write_failure(self.path, error) from error
+    def _new_draft(self, *, force: bool) -> Draft | DraftFolder:
+        return Draft(self.path, force=force)
 
     def _first(self) -> pq.ParquetWriter:
-        """Create what the first rows are written to."""
-        return self._parquet(self._partial)
+        """Return what the first rows are written to."""
+        assert isinstance(self._draft, Draft)
+        return self._parquet(self._draft.file)
 
-    def _parquet(self, path: Path) -> pq.ParquetWriter:
+    def _parquet(self, file: Any) -> pq.ParquetWriter:
         names = {column.name for column in self.columns}
         return pq.ParquetWriter(
-            path,
+            file,
             pa.schema([column.field for column in self.columns]),
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
@@ -344,9 +316,18 @@ class TraceWriter(RowWriter):
 
         `header_fields` replace those the header was opened with (what is known at the end only).
         """
+        with ExitStack() as undo:
+            undo.callback(self.abort)
+            header = self._close(header_fields)
+            undo.pop_all()
+        self._shutdown()
+        self.header = header
+        return header
+
+    def _close(self, header_fields: Mapping[str, object]) -> Header:
         self._flush()
         self._wait()
-        header = self.header.model_copy(update=header_fields)
+        header = self.header.model_copy(update=dict(header_fields))
         header = header.model_copy(update={"totals": self._counter.totals()})
         metadata = dict(self.beside)
         if len(self.resident):
@@ -359,27 +340,23 @@ class TraceWriter(RowWriter):
         metadata[HEADER_KEY] = header.to_json()
         try:
             self._finish(metadata)
-            self._publish()
         except OSError as error:
             raise write_failure(self.path, error) from error
-        self._shutdown()
-        self.header = header
         return header
 
     def _finish(self, metadata: dict[bytes, bytes]) -> None:
-        """Write what is known at the end only, and close."""
+        """Write what is known at the end only, and publish."""
+        assert isinstance(self._draft, Draft)
         self._file.add_key_value_metadata(metadata)
         self._file.close()
+        self._draft.publish(lambda place: check_rows(place, self._rows))
 
     def abort(self) -> None:
         """Remove what was written."""
         self._shutdown()
         with suppress(OSError):  # a full disk can't take the footer either
             self._file.close()
-        self._remove()
-
-    def _remove(self) -> None:
-        self._partial.unlink(missing_ok=True)
+        self._draft.discard()
 
     def _shutdown(self) -> None:
         if self._pool is not None:
@@ -407,12 +384,3 @@ def _resident_totals(objects: NDArray[np.void], derived: bool) -> Resident:
         bytes={name: sizes[name] for name, count in counts.items() if count},
         derived=derived,
     )
-
-
-def fsync(path: Path) -> None:
-    """Make a file, or a directory's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

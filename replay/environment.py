@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvtrace.printable import utf8
 from replay import device, mounts
 
 if TYPE_CHECKING:
@@ -106,6 +107,6 @@ def observe(targets: tuple[Target, ...]) -> Environment:
         transparent_huge_pages=device.read_text(_HUGE),
         python=platform.python_version(),
         versions=_versions(),
-        command=tuple(sys.argv),
+        command=tuple(map(utf8, sys.argv)),
         targets=tuple(_target(target) for target in targets),
     )

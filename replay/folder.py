@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MARKER_NAME = ".kvtrace"
 SUBFOLDERS = tuple(f"{number:02x}" for number in range(256))
+_OWN_TEMPORARY = re.compile(r"\.kvtrace\.[0-9a-f]{16}\.(?:tmp|probe)")
+"""What a kill may leave of the marker and the probe."""
 _OURS = re.compile(r"([0-9a-f]{16})(\.kv|\.[0-9a-f]+-[0-9a-f]+\.tmp)")
 _MASK = (1 << 64) - 1
 _MIN_ALIGN_BYTES = 4096
@@ -119,7 +122,7 @@ def look(path: Path) -> FolderFacts:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         raise TargetError(f"can't be listed: {error.strerror}", where=path) from error
-    others = tuple(name for name in names if name != MARKER_NAME)
+    others = tuple(name for name in names if _is_other(name))
     identity = (found.st_dev, found.st_ino)
     return _facts(path, path, identity, _read_marker(path), others)
 
@@ -194,13 +197,22 @@ def _has_marker_file(path: Path) -> bool:
     return os.path.lexists(path / MARKER_NAME)
 
 
+def _is_other(name: str) -> bool:
+    return name != MARKER_NAME and _OWN_TEMPORARY.fullmatch(name) is None
+
+
+def temporary_name(suffix: str) -> str:
+    """Return a new name in the folder for what is there for a moment."""
+    return f"{MARKER_NAME}.{secrets.token_hex(8)}.{suffix}"
+
+
 def recheck(facts: FolderFacts, descriptor: int) -> None:
     """Return if the opened folder still is what was looked at. Raises TargetError."""
     found = os.fstat(descriptor)
     same = facts.new or (found.st_dev, found.st_ino) == facts.identity
     same = same and _read_marker(descriptor) == facts.marker
     if same and facts.marker is None:
-        same = tuple(sorted(os.listdir(descriptor))) == facts.others
+        same = tuple(sorted(filter(_is_other, os.listdir(descriptor)))) == facts.others
     if not same:
         raise TargetError("changed while it was being opened", where=facts.path)
 
@@ -213,15 +225,18 @@ def check_marked(descriptor: int, marker: Marker, title: str) -> None:
 
 def write_marker(descriptor: int, marker: Marker) -> None:
     """Leave the new marker in a folder, or the old one. Raises OSError."""
-    temporary = f"{MARKER_NAME}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    temporary = temporary_name("tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=descriptor)
     try:
         os.write(file, marker.pack())
         os.fsync(file)
+        os.rename(temporary, MARKER_NAME, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    except OSError:
+        os.unlink(temporary, dir_fd=descriptor)
+        raise
     finally:
         os.close(file)
-    os.rename(temporary, MARKER_NAME, src_dir_fd=descriptor, dst_dir_fd=descriptor)
 
 
 def make_subfolders(descriptor: int, where: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.units import MS_NS, S_NS, US_NS
 from replay.histogram import Histogram, uppers
+from replay.metrics_server import BoundedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,10 +61,9 @@ class Metrics:
 
         registry = prometheus_client.CollectorRegistry()
         registry.register(self)
+        application = prometheus_client.make_wsgi_app(registry)
         try:
-            self._server, _ = prometheus_client.start_http_server(
-                self.port, self._address, registry
-            )
+            self._server = BoundedServer(self._address, self.port, application)
         except OSError as error:
             raise TargetError(
                 f"can't listen: {error.strerror}",
@@ -70,6 +71,7 @@ class Metrics:
                 hint="name another port",
             ) from error
         self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(

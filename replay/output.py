@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
-import shutil
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace.errors import TargetError, UsageError
+from kvtrace.drafts import Draft, draft_path, drafts_of
+from kvtrace.errors import TargetError, UsageError, write_failure
+from kvtrace.outfile import write_all
+from kvtrace.outputs import Reservation, check_apart, check_writable
 from kvtrace.reader import open_trace
 from kvtrace.schema import ROW_GROUP_ROWS
 from kvtrace.units import S_NS
-from kvtrace.writer import TraceWriter, check_writable, partial_path
+from kvtrace.writer import TraceWriter
 from replay import clock, report
 from replay.executed import ExecutedRows
 from replay.from_run import document_of
@@ -46,11 +50,6 @@ _CRASHED = {"verdict": "INVALID", "reasons": ["interrupted"]}
 _FLUSH_NS = 5 * S_NS
 
 
-def parts_path(path: Path) -> Path:
-    """Return the folder that holds the parts of a result trace until it is whole."""
-    return path.with_name(path.name + PARTS_SUFFIX)
-
-
 class ResultTrace:
     """Writes the executed rows of a trace and their times while a run goes on.
 
@@ -69,6 +68,8 @@ class ResultTrace:
         self._pending: list[dict[str, NDArray[Any]]] = []
         self._pending_rows = 0
         self._parts: list[Path] = []
+        self._folder: Path | None = None
+        self._failure: TargetError | None = None
         self._flushed_ns = clock.now_ns()
 
     def add(self, done: Done, start_ns: int) -> None:
@@ -83,19 +84,31 @@ class ResultTrace:
         self._pending_rows += len(done)
         late = clock.now_ns() - self._flushed_ns > _FLUSH_NS
         if self._pending_rows >= ROW_GROUP_ROWS or (late and self._pending_rows):
-            self._flush()
+            try:
+                self._flush()
+            except TargetError as error:  # the run goes on, and its reports are written
+                self._failure = self._failure or error
+            self._pending, self._pending_rows = [], 0
+            self._flushed_ns = clock.now_ns()
 
     def _flush(self) -> None:
-        folder = parts_path(self._path)
-        folder.mkdir(exist_ok=True)
-        path = folder / f"part-{len(self._parts):06d}{TRACE_SUFFIX}"
-        with TraceWriter(path, self._header(_CRASHED), self._columns, force=True) as writer:
+        path = self._parts_folder() / f"part-{len(self._parts):06d}{TRACE_SUFFIX}"
+        with TraceWriter(path, self._header(_CRASHED), self._columns) as writer:
             writer.resident = self._resident()
             for rows in self._pending:
                 writer.append(rows)
         self._parts.append(path)
-        self._pending, self._pending_rows = [], 0
-        self._flushed_ns = clock.now_ns()
+
+    def _parts_folder(self) -> Path:
+        """Return the folder that holds the parts until the trace is whole, a new one at first."""
+        if self._folder is None:
+            folder = draft_path(self._path, PARTS_SUFFIX)
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise write_failure(self._path, error) from error
+            self._folder = folder
+        return self._folder
 
     @property
     def _columns(self) -> list[str]:
@@ -110,7 +123,13 @@ class ResultTrace:
         return old.model_copy(update={"statistics": {**old.statistics, REPLAY: dict(replay)}})
 
     def finish(self, result: Result, document: ResultDocument) -> None:
-        """Write the whole trace under its name, `document` in it; the parts are gone then."""
+        """Write the whole trace under its name, `document` in it; the parts are gone then.
+
+        Raises TargetError if it can't be written, or a part couldn't.
+        """
+        if self._failure is not None:
+            self._remove_parts()
+            raise self._failure
         about = {
             "trace_sha256": result.trace.sha256,
             "verdict": result.verdict.word,
@@ -129,8 +148,15 @@ class ResultTrace:
                 _append_part(writer, path, self._columns)
             for rows in self._pending:
                 writer.append(rows)
-        if self._parts:
-            shutil.rmtree(parts_path(self._path))
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        """Remove the parts that were written here, and their folder if nothing else is in it."""
+        for path in self._parts:
+            path.unlink(missing_ok=True)
+        if self._folder is not None:
+            with suppress(OSError):
+                self._folder.rmdir()
 
 
 def _append_part(writer: TraceWriter, path: Path, columns: Sequence[str]) -> int:
@@ -139,6 +165,24 @@ def _append_part(writer: TraceWriter, path: Path, columns: Sequence[str]) -> int
         for batch in part.batches(list(columns), nulls=True):
             writer.append(batch)
         return part.rows
+
+
+def left_parts(path: Path) -> Path:
+    """Return the folder of parts at `path`, or the one that a killed run left beside it.
+
+    Raises UsageError if there is none, or several.
+    """
+    if path.name.endswith(PARTS_SUFFIX) and path.is_dir():
+        return path
+    found = drafts_of(path, PARTS_SUFFIX) if path.parent.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(
+        "several runs have left parts" if found else "no parts of a result trace",
+        where=path,
+        got=", ".join(map(str, found)) or None,
+        accepted=f"the --out of a run that was killed, or its folder .NAME.*{PARTS_SUFFIX}",
+    )
 
 
 def recover(folder: Path, path: Path, *, force: bool = False) -> int:
@@ -151,7 +195,7 @@ def recover(folder: Path, path: Path, *, force: bool = False) -> int:
         raise UsageError(
             "no parts of a result trace",
             where=folder,
-            accepted=f"a folder NAME{TRACE_SUFFIX}{PARTS_SUFFIX} left by a run that was killed",
+            accepted=f"a folder .NAME.*{PARTS_SUFFIX} left by a run that was killed",
         )
     with open_trace(parts[0]) as first:
         header, columns, resident = first.header, list(first.columns), first.resident()
@@ -191,9 +235,19 @@ class Outputs:
         self.inputs, self.out, self.reports, self.force = inputs, out, reports, force
         self._trace: Trace | None = None
         self._result_trace: ResultTrace | None = None
+        self._drafts: list[Draft] = []
+        self._undo = ExitStack()
+
+    @property
+    def left(self) -> list[Path]:
+        """Folders of parts that earlier runs with the same `out` have left."""
+        return [] if self.out is None else drafts_of(self.out, PARTS_SUFFIX)
 
     def check(self) -> None:
-        """Return if all can be written; nothing is left. Raises UsageError or TargetError."""
+        """Check that all can be written, and create the reports' drafts.
+
+        Raises UsageError or TargetError; then nothing is left.
+        """
         if self.out is not None and self.out.suffix != TRACE_SUFFIX:
             raise UsageError(
                 "unknown form of result trace",
@@ -201,21 +255,32 @@ class Outputs:
                 got=repr(self.out.suffix),
                 accepted=TRACE_SUFFIX,
             )
+        outputs = [*self.reports, *([] if self.out is None else [self.out])]
         for path in self.reports:
             report.check_suffix(path)
-        taken = [path.resolve() for path in self.inputs]
-        for path in (*self.reports, *(() if self.out is None else (self.out,))):
-            if path.resolve() in taken:
-                raise UsageError("named twice", where=path, hint="name another output")
-            taken.append(path.resolve())
+        check_apart(outputs, self.inputs)
+        for path in outputs:
             check_writable(path, force=self.force)
-            _try(path)
-        if self.out is not None and parts_path(self.out).exists():
-            raise UsageError(
-                "parts of an earlier result are there: its run was killed",
-                where=parts_path(self.out),
-                hint="`kvtrace recover` makes a trace of them; then delete the folder",
-            )
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Create the drafts of all reports, so that nothing is measured in vain."""
+        with ExitStack() as undo:
+            for path in self.reports:
+                draft = Draft(path, force=self.force)
+                undo.callback(draft.discard)
+                self._drafts.append(draft)
+            if self.out is not None:
+                undo.callback(Reservation(self.out).close)
+                Draft(self.out, force=self.force).discard()
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Remove what was made and has no name yet, except parts that `recover` can use."""
+        self._undo.close()
 
     def open(self, trace: Trace) -> None:
         """Take the trace that will be replayed."""
@@ -233,30 +298,24 @@ class Outputs:
             self._result_trace.add(done, start_ns)
 
     def checkpoint(self, result_so_far: Callable[[], Result]) -> None:
-        """Keep what the reports would say if the run ended now, beside each of them."""
-        if not self.reports:
+        """Keep what the reports would say if the run ended now, in the draft of each of them."""
+        if not self._drafts:
             return
         document = document_of(result_so_far())
-        for path in self.reports:
-            report.write_json(document, partial_path(path))
+        for draft in self._drafts:
+            with suppress(OSError):  # the last one stays; the end tells what can't be written
+                draft.refill(lambda place: report.write_json(document, place))
 
     def write(self, result: Result) -> None:
-        """Write all files, each whole or not at all. Raises TargetError."""
+        """Write all files, each whole or not at all: the result trace first, then the reports.
+
+        One that fails costs none of the others. Raises TargetError that names those that failed.
+        """
         document = document_of(result)
-        for path in self.reports:
-            report.write(document, path)
-            partial_path(path).unlink(missing_ok=True)
-        if self._result_trace is not None:
-            self._result_trace.finish(result, document)
-
-
-def _try(path: Path) -> None:
-    """Return if a file can be made beside `path`: permissions alone don't tell (root, /proc)."""
-    probe = partial_path(path)
-    try:
-        probe.open("wb").close()
-        probe.unlink()
-    except OSError as error:
-        raise TargetError(
-            f"can't write: {error.strerror}", where=path, hint="name another place"
-        ) from error
+        writes: dict[Path, Callable[[], object]] = {}
+        if self.out is not None and self._result_trace is not None:
+            trace = self._result_trace
+            writes[self.out] = lambda: trace.finish(result, document)
+        for draft in self._drafts:
+            writes[draft.path] = partial(report.write_draft, document, draft)
+        write_all(writes, lambda path: writes[path]())

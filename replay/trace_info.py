@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.printable import utf8
+
 if TYPE_CHECKING:
     from kvtrace.header import Header
     from kvtrace.reader import Trace
@@ -41,7 +43,7 @@ def describe(trace: Trace, *, sha256: str, rows_replayed: int, duration_ns: int)
     whole = rows_replayed == trace.rows and bool(before.get(WHOLE))
     tokens = header.statistics.get("generated_tokens") if whole else None
     return TraceInfo(
-        path=str(trace.path),
+        path=utf8(trace.path),
         sha256=sha256,
         rows=trace.rows,
         rows_replayed=rows_replayed,

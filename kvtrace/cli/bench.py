@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -18,15 +15,18 @@ import typer
 from click.exceptions import UsageError as ClickUsageError
 from typer.core import TyperCommand
 
-import kvtrace
+from kvtrace.cli.child import Children
 from kvtrace.cli.compare import show
+from kvtrace.cli.console import say
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
+from kvtrace.outputs import check_apart
 from kvtrace.reader import open_trace
 from replay import stored
 from replay.trials import folder as bench_folder
 from replay.trials import report
 from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
+from replay.watch import RunInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from replay.document import ResultDocument
 
 MIN_WINDOW = "60s"
-_RUN = ("-P", "-c", "from kvtrace.cli.main import main; main()")
-"""Arguments of Python: this program, whatever lies in the folder that it is started in."""
 _OURS = ("out", "report_to", "force", "as_json")
 """Options of a replay that a bench sets itself."""
 
@@ -125,14 +123,18 @@ def bench_command(
     if trace is None:
         resolve(None, {}, set_ or (), preset)
     else:
+        if trace.is_dir():
+            raise UsageError("is a directory", where=trace, accepted="a trace in one file")
         with open_trace(trace):
             pass  # what is wrong is found before anything is made
+    inputs = (trace, asked["device"], asked["folder"])
+    check_apart([folder], [path for path in inputs if path is not None])
     steps = _Steps(folder)
     bench_folder.make(folder)
     if trace is None:
         assert preset is not None
         settings = [word for text in set_ or [] for word in ("--set", text)]
-        steps.run("record", str(folder / TRACE), "--preset", preset, *settings)
+        steps.run("record", _word(folder / TRACE), "--preset", preset, *settings)
     else:
         shutil.copyfile(trace, folder / TRACE)
         steps.note(datetime.now(UTC), ("cp", str(trace), str(folder / TRACE)), "done")
@@ -149,6 +151,7 @@ class _Steps:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.children = Children()
 
     def note(self, at: datetime, words: Sequence[str], outcome: str) -> None:
         """Add a line to the log: when something began, what it was, how it ended."""
@@ -161,26 +164,21 @@ class _Steps:
         What it prints goes to `into`. Raises KvtraceError for a code that may not be.
         """
         began = datetime.now(UTC)
-        output = subprocess.PIPE if into is None else into.open("wb")
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it, and ends well
-        try:
-            done = subprocess.run(
-                [sys.executable, *_RUN, *words], stdout=output, env=_environment(), check=False
-            )
-        finally:
-            signal.signal(signal.SIGINT, before)
-            if into is not None:
-                output.close()  # type: ignore[union-attr]
-        self.note(began, ("kvtrace", *words), f"exit {done.returncode}")
-        if done.returncode not in may_end:
-            raise _FailedStepError(words[0], done.returncode)
-        return done.returncode
+        if into is None:
+            code = self.children.run(words, subprocess.DEVNULL)
+        else:
+            with into.open("xb") as output:
+                code = self.children.run(words, output)
+        self.note(began, ("kvtrace", *words), f"exit {code}")
+        if code not in may_end:
+            raise _FailedStepError(words[0], code)
+        return code
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment in which Python finds this very package."""
-    places = [str(Path(kvtrace.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(place for place in places if place)}
+def _word(path: Path) -> str:
+    """Return a path as a word of a command line that is never taken for an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
 
 
 class _FailedStepError(KvtraceError):
@@ -231,16 +229,18 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     good = True
     for number in range(1, trials + 1):
         forms = report_paths(steps.folder, number)
-        reports = [word for path in forms for word in ("--report", str(path))]
+        reports = [word for path in forms for word in ("--report", _word(path))]
         code = steps.run(
-            "replay", str(steps.folder / TRACE), *words, *reports,
+            "replay", _word(steps.folder / TRACE), *words, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
+        if steps.children.stopped and not forms[0].exists():
+            raise RunInterruptedError("stopped before the trial had a result", where=steps.folder)
         found = stored.load(forms[0])
-        typer.echo(f"trial {number} of {trials}: {_said(found)}", err=True)
+        say(f"trial {number} of {trials}: {_said(found)}", err=True)
         good &= code == EXIT_OK
-        if any(reason.code == "interrupted" for reason in found.reasons):
-            break
+        if steps.children.stopped:
+            return False
     return good
 
 
@@ -270,5 +270,5 @@ def _verify(folder: Path, *, as_json: bool) -> int:
     else:
         for each in findings:
             mark = "ok " if each.problem is None else "NO "
-            typer.echo(f"{mark} {each.what}{'' if each.problem is None else f': {each.problem}'}")
+            say(f"{mark} {each.what}{'' if each.problem is None else f': {each.problem}'}")
     return EXIT_OK if all(each.problem is None for each in findings) else EXIT_TRACE

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from kvtrace.cli.console import plain_console
 from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
-from kvtrace.writer import check_writable
+from kvtrace.outfile import write_all
+from kvtrace.outputs import check_apart, check_writable
 from replay.report.terminal import WIDTH
 from replay.stored import consistent
 from replay.trials import report, terminal
@@ -51,19 +52,17 @@ def compare_command(
         for side in sides:
             check_alike(side.trials)
         found = document_of(compare(sides))
-        for path in report_to or []:
-            report.write(found, path, "Comparison")
+        write_all(
+            report_to or [], lambda path: report.write(found, path, "Comparison", force=force)
+        )
     show(found, as_json=as_json)
 
 
 def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> None:
     """Return if comparisons can be written to `outputs`. Raises UsageError or TargetError."""
-    taken = [path.resolve() for path in inputs]
+    check_apart(outputs, inputs)
     for path in outputs:
         report.check_suffix(path)
-        if path.resolve() in taken:
-            raise UsageError("named twice", where=path, hint="name another output")
-        taken.append(path.resolve())
         check_writable(path, force=force)
 
 
@@ -72,6 +71,6 @@ def show(found: ComparisonDocument, *, as_json: bool) -> None:
     if as_json:
         print(found.model_dump_json(indent=2))
         return
-    console = Console(width=min(Console().width, WIDTH), highlight=False)
+    console = plain_console(width_max=WIDTH)
     for part in terminal.render(found):
         console.print(part)

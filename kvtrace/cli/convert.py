@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kvtrace import exporters, importers
+from kvtrace.cli.console import say
 from kvtrace.cli.parsing import parse_tier, parse_tiers, parsed
 from kvtrace.errors import UsageError
 from kvtrace.reader import open_trace
@@ -74,9 +75,9 @@ def import_command(
         fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}
         typer.echo(json.dumps(fields, indent=2))
         return
-    typer.echo(f"{out}: {made.header.totals.rows:,} rows")
+    say(f"{out}: {made.header.totals.rows:,} rows")
     for note in made.notes:
-        typer.echo(f"  {note}")
+        say(f"  {note}")
 
 
 def export_command(
@@ -164,8 +165,8 @@ def export_command(
         fields["beside"] = [str(path) for path in made.beside]
         typer.echo(json.dumps(fields, indent=2))
         return
-    typer.echo(f"{out}: {made.rows:,} rows, {made.dropped_rows:,} left out")
+    say(f"{out}: {made.rows:,} rows, {made.dropped_rows:,} left out")
     for path in made.beside:
-        typer.echo(f"  beside it {path}")
+        say(f"  beside it {path}")
     for lost in made.loses:
-        typer.echo(f"  loses {lost}")
+        say(f"  loses {lost}")

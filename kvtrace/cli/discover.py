@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.units import format_bytes
 from replay.host import disks, gpus, machine
 from replay.host.disks import Disk, FileSystem, why_not_disk, why_not_file_system
@@ -34,7 +34,7 @@ def discover_command(
     if as_json:
         print(json.dumps(_document(seen, cards, drives, places, suggestion), indent=2))
         return
-    console = Console(width=min(Console().width, _WIDTH), highlight=False)
+    console = plain_console(width_max=_WIDTH)
     console.print(_machine(seen, cards))
     for drive in drives:
         console.print(_disk(drive))
@@ -139,11 +139,14 @@ def _file_system(place: FileSystem) -> Table:
     )
 
 
-def _print_suggestion(console: Console, suggestion: Suggestion | None) -> None:
+def _print_suggestion(console: PlainConsole, suggestion: Suggestion | None) -> None:
     if suggestion is None:
-        console.print(f"\n{_NOWHERE}")
+        console.print()
+        console.print(_NOWHERE)
         return
-    console.print(f"\nFor this machine ({suggestion.note}):\n", soft_wrap=False)
+    console.print()
+    console.print(f"For this machine ({suggestion.note}):")
+    console.print()
     # As they are, so that they can be pasted: no wrapping of ours.
     print(suggestion.record)
     print(suggestion.replay)

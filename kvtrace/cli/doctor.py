@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from kvtrace.cli.console import plain_console
 from kvtrace.errors import EXIT_OK, EXIT_TARGET
+from kvtrace.printable import printable
 from replay.host import activity, machine, place
 from replay.host.doctor import Level, Snapshot, examine
 
@@ -48,13 +49,15 @@ def doctor_command(
 
 
 def _show(found: tuple[Finding, ...]) -> None:
-    console = Console(width=min(Console().width, _WIDTH), highlight=False)
+    console = plain_console(width_max=_WIDTH)
     for finding in found:
         line = Text(finding.level, style=_STYLES[finding.level])
-        line.append(f" {finding.code}: {finding.figure}", style="default")
+        line.append(f" {finding.code}: {printable(finding.figure)}", style="default")
         console.print(line)
         if finding.remedy:
-            console.print(Padding(Text(f"→ {finding.remedy}", style="dim"), (0, 0, 0, 2)))
+            console.print(
+                Padding(Text(f"→ {printable(finding.remedy)}", style="dim"), (0, 0, 0, 2))
+            )
     counts = {level: sum(finding.level == level for finding in found) for level in Level}
     console.print(
         f"{counts[Level.OK]} fine, {counts[Level.WARNING]} to mind, "

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from kvtrace import plugins
+from kvtrace.cli.console import plain_console
 from kvtrace.config import preset_names, preset_summary
 from kvtrace.errors import unknown_name
 from kvtrace.model import models
@@ -87,7 +87,7 @@ def list_command(
         }
         typer.echo(json.dumps(fields, indent=2))
         return
-    console = Console(highlight=False)
+    console = plain_console()
     for name, entries in found.items():
         table = Table(title=name, title_justify="left", show_header=False, box=None)
         for entry in entries:

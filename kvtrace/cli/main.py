@@ -12,9 +12,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from kvtrace.errors import EXIT_BUG, KvtraceError
+from kvtrace.cli.limits import check_limits
+from kvtrace.cli.streams import Streams
+from kvtrace.errors import EXIT_BUG, EXIT_OK, KvtraceError, limit_met
+from kvtrace.printable import printable
 from kvtrace.version import VERSION
 
+# Nothing here multiplies matrices, and OpenBLAS sends itself SIGINT where it can't start threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 _MODULES = {
     "record": "record",
     "info": "trace",
@@ -51,6 +56,16 @@ class _Commands(TyperGroup):
         if cmd_name in _MODULES and cmd_name not in self.commands:
             self.add_command(command(cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what typer says of a wrong option is printed as text."""
+        check_limits()
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):
+                error.message = printable(error.message)  # type: ignore[attr-defined]
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in _MODULES:
@@ -101,17 +116,31 @@ def _group() -> Any:
 
 def main() -> NoReturn:
     """Run the command line; exit with the code that the outcome has."""
+    streams = Streams()
+    code = _run()
+    jit = sys.modules.get("kvtrace.jit")
+    if jit is not None and jit.Notes.uncached is not None:
+        note = printable(jit.Notes.uncached)
+        print(f"kvtrace: compiled code can't be kept, so each run compiles it: {note}; "
+              "set NUMBA_CACHE_DIR to a writable directory", file=sys.stderr)  # fmt: skip
+    sys.exit(streams.end(code))
+
+
+def _run() -> int:
+    """Run the command line; return the exit code."""
     try:
         _group()()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else EXIT_OK
     except KvtraceError as error:
         print(f"kvtrace: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone (`kvtrace head t | head -1`): nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception:  # the outermost frame: whatever arrives here is a bug of ours
-        traceback.print_exc()
-        print("kvtrace: this is a bug; please report it with the lines above", file=sys.stderr)
-        sys.exit(EXIT_BUG)
+        return error.exit_code
+    except BaseException as error:  # the outermost frame; panics of Rust aren't Exceptions
+        limit = limit_met(error)
+        if limit is None:  # whatever arrives here is a bug of ours
+            traceback.print_exc()
+            print("kvtrace: this is a bug; please report it with the lines above", file=sys.stderr)
+            return EXIT_BUG
+        print(f"kvtrace: error: {limit}", file=sys.stderr)
+        return limit.exit_code
     raise AssertionError("typer always exits")

@@ -10,10 +10,12 @@ import typer
 
 from kvtrace.cli.parsing import parsed
 from kvtrace.cli.running import Shown, stopping
-from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError
+from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_apart, check_writable
+from kvtrace.printable import printable
 from kvtrace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
-from kvtrace.writer import check_writable, partial_path
 from replay.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.targets import TargetSpec
 from replay.watch import Stop
@@ -87,7 +89,8 @@ def precondition_command(
         done = precondition(spec, options, watcher=shown, stop=stop)
     found = _document(done)
     if report is not None:
-        _write_report(report, found)
+        with OutFile(report, force=force) as file:
+            file.write((json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
     typer.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else _summary(done))
     good = not done.interrupted and (done.steady is True or not require_steady)
     raise typer.Exit(EXIT_OK if good else EXIT_INVALID)
@@ -98,22 +101,8 @@ def _check_report(path: Path | None, device: Path, *, force: bool) -> None:
         return
     if path.suffix != ".json":
         raise UsageError("unknown form of report", where=path, accepted=".json")
-    if path.resolve() == device.resolve():
-        raise UsageError("named twice", where=path, hint="name another output")
+    check_apart([path], [device])
     check_writable(path, force=force)
-
-
-def _write_report(path: Path, found: dict[str, Any]) -> None:
-    partial = partial_path(path)
-    try:
-        partial.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise TargetError(
-            f"can't write: {error.strerror}", where=path, hint="name another place"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _document(done: Preconditioning) -> dict[str, Any]:
@@ -156,7 +145,7 @@ def _summary(done: Preconditioning) -> str:
     """Return what people want to know, in lines of 80 columns at most where names allow."""
     turns = done.written_bytes / done.span_bytes
     lines = [
-        done.title,
+        printable(done.title),
         f"  written  {format_bytes(done.written_bytes)} in {done.elapsed_ns / S_NS:.1f} s: "
         f"{turns:.2f} × the {format_bytes(done.span_bytes)} that were to be filled",
     ]

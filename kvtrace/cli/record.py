@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvtrace.cli.console import say
 from kvtrace.cli.progress import record_bar
 from kvtrace.cli.recorded import show, summary
 from kvtrace.config import as_yaml, resolve
 from kvtrace.errors import UsageError
+from kvtrace.outputs import check_apart
 from kvtrace.pipeline import record
 from kvtrace.recording import Recording
 from kvtrace.schema import Tier
@@ -273,6 +275,7 @@ def record_command(
         Recording(resolved)
         typer.echo(as_yaml(found), nl=False)
         return
+    check_apart([out], [] if config is None else [config])
     started = time.monotonic()
     with record_bar() as progress:
         made = record(
@@ -289,7 +292,7 @@ def _tell_trial(trial: Trial) -> None:
     """Say what one number of users came to."""
     p95 = ", ".join(f"{word} {ns / MS_NS:,.0f} ms" for word, ns in trial.p95_ns.items())
     verdict = "within the targets" if trial.met else "too many"
-    typer.echo(f"{trial.users:,} users: P95 of loads {p95}: {verdict}", err=True)
+    say(f"{trial.users:,} users: P95 of loads {p95}: {verdict}", err=True)
 
 
 def _role(prefill_only: bool, decode_only: bool) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from kvtrace.cli.console import plain_console
 from kvtrace.config import RecordConfig
 from kvtrace.pipeline import Recorded
 from kvtrace.reader import open_trace
@@ -67,7 +67,7 @@ def _unlimited(made: Recorded) -> list[str]:
 
 def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     """Print the summary for people."""
-    console, totals, counted = Console(), made.header.totals, made.header.statistics
+    console, totals, counted = plain_console(), made.header.totals, made.header.statistics
     table = Table(title=f"{made.path}", title_justify="left", title_style="bold")
     for name in ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held"):
         table.add_column(name, justify="left" if name == "tier" else "right")

@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
-from kvtrace.writer import check_writable
-from replay.output import recover
+from kvtrace.cli.console import say
+from kvtrace.outputs import check_apart, check_writable
+from replay.output import left_parts, recover
 
 
 def recover_command(
-    parts: Annotated[Path, typer.Argument(help="Folder NAME.parquet.parts.", show_default=False)],
+    parts: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULT",
+            help="The --out of the killed replay, or the folder of parts it left beside it.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="Trace to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
     """Make one trace of the parts of a result that a killed replay has left; they stay."""
+    folder = left_parts(parts)
+    check_apart([out], [folder])
     check_writable(out, force=force)
-    rows = recover(parts, out, force=force)
-    typer.echo(f"{out}: {rows:,} rows; delete {parts} when it is no longer needed")
+    rows = recover(folder, out, force=force)
+    say(f"{out}: {rows:,} rows; delete {folder} when it is no longer needed")

@@ -13,7 +13,7 @@ from kvtrace.cli.parsing import REPORT_HELP, parse_tiers, parsed
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.cli.targets import target_specs
-from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError, unknown_name
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError, unknown_name
 from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, Watcher, run
@@ -298,11 +298,15 @@ def replay_command(
     )
     inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
-    outputs.check()
     metrics = None if metrics_port is None else Metrics(*parse_address(metrics_port))
-    with open_trace(trace) as opened:
+    with outputs, open_trace(trace) as opened:
+        outputs.check()
         result = _run(opened, specs, options, outputs, metrics)
-        outputs.write(result)
+        try:
+            outputs.write(result)
+        except TargetError:
+            show(document_of(result), as_json=as_json)
+            raise
     show(document_of(result), as_json=as_json)
     raise typer.Exit(_exit_code(result))
 
@@ -349,6 +353,8 @@ def _run(
 ) -> Result:
     stop, shown = Stop(), Shown()
     outputs.open(trace)
+    for folder in outputs.left:
+        shown.say(f"an earlier run was killed: `kvtrace recover` makes a trace of {folder}")
     watcher: Watcher = shown
     with ExitStack() as opened:
         if metrics is not None:

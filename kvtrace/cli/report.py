@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
+from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import UsageError
-from kvtrace.writer import check_writable
+from kvtrace.outfile import write_all
+from kvtrace.outputs import check_apart, check_writable
+from kvtrace.printable import printable
 from replay import report, stored
 from replay.document import ResultDocument
 from replay.report import json as json_report
@@ -54,16 +57,14 @@ def report_command(
             hint="name one of them, or put them side by side: "
             + shlex.join(["kvtrace", "compare", *map(str, results)]),
         )
+    check_apart(outputs, results)
     for path in outputs:
         report.check_suffix(path)
-        if path.resolve() == results[0].resolve():
-            raise UsageError("named twice", where=path, hint="name another output")
         check_writable(path, force=force)
     documents = [stored.load(path, from_ops=from_ops) for path in results]
     with stored.consistent(", ".join(map(str, results))):
         rendered = [_rendered(document, as_json=as_json) for document in documents]
-        for path in outputs:
-            report.write(documents[0], path)
+        write_all(outputs, lambda path: report.write(documents[0], path, force=force))
     if len(results) == 1:
         _print(rendered[0])
     else:
@@ -97,10 +98,10 @@ def _show_all(
         print(f"[{','.join(map(str, rendered))}]")
         return
     for at, (path, parts) in enumerate(zip(results, rendered, strict=True)):
-        title = Text(("\n" if at else "") + f"── {path}", style="bold")
+        title = Text(("\n" if at else "") + f"── {printable(path)}", style="bold")
         _console().print(title, soft_wrap=True)
         _print(parts)
 
 
-def _console() -> Console:
-    return Console(width=min(Console().width, terminal.WIDTH), highlight=False)
+def _console() -> PlainConsole:
+    return plain_console(width_max=terminal.WIDTH)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from kvtrace.cli.console import plain_console
 from kvtrace.units import format_duration_ns
 from replay.live import Live
 from replay.watch import Stop
@@ -37,7 +37,7 @@ class Shown:
     """A bar on stderr where that is a terminal; lines for people in any case."""
 
     def __init__(self, *, in_bytes: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = plain_console(stderr=True)
         self.progress = Progress(
             *_columns(in_bytes),
             console=self.console,

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from kvtrace.cli.console import plain_console, say
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
+from kvtrace.outputs import check_apart, check_writable
 from kvtrace.schema import Tier
 from kvtrace.tools.anonymise import anonymised, read_secret
 from kvtrace.tools.merge import merged
@@ -21,7 +22,6 @@ from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import Written, opened, write
 from kvtrace.units import format_bytes, format_duration_ns, parse_duration_ns
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from kvtrace.tools.diff import Difference
@@ -143,7 +143,7 @@ def anonymise_command(
 ) -> None:
     """Rename keys, blocks, sessions and requests by a keyed hash; say nothing of the source."""
     secret = read_secret(key_file)
-    _check_out(out, [trace], force=force)
+    _check_out(out, [trace, key_file], force=force)
     with opened(trace) as source:
         _tell(write(anonymised(source, secret), out, force=force), as_json=as_json)
 
@@ -178,9 +178,7 @@ def diff_command(
 
 def _check_out(out: Path, inputs: list[Path], *, force: bool) -> None:
     """Refuse an output that exists, or that is an input, before anything is read."""
-    for path in inputs:
-        if out.exists() and path.exists() and out.samefile(path):
-            raise UsageError("is the input, too", where=out, hint="name another file")
+    check_apart([out], inputs)
     check_writable(out, force=force)
 
 
@@ -214,11 +212,11 @@ def _tell(made: Written, *, as_json: bool) -> None:
         }
         typer.echo(json.dumps(fields, indent=2))
         return
-    typer.echo(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects there at the start")
+    say(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects there at the start")
     if dropped:
-        typer.echo(f"  {dropped:,} rows have no word in the CSV and were left out")
+        say(f"  {dropped:,} rows have no word in the CSV and were left out")
     if csv and made.residents:
-        typer.echo("  a CSV doesn't list what is there at the start; an import finds it again")
+        say("  a CSV doesn't list what is there at the start; an import finds it again")
 
 
 def _print_diff(found: list[Difference], largest: float) -> None:
@@ -230,7 +228,7 @@ def _print_diff(found: list[Difference], largest: float) -> None:
             _value(of.get(name), each.unit) for name in ("p50", "mean") for of in (each.a, each.b)
         ]
         table.add_row(each.tier, each.quantity, *cells, f"{each.ks:.3f}")
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(table)
     console.print(f"largest distance {largest:.3f} (Kolmogorov–Smirnov: 0 equal, 1 apart)")
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import polars as pl
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kvtrace.check import CheckReport, check
+from kvtrace.cli.console import plain_console
 from kvtrace.errors import EXIT_TRACE
+from kvtrace.printable import printable
 from kvtrace.reader import open_trace
 from kvtrace.schema import BY_NAME
 from kvtrace.stats import summarise
@@ -40,8 +42,9 @@ def info_command(
 
 
 def _print_info(found: dict[str, Any]) -> None:
-    console, header = Console(highlight=False), found["header"]
-    console.print(f"[bold]{found['path']}[/bold]  format {header['format_version']}")
+    console, header = plain_console(), found["header"]
+    title = Text(printable(found["path"]), "bold")
+    console.print(title.append(f"  format {header['format_version']}", "not bold"))
     for name, text in _description(header):
         console.print(f"  {name:<10}{text}")
     console.print(
@@ -157,7 +160,7 @@ def _document(found: CheckReport) -> dict[str, Any]:
 
 
 def _print_check(path: Path, found: CheckReport, offending: pl.DataFrame | None) -> None:
-    console = Console(highlight=False)
+    console = plain_console()
     peaks = ", ".join(
         f"{tier.label} {format_bytes(peak)}" for tier, peak in found.peak_bytes.items() if peak
     )
@@ -194,4 +197,6 @@ def head_command(
     for row in frame.rows():
         table.add_row(*("" if value is None else str(value) for value in row))
     # Wider than a terminal rather than cut: columns are read by tools, too.
-    Console(highlight=False, width=max(Console().width, 12 * len(frame.columns) + 20)).print(table)
+    console = plain_console()
+    console.width = max(console.width, 12 * len(frame.columns) + 20)
+    console.print(table)

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from kvtrace import csvcells
+from kvtrace.cli.console import plain_console
 from kvtrace.cli.tools import JsonOption
 from kvtrace.config import resolve
 from kvtrace.errors import UsageError
+from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_apart, check_writable
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.units import GIB, format_bytes
@@ -22,7 +25,6 @@ from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers, answer
 from kvtrace.whatif.grid import Outcome
 from kvtrace.whatif.workload import Configured, Options, Workload
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,18 +107,20 @@ def whatif_command(
             "write_policy": write_policy,
         }
     )
-    for path in (csv_, plot_):
-        if path is not None:
-            check_writable(path, force=force)
+    outputs = [path for path in (csv_, plot_) if path is not None]
+    if outputs:
+        check_apart(outputs, _inputs(trace, options, config, set_ or [], preset))
+    for path in outputs:
+        check_writable(path, force=force)
     if plot_ is not None:
         plot.check(plot_)
     with _workload(trace, options, config, set_ or [], preset) as workload:
         named = None if policies is None else _values("--policies", policies)
         answers = answer(workload, choices, curves=named or [] if curve or named else None)
     if csv_ is not None:
-        _write_csv(answers.outcomes, csv_)
+        _write_csv(answers.outcomes, csv_, force=force)
     if plot_ is not None:
-        _write_plot(answers, choices, plot_)
+        _write_plot(answers, choices, plot_, force=force)
     if as_json:
         typer.echo(json.dumps(answers.document(), indent=2))
     else:
@@ -133,6 +137,16 @@ def _values(option: str, text: str) -> list[str]:
 def _choices(texts: dict[str, str | None]) -> dict[str, list[str]]:
     """Return the values of each option that was given, in order."""
     return {key: _values(key, text) for key, text in texts.items() if text is not None}
+
+
+def _inputs(
+    trace: Path | None, options: Options, config: Path | None, sets: list[str], preset: str | None
+) -> list[Path]:
+    """Return the files and directories that are read."""
+    if trace is not None:
+        return [trace]
+    named = [] if config is None else [config]
+    return [*named, *resolve(config, options, sets, preset).config.input_paths]
 
 
 def _workload(
@@ -165,26 +179,27 @@ def _workload(
     return given()
 
 
-def _write_csv(found: list[Outcome], path: Path) -> None:
+def _write_csv(found: list[Outcome], path: Path, *, force: bool) -> None:
     rows = [outcome.record() for outcome in found]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
+    writer.writerows(map(csvcells.plain, rows))
+    with OutFile(path, force=force) as file:
+        file.write(text.getvalue().encode())
 
 
-def _write_plot(answers: Answers, choices: dict[str, list[str]], path: Path) -> None:
+def _write_plot(
+    answers: Answers, choices: dict[str, list[str]], path: Path, *, force: bool
+) -> None:
     charts = [plot.grid_chart(answers.outcomes, choices)]
     if answers.curves:
         charts.append(plot.curve_chart(answers.curves, answers.block_bytes))
-    plot.save(charts, path)
+    plot.save(charts, path, force=force)
 
 
 def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
-    console = Console(highlight=False)
+    console = plain_console()
     swept = [key for key, values in choices.items() if len(values) > 1]
     for key, values in choices.items():
         if key not in swept:

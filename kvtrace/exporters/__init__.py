@@ -3,7 +3,7 @@
 An exporter is a module with `LOSES` (what the format can't hold, one phrase each), `OPTIONS`
 (the names of the options that mean something to it) and
 `export(trace, out, options) -> Exported`; the first line of its docstring is what
-`kvtrace list exporters` says.
+`kvtrace list exporters` says. One that makes files beside `out` names them by `beside(out)`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace import plugins
+from kvtrace.outputs import check_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,5 +78,7 @@ def export(trace: Trace, out: Path, name: str, options: ExportOptions) -> Export
     """
     module = plugins.load(FOLDER, name, kind="export format")
     plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
+    beside = getattr(module, "beside", lambda _: ())
+    check_apart([out, *beside(out)], [trace.path])
     exported: Exported = module.export(trace, out, options)
     return exported

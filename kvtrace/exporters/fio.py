@@ -15,13 +15,13 @@ from kvtrace import fiolog
 from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported
 from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_writable
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import Limit, read_batches
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapWriter, map_path
 from kvtrace.units import US_NS, format_bytes
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,6 +72,11 @@ def job_path(out: Path) -> Path:
 def fill_path(out: Path) -> Path:
     """Return where the job that writes once all that log `out` may read is."""
     return out.with_suffix(".fill.fio")
+
+
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return the files that an export makes beside `out`."""
+    return map_path(out), job_path(out), fill_path(out)
 
 
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
@@ -249,10 +254,12 @@ class _Log:
         return first & (index >= before)
 
     def end(self) -> None:
-        """Close the files late enough for fio to reap what is in flight."""
+        """Close the files late enough for fio to reap what is in flight; publish log and map."""
         close_us = self._last_us + fiolog.CLOSE_AFTER_US
         lines = (f"{close_us} {name} close\n" for name in self.names())
         self._file.write("".join(lines).encode())
+        self._file.close()
+        self._map.close()
 
     def names(self) -> list[str]:
         """Return the names of the files so far."""

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 OPTIONS = ("with_deletes",)
 
 
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return the file that an export makes beside `out`."""
+    return (map_path(out),)
+
+
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     """Write `trace` as CSV. Raises UsageError if nothing would be left of it."""
     if not is_csv(out):

@@ -13,9 +13,9 @@ from kvtrace.foreign.accesses import PENDING, NextAccess, OfRequests, of_tiers
 from kvtrace.foreign.oracle import MAX_SIZE_BYTES, MAX_TIME_S, RECORD
 from kvtrace.foreign.rows import chosen_tiers
 from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_writable
 from kvtrace.sidecar import MapWriter, map_path
 from kvtrace.units import S_NS
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,11 @@ LOSES = (
 _COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
 _BLOCK_RECORDS = 1 << 18
 _OBJECTS_AT_ONCE = 1 << 21
+
+
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return the file that an export makes beside `out`."""
+    return (map_path(out),)
 
 
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:

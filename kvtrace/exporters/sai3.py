@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OPTIONS = ("tiers", "bucket", "endpoint", "prefix")
 LOSES = oplog_export.LOSES
+beside = oplog_export.beside
 BUCKET = "kvtrace"
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 OPTIONS = ("tiers", "endpoint", "prefix", "with_cat")
 LOSES = oplog_export.LOSES
+beside = oplog_export.beside
 ENDPOINT = "http://127.0.0.1:9000"
 
 

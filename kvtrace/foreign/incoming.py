@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.foreign.names import names_path
 from kvtrace.foreign.objects import Objects
-from kvtrace.importers import Imported, header_of
+from kvtrace.importers import Imported, header_of, names_path
 from kvtrace.schema import Op, Phase
 from kvtrace.writer import TraceWriter
 

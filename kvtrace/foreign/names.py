@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kvtrace.importers import names_path
 from kvtrace.jit import constant, kernel
 from kvtrace.outfile import TableFile
 from kvtrace.schema import Tier
@@ -30,16 +31,11 @@ for _tier in Tier:
 _WORD_BYTES = np.array([len(tier.label) for tier in Tier])
 
 
-def names_path(out: Path) -> Path:
-    """Return where the names of trace `out` are kept."""
-    return out.with_name(f"{out.stem}.keys.parquet")
-
-
 class NamesFile(TableFile):
     """Writes a row per key: the key, and its name in the other tool's file."""
 
     def _open(self) -> pq.ParquetWriter:
-        return pq.ParquetWriter(self.partial, _SCHEMA, compression="zstd")
+        return pq.ParquetWriter(self.draft.file, _SCHEMA, compression="zstd")
 
     def append(self, keys: NDArray[np.uint64], names: pa.Array) -> None:
         """Add some keys with their names."""
@@ -204,6 +200,7 @@ class Names:
 
     def __exit__(self, *raised: Any) -> None:
         """Finish the file if it has any names."""
-        self._file.__exit__(*raised)
-        if raised[0] is None and not self.kept:
-            self._file.path.unlink()
+        if raised[0] is None and self.kept:
+            self._file.close()
+        else:
+            self._file.abort()

@@ -12,9 +12,9 @@ from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.foreign.oplog import SUFFIXES, Naming, OpLogWriter, check_suffix
 from kvtrace.foreign.rows import STORAGE, Outgoing, chosen_tiers, refuse_partial_writes
 from kvtrace.outfile import OutFile
+from kvtrace.outputs import check_writable
 from kvtrace.schema import Op
 from kvtrace.sidecar import MapWriter, map_path
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,12 @@ def resident_path(out: Path) -> Path:
     return out.with_name(f"{out.name.removesuffix(suffix)}.resident{suffix}")
 
 
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return the files that an export makes beside `out`."""
+    check_suffix(out)
+    return map_path(out), resident_path(out)
+
+
 def export(trace: Trace, out: Path, options: ExportOptions, naming: Naming) -> Exported:
     """Write `trace` as an operation log. Raises UsageError if nothing would be left of it."""
     check_suffix(out)
@@ -53,8 +59,8 @@ def export(trace: Trace, out: Path, options: ExportOptions, naming: Naming) -> E
     if len(resident):
         check_writable(resident_path(out), force=options.force)
     with ExitStack() as stack:
-        file = stack.enter_context(OutFile(out, force=options.force))
         beside = stack.enter_context(MapWriter(out, force=options.force))
+        file = stack.enter_context(OutFile(out, force=options.force))  # published first
         writer = OpLogWriter(file, naming, epoch_ns)
         for columns in rows.batches():
             refuse_partial_writes(columns, writer.rows, trace)

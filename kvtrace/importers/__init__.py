@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace import plugins
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import Header, Producer, Resident, SourceInfo
+from kvtrace.outputs import check_apart
 from kvtrace.textfile import open_binary
 from kvtrace.version import VERSION
 from kvtrace.writer import file_sha256
@@ -66,8 +67,15 @@ def convert(
     plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
     if len(paths) > 1 and not getattr(module, "MANY", False):
         raise UsageError(f"format {name} is one file", got=f"{len(paths)} files")
+    inputs = [*paths, *([] if options.map is None else [options.map])]
+    check_apart([out, names_path(out)], inputs)
     imported: Imported = module.convert(paths, out, options)
     return imported
+
+
+def names_path(out: Path) -> Path:
+    """Return where the names of trace `out` are kept."""
+    return out.with_name(f"{out.stem}.keys.parquet")
 
 
 def header_of(

@@ -12,8 +12,8 @@ from kvtrace.foreign.elbencho import OPS, WORDS, read_lines
 from kvtrace.foreign.elbencho_ops import Follower, LostEndError
 from kvtrace.foreign.names import Names, Parts
 from kvtrace.foreign.order import Reordered, Spool
+from kvtrace.outputs import check_writable
 from kvtrace.schema import Op, Tier
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

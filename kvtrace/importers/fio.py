@@ -15,11 +15,11 @@ from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
 from kvtrace.inputs.words import Names, one_of, read_lines, word_hashes
 from kvtrace.interleave import interleaved
+from kvtrace.outputs import check_writable
 from kvtrace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.sidecar import NAMES, MapReader
 from kvtrace.textfile import open_binary
 from kvtrace.units import US_NS
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

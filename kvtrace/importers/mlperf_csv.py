@@ -15,16 +15,17 @@ import xxhash
 
 from kvtrace.csvfile import HEADER, OPS, PHASES, TIERS
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.foreign.names import NamesFile, names_path
+from kvtrace.foreign.names import NamesFile
 from kvtrace.foreign.order import TimeOrder
 from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.importers import Imported, header_of
+from kvtrace.importers import Imported, header_of, names_path
 from kvtrace.inputs.capacity import Capacity
 from kvtrace.inputs.words import BAD, seconds_ns
+from kvtrace.outputs import check_writable
 from kvtrace.placement.keys import KeyTable
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from kvtrace.textfile import open_binary
-from kvtrace.writer import TraceWriter, check_writable
+from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

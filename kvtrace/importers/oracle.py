@@ -10,10 +10,10 @@ from kvtrace.errors import TraceError
 from kvtrace.foreign import incoming
 from kvtrace.foreign.oracle import NEVER, NEVER_TOO, RECORD
 from kvtrace.importers import Imported
+from kvtrace.outputs import check_writable
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.textfile import open_binary
 from kvtrace.units import S_NS
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

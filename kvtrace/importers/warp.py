@@ -14,9 +14,9 @@ from kvtrace.foreign import incoming
 from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
+from kvtrace.outputs import check_writable
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapReader
-from kvtrace.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,8 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.importers import Imported, header_of
 from kvtrace.inputs.blockio import Objects
-from kvtrace.writer import TraceWriter, check_writable
+from kvtrace.outputs import check_writable
+from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kvtrace.reader import Columns, Trace
 
 MAX_FACTOR = 1000
+MAX_LAST_NS = 1 << 61
 _SPREAD_STREAM = 1
 
 
@@ -48,6 +49,11 @@ class Scaling:
                     "factor out of range", where=f"--{name}", got=factor,
                     accepted=f"above 0, up to {MAX_FACTOR}",
                 )  # fmt: skip
+        if not 0 <= self.spread_ns <= MAX_LAST_NS:
+            raise UsageError(
+                "out of range", where="--spread", got=f"{self.spread_ns / S_NS:.3g} s",
+                accepted=f"0 to {MAX_LAST_NS / S_NS:.3g} s",
+            )  # fmt: skip
 
 
 def scaled(trace: Trace, scaling: Scaling, stack: ExitStack) -> Stream:
@@ -108,5 +114,16 @@ def _in_time(batches: Iterator[Columns], factor: float) -> Iterator[Columns]:
     for columns in batches:
         times = columns["timestamp"]
         if factor != 1.0:
+            _check_length(times, factor)
             times = np.rint(times * factor).astype(np.int64)
         yield columns | {"timestamp": times}
+
+
+def _check_length(times: NDArray[np.int64], factor: float) -> None:
+    """Refuse times that a trace can't hold; copies begin up to as much later."""
+    last_ns = int(times[-1]) * factor if len(times) else 0
+    if last_ns > MAX_LAST_NS:
+        raise UsageError(
+            "the scaled trace would be too long", where="--time", got=f"{last_ns / S_NS:.3g} s",
+            accepted=f"up to {MAX_LAST_NS / S_NS:.3g} s",
+        )  # fmt: skip

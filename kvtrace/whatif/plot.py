@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import io
+from typing import IO, TYPE_CHECKING, Any
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.outfile import OutFile
 from kvtrace.units import GIB, UNLIMITED, parse_bytes
 
 if TYPE_CHECKING:
@@ -80,17 +82,17 @@ def curve_chart(curves: Sequence[Curve], block_bytes: float) -> Any:
     )
 
 
-def save(charts: Sequence[Any], path: Path) -> None:
+def save(charts: Sequence[Any], path: Path, *, force: bool = False) -> None:
     """Write charts, one below the other, to `path`; HTML needs no network to be looked at."""
     import altair
 
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    more: dict[str, Any] = {"inline": True} if path.suffix == ".html" else {}
-    try:
-        altair.vconcat(*charts).save(str(partial), **more)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    chart: Any = altair.vconcat(*charts)
+    kind = path.suffix.removeprefix(".")
+    drawn: IO[Any] = io.BytesIO() if kind == "png" else io.StringIO()
+    chart.save(drawn, format=kind, **({"inline": True} if kind == "html" else {}))
+    data = drawn.getvalue()  # type: ignore[attr-defined]
+    with OutFile(path, force=force) as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
 
 
 def _gib(text: object) -> float | None:

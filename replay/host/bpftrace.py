@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ class Tracer:
 
     def finish(self, start_ns: int) -> BlockLatency | str:
         """End it; return what it has counted, or why there is nothing."""
-        self.process.send_signal(signal.SIGINT)
+        self.process.terminate()  # SIGINT is ignored by what nohup or a script has started
         stopped_ns = clock.now_ns()
         try:
             code = self.process.wait(STOP_S)

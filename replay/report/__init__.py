@@ -12,11 +12,12 @@ import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.outfile import fill, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from kvtrace.drafts import Draft
     from replay.document import ResultDocument
 
 
@@ -73,25 +74,18 @@ def check_suffix(path: Path) -> None:
 
 
 def write_json(document: ResultDocument, path: Path) -> None:
-    """Write the machine-readable report at `path`, whatever its name."""
-    write_whole(path, lambda partial: _forms()[".json"].write(document, partial))
+    """Write the machine-readable report to `path`, whatever its name."""
+    _forms()[".json"].write(document, path)
 
 
-def write(document: ResultDocument, path: Path) -> None:
-    """Write the report at `path`, whole or not at all."""
+def write(document: ResultDocument, path: Path, *, force: bool = False) -> None:
+    """Write the report at `path`, whole or not at all. Raises TargetError."""
     form = _form_of(path)
-    write_whole(path, lambda partial: form.write(document, partial))
+    write_whole(path, lambda place: form.write(document, place), force=force)
 
 
-def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Let `write_to` make a file that becomes `path` when it is whole. Raises TargetError."""
-    partial = path.with_name(path.name + ".new")
-    try:
-        write_to(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise TargetError(
-            f"can't write: {error.strerror}", where=path, hint="free space or name another place"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+def write_draft(document: ResultDocument, draft: Draft) -> None:
+    """Write the report to a draft, and publish it. Raises TargetError."""
+    form = _form_of(draft.path)
+    fill(draft, lambda place: form.write(document, place))
+    draft.publish()

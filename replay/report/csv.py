@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
+from kvtrace import csvcells
 from replay.histogram import QUANTILES
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def write(document: ResultDocument, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         table.writeheader()
-        table.writerows(rows(document))
+        table.writerows(csvcells.plain(row) for row in rows(document))
 
 
 def rows(document: ResultDocument) -> Iterator[Row]:

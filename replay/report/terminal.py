@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kvtrace.printable import printable
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns
 from replay.report import below, requests
 from replay.report.cells import FEW_MARK, count_cells, table_of_times, time_cells
@@ -51,7 +52,7 @@ def render(result: ResultDocument) -> Iterator[RenderableType]:
 def _verdict(result: ResultDocument) -> Text:
     text = Text(result.verdict, style=_STYLES[result.verdict])
     for mark in dict.fromkeys(mark.code for mark in result.marks):
-        text.append(f" {mark}", style="bold yellow")
+        text.append(f" {printable(mark)}", style="bold yellow")
     if result.reasons and result.acceptable:
         text.append(" (all reasons accepted)", style="yellow")
     return text
@@ -65,9 +66,9 @@ def _reasons(result: ResultDocument) -> Iterator[Padding]:
 
 def _reason(reason: Reason, style: str, kind: str) -> Padding:
     accepted = ", accepted" if reason.accepted else ""
-    text = Text(reason.code, style=style)
-    text.append(f" ({kind}{accepted}): {reason.figure}\n", style="default")
-    text.append(f"→ {reason.remedy}", style="dim")
+    text = Text(printable(reason.code), style=style)
+    text.append(f" ({kind}{accepted}): {printable(reason.figure)}\n", style="default")
+    text.append(f"→ {printable(reason.remedy)}", style="dim")
     return Padding(text, (0, 0, 0, 2))
 
 

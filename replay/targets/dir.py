@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 TIERS = (Tier.NVME,)
 OBJECT_BYTES_MAX = 512 * MIB
 """An object goes in one I/O, and the buffers that a lane reads into hold no more."""
-_PROBE_NAME = ".kvtrace.probe"
 
 
 def unavailable() -> str | None:
@@ -132,9 +131,15 @@ class DirTarget(Bookkeeper):
 
     def _probe(self, align_bytes: int) -> None:
         """Return if files in the folder do direct I/O with that alignment."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC
+        name = folder.temporary_name("probe")
+        # Created and then opened: without direct I/O one call would fail and leave the file.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        made = False
         try:
-            probe = os.open(_PROBE_NAME, flags, 0o600, dir_fd=self._descriptor)
+            os.close(os.open(name, flags, 0o600, dir_fd=self._descriptor))
+            made = True
+            direct = os.O_RDWR | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC
+            probe = os.open(name, direct, dir_fd=self._descriptor)
             try:
                 found = statx.direct_align(probe)
             finally:
@@ -144,8 +149,9 @@ class DirTarget(Bookkeeper):
                 raise preflight.no_direct_io(self.facts.path, "EINVAL on opening a file") from error
             raise
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(_PROBE_NAME, dir_fd=self._descriptor)
+            if made:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._descriptor)
         needed = 0 if found is None else max(found.offset_bytes, found.memory_bytes)
         if found is not None and not needed:
             raise preflight.no_direct_io(self.facts.path, "a file system without direct I/O")
@@ -160,9 +166,8 @@ class DirTarget(Bookkeeper):
     def _undo(self) -> None:
         """Remove what opening has made, and nothing else."""
         if self._marker is not None and self.facts.marker is None:
-            for name in (folder.MARKER_NAME, f"{folder.MARKER_NAME}.tmp"):
-                with suppress(OSError):
-                    os.unlink(name, dir_fd=self._descriptor)
+            with suppress(OSError):
+                os.unlink(folder.MARKER_NAME, dir_fd=self._descriptor)
         for name in reversed(self._made):
             with suppress(OSError):
                 (self.facts.path / name).rmdir()

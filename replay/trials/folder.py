@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import KvtraceError, TargetError, TraceError
+from kvtrace.outfile import OutFile
 from kvtrace.writer import file_sha256
 from replay.mlperf.summary import result_of
 from replay.trials.comparison import compare
@@ -74,7 +75,8 @@ def report_paths(folder: Path, number: int) -> list[Path]:
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all files that are there."""
     lines = [f"{file_sha256(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
-    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    with OutFile(folder / CHECKSUMS, force=False) as file:
+        file.write("".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError
+from kvtrace.outfile import write_whole
 from replay import report
 from replay.trials import html, xlsx
 
@@ -28,15 +29,15 @@ def check_suffix(path: Path) -> None:
     report.check_suffix(path)
 
 
-def write(found: ComparisonDocument, path: Path, title: str) -> None:
+def write(found: ComparisonDocument, path: Path, title: str, *, force: bool = False) -> None:
     """Write a comparison at `path`, whole or not at all. Raises TargetError."""
 
-    def write_to(partial: Path) -> None:
+    def write_to(place: Path) -> None:
         if path.suffix == ".xlsx":
-            xlsx.write(found, partial)
+            xlsx.write(found, place)
         elif path.suffix == ".html":
-            partial.write_text(html.text(found, title), encoding="utf-8")
+            place.write_text(html.text(found, title), encoding="utf-8")
         else:
-            partial.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+            place.write_text(found.model_dump_json(indent=2), encoding="utf-8")
 
-    report.write_whole(path, write_to)
+    write_whole(path, write_to, force=force)

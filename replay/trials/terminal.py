@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from kvtrace.printable import printable
 from replay.trials import words
 
 if TYPE_CHECKING:
@@ -24,26 +25,26 @@ def render(found: ComparisonDocument) -> Iterator[RenderableType]:
     for side in found.sides:
         yield _trials(side)
     for caution in found.cautions:
-        yield Text(f"! {caution}", style="yellow")
+        yield Text(f"! {printable(caution)}", style="yellow")
     yield Text("")
     yield _spreads(found) if len(found.sides) == 1 else _beside(found)
 
 
 def _trials(side: SideDocument) -> Text:
-    text = Text(f"{side.label}: ")
+    text = Text(f"{printable(side.label)}: ")
     counts: dict[str, int] = {}
     for trial in side.trials:
         counts[trial.verdict] = counts.get(trial.verdict, 0) + 1
     for at, (verdict, count) in enumerate(counts.items()):
         text.append(", " if at else "")
-        text.append(f"{count} × {verdict}", style=_STYLES[verdict])
+        text.append(f"{count} × {verdict}", style=_STYLES.get(verdict, ""))
     return text
 
 
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for at, head in enumerate(heads):
-        table.add_column(head, justify="right" if at else "left", overflow="fold")
+        table.add_column(printable(head), justify="right" if at else "left", overflow="fold")
     return table
 
 

@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.printable import printable
 from replay.web.program import drawing_program
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Chart:
 
 def text(content: object) -> str:
     """Return `content` as text in HTML."""
-    return escape(str(content))
+    return escape(printable(content, keep_lines=True))
 
 
 def section(title: str, *parts: str) -> str:

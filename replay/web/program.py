@@ -9,6 +9,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from kvtrace.errors import TargetError
+from kvtrace.outfile import write_whole
+
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 PACKAGE = "vl-convert-python"
 
@@ -25,12 +28,14 @@ def drawing_program() -> str:
 
     What was kept is taken if it is whole: its first line is the digest of the rest.
     """
-    with suppress(OSError, UnicodeDecodeError):
+    with suppress(OSError, RuntimeError, UnicodeDecodeError):
         digest, _, text = place().read_text("utf-8").partition("\n")
         if digest == _digest(text):
             return text
     text = _put_together()
-    with suppress(OSError):  # a folder that can't be written to costs time only
+    with suppress(
+        OSError, RuntimeError, TargetError
+    ):  # a folder that can't be written to costs time only
         _keep(text)
     return text
 
@@ -49,9 +54,6 @@ def _put_together() -> str:
 def _keep(text: str) -> None:
     path = place()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.new")
-    try:
-        partial.write_text(f"{_digest(text)}\n{text}", "utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(
+        path, lambda place: place.write_text(f"{_digest(text)}\n{text}", "utf-8"), force=True
+    )

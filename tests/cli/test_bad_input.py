@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import resource
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,6 +17,7 @@ from tests.making import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.cli.conftest import Outcome
 
@@ -341,17 +342,17 @@ def test_unknown_output(tmp_path: Path, cli: Cli) -> None:
     assert "accepted: .parquet, .csv, .csv.zst or" in outcome.error
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.csv.zst"])
-def test_no_space(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A full disk is one clear line, and leaves no partial file."""
-    full = tmp_path / "full"
-    full.symlink_to("/dev/full")
-    for module in ("writer", "outfile"):
-        monkeypatch.setattr(f"kvtrace.{module}.partial_path", lambda _: full)
-    outcome = cli("record", tmp_path / name, "--users", 1)
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.csv.zst", "out"])
+def test_no_space(tmp_path: Path, cli: Cli, name: str) -> None:
+    """A file that can't grow is one clear line, and leaves no draft."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
+    try:
+        outcome = cli("record", tmp_path / name, "--users", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert outcome.code == TARGET
-    assert "can't write" in outcome.error
+    assert "can't write: File too large" in outcome.error
     assert not list(tmp_path.iterdir())
 
 

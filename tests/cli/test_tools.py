@@ -74,7 +74,7 @@ REFUSED = {
     "sessions": (("slice", "IN", "OUT", "--sessions", "150%"), "--sessions: not a part"),
     "no share": (("slice", "IN", "OUT", "--sessions", "some"), "--sessions: not a part"),
     "kind": (("slice", "IN", "OUT.txt"), "unknown kind of output"),
-    "itself": (("slice", "IN", "IN", "--force"), "is the input, too"),
+    "itself": (("slice", "IN", "IN", "--force"), "is an input too"),
     "scale nothing": (("scale", "IN", "OUT"), "nothing to scale"),
     "scale by 0": (("scale", "IN", "OUT", "--time", "0"), "--time: factor out of range"),
     "scale by much": (("scale", "IN", "OUT", "--sessions", "2000"), "--sessions: factor out"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kvtrace
+from kvtrace.drafts import drafts_of
 from kvtrace.errors import TargetError
 from kvtrace.header import RESIDENT_DTYPE, Header, TierInfo
 from kvtrace.reader import open_trace
@@ -215,7 +217,7 @@ def test_polars_can_write_a_trace(tmp_path: Path, small_trace: Path) -> None:
 
 
 def test_half_a_file_never_has_the_final_name(tmp_path: Path) -> None:
-    """Until `close` there is only the partial file; an error removes that, too."""
+    """Until `close` there is only a hidden draft; an error removes that, too."""
     path = tmp_path / "t.parquet"
     columns = random_columns(10, 0, [])
     seen = []
@@ -228,13 +230,13 @@ def test_half_a_file_never_has_the_final_name(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         write_and_fail()
-    assert seen == ["t.parquet.partial"]
+    assert [re.sub("[0-9a-f]{16}", "X", name) for name in seen] == [".t.parquet.X.partial"]
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_a_killed_recording_leaves_a_partial_file(tmp_path: Path) -> None:
-    """What a kill leaves has the partial name: never a short trace under the final one."""
+    """What a kill leaves has a draft's name: never a short trace under the final one."""
     code = (
         "import os, signal, sys\n"
         "from kvtrace.config import load_config\n"
@@ -245,7 +247,7 @@ def test_a_killed_recording_leaves_a_partial_file(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "t.parquet")], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert [entry.name for entry in tmp_path.iterdir()] == ["t.parquet.partial"]
+    assert list(tmp_path.iterdir()) == drafts_of(tmp_path / "t.parquet") != []
 
 
 def test_existing_files_are_kept(tmp_path: Path) -> None:

@@ -179,9 +179,9 @@ ATTACHED = """printf '%s\\n' '{"type": "printf", "data": "attached\\n"}'"""
 def test_a_tracer_is_joined_to_the_runs_clock(
     sysfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is awaited, ended by SIGINT, and what it prints then is the result."""
+    """It is awaited, ended by SIGTERM, and what it prints then is the result."""
     forever = "while :; do sleep 0.01; done"
-    fake(tmp_path, monkeypatch, f"trap 'cat {CAPTURED}; exit 0' INT\n{ATTACHED}\n{forever}")
+    fake(tmp_path, monkeypatch, f"trap 'cat {CAPTURED}; exit 0' TERM\n{ATTACHED}\n{forever}")
     found = bpftrace.attach((sysfs, None), Stop())
     assert isinstance(found, bpftrace.Tracer), found
     latency = found.finish(found.attached_ns + 5)
@@ -212,9 +212,9 @@ def test_one_that_does_not_start_says_why(
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (f"trap 'exit 3' INT\n{ATTACHED}\nwhile :; do sleep 0.01; done", "exit code 3"),
+        (f"trap 'exit 3' TERM\n{ATTACHED}\nwhile :; do sleep 0.01; done", "exit code 3"),
         (
-            f"trap 'echo {{broken; exit 0' INT\n{ATTACHED}\nwhile :; do sleep 0.01; done",
+            f"trap 'echo {{broken; exit 0' TERM\n{ATTACHED}\nwhile :; do sleep 0.01; done",
             "something else than expected",
         ),
     ],

@@ -190,7 +190,7 @@ def test_bad_usage(run: Run, trace: Path, direct_path: Path, tmp_path: Path) -> 
         ),
         ((*null, "--out", tmp_path / "r.csv"), "accepted: .parquet"),
         ((*null, "--out", tmp_path / "a.parquet", "--report", trace), "unknown form"),
-        ((*null, "--out", trace, "--force"), "named twice"),
+        ((*null, "--out", trace, "--force"), "is an input too"),
     ]
     for words, expected in cases:
         found = run(trace, *words)

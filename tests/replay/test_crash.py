@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from kvtrace.cli.main import app
+from kvtrace.drafts import drafts_of
 from kvtrace.errors import UsageError
 from kvtrace.reader import open_trace
-from replay.output import parts_path
+from replay.output import left_parts
 from tests.replay.conftest import simple_rows, write_trace
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ main()
 """
 
 
-def kill_when_parts_are_there(command: list[str], folder: Path, partial: Path) -> None:
-    """Start a replay and kill it once it has flushed something."""
+def kill_when_parts_are_there(command: list[str], out: Path, report: Path) -> tuple[Path, Path]:
+    """Start a replay and kill it once it has flushed something; return parts and report so far."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(1200):
-            if list(folder.glob("part-*.parquet")) and partial.exists():
-                return
+            parts = list(out.parent.glob(f".{out.name}.*.parts/part-*.parquet"))
+            so_far = [path for path in drafts_of(report) if path.stat().st_size]
+            if parts and so_far:
+                return parts[0].parent, so_far[0]
             assert process.poll() is None, "ended before anything was flushed"
             time.sleep(0.05)
         raise AssertionError("nothing was flushed")
@@ -48,29 +51,33 @@ def kill_when_parts_are_there(command: list[str], folder: Path, partial: Path) -
 
 @pytest.mark.slow
 def test_a_killed_replay_loses_no_more_than_the_last_interval(tmp_path: Path) -> None:
-    """Parts are traces, `recover` joins them, a report says INVALID, a new run is refused."""
+    """Parts are traces, `recover` joins them, a report says INVALID, a new run works."""
     trace = write_trace(tmp_path / "t.parquet", simple_rows(200, gap_ns=100_000_000))
     out, report = tmp_path / "out.parquet", tmp_path / "report.json"
     words = [
         "replay", str(trace), "--target", "null", "--arena", "16MiB",
         "--out", str(out), "--report", str(report),
     ]  # fmt: skip
-    partial = tmp_path / "report.json.partial"
-    kill_when_parts_are_there([sys.executable, "-c", _RUN, *words], parts_path(out), partial)
+    command = [sys.executable, "-c", _RUN, *words]
+    parts, partial = kill_when_parts_are_there(command, out, report)
     assert not out.exists()
     said = json.loads(partial.read_text())
     assert said["verdict"] == "INVALID"
     assert "interrupted" in {reason["code"] for reason in said["reasons"]}
-    again = CliRunner().invoke(app, words)
-    assert isinstance(again.exception, UsageError)
-    assert "its run was killed" in str(again.exception)
     recovered = tmp_path / "recovered.parquet"
-    assert CliRunner().invoke(app, ["recover", str(parts_path(out)), str(recovered)]).exit_code == 0
+    assert left_parts(out) == left_parts(parts) == parts
+    assert CliRunner().invoke(app, ["recover", str(out), str(recovered)]).exit_code == 0
     with open_trace(recovered) as found:
         assert found.rows > 0
         frame = found.lazy().collect()
         assert (frame["complete"] >= frame["submit"]).all()
         assert found.header.statistics["replay"]["verdict"] == "INVALID"  # type: ignore[index]
+    again = CliRunner().invoke(app, [*words, "--mode", "max"])
+    assert again.exception is None or isinstance(again.exception, SystemExit), again.output
+    assert "an earlier run was killed" in again.output
+    assert out.exists()
+    assert report.exists()
+    assert list(parts.glob("part-*.parquet"))
 
 
 def test_a_folder_without_parts_is_refused(tmp_path: Path) -> None:

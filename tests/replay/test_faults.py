@@ -24,7 +24,7 @@ from kvtrace.errors import TargetError
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, clock
-from replay.output import parts_path
+from replay.output import PARTS_SUFFIX, left_parts
 from replay.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import MIB, Row, file_target, simple_rows, write_trace
@@ -297,7 +297,7 @@ class Running:
 
     def __enter__(self) -> Running:
         for _ in range(1_200):
-            if list(parts_path(self.out).glob("part-*.parquet")):
+            if list(self.out.parent.glob(f".*{PARTS_SUFFIX}/part-*.parquet")):
                 return self
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
@@ -342,7 +342,7 @@ def test_an_interrupted_run_keeps_what_it_has_done(direct_path: Path) -> None:
     assert done >= 1
     assert errors == [0] * done + [errno.EINTR] * (6_000 - done)
     assert running.found()["ops"] == done
-    assert not parts_path(running.out).exists()
+    assert not [path for path in direct_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def test_a_killed_run_leaves_its_parts_and_a_target_to_go_on_with(
     with Running(direct_path, rows) as running:
         running.process.kill()
         assert running.ended()[0] == -signal.SIGKILL
-    parts = parts_path(running.out)
+    parts = left_parts(running.out)
     flushed = sum(len(rows_of(part)) for part in sorted(parts.glob("part-*.parquet")))
     whole = direct_path / "whole.parquet"
     assert run_here(["recover", str(parts), str(whole)], monkeypatch) == 0

@@ -1,1 +1,1 @@
-"""What tests share: devices, commands, files made on purpose."""
+"""What tests share: devices, commands, hostile files, environments."""

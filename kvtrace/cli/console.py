@@ -1,0 +1,48 @@
+"""What the command line prints goes through here: text is text, no markup, nothing steers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from kvtrace.printable import printable
+
+
+class PlainConsole(Console):
+    """A console on which brackets, colons and control characters in strings are printed as text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as text of one line."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield segments, each of printable characters."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else _plain(segment)
+
+
+def _plain(segment: Segment) -> Segment:
+    text = segment.text
+    if text.isprintable() or text == "\n":
+        return segment
+    return Segment(printable(text, keep_lines=True), segment.style)
+
+
+def plain_console(*, width_max: int | None = None, **options: Any) -> PlainConsole:
+    """Return a console on stdout, or with `stderr=True` on stderr, at most so wide."""
+    found = PlainConsole(markup=False, emoji=False, highlight=False, **options)
+    if width_max is not None:
+        found.width = min(found.width, width_max)
+    return found
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line."""
+    typer.echo(printable(text), err=err)
