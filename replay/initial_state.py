@@ -13,6 +13,7 @@ from replay.drive import drive, thread_lanes
 from replay.loop import SECTOR_BYTES, Control, LoopOptions, Mode, Times, Verify
 from replay.options import DEPTH_MAX, Checking, Payload
 from replay.result import Populated
+from replay.watch import RunInterruptedError
 from replay.writes import fill_ops
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ class InitialState:
     arena: NDArray[np.uint8]
 
     def run(self, mark: RunMark) -> Populated:
-        """Return what was written. Raises TargetError, RunInterruptedError."""
+        """Return what was written: nothing if the run is stopped before all of it is.
+
+        What follows then executes nothing, and its result says so. Raises TargetError.
+        """
         self._open(mark)
-        filled_bytes = self._fill_new()
-        populated = self._populate(filled_bytes)
-        self.stop.check()
+        try:
+            populated = self._populate(self._fill_new())
+            self.stop.check()
+        except RunInterruptedError:
+            return Populated(self.options.populate.value, 0, 0, 0.0, 0, 0.0)
         for target in self.prepared.targets:
             target.recheck()
         self._note_changes()

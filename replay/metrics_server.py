@@ -35,6 +35,7 @@ class BoundedServer(socketserver.ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: str, port: int, application: Callable[..., Any]) -> None:
         self._lock = threading.Lock()

@@ -175,6 +175,18 @@ def open_direct(path: Path, flags: int, title: str = "") -> int:
         raise TargetError(f"can't open: {error.strerror}", where=where, hint=hint) from error
 
 
+def open_unnamed(path: Path, title: str) -> int | None:
+    """Return a new file that has no name yet, beside `path`; None where there can be none."""
+    try:
+        return open_direct(path.parent, os.O_TMPFILE | os.O_RDWR, title)
+    except TargetError as error:
+        cause = error.__cause__
+        unknown = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT)
+        if isinstance(cause, OSError) and cause.errno in unknown:
+            return None
+        raise
+
+
 def _open_patiently(path: Path, flags: int) -> int:
     """Return a descriptor; a device that is busy gets a moment."""
     return _patiently(lambda: os.open(path, flags, 0o600))

@@ -42,7 +42,8 @@ class FileTarget:
     _descriptor: int = -1
     _checked: consent.Checked | None = None
     _marker: Marker | None = None
-    _created: bool = False
+    _named: bool = False
+    """Whether this run has made the file and given it its name."""
     _space: Space | None = None
 
     @property
@@ -135,6 +136,7 @@ class FileTarget:
             self._open(space.begin_bytes + space.size_bytes, writes=writes)
             if writes:
                 self._mark(mark, space)
+                self._name()
             undo.pop_all()
 
     def _open(self, end_bytes: int, *, writes: bool) -> None:
@@ -149,10 +151,27 @@ class FileTarget:
             self._preallocate(end_bytes)
 
     def _create(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        self._descriptor = preflight.open_direct(self.facts.path, flags, self.facts.title)
-        self._created = True
+        """Make the file, without its name where the file system can: none is there half made."""
+        unnamed = preflight.open_unnamed(self.facts.path, self.facts.title)
+        if unnamed is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            self._descriptor = preflight.open_direct(self.facts.path, flags, self.facts.title)
+            self._named = True
+        else:
+            self._descriptor = unnamed
         preflight.lock(self._descriptor, self.title, writes=True)
+
+    def _name(self) -> None:
+        """Give a new file, which carries its marker now, the name that it doesn't have yet."""
+        if not self.facts.new or self._named:
+            return
+        try:
+            # With a directory's descriptor it is linkat, which alone follows the link in /proc.
+            source = f"/proc/self/fd/{self._descriptor}"
+            os.link(source, self.facts.path, src_dir_fd=self._descriptor, follow_symlinks=True)
+        except OSError as error:
+            raise TargetError(f"can't be made: {error.strerror}", where=self.facts.path) from error
+        self._named = True
 
     def _check_again(self) -> None:
         """Check once more what was checked: making the payload has taken seconds."""
@@ -166,7 +185,7 @@ class FileTarget:
         """Raise TargetError if it isn't any more what this run has opened and marked."""
         if self._marker is None:
             return
-        if not self._created:
+        if not self.facts.new:
             consent.check_same(self.facts, self._descriptor)
         written = self._lasting(self._marker)
         if preflight.read_marker(self._descriptor, self.title) != written:
@@ -246,7 +265,7 @@ class FileTarget:
 
     def _undo(self) -> None:
         """Close it; remove the file that this run has made, if its name still is that file's."""
-        if self._created:
+        if self._named:
             mine = os.fstat(self._descriptor)
             with suppress(OSError):
                 named = self.facts.path.lstat()

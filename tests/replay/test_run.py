@@ -243,7 +243,7 @@ def test_an_interrupted_run_gives_a_partial_result(direct_path: Path, quick: Qui
     assert result.errors["interrupted"] >= 15
 
 
-@pytest.mark.parametrize("stage", ["surveying", "planning", "populating"])
+@pytest.mark.parametrize("stage", ["surveying", "planning"])
 def test_stopping_before_the_run_measures_nothing(
     direct_path: Path, quick: Quick, stage: str
 ) -> None:
@@ -260,7 +260,27 @@ def test_stopping_before_the_run_measures_nothing(
             stop=stop,
         )
     assert caught.value.exit_code == 5
-    assert (direct_path / "target").exists() == (stage == "populating")
+    assert not (direct_path / "target").exists()
+
+
+@pytest.mark.parametrize("stage", ["filling file", "populating", "settling"])
+def test_stopping_while_the_target_is_prepared_has_a_result(
+    direct_path: Path, quick: Quick, stage: str
+) -> None:
+    """The target is there and was written to: a result says that nothing was measured."""
+    rows: list[Row] = [(0, R, Tier.NVME, 1, Phase.DECODE, 4096)]
+    trace = write_trace(direct_path / "t.parquet", rows)
+    stop = Stop()
+    result = replay.run(
+        trace,
+        [file_target(direct_path / "target")],
+        quick(settle_ns=10**9),
+        watcher=Stopper(stop, stage),
+        stop=stop,
+    )
+    assert {"interrupted", "nothing_measured"} <= reasons(result)
+    assert result.errors == {"interrupted": 1}
+    assert not result.verdict.acceptable
 
 
 def test_the_result_is_a_trace(direct_path: Path, quick: Quick, tmp_path: Path) -> None:
