@@ -13,8 +13,10 @@ from kvtrace.errors import KvtraceError, TraceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_BYTES = 64 << 20
-"""Longest document; results of runs of a day have some MB."""
+MAX_BYTES = 32 << 20
+"""Longest JSON; values in memory are up to 24 times as large. Results have some MB at most."""
+MAX_CONFIG_BYTES = 1 << 20
+"""Longest YAML or TOML."""
 MAX_NODES = 1 << 20
 """Most values of a YAML document, those that aliases repeat included."""
 _BAD = (ValueError, RecursionError, OverflowError, TypeError, AttributeError)
@@ -22,16 +24,18 @@ _BAD = (ValueError, RecursionError, OverflowError, TypeError, AttributeError)
 nesting of thousands of levels, tags that don't fit their values."""
 
 
-def read_document(path: Path, what: str, *, error: type[KvtraceError] = TraceError) -> str:
+def read_document(
+    path: Path, what: str, *, error: type[KvtraceError] = TraceError, most: int = MAX_BYTES
+) -> str:
     """Return a document's text. Raises `error` if it can't be read, isn't UTF-8 or is too long."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most + 1)
     except (OSError, ValueError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else failure
         raise error(f"can't read {what}: {reason}", where=path) from failure
-    if len(data) > MAX_BYTES:
-        raise error(f"{what} is too long", where=path, accepted=f"up to {MAX_BYTES >> 20} MiB")
+    if len(data) > most:
+        raise error(f"{what} is too long", where=path, accepted=f"up to {most >> 20} MiB")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as failure:
