@@ -130,10 +130,9 @@ def check_pages(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Non
 
 def _check_chunk(path: Path, raw: BinaryIO, column: str, begin: int, end: int) -> None:
     while begin < end:
-        raw.seek(begin)
         try:
             head = _head(raw, begin, end)
-        except (_DamagedError, OSError, ValueError) as error:
+        except (_DamagedError, OSError, ValueError, OverflowError) as error:
             raise TraceError(
                 f"damaged page of column {column}",
                 where=f"{path}: byte {begin}",
