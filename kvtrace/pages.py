@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kvtrace.errors import TraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pyarrow.parquet as pq
@@ -113,19 +113,29 @@ class _Head:
 
 def check_pages(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> None:
     """Raise TraceError for a page that is too large, or may unfold to any size."""
-    metadata = file.metadata
-    wanted = set(columns)
     with path.open("rb") as raw:
-        for group in range(metadata.num_row_groups):
-            row_group = metadata.row_group(group)
-            for at in range(metadata.num_columns):
-                chunk = row_group.column(at)
-                if chunk.path_in_schema in wanted:
-                    begin = chunk.data_page_offset
-                    if chunk.has_dictionary_page:
-                        begin = min(begin, chunk.dictionary_page_offset)
-                    end = begin + chunk.total_compressed_size
-                    _check_chunk(path, raw, chunk.path_in_schema, begin, end)
+        try:
+            for column, begin, end in _chunks(file.metadata, set(columns)):
+                _check_chunk(path, raw, column, begin, end)
+        except UnicodeDecodeError as error:
+            raise TraceError(
+                "damaged footer: names of columns aren't text",
+                where=path,
+                hint="write or copy the trace again",
+            ) from error
+
+
+def _chunks(metadata: pq.FileMetaData, wanted: set[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield name, begin and end of the column chunks of some columns."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for at in range(metadata.num_columns):
+            chunk = row_group.column(at)
+            if chunk.path_in_schema in wanted:
+                begin = chunk.data_page_offset
+                if chunk.has_dictionary_page:
+                    begin = min(begin, chunk.dictionary_page_offset)
+                yield chunk.path_in_schema, begin, begin + chunk.total_compressed_size
 
 
 def _check_chunk(path: Path, raw: BinaryIO, column: str, begin: int, end: int) -> None:
