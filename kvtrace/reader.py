@@ -47,6 +47,8 @@ class Trace:
         self.parts = tuple(part for part, _ in parts)
         self._files = [file for _, file in parts]
         self._head = head
+        self.has_head = all(head is not file for _, file in parts)
+        """Whether the header is in a file of its own."""
         packed = _metadata(head, HEADER_KEY)
         self.header = Header() if packed is None else Header.from_json(packed, where=path)
         self._checked: set[str] = set()
