@@ -24,7 +24,7 @@ from tests.fuzz.targets import Target, targets
 ROOT = Path(__file__).parents[2]
 HANG_S = 40
 """An input that takes longer, on a busy machine, hangs."""
-INPUTS_PER_PROCESS = 6000
+INPUTS_PER_PROCESS = 3000
 
 
 @dataclass
