@@ -6,10 +6,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.docs
 QUICK  := $(VENV)/.compiled
+BOUNDS_TESTS := tests/kvtrace/test_check.py tests/kvtrace/test_blktrace.py \
+    tests/replay/test_plan.py tests/replay/test_native_bounds.py
 JITTED := $(shell grep -rl "from kvtrace.jit import" kvtrace replay --include=*.py)
 NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
 
-.PHONY: demo test check docs bench bless clean install fio
+FUZZ_SECONDS ?= 60
+FUZZ_INPUTS  ?= 1000000000
+FUZZ_SEED    ?= 1
+FUZZ_KEEP    ?= fuzz-found
+
+.PHONY: demo test check docs bench bless clean install fio fuzz bounds
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -34,6 +41,18 @@ check: $(QUICK)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	KVTRACE_TESTS=quick $(BIN)/pytest -q -n 3 --dist worksteal -m "not slow"
+
+# Changes good inputs of every reader and gives them to commands, within FUZZ_SECONDS; what is found
+# is kept in FUZZ_KEEP. Another FUZZ_SEED tries other inputs.
+fuzz: $(QUICK)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --inputs $(FUZZ_INPUTS) \
+	    --seed $(FUZZ_SEED) --keep $(FUZZ_KEEP)
+
+# Compiled Python with every index checked, on odd inputs: the planner, the checker, I/O logs. Code
+# compiled that way is kept apart.
+bounds: $(STAMP)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/.bounds KVTRACE_TESTS=quick \
+	    $(BIN)/pytest -q -n 2 --dist loadfile $(BOUNDS_TESTS)
 
 # The site, in docs/site: open docs/site/index.html. Broken links and unknown names are errors.
 docs: $(DOCS)

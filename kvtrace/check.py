@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.counting import TotalsCounter
+from kvtrace.errors import TraceError
 from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
 from kvtrace.jit import constant, kernel
 from kvtrace.schema import MAX_TOTAL_BYTES, NODE_SHIFT, Op, Phase, Tier
@@ -14,7 +16,7 @@ from kvtrace.schema import MAX_TOTAL_BYTES, NODE_SHIFT, Op, Phase, Tier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header
+    from kvtrace.header import Header, Totals
     from kvtrace.reader import Trace
 
 SHOWN = 5
@@ -276,12 +278,44 @@ class Checker:
 def check(trace: Trace) -> CheckReport:
     """Return whether a trace's invariants hold, with the first rows that break each.
 
-    Raises TraceError for what the reader refuses. Memory grows with the number of objects.
+    Raises TraceError for what the reader refuses, and for totals that aren't those of the rows.
+    Memory grows with the number of objects.
     """
-    checker = Checker(trace.header, trace.resident())
-    wanted = ["op", "tier", "phase", "key", "size"]
+    checker, counter = Checker(trace.header, trace.resident()), TotalsCounter()
+    wanted = ["timestamp", "op", "tier", "phase", "key", "size"]
     if "offset" in trace.columns:
         wanted.append("offset")
     for columns in trace.batches(wanted):
         checker.add(columns)
+        if len(columns["op"]):
+            counter.update(columns)
+    _check_totals(trace, counter.totals())
     return checker.report()
+
+
+def _check_totals(trace: Trace, counted: Totals) -> None:
+    """Raise TraceError if the header's totals are those of other rows.
+
+    A header without totals is of another writer; that of a part says nothing of the whole.
+    """
+    said = trace.header.totals
+    if not said.rows or (len(trace.parts) > 1 and not trace.has_head):
+        return
+    cells = [
+        {(cell.tier, cell.phase, cell.op, cell.ops, cell.bytes) for cell in totals.cells}
+        for totals in (said, counted)
+    ]
+    for name, got, accepted in (
+        ("rows", said.rows, counted.rows),
+        ("bytes", said.bytes, counted.bytes),
+        ("duration_ns", said.duration_ns, counted.duration_ns),
+        ("cells", cells[0] - cells[1], cells[1] - cells[0]),
+    ):
+        if got != accepted:
+            raise TraceError(
+                f"the header's totals aren't those of the rows: {name}",
+                where=trace.path,
+                got=got,
+                accepted=accepted,
+                hint="write the trace again",
+            )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from kvtrace.documents import parse_yaml, read_document
+from kvtrace.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import (
     MAX_TOKENS,
@@ -296,7 +296,9 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     data = parse_yaml(
-        read_document(path, "the configuration", error=UsageError), path, error=UsageError
+        read_document(path, "the configuration", error=UsageError, most=MAX_CONFIG_BYTES),
+        path,
+        error=UsageError,
     )
     if not isinstance(data, dict):
         raise UsageError("not a configuration", where=path, accepted="a YAML mapping")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,12 @@ from kvtrace.errors import KvtraceError, TraceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_BYTES = 64 << 20
-"""Longest document; results of runs of a day have some MB."""
+MAX_BYTES = 32 << 20
+"""Longest JSON; values in memory are up to 24 times as large. Results have some MB at most."""
+MAX_CONFIG_BYTES = 1 << 20
+"""Longest YAML or TOML."""
+MAX_DEPTH = 100
+"""Levels of brackets in YAML."""
 MAX_NODES = 1 << 20
 """Most values of a YAML document, those that aliases repeat included."""
 _BAD = (ValueError, RecursionError, OverflowError, TypeError, AttributeError)
@@ -22,16 +27,18 @@ _BAD = (ValueError, RecursionError, OverflowError, TypeError, AttributeError)
 nesting of thousands of levels, tags that don't fit their values."""
 
 
-def read_document(path: Path, what: str, *, error: type[KvtraceError] = TraceError) -> str:
+def read_document(
+    path: Path, what: str, *, error: type[KvtraceError] = TraceError, most: int = MAX_BYTES
+) -> str:
     """Return a document's text. Raises `error` if it can't be read, isn't UTF-8 or is too long."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most + 1)
     except (OSError, ValueError) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else failure
         raise error(f"can't read {what}: {reason}", where=path) from failure
-    if len(data) > MAX_BYTES:
-        raise error(f"{what} is too long", where=path, accepted=f"up to {MAX_BYTES >> 20} MiB")
+    if len(data) > most:
+        raise error(f"{what} is too long", where=path, accepted=f"up to {most >> 20} MiB")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as failure:
@@ -56,6 +63,8 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: object, *, error: type[KvtraceError] = TraceError) -> Any:
     """Return the value in `text`. Raises `error`, also for aliases that unfold without end."""
+    if _bracket_depth(text) > MAX_DEPTH:
+        raise error("not YAML: nested too deep", where=where, accepted=f"{MAX_DEPTH} levels")
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         if _node_count(node, {}) > MAX_NODES:
@@ -67,6 +76,15 @@ def parse_yaml(text: str, where: object, *, error: type[KvtraceError] = TraceErr
         return yaml.safe_load(text)
     except (yaml.YAMLError, *_BAD) as failure:
         raise error(f"not YAML: {failure}", where=where) from failure
+
+
+def _bracket_depth(text: str) -> int:
+    """Return how deep brackets nest; PyYAML's time grows with the square of it."""
+    depth = deepest = 0
+    for character in re.findall(r"[\[\]{}]", text):
+        depth += 1 if character in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _node_count(node: yaml.Node | None, known: dict[int, int]) -> int:

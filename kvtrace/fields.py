@@ -42,7 +42,7 @@ DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0, le=MAX_TIME_
 RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(ge=1e-9, le=1e12)]
 Bandwidth = Annotated[int, _parsed(parse_bytes), Field(gt=0, le=UNLIMITED)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
-Factor = Annotated[float, Field(ge=1 / MAX_FACTOR, le=MAX_FACTOR)]
+Factor = Annotated[float, Field(gt=0, le=MAX_FACTOR)]
 Warmup = Annotated[str, AfterValidator(_checked_warmup)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Tokens = Annotated[int, Field(gt=0, le=MAX_TOKENS)]

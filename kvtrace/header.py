@@ -27,6 +27,8 @@ from kvtrace.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MAX_HEADER_BYTES = 16 << 20
+"""Longest JSON of a header."""
 NOT_SEMANTIC = ("producer", "content_sha256")
 """Header fields that may differ between two traces of equal content."""
 _OF_TOOLS = ("history", "half_demotions")
@@ -195,6 +197,10 @@ class Header(_Part):
     @classmethod
     def from_json(cls, text: bytes, *, where: object) -> Header:
         """Return the header in `text`. Raises TraceError for anything else, or a newer format."""
+        if len(text) > MAX_HEADER_BYTES:
+            raise TraceError(
+                "too long a header", where=where, accepted=f"up to {MAX_HEADER_BYTES >> 20} MiB"
+            )
         try:
             header = cls.model_validate_json(text)
         except ValidationError as error:

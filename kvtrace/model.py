@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvtrace.documents import parse_json, parse_toml, read_document
 from kvtrace.errors import TraceError, UsageError, unknown_name
+from kvtrace.schema import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,8 @@ DTYPE_BYTES = {
 }
 """Bytes of one value of the KV cache, by the name of its type."""
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=1 << 24)]
+"""Heads, dimensions: far above any model's, and no product of them overflows."""
 
 
 def dtype_bytes(dtype: str, *, where: object = None) -> int:
@@ -41,7 +43,7 @@ def dtype_bytes(dtype: str, *, where: object = None) -> int:
 class _Layers(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    layers: Positive
+    layers: Annotated[int, Field(gt=0, le=1 << 14)]
 
     def token_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
         """Bytes that one rank keeps per token of context, in all these layers."""
@@ -77,7 +79,7 @@ class WindowAttention(_Heads):
     """Layers that see only the last `window` tokens (sliding or chunked)."""
 
     kind: Literal["window"]
-    window: Positive
+    window: Annotated[int, Field(gt=0, le=1 << 31)]
 
     def sequence_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
         """Bytes per sequence on one rank, in all these layers."""
@@ -93,7 +95,7 @@ class LatentAttention(_Layers):
     kind: Literal["mla"]
     kv_lora_rank: Positive
     qk_rope_head_dim: Positive
-    indexer_bytes: int = Field(0, ge=0)
+    indexer_bytes: int = Field(0, ge=0, le=1 << 24)
 
     def token_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
         """Bytes per token on one rank, in all these layers."""
@@ -105,7 +107,7 @@ class LinearAttention(_Layers):
     """Layers with a recurrent state; `state_bytes` per layer and sequence, sharded by TP."""
 
     kind: Literal["linear"]
-    state_bytes: Positive
+    state_bytes: Annotated[int, Field(gt=0, le=MAX_SIZE_BYTES)]
 
     def sequence_bytes(self, value_bytes: int, tensor_parallel: int) -> int:
         """Bytes per sequence on one rank, in all these layers."""
@@ -207,6 +209,10 @@ class Model(BaseModel):
                 self.expected_bytes_per_sequence,
             ),
         ):
+            if got > MAX_SIZE_BYTES:
+                raise TraceError(
+                    f"too many {name}", where=where, got=got, accepted=f"up to {MAX_SIZE_BYTES}"
+                )
             if expected is not None and got != expected:
                 raise TraceError(
                     f"geometry doesn't come to the stated {name}",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kvtrace import nodes
+from kvtrace.counting import TotalsCounter
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
 from kvtrace.events import HierarchyStats
@@ -24,7 +25,7 @@ from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
-from kvtrace.writer import TotalsCounter, TraceWriter
+from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     import os

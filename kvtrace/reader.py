@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from kvtrace.bounds import Bounds, refuse
 from kvtrace.errors import TraceError
 from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
+from kvtrace.pages import check_pages
 from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, REQUIRED, Column
 from kvtrace.textfile import arrow_source
 from kvtrace.writer import HEAD_NAME, RESIDENT_KEY, file_sha256, numpy_dtype
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Columns = dict[str, "NDArray[Any]"]
 BATCH_ROWS = 1 << 17
 _MAGIC = b"PAR1"
+_MAX_COLUMNS = 256
 _MAX_WORDS = 1 << 10
 """Most entries of a word column's dictionary: the format has four words at most."""
 
@@ -47,8 +49,11 @@ class Trace:
         self._files = [file for _, file in parts]
         self._head = head
         self._sources: list[IO[bytes]] = []
+        self.has_head = all(head is not file for _, file in parts)
+        """Whether the header is in a file of its own."""
         packed = _metadata(head, HEADER_KEY)
         self.header = Header() if packed is None else Header.from_json(packed, where=path)
+        self._checked: set[str] = set()
         names = set(self._files[0].schema_arrow.names)
         self.columns = tuple(column.name for column in COLUMNS if column.name in names)
 
@@ -82,6 +87,7 @@ class Trace:
         """Return what a frame made of `lazy` comes to. Raises TraceError for damage."""
         import polars as pl
 
+        self._check_pages(self._files[0].schema_arrow.names)
         try:
             return frame.collect(engine="streaming" if streaming else "auto")
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -131,6 +137,7 @@ class Trace:
         missing = set(names) - set(self.columns)
         assert not missing, f"columns not in this trace: {missing}"
         read = self._needed(names)
+        self._check_pages(read)
         first_row, bounds = 0, Bounds(self.path)
         iterator = (
             batch
@@ -145,6 +152,14 @@ class Trace:
             if nulls:
                 found |= _masked(found, batch, names)
             yield {name: found[name] for name in names}
+
+    def _check_pages(self, names: Sequence[str]) -> None:
+        """Check the pages of columns before they are unpacked, once."""
+        new = set(names) - self._checked
+        if new:
+            for path, file in zip(self.parts, self._files, strict=True):
+                check_pages(path, file, sorted(new))
+            self._checked |= new
 
     def _needed(self, names: Sequence[str]) -> list[str]:
         """Return the columns to read: those asked for, and what they are checked against."""
@@ -283,6 +298,13 @@ def _open_file(path: Path) -> pq.ParquetFile:
             where=path,
             hint="write or copy the trace again",
         ) from error
+    if file.metadata.num_columns > _MAX_COLUMNS:
+        raise TraceError(
+            "too many columns",
+            where=path,
+            got=f"{file.metadata.num_columns:,}",
+            accepted=f"up to {_MAX_COLUMNS}",
+        )
     for column in COLUMNS:
         _check_column(path, file.schema_arrow, column)
     return file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_BUFFER_BYTES = 1 << 20
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -44,10 +45,32 @@ def open_binary(path: Path) -> Iterator[pa.NativeFile]:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """Give the lines of `path` as UTF-8 text."""
+def open_text(path: Path, *, line_bytes: int | None = None) -> Iterator[IO[str]]:
+    """Give the lines of `path` as UTF-8 text; one longer than `line_bytes` is a TraceError."""
     with open_binary(path) as stream:
+        raw = stream if line_bytes is None else _Bounded(stream, path, line_bytes)
         try:
-            yield io.TextIOWrapper(io.BufferedReader(stream, 1 << 20), encoding="utf-8")
+            yield io.TextIOWrapper(io.BufferedReader(raw, _BUFFER_BYTES), encoding="utf-8")
         except UnicodeDecodeError as error:
             raise TraceError("not UTF-8 text", where=path, got=str(error)) from error
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that refuses to go on within a line that is too long."""
+
+    def __init__(self, stream: pa.NativeFile, path: Path, line_bytes: int) -> None:
+        self._stream, self._path, self._most = stream, path, line_bytes
+        self._line = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._stream.readinto(buffer)
+        end = bytes(buffer[:count]).rfind(b"\n")
+        self._line = self._line + count if end < 0 else count - end - 1
+        if self._line > self._most:
+            raise TraceError(
+                "too long a line", where=self._path, accepted=f"up to {self._most >> 20} MiB"
+            )
+        return count

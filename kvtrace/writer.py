@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kvtrace.bounds import Bounds
+from kvtrace.counting import TotalsCounter
 from kvtrace.drafts import Draft, DraftFolder
 from kvtrace.errors import write_failure
 from kvtrace.header import (
     RESIDENT_DTYPE,
-    Cell,
     Header,
     Resident,
-    Totals,
     checked_residents,
     pack_resident,
 )
@@ -33,8 +32,6 @@ from kvtrace.schema import (
     REQUIRED,
     ROW_GROUP_ROWS,
     Column,
-    Op,
-    Phase,
     Tier,
     words_array,
 )
@@ -57,7 +54,6 @@ _DICTIONARY = ("op", "tier", "phase", "size", "qos", "error")
 _DELTA = ("timestamp", "key", "block", "offset", "due", "submit", "complete")
 _STATISTICS = ("timestamp", "key", "size")
 _ZSTD_LEVEL = 3
-_FLOAT_EXACT = 1 << 53  # floats count whole numbers exactly below it
 
 
 def numpy_dtype(column: Column) -> np.dtype[np.generic]:
@@ -96,56 +92,6 @@ class _ContentHash:
             if name in self._null_hashes:
                 total.update(f"nulls:{self._null_hashes[name].hexdigest()};".encode())
         return total.hexdigest()
-
-
-class TotalsCounter:
-    """Counts rows, bytes and duration, per tier × phase × op."""
-
-    def __init__(self) -> None:
-        shape = (len(Tier), len(Phase), len(Op))
-        self._ops = np.zeros(shape, np.int64)
-        self._bytes = np.zeros(shape, np.int64)
-        self._last_ns = 0
-
-    def update(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Count some more rows."""
-        shape = self._ops.shape
-        cell = columns["tier"].astype(np.uint8)
-        cell = (cell * shape[1] + columns["phase"]) * shape[2] + columns["op"]
-        count = self._ops.size
-        ops = np.bincount(cell, minlength=count)
-        self._ops += ops.reshape(shape)
-        sizes = columns["size"]
-        if int(sizes.max()) * len(sizes) < _FLOAT_EXACT:
-            summed = np.bincount(cell, weights=sizes, minlength=count)
-            self._bytes += summed.astype(np.int64).reshape(shape)
-        else:
-            for index in np.flatnonzero(ops):
-                total = int(sizes[cell == index].sum(dtype=np.uint64))
-                self._bytes.reshape(-1)[index] += total
-        self._last_ns = int(columns["timestamp"][-1])
-
-    def totals(self) -> Totals:
-        """Return what was counted so far."""
-        cells = [
-            Cell(
-                tier=tier.label,
-                phase=phase.label,
-                op=op.label,
-                ops=int(self._ops[tier, phase, op]),
-                bytes=int(self._bytes[tier, phase, op]),
-            )
-            for tier in Tier
-            for phase in Phase
-            for op in Op
-            if self._ops[tier, phase, op]
-        ]
-        return Totals(
-            rows=int(self._ops.sum()),
-            bytes=sum(cell.bytes for cell in cells),
-            duration_ns=self._last_ns,
-            cells=cells,
-        )
 
 
 class RowWriter(ABC):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LINES_PER_PIECE = 1 << 16
+_HEADER_CHARACTERS = 1 << 16
 
 
 def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Lines, pl.DataFrame]]:
@@ -28,7 +29,12 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Lines, pl.DataFra
     Raises TraceError for a header without them and for a line of another width.
     """
     with open_text(path) as file:
-        header = file.readline().strip().removeprefix("\ufeff").split(",")
+        line = file.readline(_HEADER_CHARACTERS)
+    if len(line) == _HEADER_CHARACTERS:
+        raise TraceError(
+            "too long a header", where=f"{path}:1", accepted=f"a header with {','.join(columns)}"
+        )
+    header = line.strip().removeprefix("\ufeff").split(",")
     names = [name.strip() for name in header]
     missing = [name for name in columns if name not in names]
     if missing or len(set(names)) < len(names):

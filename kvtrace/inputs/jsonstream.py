@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_CHARACTERS = 1 << 20
-MAX_VALUE_CHARACTERS = 1 << 30
+MAX_VALUE_CHARACTERS = 1 << 26
+"""Longest value; in memory it may be 24 times as large."""
 _SPACE = " \t\r\n"
 _NEAR_THE_END = 16
 """Characters that may be wanting to an escape or a literal that a chunk ends in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from kvtrace.errors import TraceError
 from kvtrace.textfile import open_text
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LINES_PER_PIECE = 4096
+MAX_LINE_BYTES = 32 << 20
+"""Longest line: the ids of a prompt of 2²³ tokens have some 10 MB."""
+_PIECE_CHARACTERS = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,9 @@ def pieces(path: Path, count: int | None = None, *, first: int = 1) -> Iterator[
     Empty lines are accepted at the end of a file only. Raises TraceError.
     """
     count, number, empty = count or LINES_PER_PIECE, first, 0
-    with open_text(path) as file:
+    with open_text(path, line_bytes=MAX_LINE_BYTES) as file:
         next(islice(file, first - 1, first - 1), None)
-        while lines := list(islice(file, count)):
+        while lines := _next_lines(file, count):
             kept = [line for line in lines if not line.isspace()]
             if kept and (empty or kept != lines[: len(kept)]):
                 gap = empty or number + next(i for i, text in enumerate(lines) if text.isspace())
@@ -43,3 +46,15 @@ def pieces(path: Path, count: int | None = None, *, first: int = 1) -> Iterator[
             if kept:
                 yield Lines(str(path), number, kept)
             number += len(lines)
+
+
+def _next_lines(file: IO[str], count: int) -> list[str]:
+    """Return the next lines: `count`, or fewer long ones."""
+    lines: list[str] = []
+    held = 0
+    for line in islice(file, count):
+        lines.append(line)
+        held += len(line)
+        if held > _PIECE_CHARACTERS:
+            break
+    return lines

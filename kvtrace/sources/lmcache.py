@@ -29,7 +29,7 @@ NEEDS = "msgpack"
 """The package without which this source isn't there; extra `lmcache`."""
 
 MAGIC, VERSION = b"LMCT", 1
-MAX_FRAME_BYTES = 1 << 28
+MAX_FRAME_BYTES = 16 << 20
 REQUESTS_PER_PIECE = 4096
 LOOK_UP = "StorageManager.submit_prefetch_task"
 _TORCH_DTYPES = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "uint8": "int8"}

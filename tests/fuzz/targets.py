@@ -70,8 +70,8 @@ def _trace_targets() -> list[Target]:
         "recover": ("recover", "{}/t.parquet.parts", "{}/o.parquet"),
         "whatif": ("whatif", "{}/t.parquet", "--cpu-mem", "1MiB,1GiB"),
     }  # fmt: skip
-    weights = {"check": 5.0, "info": 2.0, "whatif": 0.3, "recover": 0.5}
-    weights |= {name: 0.25 for name in commands if name.startswith("replay")}
+    weights = {"check": 8.0, "info": 2.0, "whatif": 0.2, "recover": 0.3, "head": 0.3, "diff": 0.4}
+    weights |= {name: 0.15 for name in commands if name.startswith("replay")}
     made = []
     for name, argv in commands.items():
         seed = "t.parquet.parts/part-000000.parquet" if name == "recover" else "t.parquet"
@@ -105,7 +105,7 @@ def _trace_targets() -> list[Target]:
 
 def _import(name: str, seed: str, mutate: Mutate, *more: str, account: str = "") -> Target:
     argv = ("import", f"{{}}/{seed}", "{}/o.parquet", "--format", name, "--json", *more)
-    return Target(f"import {seed}", (seed,), mutate, argv, 1.5, account=account)
+    return Target(f"import {seed}", (seed,), mutate, argv, 4.0, account=account)
 
 
 def _import_targets() -> list[Target]:
@@ -232,11 +232,11 @@ def _source_targets() -> list[Target]:
 
 def _document_targets() -> list[Target]:
     made = [
-        Target("report json", ("result.json",), m.of_json, ("report", "{}/result.json"), 2.0),
+        Target("report json", ("result.json",), m.of_json, ("report", "{}/result.json"), 1.0),
         Target("report html", ("result.json",), m.of_json, (
-            "report", "{}/result.json", "--report", "{}/o.csv"), 1.0),
+            "report", "{}/result.json", "--report", "{}/o.csv"), 0.5),
         Target("compare ours", ("result.json", "other.json"), m.of_json, (
-            "compare", "{}/other.json", "{}/result.json"), 1.0),
+            "compare", "{}/other.json", "{}/result.json"), 0.4),
     ]  # fmt: skip
     for tool in ("fio", "mlperf", "lmcache-l2", "lmcache-replay"):
         seed = f"{tool}.json"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from kvtrace import check as module
 from kvtrace.check import MEANINGS, CheckReport, check
+from kvtrace.errors import TraceError
 from kvtrace.header import RESIDENT_DTYPE, Header, Resident, SourceInfo, TierInfo
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
@@ -120,3 +122,15 @@ def test_hashed_keys(tmp_path: Path) -> None:
     keys = [(1 << 64) - 1, 1 << 63, 0]
     rows = [(0, Op.WRITE, 1, Tier.CPU, key, Phase.PREFILL) for key in keys]
     assert found_in(tmp_path, rows + [(1, Op.READ, 1, *row[3:5], Phase.DECODE) for row in rows]).ok
+
+
+def test_totals_of_other_rows_are_refused(small_trace: Path, tmp_path: Path) -> None:
+    """A header that was kept when rows were left out is found out."""
+    with pq.ParquetFile(small_trace) as file:
+        kept = file.read().replace_schema_metadata(file.metadata.metadata)
+    pq.write_table(kept.slice(0, 1000), tmp_path / "t.parquet")
+    with (
+        open_trace(tmp_path / "t.parquet") as trace,
+        pytest.raises(TraceError, match=r"totals aren't those of the rows: rows: got .* 1000"),
+    ):
+        check(trace)

@@ -16,7 +16,7 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import ExportOptions
 from kvtrace.importers import ImportOptions
 from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.schema import MAX_TIME_NS, Op, Phase, Tier
 from kvtrace.sidecar import map_path
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
@@ -185,7 +185,7 @@ def test_libcachesim_counts_our_misses(tmp_path: Path, capacity_mib: int, seed: 
 )
 def test_what_doesnt_fit_is_refused(tmp_path: Path, row: Any, message: str) -> None:
     """4 GiB, and seconds beyond 32 bits, have no place in a record; nothing is made."""
-    path = write_rows(tmp_path / "t.parquet", [(min(row[0], 1 << 62), *row[1:])])
+    path = write_rows(tmp_path / "t.parquet", [(min(row[0], MAX_TIME_NS), *row[1:])])
     with pytest.raises(UsageError, match=message):
         export(path, tmp_path / "t.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]

@@ -1,0 +1,179 @@
+"""Looks at the heads of Parquet pages: how large each says to be, before anything is unpacked.
+
+A page of 2 GiB of zeros packs into 64 KiB, and Arrow unpacks it whole, for each column. Sizes in
+the footer don't bound that: they are only what the file says of itself.
+
+Source: apache/parquet-format, parquet.thrift 2.10 (PageHeader), and Thrift's compact protocol.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from kvtrace.errors import TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pyarrow.parquet as pq
+
+MAX_PAGE_BYTES = 64 << 20
+"""Largest page; writers make them of 1 MiB, or of a row group of some MiB."""
+_HEAD_BYTES = 1 << 10
+_STOP, _TRUE, _FALSE, _I8, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(
+    13
+)
+_UNPACKED, _PACKED, _DATA, _DICTIONARY, _DATA_2 = 2, 3, 5, 7, 8
+_ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_2: 4}
+_PREFIXES = 7
+"""DELTA_BYTE_ARRAY: each value repeats a part of the one before, so that a page has no bound."""
+_DEPTH_MAX = 8
+
+
+class _DamagedError(Exception):
+    """A head that isn't one."""
+
+
+class _Head:
+    """One page's head. `size`: its own bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+        self.unpacked = self.packed = self.encoding = 0
+        self._read()
+        self.size = self._at
+
+    def _byte(self) -> int:
+        if self._at >= len(self._data):
+            raise _DamagedError
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def _number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 63:
+                raise _DamagedError
+
+    def _signed(self) -> int:
+        value = self._number()
+        return value >> 1 ^ -(value & 1)
+
+    def _read(self) -> None:
+        field = 0
+        while byte := self._byte():
+            kind = byte & 0x0F
+            field = field + (byte >> 4) if byte >> 4 else self._signed()
+            if field in (_UNPACKED, _PACKED) and kind == _I32:
+                value = self._signed()
+                if field == _UNPACKED:
+                    self.unpacked = value
+                else:
+                    self.packed = value
+            elif field in _ENCODING and kind == _STRUCT:
+                self._read_encoding(_ENCODING[field])
+            else:
+                self._skip(kind, 0)
+
+    def _read_encoding(self, wanted: int) -> None:
+        field = 0
+        while byte := self._byte():
+            field = field + (byte >> 4) if byte >> 4 else self._signed()
+            if field == wanted and byte & 0x0F == _I32:
+                self.encoding = self._signed()
+            else:
+                self._skip(byte & 0x0F, 1)
+
+    def _skip(self, kind: int, depth: int) -> None:
+        if depth > _DEPTH_MAX:
+            raise _DamagedError
+        if kind in (_TRUE, _FALSE):
+            return
+        if kind in (_I8, _I16, _I32, _I64):
+            self._number() if kind != _I8 else self._byte()
+        elif kind == _DOUBLE:
+            self._at += 8
+        elif kind == _BINARY:
+            length = self._number()
+            self._at += length
+        elif kind == _STRUCT:
+            while byte := self._byte():
+                if not byte >> 4:
+                    self._signed()
+                self._skip(byte & 0x0F, depth + 1)
+        else:
+            raise _DamagedError
+
+
+def check_pages(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> None:
+    """Raise TraceError for a page that is too large, or may unfold to any size."""
+    with path.open("rb") as raw:
+        try:
+            for column, begin, end in _chunks(file.metadata, set(columns)):
+                _check_chunk(path, raw, column, begin, end)
+        except UnicodeDecodeError as error:
+            raise TraceError(
+                "damaged footer: names of columns aren't text",
+                where=path,
+                hint="write or copy the trace again",
+            ) from error
+
+
+def _chunks(metadata: pq.FileMetaData, wanted: set[str]) -> Iterator[tuple[str, int, int]]:
+    """Yield name, begin and end of the column chunks of some columns."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for at in range(metadata.num_columns):
+            chunk = row_group.column(at)
+            if chunk.path_in_schema in wanted:
+                begin = chunk.data_page_offset
+                if chunk.has_dictionary_page:
+                    begin = min(begin, chunk.dictionary_page_offset)
+                yield chunk.path_in_schema, begin, begin + chunk.total_compressed_size
+
+
+def _check_chunk(path: Path, raw: BinaryIO, column: str, begin: int, end: int) -> None:
+    while begin < end:
+        try:
+            head = _head(raw, begin, end)
+        except (_DamagedError, OSError, ValueError, OverflowError) as error:
+            raise TraceError(
+                f"damaged page of column {column}",
+                where=f"{path}: byte {begin}",
+                hint="write or copy the trace again",
+            ) from error
+        if not 0 <= head.unpacked <= MAX_PAGE_BYTES or head.packed < 0:
+            raise TraceError(
+                f"too large a page of column {column}",
+                where=f"{path}: byte {begin}",
+                got=f"{head.unpacked} bytes, unpacked",
+                accepted=f"up to {MAX_PAGE_BYTES}",
+                hint="write it with smaller row groups",
+            )
+        if head.encoding == _PREFIXES:
+            raise TraceError(
+                f"column {column} is encoded by prefixes (DELTA_BYTE_ARRAY)",
+                where=f"{path}: byte {begin}",
+                accepted="dictionaries of words",
+                hint="write it again without that encoding",
+            )
+        begin += head.size + head.packed
+
+
+def _head(raw: BinaryIO, begin: int, end: int) -> _Head:
+    """Return the head at `begin`; one with long statistics is read at the second try."""
+    for count in (_HEAD_BYTES, 1 << 16):
+        raw.seek(begin)
+        data = raw.read(min(count, end - begin))
+        try:
+            return _Head(data)
+        except _DamagedError:
+            if len(data) < count:
+                raise
+    raise _DamagedError
