@@ -207,6 +207,26 @@ def test_a_trace_may_have_any_name(tmp_path: Path) -> None:
     assert state(trace) == before
 
 
+@pytest.mark.parametrize("kind", [symlink, hard_link, fifo])
+def test_a_folder_of_objects_has_other_files(
+    tmp_path: Path, kind: Callable[[Path, Path], None]
+) -> None:
+    """What lies under the names that marker and probe once had stays, whatever it is."""
+    victim, place = tmp_path / "victim", tmp_path / "kv"
+    victim.write_bytes(b"precious" * 1000)
+    words = ("replay", inputs() / "t.parquet", "--dir", place, *REPLAY[2:])
+    if "direct I/O" in kvtrace(*words).err:
+        pytest.skip("no direct I/O where pytest keeps its files; set --basetemp")
+    ours = {path.name for path in place.iterdir()}
+    for name in (".kvtrace.tmp", ".kvtrace.probe"):
+        kind(place / name, victim)
+    before = {path: state(path) for path in (victim, *place.glob(".kvtrace.*"))}
+    ended = kvtrace(*words)
+    assert ended.code in (0, 5), ended.err
+    assert {path: state(path) for path in before} == before
+    assert {path.name for path in place.iterdir()} == ours | {".kvtrace.tmp", ".kvtrace.probe"}
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
