@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KILLS = int(os.environ.get("KVTRACE_KILLS", "0"))
 SEED = int(os.environ.get("KVTRACE_KILL_SEED", "0"))
-ROUNDS = 2
+ROUNDS = 1
 _RUN = """
 import sys
 import kvtrace.csvfile, replay.measurement, replay.output
