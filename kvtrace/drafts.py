@@ -26,6 +26,8 @@ _STEM_BYTES = 200  # a name has 255 at most
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP)
+"""EPERM for directories too."""
 
 
 def draft_path(path: Path, suffix: str = SUFFIX) -> Path:
@@ -229,13 +231,18 @@ def _publish(place: Path, path: Path, *, replace: bool) -> None:
 
 def _link(place: Path, path: Path) -> None:
     """Rename where the file system can't do it without replacing (NFS)."""
-    if place.is_dir():
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        place.rename(path)  # of what may appear now it replaces an empty directory only
+    try:
+        path.hardlink_to(place)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        place.unlink()
         return
-    path.hardlink_to(place)
-    place.unlink()
+    # A directory, which replaces at most an empty one, or exFAT, where a moment stays unguarded.
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    place.rename(path)
 
 
 def _exchange(place: Path, path: Path) -> None:

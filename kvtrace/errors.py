@@ -18,6 +18,7 @@ EXIT_TRACE = 3
 EXIT_TARGET = 4
 EXIT_INVALID = 5
 EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
 
 
 class KvtraceError(Exception):
@@ -142,5 +143,5 @@ def limit_met(error: BaseException) -> TargetError | None:
         if any(text in str(cause) for text in _SHORTAGES):
             first = str(cause).strip().splitlines()[0]
             return TargetError(first, hint="raise the limits (ulimit -u, -v, -n) or free some")
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__
     return None

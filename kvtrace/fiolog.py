@@ -146,7 +146,7 @@ def escaped(path: str) -> str:
 def check_name(name: str, where: str) -> str:
     """Return a file's name if a log can hold it. Raises UsageError."""
     bad = any(c.isspace() or not c.isprintable() for c in name)
-    if not name or len(name.encode()) > NAME_CHARS_MAX or bad:
+    if not name or bad or len(name.encode()) > NAME_CHARS_MAX:
         raise UsageError(
             "fio's logs can't hold this name",
             where=where,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -111,6 +112,8 @@ class Reservation:
         try:
             held.bind(self._name)
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # no such sockets here: names still appear whole
+                return
             held.close()
             raise TargetError(
                 "is being written by another process",

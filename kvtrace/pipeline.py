@@ -16,6 +16,7 @@ import numpy as np
 from kvtrace import nodes
 from kvtrace.counting import TotalsCounter
 from kvtrace.csvfile import CsvWriter, is_csv
+from kvtrace.drafts import draft_path
 from kvtrace.errors import UsageError
 from kvtrace.events import HierarchyStats
 from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
@@ -174,7 +175,7 @@ def _record_nodes(
     with (
         _writer(whole, path, force=force, dry_run=dry_run) as writer,
         tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.nodes-", dir=None if dry_run else path.parent
+            prefix=draft_path(path, ".nodes-").name, dir=None if dry_run else path.parent
         ) as folder,
     ):
         parts = [Path(folder) / f"{node:05}.parquet" for node in range(config.nodes)]

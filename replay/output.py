@@ -172,7 +172,7 @@ def left_parts(path: Path) -> Path:
 
     Raises UsageError if there is none, or several.
     """
-    if path.name.endswith(PARTS_SUFFIX) and path.is_dir():
+    if path.is_dir() and any(path.glob(f"part-*{TRACE_SUFFIX}")):
         return path
     found = drafts_of(path, PARTS_SUFFIX) if path.parent.is_dir() else []
     if len(found) == 1:

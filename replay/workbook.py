@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.printable import printable
@@ -51,7 +52,7 @@ def _cell(sheet: Any, row: int, column: int, value: object) -> None:
     """Write a number as a number, all else as text: never a formula or a link."""
     if isinstance(value, bool):
         sheet.write_boolean(row, column, value)
-    elif isinstance(value, int | float) and math.isfinite(value):
+    elif isinstance(value, Real) and math.isfinite(value):
         sheet.write_number(row, column, value)
     else:
         sheet.write_string(row, column, _text(value))

@@ -21,7 +21,6 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 LONG_FILES = {
     "kvtrace/kernel.py": "one state machine; what its parts share are the columns named at its top",
     "replay/order.py": "one state machine, likewise",
-    "replay/loop.py": "the contract of engines: what every column, lane and option means",
 }
 LONG_FUNCTIONS = {
     "kvtrace/placement/objects.py:survey_rows": "compiled, a parameter per column",

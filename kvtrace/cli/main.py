@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from kvtrace.cli.limits import check_limits
 from kvtrace.cli.streams import Streams
-from kvtrace.errors import EXIT_BUG, EXIT_OK, KvtraceError, limit_met
+from kvtrace.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, KvtraceError, limit_met
 from kvtrace.printable import printable
 from kvtrace.version import VERSION
 
@@ -135,6 +135,8 @@ def _run() -> int:
     except KvtraceError as error:
         print(f"kvtrace: error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except BaseException as error:  # the outermost frame; panics of Rust aren't Exceptions
         limit = limit_met(error)
         if limit is None:  # whatever arrives here is a bug of ours

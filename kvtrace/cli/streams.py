@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from kvtrace.errors import EXIT_OK, EXIT_TARGET
@@ -51,9 +52,10 @@ class Streams:
 
 def _occupy_descriptors() -> None:
     """Let no file become standard input, output or error where those are closed."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
+    with suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
 
 
 def _guarded(name: str) -> _Sink | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import Need, Space
+from kvtrace.printable import utf8
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, format_bytes
 from replay import folder, preflight, statx
@@ -54,7 +55,7 @@ class DirTarget(Bookkeeper):
     def title(self) -> str:
         """Path, file system, and what is made durable."""
         return (
-            f"{self.facts.path} (folder on {self.facts.file_system}, a file per object, "
+            f"{utf8(self.facts.path)} (folder on {self.facts.file_system}, a file per object, "
             f"fsync {self.spec.fsync.name.lower()})"
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
+from kvtrace.printable import utf8
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, format_bytes
 from replay import device, preflight
@@ -50,8 +51,10 @@ class FileTarget:
     def title(self) -> str:
         """Path, model and size, and what a delete does there if it is work."""
         if not self.spec.trim:
-            return self.facts.title
-        return f"{self.facts.title}, deletes {'discard' if self.facts.block else 'punch holes'}"
+            return utf8(self.facts.title)
+        return (
+            f"{utf8(self.facts.title)}, deletes {'discard' if self.facts.block else 'punch holes'}"
+        )
 
     @property
     def device(self) -> Path | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.printable import utf8
 from replay import stored
 from replay.trials import tools
 from replay.trials.figures import Figure, of_result
@@ -57,9 +58,9 @@ def load_trial(path: Path) -> Trial:
     """Return the result in a file: ours, a result trace, or another tool's. Raises TraceError."""
     theirs = tools.load(path)
     if theirs is not None:
-        return Trial(path.name, theirs.figures, None, (theirs.caution,))
+        return Trial(utf8(path.name), theirs.figures, None, (theirs.caution,))
     document = stored.load(path)
-    return Trial(path.name, of_result(document), document)
+    return Trial(utf8(path.name), of_result(document), document)
 
 
 def load_side(path: Path, label: str | None = None) -> Side:
@@ -72,8 +73,8 @@ def load_side(path: Path, label: str | None = None) -> Side:
                 where=path,
                 accepted=f"a folder of `kvtrace bench`, with {TRIALS_FOLDER}/{TRIAL_GLOB}",
             )
-        return Side(label or path.name, tuple(load_trial(each) for each in found))
-    return Side(label or path.stem, (load_trial(path),))
+        return Side(label or utf8(path.name), tuple(load_trial(each) for each in found))
+    return Side(label or utf8(path.stem), (load_trial(path),))
 
 
 def check_alike(trials: Sequence[Trial]) -> None:

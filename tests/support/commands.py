@@ -78,7 +78,7 @@ MAKINGS = {
         "--passes", "1", "--report", "OUT",
     ),
 }  # fmt: skip
-QUICK = ("record directory", "export", "slice", "replay trace", "replay report", "report HTML")
+QUICK = ("record directory", "export", "replay trace")
 
 
 @cache

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvtrace import jit
-from tests.support.command import APART, apart, kvtrace
-from tests.support.commands import MAKINGS, RECORD, REPLAY, inputs, make, whole
+from tests.support.command import apart, kvtrace
+from tests.support.commands import MAKINGS, REPLAY, inputs, make, whole
 from tests.support.digests import drafts, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-QUICK = ("record", "record directory", "record CSV", "replay report")
+QUICK = ("record directory", "record CSV")
 ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MAKINGS]
 
 
@@ -116,7 +116,7 @@ def test_a_limit_on_file_sizes(tmp_path: Path, name: str, limit: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("files", [4, 6, 8, 10, 12, 16])
+@pytest.mark.parametrize("files", [6, 10, 14])
 @pytest.mark.parametrize(
     "name", ["record directory", "export fio", "replay report", "replay trace"]
 )
@@ -131,7 +131,7 @@ def test_a_limit_on_open_files(tmp_path: Path, name: str, files: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mib", [512, 1024, 2048, 3072, 4096])
+@pytest.mark.parametrize("mib", [1024, 4096])
 def test_a_limit_on_address_space(tmp_path: Path, mib: int) -> None:
     """Too little address space: one line and exit 4, or a whole output."""
     for name in ("record", "replay report"):
@@ -151,7 +151,7 @@ _AS_NOBODY = (
 @root
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
-@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+@pytest.mark.parametrize("processes", [1, 8])
 def test_a_limit_on_processes(tmp_path: Path, processes: int) -> None:
     """Too few threads: one line and exit 4, or a whole output."""
     tmp_path.chmod(0o777)
@@ -189,12 +189,9 @@ STREAMS = {
 def test_streams_cost_no_result(tmp_path: Path, how: str) -> None:
     """Whatever becomes of what is printed, the output is whole, and the exit code right."""
     redirected, expected = STREAMS[how]
-    out, report = tmp_path / "t", tmp_path / "r.json"
+    report = tmp_path / "r.json"
     command = '"$@" ' + redirected + "; exit ${PIPESTATUS[0]}"
     shell = ("bash", "-c", command, "bash")
-    ended = apart("record", out, *RECORD, shell=shell)
-    assert ended.code == expected
-    assert whole(out)
     ended = apart("replay", inputs() / "t.parquet", *REPLAY, "--report", report, shell=shell)
     assert ended.code == expected
     assert whole(report)
@@ -222,7 +219,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("home", [None, "/nonexistent", "/proc", ""])
+@pytest.mark.parametrize("home", [None, "/proc"])
 def test_no_home(tmp_path: Path, home: str | None) -> None:
     """Without a home, or with one that can't be written, nothing is lost, and none is made."""
     environment = {
@@ -259,8 +256,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-@pytest.mark.parametrize("keep", [0, 1, 40, -1])
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    ("suffix", "keep"),
+    [("nbi", 40), ("nbc", -1)]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (("nbi", 0), ("nbi", 1), ("nbi", -1), ("nbc", 0), ("nbc", 1), ("nbc", 40))
+    ],
+)
 def test_damaged_compiled_code_is_compiled_anew(cache: Path, suffix: str, keep: int) -> None:
     """A file that was cut or changed is never run; it is replaced."""
     assert compiled_anew(cache)(21) == 42
@@ -296,9 +299,3 @@ def test_no_place_for_compiled_code(cache: Path, monkeypatch: pytest.MonkeyPatch
     ended = kvtrace("list", "policies")
     assert ended.code == 0
     assert "set NUMBA_CACHE_DIR to a writable directory" in ended.err
-
-
-def test_what_runs_apart_is_this_program() -> None:
-    """The tests' own processes start as a bench starts its own."""
-    assert apart("--version").out == kvtrace("--version").out
-    assert APART[0] == sys.executable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -172,15 +173,19 @@ def _no_space(_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("number", drafts._UNSUPPORTED[:2])
+@pytest.mark.parametrize("links", [True, False])
 def test_file_systems_without_renameat2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
     """Where names can't be exchanged at once, nothing is replaced either but what was asked."""
 
     def unsupported(*_: Any) -> None:
+        number = errno.EINVAL if links else errno.EPERM
         raise OSError(number, os.strerror(number))
 
+    if not links:
+        monkeypatch.setattr(drafts, "_UNSUPPORTED", (errno.EPERM,))
+        monkeypatch.setattr(Path, "hardlink_to", unsupported)
     monkeypatch.setattr(drafts, "_renameat2", unsupported)
     for name in ("slice", "record directory"):
         out = tmp_path / MAKINGS[name].name
@@ -205,6 +210,32 @@ def test_a_trace_may_have_any_name(tmp_path: Path) -> None:
     ended = kvtrace("replay", trace, *REPLAY, "--report", tmp_path / "r.json")
     assert ended.code in (0, 5), ended.err
     assert state(trace) == before
+    device = tmp_path / "d.json.partial"
+    words = ("--device", device, "--size", "64MiB", *REPLAY[2:], "--report", tmp_path / "d.json")
+    ended = kvtrace("replay", inputs() / "t.parquet", *words)
+    if "direct I/O" not in ended.err:
+        assert ended.code in (0, 5), ended.err
+        assert device.stat().st_size == 64 << 20
+
+
+@pytest.mark.parametrize("kind", [symlink, hard_link, fifo])
+def test_a_folder_of_objects_has_other_files(
+    tmp_path: Path, kind: Callable[[Path, Path], None]
+) -> None:
+    """What lies under the names that marker and probe once had stays, whatever it is."""
+    victim, place = tmp_path / "victim", tmp_path / "kv"
+    victim.write_bytes(b"precious" * 1000)
+    words = ("replay", inputs() / "t.parquet", "--dir", place, *REPLAY[2:])
+    if "direct I/O" in kvtrace(*words).err:
+        pytest.skip("no direct I/O where pytest keeps its files; set --basetemp")
+    ours = {path.name for path in place.iterdir()}
+    for name in (".kvtrace.tmp", ".kvtrace.probe"):
+        kind(place / name, victim)
+    before = {path: state(path) for path in (victim, *place.glob(".kvtrace.*"))}
+    ended = kvtrace(*words)
+    assert ended.code in (0, 5), ended.err
+    assert {path: state(path) for path in before} == before
+    assert {path.name for path in place.iterdir()} == ours | {".kvtrace.tmp", ".kvtrace.probe"}
 
 
 HOLD = """
