@@ -202,9 +202,15 @@ def _asked() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Fuzz; return 1 if anything was found."""
     asked = _asked()
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs ignore the latter
+        signal.signal(number, _end)
     base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="kvtrace-fuzz-", dir=base) as folder:
         work = Path(folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
@@ -110,7 +111,7 @@ def _nulls(table: pa.Table, at: int, rows: NDArray[np.int64]) -> pa.Table:
     mask[rows] = True
     field = table.schema.field(at).with_nullable(True)
     column = table.column(at).combine_chunks()
-    return table.set_column(at, field, pa.compute.if_else(pa.array(mask), None, column))
+    return table.set_column(at, field, pc.if_else(pa.array(mask), None, column))
 
 
 def _words(table: pa.Table, rng: np.random.Generator) -> pa.Table:
