@@ -115,8 +115,8 @@ def check_pages(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Non
     """Raise TraceError for a page that is too large, or may unfold to any size."""
     with path.open("rb") as raw:
         try:
-            for column, begin, end in _chunks(file.metadata, set(columns)):
-                _check_chunk(path, raw, column, begin, end)
+            for chunk in _chunks(file.metadata, set(columns)):
+                _check_chunk(path, raw, *chunk)
         except UnicodeDecodeError as error:
             raise TraceError(
                 "damaged footer: names of columns aren't text",
@@ -125,8 +125,9 @@ def check_pages(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Non
             ) from error
 
 
-def _chunks(metadata: pq.FileMetaData, wanted: set[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield name, begin and end of the column chunks of some columns."""
+def _chunks(metadata: pq.FileMetaData, wanted: set[str]) -> Iterator[tuple[str, int, int, int]]:
+    """Yield name, first row, begin and end of the column chunks of some columns."""
+    first_row = 0
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for at in range(metadata.num_columns):
@@ -135,16 +136,19 @@ def _chunks(metadata: pq.FileMetaData, wanted: set[str]) -> Iterator[tuple[str, 
                 begin = chunk.data_page_offset
                 if chunk.has_dictionary_page:
                     begin = min(begin, chunk.dictionary_page_offset)
-                yield chunk.path_in_schema, begin, begin + chunk.total_compressed_size
+                yield chunk.path_in_schema, first_row, begin, begin + chunk.total_compressed_size
+        first_row += row_group.num_rows
 
 
-def _check_chunk(path: Path, raw: BinaryIO, column: str, begin: int, end: int) -> None:
+def _check_chunk(
+    path: Path, raw: BinaryIO, column: str, first_row: int, begin: int, end: int
+) -> None:
     while begin < end:
         try:
             head = _head(raw, begin, end)
         except (_DamagedError, OSError, ValueError, OverflowError) as error:
             raise TraceError(
-                f"damaged page of column {column}",
+                f"damaged at or after row {first_row}: a page of column {column}",
                 where=f"{path}: byte {begin}",
                 hint="write or copy the trace again",
             ) from error
