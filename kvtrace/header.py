@@ -74,13 +74,13 @@ def _checked_by(fields: type[BaseModel]) -> AfterValidator:
 
 
 class _Model(_Part):
-    name: str
-    dtype: str
-    bytes_per_token: int
+    name: str = ""
+    dtype: str = ""
+    bytes_per_token: int = 0
 
 
 class _Layout(_Part):
-    name: str
+    name: str = ""
     block_tokens: Annotated[int, Field(gt=0, le=1 << 31)] | None = None
     objects_per_block: int | None = None
 

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from kvtrace.errors import TraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import pyarrow.parquet as pq
 
 MAX_PAGE_BYTES = 64 << 20
 """Largest page; writers make them of 1 MiB, or of a row group of some MiB."""
@@ -111,40 +109,105 @@ class _Head:
             raise _DamagedError
 
 
-def check_pages(path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> None:
+class _Footer(_Head):
+    """Where column chunks are: (name, first row, begin, end).
+
+    Parsed here, since pyarrow ends the process at a chunk whose statistics are damaged.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.chunks: list[tuple[str, int, int, int]] = []
+        self._first_row = 0
+        super().__init__(data)
+
+    def _read(self) -> None:
+        self._struct({4: lambda: self._each(self._group)})
+
+    def _group(self) -> None:
+        begin = len(self.chunks)
+        rows: list[int] = []
+        self._struct({1: lambda: self._each(self._chunk), 3: lambda: rows.append(self._signed())})
+        self.chunks[begin:] = [(n, self._first_row, b, e) for n, _, b, e in self.chunks[begin:]]
+        self._first_row += sum(rows)
+
+    def _chunk(self) -> None:
+        self._struct({3: self._column})
+
+    def _column(self) -> None:
+        found: dict[int, int] = {}
+        names: list[str] = []
+        readers: dict[int, Callable[[], object]] = {
+            number: lambda number=number: found.__setitem__(number, self._signed())  # type: ignore[misc]
+            for number in (7, 9, 11)
+        }
+        readers[3] = lambda: self._each(lambda: names.append(self._text()))
+        self._struct(readers)
+        begin = found.get(9, 0)
+        if 11 in found:
+            begin = min(begin, found[11])
+        self.chunks.append((".".join(names), 0, begin, begin + found.get(7, 0)))
+
+    def _text(self) -> str:
+        length = self._number()
+        self._at += length
+        return self._data[self._at - length : self._at].decode("utf-8")
+
+    def _each(self, read: Callable[[], object]) -> None:
+        head = self._byte()
+        count = self._number() if head >> 4 == 15 else head >> 4
+        for _ in range(count):
+            read()
+
+    def _struct(self, readers: dict[int, Callable[[], object]]) -> None:
+        field = 0
+        while byte := self._byte():
+            field = field + (byte >> 4) if byte >> 4 else self._signed()
+            if field in readers:
+                readers[field]()
+            else:
+                self._skip(byte & 0x0F, 0)
+
+    def _skip(self, kind: int, depth: int) -> None:
+        if kind not in (_LIST, _SET):
+            super()._skip(kind, depth)
+            return
+        if depth > _DEPTH_MAX:
+            raise _DamagedError
+        head = self._byte()
+        count = self._number() if head >> 4 == 15 else head >> 4
+        for _ in range(count):
+            if head & 0x0F in (_TRUE, _FALSE):
+                self._byte()
+            else:
+                self._skip(head & 0x0F, depth + 1)
+
+
+def check_pages(path: Path, columns: Sequence[str]) -> None:
     """Raise TraceError for a page that is too large, or may unfold to any size."""
     with path.open("rb") as raw:
         try:
-            for column, begin, end in _chunks(file.metadata, set(columns)):
-                _check_chunk(path, raw, column, begin, end)
-        except UnicodeDecodeError as error:
+            end = raw.seek(-8, 2)
+            length = int.from_bytes(raw.read(4), "little")
+            raw.seek(max(0, end - length))
+            chunks = _Footer(raw.read(length)).chunks
+        except (UnicodeDecodeError, _DamagedError, OSError) as error:
             raise TraceError(
-                "damaged footer: names of columns aren't text",
-                where=path,
-                hint="write or copy the trace again",
+                "damaged footer", where=path, hint="write or copy the trace again"
             ) from error
+        for chunk in chunks:
+            if chunk[0] in columns:
+                _check_chunk(path, raw, *chunk)
 
 
-def _chunks(metadata: pq.FileMetaData, wanted: set[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield name, begin and end of the column chunks of some columns."""
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for at in range(metadata.num_columns):
-            chunk = row_group.column(at)
-            if chunk.path_in_schema in wanted:
-                begin = chunk.data_page_offset
-                if chunk.has_dictionary_page:
-                    begin = min(begin, chunk.dictionary_page_offset)
-                yield chunk.path_in_schema, begin, begin + chunk.total_compressed_size
-
-
-def _check_chunk(path: Path, raw: BinaryIO, column: str, begin: int, end: int) -> None:
+def _check_chunk(
+    path: Path, raw: BinaryIO, column: str, first_row: int, begin: int, end: int
+) -> None:
     while begin < end:
         try:
             head = _head(raw, begin, end)
         except (_DamagedError, OSError, ValueError, OverflowError) as error:
             raise TraceError(
-                f"damaged page of column {column}",
+                f"damaged at or after row {first_row}: a page of column {column}",
                 where=f"{path}: byte {begin}",
                 hint="write or copy the trace again",
             ) from error

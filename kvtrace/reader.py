@@ -157,8 +157,8 @@ class Trace:
         """Check the pages of columns before they are unpacked, once."""
         new = set(names) - self._checked
         if new:
-            for path, file in zip(self.parts, self._files, strict=True):
-                check_pages(path, file, sorted(new))
+            for path in self.parts:
+                check_pages(path, sorted(new))
             self._checked |= new
 
     def _needed(self, names: Sequence[str]) -> list[str]:

@@ -105,16 +105,18 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "model",
-                f"{model['name']}, {model['dtype']}, {model['bytes_per_token']:,} B per token",
+                f"{model.get('name', '?')}, {model.get('dtype', '?')}, "
+                f"{model.get('bytes_per_token', 0):,} B per token",
             )
         )
     if header["layout"]:
         layout = header["layout"]
-        block = layout["block_tokens"] or "a turn's"
+        block = layout.get("block_tokens") or "a turn's"
         lines.append(
             (
                 "layout",
-                f"{layout['name']}, blocks of {block} tokens, {layout['objects_per_block']} "
+                f"{layout.get('name', '?')}, blocks of {block} tokens, "
+                f"{layout.get('objects_per_block', '?')} "
                 f"objects each, TP {header['tensor_parallel']}, ranks {header['ranks']}",
             )
         )

@@ -57,7 +57,7 @@ class Traced:
             )  # fmt: skip
         self._sizes = np.unique(accesses["bytes"])
         self._objects = int(accesses["objects"].max())
-        each = header.layout is not None and header.layout["block_tokens"] is None
+        each = header.layout is not None and header.layout.get("block_tokens") is None
         self._requests = [_requests(accesses, reverse=reverse, uniform=self._uniform, each=each)]
 
     @property

@@ -31,7 +31,7 @@ SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recove
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_no_write_leaves_a_lanes_range(engine: Engine, seed: int) -> None:
     """Offsets and lengths of 0 to 2^64 - 1 on files, memory and scripts: ERANGE, or inside."""
     if isinstance(engine, native.NativeEngine) and (reason := engine.available()) is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from kvtrace.bounds import Bounds
+from kvtrace.check import check
 from kvtrace.errors import TraceError
 from kvtrace.header import RESIDENT_DTYPE, Header, pack_resident
 from kvtrace.reader import open_trace
@@ -110,14 +112,41 @@ def test_an_op_that_leaves_its_lane_is_not_done(
     assert len(changed) > 0 or action == Action.READ
 
 
-@pytest.mark.parametrize("name", ["escape_size", "segv_offset_2e63-4096"])
-def test_hostile_offsets_are_refused_before_anything_is_made(name: str) -> None:
-    """The traces that wrote outside their part, and crashed the planner, end with exit 3."""
+@pytest.mark.skipif(native.threads.available() is not None, reason="no compiled loop here")
+def test_an_object_of_a_folder_ends_where_the_longest_does(tmp_path: Path) -> None:
+    """A write beyond the longest object that was planned for makes no file."""
+    ops = testing.make_ops(
+        2, action=Action.WRITE, offset_bytes=[0, 1 << 40], length_bytes=4096, arena_bytes=0
+    )
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        lane = Lane(LaneKind.DIR, 2, 4096, fd=fd, end_bytes=2048)
+        options = LoopOptions(Mode.MAX, np.zeros(MIB, np.uint8), 1, Verify.NONE)
+        _, times = run_whole(native.threads, (lane,), ops, 2, options)
+    finally:
+        os.close(fd)
+    assert times.error.tolist() == [errno.ERANGE] * 2
+    assert not list(tmp_path.rglob("*"))
+
+
+SAMPLES = {
+    "escape_size": "offset out of range",
+    "segv_offset_2e63-4096": "offset out of range",
+    "resident_dup": "listed twice",
+    "resident_size263": "size out of range",
+    "resident_tier255x2000": "tier out of range",
+    "resident_tier4": "tier out of range",
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_hostile_samples_are_refused_before_anything_is_made(name: str) -> None:
+    """The traces that wrote outside their part, and crashed compiled code, are refused."""
     path = HOSTILE / f"{name}.parquet"
     if not path.exists():
         pytest.skip("the hostile samples aren't here")
-    with open_trace(path) as trace, pytest.raises(TraceError, match="offset out of range"):
-        list(trace.batches(["offset"]))
+    with open_trace(path) as trace, pytest.raises(TraceError, match=SAMPLES[name]):
+        check(trace)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_rows_are_ops_errors_and_not_executed(
     stop = Stop()
     if stopped:
         monkeypatch.setattr("replay.measurement.Measurement._look", lambda *_: stop.set() or False)
-    chosen = ReplayOptions(**{"mode": Timing.MAX, "populate": "none"} | options)
+    fixed = {"mode": Timing.MAX, "populate": "none", "arena_bytes": 16 << 20}
+    chosen = ReplayOptions(**fixed | options)
     result = replay.run(path, [target], chosen, stop=stop)
     assert seen[-1].add_up, seen[-1]
     assert seen[-1].errors or seen[-1].not_executed
