@@ -139,6 +139,18 @@ def test_the_faq_names_what_there_is() -> None:
     assert reasons <= said
 
 
+def test_the_tests_that_safety_names_are_there() -> None:
+    """Each attempt of docs/safety.md names a test file and functions that exist."""
+    text = (DOCS / "safety.md").read_text()
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    everything = "\n".join(sources.values())
+    files = set(re.findall(r"(test_\w+\.py)", text))
+    names = set(re.findall(r"::(test_\w+)", text))
+    assert len(names) > 60
+    assert files <= set(sources)
+    assert {name for name in names if f"def {name}(" not in everything} == set()
+
+
 @pytest.fixture
 def plot(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The plot's script as a module, known by its name: its dataclasses look that up."""
