@@ -44,6 +44,7 @@ def named(device: Path, *signatures: str) -> TargetSpec:
     return file_target(device, allow_destroy=str(device), allow_signature=signatures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("magic", MAGICS, ids=lambda m: f"{m.name}@{m.offset}")
 def test_every_magic_is_found(magic: Magic, disks: Disks) -> None:
     """At its place, under its name, whatever else the format lacks; the bytes stay."""

@@ -25,7 +25,7 @@ Attempt = Callable[[TargetSpec], object]
 ANY = ("ext4", "btrfs", "dos", "gpt", "unknown")
 
 
-@pytest.fixture(params=["replay", "precondition"])
+@pytest.fixture(params=["replay", pytest.param("precondition", marks=pytest.mark.slow)])
 def attempt(request: pytest.FixtureRequest, tmp_path: Path) -> Attempt:
     """Write to a target, by either command that does."""
     if request.param == "precondition":

@@ -42,7 +42,9 @@ def during_arena(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) 
     monkeypatch.setattr(payload, "fill", filled)
 
 
-COMMANDS = pytest.mark.parametrize("command", ["replay", "precondition"])
+COMMANDS = pytest.mark.parametrize(
+    "command", ["replay", pytest.param("precondition", marks=pytest.mark.slow)]
+)
 
 
 @COMMANDS

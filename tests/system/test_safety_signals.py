@@ -29,7 +29,9 @@ def long_trace(tmp_path: Path) -> Path:
 
 
 @SIGNALS
-@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+@pytest.mark.parametrize(
+    "ignored", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "nohup"]
+)
 def test_a_run_that_is_stopped_keeps_its_result(
     number: signal.Signals, ignored: bool, long_trace: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def _threads(process: subprocess.Popen[str]) -> int:
         return 0
 
 
+@pytest.mark.slow
 @SIGNALS
 def test_a_signal_while_the_device_stalls(
     number: signal.Signals, disks: Disks, tmp_path: Path
@@ -136,6 +139,7 @@ def test_a_signal_while_the_device_stalls(
         subprocess.run(["umount", point], check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_bench_takes_its_child_along(
     number: signal.Signals, long_trace: Path, tmp_path: Path

@@ -46,7 +46,9 @@ def reads(count: int) -> list[Row]:
     return [(i * 20_000, R, Tier.NVME, i, Phase.DECODE, SIZE) for i in range(count)]
 
 
-@pytest.mark.parametrize("accept", [(), CODES], ids=["plain", "all accepted"])
+@pytest.mark.parametrize(
+    "accept", [CODES, pytest.param((), marks=pytest.mark.slow)], ids=["all accepted", "plain"]
+)
 @pytest.mark.parametrize("null", [True, False], ids=["null", "file"])
 @pytest.mark.parametrize(
     ("rows", "options"),
