@@ -179,9 +179,11 @@ class Picked:
         return found
 
     def bytes_at(self, word: int, at: int = 0) -> NDArray[np.uint8]:
-        """Return a byte of each line's n-th word, the first one for 0; what is behind its end."""
-        where = self.lines.begin[self.rows, word] + at
-        return np.asarray(self.lines.data[where], np.uint8)
+        """Return a byte of each line's n-th word, the first one for 0; 0 behind the word's end."""
+        begin, end = self._ends(word)
+        inside = begin + at < end
+        where = np.where(inside, begin + at, 0)
+        return np.where(inside, self.lines.data[where], 0).astype(np.uint8)
 
     def numbers(self, word: int, name: str, most: int = int(_NUMBER_MAX)) -> NDArray[np.int64]:
         """Return each line's n-th word as a number. Raises TraceError for one that isn't."""
