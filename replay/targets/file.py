@@ -71,7 +71,7 @@ class FileTarget:
         elif self.facts.new and wanted is None:
             return Space(align, begin, None)
         else:
-            end = max(self.facts.size_bytes, wanted or 0)
+            end = wanted or self.facts.size_bytes
         return Space(align, begin, max(0, end - begin) // align * align)
 
     def authorise(self, *, writes: bool) -> None:

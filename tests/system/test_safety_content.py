@@ -115,6 +115,21 @@ def test_size_is_a_wall_for_clearing_too(disks: Disks) -> None:
     assert image.read_bytes()[32 * MIB :] == before
 
 
+def test_size_is_a_wall_of_a_file_too(disks: Disks) -> None:
+    """A file of ours that is larger than --size keeps what lies behind."""
+    path = disks.folder / "target"
+    rows = simple_rows(300, size=128 << 10)[::4]  # live all at once: 37.5 MiB
+    trace = write_trace(disks.folder / "trace.parquet", rows)
+    replay.run(trace, [file_target(path, size_bytes=64 * MIB)], OPTIONS)
+    before = path.read_bytes()
+    spec = file_target(path, size_bytes=16 * MIB)
+    with pytest.raises(TargetError, match="doesn't fit"):
+        replay.run(trace, [spec], OPTIONS)
+    small = write_trace(disks.folder / "trace.parquet", rows[:40])
+    replay.run(small, [spec], OPTIONS)
+    assert path.read_bytes()[16 * MIB :] == before[16 * MIB :]
+
+
 @pytest.mark.parametrize("place", [0, 5000, 20 * MIB + 17, 64 * MIB - 9], ids=str)
 def test_data_that_isnt_recognised(place: int, disks: Disks) -> None:
     """Bytes without a known format need consent of their own; the message shows where they are."""
