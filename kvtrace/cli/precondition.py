@@ -57,7 +57,10 @@ def precondition_command(
     ] = None,
     allow_signature: Annotated[
         list[str] | None,
-        typer.Option(help="Type of signature that may be destroyed.", rich_help_panel=_SAFETY),
+        typer.Option(
+            help="Type of signature that may be destroyed, or unknown: data of no known format.",
+            rich_help_panel=_SAFETY,
+        ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Report file (.json).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the report.")] = False,

@@ -212,7 +212,10 @@ def replay_command(
     ] = None,
     allow_signature: Annotated[
         list[str] | None,
-        typer.Option(help="Type of signature that may be destroyed.", rich_help_panel=_SAFETY),
+        typer.Option(
+            help="Type of signature that may be destroyed, or unknown: data of no known format.",
+            rich_help_panel=_SAFETY,
+        ),
     ] = None,
     bpf: Annotated[
         bool,
