@@ -1,4 +1,4 @@
-"""Counts what a trace amounts to while its rows go by."""
+"""Counts a trace's totals while its rows go by."""
 
 from __future__ import annotations
 

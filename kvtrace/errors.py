@@ -56,7 +56,7 @@ class KvtraceError(Exception):
 
 
 _GOT_CHARS, _LINE_CHARS = 200, 2000
-"""What was got, and a whole message, are cut to so many characters: inputs may be of any size."""
+"""Longest quoted value and longest message, in characters: inputs may be of any size."""
 
 
 def _short(got: object) -> str:

@@ -264,7 +264,7 @@ class Outputs:
         self._reserve()
 
     def _reserve(self) -> None:
-        """Create the drafts of all reports, so that nothing is measured in vain."""
+        """Create the drafts of all reports, so that a run isn't lost to an unwritable report."""
         with ExitStack() as undo:
             for path in self.reports:
                 draft = Draft(path, force=self.force)

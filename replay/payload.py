@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE_ONE_IN = 128
-"""`Verify.SAMPLE` compares every byte of one read in so many, and the stamps of all."""
+"""`Verify.SAMPLE` compares every byte of one read in this number, and the stamps of all."""
 STAMP_BYTES = 16
 """At the start of each sector."""
 SECTOR_MASK = (1 << 31) - 1

@@ -33,7 +33,7 @@ enum { KV_DEPENDENCY_FAILED = -1, KV_VERIFY_FAILED = -2, KV_INTERRUPTED = -3 };
 #define KV_FINISHED 0xfffffffeu
 #define KV_FAILED 0xfffffffdu
 
-/* One of so many reads is compared whole under KV_VERIFY_SAMPLE. */
+/* KV_VERIFY_SAMPLE compares every byte of one read in 128. */
 #define KV_SAMPLE_ONE_IN 128
 
 #define KV_NO_TIME_NS ((int64_t)-1)

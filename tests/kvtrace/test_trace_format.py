@@ -217,7 +217,7 @@ def test_polars_can_write_a_trace(tmp_path: Path, small_trace: Path) -> None:
 
 
 def test_half_a_file_never_has_the_final_name(tmp_path: Path) -> None:
-    """Until `close` there is only a hidden draft; an error removes that, too."""
+    """Until `close` there is only a hidden draft; an error removes it."""
     path = tmp_path / "t.parquet"
     columns = random_columns(10, 0, [])
     seen = []

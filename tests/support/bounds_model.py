@@ -148,7 +148,7 @@ def close(case: Case) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run so many seeds with the library that is named, on both compiled engines."""
+    """Run a number of seeds with the named library, on both compiled engines."""
     library.LIBRARY_PATH = Path(words[1])
     for seed in range(int(words[0])):
         for engine in (native.threads, native.uring):

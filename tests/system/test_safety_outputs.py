@@ -250,7 +250,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("name", ["record directory", "replay report", "replay trace", "export"])
 def test_an_output_has_one_writer(tmp_path: Path, name: str) -> None:
-    """A second command is refused before it starts; a killed one blocks nobody."""
+    """A second command is refused before it starts; a killed one blocks no other."""
     out = tmp_path / MAKINGS[name].name
     command = [sys.executable, "-c", HOLD, str(out.parent / "." / out.name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd()) as holding:
