@@ -280,10 +280,10 @@ void io_handle_finished(struct lane *lane)
 		return;
 	}
 	account_finished(lane, piece, error);
-	if (error == 0 && piece->action != KV_DELETE)
-		latency_count(lane, piece);
-	if (error == 0 && piece->action == KV_READ && piece->missing)
+	if (error == 0 && piece->missing)
 		note_bad(active, piece, piece->there_bytes / SECTOR_BYTES);
+	else if (error == 0 && piece->action != KV_DELETE)
+		latency_count(lane, piece);
 	if (error == 0 && piece->action == KV_READ && lane->run->verify != KV_VERIFY_NONE)
 		fifo_push(&lane->unverified, index);
 	else
