@@ -37,7 +37,7 @@ class Marker:
     align_bytes: int
     begin_bytes: int
     end_bytes: int
-    """Where the space for extents begins and ends."""
+    """Where the space for extents begins, and where the largest that a run was given ends."""
     written_bytes: int
     """Everything below was written at least once."""
     preconditioned: Preconditioned | None = None
@@ -54,14 +54,17 @@ class Marker:
 
     @classmethod
     def unpack(cls, block: bytes) -> Marker | None:
-        """Return the marker in `block`; None if it isn't one of ours, or is damaged."""
+        """Return the marker in `block`; None if it isn't one of ours, or is damaged.
+
+        What follows its text in the block is zeros: a partition table written into it is another's.
+        """
         if not block.startswith(_MAGIC):
             return None
         at = len(_MAGIC)
         checksum = int.from_bytes(block[at : at + 4], "little")
         length = int.from_bytes(block[at + 4 : at + 8], "little")
         text = block[at + 8 : at + 8 + length]
-        if len(text) != length or zlib.crc32(text) != checksum:
+        if len(text) != length or zlib.crc32(text) != checksum or any(block[at + 8 + length :]):
             return None
         fields: dict[str, Any] = json.loads(text)
         if fields.pop("version", None) not in _READ:

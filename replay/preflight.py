@@ -263,6 +263,34 @@ def check_file(facts: FileFacts) -> None:
         raise TargetError("isn't writable", where=facts.path, hint="change its mode or owner")
 
 
+def check_unshared(facts: FileFacts) -> None:
+    """Raise TargetError if anything has a regular file open for writing.
+
+    The kernel's own users (servers of files and blocks, overlays) have no process to be found in;
+    but it gives no lease to read a file that is open for writing.
+    """
+    if facts.new:
+        return
+    descriptor = open_direct(facts.path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        lock(descriptor, facts.path, writes=True)
+        unlock(descriptor)
+        users.check_file(os.fstat(descriptor), facts.path)
+        _patiently(lambda: fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK))
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError as error:
+        raise TargetError(
+            "is open for writing elsewhere",
+            where=facts.path,
+            got="no process that can be seen has it: the kernel, or a container",
+            hint="find out what serves or mounts it, and stop that first",
+        ) from error
+    except OSError:
+        return  # not the owner, or a file system without leases
+    finally:
+        os.close(descriptor)
+
+
 def check_free(path: Path, more_bytes: int, place: Path | None = None) -> None:
     """Return if so much more may be at `path` and 5 % of its file system stay free.
 

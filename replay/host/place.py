@@ -86,7 +86,7 @@ def _signed(facts: preflight.FileFacts) -> str:
     descriptor = preflight.open_direct(facts.path, os.O_RDONLY, facts.title)
     try:
         data = signatures.sample(descriptor, facts.title)
-        named = consent.to_name(facts, descriptor, data)
+        named = consent.to_name(facts, descriptor, data, facts.size_bytes)
     finally:
         os.close(descriptor)
     return "".join(f" --allow-signature {each.name}" for each in named)

@@ -5,8 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* Relative to the folder; replay/folder.py knows them, too. */
@@ -35,9 +38,34 @@ static uint64_t wanted_bytes(const struct lane *lane, const struct piece *piece)
 	return piece->bytes - lane->run->pad_bytes[piece_slot(lane, piece)];
 }
 
+/* No component may be a link, and none another file system: a subfolder that was replaced while the
+ * run goes on leads nowhere. Kernels before 5.6 look at the last component only. */
 static int open_in(const struct lane *lane, const char *name, int flags)
 {
-	return openat(lane->spec->fd, name, flags | O_CLOEXEC, 0600);
+	struct open_how how = {
+		.flags = (uint64_t)(flags | O_CLOEXEC),
+		.mode = flags & O_CREAT ? 0600 : 0,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
+	};
+	int fd = (int)syscall(SYS_openat2, lane->spec->fd, name, &how, sizeof how);
+	if (fd < 0 && (errno == ENOSYS || errno == EPERM))
+		return openat(lane->spec->fd, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd;
+}
+
+static int close_file(int fd, int failed)
+{
+	return close(fd) && !failed ? errno : failed;
+}
+
+/* Remove an object, in the subfolder that is there and no link. */
+static int remove_object(const struct lane *lane, const struct names *names)
+{
+	int folder = open_in(lane, names->folder, O_PATH | O_DIRECTORY);
+	if (folder < 0)
+		return errno;
+	int failed = unlinkat(folder, strchr(names->object, '/') + 1, 0) ? errno : 0;
+	return close_file(folder, failed);
 }
 
 static int write_all(int fd, const struct piece *piece)
@@ -67,11 +95,6 @@ static int write_piece(const struct lane *lane, const struct piece *piece, int f
 	if (!failed && lane->spec->fsync != KV_FSYNC_NONE && fsync(fd))
 		failed = errno;
 	return failed;
-}
-
-static int close_file(int fd, int failed)
-{
-	return close(fd) && !failed ? errno : failed;
 }
 
 static int sync_folder(const struct lane *lane, const char *name)
@@ -169,6 +192,6 @@ void folder_work(struct lane *lane, struct piece *piece)
 	else if (piece->action == KV_WRITE)
 		failed = write_object(lane, piece, &names);
 	else
-		failed = unlinkat(lane->spec->fd, names.object, 0) ? errno : 0;
+		failed = remove_object(lane, &names);
 	piece->result = failed ? -failed : (int64_t)piece->bytes;
 }

@@ -30,13 +30,19 @@ class Checked:
     notes: tuple[str, ...]
 
 
-def check(facts: FileFacts, descriptor: int, spec: TargetSpec) -> Checked:
-    """Return if the open target may be overwritten. Raises TargetError; nothing was written."""
+def check(facts: FileFacts, descriptor: int, spec: TargetSpec, end_bytes: int) -> Checked:
+    """Return if the open target may be overwritten up to `end_bytes`.
+
+    Raises TargetError; nothing was written.
+    """
     check_same(facts, descriptor)
     if not facts.block:
-        return Checked("", users.check_file(os.fstat(descriptor), facts.path))
+        notes = users.check_file(os.fstat(descriptor), facts.path)
+        named = _elsewhere(facts, signatures.find(descriptor, facts.title))
+        _check_signatures(facts, named, (), spec.allow_signature)
+        return Checked("", notes)
     notes = check_unused(facts)
-    fingerprint = _check_content(facts, descriptor, spec)
+    fingerprint = _check_content(facts, descriptor, spec, end_bytes)
     return Checked(fingerprint, notes)
 
 
@@ -92,29 +98,47 @@ def changed(title: str) -> TargetError:
     )
 
 
-def _check_content(facts: FileFacts, descriptor: int, spec: TargetSpec) -> str:
+def _check_content(facts: FileFacts, descriptor: int, spec: TargetSpec, end_bytes: int) -> str:
     """Return the fingerprint of a device whose content may be destroyed."""
     data = signatures.sample(descriptor, facts.title)
-    named = to_name(facts, descriptor, data)
+    named = to_name(facts, descriptor, data, end_bytes)
     _check_partitions(facts, named)
-    _check_signatures(facts, named, data.places, spec.allow_signature)
+    foreign = _foreign(facts, data, end_bytes)
+    _check_signatures(facts, named, foreign, spec.allow_signature)
     _check_allowed(facts, spec.allow_destroy, empty=not data.places)
     return data.digest
 
 
-def to_name(facts: FileFacts, descriptor: int, data: Sample) -> tuple[Signature, ...]:
-    """Return what --allow-signature has to name before an open device is overwritten."""
-    marker = facts.marker
-    named = signatures.find(descriptor, facts.title)
-    if marker is not None:
-        # Between its first and last MiB a device of ours has extents, and what they didn't reach
-        # yet of something that an earlier run was allowed to destroy.
-        last = min(marker.end_bytes, facts.size_bytes - MIB)
-        ours = range(marker.begin_bytes, last)
-        return tuple(each for each in named if each.offset is None or each.offset not in ours)
-    if not named and data.places:
+def to_name(
+    facts: FileFacts, descriptor: int, data: Sample, end_bytes: int
+) -> tuple[Signature, ...]:
+    """Return what --allow-signature has to name before a device is overwritten to `end_bytes`."""
+    named = _elsewhere(facts, signatures.find(descriptor, facts.title))
+    if not named and _foreign(facts, data, end_bytes):
         return (signatures.Signature(signatures.UNKNOWN),)
     return named
+
+
+def _foreign(facts: FileFacts, data: Sample, end_bytes: int) -> tuple[int, ...]:
+    """Return where a device has data that no run of ours was given.
+
+    On a device of ours that is behind the largest part that a run had, up to the end of this one's.
+    """
+    if facts.marker is None:
+        return data.places
+    return tuple(place for place in data.places if facts.marker.end_bytes <= place < end_bytes)
+
+
+def _elsewhere(facts: FileFacts, named: tuple[Signature, ...]) -> tuple[Signature, ...]:
+    """Return the signatures that don't lie within the extents of a target of ours.
+
+    There they are leftovers of what an earlier run was allowed to destroy, or payload.
+    """
+    marker = facts.marker
+    if marker is None:
+        return named
+    ours = range(marker.begin_bytes, min(marker.end_bytes, facts.size_bytes - MIB))
+    return tuple(each for each in named if each.offset is None or each.offset not in ours)
 
 
 def _check_partitions(facts: FileFacts, named: tuple[Signature, ...]) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import struct
+import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def block_size_bytes(descriptor: int) -> int:
     return int(struct.unpack("=Q", answer)[0])
 
 
+def size_bytes(descriptor: int) -> int:
+    """Return the size of an open block device or file."""
+    status = os.fstat(descriptor)
+    return block_size_bytes(descriptor) if stat.S_ISBLK(status.st_mode) else status.st_size
+
+
 def _sequence(descriptor: int) -> int | None:
     try:
         answer = fcntl.ioctl(descriptor, _BLKGETDISKSEQ, b"\0" * 8)
@@ -109,9 +116,10 @@ def loop_backing(sysfs: Path) -> Backing | None:
     name = device.read_text(sysfs / "loop/backing_file")
     if not name:
         return None
-    found = _asked(Path("/dev") / sysfs.name, device.read_text(sysfs / "dev"))
-    if found is not None:
-        return found
+    backing = _asked(Path("/dev") / sysfs.name, device.read_text(sysfs / "dev"))
+    backing = backing or _asked_by_own_node(sysfs)
+    if backing is not None:
+        return backing
     offset = int(device.read_text(sysfs / "loop/offset") or 0)
     limit = int(device.read_text(sysfs / "loop/sizelimit") or 0)
     try:
@@ -120,6 +128,19 @@ def loop_backing(sysfs: Path) -> Backing | None:
         return Backing((0, 0), 0, offset, limit)
     number = status.st_rdev if stat.S_ISBLK(status.st_mode) else 0
     return Backing((status.st_dev, status.st_ino), number, offset, limit)
+
+
+def _asked_by_own_node(sysfs: Path) -> Backing | None:
+    """Ask through a node made for that: /dev may have none."""
+    number = device.read_text(sysfs / "dev") or ""
+    major, _, minor = number.partition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        node = Path(folder) / "node"
+        try:
+            os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(int(major), int(minor)))
+        except (OSError, ValueError):
+            return None
+        return _asked(node, number)
 
 
 def _asked(node: Path, number: str | None) -> Backing | None:

@@ -15,7 +15,7 @@ import numpy as np
 from kvtrace.errors import TargetError
 from kvtrace.units import MIB
 from replay.direct import read_block
-from replay.safety.identity import block_size_bytes
+from replay.safety.identity import block_size_bytes, size_bytes
 from replay.safety.magics import MAGICS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Signature:
 
 
 def find(descriptor: int, title: str) -> tuple[Signature, ...]:
-    """Return what is recognised on an open block device, each format once.
+    """Return what is recognised on an open device or in a file, each format once.
 
     Raises TargetError where the device can't be read or `blkid` can't tell.
     """
@@ -61,7 +61,7 @@ def find(descriptor: int, title: str) -> tuple[Signature, ...]:
 
 
 def _by_magic(descriptor: int, title: str) -> Iterator[Signature]:
-    size = block_size_bytes(descriptor)
+    size = size_bytes(descriptor)
 
     @cache
     def page(index: int) -> bytes:

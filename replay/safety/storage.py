@@ -193,6 +193,15 @@ def _shared(mine: tuple[Piece, ...], others: tuple[Piece, ...]) -> set[Base]:
     return {piece.base for piece in mine for other in others if piece.overlaps(other)}
 
 
+def below_loops(sysfs: Path) -> list[Path]:
+    """Return the devices on which a loop device lies, and those on which they lie in turn."""
+    backing = loop_backing(sysfs) if (sysfs / "loop").is_dir() else None
+    if (sysfs / "partition").exists():
+        return below_loops(sysfs.parent)
+    lower = None if backing is None else device.sysfs_of(backing.device_number)
+    return [] if lower is None else [lower, *below_loops(lower)]
+
+
 def over_file(device_number: int, inode: int) -> tuple[str, ...]:
     """Return the loop devices that are attached to a file."""
     wanted = (device_number, inode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def check_device(sysfs: Path, title: str) -> tuple[str, ...]:
     files = frozenset((int(b[1]), int(b[2])) for b in bases if b[0] == "file")
     shared = Storage(frozenset(numbers), files)
     _check_mounts(sysfs, relatives, title)
+    _check_claims(sysfs, relatives, title)
     _check_holders(sysfs, relatives, title)
     _check_over(relatives, title)
     _check_swap(shared, title)
@@ -119,6 +121,34 @@ def _source_number(source: str) -> int | None:
     except OSError:
         return None
     return status.st_rdev if status is not None and stat.S_ISBLK(status.st_mode) else None
+
+
+def _check_claims(sysfs: Path, relatives: tuple[Relative, ...], title: str) -> None:
+    """Raise TargetError if the kernel says that a device with common bytes is in use.
+
+    It knows of mounts that no table shows: lazily detached ones, namespaces without a process,
+    further members of a btrfs. A loop device doesn't claim the one below it; device-mapper and md
+    do, and a partition claims its disk, so these aren't asked about.
+    """
+    asked = [each.sysfs for each in relatives if each.relation == Relation.SAME_DRIVE]
+    asked += storage.below_loops(sysfs)
+    for other in asked:
+        if is_claimed(other):
+            raise TargetError(
+                f"shares its storage with /dev/{other.name}, which is in use",
+                where=title,
+                hint="see `lsblk` and `fuser -v`; unmount it first",
+            )
+
+
+def is_claimed(sysfs: Path) -> bool:
+    """Return whether the kernel refuses to give a device to one user alone."""
+    try:
+        descriptor = os.open(Path("/dev") / sysfs.name, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    os.close(descriptor)
+    return False
 
 
 def _check_holders(sysfs: Path, relatives: tuple[Relative, ...], title: str) -> None:
@@ -202,6 +232,7 @@ def _look_for_writer(shared: Storage) -> tuple[str, int]:
             continue
         try:
             writing = any(_writes(process, entry.name, shared) for entry in _descriptors(process))
+            writing = writing or _maps(process, shared)
         except PermissionError:
             unseen += 1
             continue
@@ -216,6 +247,20 @@ def _look_for_writer(shared: Storage) -> tuple[str, int]:
 def _descriptors(process: Path) -> Iterable[os.DirEntry[str]]:
     with os.scandir(process / "fd") as entries:
         return list(entries)
+
+
+def _maps(process: Path, shared: Storage) -> bool:
+    """Return whether a process has any of it mapped for writing; its descriptor may be closed."""
+    for line in (device.read_text(process / "maps") or "").splitlines():
+        words = line.split(maxsplit=5)
+        if len(words) > 5 and words[1][1] == "w" and words[1][3] == "s":
+            try:
+                status = (process / "map_files" / words[0]).stat()
+            except OSError:
+                continue
+            if shared.holds(status):
+                return True
+    return False
 
 
 def _writes(process: Path, descriptor: str, shared: Storage) -> bool:

@@ -88,11 +88,17 @@ class FileTarget:
             consent.check_unused(self.facts)
         else:
             preflight.check_file(self.facts)
+            preflight.check_unshared(self.facts)
         if self.spec.trim:
             self._check_trim()
         if not self.facts.new:
             self._claim(writes=True)
-            self._checked = consent.check(self.facts, self._descriptor, self.spec)
+            self._checked = self._check()
+
+    def _check(self) -> consent.Checked:
+        space = self.space()
+        end_bytes = space.begin_bytes + (space.size_bytes or 0)
+        return consent.check(self.facts, self._descriptor, self.spec, end_bytes)
 
     def _claim(self, *, writes: bool) -> None:
         """Open what is there; no other run, and of a device no mount, may have it from now on."""
@@ -179,7 +185,7 @@ class FileTarget:
     def _check_again(self) -> None:
         """Check once more what was checked: making the payload has taken seconds."""
         assert self._checked is not None
-        now = consent.check(self.facts, self._descriptor, self.spec)
+        now = self._check()
         consent.check_unchanged(self._checked, now, self.title)
         if preflight.read_marker(self._descriptor, self.title) != self.facts.marker:
             raise consent.changed(self.title)
@@ -217,7 +223,7 @@ class FileTarget:
             mark.trace_sha256,
             space.align_bytes,
             space.begin_bytes,
-            space.begin_bytes + space.size_bytes,
+            max(space.begin_bytes + space.size_bytes, old.end_bytes if old else 0),
             old.written_bytes if old else 0,
             old.preconditioned if old else None,
             old.populated if old else None,

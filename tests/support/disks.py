@@ -90,6 +90,17 @@ class Disks:
         code = f"f = open({str(path)!r}, {mode!r}, buffering=0); print(flush=True); input()"
         return self._process([sys.executable, "-c", code])
 
+    def mapped(self, path: Path) -> subprocess.Popen[str]:
+        """Return a process that has a device mapped for writing, and its descriptor closed."""
+        code = (
+            "import mmap, os\n"
+            f"file = os.open({str(path)!r}, os.O_RDWR)\n"
+            "there = mmap.mmap(file, 1 << 20)\n"
+            "os.closerange(3, 64)\n"
+            "print(flush=True); input()"
+        )
+        return self._process([sys.executable, "-c", code])
+
     def mounted_elsewhere(self, device: Path) -> subprocess.Popen[str]:
         """Return a process with a mount namespace of its own in which a device is mounted."""
         point = self.folder / "elsewhere"

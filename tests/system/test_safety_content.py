@@ -145,6 +145,42 @@ def test_data_that_isnt_recognised(place: int, disks: Disks) -> None:
     assert digest(image) == before
 
 
+def test_data_behind_the_part_that_an_earlier_run_was_given(disks: Disks) -> None:
+    """Consent for a part isn't consent for the whole; without data the whole is free."""
+    image = disks.image()
+    device = disks.loop(image)
+    trace = write_trace(disks.folder / "trace.parquet", simple_rows(4))
+    part = file_target(device, allow_destroy=str(device), size_bytes=16 * MIB)
+    assert replay.run(trace, [part], OPTIONS).errors == {}
+    assert replay.run(trace, [named(device)], OPTIONS).errors == {}
+    assert replay.run(trace, [part], OPTIONS).errors == {}
+    other = disks.image()
+    device = disks.loop(other)
+    part = file_target(device, allow_destroy=str(device), size_bytes=16 * MIB)
+    assert replay.run(trace, [part], OPTIONS).errors == {}
+    put(other, 40 * MIB, b"\xa5" * (8 * MIB))
+    tool("blockdev", "--flushbufs", device)
+    before = digest(other)
+    assert "got data at byte 4" in refusal(disks, named(device))
+    assert digest(other) == before
+    assert replay.run(trace, [part], OPTIONS).errors == {}
+
+
+@pytest.mark.parametrize("place", [510, 512, 1080, 4096, 64 << 10], ids=str)
+def test_a_file_of_ours_that_became_an_image(place: int, disks: Disks) -> None:
+    """Fdisk and mdadm leave the first bytes alone: a header of ours doesn't outlive them."""
+    path = disks.folder / "target"
+    trace = write_trace(disks.folder / "trace.parquet", simple_rows(4))
+    replay.run(trace, [file_target(path, size_bytes=32 * MIB)], OPTIONS)
+    magic = {510: b"\x55\xaa", 512: b"EFI PART", 1080: b"\x53\xef", 4096: b"\xfc\x4e\x2b\xa9"}
+    put(path, place, magic.get(place, bytes(64) + b"_BHRfS_M"))
+    before = digest(path)
+    assert "wasn't made by kvtrace" in (answer := refusal(disks, file_target(path))) or (
+        "--allow-signature" in answer
+    )
+    assert digest(path) == before
+
+
 def test_a_damaged_marker_of_ours_is_unknown_data(disks: Disks) -> None:
     """Whose device it is can't be told any more."""
     image = disks.image()

@@ -214,6 +214,59 @@ def test_a_mounted_btrfs(disks: Disks, attempt: Attempt) -> None:
         attempt(allowed(target, *ANY))
 
 
+def test_a_further_member_of_a_mounted_btrfs(disks: Disks, attempt: Attempt) -> None:
+    """No table of mounts names it: the kernel says that it is in use."""
+    images = [disks.image(256 * MIB) for _ in range(2)]
+    members = [disks.loop(image) for image in images]
+    tool("mkfs.btrfs", "-q", "-f", "-d", "single", "-m", "single", *members)
+    disks.mount(members[0])
+    with refused("in use|busy", *images):
+        attempt(allowed(disks.loop(members[1], "--offset", 200 * MIB), *ANY))
+
+
+def test_a_loop_device_over_one_that_is_lazily_unmounted(disks: Disks, attempt: Attempt) -> None:
+    """Its mount is in no table any more, and goes on as long as a file is open."""
+    image = disks.image()
+    lower = disks.loop(image)
+    disks.ext4(lower)
+    point = disks.mount(lower)
+    folder = os.open(point, os.O_RDONLY)
+    try:
+        tool("umount", "--lazy", point)
+        with refused("in use", image):
+            attempt(allowed(disks.loop(lower, "--offset", 44 * MIB), *ANY))
+    finally:
+        os.close(folder)
+
+
+def test_a_device_mapped_for_writing(disks: Disks, attempt: Attempt) -> None:
+    """A process may write without a descriptor."""
+    image = disks.image()
+    target = disks.loop(image)
+    process = disks.mapped(target)
+    with refused(rf"open for writing in another process.*pid {process.pid}", image):
+        attempt(allowed(target))
+
+
+def test_a_loop_device_without_a_node(disks: Disks, attempt: Attempt) -> None:
+    """Its node and the name of its file are gone: the kernel still knows what it is attached to."""
+    image = disks.image()
+    mounted = disks.loop(image)
+    disks.ext4(mounted)
+    disks.mount(mounted)
+    other = disks.folder / "other"
+    os.link(image, other)
+    image.unlink()
+    number = mounted.stat().st_rdev
+    target = disks.loop(other)
+    mounted.unlink()
+    try:
+        with refused(f"shares its storage with {mounted}, which is mounted", other):
+            attempt(allowed(target, *ANY))
+    finally:
+        os.mknod(mounted, 0o60660, number)
+
+
 def test_swap_on_the_same_file(disks: Disks, attempt: Attempt) -> None:
     """A loop device that the kernel swaps to, beside the target."""
     image = disks.image()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import replay
 from kvtrace.errors import KvtraceError
-from replay import ReplayOptions, payload, populate, targets
+from kvtrace.schema import Tier
+from replay import ReplayOptions, TargetSpec, payload, populate, targets
+from replay.folder import object_name
 from replay.precondition import PreconditionOptions, precondition
 from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-    from replay import TargetSpec
 
 OPTIONS = ReplayOptions(arena_bytes=16 * MIB, io_size_bytes=MIB, settle_ns=0, min_window_ns=0)
 
@@ -216,6 +216,29 @@ def test_two_runs_on_one_file(command: str, disks: Disks) -> None:
     assert digest(path) == before
     first.close()
     run(command, disks.folder, spec)
+
+
+def test_a_subfolder_that_becomes_a_link(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects go into the folder that was checked, or nowhere."""
+    folder, victim = disks.folder / "objects", disks.folder / "victim"
+    spec = TargetSpec("dir", (Tier.NVME,), folder)
+    rows = simple_rows(4)[1:]  # its first object is populated
+    trace = write_trace(disks.folder / "trace.parquet", rows)
+    name = object_name(1)
+    victim.mkdir()
+    (victim / Path(name).name).write_bytes(b"precious")
+    settle = populate.settle
+
+    def settled(*words: object) -> int:
+        place = (folder / name).parent
+        place.rename(folder / "moved")
+        place.symlink_to(victim)
+        return settle(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(populate, "settle", settled)
+    result = replay.run(trace, [spec], OPTIONS)
+    assert result.errors["ELOOP"] >= 1
+    assert [path.read_bytes() for path in victim.iterdir()] == [b"precious"]
 
 
 def test_two_runs_on_one_new_file(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
