@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from replay import clock, report
 from replay.executed import ExecutedRows
 from replay.from_run import document_of
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
+from replay.safety.storage import files_below
 from replay.trace_info import REPLAY, WHOLE
 
 if TYPE_CHECKING:
@@ -258,7 +260,7 @@ class Outputs:
         outputs = [*self.reports, *([] if self.out is None else [self.out])]
         for path in self.reports:
             report.check_suffix(path)
-        check_apart(outputs, self.inputs)
+        check_apart(outputs, [*self.inputs, *chain(*map(files_below, self.inputs))])
         for path in outputs:
             check_writable(path, force=self.force)
         self._reserve()

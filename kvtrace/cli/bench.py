@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, Usag
 from kvtrace.outputs import check_apart
 from kvtrace.reader import open_trace
 from replay import stored
+from replay.safety.storage import files_below
 from replay.trials import folder as bench_folder
 from replay.trials import report
 from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
@@ -128,7 +130,8 @@ def bench_command(
         with open_trace(trace):
             pass  # what is wrong is found before anything is made
     inputs = (trace, asked["device"], asked["folder"])
-    check_apart([folder], [path for path in inputs if path is not None])
+    named = [path for path in inputs if path is not None]
+    check_apart([folder], [*named, *chain(*map(files_below, named))])
     steps = _Steps(folder)
     bench_folder.make(folder)
     if trace is None:

@@ -17,6 +17,7 @@ from kvtrace.printable import printable
 from kvtrace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
 from replay.precondition import Preconditioning, PreconditionOptions, precondition
+from replay.safety.storage import files_below
 from replay.targets import TargetSpec
 from replay.watch import Stop
 
@@ -104,7 +105,7 @@ def _check_report(path: Path | None, device: Path, *, force: bool) -> None:
         return
     if path.suffix != ".json":
         raise UsageError("unknown form of report", where=path, accepted=".json")
-    check_apart([path], [device])
+    check_apart([path], [device, *files_below(device)])
     check_writable(path, force=force)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from enum import StrEnum
@@ -200,6 +201,20 @@ def below_loops(sysfs: Path) -> list[Path]:
         return below_loops(sysfs.parent)
     lower = None if backing is None else device.sysfs_of(backing.device_number)
     return [] if lower is None else [lower, *below_loops(lower)]
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return the files that a device lies on, by their names; none for what isn't a loop device."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    sysfs = device.sysfs_of(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
+    if sysfs is None:
+        return []
+    asked = [device.disk_of(each) for each in (sysfs, *below_loops(sysfs))]
+    names = [device.read_text(each / "loop/backing_file") for each in asked]
+    return [Path(name) for name in names if name]
 
 
 def over_file(device_number: int, inode: int) -> tuple[str, ...]:

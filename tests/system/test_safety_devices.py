@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 import replay
-from kvtrace.errors import TargetError
+from kvtrace.cli.main import app
+from kvtrace.errors import TargetError, UsageError
 from replay import ReplayOptions, TargetSpec, preflight
 from replay.precondition import PreconditionOptions, precondition
 from replay.safety import users
@@ -265,6 +267,24 @@ def test_a_loop_device_without_a_node(disks: Disks, attempt: Attempt) -> None:
             attempt(allowed(target, *ANY))
     finally:
         os.mknod(mounted, 0o60660, number)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("command", ["replay", "precondition"])
+def test_a_report_isnt_the_file_of_a_loop_device(command: str, depth: int, disks: Disks) -> None:
+    """An output is no input, also where that lies below a device, with --force too."""
+    image = disks.image().rename(disks.folder / "image.json")
+    device = disks.loop(image)
+    for _ in range(depth - 1):
+        device = disks.loop(device)
+    trace = write_trace(disks.folder / "trace.parquet", simple_rows(4))
+    words = [command, *([str(trace)] if command == "replay" else [])]
+    words += ["--device", str(device), "--allow-destroy", str(device), "--force"]
+    before = image.stat().st_ino, digest(image)
+    answer = CliRunner().invoke(app, [*words, "--report", str(image)])
+    assert isinstance(answer.exception, UsageError)
+    assert "is an input too" in str(answer.exception)
+    assert (image.stat().st_ino, digest(image)) == before
 
 
 def test_swap_on_the_same_file(disks: Disks, attempt: Attempt) -> None:
