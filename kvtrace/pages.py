@@ -127,7 +127,8 @@ class _Footer(_Head):
         begin = len(self.chunks)
         rows: list[int] = []
         self._struct({1: lambda: self._each(self._chunk), 3: lambda: rows.append(self._signed())})
-        self.chunks[begin:] = [(n, self._first_row, b, e) for n, _, b, e in self.chunks[begin:]]
+        chunks = self.chunks[begin:] if sum(rows) else []  # without rows there are no pages
+        self.chunks[begin:] = [(n, self._first_row, b, e) for n, _, b, e in chunks]
         self._first_row += sum(rows)
 
     def _chunk(self) -> None:

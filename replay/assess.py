@@ -59,6 +59,8 @@ class Measured:
     states: tuple[tuple[DeviceState | None, DeviceState | None], ...]
     """Per lane, before and after."""
     interrupted: bool
+    changed: tuple[str, ...]
+    """Targets that no longer were what the run had opened when it ended, each with why."""
     suspended_ns: int
     trace_sha256: str
     cost: ToolCost
@@ -157,6 +159,7 @@ def _findings(
         min_window_ns=options.min_window_ns,
         window_ns=max(lane.measure.window_ns for lane in lanes),
         interrupted=measured.interrupted,
+        changed=measured.changed,
         suspended_ns=measured.suspended_ns,
         foreign_bytes=sum(view.bytes for view in views) - own if views else None,
         own_bytes=own,

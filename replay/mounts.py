@@ -52,6 +52,20 @@ def mount_of(path: Path) -> Mount | None:
     return max(inside or candidates, key=lambda mount: len(mount.point), default=None)
 
 
+def upper_of(path: Path) -> Path | None:
+    """Return the file below an overlay that `path` is; None where there is no overlay."""
+    try:
+        mount = mount_of(path)
+    except OSError:
+        return None
+    if mount is None or mount.type != "overlay":
+        return None
+    options = dict(part.partition("=")[::2] for part in mount.options.split(","))
+    if "upperdir" not in options:
+        return None
+    return Path(_unescaped(options["upperdir"])) / path.resolve().relative_to(mount.point)
+
+
 def mount_points(sysfs: Path) -> tuple[str, ...]:
     """Return where the device or a partition of it is mounted."""
     numbers = {device.read_text(part / "dev") for part in (sysfs, *device.partitions(sysfs))}

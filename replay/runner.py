@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.errors import TargetError
 from kvtrace.reader import Trace, open_trace
 from kvtrace.units import S_NS, format_bytes
 from replay import device, engines, nvme_cli, payload, sample
@@ -88,6 +89,7 @@ class _Session:
     stop: Stop
     closing: ExitStack
     journal: Journal | None
+    changed: tuple[str, ...] = ()
 
     def run(self) -> Result:
         measurement = Measurement(
@@ -123,7 +125,18 @@ class _Session:
             )
 
         outcome, priority = measurement.run(arena, fresh, verify, result_of)
+        self.changed = self._changed()
         return result_of(outcome, priority, final=True)
+
+    def _changed(self) -> tuple[str, ...]:
+        """Return what became of targets that are no longer what this run has opened."""
+        changes = []
+        for target in self.prepared.targets:
+            try:
+                target.recheck()
+            except TargetError as error:
+                changes.append(str(error))
+        return tuple(changes)
 
     def _make_arena(self) -> tuple[NDArray[np.uint8], str]:
         size = self.prepared.arena_bytes
@@ -194,6 +207,7 @@ class _Session:
             ),
             states=tuple(zip(states, self._states(final=final), strict=True)),
             interrupted=interrupted,
+            changed=self.changed,
             suspended_ns=measurement.suspended_ns,
             trace_sha256=sha256,
             cost=cost,

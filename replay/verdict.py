@@ -35,6 +35,7 @@ CODES = (
     "short_window",
     "nothing_measured",
     "interrupted",
+    "target_changed",
     "clock_suspended",
     "device_shared",
     "order_violated",
@@ -88,6 +89,7 @@ class Findings:
     min_window_ns: int = 0
     window_ns: int = 0
     interrupted: bool = False
+    changed: tuple[str, ...] = ()
     suspended_ns: int = 0
     foreign_bytes: int | None = None
     own_bytes: int = 0
@@ -125,6 +127,7 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _short,
         _nothing,
         _interrupted,
+        _changed,
         _suspended,
         _shared,
         _violated,
@@ -246,6 +249,13 @@ def _interrupted(found: Findings) -> list[Reason]:
     if not found.interrupted:
         return []
     return [Reason("interrupted", "stopped by a signal", "let it run to its end")]
+
+
+def _changed(found: Findings) -> list[Reason]:
+    return [
+        Reason("target_changed", change, "keep others away from the target, and run again")
+        for change in found.changed
+    ]
 
 
 def _suspended(found: Findings) -> list[Reason]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import kvtrace
+from kvtrace.cli.running import stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _PR_SET_PDEATHSIG = 1  # Source: include/uapi/linux/prctl.h
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CODE = "from kvtrace.cli.child import main; main({parent})"
 
 
@@ -45,7 +45,7 @@ class Children:
     def run(self, words: Sequence[str], output: IO[bytes] | int) -> int:
         """Run `kvtrace` with these words; return its exit code.
 
-        SIGINT and SIGTERM are passed on as SIGTERM, which a command can't have inherited as
+        SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM, which a command can't have inherited as
         ignored; a second one ends it at once. It is in a process group of its own, so that a
         Ctrl-C doesn't reach it twice.
         """
@@ -61,7 +61,7 @@ class Children:
             self.stopped = True
             process.send_signal(signal.SIGTERM)
 
-        before = {number: signal.signal(number, handle) for number in _SIGNALS}
+        before = {number: signal.signal(number, handle) for number in stop_signals()}
         try:
             yield
         finally:

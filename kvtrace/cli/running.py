@@ -82,9 +82,15 @@ def _short(duration_ns: int) -> str:
     return format_duration_ns(duration_ns).replace(" ", "")
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end a run: SIGHUP too, unless nohup has made it ignored."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hangs_up else ()))
+
+
 @contextmanager
 def stopping(stop: Stop) -> Iterator[None]:
-    """Make SIGINT and SIGTERM end the run in good order; a second one ends it at once."""
+    """Make SIGINT, SIGTERM and SIGHUP end the run in good order; a second one ends it at once."""
 
     def handle(number: int, _frame: object) -> None:
         if stop.requested:
@@ -93,7 +99,7 @@ def stopping(stop: Stop) -> Iterator[None]:
         stop.set()
         print("stopping: waiting for what is in flight", file=sys.stderr)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in stop_signals()}
     try:
         yield
     finally:

@@ -39,6 +39,9 @@ def check(facts: FileFacts, descriptor: int, spec: TargetSpec, end_bytes: int) -
     if not facts.block:
         notes = users.check_file(os.fstat(descriptor), facts.path)
         named = _elsewhere(facts, signatures.find(descriptor, facts.title))
+        if not named and facts.marker and facts.size_bytes > facts.marker.end_bytes:
+            named = (signatures.Signature(signatures.UNKNOWN),)  # it was made longer since
+            _check_signatures(facts, named, (facts.marker.end_bytes,), spec.allow_signature)
         _check_signatures(facts, named, (), spec.allow_signature)
         return Checked("", notes)
     notes = check_unused(facts)
@@ -78,7 +81,7 @@ def check_same(facts: FileFacts, descriptor: int) -> None:
         raise TargetError(
             "changed while it was being checked",
             where=facts.title,
-            got=difference or "another file under that name",
+            got=difference or "the name now belongs to another file",
             hint="find out what changed it, then run again",
         )
 
@@ -147,7 +150,7 @@ def _check_partitions(facts: FileFacts, named: tuple[Signature, ...]) -> None:
     parts = [part.name for part in device.partitions(facts.sysfs)]
     if parts and not any(each.name in ("gpt", "dos") for each in named):
         raise TargetError(
-            "the kernel has partitions of it, but no partition table is there any more",
+            "the kernel still lists partitions on it, but its partition table is gone",
             where=facts.title,
             got=", ".join(parts),
             hint=f"if nothing needs them: partx --delete {facts.path}",

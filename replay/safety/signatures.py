@@ -145,7 +145,7 @@ def _by_blkid(descriptor: int, title: str) -> tuple[str, ...]:
     if answer.returncode != 0:
         ambivalent = answer.returncode == _BLKID_AMBIVALENT
         raise TargetError(
-            "several signatures contradict each other" if ambivalent else "blkid failed",
+            "blkid finds conflicting signatures" if ambivalent else "blkid failed",
             where=title,
             got=answer.stderr.strip() or f"exit code {answer.returncode}",
             hint="look at it with `wipefs`, and remove what isn't needed",

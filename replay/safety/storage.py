@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from replay import device
+from replay import device, mounts
 from replay.safety.identity import loop_backing
 
 _BLOCK = Path("/sys/class/block")
@@ -67,9 +67,14 @@ def number_of(sysfs: Path) -> int:
     return os.makedev(int(major), int(minor)) if major.isdigit() and minor.isdigit() else 0
 
 
-def file_base(device_number: int, inode: int) -> Base:
-    """Return the base of a regular file."""
-    return ("file", device_number, inode)
+def file_bases(name: Path, file: tuple[int, int]) -> tuple[Base, ...]:
+    """Return the bases of a regular file: its own, and that of the file below an overlay."""
+    bases: list[Base] = [("file", *file)]
+    upper = mounts.upper_of(name)
+    if upper is not None and upper.exists():
+        status = upper.stat()
+        bases.append(("file", status.st_dev, status.st_ino))
+    return tuple(bases)
 
 
 def pieces(sysfs: Path) -> tuple[Piece, ...]:
@@ -104,11 +109,13 @@ def _of_loop(sysfs: Path, begin: int, end: int, depth: int) -> tuple[Piece, ...]
         lower = device.sysfs_of(backing.device_number)
         start = backing.offset_bytes
         return () if lower is None else _pieces(lower, start + begin, start + end, depth + 1)
+    start = backing.offset_bytes
+    low, high = start + begin, start + end
     if (begin, end) == (0, device.size_bytes(sysfs)):
         # All of the file, wherever the loop device begins in it: a file has one owner.
-        return (Piece(file_base(*backing.file), 0, _EVERYTHING),)
-    start = backing.offset_bytes
-    return (Piece(file_base(*backing.file), start + begin, start + end),)
+        low, high = 0, _EVERYTHING
+    name = Path(device.read_text(sysfs / "loop/backing_file") or "")
+    return tuple(Piece(base, low, high) for base in file_bases(name, backing.file))
 
 
 def _of_slaves(sysfs: Path, depth: int) -> tuple[Piece, ...]:
@@ -217,15 +224,15 @@ def files_below(path: Path) -> list[Path]:
     return [Path(name) for name in names if name]
 
 
-def over_file(device_number: int, inode: int) -> tuple[str, ...]:
+def over_file(path: Path, file: tuple[int, int]) -> tuple[str, ...]:
     """Return the loop devices that are attached to a file."""
-    wanted = (device_number, inode)
-    found = []
-    for sysfs in _devices():
-        backing = loop_backing(sysfs) if (sysfs / "loop").is_dir() else None
-        if backing is not None and backing.file == wanted:
-            found.append(f"/dev/{sysfs.name}")
-    return tuple(found)
+    wanted = set(file_bases(path, file))
+    loops = [sysfs for sysfs in _devices() if (sysfs / "loop").is_dir()]
+    return tuple(
+        f"/dev/{sysfs.name}"
+        for sysfs in loops
+        if wanted & {piece.base for piece in _of_loop(sysfs, 0, device.size_bytes(sysfs), 0)}
+    )
 
 
 def _devices() -> tuple[Path, ...]:

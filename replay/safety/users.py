@@ -62,25 +62,30 @@ def check_device(sysfs: Path, title: str) -> tuple[str, ...]:
     return check_writers(shared, title)
 
 
-def check_file(status: os.stat_result, title: object) -> tuple[str, ...]:
+def check_file(status: os.stat_result, path: Path) -> tuple[str, ...]:
     """Raise TargetError if anything else uses a regular file; return what wasn't checked."""
-    check_file_free(status, title)
-    return check_writers(Storage(frozenset(), frozenset({(status.st_dev, status.st_ino)})), title)
+    check_file_free(status, path)
+    return check_writers(_file(status, path), path)
 
 
-def check_file_free(status: os.stat_result, title: object) -> None:
+def _file(status: os.stat_result, path: Path) -> Storage:
+    bases = storage.file_bases(path, (status.st_dev, status.st_ino))
+    return Storage(frozenset(), frozenset((int(base[1]), int(base[2])) for base in bases))
+
+
+def check_file_free(status: os.stat_result, path: Path) -> None:
     """Raise TargetError if the kernel uses a regular file: as loop device, swap or export."""
-    shared = Storage(frozenset(), frozenset({(status.st_dev, status.st_ino)}))
-    loops = storage.over_file(status.st_dev, status.st_ino)
+    shared = _file(status, path)
+    loops = storage.over_file(path, (status.st_dev, status.st_ino))
     if loops:
         raise TargetError(
             "is attached to a loop device",
-            where=title,
+            where=path,
             got=", ".join(loops),
             hint=f"use {loops[0]} as the target, or detach it",
         )
-    _check_swap(shared, title)
-    _check_exports(shared, title)
+    _check_swap(shared, path)
+    _check_exports(shared, path)
 
 
 def _check_mounts(sysfs: Path, relatives: tuple[Relative, ...], title: str) -> None:

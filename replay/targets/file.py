@@ -114,10 +114,10 @@ class FileTarget:
     def _check_trim(self) -> None:
         if self.facts.block and not self._queue_limit("discard_max_bytes"):
             raise TargetError(
-                "takes no discards, and --trim asks for them",
+                "doesn't support discard, which --trim needs",
                 where=self.title,
                 got="discard_max_bytes 0",
-                hint="leave --trim away: deletes are bookkeeping then",
+                hint="omit --trim: deletes are bookkeeping then",
             )
 
     def _queue_limit(self, name: str) -> int:

@@ -263,7 +263,7 @@ def test_a_missing_or_undecided_blkid_is_refused(
         return subprocess.CompletedProcess([], 8, "", "")
 
     monkeypatch.setattr(signatures.subprocess, "run", ambivalent)
-    refuse(trace, spec, quick(), "contradict")
+    refuse(trace, spec, quick(), "conflicting signatures")
     monkeypatch.undo()
     assert digest(loop) == before
 

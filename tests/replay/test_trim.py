@@ -236,5 +236,5 @@ def test_a_device_without_discards_is_refused(
     monkeypatch.setattr(device, "read_text", without)
     target = make(TargetSpec("file", (Tier.NVME,), loop, allow_destroy=str(loop), trim=True))
     assert isinstance(target, FileTarget)
-    with pytest.raises(TargetError, match=r"takes no discards.*leave --trim away"):
+    with pytest.raises(TargetError, match=r"doesn't support discard.*omit --trim"):
         target.authorise(writes=True)

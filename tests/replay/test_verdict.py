@@ -79,6 +79,7 @@ def test_a_good_run_is_valid() -> None:
         ("nothing_measured", {"measured_ops": 0}),
         ("nothing_measured", {"window_ns": 0, "min_window_ns": 0}),
         ("interrupted", {"interrupted": True}),
+        ("target_changed", {"changed": ("kv: was written by something else",)}),
         ("clock_suspended", {"suspended_ns": 10_000_001}),
         ("device_shared", {"foreign_bytes": 65 * MIB, "own_bytes": 100 * MIB}),
         ("planner_stall", {"planner_stalls": 2}),

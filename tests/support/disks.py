@@ -85,6 +85,16 @@ class Disks:
         self._undo.callback(try_tool, "delpart", disk, number)
         return Path(f"{disk}p{number}")
 
+    def overlay(self) -> tuple[Path, Path]:
+        """Return the upper and the merged folder of a mounted overlay."""
+        lower, upper, work, merged = (self.folder / name for name in ("lo", "up", "wk", "mg"))
+        for folder in (lower, upper, work, merged):
+            folder.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        tool("mount", "-t", "overlay", "-o", options, "none", merged)
+        self._undo.callback(try_tool, "umount", merged)
+        return upper, merged
+
     def held_open(self, path: Path, mode: str = "r+b") -> subprocess.Popen[str]:
         """Return a process that has a file or device open."""
         code = f"f = open({str(path)!r}, {mode!r}, buffering=0); print(flush=True); input()"

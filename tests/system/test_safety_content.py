@@ -55,7 +55,7 @@ def test_every_magic_is_found(magic: Magic, disks: Disks) -> None:
     small = far < 64 * MIB
     before = digest(image) if small else ""
     answer = refusal(disks, named(device))
-    assert f"--allow-signature {magic.name}" in answer or "contradict" in answer
+    assert f"--allow-signature {magic.name}" in answer or "conflicting" in answer
     assert not small or digest(image) == before
 
 
@@ -164,6 +164,18 @@ def test_data_behind_the_part_that_an_earlier_run_was_given(disks: Disks) -> Non
     assert "got data at byte 4" in refusal(disks, named(device))
     assert digest(other) == before
     assert replay.run(trace, [part], OPTIONS).errors == {}
+
+
+def test_a_file_of_ours_that_was_made_longer(disks: Disks) -> None:
+    """What somebody has appended isn't ours."""
+    path = disks.folder / "target"
+    trace = write_trace(disks.folder / "trace.parquet", simple_rows(4))
+    replay.run(trace, [file_target(path, size_bytes=16 * MIB)], OPTIONS)
+    with path.open("ab") as file:
+        file.write(b"precious" * MIB)
+    before = digest(path)
+    assert "--allow-signature unknown" in refusal(disks, file_target(path))
+    assert digest(path) == before
 
 
 @pytest.mark.parametrize("place", [510, 512, 1080, 4096, 64 << 10], ids=str)

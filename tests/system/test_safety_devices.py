@@ -155,7 +155,7 @@ def test_a_disk_whose_partitions_the_kernel_still_knows(disks: Disks, attempt: A
     image = disks.image()
     disk = disks.loop(image)
     disks.partition(disk, 1, 2048, 65536)
-    with refused("partitions of it, but no partition table.*partx --delete", image):
+    with refused("partitions on it, but its partition table.*partx --delete", image):
         attempt(allowed(disk))
 
 
@@ -267,6 +267,23 @@ def test_a_loop_device_without_a_node(disks: Disks, attempt: Attempt) -> None:
             attempt(allowed(target, *ANY))
     finally:
         os.mknod(mounted, 0o60660, number)
+
+
+def test_a_file_below_an_overlay(disks: Disks, attempt: Attempt) -> None:
+    """It has a name and an inode in the overlay and others below: it is one file."""
+    upper, merged = disks.overlay()
+    image = upper / "image"
+    disks.image().rename(image)
+    mounted = disks.loop(merged / "image")
+    disks.ext4(mounted)
+    disks.mount(mounted)
+    with refused(f"shares its storage with {mounted}, which is mounted", image):
+        attempt(allowed(disks.loop(image, "--offset", 44 * MIB), *ANY))
+    target = merged / "target"
+    attempt(file_target(target, size_bytes=32 * MIB))
+    disks.loop(upper / "target", "--offset", 8 * MIB)
+    with refused("is attached to a loop device", upper / "target"):
+        attempt(file_target(target))
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -15,6 +15,7 @@ from kvtrace.schema import Tier
 from replay import ReplayOptions, TargetSpec, payload, populate, targets
 from replay.folder import object_name
 from replay.precondition import PreconditionOptions, precondition
+from replay.watch import Silent
 from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
 
@@ -216,6 +217,31 @@ def test_two_runs_on_one_file(command: str, disks: Disks) -> None:
     assert digest(path) == before
     first.close()
     run(command, disks.folder, spec)
+
+
+def test_a_device_that_is_written_to_during_a_run(
+    disks: Disks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header is gone at the end: the result is INVALID, whatever was read."""
+    image = disks.image()
+    device = disks.loop(image)
+    rows = simple_rows(8, gap_ns=60_000_000)
+    trace = write_trace(disks.folder / "trace.parquet", rows)
+
+    def strike() -> None:
+        with device.open("r+b", buffering=0) as node:
+            node.write(bytes(4096))
+
+    class Striking(Silent):
+        """Overwrites the header once the run has begun."""
+
+        def stage(self, name: str, total: int | None) -> None:
+            if name == "replaying":
+                strike()
+
+    spec = file_target(device, allow_destroy=str(device))
+    result = replay.run(trace, [spec], OPTIONS, watcher=Striking())
+    assert "target_changed" in {reason.code for reason in result.verdict.reasons}
 
 
 def test_a_subfolder_that_becomes_a_link(disks: Disks, monkeypatch: pytest.MonkeyPatch) -> None:
