@@ -23,6 +23,7 @@ from replay.options import Payload, ReplayOptions
 from replay.prepare import Prepared, prepare, schedule_text
 from replay.reduction import measure_sample
 from replay.result import ToolCost
+from replay.safety.consent import ChangedError
 from replay.targets import RunMark
 from replay.watch import Silent, Stop, Watcher
 
@@ -134,8 +135,10 @@ class _Session:
         for target in self.prepared.targets:
             try:
                 target.recheck()
-            except TargetError as error:
+            except ChangedError as error:
                 changes.append(str(error))
+            except TargetError:
+                continue  # it has gone: the ops that failed tell
         return tuple(changes)
 
     def _make_arena(self) -> tuple[NDArray[np.uint8], str]:

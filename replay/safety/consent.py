@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from replay.targets import TargetSpec
 
 
+class ChangedError(TargetError):
+    """A target isn't what was checked any more, or something else has written to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A target that may be written, as it was at that moment.
@@ -75,10 +79,12 @@ def check_same(facts: FileFacts, descriptor: int) -> None:
             if facts.block
             else (named.st_dev, named.st_ino) == now.file and linked == 1
         )
-    except OSError:
+    except FileNotFoundError:
         same = False
+    except OSError as error:
+        raise TargetError(f"can't look at it: {error.strerror}", where=facts.title) from error
     if difference or not same:
-        raise TargetError(
+        raise ChangedError(
             "changed while it was being checked",
             where=facts.title,
             got=difference or "the name now belongs to another file",
@@ -92,9 +98,9 @@ def check_unchanged(before: Checked, now: Checked, title: str) -> None:
         raise changed(title)
 
 
-def changed(title: str) -> TargetError:
+def changed(title: str) -> ChangedError:
     """Return the error of a target that something else has written to during the run."""
-    return TargetError(
+    return ChangedError(
         "was written by something else after it was checked",
         where=title,
         hint="find out what uses it, then run again",
