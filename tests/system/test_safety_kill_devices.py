@@ -17,7 +17,7 @@ from tests.support.processes import all_end, children_of, start
 if TYPE_CHECKING:
     from pathlib import Path
 
-KILLS = int(os.environ.get("KVTRACE_KILLS", "2"))
+KILLS = int(os.environ.get("KVTRACE_KILLS", "1"))
 """Per command and target; 200 in all is what a release is tried with."""
 LONGEST_S = 4.0
 

@@ -64,8 +64,10 @@ def _runs(process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.slow
-@SIGNALS
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [*((signal.SIGTERM, moment) for moment in range(6)), (signal.SIGINT, 3), (signal.SIGHUP, 4)],
+)
 def test_a_signal_at_any_step_ends_a_run(
     number: signal.Signals, moment: int, long_trace: Path, tmp_path: Path
 ) -> None:
@@ -107,7 +109,7 @@ def _threads(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.slow
-@SIGNALS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_device_stalls(
     number: signal.Signals, disks: Disks, tmp_path: Path
 ) -> None:
@@ -142,7 +144,7 @@ def test_a_signal_while_the_device_stalls(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_bench_takes_its_child_along(
     number: signal.Signals, long_trace: Path, tmp_path: Path
 ) -> None:
