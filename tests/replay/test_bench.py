@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replay.trials.document import ComparisonDocument
-from replay.trials.folder import verify, write_checksums
+from replay.trials.folder import CHECKSUMS, verify, write_checksums
 from tests.cli import conftest as cli_conftest
 from tests.replay.browser import opened, undrawn
 from tests.replay.conftest import simple_rows, write_trace
@@ -113,6 +113,7 @@ def test_what_mlperfs_tools_read_is_what_the_trials_say(copy: Path, gone: bool) 
     path.write_text(json.dumps(found))
     if gone:
         path.unlink()
+    (copy / CHECKSUMS).unlink()
     write_checksums(copy)
     expected = "is missing" if gone else "says something else than trial-02.json"
     assert problems(copy) == [f"trial-02.mlperf.json {expected}"]
@@ -123,6 +124,7 @@ def test_figures_that_the_trials_do_not_say_are_found_out(copy: Path) -> None:
     found = json.loads((copy / "bench.json").read_text())
     found["figures"][0]["sides"][0]["mean"] *= 2
     (copy / "bench.json").write_text(json.dumps(found))
+    (copy / CHECKSUMS).unlink()
     write_checksums(copy)
     assert len(problems(copy)) == 1
     assert found["figures"][0]["name"] in problems(copy)[0]
@@ -133,6 +135,7 @@ def test_another_trace_and_an_invalid_trial_are_found_out(copy: Path) -> None:
     write_trace(copy / "trace/trace.parquet", simple_rows(9))
     result = copy / "results/trial-01.json"
     result.write_text(result.read_text().replace('"verdict": "VALID"', '"verdict": "INVALID"'))
+    (copy / CHECKSUMS).unlink()
     write_checksums(copy)
     said = "; ".join(problems(copy))
     assert "is of another trace" in said
@@ -154,7 +157,8 @@ def test_wrong_use_makes_nothing(
         ((*ours, "--target", "null", "--out", "x.parquet"), 2, "--out: is set by the bench"),
         ((*ours, "--target", "null", "--precondition"), 2, "--precondition: needs --device"),
         (("bench", "--trace", tmp_path / "none", "--folder", new), 3, "none"),
-        (("bench", "--trace", trace, "--folder", bench), 4, "isn't empty"),
+        (("bench", "--trace", trace, "--folder", bench), 2, "holds an input"),
+        (("bench", "mlperf-storage-8b", "--folder", bench, "--target", "null"), 4, "isn't empty"),
         (("bench", "--check", tmp_path), 3, "has no checksums.sha256"),
     ):
         found = cli(*words)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,7 @@ def test_a_signal_while_the_device_stalls(
         wait_until(lambda: _runs(process), process)
         tool("fsfreeze", "--freeze", point)
         try:
+            time.sleep(0.5)  # a write is due every 80 ms: one is held up now
             process.send_signal(number)
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(2)
