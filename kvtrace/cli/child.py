@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import kvtrace
-from kvtrace.cli.running import stop_signals
+from kvtrace.cli.running import handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,12 +61,8 @@ class Children:
             self.stopped = True
             process.send_signal(signal.SIGTERM)
 
-        before = {number: signal.signal(number, handle) for number in stop_signals()}
-        try:
+        with handling(handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _environment() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -89,6 +89,17 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
+def handling(handle: Callable[[int, object], None]) -> Iterator[None]:
+    """Call `handle` for each signal that ends a run; the earlier handlers come back at the end."""
+    before = {number: signal.signal(number, handle) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stopping(stop: Stop) -> Iterator[None]:
     """Make SIGINT, SIGTERM and SIGHUP end the run in good order; a second one ends it at once."""
 
@@ -99,9 +110,5 @@ def stopping(stop: Stop) -> Iterator[None]:
         stop.set()
         print("stopping: waiting for what is in flight", file=sys.stderr)
 
-    before = {number: signal.signal(number, handle) for number in stop_signals()}
-    try:
+    with handling(handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

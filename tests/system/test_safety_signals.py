@@ -43,7 +43,7 @@ def test_a_run_that_is_stopped_keeps_its_result(
     words = (long_trace, *NULL, "--report", report, "--out", out)
     process = start("replay", *words, ignore_sigint=ignored)
     assert process.stderr is not None
-    wait_until(lambda: os.get_blocking(process.stderr.fileno()) and _runs(process), process)
+    wait_until(lambda: os.get_blocking(process.stderr.fileno()) and _runs(process.pid), process)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 5, errors
@@ -54,9 +54,9 @@ def test_a_run_that_is_stopped_keeps_its_result(
     assert "interrupted" in output
 
 
-def _runs(process: subprocess.Popen[str]) -> bool:
+def _runs(pid: int) -> bool:
     """Return whether a replay's loop threads are there."""
-    tasks = Path(f"/proc/{process.pid}/task")
+    tasks = Path(f"/proc/{pid}/task")
     try:
         names = [(task / "comm").read_text() for task in tasks.iterdir()]
     except OSError:
@@ -82,7 +82,7 @@ def test_a_signal_at_any_step_ends_a_run(
         lambda: _threads(process) > 3,
         target.exists,
         lambda: target.exists() and target.stat().st_size,
-        lambda: _runs(process),
+        lambda: _runs(process.pid),
     ]
     wait_until(steps[moment], process)
     begun = children_of(process.pid)
@@ -127,7 +127,7 @@ def test_a_signal_while_the_device_stalls(
         words = (*words, "--settle", "0s")
         start("replay", trace, *words, "--mode", "max").communicate()  # fills the file
         process = start("replay", trace, *words, "--report", report)
-        wait_until(lambda: _runs(process), process)
+        wait_until(lambda: _runs(process.pid), process)
         tool("fsfreeze", "--freeze", point)
         try:
             time.sleep(0.5)  # a write is due every 80 ms: one is held up now
@@ -153,7 +153,7 @@ def test_a_bench_takes_its_child_along(
     """However a bench ends, nothing goes on against the device."""
     folder = tmp_path / "bench"
     process = start("bench", "--trace", long_trace, "--folder", folder, "--trials", 3, *NULL)
-    wait_until(lambda: any(_is_running(pid) for pid in children_of(process.pid)), process)
+    wait_until(lambda: any(_runs(pid) for pid in children_of(process.pid)), process)
     begun = children_of(process.pid)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
@@ -166,20 +166,12 @@ def test_a_bench_takes_its_child_along(
     assert not (folder / "results/trial-02.json").exists()
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        names = [(t / "comm").read_text() for t in Path(f"/proc/{pid}/task").iterdir()]
-    except OSError:
-        return False
-    return any(name.startswith("kv") for name in names)
-
-
 @pytest.mark.slow
 def test_the_producer_of_payload_ends_with_a_killed_run(long_trace: Path, tmp_path: Path) -> None:
     """--payload fresh has a process of its own, which no kill -9 of the run leaves behind."""
     words = (long_trace, "--device", tmp_path / "kv", "--size", "64MiB", "--payload", "fresh")
     process = start("replay", *words, "--arena", "16MiB")
-    wait_until(lambda: children_of(process.pid) and _runs(process), process)
+    wait_until(lambda: children_of(process.pid) and _runs(process.pid), process)
     begun = children_of(process.pid)
     process.kill()
     process.communicate()
