@@ -76,7 +76,7 @@ def _checked_by(fields: type[BaseModel]) -> AfterValidator:
 class _Model(_Part):
     name: str = ""
     dtype: str = ""
-    bytes_per_token: int = 0
+    bytes_per_token: float = 0
 
 
 class _Layout(_Part):

@@ -13,7 +13,7 @@ from kvtrace.header import Header, Producer, TierInfo
 from kvtrace.hierarchy import EVENTS_PER_CALL, NO_STATE, HierarchySpec, StateSize, TierSpec
 from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
-from kvtrace.model import Model, load_model
+from kvtrace.models import Model, load_model
 from kvtrace.schema import Tier
 from kvtrace.sources import SourceContext
 from kvtrace.units import UNLIMITED, format_bytes
@@ -21,6 +21,7 @@ from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from fractions import Fraction
 
     from numpy.typing import NDArray
 
@@ -78,7 +79,7 @@ class Recording:
             tensor_parallel=config.tensor_parallel,
             num_gpus=config.gpus,
             nodes=config.nodes,
-            ranks="one" if {part.rank for part in self.layout.parts} == {0} else "all",
+            ranks="one" if self.layout.emits_rank_0 else "all",
             seed=config.seed,
             config=resolved,
         )
@@ -87,20 +88,23 @@ class Recording:
         model, dtype = self.model, self.config.dtype or self.model.dtype
         return model.model_dump(mode="json") | {
             "dtype": dtype,
-            "bytes_per_token": model.rank_bytes_per_token(1, dtype),
-            "rank_bytes_per_token": model.rank_bytes_per_token(self.config.tensor_parallel, dtype),
+            "bytes_per_token": _number(model.rank_bytes_per_token(1, dtype)),
+            "rank_bytes_per_token": _number(
+                model.rank_bytes_per_token(self.config.tensor_parallel, dtype)
+            ),
             "replicated": model.replicated,
         }
 
     def _layout_info(self) -> dict[str, Any]:
+        parts = self.layout.parts
         return {
             "name": self.layout.name,
             "block_tokens": self.layout.block_tokens,
-            "objects_per_block": len(self.layout.parts),
-            "object_bytes_per_token": self.layout.parts[0].token_bytes,
+            "objects_per_block": len(parts),
+            "object_bytes_per_token": _number(parts[0].token_bytes if parts else 0),
             "align_bytes": self.layout.align_bytes,
-            "stored_bytes_per_token": self.layout.stored_token_bytes,
-            "emitted_bytes_per_token": self.layout.emitted_token_bytes,
+            "stored_bytes_per_token": _number(self.layout.stored_token_bytes),
+            "emitted_bytes_per_token": _number(self.layout.emitted_token_bytes),
             "store_generated": self.stores_generated,
         }
 
@@ -176,19 +180,40 @@ def _layout(config: RecordConfig, model: Model) -> Layout:
             accepted="a divisor of the number of GPUs",
             hint=f"set --num-gpus to a multiple of {parallel}",
         )
+    model.check_parallel(parallel)
+    state, shared = _state(model, parallel, config.dtype)
     return layouts.create(
         config.layout,
         Geometry(
-            rank_token_bytes=model.rank_bytes_per_token(parallel, config.dtype),
-            replicated=model.replicated,
+            token=model.token(parallel, config.dtype),
             tensor_parallel=parallel,
             rank_key_bytes=model.key_token_bytes(parallel, config.dtype),
-            layer_token_bytes=model.layer_token_bytes(parallel, config.dtype),
-            rank_state=StateSize(*model.state(parallel, config.dtype)),
+            layers=model.layer_tokens(parallel, config.dtype),
+            rank_state=state,
+            state_shared=shared,
             block_tokens=config.block_tokens,
             ranks=config.ranks,
         ),
     )
+
+
+def _state(model: Model, parallel: int, dtype: str | None) -> tuple[StateSize, bool]:
+    """Return the state that one rank keeps of a sequence, and whether all ranks keep the same."""
+    constant, window, tokens = model.state(parallel, dtype)
+    own, shared = constant.own + window.own, constant.shared + window.shared
+    if own and shared and parallel > 1:
+        raise UsageError(
+            "some of the model's state is the same on all ranks and some isn't",
+            where=f"model {model.name}",
+            accepted="--tensor-parallel 1",
+        )
+    size = StateSize(int(constant.total), int(window.total), tokens)
+    return size, bool(shared) and not own
+
+
+def _number(value: int | Fraction) -> int | float:
+    """Return a value for the header: a fraction of a byte as the float that it is."""
+    return int(value) if value == int(value) else float(value)
 
 
 def _end_ns(config: RecordConfig) -> int | None:
@@ -277,7 +302,7 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
             config.gpus,
             token_bytes=layout.node_token_bytes(tier),
             block_bytes=layout.padding_bytes(tier),
-            state=layout.node_state(),
+            state=layout.node_state(tier),
         )
         _check_capacity(spec, layout)
         tiers.append(spec)

@@ -15,7 +15,7 @@ import pytest
 import kvtrace
 from kvtrace.check import check
 from kvtrace.cli.listing import KINDS
-from kvtrace.model import load_model
+from kvtrace.models import load_model
 from kvtrace.schema import Tier
 from replay import TargetSpec, targets
 from tests.cli import conftest as cli_conftest

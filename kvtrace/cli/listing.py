@@ -12,7 +12,7 @@ from kvtrace import plugins
 from kvtrace.cli.console import plain_console
 from kvtrace.config import preset_names, preset_summary
 from kvtrace.errors import unknown_name
-from kvtrace.model import models
+from kvtrace.models import models
 
 if TYPE_CHECKING:
     from collections.abc import Callable

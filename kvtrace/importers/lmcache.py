@@ -14,7 +14,7 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.foreign import incoming, lct
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.importers import Imported
-from kvtrace.model import DTYPE_BYTES
+from kvtrace.models import DTYPE_BYTES
 from kvtrace.outputs import check_writable
 from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
 from kvtrace.sources.lmcache import MAGIC, records, torch_dtype

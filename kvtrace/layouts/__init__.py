@@ -7,19 +7,25 @@ A layout is a module with `create(geometry) -> Layout`; the first line of its do
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace import plugins
+from kvtrace.errors import UsageError
 from kvtrace.hierarchy import NO_STATE, StateSize
 from kvtrace.request import ranges
 from kvtrace.schema import Op, Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from kvtrace.events import BlockEvents
+    from kvtrace.models.layers import Held
 
 ALL_RANKS = "all"
 ONE_RANK = "one"
@@ -27,39 +33,60 @@ ONE_RANK = "one"
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a layout is made for.
+    """The model on one of `tensor_parallel` ranks, and what was asked of the layout.
 
-    Bytes per token that one rank keeps: `rank_token_bytes`, of them `rank_key_bytes` keys (0 where
-    K and V aren't apart), and per layer. `rank_state`: of a hybrid model, what one rank keeps of a
-    sequence. `replicated`: all ranks keep the same. `block_tokens`: asked for, or None for the
-    layout's own. `ranks`: `all`, `one`, or None.
+    `token`: bytes per token, each rank's own and those that all ranks share, which a store keeps
+    once; `layers`: the same of each layer. `rank_key_bytes`: how many of them are keys, 0 where K
+    and V aren't apart. `rank_state`: the state of a hybrid model's sequence, `state_shared` if all
+    ranks hold the same. `block_tokens`: asked for, or None for the layout's own. `ranks`: `all`,
+    `one`, or None.
     """
 
-    rank_token_bytes: int
-    replicated: bool
+    token: Held
     tensor_parallel: int
     rank_key_bytes: int = 0
-    layer_token_bytes: tuple[int, ...] = ()
+    layers: tuple[Held, ...] = ()
     rank_state: StateSize = NO_STATE
+    state_shared: bool = False
     block_tokens: int | None = None
     ranks: str | None = None
 
     @property
-    def copies(self) -> int:
-        """How many ranks' bytes a store keeps: of replicated ones, one."""
-        return 1 if self.replicated else self.tensor_parallel
+    def replicated(self) -> bool:
+        """Whether all ranks keep the same of each token (MLA)."""
+        return bool(self.token.shared) and not self.token.own
+
+    @property
+    def stored(self) -> int | Fraction:
+        """Bytes per token that a store keeps of all ranks."""
+        return self.token.shared + self.token.own * self.tensor_parallel
+
+    @property
+    def state_copies(self) -> int:
+        """How many ranks' states a store keeps."""
+        return 1 if self.state_shared else self.tensor_parallel
 
     def emitted_ranks(self, default: str = ALL_RANKS) -> range:
-        """Return the ranks whose objects are emitted."""
-        return range(self.copies if (self.ranks or default) == ALL_RANKS else 1)
+        """Return the ranks whose objects are emitted, if they have any."""
+        return range(self.tensor_parallel if (self.ranks or default) == ALL_RANKS else 1)
+
+    def per_rank(self, held: Held, default: str = ALL_RANKS) -> Iterator[tuple[int, Any]]:
+        """Yield each emitted rank with the bytes that it stores: shared ones with rank 0."""
+        for rank in self.emitted_ranks(default):
+            stored = held.total if rank == 0 else held.own
+            if stored:
+                yield rank, stored
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One object of a block: whose it is, and its bytes per token of the block."""
+    """One object of a block: whose it is, and its bytes per token of the block.
+
+    A fraction where rows cover several tokens: it comes to whole bytes per block.
+    """
 
     rank: int
-    token_bytes: int
+    token_bytes: int | Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +96,64 @@ class Layout:
     `block_tokens` is None where a block is a session's turn. Of the whole node, whatever is
     emitted: `stored_token_bytes` on cpu, nvme and object; `hbm_token_bytes` on gpu. A checkpoint of
     a hybrid model becomes one object of size `state` for each entry of `state_ranks`, of
-    `state_copies` that the node stores. `reread_tokens`: while generating, a turn's own object is
-    read once per so many tokens.
+    `state_copies` that the node stores and `hbm_state_copies` that its GPUs hold. `reread_tokens`:
+    while generating, a turn's own object is read once per so many tokens.
     """
 
     name: str
     block_tokens: int | None
     parts: tuple[Part, ...]
-    stored_token_bytes: int
-    hbm_token_bytes: int
+    stored_token_bytes: int | Fraction
+    hbm_token_bytes: int | Fraction
     align_bytes: int = 1
     state: StateSize = NO_STATE
     state_ranks: tuple[int, ...] = ()
     state_copies: int = 1
+    hbm_state_copies: int = 1
     stores_generated: bool = True
     reread_tokens: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a layout without objects, or blocks of parts of rows. Raises UsageError."""
+        if not self.parts and not self.state_ranks:
+            raise UsageError(
+                "nothing to store: the model keeps no bytes per token",
+                where=f"layout {self.name}",
+                hint="choose a layout that stores the state of windows: lmcache, vllm, sglang",
+            )
+        for part in self.parts:
+            each = Fraction(part.token_bytes)
+            if (self.block_tokens or 1) % each.denominator:
+                raise UsageError(
+                    "blocks don't hold whole rows of the model's compressed cache",
+                    where=f"layout {self.name}",
+                    got=f"{self.block_tokens or 'any number of'} tokens per block",
+                    accepted=f"multiples of {each.denominator} tokens",
+                    hint=f"set --block-tokens to a multiple of {each.denominator}"
+                    if self.block_tokens
+                    else "choose a layout of token blocks",
+                )
+
     @property
-    def emitted_token_bytes(self) -> int:
+    def token_divisor(self) -> int:
+        """Tokens for which each object has whole bytes: 1 but for compressed caches."""
+        return lcm(*(Fraction(part.token_bytes).denominator for part in self.parts))
+
+    @property
+    def part_bytes(self) -> tuple[int, ...]:
+        """Bytes of each object per `token_divisor` tokens."""
+        return tuple(int(part.token_bytes * self.token_divisor) for part in self.parts)
+
+    @property
+    def emitted_token_bytes(self) -> int | Fraction:
         """Bytes per token of the objects that are emitted, before rounding up."""
         return sum(part.token_bytes for part in self.parts)
+
+    @property
+    def emits_rank_0(self) -> bool:
+        """Whether no other rank's objects are emitted."""
+        ranks = {part.rank for part in self.parts} or set(self.state_ranks)
+        return ranks == {0}
 
     @property
     def objects(self) -> int:
@@ -96,19 +161,24 @@ class Layout:
         return max(len(self.parts), len(self.state_ranks))
 
     def padding_bytes(self, tier: Tier) -> int:
-        """Return by how much rounding up makes a block longer on `tier`, of the whole node."""
-        if tier is Tier.GPU or self.align_bytes == 1 or self.block_tokens is None:
+        """Return what a block takes on `tier`, of the whole node, beyond node_token_bytes each."""
+        if self.block_tokens is None:
             return 0
-        stored = self.stored_token_bytes * self.block_tokens
-        return -(-stored // self.align_bytes) * self.align_bytes - stored
+        block = self._held(tier) * self.block_tokens
+        align = 1 if tier is Tier.GPU else self.align_bytes
+        return ceil(block / align) * align - self.node_token_bytes(tier) * self.block_tokens
+
+    def _held(self, tier: Tier) -> Fraction:
+        return Fraction(self.hbm_token_bytes if tier is Tier.GPU else self.stored_token_bytes)
 
     def node_token_bytes(self, tier: Tier) -> int:
-        """Return the bytes per token that the node holds on `tier`."""
-        return self.hbm_token_bytes if tier is Tier.GPU else self.stored_token_bytes
+        """Return the whole bytes per token that the node holds on `tier`."""
+        return int(self._held(tier))
 
-    def node_state(self) -> StateSize:
-        """Return what the node holds of a checkpoint, on any tier."""
-        state, copies = self.state, self.state_copies
+    def node_state(self, tier: Tier) -> StateSize:
+        """Return what the node holds of a checkpoint on `tier`."""
+        state = self.state
+        copies = self.hbm_state_copies if tier is Tier.GPU else self.state_copies
         return StateSize(
             state.constant_bytes * copies,
             state.window_token_bytes * copies,
@@ -117,16 +187,27 @@ class Layout:
         )
 
     def occupancy_factor(self, tier: Tier) -> float:
-        """Return how many bytes the node holds on `tier` for each byte of the emitted objects."""
-        tokens = self.block_tokens or 1
-        held = self.node_token_bytes(tier) * tokens + self.padding_bytes(tier)
-        return held / float(self._sizes(np.array([tokens])).sum())
+        """Return how many bytes the node holds on `tier` for each byte of the emitted objects.
+
+        Blocks and checkpoints may differ, where only one of them is the same on all ranks: then
+        it is the smaller factor, so that no trace seems to hold more than the node did.
+        """
+        factors = []
+        if self.state_ranks:
+            copies = self.hbm_state_copies if tier is Tier.GPU else self.state_copies
+            factors.append(copies / len(self.state_ranks))
+        if self.parts:
+            tokens = self.block_tokens or 1
+            held = self.node_token_bytes(tier) * tokens + self.padding_bytes(tier)
+            factors.append(held / float(self._sizes(np.array([tokens])).sum()))
+        return min(factors, default=1.0)
 
     def _sizes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sizes of the objects of blocks of so many tokens, a row per block."""
-        sizes: NDArray[np.int64] = tokens[:, None] * np.array(
-            [part.token_bytes for part in self.parts]
-        )
+        each = np.array(self.part_bytes or (0,), np.int64)
+        sizes: NDArray[np.int64] = tokens[:, None] * each
+        if self.token_divisor > 1:
+            sizes //= self.token_divisor
         if self.align_bytes > 1:
             sizes = -(-sizes // self.align_bytes) * self.align_bytes
         return sizes
@@ -177,7 +258,7 @@ class Layout:
         self, tokens: NDArray[np.int64], counts: int | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
         """Return of each object: its number in its block, its size and its rank."""
-        ranks = np.array([part.rank for part in self.parts], np.uint16)
+        ranks = np.array([part.rank for part in self.parts] or [0], np.uint16)
         if isinstance(counts, int):
             number = np.tile(np.arange(counts), len(tokens))
             return number, self._sizes(tokens).reshape(-1), np.tile(ranks, len(tokens))
@@ -197,13 +278,16 @@ def create(name: str, geometry: Geometry) -> Layout:
 
 def per_rank(name: str, block_tokens: int, geometry: Geometry, parts: tuple[Part, ...]) -> Layout:
     """Return a layout of blocks that each rank stores for itself; a checkpoint is one object."""
+    copies = geometry.state_copies
+    ranks = tuple(rank for rank in geometry.emitted_ranks() if rank < copies)
     return Layout(
         name=name,
         block_tokens=geometry.block_tokens or block_tokens,
         parts=parts,
-        stored_token_bytes=geometry.rank_token_bytes * geometry.copies,
-        hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
+        stored_token_bytes=geometry.stored,
+        hbm_token_bytes=geometry.token.total * geometry.tensor_parallel,
         state=geometry.rank_state,
-        state_ranks=tuple(geometry.emitted_ranks()) if geometry.rank_state else (),
-        state_copies=geometry.copies,
+        state_ranks=ranks if geometry.rank_state else (),
+        state_copies=copies,
+        hbm_state_copies=geometry.tensor_parallel,
     )

@@ -10,8 +10,6 @@ BLOCK_TOKENS = 256
 def create(geometry: Geometry) -> Layout:
     """Return the layout for a model at some tensor parallelism; layers in their order."""
     parts = tuple(
-        Part(rank, token_bytes)
-        for token_bytes in geometry.layer_token_bytes
-        for rank in geometry.emitted_ranks()
+        Part(rank, stored) for layer in geometry.layers for rank, stored in geometry.per_rank(layer)
     )
     return per_rank("lmcache-layerwise", BLOCK_TOKENS, geometry, parts)

@@ -10,11 +10,10 @@ BLOCK_TOKENS = 64
 def create(geometry: Geometry) -> Layout:
     """Return the layout for a model at some tensor parallelism; keys before values."""
     keys = geometry.rank_key_bytes
-    values = geometry.rank_token_bytes - keys
     parts = tuple(
         Part(rank, token_bytes)
-        for rank in geometry.emitted_ranks()
-        for token_bytes in (keys, values)
+        for rank, stored in geometry.per_rank(geometry.token)
+        for token_bytes in (keys, stored - keys)
         if token_bytes
     )
     return per_rank("mooncake", BLOCK_TOKENS, geometry, parts)

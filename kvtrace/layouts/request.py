@@ -21,10 +21,10 @@ def create(geometry: Geometry) -> Layout:
         name="request",
         block_tokens=None,
         parts=tuple(
-            Part(rank, geometry.rank_token_bytes) for rank in geometry.emitted_ranks(ONE_RANK)
+            Part(rank, stored) for rank, stored in geometry.per_rank(geometry.token, ONE_RANK)
         ),
-        stored_token_bytes=geometry.rank_token_bytes * geometry.copies,
-        hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
+        stored_token_bytes=geometry.stored,
+        hbm_token_bytes=geometry.token.total * geometry.tensor_parallel,
         stores_generated=False,
         reread_tokens=REREAD_TOKENS,
     )

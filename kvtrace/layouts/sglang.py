@@ -9,5 +9,5 @@ BLOCK_TOKENS = 64
 
 def create(geometry: Geometry) -> Layout:
     """Return the layout for a model at some tensor parallelism."""
-    parts = tuple(Part(rank, geometry.rank_token_bytes) for rank in geometry.emitted_ranks())
+    parts = tuple(Part(rank, stored) for rank, stored in geometry.per_rank(geometry.token))
     return per_rank("sglang", BLOCK_TOKENS, geometry, parts)

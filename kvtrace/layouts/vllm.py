@@ -12,28 +12,30 @@ ALIGN_BYTES = 4096
 
 def create(geometry: Geometry) -> Layout:
     """Return the layout for a model. Raises UsageError for one rank: a file has all of them."""
-    if geometry.ranks == ONE_RANK and geometry.copies > 1:
+    divided = geometry.token.own or (geometry.rank_state and not geometry.state_shared)
+    if geometry.ranks == ONE_RANK and geometry.tensor_parallel > 1 and divided:
         raise UsageError(
             "can't emit one rank: a file holds all ranks",
             where="layout vllm",
             got="--ranks one",
             hint="leave it out or choose another layout",
         )
-    stored, state = geometry.rank_token_bytes * geometry.copies, geometry.rank_state
+    stored, state, copies = geometry.stored, geometry.rank_state, geometry.state_copies
     return Layout(
         name="vllm",
         block_tokens=geometry.block_tokens
         or (MLA_BLOCK_TOKENS if geometry.replicated else BLOCK_TOKENS),
-        parts=(Part(0, stored),),
+        parts=(Part(0, stored),) if stored else (),
         stored_token_bytes=stored,
-        hbm_token_bytes=geometry.rank_token_bytes * geometry.tensor_parallel,
+        hbm_token_bytes=geometry.token.total * geometry.tensor_parallel,
         align_bytes=ALIGN_BYTES,
         state=StateSize(
-            state.constant_bytes * geometry.copies,
-            state.window_token_bytes * geometry.copies,
+            state.constant_bytes * copies,
+            state.window_token_bytes * copies,
             state.window_tokens,
             ALIGN_BYTES,
         ),
         state_ranks=(0,) if state else (),
+        hbm_state_copies=geometry.tensor_parallel // copies,
         stores_generated=False,
     )

@@ -14,7 +14,7 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.inputs import jsonlines
 from kvtrace.inputs.rows import MAX_TOKENS, Piece, alone
 from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
-from kvtrace.model import dtype_bytes
+from kvtrace.models import dtype_bytes
 from kvtrace.request import Ragged
 from kvtrace.textfile import open_binary
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.header import Header, Producer, SourceInfo
-from kvtrace.model import model_names
+from kvtrace.models import model_names
 from kvtrace.tools.stream import IDS, Stream
 from kvtrace.version import VERSION
 

@@ -77,4 +77,4 @@ def _curves(references: References, policies: Sequence[str]) -> list[Curve]:
 def _block_bytes(run: Run, references: References) -> float:
     tier = run.spec.tiers[Tier.NVME]
     tokens = run.block_tokens or references.mean_tokens
-    return tokens * tier.token_bytes + tier.block_bytes
+    return max(1, tokens * tier.token_bytes + tier.block_bytes)

@@ -27,7 +27,7 @@ def _rounded(count: int, align: int) -> int:
 
 
 @kernel
-def _object_bytes(tokens: int, parts: Any, align: int, state: Any) -> int:
+def _object_bytes(tokens: int, parts: Any, divisor: int, align: int, state: Any) -> int:
     """Return the bytes of a block's objects, or of a checkpoint's behind -`tokens`."""
     if tokens < 0:
         window = min(-tokens, state[_WINDOW_TOKENS])
@@ -35,19 +35,20 @@ def _object_bytes(tokens: int, parts: Any, align: int, state: Any) -> int:
         return state[_COUNT] * _rounded(kept, state[_ALIGN])
     total = 0
     for i in range(parts.shape[0]):
-        total += _rounded(tokens * parts[i], align)
+        total += _rounded(tokens * parts[i] // divisor, align)
     return total
 
 
 @kernel
 def _count(
-    op: Any, tier: Any, phase: Any, tokens: Any, parts: Any, align: int, state: Any, cells: Any
-) -> None:
-    last, size = tokens[0], _object_bytes(tokens[0], parts, align, state)
+    op: Any, tier: Any, phase: Any, tokens: Any, parts: Any, divisor: int, align: int, state: Any,
+    cells: Any,
+) -> None:  # fmt: skip
+    last, size = tokens[0], _object_bytes(tokens[0], parts, divisor, align, state)
     for i in range(op.shape[0]):
         if tokens[i] != last:
             last = tokens[i]
-            size = _object_bytes(last, parts, align, state)
+            size = _object_bytes(last, parts, divisor, align, state)
         cell = op[i] | tier[i] << 2 | phase[i] << 4
         cells[cell, _OPS] += parts.shape[0] if last >= 0 else state[_COUNT]
         if op[i] != _LOOKUP:
@@ -57,8 +58,8 @@ def _count(
 class Counter:
     """Counts per tier × phase × op: what a recording's `cells` are.
 
-    A block of n tokens becomes an object of n · p bytes, rounded up to `align_bytes`, for each p of
-    `part_bytes`.
+    A block of n tokens becomes an object of n · p / `divisor` bytes, rounded up to `align_bytes`,
+    for each p of `part_bytes`.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Counter:
         part_bytes: tuple[int, ...],
         align_bytes: int = 1,
         state: tuple[int, ...] = (0, 0, 0, 1, 0),
+        divisor: int = 1,
     ) -> None:
+        self._divisor = constant(divisor)
         self._parts = np.array(part_bytes, np.int64)
         self._align = constant(align_bytes)
         self._state = np.array(state, np.int64)
@@ -78,7 +81,7 @@ class Counter:
         """Return a counter of a layout's objects."""
         kept, count = layout.state, len(layout.state_ranks)
         return cls(
-            tuple(part.token_bytes for part in layout.parts),
+            layout.part_bytes,
             layout.align_bytes,
             (
                 kept.constant_bytes,
@@ -87,6 +90,7 @@ class Counter:
                 kept.align_bytes,
                 count,
             ),
+            layout.token_divisor,
         )
 
     def add(self, events: BlockEvents) -> None:
@@ -95,7 +99,7 @@ class Counter:
             return
         _count(
             events.op, events.tier, events.phase, events.tokens,
-            self._parts, self._align, self._state, self._cells,
+            self._parts, self._divisor, self._align, self._state, self._cells,
         )  # fmt: skip
         self.duration_ns = max(self.duration_ns, int(events.timestamp_ns[-1]))
 
@@ -103,7 +107,9 @@ class Counter:
         """Count events that are counted already."""
         if not tally.ops.any():
             return
-        size = _object_bytes(constant(tally.tokens), self._parts, self._align, self._state)
+        size = _object_bytes(
+            constant(tally.tokens), self._parts, self._divisor, self._align, self._state
+        )
         moving = (np.arange(len(tally.ops)) & 3) != Op.LOOKUP
         self._cells[:, _OPS] += tally.ops * len(self._parts)
         self._cells[:, _BYTES] += tally.ops * moving * size

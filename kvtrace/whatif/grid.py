@@ -151,6 +151,6 @@ def _blocks(run: Run, references: References) -> int:
     for tier in run.spec.tiers:
         if tier.capacity_bytes >= UNLIMITED:
             return UNLIMITED
-        block_bytes = tokens * tier.token_bytes + tier.block_bytes
+        block_bytes = max(1, tokens * tier.token_bytes + tier.block_bytes)
         held += int(tier.limit_bytes(tier.high_watermark_ratio) // block_bytes)
     return held

@@ -9,6 +9,7 @@ import pytest
 
 from kvtrace import layouts, plugins
 from kvtrace.layouts import Geometry
+from kvtrace.models.layers import Held
 from kvtrace.schema import Tier
 from kvtrace.units import UNLIMITED
 from tests.making import make
@@ -67,8 +68,8 @@ def test_objects_of_a_prompt(
 
 def test_capacity_counts_what_the_node_stores() -> None:
     """Below HBM all ranks' bytes count, MLA once; in HBM its copies count, one per rank."""
-    gqa = layouts.create("lmcache", Geometry(100, replicated=False, tensor_parallel=8, ranks="one"))
-    mla = layouts.create("lmcache", Geometry(100, replicated=True, tensor_parallel=8))
+    gqa = layouts.create("lmcache", Geometry(Held(own=100), 8, ranks="one"))
+    mla = layouts.create("lmcache", Geometry(Held(shared=100), 8))
     assert [gqa.node_token_bytes(tier) for tier in (Tier.GPU, Tier.NVME)] == [800, 800]
     assert [mla.node_token_bytes(tier) for tier in (Tier.GPU, Tier.NVME)] == [800, 100]
     assert gqa.occupancy_factor(Tier.CPU) == 8
@@ -116,4 +117,4 @@ def test_every_layout_lists_itself(name: str) -> None:
     """Each layout is found by its file, says what it is and keeps its name."""
     module = plugins.load("kvtrace.layouts", name, kind="layout")
     assert plugins.summary(module).endswith(".")
-    assert module.create(Geometry(64, replicated=False, tensor_parallel=2)).name == name
+    assert module.create(Geometry(Held(own=64), 2)).name == name

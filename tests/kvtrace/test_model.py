@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvtrace.errors import KvtraceError, TraceError, UsageError
-from kvtrace.model import load_model, model_names, models
+from kvtrace.models import load_model, model_names, models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ TABLE = {
     "deepseek-r1": (70_272, 0),
     "kimi-k2": (70_272, 0),
     "deepseek-v3.2": (78_324, 0),
-    "glm-5": (109_824, 0),
+    "glm-5": (100_152, 0),
     "gpt-oss-20b": (24_576, 3_145_728),
     "gpt-oss-120b": (36_864, 4_718_592),
     "gemma3-27b": (81_920, 436_207_616),

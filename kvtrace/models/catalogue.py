@@ -1,0 +1,60 @@
+"""The models that come with kvtrace, and those in files of the user's own."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvtrace.documents import parse_json, parse_toml, read_document
+from kvtrace.errors import TraceError, UsageError, unknown_name
+from kvtrace.models import config_json
+from kvtrace.models.dtypes import dtype_bytes
+from kvtrace.models.geometry import validated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvtrace.models.geometry import Model
+
+
+def model_names() -> list[str]:
+    """Return the names of the models that come with kvtrace, sorted."""
+    folder = files("kvtrace").joinpath("models")
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def models() -> Iterator[Model]:
+    """Yield the models that come with kvtrace, in order of name."""
+    for name in model_names():
+        yield load_model(name)
+
+
+def load_model(name: str) -> Model:
+    """Return the model called `name`, or the one in a file: ours (.toml) or a config.json.
+
+    Raises UsageError for a name nobody knows, TraceError for a bad file.
+    """
+    if name in model_names():
+        text = files("kvtrace").joinpath("models", f"{name}.toml").read_text(encoding="utf-8")
+        return _from_toml(text, where=f"model {name}")
+    path = Path(name)
+    if path.suffix not in (".toml", ".json"):
+        raise unknown_name("model", name, model_names())
+    text = read_document(path, "the model")
+    if path.suffix == ".toml":
+        return _from_toml(text, where=path)
+    return validated(config_json.read(parse_json(text, path), path), path)
+
+
+def _from_toml(text: str, where: object) -> Model:
+    model = validated(parse_toml(text, where), where)
+    try:
+        dtype_bytes(model.dtype)
+    except UsageError as error:
+        raise TraceError(str(error), where=where) from error
+    return model

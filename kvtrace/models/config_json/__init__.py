@@ -1,0 +1,124 @@
+"""Reads KV geometry from a Hugging Face `config.json`: only what is understood, else refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvtrace.errors import TraceError
+from kvtrace.models.config_json.families import readers
+from kvtrace.models.config_json.families.older import stated
+from kvtrace.models.config_json.keys import HINT, Keys
+from kvtrace.models.config_json.parts import grouped
+from kvtrace.models.config_json.refused import REFUSED
+from kvtrace.models.config_json.shaping import refuse_unread
+
+TEXT_KEYS = ("text_config", "llm_config", "language_config", "thinker_config")
+"""Where multimodal models keep the configuration of their language model."""
+TEXT_TYPES = {
+    "llava": "llama",
+    "gemma3": "gemma3_text",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen2_vl": "qwen2_vl_text",
+}
+"""The language model's type where the inner object states none, as the class fills it in."""
+
+
+def read(config: Any, where: object) -> dict[str, Any]:
+    """Return the fields of a `Model` for a `config.json`; its `where` names it in errors.
+
+    Raises TraceError for a configuration that states less than geometry needs, or anything about
+    the cache that isn't understood.
+    """
+    if not isinstance(config, dict):
+        raise TraceError("not a model configuration", where=where, accepted="a JSON object")
+    outer = Keys(config, where)
+    text, model_type = _text(outer)
+    notes = []
+    if model_type in REFUSED:
+        raise TraceError(
+            f"model_type {model_type!r} isn't read: {REFUSED[model_type]}", where=where, hint=HINT
+        )
+    reader = readers().get(model_type)
+    if reader is None:
+        reader = stated
+        notes.append(
+            f"model_type {model_type!r} isn't known: read as grouped-query attention in every "
+            "layer, by the keys that the file states"
+        )
+    layers = reader(text)
+    origin = ", ".join(sorted(text.read & text.data.keys()))
+    notes += _quantised(outer) + (_quantised(text) if text is not outer else [])
+    text.ignore("text_config")
+    refuse_unread(text, strict=model_type not in readers())
+    if text is not outer:
+        refuse_unread(outer, wrapper=True)
+    return {
+        "name": str(config.get("_name_or_path") or config.get("model_type") or "model"),
+        "source": "config.json",
+        "date": "unknown",
+        "dtype": _dtype(text) or _dtype(outer) or "",
+        "notes": tuple(notes),
+        "attention": grouped(layers, origin),
+    }
+
+
+def _text(outer: Keys) -> tuple[Keys, str]:
+    """Return the language model's keys and its type."""
+    text = outer
+    outer_type = _type(outer)
+    for _ in range(2):
+        present = [key for key in TEXT_KEYS if key in text]
+        if not present:
+            break
+        if len(present) > 1:
+            raise text.bad(present[1], f"one of {', '.join(present)}")
+        inner = text.table(present[0])
+        assert inner is not None
+        if "num_hidden_layers" in text:
+            raise text.bad("num_hidden_layers", f"that of {present[0]}")
+        text = inner
+    model_type = _type(text)
+    if text is not outer and model_type is None:
+        model_type = TEXT_TYPES.get(outer_type or "")
+    if model_type is None:
+        raise text.missing("model_type")
+    return text, model_type
+
+
+def _type(keys: Keys) -> str | None:
+    return keys.word("model_type")
+
+
+def _dtype(keys: Keys) -> str | None:
+    for key in ("dtype", "torch_dtype"):
+        word = keys.word(key)
+        if word is not None:
+            return word.removeprefix("torch.")
+    return None
+
+
+def _quantised(keys: Keys) -> list[str]:
+    """Return a note for each statement that the cache is quantised: sizes stay in the dtype."""
+    notes = []
+    for key in ("quantization_config", "quantization"):
+        table = keys.table(key)
+        if table is None:
+            continue
+        for name in ("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_dtype"):
+            scheme = table.data.get(name)
+            if scheme is not None:
+                notes.append(
+                    f"the file states a quantised KV cache ({name}: {_scheme(scheme)}); sizes are "
+                    "in its dtype unless --dtype names the cache's, such as --dtype fp8"
+                )
+        keys.nested.remove(table)
+    return notes
+
+
+def _scheme(scheme: Any) -> str:
+    if isinstance(scheme, dict):
+        bits, kind = scheme.get("num_bits"), scheme.get("type")
+        return f"{bits}-bit {kind}"
+    return str(scheme)

@@ -1,0 +1,26 @@
+"""Families of architectures, one file each: what a configuration of theirs says of every layer.
+
+A family is a module with `READERS`: from `model_type` to a function of the text model's keys that
+returns the parts of each layer (parts.py). Keys that a reader doesn't ask for are refused if they
+look as if they shaped the cache (shaping.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from kvtrace import plugins
+from kvtrace.models.config_json.keys import Keys
+from kvtrace.models.config_json.parts import Part
+
+Reader = Callable[[Keys], list[list[Part]]]
+
+
+@cache
+def readers() -> dict[str, Reader]:
+    """Return the reader of every `model_type` that is understood."""
+    found: dict[str, Reader] = {}
+    for name in plugins.names(__name__):
+        found |= plugins.load(__name__, name, kind="family").READERS
+    return found

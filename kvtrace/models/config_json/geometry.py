@@ -1,0 +1,121 @@
+"""Heads, widths and windows as the decoders of the field state them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvtrace.errors import TraceError
+from kvtrace.models.config_json import parts
+
+if TYPE_CHECKING:
+    from kvtrace.models.config_json.keys import Keys
+    from kvtrace.models.config_json.parts import Part
+
+HEADS = "num_attention_heads"
+
+
+def layers_of(keys: Keys, *names: str) -> int:
+    """Return the number of layers. Raises TraceError for more than any model has."""
+    count = keys.first(names or ("num_hidden_layers",))
+    if count > 1 << 14:
+        raise keys.bad((names or ("num_hidden_layers",))[0], f"up to {1 << 14:,}")
+    return count
+
+
+def head_dim(keys: Keys, default: int | None = None, key: str = "head_dim") -> int:
+    """Return the width of a head: stated, the class's default, or hidden size over heads."""
+    if key in keys:
+        return keys.number(key)
+    if default is not None:
+        if keys.stated(key):
+            raise keys.bad(key, "a whole number")
+        return default
+    keys.ignore(key)
+    heads, hidden = keys.number(HEADS), keys.number("hidden_size")
+    if hidden % heads:
+        raise TraceError(
+            f"hidden_size isn't a multiple of {HEADS}",
+            where=keys.where,
+            got=f"{hidden} and {heads}",
+            accepted=f"a stated {key}",
+        )
+    return hidden // heads
+
+
+def kv_heads(keys: Keys, default: int | None = None, key: str = "num_key_value_heads") -> int:
+    """Return the KV heads: stated, the class's default, or as many as there are heads.
+
+    `default`: what the class fills in where the key is absent; None where it takes the number of
+    heads, for `null` too. Raises TraceError for a number that doesn't divide the heads.
+    """
+    heads = keys.number(HEADS)
+    if key in keys:
+        count = keys.number(key)
+    elif default is None:
+        keys.ignore(key)
+        count = heads
+    elif keys.stated(key):
+        raise keys.bad(key, "a whole number")
+    else:
+        count = default
+    if heads % count:
+        raise TraceError(
+            f"{HEADS} isn't a multiple of the KV heads",
+            where=keys.where,
+            got=f"{heads} and {count}",
+            accepted=f"a {key} that divides {heads}",
+        )
+    return count
+
+
+def windowed(keys: Keys, heads: int, dim: int, tokens: int, v_dim: int | None = None) -> Part:
+    """Return a layer with a window: a full one where the window holds all positions."""
+    keys.ignore("max_position_embeddings")
+    positions = keys.data.get("max_position_embeddings")
+    if isinstance(positions, int) and tokens >= positions:
+        return parts.full(heads, dim, v_dim)
+    return parts.window(heads, dim, tokens, v_dim)
+
+
+def schedule(keys: Keys, layers: int, key: str = "layer_types") -> list[str] | None:
+    """Return the kind of each layer as the file lists them, or None. Raises for a wrong count."""
+    listed = keys.words(key)
+    if listed is None:
+        return None
+    if len(listed) != layers:
+        raise keys.bad(key, f"{layers} kinds, one per layer")
+    return listed
+
+
+def unknown_kind(keys: Keys, key: str, kind: object, known: str) -> TraceError:
+    """Return the error for a kind of layer that this type of model isn't known to have."""
+    return TraceError(
+        f"unknown kind of layer in {keys.path}{key}",
+        where=keys.where,
+        got=repr(kind),
+        accepted=known,
+    )
+
+
+def indices(keys: Keys, key: str, layers: int, *, base: int = 0) -> set[int]:
+    """Return the layers that a list names, counted from 0. Raises TraceError for others."""
+    listed = keys.numbers(key)
+    if listed is None:
+        raise keys.missing(key)
+    chosen = {index - base for index in listed}
+    if len(chosen) != len(listed) or not chosen <= set(range(layers)):
+        raise keys.bad(key, f"different layers from {base} to {layers - 1 + base}")
+    return chosen
+
+
+def ssm_bytes(keys: Keys, *names: str) -> int | None:
+    """Return the bytes of a value of recurrent state by its stated type, or None."""
+    from kvtrace.models.dtypes import DTYPE_BYTES
+
+    for key in names:
+        word = keys.word(key)
+        if word is not None and word != "auto":
+            if word.removeprefix("torch.") not in DTYPE_BYTES:
+                raise keys.bad(key, "a dtype: " + ", ".join(DTYPE_BYTES))
+            return DTYPE_BYTES[word.removeprefix("torch.")]
+    return None
