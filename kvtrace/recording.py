@@ -14,6 +14,7 @@ from kvtrace.hierarchy import EVENTS_PER_CALL, NO_STATE, HierarchySpec, StateSiz
 from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.models import Model, load_model
+from kvtrace.models.summary import number
 from kvtrace.schema import Tier
 from kvtrace.sources import SourceContext
 from kvtrace.units import UNLIMITED, format_bytes
@@ -21,7 +22,6 @@ from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
 
     from numpy.typing import NDArray
 
@@ -88,11 +88,12 @@ class Recording:
         model, dtype = self.model, self.config.dtype or self.model.dtype
         return model.model_dump(mode="json") | {
             "dtype": dtype,
-            "bytes_per_token": _number(model.rank_bytes_per_token(1, dtype)),
-            "rank_bytes_per_token": _number(
+            "bytes_per_token": number(model.rank_bytes_per_token(1, dtype)),
+            "rank_bytes_per_token": number(
                 model.rank_bytes_per_token(self.config.tensor_parallel, dtype)
             ),
             "replicated": model.replicated,
+            "notes": [*model.notes, *model.check_parallel(self.config.tensor_parallel)],
         }
 
     def _layout_info(self) -> dict[str, Any]:
@@ -101,10 +102,10 @@ class Recording:
             "name": self.layout.name,
             "block_tokens": self.layout.block_tokens,
             "objects_per_block": len(parts),
-            "object_bytes_per_token": _number(parts[0].token_bytes if parts else 0),
+            "object_bytes_per_token": number(parts[0].token_bytes if parts else 0),
             "align_bytes": self.layout.align_bytes,
-            "stored_bytes_per_token": _number(self.layout.stored_token_bytes),
-            "emitted_bytes_per_token": _number(self.layout.emitted_token_bytes),
+            "stored_bytes_per_token": number(self.layout.stored_token_bytes),
+            "emitted_bytes_per_token": number(self.layout.emitted_token_bytes),
             "store_generated": self.stores_generated,
         }
 
@@ -209,11 +210,6 @@ def _state(model: Model, parallel: int, dtype: str | None) -> tuple[StateSize, b
         )
     size = StateSize(int(constant.total), int(window.total), tokens)
     return size, bool(shared) and not own
-
-
-def _number(value: int | Fraction) -> int | float:
-    """Return a value for the header: a fraction of a byte as the float that it is."""
-    return int(value) if value == int(value) else float(value)
 
 
 def _end_ns(config: RecordConfig) -> int | None:

@@ -13,9 +13,13 @@ from kvtrace.cli.console import plain_console
 from kvtrace.config import preset_names, preset_summary
 from kvtrace.errors import unknown_name
 from kvtrace.models import models
+from kvtrace.models.config_json.families import architectures
+from kvtrace.models.summary import groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kvtrace.models import Model
 
 Entry = tuple[str, str, str]
 """Name, availability, what it is."""
@@ -34,16 +38,25 @@ def _models() -> list[Entry]:
         (
             model.name,
             "yes",
-            f"{model.rank_bytes_per_token():,} B per token"
-            + (
-                f" + {model.rank_bytes_per_sequence():,} B"
-                if model.rank_bytes_per_sequence()
-                else ""
-            )
-            + (", replicated (MLA)" if model.replicated else ""),
+            _geometry(model),
         )
         for model in models()
     ]
+
+
+def _geometry(model: Model) -> str:
+    """Return a model's groups of layers and what they keep, in one line."""
+    kinds = " + ".join(f"{row.layers} {row.kind}" for row in groups(model))
+    sequence = model.rank_bytes_per_sequence()
+    return (
+        f"{kinds}: {model.rank_bytes_per_token():,} B per token"
+        + (f", {sequence:,} per sequence" if sequence else "")
+        + (", stored once" if model.replicated else "")
+    )
+
+
+def _architectures() -> list[Entry]:
+    return [(name, "yes", family) for name, family in architectures()]
 
 
 def _presets() -> list[Entry]:
@@ -58,6 +71,7 @@ def _targets() -> list[Entry]:
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
+    "architectures": _architectures,
     "sources": lambda: _folder("kvtrace.sources"),
     "layouts": lambda: _folder("kvtrace.layouts"),
     "presets": _presets,

@@ -26,6 +26,7 @@ _MODULES = {
     "check": "trace",
     "head": "trace",
     "whatif": "whatif",
+    "model": "model",
     "slice": "tools",
     "merge": "tools",
     "scale": "tools",

@@ -39,11 +39,13 @@ def _sha256(made: Recorded) -> str:
         return trace.sha256()
 
 
-def _about_source(made: Recorded) -> list[str]:
-    """Say what of the requests was left out, isn't known or was made up."""
+def _about_inputs(made: Recorded) -> list[str]:
+    """Say what of the model and the requests isn't known, was left out or was made up."""
     source = made.header.source.model_dump() if made.header.source else {}
     dropped = source.get("dropped", {}).items()
+    model = made.header.model or {}
     return [
+        *(f"model: {text}" for text in model.get("notes", ())),
         *(f"{count:,} requests left out: {reason}" for reason, count in dropped),
         *source.get("notes", ()),
         *(f"invented: {text}" for text in source.get("invented", ())),
@@ -104,7 +106,7 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
             highlight=False,
         )
-    for text in (*_about_source(made), *_unlimited(made)):
+    for text in (*_about_inputs(made), *_unlimited(made)):
         console.print(text, highlight=False)
     if made.header.dropped_rows:
         console.print(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from kvtrace import layouts, plugins
+from kvtrace.check import check
+from kvtrace.errors import UsageError
+from kvtrace.hierarchy import StateSize
 from kvtrace.layouts import Geometry
 from kvtrace.models.layers import Held
+from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from kvtrace.units import UNLIMITED
 from tests.making import make
@@ -117,4 +125,88 @@ def test_every_layout_lists_itself(name: str) -> None:
     """Each layout is found by its file, says what it is and keeps its name."""
     module = plugins.load("kvtrace.layouts", name, kind="layout")
     assert plugins.summary(module).endswith(".")
-    assert module.create(Geometry(Held(own=64), 2)).name == name
+    assert module.create(Geometry(Held(own=64), 2, layers=(Held(own=64),))).name == name
+
+
+MIXED = Geometry(
+    Held(own=10, shared=3),
+    4,
+    rank_key_bytes=0,
+    layers=(Held(own=10), Held(shared=3)),
+    rank_state=StateSize(100),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("lmcache", [(0, 13), (1, 10), (2, 10), (3, 10)]),
+        ("sglang", [(0, 13), (1, 10), (2, 10), (3, 10)]),
+        ("mooncake", [(0, 13), (1, 10), (2, 10), (3, 10)]),
+        ("lmcache-layerwise", [(0, 10), (1, 10), (2, 10), (3, 10), (0, 3)]),
+        ("vllm", [(0, 43)]),
+        ("request", [(0, 13)]),
+    ],
+)
+def test_replicated_bytes_are_stored_once(name: str, parts: list[tuple[int, int]]) -> None:
+    """What all ranks keep alike is stored with rank 0 only; what is divided, by each rank."""
+    layout = layouts.create(name, MIXED)
+    assert [(part.rank, part.token_bytes) for part in layout.parts] == parts
+    assert [layout.node_token_bytes(tier) for tier in (Tier.GPU, Tier.NVME)] == [52, 43]
+
+
+def test_states_that_all_ranks_share_are_stored_once() -> None:
+    """A state that is the same on all ranks is one object; in HBM each rank has it."""
+    geometry = Geometry(Held(shared=8), 4, rank_state=StateSize(100), state_shared=True)
+    layout = layouts.create("lmcache", geometry)
+    assert layout.state_ranks == (0,)
+    assert [layout.node_state(tier).constant_bytes for tier in (Tier.GPU, Tier.NVME)] == [400, 100]
+    mixed = layouts.create("lmcache", MIXED)
+    assert mixed.state_ranks == (0, 1, 2, 3)
+    assert [mixed.node_state(tier).constant_bytes for tier in (Tier.GPU, Tier.NVME)] == [400, 400]
+
+
+def test_compressed_rows_fill_blocks() -> None:
+    """Rows of 4 tokens come to whole bytes per block; other blocks are refused."""
+    geometry = Geometry(Held(shared=Fraction(7, 4)), 1, block_tokens=16)
+    layout = layouts.create("lmcache", geometry)
+    assert layout._sizes(np.array([16])).tolist() == [[28]]
+    assert layout.node_token_bytes(Tier.NVME) * 16 + layout.padding_bytes(Tier.NVME) == 28
+    with pytest.raises(UsageError, match="multiples of 4 tokens"):
+        layouts.create("lmcache", replace(geometry, block_tokens=10))
+    with pytest.raises(UsageError, match="compressed"):
+        layouts.create("request", replace(geometry, block_tokens=None))
+
+
+def test_a_model_without_bytes_per_token(tmp_path: Path) -> None:
+    """Windows in all layers keep nothing per token: only the state of sequences is stored."""
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "model_type": "mistral",
+                "dtype": "bfloat16",
+                "num_hidden_layers": 2,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 2,
+                "hidden_size": 256,
+                "sliding_window": 64,
+                "max_position_embeddings": 4096,
+            }
+        )
+    )
+    for name in ("lmcache", "vllm", "sglang", "mooncake", "lmcache-layerwise"):
+        path = tmp_path / f"{name}.parquet"
+        make(path, model=str(config), layout=name, block_tokens=None, requests=5,
+             tiers__gpu__capacity="1GiB", tiers__nvme__capacity="1GiB")  # fmt: skip
+        with open_trace(path) as trace:
+            assert check(trace).ok
+            assert trace.header.totals.rows > 0
+    with pytest.raises(UsageError, match="nothing to store"):
+        make(
+            tmp_path / "r.parquet",
+            model=str(config),
+            layout="request",
+            block_tokens=None,
+            requests=5,
+        )

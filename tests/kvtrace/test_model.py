@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.errors import KvtraceError, TraceError, UsageError
-from kvtrace.models import load_model, model_names, models
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.models import Model, load_model, model_names, models
+from kvtrace.models.layers import Cache, FullAttention, Held, LinearAttention, check_parallel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ TABLE = {
     "kimi-k3": (27_648, 449_372_160),
     "tiny-1b": (24_576, 0),
 }
-REPLICATED = {"deepseek-v3", "deepseek-r1", "kimi-k2", "deepseek-v3.2", "glm-5"}
+REPLICATED = {"deepseek-v3", "deepseek-r1", "kimi-k2", "deepseek-v3.2", "glm-5", "kimi-k3"}
 
 
 def test_the_table_is_whole() -> None:
@@ -127,106 +127,56 @@ def test_unknown_model_offers_the_nearest() -> None:
         load_model("llama31-70b")
 
 
-GQA: dict[str, Any] = {
-    "model_type": "llama",
-    "torch_dtype": "bfloat16",
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "hidden_size": 4096,
-}
-MLA = {
-    "torch_dtype": "bfloat16",
-    "num_hidden_layers": 61,
-    "num_attention_heads": 128,
-    "kv_lora_rank": 512,
-    "qk_rope_head_dim": 64,
-}
-CONFIGS: list[tuple[dict[str, Any], str]] = [
-    (GQA, "llama3.1-8b"),
-    (MLA, "deepseek-v3"),
-    (MLA | {"index_head_dim": 128}, "deepseek-v3.2"),
-    (
-        {
-            "dtype": "bfloat16",
-            "num_hidden_layers": 24,
-            "num_attention_heads": 64,
-            "num_key_value_heads": 8,
-            "head_dim": 64,
-            "sliding_window": 128,
-            "layer_types": ["sliding_attention", "full_attention"] * 12,
-        },
-        "gpt-oss-20b",
-    ),
-    (
-        {
-            "text_config": {
-                "torch_dtype": "bfloat16",
-                "num_hidden_layers": 62,
-                "num_attention_heads": 32,
-                "num_key_value_heads": 16,
-                "head_dim": 128,
-                "sliding_window": 1024,
-                "sliding_window_pattern": 6,
-            }
-        },
-        "gemma3-27b",
-    ),
-    (
-        {
-            "torch_dtype": "bfloat16",
-            "num_hidden_layers": 48,
-            "num_attention_heads": 40,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "attention_chunk_size": 8192,
-        },
-        "llama4-scout",
-    ),
-    (
-        {
-            "torch_dtype": "bfloat16",
-            "num_hidden_layers": 48,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "head_dim": 256,
-            "full_attention_interval": 4,
-            "linear_num_key_heads": 16,
-            "linear_num_value_heads": 32,
-            "linear_key_head_dim": 128,
-            "linear_value_head_dim": 128,
-            "linear_conv_kernel_dim": 4,
-        },
-        "qwen3-next-80b",
-    ),
-]
-
-
-@pytest.mark.parametrize(("config", "like"), CONFIGS, ids=[like for _, like in CONFIGS])
-def test_config_json(tmp_path: Path, config: dict[str, Any], like: str) -> None:
-    """A Hugging Face config.json comes to the same bytes as the model's own file."""
+@pytest.mark.parametrize("text", ["[]", "{", '"x"'])
+def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    """A file that isn't a JSON object says so, with its name."""
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    model = load_model(str(path))
-    assert (model.rank_bytes_per_token(), model.rank_bytes_per_sequence()) == TABLE[like]
+    path.write_text(text)
+    with pytest.raises(TraceError, match=r"config\.json: not"):
+        load_model(str(path))
+
+
+def test_tensor_parallelism_is_by_group() -> None:
+    """Latents are kept once, states of heads by each rank: Kimi K3 writes its latents once."""
+    kimi = load_model("kimi-k3")
+    assert kimi.token(8) == Held(own=0, shared=27_648)
+    constant, window, tokens = kimi.state(8)
+    assert (constant.own * 8, constant.shared, window.total, tokens) == (449_372_160, 0, 0, 0)
+    assert kimi.replicated
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("[]", "not a model configuration"),
-        ("{", "not JSON"),
-        (json.dumps(GQA | {"torch_dtype": None}), "without torch_dtype"),
-        (json.dumps(GQA | {"torch_dtype": "int3"}), "unknown dtype"),
-        (json.dumps(GQA | {"num_hidden_layers": None}), "without num_hidden_layers"),
-        (json.dumps(GQA | {"layer_types": ["full_attention"]}), "layer_types"),
-        (json.dumps(GQA | {"layer_types": ["odd"] * 32}), "unknown kind of layer"),
-        (json.dumps(MLA | {"layer_types": ["linear_attention"] * 61}), "MLA mixed"),
-    ],
+    ("heads", "ranks", "copies"), [(8, 8, 1), (8, 4, 1), (2, 8, 4), (4, 16, 4), (1, 3, 3)]
 )
-def test_bad_config_json(tmp_path: Path, config: str, message: str) -> None:
-    """A configuration without what geometry needs is refused, never guessed at."""
-    path = tmp_path / "config.json"
-    path.write_text(config)
-    with pytest.raises(KvtraceError, match=message):
-        load_model(str(path))
+def test_heads_are_divided_or_copied(heads: int, ranks: int, copies: int) -> None:
+    """Ranks divide the KV heads evenly, or each head lies on a whole number of ranks."""
+    group = FullAttention(kind="full", layers=1, kv_heads=heads, head_dim=64)
+    assert check_parallel(group, ranks, "m") == copies
+    notes = built(group).check_parallel(ranks)
+    assert bool(notes) == (copies > 1)
+    assert not notes or f"kept {copies} times" in notes[0]
+
+
+@pytest.mark.parametrize(("heads", "ranks"), [(8, 3), (8, 12), (10, 4), (2, 3)])
+def test_ranks_that_engines_refuse(heads: int, ranks: int) -> None:
+    """Heads that can't be divided evenly are refused as engines do, with what is possible."""
+    model = built(FullAttention(kind="full", layers=1, kv_heads=heads, head_dim=64))
+    with pytest.raises(UsageError, match="KV heads") as caught:
+        model.check_parallel(ranks)
+    assert str(heads) in str(caught.value)
+
+
+def test_states_are_divided_by_whole_heads_only() -> None:
+    """The heads of a recurrent state are never copied; Mamba's groups are, one per rank."""
+    group = LinearAttention(
+        kind="linear", layers=1, state_values=64, heads=8, groups=2, group_values=3
+    )
+    cache = Cache(2, 2)
+    assert [group.state(cache, ranks).own for ranks in (1, 2, 4)] == [140, 70, 38]
+    assert check_parallel(group, 8, "m") == 1
+    with pytest.raises(UsageError, match="state heads"):
+        check_parallel(group, 16, "m")
+
+
+def built(*layers: Any) -> Model:
+    return Model(name="m", source="s", date="d", attention=layers)

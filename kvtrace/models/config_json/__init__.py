@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kvtrace.errors import TraceError
@@ -48,9 +49,9 @@ def read(config: Any, where: object) -> dict[str, Any]:
             "layer, by the keys that the file states"
         )
     layers = reader(text)
-    origin = ", ".join(sorted(text.read & text.data.keys()))
+    origin = ", ".join(_short(text))
     notes += _quantised(outer) + (_quantised(text) if text is not outer else [])
-    text.ignore("text_config")
+    text.skip("text_config")
     refuse_unread(text, strict=model_type not in readers())
     if text is not outer:
         refuse_unread(outer, wrapper=True)
@@ -62,6 +63,12 @@ def read(config: Any, where: object) -> dict[str, Any]:
         "notes": tuple(notes),
         "attention": grouped(layers, origin),
     }
+
+
+def _short(text: Keys) -> list[str]:
+    """Return the keys that the geometry was read from; those of a list of blocks, once."""
+    names = (re.sub(r"\[\d+\]", "[]", name) for name in text.origin())
+    return [name for name in dict.fromkeys(names) if name != "model_type"]
 
 
 def _text(outer: Keys) -> tuple[Keys, str]:

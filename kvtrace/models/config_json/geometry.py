@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TraceError
 from kvtrace.models.config_json import parts
+from kvtrace.models.dtypes import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from kvtrace.models.config_json.keys import Keys
@@ -40,6 +41,16 @@ def head_dim(keys: Keys, default: int | None = None, key: str = "head_dim") -> i
             accepted=f"a stated {key}",
         )
     return hidden // heads
+
+
+def filled_in(keys: Keys, default: int, *names: str) -> int:
+    """Return the number under any of `names`, or what the class fills in if none is in the file.
+
+    Raises TraceError for `null`, which isn't the same: code differs on what it means.
+    """
+    if not any(name in keys for name in names) and any(keys.stated(name) for name in names):
+        raise keys.bad(names[0], "a whole number")
+    return keys.first(names, default)
 
 
 def kv_heads(keys: Keys, default: int | None = None, key: str = "num_key_value_heads") -> int:
@@ -108,14 +119,16 @@ def indices(keys: Keys, key: str, layers: int, *, base: int = 0) -> set[int]:
     return chosen
 
 
-def ssm_bytes(keys: Keys, *names: str) -> int | None:
-    """Return the bytes of a value of recurrent state by its stated type, or None."""
-    from kvtrace.models.dtypes import DTYPE_BYTES
+def ssm_bytes(keys: Keys, *names: str) -> int:
+    """Return the bytes of a value of recurrent state: of its stated type, else of fp32.
 
+    Source: transformers 5.24 and SGLang 0.5 keep it in fp32; vLLM 0.32 in the model's own type
+    unless the file or its user says otherwise.
+    """
     for key in names:
         word = keys.word(key)
         if word is not None and word != "auto":
             if word.removeprefix("torch.") not in DTYPE_BYTES:
                 raise keys.bad(key, "a dtype: " + ", ".join(DTYPE_BYTES))
             return DTYPE_BYTES[word.removeprefix("torch.")]
-    return None
+    return parts.FP32_BYTES

@@ -23,6 +23,7 @@ class Keys:
     def __init__(self, data: dict[str, Any], where: object, path: str = "") -> None:
         self.data, self.where, self.path = data, where, path
         self.read: set[str] = set()
+        self.ignored: set[str] = set()
         self.nested: list[Keys] = []
 
     def __contains__(self, key: str) -> bool:
@@ -124,8 +125,18 @@ class Keys:
         return inner
 
     def ignore(self, *keys: str) -> None:
-        """Count keys as read that this type's code doesn't use for its cache."""
-        self.read.update(keys)
+        """Count keys as read that this type's code doesn't use for its cache.
+
+        Raises TraceError for one that isn't a number or a word: what it says isn't understood.
+        """
+        for key in keys:
+            if isinstance(self.data.get(key), list | dict):
+                raise self.bad(key, "a number or a word")
+        self.ignored.update(keys)
+
+    def skip(self, *keys: str) -> None:
+        """Count keys as read, whatever their value."""
+        self.ignored.update(keys)
 
     def must_be(self, key: str, *accepted: Any) -> None:
         """Refuse the file unless `key` is absent or one of the values that are understood."""
@@ -149,10 +160,19 @@ class Keys:
             hint=HINT,
         )
 
+    def origin(self) -> Iterable[str]:
+        """Yield the keys that were read and have a value, nested ones with where they stand."""
+        inside = {inner.path.removeprefix(self.path).rstrip(".") for inner in self.nested}
+        for key in self.data:
+            if key in self.read and key in self and key not in inside:
+                yield f"{self.path}{key}"
+        for inner in self.nested:
+            yield from inner.origin()
+
     def unread(self) -> Iterable[tuple[str, Any]]:
         """Yield the keys with a value that nobody read, with where they stand."""
         for key, value in self.data.items():
-            if key not in self.read and value is not None:
+            if value is not None and key not in self.read | self.ignored:
                 yield f"{self.path}{key}", value
         for inner in self.nested:
             yield from inner.unread()

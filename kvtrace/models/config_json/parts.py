@@ -32,38 +32,31 @@ def none(why: str) -> Part:
     return {"kind": "none", "why": why}
 
 
-def mamba2(
-    heads: int, head_dim: int, state: int, groups: int, kernel: int, ssm_bytes: int | None
-) -> Part:
+def mamba2(heads: int, head_dim: int, state: int, groups: int, kernel: int, ssm_bytes: int) -> Part:
     """Return a Mamba 2 layer: the state of each head, and the tail of the convolution.
 
-    `ssm_bytes` of a value of the state, None for the model's own type.
-    Source: vLLM 0.32, model_executor/layers/mamba/mamba_utils.py, mamba2_state_shape.
+    `ssm_bytes` of a value of the state. Source: vLLM 0.32,
+    model_executor/layers/mamba/mamba_utils.py, mamba2_state_shape.
     """
-    values = heads * head_dim * (kernel - 1)
-    state_values = heads * head_dim * state
-    part: Part = {
+    return {
         "kind": "linear",
         "heads": heads,
+        "state_bytes": heads * head_dim * state * ssm_bytes,
+        "state_values": heads * head_dim * (kernel - 1),
         "groups": groups,
         "group_values": 2 * state * (kernel - 1),
     }
-    if ssm_bytes is None:
-        return part | {"state_values": values + state_values}
-    return part | {"state_values": values, "state_bytes": state_values * ssm_bytes}
 
 
-def mamba1(width: int, state: int, kernel: int, ssm_bytes: int | None = None) -> Part:
+def mamba1(width: int, state: int, kernel: int, ssm_bytes: int) -> Part:
     """Return a Mamba 1 layer: `width` channels of state, and the tail of the convolution.
 
     Source: the same file, mamba1_state_shape.
     """
-    if ssm_bytes is None:
-        return {"kind": "linear", "state_values": width * (kernel - 1 + state)}
     return {
         "kind": "linear",
-        "state_values": width * (kernel - 1),
         "state_bytes": width * state * ssm_bytes,
+        "state_values": width * (kernel - 1),
     }
 
 

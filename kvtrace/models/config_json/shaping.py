@@ -17,7 +17,7 @@ STATES_GEOMETRY = re.compile(
     r"|conv_|cross_attention_layers|(^|_)cla(_|$)|compress|indexer|_group_size$|kv_head|key_value"
     r"|heads_kv|head_kv|multi_query|attention_groups|kv_channels|head_(dim|size)|(^|_)swa(_|$)"
     r"|kv_shared|shared_kv|kv_layers|per_layer|window|kv_lora|state_(size|dim)|interval|share_factor"
-    r"|layers$|layer_(ids|list|map|config|schedule)|schedule|^layers_|hybrid|recurrent|attn_layer"
+    r"|layers$|^index_|layer_(ids|list|map|config|schedule)|schedule|^layers_|hybrid|recurrent|attn_layer"
 )
 """Words of keys that state a schedule of layers, heads, sharing or state, whatever else is said."""
 
@@ -26,7 +26,7 @@ SHAPING = re.compile(
     r"|index_|group|shar(e|ed|ing)(_|$)|chunk|channels|(^|_)dims?(_|$)|rank|lora|latent|lightning"
     r"|query|(^|_)keys?(_|$)|values?(_|$)|freq|hidden|d_model|embd|global|local|sparse|expand"
     r"|memory|width|lru|rnn|retention|loop|stage|span|reuse|depth|kinds?$|types?$|mixer|stride"
-    r"|kernel|gqa|mqa|mha|mla|delta|kda|gdn|cross"
+    r"|kernel|architecture|gqa|mqa|mha|mla|delta|kda|gdn|cross"
 )
 """Weaker signs, which a harmless word outweighs."""
 

@@ -17,6 +17,16 @@ from kvtrace.models.config_json.parts import Part
 Reader = Callable[[Keys], list[list[Part]]]
 
 
+def architectures() -> list[tuple[str, str]]:
+    """Return every `model_type` that is understood, with its family; sorted."""
+    return sorted(
+        (model_type, plugins.summary(module))
+        for name in plugins.names(__name__)
+        for module in [plugins.load(__name__, name, kind="family")]
+        for model_type in module.READERS
+    )
+
+
 @cache
 def readers() -> dict[str, Reader]:
     """Return the reader of every `model_type` that is understood."""

@@ -8,6 +8,7 @@ from kvtrace.models.config_json import parts
 from kvtrace.models.config_json.families.decoder import FULL, SLIDING
 from kvtrace.models.config_json.geometry import (
     HEADS,
+    filled_in,
     head_dim,
     indices,
     kv_heads,
@@ -48,7 +49,7 @@ def gemma3n(keys: Keys) -> list[list[Part]]:
     """Return windows and full layers of one width; the last layers share."""
     layers = layers_of(keys)
     heads, dim = kv_heads(keys, 2), head_dim(keys, 256)
-    window = keys.number("sliding_window", 512)
+    window = filled_in(keys, 512, "sliding_window")
     each = {FULL: parts.full(heads, dim), SLIDING: windowed(keys, heads, dim, window)}
     made = [[each[kind]] for kind in _kinds(keys, layers, 5)]
     return _shared(made, _shared_layers(keys, layers, 15))
@@ -69,9 +70,9 @@ def gemma4(keys: Keys) -> list[list[Part]]:
     layers = layers_of(keys)
     kinds = [*_kinds(keys, layers, 6)[:-1], FULL]
     heads, dim = kv_heads(keys, 4), head_dim(keys, 256)
-    window = keys.number("sliding_window", 512)
+    window = filled_in(keys, 512, "sliding_window")
     overrides = _per_layer(keys, layers)
-    wide = {"head_dim": keys.number("global_head_dim", 512)}
+    wide = {"head_dim": filled_in(keys, 512, "global_head_dim")}
     if keys.flag("attention_k_eq_v", False) and "num_global_key_value_heads" in keys:
         wide["num_key_value_heads"] = keys.number("num_global_key_value_heads")
     keys.ignore("num_global_key_value_heads")
@@ -104,13 +105,12 @@ def _per_layer(keys: Keys, layers: int) -> dict[int, dict[str, int]] | None:
 def mimo(keys: Keys) -> list[list[Part]]:
     """Return full layers and windows, each with heads and widths of their own.
 
-    Source: vLLM 0.32, mimo_v2.py; transformers 5.24 lists layer_types, and windows of the same
-    width but for twice the KV heads.
+    Source: vLLM 0.32, mimo_v2.py, and transformers 5.24, modeling_mimo_v2_flash.py.
     """
     layers = layers_of(keys)
     pattern = keys.numbers("hybrid_layer_pattern")
     full = parts.full(
-        _needed(keys, "num_key_value_heads"), _needed(keys, "head_dim"), keys.number("v_head_dim")
+        keys.number("num_key_value_heads"), keys.number("head_dim"), keys.number("v_head_dim")
     )
     if pattern is None:
         return _mimo_class(keys, layers, full)
@@ -129,28 +129,25 @@ def mimo(keys: Keys) -> list[list[Part]]:
 
 
 def _mimo_class(keys: Keys, layers: int, full: Part) -> list[list[Part]]:
+    """Return the layers as transformers' class lists them: twice the KV heads under a window."""
     kinds = schedule(keys, layers)
     if kinds is None:
         raise keys.missing("hybrid_layer_pattern")
     keys.ignore(HEADS)
-    overrides = _per_layer(keys, layers)
-    made = []
-    for layer, kind in enumerate(kinds):
-        if kind not in (FULL, SLIDING):
+    each = {
+        FULL: full,
+        SLIDING: windowed(
+            keys,
+            2 * keys.number("num_key_value_heads"),
+            keys.number("head_dim"),
+            keys.number("sliding_window"),
+            keys.number("v_head_dim"),
+        ),
+    }
+    for kind in kinds:
+        if kind not in each:
             raise unknown_kind(keys, "layer_types", kind, f"{FULL}, {SLIDING}")
-        if kind == FULL:
-            made.append([full])
-            continue
-        own = (overrides or {}).get(layer, {})
-        kv = own.get("num_key_value_heads", keys.number("num_key_value_heads"))
-        dim = own.get("head_dim", keys.number("head_dim"))
-        window = keys.number("sliding_window")
-        made.append([windowed(keys, kv, dim, window, keys.number("v_head_dim"))])
-    return made
-
-
-def _needed(keys: Keys, key: str) -> int:
-    return keys.number(key)
+    return [[each[kind]] for kind in kinds]
 
 
 def step3(keys: Keys) -> list[list[Part]]:
@@ -213,7 +210,7 @@ def nemotron_nas(keys: Keys) -> list[list[Part]]:
     keys.ignore("num_key_value_heads")
     made = []
     for block in blocks:
-        block.ignore("ffn")
+        block.skip("ffn")
         attention = block.table("attention")
         if attention is None:
             raise block.missing("attention")
@@ -255,7 +252,7 @@ def minimax_m3(keys: Keys) -> list[list[Part]]:
 def _m3_table(sparse: Keys, layers: int) -> tuple[set[int], int]:
     sparse.ignore("sparse_block_size", "sparse_init_block", "sparse_local_block")
     sparse.ignore("sparse_num_index_heads", "sparse_score_type", "sparse_topk_blocks")
-    sparse.ignore("sparse_disable_index_value")
+    sparse.skip("sparse_disable_index_value")
     if not sparse.flag("use_sparse_attention", True):
         return set(), 1
     listed = sparse.numbers("sparse_attention_freq")
@@ -311,7 +308,8 @@ def _hunyuan_dim(keys: Keys) -> str:
 def laguna(keys: Keys) -> list[list[Part]]:
     """Return full layers and windows of one width; only the query heads differ by layer."""
     layers = layers_of(keys)
-    keys.ignore("num_attention_heads_per_layer", HEADS)
+    keys.skip("num_attention_heads_per_layer")
+    keys.ignore(HEADS)
     keys.ignore("sliding_window")
     heads, dim = keys.number("num_key_value_heads"), keys.number("head_dim")
     kinds = schedule(keys, layers)

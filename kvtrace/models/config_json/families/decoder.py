@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kvtrace.models.config_json import parts
 from kvtrace.models.config_json.geometry import (
+    filled_in,
     head_dim,
     kv_heads,
     layers_of,
@@ -172,7 +173,7 @@ def _listed(keys: Keys, rule: Decoder, kinds: list[str]) -> list[str]:
             if key in keys and _pattern(keys, rule, len(kinds)) != kinds:
                 raise keys.bad(key, "the layers of layer_types")
     if rule.windows in ("chunked", "none"):
-        keys.ignore("no_rope_layers", "no_rope_layer_interval")
+        keys.skip("no_rope_layers", "no_rope_layer_interval")
     if rule.windows != "none":
         keys.ignore("sliding_window", "prefix_dense_sliding_window_pattern")
         if rule.windows == LISTED:
@@ -186,7 +187,8 @@ def _part(keys: Keys, rule: Decoder, kind: str, heads: int, dim: int) -> Part:
     if kind == CHUNKED:
         return windowed(keys, heads, dim, keys.number("attention_chunk_size"))
     names = ("sliding_window", "sliding_window_size")
-    return windowed(keys, heads, dim, keys.first(names, rule.window))
+    tokens = keys.first(names) if rule.window is None else filled_in(keys, rule.window, *names)
+    return windowed(keys, heads, dim, tokens)
 
 
 def _kinds(keys: Keys, rule: Decoder, layers: int) -> list[str]:

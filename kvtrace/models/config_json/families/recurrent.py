@@ -40,14 +40,14 @@ def _mixed(
 
 
 def _gated_delta(keys: Keys) -> Part:
-    """Return a gated delta net's layer in Qwen's words; its state is fp32 unless stated."""
+    """Return a gated delta net's layer in Qwen's words; its state in fp32 unless stated."""
     return parts.delta(
         keys.number("linear_num_key_heads"),
         keys.number("linear_num_value_heads"),
         keys.number("linear_key_head_dim"),
         keys.number("linear_value_head_dim"),
         keys.number("linear_conv_kernel_dim"),
-        ssm_bytes(keys, "mamba_ssm_dtype", "mamba_ssm_cache_dtype") or parts.FP32_BYTES,
+        ssm_bytes(keys, "mamba_ssm_dtype", "mamba_ssm_cache_dtype"),
     )
 
 
@@ -143,7 +143,7 @@ def _kimi_listed(keys: Keys, layers: int) -> list[list[Part]]:
 
 
 def _kimi(keys: Keys, kinds: list[str], heads: int, dim: int, kernel: int) -> list[list[Part]]:
-    keys.ignore("linear_attn_config", "linear_num_heads", "linear_head_dim")
+    keys.ignore("linear_num_heads", "linear_head_dim")
     keys.ignore("linear_conv_kernel_dim")
     return _mixed(
         keys,
@@ -250,7 +250,8 @@ def lfm(keys: Keys) -> list[list[Part]]:
     if kinds is None:
         at = indices(keys, "full_attn_idxs", layers)
         kinds = [FULL if layer in at else "conv" for layer in range(layers)]
-    keys.ignore("full_attn_idxs", "conv_dim", "conv_dim_out", "conv_L_cache", "sliding_window")
+    keys.skip("full_attn_idxs")
+    keys.ignore("conv_dim", "conv_dim_out", "conv_L_cache", "sliding_window")
     heads, dim = _stated_heads(keys), head_dim(keys)
     return _mixed(
         keys,

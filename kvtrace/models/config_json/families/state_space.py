@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvtrace.models.config_json import parts
 from kvtrace.models.config_json.geometry import (
     HEADS,
+    filled_in,
     head_dim,
     indices,
     kv_heads,
@@ -75,7 +76,6 @@ def bamba(keys: Keys) -> list[list[Part]]:
     """Return attention in the layers that are named, Mamba 2 in the others."""
     layers = layers_of(keys)
     at = indices(keys, "attn_layer_indices", layers) if "attn_layer_indices" in keys else set()
-    keys.ignore("attn_layer_indices")
     attention, mamba = _attention(keys, 8), _mamba2(keys)
     return [[attention if layer in at else mamba] for layer in range(layers)]
 
@@ -143,7 +143,7 @@ def nemotron_h(keys: Keys) -> list[list[Part]]:
         keys.number("conv_kernel"),
         ssm_bytes(keys, *SSM_DTYPES),
     )
-    dim = keys.first(("head_dim", "attention_head_dim"), 128)
+    dim = filled_in(keys, 128, "head_dim", "attention_head_dim")
     attention = parts.full(kv_heads(keys, 8), dim)
     none = parts.none("feed-forward only")
     by_kind = {"mamba": mamba, "attention": attention, "mlp": none, "moe": none}
