@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from kvtrace.models.config_json.families import readers
+from tests.bless import MODELS_PAGE, with_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,12 @@ def test_the_command_shows_each_group(cli: Callable[..., Outcome]) -> None:
     assert "accepted: 1, 2, 4, 8, 16" in refused.err
     noted = cli("model", "qwen3-235b-a22b", "--tp", "8").out
     assert "each head is kept 2 times" in noted
+
+
+def test_the_docs_list_the_architectures() -> None:
+    """docs/models.md lists every type that is read (`make bless` writes the list)."""
+    page = MODELS_PAGE.read_text("utf-8")
+    assert with_types(page) == page
 
 
 def test_list_shows_the_architectures(cli: Callable[..., Outcome]) -> None:

@@ -63,9 +63,11 @@ class Keys:
         return default
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return true or false, `default` where absent."""
+        """Return true or false, `default` where absent; `null`, which is false, only if that is."""
         value = self.value(key)
         if value is None:
+            if default and self.stated(key):
+                raise self.bad(key, "true or false")
             return default
         if not isinstance(value, bool):
             raise self.bad(key, "true or false")

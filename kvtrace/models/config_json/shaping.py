@@ -60,7 +60,7 @@ _IGNORED = """
     rescale_prenorm_residual return_dict return_dict_in_generate routed_expert_hidden_size
     scale_attn_weights scale_attn_by_inverse_layer_idx scale_attention_softmax_in_fp32
     shared_expert_intermediate_size shared_intermediate_size share_expert_dim tf_legacy_loss
-    torchscript type_vocab_size use_attention_gate use_bidirectional_attention use_cache
+    torchscript type_vocab_size use_attention_gate use_cache
     use_double_wide_mlp use_mamba_kernels use_mambapy vocab_size_per_layer_input
     mamba_hidden_act hidden_mamba_act mamba_conv_bias mamba_proj_bias mamba_rms_norm
     mamba_norm_before_gate mamba_dt_min mamba_dt_max mamba_dt_limit mamba_dt_init_floor

@@ -48,6 +48,7 @@ def _kinds(keys: Keys, layers: int, every: int) -> list[str]:
 def gemma3n(keys: Keys) -> list[list[Part]]:
     """Return windows and full layers of one width; the last layers share."""
     layers = layers_of(keys)
+    keys.must_be("use_bidirectional_attention", False, "vision")
     heads, dim = kv_heads(keys, 2), head_dim(keys, 256)
     window = filled_in(keys, 512, "sliding_window")
     each = {FULL: parts.full(heads, dim), SLIDING: windowed(keys, heads, dim, window)}
@@ -68,6 +69,7 @@ def gemma4(keys: Keys) -> list[list[Part]]:
     The last layer is full. Source: transformers 5.24, configuration_gemma4.py.
     """
     layers = layers_of(keys)
+    keys.must_be("use_bidirectional_attention", False, "vision")
     kinds = [*_kinds(keys, layers, 6)[:-1], FULL]
     heads, dim = kv_heads(keys, 4), head_dim(keys, 256)
     window = filled_in(keys, 512, "sliding_window")

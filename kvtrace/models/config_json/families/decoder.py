@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 LISTED = "listed"
 PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
-Windows = Literal["none", "all", "listed", "late", "pattern", "even", "first", "chunked"]
+Windows = Literal[
+    "none", "off", "all", "listed", "late", "tail", "pattern", "even", "first", "chunked"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,10 @@ class Decoder:
 
     `kv_heads`: of an absent num_key_value_heads; None for as many as heads. `head_dim`: of an
     absent head_dim; None for hidden size over heads. `window`: of an absent sliding_window.
-    `windows`, unless layer_types lists the kinds: no layer, all of them, those from
-    max_window_layers on if use_sliding_window, all but every `every`th, every other one from the
-    first on, all but the first of `every`, or chunks but in every fourth layer.
+    `windows`, unless layer_types lists the kinds: `none`; `off`, none unless use_sliding_window,
+    which is refused; `all` layers; as `listed`; `late`, those from max_window_layers on if
+    use_sliding_window; `tail`, the same without such a switch; `pattern`, all but every `every`th;
+    `even`, every other one; `first`, all but the first of `every`; `chunked` but in every fourth.
     """
 
     kv_heads: int | None = None
@@ -76,7 +79,7 @@ DECODERS: dict[str, Decoder] = {
         Decoder(),
     ),
     "bitnet": Decoder(kv_heads=5),
-    "dots1": Decoder(kv_heads=32, windows="late"),
+    "dots1": Decoder(kv_heads=32, windows="tail"),
     "emu3_text_model": Decoder(kv_heads=8),
     "ernie4_5": Decoder(kv_heads=2, head_dim=128),
     "ernie4_5_moe": Decoder(kv_heads=4),
@@ -102,19 +105,19 @@ DECODERS: dict[str, Decoder] = {
     "seed_oss": Decoder(kv_heads=8, head_dim=128),
     "solar_open": Decoder(kv_heads=8, head_dim=128),
     "stablelm": Decoder(kv_heads=32),
-    "qwen3_moe": Decoder(kv_heads=4, windows="late"),
+    "qwen3_moe": Decoder(kv_heads=4, windows="off"),
     "qwen3_vl_text": Decoder(kv_heads=32, head_dim=128),
     "qwen3_vl_moe_text": Decoder(kv_heads=16),
     "qwen3_omni_moe_text": Decoder(kv_heads=4, windows="all"),
     "qwen2": Decoder(kv_heads=32, windows="late"),
-    "qwen2_moe": Decoder(kv_heads=16, windows="late"),
+    "qwen2_moe": Decoder(kv_heads=16, windows="off"),
     "qwen2_vl_text": Decoder(kv_heads=8, windows="late"),
     "qwen2_vl": Decoder(kv_heads=8, windows="late"),
     "qwen2_5_vl_text": Decoder(kv_heads=8, windows="late"),
     "qwen2_5_vl": Decoder(kv_heads=8, windows="late"),
     "qwen2_5_omni_text": Decoder(kv_heads=4, windows="late"),
     "qwen3": Decoder(kv_heads=32, head_dim=128, windows="late"),
-    "smollm3": Decoder(kv_heads=4, windows="late"),
+    "smollm3": Decoder(kv_heads=4, windows="off"),
     "mistral": Decoder(kv_heads=8, windows="all", window=4096),
     "ministral3": Decoder(kv_heads=8, head_dim=128, windows="all"),
     "mixtral": Decoder(kv_heads=8, windows="all"),
@@ -150,6 +153,10 @@ DECODERS: dict[str, Decoder] = {
 def read(keys: Keys, rule: Decoder) -> list[list[Part]]:
     """Return the parts of each layer of a decoder that `rule` describes."""
     layers = layers_of(keys)
+    if rule.windows == "none":
+        keys.ignore("use_bidirectional_attention")
+    else:
+        keys.must_be("use_bidirectional_attention", False, "vision")
     heads, dim = kv_heads(keys, rule.kv_heads), head_dim(keys, rule.head_dim)
     kinds = schedule(keys, layers)
     kinds = _kinds(keys, rule, layers) if kinds is None else _listed(keys, rule, kinds)
@@ -164,15 +171,16 @@ def _listed(keys: Keys, rule: Decoder, kinds: list[str]) -> list[str]:
     for kind in kinds:
         if kind not in (FULL, SLIDING, CHUNKED):
             raise unknown_kind(keys, "layer_types", kind, ", ".join((FULL, SLIDING, CHUNKED)))
-    if rule.windows == "late":
+    if rule.windows in ("late", "off", "tail"):
         keys.ignore("max_window_layers")
-        if SLIDING in kinds and not keys.flag("use_sliding_window", False):
+        on = rule.windows == "tail" or keys.flag("use_sliding_window", False)
+        if SLIDING in kinds and not on:
             raise keys.bad("layer_types", f"{FULL}, since use_sliding_window is off")
     if rule.windows == "pattern":
         for key in PATTERNS:
             if key in keys and _pattern(keys, rule, len(kinds)) != kinds:
                 raise keys.bad(key, "the layers of layer_types")
-    if rule.windows in ("chunked", "none"):
+    if rule.windows in ("chunked", "none", "off"):
         keys.skip("no_rope_layers", "no_rope_layer_interval")
     if rule.windows != "none":
         keys.ignore("sliding_window", "prefix_dense_sliding_window_pattern")
@@ -199,8 +207,13 @@ def _kinds(keys: Keys, rule: Decoder, layers: int) -> list[str]:
         raise keys.missing("layer_types")
     if rule.windows == "chunked":
         return _chunked(keys, layers)
-    if rule.windows == "late":
-        return _late(keys, layers)
+    if rule.windows == "off":
+        keys.must_be("use_sliding_window", False)
+        keys.ignore("sliding_window", "max_window_layers", "no_rope_layer_interval")
+        keys.skip("no_rope_layers")
+        return [FULL] * layers
+    if rule.windows in ("late", "tail"):
+        return _late(keys, layers, rule.windows == "tail")
     if keys.stated("sliding_window") and "sliding_window" not in keys:
         return [FULL] * layers
     if rule.windows == "all":
@@ -232,10 +245,14 @@ def _letters(keys: Keys, key: str, layers: int) -> list[str]:
     return [SLIDING if (layer + 1) % len(word) else FULL for layer in range(layers)]
 
 
-def _late(keys: Keys, layers: int) -> list[str]:
-    """Return windows from layer max_window_layers on, if use_sliding_window is set."""
+def _late(keys: Keys, layers: int, always: bool) -> list[str]:
+    """Return windows from layer max_window_layers on, `always` or if use_sliding_window is set."""
     keys.ignore("sliding_window", "max_window_layers")
-    if not keys.flag("use_sliding_window", False) or "sliding_window" not in keys:
+    if not keys.flag("use_sliding_window", always):
+        return [FULL] * layers
+    if not keys.stated("sliding_window"):
+        raise keys.missing("sliding_window")
+    if "sliding_window" not in keys:
         return [FULL] * layers
     first = keys.number("max_window_layers", least=0)
     return [SLIDING if layer >= first else FULL for layer in range(layers)]

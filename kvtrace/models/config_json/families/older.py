@@ -134,7 +134,6 @@ READERS: dict[str, Reader] = {
     "gptj": _GPT,
     "jetmoe": jetmoe,
     "mpt": mpt,
-    "openai-gpt": _GPT,
     "opt": same_heads,
     "persimmon": same_heads,
 }

@@ -214,14 +214,15 @@ def ring_latent(keys: Keys) -> list[list[Part]]:
     layers = layers_of(keys)
     kinds = _ring_kinds(keys, layers)
     heads = keys.number(HEADS)
-    dim = keys.first(("linear_head_dim",), 0) if "linear_head_dim" in keys else None
-    dim = dim or keys.number("head_dim")
-    keys.ignore("head_dim", "linear_num_heads", "linear_conv_kernel_dim", "num_key_value_heads")
+    dim = keys.number("linear_head_dim") if "linear_head_dim" in keys else keys.number("head_dim")
+    keys.ignore("head_dim", "num_key_value_heads")
+    keys.must_be("linear_num_heads", heads)
     if keys.value("short_conv_kernel_size") is None:
         return _mixed(
             keys, kinds, {FULL: lambda: latent(keys), LINEAR: lambda: _lightning(keys, dim)}
         )
     kernel = keys.number("short_conv_kernel_size")
+    keys.must_be("linear_conv_kernel_dim", kernel)
     return _mixed(
         keys,
         kinds,
