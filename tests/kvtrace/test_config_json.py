@@ -241,6 +241,7 @@ def test_every_sample_is_right_or_refused() -> None:
         ({"sliding_window": 4096}, "sliding_window"),
         ({"kv_lora_rank": 512}, "kv_lora_rank"),
         ({"model_type": "t5"}, "encoder-decoder"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder"),
         ({"model_type": 7}, "model_type"),
         ({"torch_dtype": 2}, "torch_dtype"),
         ({"text_config": [1]}, "text_config"),

@@ -48,6 +48,8 @@ def read(config: Any, where: object) -> dict[str, Any]:
             f"model_type {model_type!r} isn't known: read as grouped-query attention in every "
             "layer, by the keys that the file states"
         )
+    for key in ("is_encoder_decoder", "add_cross_attention"):
+        text.must_be(key, False)
     layers = reader(text)
     origin = ", ".join(_short(text))
     notes += _quantised(outer) + (_quantised(text) if text is not outer else [])

@@ -115,7 +115,6 @@ READERS: dict[str, Reader] = {
             "sarvam_mla",
             "mistral4",
             "pangu_ultra_moe",
-            "deepseek_vl_v2",
         ],
         dense,
     ),
