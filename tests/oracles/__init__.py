@@ -1,0 +1,1 @@
+"""Measurements of other programs, kept as files that tests compare with; run by hand."""
