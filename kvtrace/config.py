@@ -156,7 +156,9 @@ class RecordConfig(Section):
     requests: Annotated[int, Field(gt=0, le=1 << 40)] | None = None
     generation: Literal["none", "fast", "realistic"] = "realistic"
     decode_rate: RatePerS | None = None
+    decode_batch: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
     prefill_rate: RatePerS | None = None
+    prefill_slots: Annotated[int, Field(gt=0, le=1 << 10)] = 1
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     sizing: SizingConfig = SizingConfig()
 
@@ -169,6 +171,10 @@ class RecordConfig(Section):
         if self.nodes > 1 and self.source.users and self.source.name in ARRIVING:
             # Which conversation a user is given next depends on all users.
             raise ValueError(f"users of source {self.source.name} are of one node: give a rate")
+        if self.prefill_slots > 1 and self.prefill_rate is None:
+            raise ValueError("prefill_slots share a prefill_rate: give one")
+        if self.decode_batch is not None and not self.generation_ns:
+            raise ValueError("a decode_batch without time for generation has no effect")
         return self
 
     @property
@@ -198,7 +204,7 @@ class RecordConfig(Section):
 
     @property
     def prefill_ps(self) -> int:
-        """Virtual time, in picoseconds, per prompt token that no tier had."""
+        """Virtual time of the node, in picoseconds, per prompt token that no tier had."""
         return round(S_NS * 1000 / self.prefill_rate) if self.prefill_rate else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,12 +62,18 @@ class BlockEvents:
         )
 
 
+_HISTOGRAMS = ("first_token", "prefill_wait")
+
+
 @dataclass(frozen=True, slots=True)
 class HierarchyStats:
     """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing.
 
     `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
     `shared_…`: of blocks of system prompts and documents, as far as the source tells them apart.
+    `prefill_tokens` that no tier had took the node `prefill_busy_ns`; requests waited
+    `decode_wait_ns` for a place in the batch. Histograms by `kernel`'s bins: of the time from
+    arrival to the end of prefill, and to its beginning.
     """
 
     requests: int
@@ -84,6 +90,11 @@ class HierarchyStats:
     prompt_tokens: int
     generated_tokens: int
     peak_bytes: dict[Tier, int] = field(default_factory=dict)
+    prefill_tokens: int = 0
+    prefill_busy_ns: int = 0
+    decode_wait_ns: int = 0
+    first_token: tuple[int, ...] = (0,) * kernel.BINS
+    prefill_wait: tuple[int, ...] = (0,) * kernel.BINS
 
     def plus(self, other: HierarchyStats) -> HierarchyStats:
         """Return what two nodes counted; of peaks the higher one."""
@@ -94,11 +105,14 @@ class HierarchyStats:
         return self._combined(earlier, -1)
 
     def _combined(self, other: HierarchyStats, sign: int) -> HierarchyStats:
-        counts = {
+        counts: dict[str, Any] = {
             part.name: getattr(self, part.name) + sign * getattr(other, part.name)
             for part in fields(self)
-            if part.name not in ("hits", "peak_bytes")
+            if part.name not in ("hits", "peak_bytes", *_HISTOGRAMS)
         }
+        for name in _HISTOGRAMS:
+            pairs = zip(getattr(self, name), getattr(other, name), strict=True)
+            counts[name] = tuple(mine + sign * theirs for mine, theirs in pairs)
         hits = {tier: count + sign * other.hits[tier] for tier, count in self.hits.items()}
         peaks = {tier: max(peak, other.peak_bytes[tier]) for tier, peak in self.peak_bytes.items()}
         return HierarchyStats(**counts, hits=hits, peak_bytes=peaks)

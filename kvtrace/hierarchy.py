@@ -89,7 +89,8 @@ class TierSpec:
 class HierarchySpec:
     """What the hierarchy does.
 
-    Virtual time per generated token in ns, per prompt token that no tier had in ps;
+    Virtual time per generated token in ns, per prompt token that no tier had in ps of the whole
+    node, which `prefill_slots` requests share; `decode_slots` generate at once, 0 for any number;
     `reread_tokens` 0: no decode re-reads. `second_use`: nvme and what is below it take only blocks
     that were asked for twice. `hybrid`: a hit ends at a checkpoint. `lookups`: are events, too.
     """
@@ -103,6 +104,8 @@ class HierarchySpec:
     lookups: bool = False
     generation_ns: int = 0
     prefill_ps: int = 0
+    prefill_slots: int = 1
+    decode_slots: int = 0
     reread_tokens: int = 0
     max_requests: int = UNLIMITED
     end_ns: int = UNLIMITED
@@ -152,7 +155,7 @@ def _new_tiers(spec: HierarchySpec) -> NDArray[np.int64]:
 
 
 def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
-    count = np.zeros(kernel.COUNTS, np.int64)
+    count = np.zeros(kernel.SLOTS + spec.prefill_slots + spec.decode_slots, np.int64)
     for place, value in (
         (kernel.WRITE_THROUGH, spec.write_through),
         (kernel.PROMOTE, spec.promote),
@@ -165,6 +168,8 @@ def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
         (kernel.PAUSE_TIER, policies.NONE),
         (kernel.GENERATION_NS, spec.generation_ns),
         (kernel.PREFILL_PS, spec.prefill_ps),
+        (kernel.PREFILL_SLOTS, spec.prefill_slots),
+        (kernel.DECODE_SLOTS, spec.decode_slots),
         (kernel.REREAD_TOKENS, spec.reread_tokens),
         (kernel.MAX_REQUESTS, spec.max_requests),
         (kernel.END_NS, spec.end_ns),
@@ -357,4 +362,9 @@ class Hierarchy:
             prompt_tokens=count[kernel.PROMPT_TOKENS],
             generated_tokens=count[kernel.GENERATED_TOKENS],
             peak_bytes={tier: int(self._tiers[tier, kernel.PEAK]) for tier in present},
+            prefill_tokens=count[kernel.PREFILL_TOKENS],
+            prefill_busy_ns=count[kernel.PREFILL_BUSY_NS],
+            decode_wait_ns=count[kernel.DECODE_WAIT_NS],
+            first_token=tuple(count[kernel.FIRST_TOKEN : kernel.PREFILL_WAIT]),
+            prefill_wait=tuple(count[kernel.PREFILL_WAIT : kernel.SLOTS]),
         )

@@ -10,7 +10,7 @@ The arrays:
 slots   a row per block that some tier holds or that may be asked for again
 table   from a block's identity to its slot (`hashmap`); empty: the identity is the slot
 tiers   a row per tier: ends of its list, bytes in use, limits, hits; the stack of `_make_room`
-count   counters, settings, and the context of the event being made
+count   counters, settings, the context of the event being made; histograms, slots of the GPUs
 rows    a row per loaded request; row numbers grow for ever, index = row - count[ROW_BASE]
 blocks  the blocks of all loaded requests; index from count[ID_BASE]
 heap    what happens next, by (time, order); at most one entry per request
@@ -64,8 +64,9 @@ EVENT_COLUMNS = 7
 ARRIVAL, THINK, FOLLOW, CHAIN, SESSION, LAST_TURN, INPUT, OUTPUT, QOS, PROMPT, BEGIN, END = range(
     12
 )
-REQUEST, STEP, HIT_BLOCKS, PREFILLED = range(12, 16)
-ROW_COLUMNS = 16
+# PREFILLED: when its prompt is computed. DECODING: when it begins to generate.
+REQUEST, STEP, HIT_BLOCKS, PREFILLED, DECODING = range(12, 17)
+ROW_COLUMNS = 17
 
 # Columns of `blocks`. B_AT: of a prompt's block, tokens from the start of its run to its end; of a
 # generated one, tokens generated when it is complete. B_SLOT: as a request's look-up found it,
@@ -82,6 +83,10 @@ RUN, SHARED, CHECKPOINT, _HIT_END = 1, 2, 4, 8
 # Blocks of count[TALLIED] tokens make no events: places from TALLY on count them, by their code.
 TALLIES = 64
 
+# Histograms of durations: bins for each power of two of microseconds, of which the first are exact.
+SUB_BINS = 32
+BINS = 38 * SUB_BINS
+
 # Places in `count`: positions, counters, settings, context of the event.
 STREAM, LOADED, NO_MORE, HEAP, FIRST_FREE, FREE, EVENTS, ROW_BASE, ID_BASE = range(9)
 ASKED, KEYS, REQUESTS, BLOCKS, HIT_TOKENS, IDEAL_HITS = range(9, 15)
@@ -91,8 +96,13 @@ REREAD_TOKENS, MAX_REQUESTS, END_NS, MAX_EVENTS = range(22, 26)
 NOW, NOW_STEP, NOW_REQUEST, NOW_SESSION, NOW_QOS = range(26, 31)
 LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = range(31, 38)
 FRESH, TALLIED, TALLIED_NS = range(38, 41)
-SHARED_BLOCKS, SHARED_HITS, SHARED_HIT_TOKENS, SHARED_IDEAL_HITS, TALLY = range(41, 46)
-COUNTS = TALLY + TALLIES
+SHARED_BLOCKS, SHARED_HITS, SHARED_HIT_TOKENS, SHARED_IDEAL_HITS = range(41, 45)
+PREFILL_SLOTS, DECODE_SLOTS, PREFILL_TOKENS, PREFILL_BUSY_NS, DECODE_WAIT_NS = range(45, 50)
+TALLY = 50
+FIRST_TOKEN = TALLY + TALLIES
+PREFILL_WAIT = FIRST_TOKEN + BINS
+SLOTS = PREFILL_WAIT + BINS
+"""From here on: when each slot for prefill is free, then each slot for decode."""
 
 # Steps of a request (schema: column `step`); -1: done.
 LOOK_UP, LOAD, STORE, FIRST_DECODE = range(4)
@@ -457,6 +467,53 @@ def _read_checkpoint(
         _hit(slots, table, tiers, count, events, slot, _fastest(slots, slot))
 
 
+@helper
+def _bin(duration_ns: int) -> int:
+    """Return the bin of a duration: exact below SUB_BINS µs, then within 1 / SUB_BINS of it."""
+    value = duration_ns // 1000
+    shift = 0
+    while value >= 2 * SUB_BINS:
+        value >>= 1
+        shift += 1
+    return min(BINS - 1, shift * SUB_BINS + value)
+
+
+@helper
+def _take_turn(count: Any, first: int, slots: int, ready_ns: int, takes_ns: int) -> int:
+    """Return when work that is ready begins in the first of `slots` that is free; occupy it."""
+    chosen = first
+    for slot in range(first + 1, first + slots):
+        if count[slot] < count[chosen]:
+            chosen = slot
+    begin_ns = max(ready_ns, count[chosen])
+    count[chosen] = begin_ns + takes_ns
+    return begin_ns
+
+
+@kernel
+def _schedule(count: Any, rows: Any, i: int, missed: int) -> None:
+    """Note when a request's missed tokens are computed, and when it begins to generate.
+
+    Requests take turns in order of arrival: the node computes what it can, and no more.
+    """
+    begin_ns = now = count[NOW]
+    takes_ns = missed * count[PREFILL_PS] // 1000 * count[PREFILL_SLOTS]
+    if takes_ns:
+        begin_ns = _take_turn(count, SLOTS, count[PREFILL_SLOTS], now, takes_ns)
+        count[PREFILL_BUSY_NS] += takes_ns // count[PREFILL_SLOTS]
+    prefilled = begin_ns + takes_ns
+    decoding = prefilled
+    generates_ns = rows[i, OUTPUT] * count[GENERATION_NS]
+    if count[DECODE_SLOTS] and generates_ns:
+        behind = SLOTS + count[PREFILL_SLOTS]
+        decoding = _take_turn(count, behind, count[DECODE_SLOTS], prefilled, generates_ns)
+    rows[i, PREFILLED], rows[i, DECODING] = prefilled, decoding
+    count[PREFILL_TOKENS] += missed
+    count[DECODE_WAIT_NS] += decoding - prefilled
+    count[FIRST_TOKEN + _bin(prefilled - now)] += 1
+    count[PREFILL_WAIT + _bin(begin_ns - now)] += 1
+
+
 @kernel
 def _load(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
@@ -498,8 +555,7 @@ def _load(
         hit_tokens += blocks[at, B_TOKENS]
     count[HIT_TOKENS] += hit_tokens
     rows[i, HIT_BLOCKS] = hit_blocks
-    missed = max(0, rows[i, INPUT] - hit_tokens)
-    rows[i, PREFILLED] = count[NOW] + missed * count[PREFILL_PS] // 1000
+    _schedule(count, rows, i, max(0, rows[i, INPUT] - hit_tokens))
 
 
 @kernel
@@ -566,7 +622,7 @@ def _decode_ns(count: Any, rows: Any, blocks: Any, i: int, index: int) -> int:
         tokens = rows[i, OUTPUT] * index // decodes
     else:
         tokens = blocks[rows[i, BEGIN] - count[ID_BASE] + rows[i, PROMPT] + index, B_AT]
-    return rows[i, PREFILLED] + tokens * count[GENERATION_NS]
+    return rows[i, DECODING] + tokens * count[GENERATION_NS]
 
 
 @kernel

@@ -24,6 +24,7 @@ from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
+from kvtrace.service import service
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
 from kvtrace.writer import TraceWriter
@@ -127,10 +128,10 @@ def record(
         return _record_nodes(config, path, workers, force=force, dry_run=dry_run, progress=progress)
     recording = Recording(config, workers=workers)
     with _writer(recording, path, force=force, dry_run=dry_run) as writer:
-        simulation = _write(recording, writer, progress)
+        simulation, last_ns = _write(recording, writer, progress)
         stats = simulation.stats()
         header = writer.close(
-            source=recording.source.info, statistics=_statistics(stats, recording)
+            source=recording.source.info, statistics=_statistics(stats, recording, last_ns)
         )
     return Recorded(path, header, stats)
 
@@ -139,14 +140,18 @@ def _write(
     recording: Recording,
     writer: _Writer,
     progress: Callable[[Progress], None] | None = None,
-) -> Simulation:
-    """Write all rows of a recording; return its simulation. Raises UsageError if there are none."""
-    simulation, rows = Simulation(recording), 0
+) -> tuple[Simulation, int]:
+    """Write all rows of a recording; return its simulation and the last row's time.
+
+    Raises UsageError if there are none.
+    """
+    simulation, rows, last_ns = Simulation(recording), 0, 0
     for columns in recording.batches(simulation):
         writer.append(columns)
         rows += len(columns["timestamp"])
+        last_ns = int(columns["timestamp"][-1])
         if progress is not None:
-            progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
+            progress(Progress(rows, last_ns, recording.end_ns))
     if rows == 0:
         node = f"node {recording.node}: " if recording.config.nodes > 1 else ""
         raise UsageError(
@@ -158,7 +163,7 @@ def _write(
         )
     if not isinstance(writer, CsvWriter):
         writer.resident = _resident(recording.layout, simulation.resident)
-    return simulation
+    return simulation, last_ns
 
 
 def _record_nodes(
@@ -180,7 +185,7 @@ def _record_nodes(
     ):
         parts = [Path(folder) / f"{node:05}.parquet" for node in range(config.nodes)]
         found = _each_node(config, parts, workers)
-        rows = 0
+        rows = last_ns = 0
         with ExitStack() as stack:
             traces = [stack.enter_context(open_trace(part)) for part in parts]
             if not isinstance(writer, CsvWriter):
@@ -188,11 +193,12 @@ def _record_nodes(
             for columns in nodes.merged(traces):
                 writer.append(columns)
                 rows += len(columns["timestamp"])
+                last_ns = int(columns["timestamp"][-1])
                 if progress is not None:
-                    progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
+                    progress(Progress(rows, last_ns, whole.end_ns))
         stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in found])
         # Each node has read all of the input.
-        header = writer.close(source=found[0][1], statistics=_statistics(stats, whole))
+        header = writer.close(source=found[0][1], statistics=_statistics(stats, whole, last_ns))
     return Recorded(path, header, stats)
 
 
@@ -213,7 +219,8 @@ def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[_O
 def _record_node(config: RecordConfig, node: int, path: Path) -> _OfNode:
     recording = Recording(config, node=node)
     with TraceWriter(path, recording.header(), recording.columns()) as writer:
-        return _write(recording, writer).stats(), recording.source.info
+        simulation, _ = _write(recording, writer)
+    return simulation.stats(), recording.source.info
 
 
 def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
@@ -224,9 +231,10 @@ def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
     return resident
 
 
-def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
+def _statistics(stats: HierarchyStats, recording: Recording, duration_ns: int) -> dict[str, Any]:
     present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
     blocks, layout = max(1, stats.blocks), recording.layout
+    served = service(stats, recording.config, duration_ns)
     return {
         "requests": stats.requests,
         "blocks": stats.blocks,
@@ -242,6 +250,7 @@ def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,
         "peak_bytes": {tier.label: stats.peak_bytes[tier] for tier in present},
+        **({} if served is None else {"service": served}),
     }
 
 

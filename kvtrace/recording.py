@@ -313,6 +313,8 @@ def _hierarchy_spec(config: RecordConfig, layout: Layout, end_ns: int | None) ->
         lookups=config.lookups,
         generation_ns=config.generation_ns,
         prefill_ps=config.prefill_ps,
+        prefill_slots=config.prefill_slots,
+        decode_slots=config.decode_batch or 0,
         reread_tokens=0 if config.role == "prefill" else layout.reread_tokens,
         max_requests=config.requests or UNLIMITED,
         end_ns=end_ns or UNLIMITED,

@@ -191,10 +191,21 @@ def record_command(
         _option("Per generated token: none, fast (2 ms), realistic (30 ms, default).", _TIME),
     ] = None,
     decode_rate: Annotated[
-        str | None, _option("Generated tokens per second; instead of --generation.", _TIME)
+        str | None,
+        _option("Tokens per second that a request generates; instead of --generation.", _TIME),
+    ] = None,
+    decode_batch: Annotated[
+        int | None, _option("Requests that generate at once; others wait (no limit).", _TIME)
     ] = None,
     prefill_rate: Annotated[
-        str | None, _option("Prompt tokens per second that no tier had (no limit).", _TIME)
+        str | None,
+        _option(
+            "Prompt tokens per second that the node computes; requests queue for it (no limit).",
+            _TIME,
+        ),
+    ] = None,
+    prefill_slots: Annotated[
+        int | None, _option("Requests that share the prefill rate at once (1).", _TIME)
     ] = None,
     seed: Annotated[int | None, _option("Seed of all that is drawn (0).", _RUN)] = None,
     preset: Annotated[
@@ -264,7 +275,9 @@ def record_command(
         "requests": requests,
         "generation": generation,
         "decode_rate": decode_rate,
+        "decode_batch": decode_batch,
         "prefill_rate": prefill_rate,
+        "prefill_slots": prefill_slots,
         "seed": seed,
     }
     if rag is not None:

@@ -67,6 +67,28 @@ def _unlimited(made: Recorded) -> list[str]:
     return told
 
 
+def _service(counted: dict[str, Any]) -> list[str]:
+    """Say how busy prefill was, how long requests waited, and when their first tokens came."""
+    served = counted.get("service")
+    if served is None:
+        return []
+    first, wait = served["first_token_ns"], served["prefill_wait_ns"]
+    lines = [
+        f"prefill of a node: {served['prefill_tokens_per_s']:,.0f} tokens/s, busy "
+        f"{served['prefill_busy_ratio']:.0%}; first token after {_seconds(first)}, of it queued "
+        f"{_seconds(wait)} (P50, P90, P99)"
+    ]
+    if served["decode_wait_ns_mean"]:
+        mean_s = served["decode_wait_ns_mean"] / S_NS
+        lines.append(f"waiting for a place in the batch: {mean_s:.1f} s on average")
+    return lines
+
+
+def _seconds(percentiles: dict[str, int | None]) -> str:
+    each = ("-" if ns is None else f"{ns / S_NS:.2g}" for ns in percentiles.values())
+    return ", ".join(each) + " s"
+
+
 def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     """Print the summary for people."""
     console, totals, counted = plain_console(), made.header.totals, made.header.statistics
@@ -106,7 +128,7 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
             highlight=False,
         )
-    for text in (*_about_inputs(made), *_unlimited(made)):
+    for text in (*_service(counted), *_about_inputs(made), *_unlimited(made)):
         console.print(text, highlight=False)
     if made.header.dropped_rows:
         console.print(

@@ -65,6 +65,8 @@ class Rules:
     tail_first: bool = True
     generation_ns: int = 0
     prefill_ps: int = 0
+    prefill_slots: int = 1
+    decode_slots: int = 0
     reread_tokens: int = 0
     max_requests: int = 1 << 62
     end_ns: int = 1 << 62
@@ -80,6 +82,8 @@ class Reference:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.tokens: dict[Any, int] = {}
+        self.prefilling: list[int] = []
+        self.generating: list[int] = []
         self.held = [
             POLICIES[rules.policies[tier]](
                 rules.high_bytes[tier], lambda block, t=tier: self.size(t, self.tokens[block])
@@ -274,6 +278,16 @@ class Reference:
                 tier = self.where(block.ident)
                 self.emit("lookup", takers[-1] if tier is None else tier, "decode", block.ident)
 
+    @staticmethod
+    def take_turn(busy: list[int], slots: int, ready: int, takes: int) -> int:
+        """Begin work when it is ready and one of the slots is free; return when that is.
+
+        `busy`: when each piece of work that was given a slot ends.
+        """
+        begin = ready if len(busy) < slots else max(ready, heapq.heappop(busy))
+        heapq.heappush(busy, begin + takes)
+        return begin
+
     def serve(self, request: Request) -> Any:
         """Do what a request does; yield the time at which it goes on, each time."""
         rules = self.rules
@@ -283,7 +297,16 @@ class Reference:
         self.step = 1
         hits, hit_tokens = self.load(request)
         missed = max(0, request.input_tokens - hit_tokens)
-        prefilled = self.now + missed * rules.prefill_ps // 1000
+        prefilled = self.now
+        takes = missed * rules.prefill_ps // 1000 * rules.prefill_slots
+        if takes:
+            prefilled = (
+                self.take_turn(self.prefilling, rules.prefill_slots, self.now, takes) + takes
+            )
+        decoding = prefilled
+        generates = request.output_tokens * rules.generation_ns
+        if rules.decode_slots and generates:
+            decoding = self.take_turn(self.generating, rules.decode_slots, prefilled, generates)
         if len(hits) < len(request.prompt):
             yield prefilled
             self.step = 2
@@ -292,19 +315,19 @@ class Reference:
             rereads = -(-request.output_tokens // rules.reread_tokens)
             for index in range(rereads):
                 tokens = request.output_tokens * index // rereads
-                yield prefilled + tokens * rules.generation_ns
+                yield decoding + tokens * rules.generation_ns
                 self.step = 3 + index
                 own = request.prompt[-1].ident
                 if self.where(own) is not None:
                     self.hit(own)
         elif not rules.reread_tokens:
             for index, block in enumerate(request.generated):
-                yield prefilled + block.at * rules.generation_ns
+                yield decoding + block.at * rules.generation_ns
                 self.step = 3 + index
                 if self.where(block.ident) is None:
                     self.store(block.ident, block.tokens, "decode")
                 self.store_state(block, request.input_tokens + block.at, "decode")
-        yield prefilled + request.output_tokens * rules.generation_ns
+        yield decoding + request.output_tokens * rules.generation_ns
 
     def run(self, requests: list[Request]) -> list[tuple[Any, ...]]:
         """Process everything in order of (time, request, step); return the rows."""

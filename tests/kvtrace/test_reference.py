@@ -220,10 +220,14 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "touch_order": draw(st.sampled_from(("tail-first", "in-order"))),
         "lookups": draw(st.booleans()),
         "generation": draw(st.sampled_from(("none", "fast"))),
-        "prefill_rate": draw(st.sampled_from((None, 20_000))),
+        "prefill_rate": draw(st.sampled_from((None, 20_000, 2_000))),
         "seed": draw(st.integers(0, 1000)),
         "duration": "4s",
     }
+    if options["prefill_rate"]:
+        options["prefill_slots"] = draw(st.sampled_from((1, 3)))
+    if options["generation"] != "none":
+        options["decode_batch"] = draw(st.sampled_from((None, 2)))
     for tier in TIERS:
         sizes = (0, 60 * MIB, 300 * MIB, 2000 * MIB, 1 << 60)
         options[f"tiers.{tier}.capacity"] = draw(st.sampled_from(sizes))
@@ -280,7 +284,9 @@ def test_recordings_are_those_of_the_naive_model(
         second_use=config.admission == "second-use", lookups=config.lookups,
         write_through=config.write_policy == "write-through", promote=config.promotes,
         tail_first=config.touch_order == "tail-first", generation_ns=config.generation_ns,
-        prefill_ps=config.prefill_ps, reread_tokens=32 if config.layout == "request" else 0,
+        prefill_ps=config.prefill_ps, prefill_slots=config.prefill_slots,
+        decode_slots=config.decode_batch or 0,
+        reread_tokens=32 if config.layout == "request" else 0,
         end_ns=config.duration or 0,
     )  # fmt: skip
     reference = Sized(rules)

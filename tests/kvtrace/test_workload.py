@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 
 from kvtrace.check import check
+from kvtrace.config import load_config
 from kvtrace.errors import UsageError
+from kvtrace.pipeline import record
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
 from tests.making import make
@@ -292,3 +294,62 @@ def test_a_day_has_its_waves(tmp_path: Path) -> None:
     expected = (1 + 1.6 / np.pi) / (1 - 1.6 / np.pi)
     assert high / low == pytest.approx(expected, rel=0.15)
     assert len(arrivals) == pytest.approx(4000, rel=0.1)
+
+
+GPUS = {"8xh200-70b-tp8": 8, "agentic-coding": 1, "disaggregated-prefill": 4,
+        "disaggregated-decode": 4, "long-context": 4}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(GPUS))
+def test_presets_are_plausible_for_their_hardware(tmp_path: Path, preset: str) -> None:
+    """No preset computes more than its node can, and none asks more of storage than drives give."""
+    config = load_config(None, {}, preset=preset)
+    assert config.gpus == GPUS[preset]
+    made = record(config, tmp_path / "t.parquet", dry_run=True)
+    seconds = made.header.totals.duration_ns / 1e9
+    moved = {(cell.tier, cell.op): cell.bytes / seconds / 1e9 for cell in made.header.totals.cells}
+    assert moved["nvme", "read"] + moved["nvme", "write"] < 28  # two drives' worth of PCIe 5
+    assert max(moved[tier, op] for tier, op in moved if tier != "gpu") / config.gpus < 14
+    if config.prefill_rate is None:
+        return
+    served = made.header.statistics["service"]
+    assert 0.3 * config.prefill_rate < served["prefill_tokens_per_s"] < 0.85 * config.prefill_rate
+    assert 0.3 < served["prefill_busy_ratio"] < 0.85
+    assert served["prefill_wait_ns"]["p50"] < 15e9
+
+
+def test_a_node_computes_no_more_than_it_can(tmp_path: Path) -> None:
+    """Requests queue for prefill: the busy time is at most all, and the rate at most the node's."""
+    path = tmp_path / "t.parquet"
+    made = make(path, prefill_rate=1000, source__users=None, source__rate=5)
+    served = made.header.statistics["service"]
+    assert 900 < served["prefill_tokens_per_s"] <= 1000
+    assert served["prefill_busy_ratio"] <= 1
+    assert served["prefill_tokens"] == made.stats.prompt_tokens - made.stats.hit_tokens
+    first, wait = served["first_token_ns"], served["prefill_wait_ns"]
+    assert 1e9 < wait["p50"] < wait["p90"] <= wait["p99"]
+    assert all(first[name] >= wait[name] for name in first)
+    shared = make(tmp_path / "s.parquet", prefill_rate=1000, prefill_slots=4, source__users=None,
+                  source__rate=5)  # fmt: skip
+    assert shared.header.statistics["service"]["prefill_wait_ns"]["p50"] < wait["p50"]
+
+
+def test_requests_wait_for_a_place_in_the_batch(tmp_path: Path) -> None:
+    """With a decode batch no more requests than that generate at once; the others wait."""
+    options: dict[str, Any] = {"source__users": 8, "generation": "realistic"}
+    free = make(tmp_path / "free.parquet", decode_batch=8, **options)
+    held = make(tmp_path / "held.parquet", decode_batch=1, **options)
+    waits = [m.header.statistics["service"]["decode_wait_ns_mean"] for m in (free, held)]
+    assert waits[0] == 0
+    assert waits[1] > 1e9
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"prefill_slots": 4}, "prefill_rate"), ({"decode_batch": 4, "generation": "none"}, "batch")],
+)
+def test_queues_without_rates_are_refused(options: dict[str, Any], named: str) -> None:
+    """An option that would change nothing is refused."""
+    with pytest.raises(UsageError, match=named):
+        load_config(None, options | {"model": "tiny-1b"})
