@@ -85,7 +85,7 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(as_yaml(found))
     assert load_config(path, {}) == found.config
-    assert yaml.safe_load(path.read_text())["source"]["users"] == 32
+    assert yaml.safe_load(path.read_text())["source"]["users"] == 24
 
 
 IDLE = {
