@@ -55,6 +55,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         out,
         name="blkparse",
         force=options.force,
+        epoch_ns=order.first,
         notes=lambda: found.notes(order.disorder),
     )
 

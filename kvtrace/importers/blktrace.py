@@ -91,6 +91,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         out,
         name="blktrace",
         force=options.force,
+        epoch_ns=start_ns,
         notes=lambda: [
             *found.notes(sum(order.disorder for order in orders)),
             *_about_files(given, paths),

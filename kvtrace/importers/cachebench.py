@@ -72,7 +72,9 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         reader = _Reader(path, known, tier, [name for name in TYPES if name in names])
         with Spool(reader.batches(), out.parent) as spool:
             rows = Reordered("timestamp", spool, since=("timestamp",))
-            log = incoming.Log("cachebench", paths)
+            log = incoming.Log(
+                "cachebench", paths, epoch_ns=rows.first if "op_time" in names else None
+            )
             header, notes = incoming.write(log, rows, out, force=options.force)
     untimed = [] if "op_time" in names else ["the file has no times: all rows are at 0"]
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
