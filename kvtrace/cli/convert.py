@@ -58,6 +58,15 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    device_filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device-filter",
+            help="blktrace, blkparse: take the I/O of this device only, as MAJOR,MINOR; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +78,7 @@ def import_command(
         nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
         tier=parse_tier(tier),
         map=map_,
+        device_filter=tuple(device_filter or ()),
     )
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:

@@ -40,6 +40,8 @@ class ImportOptions:
     """warp, elbencho, cachebench, oracle: the tier that the ops are done on."""
     map: Path | None = None
     """fio, warp: the map that the export left beside the file, which has what the file lost."""
+    device_filter: tuple[str, ...] = ()
+    """blktrace, blkparse: devices, as MAJOR,MINOR, whose I/O is taken; all if none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def convert(
     Raises TraceError, or UsageError for an unknown format or an option that means nothing to it.
     """
     options = options or ImportOptions()
-    name = format_name or _recognised(paths[0])
+    name = format_name or _recognised(_first_filled(paths))
     module = plugins.load(FOLDER, name, kind="format")
     plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
     if len(paths) > 1 and not getattr(module, "MANY", False):
@@ -96,6 +98,11 @@ def header_of(
         resident=Resident(derived=True),
         epoch_ns=epoch_ns,
     )
+
+
+def _first_filled(paths: Sequence[Path]) -> Path:
+    """Return the first file that has a byte, or the first one: one of several may be empty."""
+    return next((path for path in paths if path.is_file() and path.stat().st_size), paths[0])
 
 
 def recognised(path: Path) -> str | None:

@@ -94,7 +94,7 @@ class _Found:
             )
         if self.unissued:
             said.append(
-                f"{self.unissued:,} issue times are 0, unknown: completions less latencies are taken"
+                f"{self.unissued:,} issue times are 0, unknown: ends less latencies are taken"
             )
         return said
 
