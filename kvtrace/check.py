@@ -283,14 +283,20 @@ def check(trace: Trace) -> CheckReport:
     """
     checker, counter = Checker(trace.header, trace.resident()), TotalsCounter()
     wanted = ["timestamp", "op", "tier", "phase", "key", "size"]
-    if "offset" in trace.columns:
-        wanted.append("offset")
+    wanted += [name for name in ("offset", "error") if name in trace.columns]
     for columns in trace.batches(wanted):
-        checker.add(columns)
+        checker.add(_without_failed(columns))
         if len(columns["op"]):
             counter.update(columns)
     _check_totals(trace, counter.totals())
     return checker.report()
+
+
+def _without_failed(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return rows in which what failed, and so did nothing, is a look-up."""
+    if "error" not in columns or not columns["error"].any():
+        return columns
+    return columns | {"op": np.where(columns["error"] != 0, np.uint8(Op.LOOKUP), columns["op"])}
 
 
 def _check_totals(trace: Trace, counted: Totals) -> None:
