@@ -17,7 +17,6 @@ from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.requoted import Requoted
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.outputs import check_writable
-from kvtrace.printable import printable
 from kvtrace.request import ranges
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapReader
@@ -108,7 +107,9 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         made = placed(rows) if reader.parts else whole(rows)
         header, notes = incoming.write(log, made, out, force=options.force)
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
-    return incoming.imported(header, [*incoming.counted(told), *reader.lost(), *notes], known, out)
+    return incoming.imported(
+        header, [*incoming.counted(told), *reader.lost.notes(), *notes], known, out
+    )
 
 
 def _ns(times: pa.Array) -> NDArray[np.int64]:
@@ -132,14 +133,7 @@ class _Reader:
             0,
         )
         self.parts = 0
-        self._lost: dict[str, list[int]] = {}
-
-    def lost(self) -> list[str]:
-        """Return what had bytes and was left out."""
-        return [
-            f"{count:,} ops {what} left out: {size_bytes:,} bytes"
-            for what, (count, size_bytes) in sorted(self._lost.items())
-        ]
+        self.lost = incoming.Lost()
 
     def batches(self, table: Table) -> Iterator[Columns]:
         """Yield the rows, not yet in order."""
@@ -207,10 +201,9 @@ class _Reader:
         rows = np.flatnonzero(others & (size > 0))
         words = batch.column("op").take(pa.array(rows)).to_pylist() if len(rows) else []
         for row, word in zip(rows.tolist(), words, strict=True):
-            reason = "isn't understood" if op[row] == _OTHER else "names no object"
-            count = self._lost.setdefault(f"{printable(word)} ({reason})", [0, 0])
-            count[0] += 1
-            count[1] += int(size[row])
+            unknown = op[row] == _OTHER
+            reason = incoming.NOT_UNDERSTOOD if unknown else incoming.NO_OBJECT
+            self.lost.note(word, reason, int(size[row]))
 
     @staticmethod
     def _single(batch: pa.RecordBatch, op: NDArray[np.uint8]) -> NDArray[np.bool_]:
