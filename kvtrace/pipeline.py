@@ -24,6 +24,7 @@ from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
+from kvtrace.sampling import sampled
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
 from kvtrace.writer import TraceWriter
@@ -130,7 +131,7 @@ def record(
         simulation = _write(recording, writer, progress)
         stats = simulation.stats()
         header = writer.close(
-            source=recording.source.info, statistics=_statistics(stats, recording)
+            source=recording.source.info, statistics=_statistics(config, stats, recording)
         )
     return Recorded(path, header, stats)
 
@@ -192,7 +193,7 @@ def _record_nodes(
                     progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
         stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in found])
         # Each node has read all of the input.
-        header = writer.close(source=found[0][1], statistics=_statistics(stats, whole))
+        header = writer.close(source=found[0][1], statistics=_statistics(config, stats, whole))
     return Recorded(path, header, stats)
 
 
@@ -224,7 +225,10 @@ def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
     return resident
 
 
-def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
+def _statistics(
+    config: RecordConfig, stats: HierarchyStats, recording: Recording
+) -> dict[str, Any]:
+    sample = sampled(config, stats)
     present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
     blocks, layout = max(1, stats.blocks), recording.layout
     return {
@@ -242,6 +246,7 @@ def _statistics(stats: HierarchyStats, recording: Recording) -> dict[str, Any]:
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,
         "peak_bytes": {tier.label: stats.peak_bytes[tier] for tier in present},
+        **({} if sample is None else {"sampled": sample}),
     }
 
 
