@@ -58,6 +58,14 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="mlperf-csv: the run's model, by name or file: bytes become tokens.",
+            show_default=False,
+        ),
+    ] = None,
     device_filter: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,6 +86,7 @@ def import_command(
         nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
         tier=parse_tier(tier),
         map=map_,
+        model=model,
         device_filter=tuple(device_filter or ()),
     )
     made = importers.convert(files, out, format_name=format_, options=options)

@@ -96,7 +96,7 @@ def _lines(prompts: _Prompts, block_tokens: int) -> bytes:
     listed = ids.group_by("owner", maintain_order=True).agg(pl.col("id").cast(pl.String))
     frame = pl.DataFrame(
         {
-            "timestamp": (prompts.time_ns + MS_NS // 2) // MS_NS,
+            "timestamp": prompts.time_ns // MS_NS,
             "input_length": lengths * block_tokens,
             "output_length": prompts.generated * block_tokens,
             "hash_ids": listed["id"].list.join(", "),

@@ -112,6 +112,7 @@ def hash_ids(
     tokens: int,
     block_tokens: int,
     *,
+    of: str,
     full_only: bool = False,
     option: str | None = None,
 ) -> list[int]:
@@ -129,8 +130,8 @@ def hash_ids(
         raise TraceError(
             "too many hash_ids" if count > most else "too few hash_ids",
             where=where,
-            got=f"{count} ids for {tokens:,} tokens" if count >= 0 else _shortened(found),
-            accepted=f"{most}, one per {block_tokens} tokens",
+            got=count if count >= 0 else _shortened(found),
+            accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
             hint=_fitting(tokens, count, option),
         )
     if not set(map(type, found)) <= {int}:

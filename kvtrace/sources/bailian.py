@@ -53,7 +53,11 @@ def parse(piece: Lines, block_tokens: int = BLOCK_TOKENS) -> tuple[FileRows, NDA
             jsonlines.whole(fields, "parent_chat_id", place, least=ROOT, most=MAX_TIME_NS),
         )
         places.append(place)
-        ids.append(jsonlines.hash_ids(fields, place, tokens, block_tokens, option=BLOCK_OPTION))
+        ids.append(
+            jsonlines.hash_ids(
+                fields, place, tokens, block_tokens, of="input_length", option=BLOCK_OPTION
+            )
+        )
     time_ns, inputs, outputs, turn, chat, parent = (column.copy() for column in numbers.T)
     zeros = np.zeros(len(numbers), np.int64)
     rows = FileRows(

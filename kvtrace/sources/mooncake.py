@@ -40,7 +40,11 @@ def parse(piece: Lines, block_tokens: int = BLOCK_TOKENS) -> FileRows:
             jsonlines.whole(fields, "output_length", place),
         )
         places.append(place)
-        ids.append(jsonlines.hash_ids(fields, place, tokens, block_tokens, option=BLOCK_OPTION))
+        ids.append(
+            jsonlines.hash_ids(
+                fields, place, tokens, block_tokens, of="input_length", option=BLOCK_OPTION
+            )
+        )
     time_ns, inputs, outputs = (column.copy() for column in numbers.T)
     return alone(0, time_ns, inputs, outputs, jsonlines.id_lists(ids, places))
 

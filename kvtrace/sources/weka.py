@@ -78,7 +78,7 @@ class _Reader:
         size = self._block_tokens
         tokens = jsonlines.whole(fields, "in", where, least=1)
         # Only full blocks are listed, by most writers.
-        ids = jsonlines.hash_ids(fields, where, tokens, size, full_only=True)
+        ids = jsonlines.hash_ids(fields, where, tokens, size, of="in", full_only=True)
         api, think = fields.get("api_time"), fields.get("think_time")
         return _Request(
             place=where,

@@ -69,9 +69,17 @@ def test_deletes_of_a_real_file(tmp_path: Path) -> None:
 @needs_samples
 def test_too_small_a_capacity_is_refused(tmp_path: Path) -> None:
     """What was read must have been there: a smaller capacity than the run's is noticed."""
-    with pytest.raises(TraceError, match=r"no room any more on nvme: .* give the capacity"):
+    with pytest.raises(
+        TraceError, match=r"no room any more on nvme: .* give the capacity"
+    ) as raised:
         convert(SAMPLE, tmp_path / "t.parquet", nvme_capacity_bytes=45 << 30)
+    assert "row 971: " in str(raised.value)
+    assert "key conv_user_0009_1795486886652_turn_1, " in str(raised.value)
     assert not list(tmp_path.iterdir())
+    fits = int(str(raised.value).split("accepted: ")[1].split()[0].replace(",", ""))
+    with pytest.raises(TraceError, match="no room any more"):
+        convert(SAMPLE, tmp_path / "t.parquet", nvme_capacity_bytes=fits - 1)
+    convert(SAMPLE, tmp_path / "t.parquet", nvme_capacity_bytes=fits)
 
 
 @needs_samples
@@ -144,8 +152,10 @@ def test_deletes_as_a_naive_cache_has_them(
     path = csv(tmp_path, *lines)
     wanted = naive_deletes(rows, capacity)
     if isinstance(wanted, str):
-        with pytest.raises(TraceError, match=wanted):
+        with pytest.raises(TraceError, match=wanted) as raised:
             convert(path, tmp_path / "t.parquet", nvme_capacity_bytes=capacity)
+        fits = next(c for c in range(1, 1000) if not isinstance(naive_deletes(rows, c), str))
+        assert f"accepted: {fits:,} bytes or more, the smallest" in str(raised.value)
         return
     convert(path, tmp_path / "t.parquet", nvme_capacity_bytes=capacity)
     assert rows_of(tmp_path / "t.parquet").select("op", "key", "size").rows() == wanted
