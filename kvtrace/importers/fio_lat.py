@@ -40,7 +40,7 @@ _ACCEPTED = "ms, ns, 0|1|2, bytes[, offset], priority[, issue time in ns]"
 
 def recognises(path: Path, start: bytes) -> bool:
     """Return whether a file is named and begins as such a log; bandwidth logs look the same."""
-    return bool(_NAME.search(path.name)) and bool(re.match(rb"\d+, -?\d+, [012], \d+", start))
+    return bool(_NAME.search(path.name)) and bool(re.match(rb"\d+, -?\d+, \d+, \d+", start))
 
 
 def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
