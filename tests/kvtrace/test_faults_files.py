@@ -6,6 +6,7 @@ lie beside the project, where they are.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from kvtrace import importers
 from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.importers import ImportOptions
+from kvtrace.importers.blktrace import MAGIC, VERSION
 from kvtrace.reader import open_trace
 from kvtrace.units import MS_NS
 
@@ -185,6 +187,27 @@ def test_stacked_devices(tmp_path: Path, name: str) -> None:
         bring(tmp_path, FAULTS / name, device_filter=("8,99",))
     with pytest.raises(UsageError, match="--device-filter: not a device: got 'sda'"):
         bring(tmp_path, FAULTS / name, device_filter=("sda",))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_remaps_of_binary_records(tmp_path: Path, order: str) -> None:
+    """A remap event, whose devices are big-endian whatever the rest is, shows a stack, too."""
+    dm, disk, queued, remapped = 253 << 20 | 1, 8 << 20 | 16, 1 | 1 << 20 | 1 << 17, 15 | 1 << 20
+    events = [
+        (dm, 2048, queued, b""),
+        (disk, 4096, remapped, struct.pack(">IIQ", dm, disk, 2048)),
+        (disk, 4096, queued, b""),
+    ]
+    data = b"".join(
+        struct.pack(f"{order}IIQQIIIIIHH", MAGIC | VERSION, number, 100 * number, sector, 4096,
+                    action, 7, device, 0, 0, len(behind)) + behind
+        for number, (device, sector, action, behind) in enumerate(events)
+    )  # fmt: skip
+    path = tmp_path / "x.blktrace.0"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"stacked.*8,16 \(1 queue events\), 253,1 \(1 queue"):
+        bring(tmp_path, path)
+    assert len(bring(tmp_path, path, device_filter=("253,1",))[1]) == 1
 
 
 def test_blkset(tmp_path: Path) -> None:
