@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvtrace import plugins
+from kvtrace import importers, plugins
 from kvtrace.errors import UsageError
 from kvtrace.inputs.paths import input_files
 from kvtrace.textfile import open_binary
@@ -62,11 +62,12 @@ def recognised(inputs: Sequence[str]) -> str:
     found = [name for name in readers if _module(name).recognises(start)]
     if len(found) == 1:
         return found[0]
+    other = None if found else importers.recognised(path)
     raise UsageError(
         "it could be of several sources" if found else "no source is known to read it",
         where=f"--input {path}",
         accepted=", ".join(found or readers),
-        hint="name it by --source",
+        hint=f"it is for kvtrace import ({other})" if other else "name it by --source",
     )
 
 

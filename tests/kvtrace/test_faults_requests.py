@@ -207,6 +207,9 @@ def test_sources_are_recognised(tmp_path: Path, name: str) -> None:
 def test_what_no_source_reads_is_named(tmp_path: Path) -> None:
     """Another file is refused, and the candidates are named."""
     path = write(tmp_path / "a.log", "fio version 3 iolog\n")
+    with pytest.raises(UsageError, match=r"it is for kvtrace import \(fio\)"):
+        load_config(None, {"source.input": [str(path)]})
+    write(path, "hello\n")
     with pytest.raises(UsageError, match=r"a\.log: no source is known.*azure, bailian, b"):
         load_config(None, {"source.input": [str(path)]})
     assert load_config(None, {"source.input": [str(path)], "source.name": "weka"})
