@@ -45,7 +45,7 @@ def warnings(found: Findings) -> list[Reason]:
             Reason(
                 "failed_left_out",
                 f"{found.left_out_ops:,} ops that had failed in the trace were not executed",
-                "--with-failed executes them, too",
+                "--with-failed executes them",
             )
         )
     warnings += signs.warnings(found.lanes)
