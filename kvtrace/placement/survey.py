@@ -101,7 +101,9 @@ def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
         where=f"{trace.path}: row {row}, column op",
         got=f"key {key} on tier {tier.label}",
         accepted="a read that follows a live write",
-        hint="run `kvtrace check`",
+        hint="--with-failed executes the ops that had failed, a write among them"
+        if "error" in trace.columns
+        else "run `kvtrace check`",
     )
 
 

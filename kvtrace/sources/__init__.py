@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _FOLDER = "kvtrace.sources"
 _START_BYTES = 1 << 16
+_NOT_KNOWN = "no source is known to read it, and synthetic, the default, takes no input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def recognised(inputs: Sequence[str]) -> str:
         return found[0]
     other = None if found else importers.recognised(path)
     raise UsageError(
-        "it could be of several sources" if found else "no source is known to read it",
+        "it could be of several sources" if found else _NOT_KNOWN,
         where=f"--input {path}",
         accepted=", ".join(found or readers),
         hint=f"it is for kvtrace import ({other})" if other else "name it by --source",
