@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import replay
+from kvtrace import exporters
 from kvtrace.check import check
 from kvtrace.errors import UsageError
+from kvtrace.exporters import ExportOptions
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from replay import ReplayOptions
@@ -55,6 +57,16 @@ def test_what_isnt_there_is_no_object(trace: Path) -> None:
         report = check(opened)
     assert report.ok
     assert (report.derived, report.peak_bytes[Tier.NVME]) == (0, 2 * 8192)
+
+
+def test_fio_gets_none_of_them(trace: Path, tmp_path: Path) -> None:
+    """An export as I/O leaves out what failed, and counts it."""
+    options = ExportOptions(device="/dev/none", fio_version="3.34")
+    with open_trace(trace) as opened:
+        made = exporters.export(opened, tmp_path / "t.log", "fio", options)
+    assert (made.rows, made.dropped_rows) == (2, 3)
+    assert "ops that had failed: 2" in made.loses
+    assert "rows of other tiers than nvme: 0" in made.loses
 
 
 def test_a_trace_of_failures_only(tmp_path: Path, quick: Quick) -> None:
