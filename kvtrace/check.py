@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from errno import ENOENT
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -283,14 +284,20 @@ def check(trace: Trace) -> CheckReport:
     """
     checker, counter = Checker(trace.header, trace.resident()), TotalsCounter()
     wanted = ["timestamp", "op", "tier", "phase", "key", "size"]
-    if "offset" in trace.columns:
-        wanted.append("offset")
+    wanted += [name for name in ("offset", "error") if name in trace.columns]
     for columns in trace.batches(wanted):
-        checker.add(columns)
+        checker.add(_without_missed(columns))
         if len(columns["op"]):
             counter.update(columns)
     _check_totals(trace, counter.totals())
     return checker.report()
+
+
+def _without_missed(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return rows in which an op on what isn't there, which did nothing, is a look-up."""
+    if "error" not in columns or not (missed := columns["error"] == ENOENT).any():
+        return columns
+    return columns | {"op": np.where(missed, np.uint8(Op.LOOKUP), columns["op"])}
 
 
 def _check_totals(trace: Trace, counted: Totals) -> None:

@@ -259,10 +259,24 @@ def resolve(
         if value is not None:
             _put(data, key, value)
             origins[key] = "option"
+    _recognise_source(data, origins)
     try:
         return Resolved(RecordConfig.model_validate(data), origins)
     except ValidationError as error:
         raise _refusal(error, origins) from error
+
+
+def _recognise_source(data: dict[str, Any], origins: dict[str, str]) -> None:
+    """Put in the source's name where only its input is given. Raises UsageError."""
+    source = data.get("source")
+    if not isinstance(source, dict) or source.get("name") is not None:
+        return
+    inputs = source.get("input")
+    if isinstance(inputs, list | tuple) and inputs and all(isinstance(i, str) for i in inputs):
+        from kvtrace.sources import recognised
+
+        source["name"] = recognised(inputs)
+        origins["source.name"] = "recognised by its input"
 
 
 _WHOLE = ("source.templates", "source.qos_mix")

@@ -171,7 +171,9 @@ class Header(_Part):
     config: dict[str, Any] = {}
     statistics: Annotated[dict[str, Any], _checked_by(_Statistics)] = {}
     resident: Resident = Resident()
-    epoch_ns: Time | None = None
+    epoch_ns: Time | None = Field(
+        default=None, description="what the clock of the recording or the imported file shows at 0"
+    )
     totals: Totals = Totals()
     dropped_rows: Count = 0
     anonymised: bool = False

@@ -83,12 +83,13 @@ class PartsWriter(TraceWriter):
 
     def _end(self, rows: int) -> None:
         """Close a part, and read it back."""
+        self._file = self._file or self._first()
         self._file.close()
         self._draft.keep(self._out)
         check_rows(self._draft.place / self._name, rows)
 
     def _finish(self, metadata: dict[bytes, bytes]) -> None:
-        self._end(self._rows - self._begin_row)
+        self._end(self._rows - (self._begin_row if self._file is not None else 0))
         head: Any = self._draft.file(HEAD_NAME)
         with self._parquet(head) as writer:
             writer.add_key_value_metadata(metadata)

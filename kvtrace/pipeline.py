@@ -24,6 +24,7 @@ from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
+from kvtrace.sampling import sampled
 from kvtrace.service import service
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
@@ -131,7 +132,8 @@ def record(
         simulation, last_ns = _write(recording, writer, progress)
         stats = simulation.stats()
         header = writer.close(
-            source=recording.source.info, statistics=_statistics(stats, recording, last_ns)
+            source=recording.source.info,
+            statistics=_statistics(config, stats, recording, last_ns),
         )
     return Recorded(path, header, stats)
 
@@ -198,7 +200,8 @@ def _record_nodes(
                     progress(Progress(rows, last_ns, whole.end_ns))
         stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in found])
         # Each node has read all of the input.
-        header = writer.close(source=found[0][1], statistics=_statistics(stats, whole, last_ns))
+        statistics = _statistics(config, stats, whole, last_ns)
+        header = writer.close(source=found[0][1], statistics=statistics)
     return Recorded(path, header, stats)
 
 
@@ -231,7 +234,10 @@ def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
     return resident
 
 
-def _statistics(stats: HierarchyStats, recording: Recording, duration_ns: int) -> dict[str, Any]:
+def _statistics(
+    config: RecordConfig, stats: HierarchyStats, recording: Recording, duration_ns: int
+) -> dict[str, Any]:
+    sample = sampled(config, stats)
     present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
     blocks, layout = max(1, stats.blocks), recording.layout
     served = service(stats, recording.config, duration_ns)
@@ -251,6 +257,7 @@ def _statistics(stats: HierarchyStats, recording: Recording, duration_ns: int) -
         "generated_tokens": stats.generated_tokens,
         "peak_bytes": {tier.label: stats.peak_bytes[tier] for tier in present},
         **({} if served is None else {"service": served}),
+        **({} if sample is None else {"sampled": sample}),
     }
 
 

@@ -100,6 +100,7 @@ class SourceConfig(Section):
     dequantise: DurationNs | None = None
     invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
     tokenizer: str | None = None
+    block_tokens: Tokens | None = None
     think_s: Seconds = (0.1, 0.5)
 
     @model_validator(mode="before")

@@ -47,11 +47,13 @@ RESIDENT_KEY = HEADER_KEY + b".resident"
 HEAD_NAME = "header.parquet"
 """In a trace that is a directory: a file without rows, with the header."""
 
-# Chosen by measurement: dictionaries for what takes few values, deltas for what grows, and nothing
-# for what stays the same over many rows, or alternates: zstd alone makes as little of it, in half
-# of the time.
+# Chosen by measurement: dictionaries for what takes few values, deltas for dense numbers, and
+# nothing for times, and for what stays the same over many rows, or alternates: zstd alone makes as
+# little of it. fastparquet reads deltas of 28 bits and more wrongly, so that numbers which aren't
+# dense (hashes, a node's number in the top bits) have none, which takes less space, too.
 _DICTIONARY = ("op", "tier", "phase", "size", "qos", "error")
-_DELTA = ("timestamp", "key", "block", "offset", "due", "submit", "complete")
+_DELTA = ("key", "block", "offset")
+_DELTA_BELOW = 1 << 27
 _STATISTICS = ("timestamp", "key", "size")
 _ZSTD_LEVEL = 3
 
@@ -175,13 +177,8 @@ class TraceWriter(RowWriter):
         self._pool = ThreadPoolExecutor(1) if background else None
         self._encoding: Future[None] | None = None
         self._draft = self._new_draft(force=force)
-        with ExitStack() as undo:
-            undo.callback(self._draft.discard)
-            try:
-                self._file = self._first()
-            except OSError as error:
-                raise write_failure(self.path, error) from error
-            undo.pop_all()
+        self._file: pq.ParquetWriter | None = None
+        self._deltas: list[str] = []
 
     def _new_draft(self, *, force: bool) -> Draft | DraftFolder:
         return Draft(self.path, force=force)
@@ -199,7 +196,7 @@ class TraceWriter(RowWriter):
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
             use_dictionary=[name for name in _DICTIONARY if name in names],
-            column_encoding={name: "DELTA_BINARY_PACKED" for name in _DELTA if name in names},
+            column_encoding=dict.fromkeys(self._deltas, "DELTA_BINARY_PACKED"),
             write_statistics=[name for name in _STATISTICS if name in names],
         )
 
@@ -243,6 +240,11 @@ class TraceWriter(RowWriter):
             columns[column.name] = values
             self._hash.update(column.name, values, start_row)
             arrays.append(arrow_values(column, values))
+        self._deltas = [
+            name
+            for name in _DELTA
+            if name in columns and np.ma.filled(columns[name], 0).max() < _DELTA_BELOW
+        ]
         self._bounds.check(columns, start_row)
         self._counter.update(columns)
         table = pa.Table.from_arrays(
@@ -254,7 +256,9 @@ class TraceWriter(RowWriter):
             raise write_failure(self.path, error) from error
 
     def _write(self, table: pa.Table, start_row: int) -> None:
-        """Write a row group, the rows of the trace from `start_row` on."""
+        """Write a row group, the rows from `start_row` on; the first opens the file."""
+        if self._file is None:
+            self._file = self._first()
         self._file.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
     def close(self, **header_fields: object) -> Header:
@@ -293,15 +297,17 @@ class TraceWriter(RowWriter):
     def _finish(self, metadata: dict[bytes, bytes]) -> None:
         """Write what is known at the end only, and publish."""
         assert isinstance(self._draft, Draft)
-        self._file.add_key_value_metadata(metadata)
-        self._file.close()
+        file = self._file = self._file or self._first()
+        file.add_key_value_metadata(metadata)
+        file.close()
         self._draft.publish(lambda place: check_rows(place, self._rows))
 
     def abort(self) -> None:
         """Remove what was written."""
         self._shutdown()
         with suppress(OSError):  # a full disk can't take the footer either
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         self._draft.discard()
 
     def _shutdown(self) -> None:

@@ -149,6 +149,7 @@ def _findings(
         fidelity=faithful,
         counts=counts_of(prepared.survey, prepared.tiers, tally, interrupted=measured.interrupted),
         named_not_executed=tuple(tier.label for tier in prepared.named_not_executed),
+        left_out_ops=prepared.survey.failed_rows,
         failed_ops=tally.failed,
         dependency_failed_ops=tally.count(DEPENDENCY_FAILED),
         first_error=tally.first_error,

@@ -114,6 +114,7 @@ class ReplayOptions(BaseModel):
     min_window_ns: Annotated[int, Field(ge=0)] = 10 * S_NS
     limit_rows: Positive | None = None
     limit_ns: Positive | None = None
+    with_failed: bool = False
     bpf: bool = False
     accept: tuple[str, ...] = ()
 
@@ -131,4 +132,4 @@ class ReplayOptions(BaseModel):
     @property
     def limit(self) -> Limit:
         """How much of the trace is replayed."""
-        return Limit(self.limit_rows, self.limit_ns)
+        return Limit(self.limit_rows, self.limit_ns, with_failed=self.with_failed)

@@ -107,7 +107,8 @@ def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
     if trace.rows == 0:
         raise TraceError("the trace has no rows", where=trace.path, hint="record it again")
     if found.rows == 0:
-        raise UsageError("--limit leaves no rows", where=trace.path)
+        hint = "--with-failed executes ops that had failed" if "error" in trace.columns else None
+        raise UsageError("--limit leaves no rows", where=trace.path, hint=hint)
     if found.executed_ops == 0:
         there = [tier.label for tier in Tier if found.cell_ops[tier].any()]
         raise UsageError(

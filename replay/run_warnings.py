@@ -40,6 +40,14 @@ def warnings(found: Findings) -> list[Reason]:
         for name in found.throttled
     ]
     warnings += _stamps_only(found)
+    if found.left_out_ops:
+        warnings.append(
+            Reason(
+                "failed_left_out",
+                f"{found.left_out_ops:,} ops that had failed in the trace were not executed",
+                "--with-failed executes them",
+            )
+        )
     warnings += signs.warnings(found.lanes)
     if found.no_bpf:
         warnings.append(

@@ -79,6 +79,8 @@ class Findings:
     counts: Counts | None = None
     skipped: tuple[Skipped, ...] = ()
     named_not_executed: tuple[str, ...] = ()
+    left_out_ops: int = 0
+    """Ops that had failed where the trace was recorded."""
     failed_ops: int = 0
     dependency_failed_ops: int = 0
     first_error: str = ""

@@ -25,6 +25,7 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "kvtrace/placement/objects.py:survey_rows": "compiled, a parameter per column",
     "kvtrace/cli/convert.py:export_command": "a parameter per option",
+    "kvtrace/cli/convert.py:import_command": "a parameter per option",
     "kvtrace/cli/bench.py:bench_command": "a parameter per option",
     "kvtrace/cli/precondition.py:precondition_command": "a parameter per option",
     "kvtrace/cli/record.py:record_command": "a parameter per option, and the table of their keys",

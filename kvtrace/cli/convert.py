@@ -58,6 +58,23 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="mlperf-csv: the run's model, by name or file: bytes become tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    device_filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device-filter",
+            help="blktrace, blkparse: take the I/O of this device only, as MAJOR,MINOR; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +86,8 @@ def import_command(
         nvme_capacity_bytes=parsed("--nvme-capacity", parse_bytes, nvme_capacity),
         tier=parse_tier(tier),
         map=map_,
+        model=model,
+        device_filter=tuple(device_filter or ()),
     )
     made = importers.convert(files, out, format_name=format_, options=options)
     if as_json:

@@ -48,7 +48,11 @@ def record_command(
     ],
     source: Annotated[
         str | None,
-        _option("synthetic (default), mooncake, ...; see `kvtrace list sources`.", _SOURCE),
+        _option(
+            "synthetic (default), mooncake, ...; see `kvtrace list sources`. With --input it is "
+            "recognised.",
+            _SOURCE,
+        ),
     ] = None,
     input_: Annotated[
         list[str] | None,
@@ -100,6 +104,12 @@ def record_command(
     ] = None,
     dequantise: Annotated[
         str | None, _option("Files: spread times over a coarse clock's tick, e.g. 3s.", _SOURCE)
+    ] = None,
+    source_block_tokens: Annotated[
+        int | None,
+        _option(
+            "mooncake, bailian: tokens that each id of the file stands for (512, 16).", _SOURCE
+        ),
     ] = None,
     invent_sessions: Annotated[
         float | None,
@@ -244,6 +254,7 @@ def record_command(
         "source.cycles": cycles,
         "source.scale_sessions": scale_sessions,
         "source.dequantise": dequantise,
+        "source.block_tokens": source_block_tokens,
         "source.invent_sessions": invent_sessions,
         "source.tokenizer": tokenizer,
         "source.prefix_caching": prefix_caching,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from kvtrace.cli.console import plain_console
 from kvtrace.config import RecordConfig
+from kvtrace.header import SourceInfo
 from kvtrace.pipeline import Recorded
 from kvtrace.reader import open_trace
 from kvtrace.recording import DEFAULT_DURATION_NS
 from kvtrace.schema import Tier
 from kvtrace.stats import DAY_S
 from kvtrace.units import S_NS, format_bytes, format_count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def summary(made: Recorded) -> dict[str, Any]:
@@ -39,16 +43,31 @@ def _sha256(made: Recorded) -> str:
         return trace.sha256()
 
 
-def _about_inputs(made: Recorded) -> list[str]:
-    """Say what of the model and the requests isn't known, was left out or was made up."""
-    source = made.header.source.model_dump() if made.header.source else {}
+def _about_model(made: Recorded) -> list[str]:
+    """Say what of the model isn't stated, or is kept more than once."""
+    return [f"model: {text}" for text in (made.header.model or {}).get("notes", ())]
+
+
+def about_source(info: SourceInfo | None) -> list[str]:
+    """Say what of the requests was left out, isn't known or was made up."""
+    source = info.model_dump() if info else {}
     dropped = source.get("dropped", {}).items()
-    model = made.header.model or {}
     return [
-        *(f"model: {text}" for text in model.get("notes", ())),
         *(f"{count:,} requests left out: {reason}" for reason, count in dropped),
         *source.get("notes", ()),
         *(f"invented: {text}" for text in source.get("invented", ())),
+    ]
+
+
+def about_sample(found: Mapping[str, Any] | None) -> list[str]:
+    """Say what `--scale-sessions` left or copied, and what that did to the reuse."""
+    if not found:
+        return []
+    word = "of" if found["scale_sessions"] < 1 else "made of"
+    return [
+        f"sampled: {found['requests']:,} requests {word} {found['requests_before']:,}, by whole "
+        f"{found['by']} (--scale-sessions {found['scale_sessions']:g}); ideal hit ratio "
+        f"{found['ideal_prefix_hit_before']:.3f} before, {found['ideal_prefix_hit']:.3f} after"
     ]
 
 
@@ -128,7 +147,9 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
             highlight=False,
         )
-    for text in (*_service(counted), *_about_inputs(made), *_unlimited(made)):
+    sample = about_sample(counted.get("sampled"))
+    about = (*_about_model(made), *about_source(made.header.source))
+    for text in (*_service(counted), *sample, *about, *_unlimited(made)):
         console.print(text, highlight=False)
     if made.header.dropped_rows:
         console.print(

@@ -143,6 +143,14 @@ def replay_command(
             help="Replay only so much: rows (1000) or time (60s).", rich_help_panel=_TIMING
         ),
     ] = None,
+    with_failed: Annotated[
+        bool,
+        typer.Option(
+            "--with-failed",
+            help="Also execute ops that had failed where the trace was recorded.",
+            rich_help_panel=_TIMING,
+        ),
+    ] = False,
     extent_align: Annotated[
         str | None, typer.Option(help="Raise extents' alignment.", rich_help_panel=_STATE)
     ] = None,
@@ -297,6 +305,7 @@ def replay_command(
         min_window_ns=parsed("--min-window", parse_duration_ns, min_window),
         limit_rows=limit_rows,
         limit_ns=limit_ns,
+        with_failed=with_failed,
         accept=_accepted(accept or []),
     )
     inputs = tuple(path for path in (trace, device, folder) if path is not None)

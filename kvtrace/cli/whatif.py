@@ -13,12 +13,14 @@ from rich.table import Table
 
 from kvtrace import csvcells
 from kvtrace.cli.console import plain_console
+from kvtrace.cli.recorded import about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.config import resolve
 from kvtrace.errors import UsageError
 from kvtrace.outfile import OutFile
 from kvtrace.outputs import check_apart, check_writable
 from kvtrace.reader import open_trace
+from kvtrace.sampling import sampled
 from kvtrace.schema import Tier
 from kvtrace.units import GIB, format_bytes
 from kvtrace.whatif import plot
@@ -50,6 +52,21 @@ def whatif_command(
     input_: Annotated[list[str] | None, _option("As of record.", _SOURCE, "--input")] = None,
     users: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
     rate: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    arrival: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    multi_turn: Annotated[
+        bool | None, _option("As of record.", _SOURCE, "--multi-turn/--no-multi-turn")
+    ] = None,
+    prefix_caching: Annotated[
+        bool | None, _option("As of record.", _SOURCE, "--prefix-caching/--no-prefix-caching")
+    ] = None,
+    rag: Annotated[bool | None, _option("As of record.", _SOURCE, "--rag/--no-rag")] = None,
+    speed: Annotated[float | None, _option("As of record.", _SOURCE)] = None,
+    cycles: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    scale_sessions: Annotated[float | None, _option("As of record.", _SOURCE)] = None,
+    dequantise: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    source_block_tokens: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
+    invent_sessions: Annotated[float | None, _option("As of record.", _SOURCE)] = None,
+    tokenizer: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
     model: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
     layout: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
     block_tokens: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
@@ -88,6 +105,17 @@ def whatif_command(
         "source.input": input_,
         "source.users": users,
         "source.rate": rate,
+        "source.arrival": arrival,
+        "source.multi_turn": multi_turn,
+        "source.prefix_caching": prefix_caching,
+        "source.rag": {} if rag else None,
+        "source.speed": speed,
+        "source.cycles": cycles,
+        "source.scale_sessions": scale_sessions,
+        "source.dequantise": dequantise,
+        "source.block_tokens": source_block_tokens,
+        "source.invent_sessions": invent_sessions,
+        "source.tokenizer": tokenizer,
         "model": model,
         "layout": layout,
         "block_tokens": block_tokens,
@@ -121,10 +149,17 @@ def whatif_command(
         _write_csv(answers.outcomes, csv_, force=force)
     if plot_ is not None:
         _write_plot(answers, choices, plot_, force=force)
+    sample = None
+    if trace is None:
+        tried = resolve(config, options, set_ or [], preset).config
+        sample = sampled(tried, answers.outcomes[0].stats)
     if as_json:
-        typer.echo(json.dumps(answers.document(), indent=2))
+        more = {} if sample is None else {"sampled": sample}
+        typer.echo(json.dumps(answers.document() | more, indent=2))
     else:
         _print(answers, choices)
+        for text in (*about_sample(sample), *about_source(answers.source)):
+            plain_console().print(text, highlight=False)
 
 
 def _values(option: str, text: str) -> list[str]:

@@ -310,7 +310,8 @@ def _loses(
 ) -> tuple[str, ...]:
     """Return what the log can't hold, with figures."""
     words = ", ".join(tier.label for tier in tiers)
-    others = trace.rows - int(ready.survey.cell_ops[list(tiers)].sum())
+    failed = ready.survey.failed_rows
+    others = trace.rows - failed - int(ready.survey.cell_ops[list(tiers)].sum())
     deletes, lookups = (ready.count(tiers, op) for op in (Op.DELETE, Op.LOOKUP))
     count, size = ready.before_bytes
     found = [
@@ -325,6 +326,8 @@ def _loses(
     ]
     if target.no_trims:
         found.insert(1, f"deletes, {target.no_trims}: {deletes:,}")
+    if failed:
+        found.append(f"ops that had failed: {failed:,}")
     if log.records > log.rows:
         found.append(f"long ops as one: {log.rows:,} rows become {log.records:,} pieces")
     if count:

@@ -53,10 +53,20 @@ OPS = {
     "S3DeleteObject": Op.DELETE,
     "fstat": Op.LOOKUP,
     "S3HeadObject": Op.LOOKUP,
+    "aioread": Op.READ,
+    "aiowrite": Op.WRITE,
 }
+ASYNC = ("aioread", "aiowrite")
+"""Ops of which a log has the start only. Source: breuner/elbencho, LocalWorker.cpp."""
 OPENS, CLOSES = ("open", "openat"), ("close",)
 WORDS = (*OPS, *OPENS, *CLOSES)
 """Names of ops that mean something here; a line has a word's number."""
+WITHOUT_BYTES = (
+    "mkdirat", "HeadBucket", "S3AbortMultipartUpload", "S3CompleteMultipartUpload",
+    "S3CreateBucket", "S3CreateMultipartUpload", "S3DeleteBucket", "S3DeleteObjects",
+    "S3ListObjectsV2", "S3ListParts",
+)  # fmt: skip
+"""Other ops, whose `length` is 0 or a number of objects, as of those on ACLs, tags and the like."""
 OTHER = 255
 """In place of a word's number: any other op."""
 _BLOCK_BYTES = 8 << 20
@@ -97,6 +107,8 @@ class Lines:
 
     first: int
     names: Parts
+    ops: Parts
+    """The names of the ops."""
     rank: NDArray[np.int64]
     word: NDArray[np.uint8]
     offset: NDArray[np.int64]
@@ -228,7 +240,7 @@ def _word_of(data: Any, begin: int, end: int, likely: int) -> int:
 @kernel
 def _scan(
     data: Any, begin: Any, end: Any, rank: Any, word: Any, offset: Any, length: Any,
-    is_finished: Any, is_error: Any, ns: Any,
+    is_finished: Any, is_error: Any, ns: Any, op_begin: Any, op_end: Any,
 ) -> int:  # fmt: skip
     """Fill in a row per line; return how many there are, or _MISFIT at one of another shape."""
     at, line, likely = 0, 0, OTHER
@@ -244,6 +256,7 @@ def _scan(
         end[line] = _string_end(data, begin[line])
         if ns[line] < 0 or end[line] < 0:
             return _MISFIT
+        op_begin[line], op_end[line] = op_at, at
         word[line] = likely = _word_of(data, op_at, at, likely)
         at = _behind(data, end[line], _OFFSET)
         offset[line], at = _number(data, at, MAX_SIZE_BYTES)
@@ -291,16 +304,21 @@ def _scanned(block: memoryview, before: int) -> Lines | None:
         return None
     data = np.frombuffer(block, np.uint8)
     most = len(block) // _FIXED_BYTES + 1
-    begin, end, rank, offset, length, ns = (np.empty(most, np.int64) for _ in range(6))
+    begin, end, rank, offset, length, ns, op_begin, op_end = (
+        np.empty(most, np.int64) for _ in range(8)
+    )
     word, is_finished, is_error = (
         np.empty(most, dtype) for dtype in (np.uint8, np.bool_, np.bool_)
     )
-    count = _scan(data, begin, end, rank, word, offset, length, is_finished, is_error, ns)
+    count = _scan(
+        data, begin, end, rank, word, offset, length, is_finished, is_error, ns, op_begin, op_end
+    )
     if count < 0:
         return None
     columns: tuple[NDArray[Any], ...] = (rank, word, offset, length, is_finished, is_error, ns)
     names = Parts(data, begin[:count], end[:count])
-    return Lines(before + 1, names, *(values[:count] for values in columns))
+    ops = Parts(data, op_begin[:count], op_end[:count])
+    return Lines(before + 1, names, ops, *(values[:count] for values in columns))
 
 
 def _parsed(path: Path, block: bytes, before: int) -> Lines:
@@ -319,7 +337,8 @@ def _parsed(path: Path, block: bytes, before: int) -> Lines:
         raise _bad_line(path, block, before, int(bad_rows.arg_max() or 0))
     names = ("worker_rank", "word", "offset", "length", "is_finished", "is_error", "ns")
     entries = parts_of(frame["entry_name"].to_arrow())
-    return Lines(before + 1, entries, *(frame[name].to_numpy() for name in names))
+    ops = parts_of(frame["op_name"].to_arrow())
+    return Lines(before + 1, entries, ops, *(frame[name].to_numpy() for name in names))
 
 
 def _bad_line(path: Path, block: bytes, before: int, at: int | None = None) -> TraceError:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kvtrace.foreign.elbencho import CLOSES, OPENS, OTHER, WORDS
+from kvtrace.foreign.elbencho import ASYNC, CLOSES, OPENS, OTHER, WORDS
 from kvtrace.foreign.names import Parts, parts_of, texts
 from kvtrace.hashmap import MISSING, Interner, find, give_back, new_table, take, with_room
 from kvtrace.jit import constant, kernel
@@ -24,6 +24,7 @@ _IS_OPEN, _IS_CLOSE = (
     np.array([word in words for word in WORDS] + [False] * (OTHER + 1 - len(WORDS)))
     for words in (OPENS, CLOSES)
 )
+_IS_ASYNC = np.array([word in ASYNC for word in WORDS] + [False] * (OTHER + 1 - len(WORDS)))
 _IS_TAKEN = ~(_IS_OPEN | _IS_CLOSE) & (np.arange(OTHER + 1) < len(WORDS))
 _NOWHERE = constant(-1)
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -59,13 +60,19 @@ def _pair(
 ) -> int:  # fmt: skip
     """Find the ops that end in these lines: their last lines, `over`, and when they began.
 
-    Of equal ops of one worker that run at once the last one started ends first. Returns how many,
-    or _NOWHERE − the line of an end without a start.
+    Of equal ops of one worker that run at once the last one started ends first. One of which the
+    log has the start only is over at once. Returns how many, or _NOWHERE − the line of an end
+    without a start.
     """
     found = 0
     for line in range(rank.size):
         if not _IS_TAKEN[word[line]]:
             count[_LEFT_OUT] += is_finished[line]
+            continue
+        if _IS_ASYNC[word[line]]:
+            if not is_finished[line]:
+                over[found], begun[found] = line, ns[line]
+                found += 1
             continue
         name = hash_of(data, begin[line], end[line], lanes)
         running, slot = 0, MISSING
@@ -169,8 +176,8 @@ class Follower:
         )  # fmt: skip
         if found < 0:
             raise LostEndError(int(_NOWHERE - found))
-        taken = _IS_TAKEN[lines.word]
-        self._running += int((taken & ~lines.is_finished).sum()) - found
+        started = _IS_TAKEN[lines.word] & ~lines.is_finished
+        self._running += int(started.sum()) - found
         return over[:found], begun_ns[:found]
 
     def _names(self, lines: Lines) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.foreign.objects import Objects
 from kvtrace.importers import Imported, header_of, names_path
+from kvtrace.printable import printable
 from kvtrace.schema import Op, Phase
 from kvtrace.writer import TraceWriter
 
@@ -42,6 +43,29 @@ class Log:
     columns: tuple[str, ...] = ()
     parameters: dict[str, Any] | None = None
     epoch_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Lost:
+    """Ops that have bytes and are left out, by name."""
+
+    _counts: dict[str, list[int]] = field(default_factory=dict)
+
+    def note(self, name: str, reason: str, size_bytes: int, count: int = 1) -> None:
+        """Take some of one name, of that many bytes each."""
+        total = self._counts.setdefault(f"{printable(name)} ({reason})", [0, 0])
+        total[0] += count
+        total[1] += count * size_bytes
+
+    def notes(self) -> list[str]:
+        """Return what was left out."""
+        return [
+            f"{count:,} ops {name} left out: {size_bytes:,} bytes"
+            for name, (count, size_bytes) in sorted(self._counts.items())
+        ]
+
+
+NOT_UNDERSTOOD, NO_OBJECT = "not understood", "names no object"
 
 
 def phases(op: NDArray[np.uint8]) -> NDArray[np.uint8]:

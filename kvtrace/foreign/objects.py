@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import ENOENT
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -198,7 +199,9 @@ class Objects:
     """Completes rows of a log that says neither what was there before nor what deletes free.
 
     What is read before it is written was there before. Reads and deletes of what the log itself
-    had deleted, and deletes of what nothing else tells of, are left out and counted. Memory grows
+    had deleted, and deletes of what nothing else tells of, are left out and counted. An
+    op on what isn't there (ENOENT) does nothing; another one that failed may have done something.
+    Memory grows
     with the objects that are there; the keys of deleted ones are in files in `folder`, 8 bytes
     each.
     """
@@ -212,8 +215,9 @@ class Objects:
         size = columns["size"].astype(np.int64)
         end = size + columns["offset"].astype(np.int64) if "offset" in columns else size.copy()
         op, key, kept = columns["op"], columns["key"], np.ones(len(size), np.bool_)
+        done = columns["error"] != ENOENT if "error" in columns else kept
         for number, objects in enumerate(self._tiers):
-            there = columns["tier"] == number
+            there = (columns["tier"] == number) & done
             if there.all():
                 kept = objects.settle(op, key, size, end)
             elif there.any():

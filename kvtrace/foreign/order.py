@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kvtrace.errors import write_failure
+from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from kvtrace.reader import Columns
 
 _LAST_NS = np.iinfo(np.int64).max
+LEAD_NS_MAX = 10 * S_NS
+"""Longest time from a log's own start to its first op that counts as part of the workload."""
+
+
+def zero_ns(first_ns: int, start_ns: int | None = None) -> int:
+    """Return the time on a log's clock that becomes 0 in the trace; the header keeps it.
+
+    It is that of the first op, or `start_ns` of a log that tells when it began, as long as the
+    first op follows within `LEAD_NS_MAX`: a clock that began long before (Unix time, time since
+    boot) isn't part of the workload. An op that seems to begin before the start moves it.
+    """
+    if start_ns is None or not 0 <= first_ns - start_ns <= LEAD_NS_MAX:
+        return first_ns
+    return start_ns
 
 
 class Again:
@@ -98,8 +113,8 @@ class TimeOrder:
 
     @property
     def first(self) -> int:
-        """The earliest time, or 0 if there are no rows."""
-        return min(self._starts) if self.rows else 0
+        """The time that becomes 0 (`zero_ns`), or 0 if there are no rows."""
+        return zero_ns(min(self._starts)) if self.rows else 0
 
     def note(self, times: NDArray[np.int64]) -> None:
         """Take the times of the next batch."""

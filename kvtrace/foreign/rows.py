@@ -49,14 +49,15 @@ class Outgoing:
 
     Batches have the columns `names` as far as the trace has them, further `start` and `end` in ns
     (of a trace that was measured: when the ops were submitted and completed, else both the
-    timestamp), in order of `start`. Ops that were never submitted are left out.
+    timestamp), in order of `start`. Ops that were never submitted are left out; those that were
+    done, at a time that isn't known, have their timestamp.
     """
 
     def __init__(self, trace: Trace, tiers: Sequence[Tier], names: Sequence[str]) -> None:
         self._trace, self._tiers = trace, [int(tier) for tier in tiers]
         self._measured = is_measured(trace)
         wanted = {"timestamp", "op", "size", "tier", "key", *names}
-        wanted |= set(MEASURED) if self._measured else set()
+        wanted |= {*MEASURED, "error"} if self._measured else set()
         self._names = [name for name in trace.columns if name in wanted]
         self.dropped = 0
 
@@ -75,7 +76,13 @@ class Outgoing:
             start = end = columns["timestamp"]
             if self._measured:
                 start, end = columns["submit"], columns["complete"]
-                kept &= ~(np.ma.getmaskarray(start) | np.ma.getmaskarray(end))
+                masks = np.ma.getmaskarray(start), np.ma.getmaskarray(end)
+                done = masks[0] & masks[1] & (filled(columns, "error") == 0)
+                kept &= ~(masks[0] | masks[1]) | done
+                start, end = (
+                    np.where(done, columns["timestamp"], np.ma.getdata(times))
+                    for times in (start, end)
+                )
             self.dropped += int(len(kept) - kept.sum())
             columns = columns | {"start": np.ma.getdata(start), "end": np.ma.getdata(end)}
             columns["end"] = np.maximum(columns["start"], columns["end"])

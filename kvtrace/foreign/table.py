@@ -15,8 +15,9 @@ from kvtrace.schema import MAX_SIZE_BYTES
 from kvtrace.textfile import open_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import IO, Any
 
     from numpy.typing import NDArray
 
@@ -47,7 +48,8 @@ def need_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> Non
 class Table:
     """A table with a header, some of whose columns are read, each of an Arrow type.
 
-    Empty lines and those that begin with # are left out.
+    Empty lines and those that begin with # are left out. `wrapped`: what makes plain CSV of the
+    file.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Table:
         *,
         delimiter: str,
         names: Sequence[str] | None = None,
+        wrapped: Callable[[IO[bytes]], Any] | None = None,
     ) -> None:
-        self._path = path
+        self._path, self._wrapped = path, wrapped
         self._read = pa_csv.ReadOptions(
             block_size=BLOCK_BYTES, use_threads=False, column_names=names
         )
@@ -87,7 +90,8 @@ class Table:
         before = 0
         with open_binary(self._path) as stream:
             try:
-                for batch in pa_csv.open_csv(stream, self._read, self._parse, self._convert):
+                plain = stream if self._wrapped is None else self._wrapped(stream)
+                for batch in pa_csv.open_csv(plain, self._read, self._parse, self._convert):
                     yield before, batch
                     before += batch.num_rows
             except (pa.ArrowInvalid, pa.ArrowKeyError) as error:

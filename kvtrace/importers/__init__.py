@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace import plugins
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import Header, Producer, Resident, SourceInfo
+from kvtrace.models import load_model
 from kvtrace.outputs import check_apart
 from kvtrace.textfile import open_binary
 from kvtrace.version import VERSION
@@ -40,6 +41,10 @@ class ImportOptions:
     """warp, elbencho, cachebench, oracle: the tier that the ops are done on."""
     map: Path | None = None
     """fio, warp: the map that the export left beside the file, which has what the file lost."""
+    model: str | None = None
+    """mlperf-csv: the model that the run was of, by name or file."""
+    device_filter: tuple[str, ...] = ()
+    """blktrace, blkparse: devices, as MAJOR,MINOR, whose I/O is taken; all if none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def convert(
     Raises TraceError, or UsageError for an unknown format or an option that means nothing to it.
     """
     options = options or ImportOptions()
-    name = format_name or _recognised(paths[0])
+    name = format_name or _recognised(_first_filled(paths))
     module = plugins.load(FOLDER, name, kind="format")
     plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
     if len(paths) > 1 and not getattr(module, "MANY", False):
@@ -96,6 +101,30 @@ def header_of(
         resident=Resident(derived=True),
         epoch_ns=epoch_ns,
     )
+
+
+def with_model(header: Header, name: str) -> Header:
+    """Return a header that names the model whose objects, one per turn, the rows are."""
+    model = load_model(name)
+    per_token = model.rank_bytes_per_token(1)
+    if per_token <= 0:
+        raise UsageError("keeps no bytes per token", where="--model", got=name)
+    told = {"dtype": model.dtype, "bytes_per_token": per_token, "rank_bytes_per_token": per_token}
+    layout = {
+        "name": "request",
+        "block_tokens": None,
+        "objects_per_block": 1,
+        "stored_bytes_per_token": per_token,
+        "emitted_bytes_per_token": per_token,
+    }
+    return header.model_copy(
+        update={"model": model.model_dump(mode="json") | told, "layout": layout}
+    )
+
+
+def _first_filled(paths: Sequence[Path]) -> Path:
+    """Return the first file that has a byte, or the first one: one of several may be empty."""
+    return next((path for path in paths if path.is_file() and path.stat().st_size), paths[0])
 
 
 def recognised(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.foreign.devices import Devices, Unknown, nothing_queued
 from kvtrace.foreign.order import TimeOrder
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, write_trace
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from kvtrace.importers import Imported, ImportOptions
     from kvtrace.inputs.blockio import Columns
 
-OPTIONS = ()
+OPTIONS = ("device_filter",)
 MANY = True
 RECORD = np.dtype(
     [
@@ -49,9 +50,12 @@ MAGIC, VERSION = 0x65617400, 0x07
 Order = Literal["<", ">"]
 ORDERS: tuple[Order, ...] = ("<", ">")
 SECTOR_BYTES = 512
-_QUEUED = 1
+_QUEUED, _REMAPPED = 1, 15
 _READ, _WRITE, _DISCARD, _NOTIFY = 1 << 16, 1 << 17, 1 << 29, 1 << 26
 _OF_CGROUP = 1 << 8
+_ACTION = 0xFFFF & ~_OF_CGROUP
+_REMAP = np.dtype([("above", ">u4"), ("below", ">u4"), ("sector", ">u8")])
+"""What follows a remap event. Source: struct blk_io_trace_remap of the same file."""
 _BLOCK_BYTES = 4 << 20
 _LENGTH_AT = 46
 
@@ -73,13 +77,15 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """Make a trace of the queue events of reads, writes and discards of all files, by time.
 
     What begins at one sector of a device is one object; keys number them. Reads are taken for
-    `decode`, writes for `prefill`, discards for deletions. `blktrace` writes a file per CPU, an
-    empty one where it did nothing. Events missing by their sequence numbers are counted.
+    `decode`, writes and zone appends for `prefill`, discards for deletions. `blktrace` writes a
+    file per CPU, an empty one where it did nothing. Events missing by their sequence numbers are
+    counted. Of stacked devices those whose I/O counts must be named.
     """
     given, paths = paths, _filled(paths)
-    orders = [_time_order(path) for path in paths]
+    devices = _devices(paths, options.device_filter)
+    orders = [_time_order(path, devices) for path in paths]
     start_ns = min((order.first for order in orders if order.rows), default=0)
-    found = _Found()
+    found = _Found(devices)
     streams = [
         order.sorted("timestamp", _moved(path, start_ns, found))
         for path, order in zip(paths, orders, strict=True)
@@ -91,6 +97,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         out,
         name="blktrace",
         force=options.force,
+        epoch_ns=start_ns,
         notes=lambda: [
             *found.notes(sum(order.disorder for order in orders)),
             *_about_files(given, paths),
@@ -133,9 +140,12 @@ class Sequences:
 class _Found:
     """What is known of all files so far."""
 
+    chosen: Devices
     devices: KeyTable = field(default_factory=KeyTable)
+    queued: int = 0
     others: int = 0
     empty: int = 0
+    unknown: Unknown = field(default_factory=Unknown)
     sequences: Sequences = field(default_factory=Sequences)
 
     def notes(self, late: int) -> list[str]:
@@ -150,7 +160,7 @@ class _Found:
                 f"{self.sequences.missing:,} events are missing by their sequence numbers, on "
                 f"{len(self.sequences.cpus)} CPUs: what they did isn't in the trace"
             )
-        return said
+        return [*said, *self.unknown.notes(), *self.chosen.notes()]
 
 
 def _filled(paths: Sequence[Path]) -> list[Path]:
@@ -173,8 +183,21 @@ def _about_files(given: Sequence[Path], read: Sequence[Path]) -> list[str]:
     return said
 
 
-def _time_order(path: Path) -> TimeOrder:
-    order, found = TimeOrder(), _Found()
+def _devices(paths: Sequence[Path], wanted: Sequence[str]) -> Devices:
+    """Return the devices of all files, checked. Raises TraceError if nothing was queued."""
+    devices = Devices(wanted)
+    found = _Found(devices)
+    for path in paths:
+        for columns in _io(path, found):
+            devices.note(columns["device"], columns["op"], columns["place"], columns["size"])
+    if not found.queued:
+        raise nothing_queued(paths[0], found.others)
+    devices.check(paths[0])
+    return devices
+
+
+def _time_order(path: Path, devices: Devices) -> TimeOrder:
+    order, found = TimeOrder(), _Found(devices)
     for columns in _rows(path, found):
         order.note(columns["timestamp"])
     return order
@@ -186,9 +209,21 @@ def _moved(path: Path, start_ns: int, found: _Found) -> Iterator[Columns]:
 
 
 def _rows(path: Path, found: _Found) -> Iterator[Columns]:
-    for first, records in _records(path):
-        queued = (records["action"] & (0xFFFF & ~_OF_CGROUP)) == _QUEUED
+    """Yield the I/O of the devices that were asked for."""
+    for columns in _io(path, found):
+        kept = found.chosen.kept(columns.pop("device"))
+        if kept.any():
+            yield {name: values[kept] for name, values in columns.items()}
+
+
+def _io(path: Path, found: _Found) -> Iterator[Columns]:
+    """Yield all I/O that was queued, with its `device`."""
+    for first, records, remaps in _records(path):
+        for above, below in np.unique(remaps[["above", "below"]]).tolist():
+            found.chosen.remap(above, below)
+        queued = (records["action"] & _ACTION) == _QUEUED
         queued &= (records["action"] & _NOTIFY) == 0
+        found.queued += int(queued.sum())
         found.others += int((~queued).sum())
         found.sequences.note(path, records)
         columns = _columns(path, first, records, queued, found)
@@ -207,8 +242,13 @@ def _columns(
     op = np.full(len(records), -1, np.int64)
     for bit, kind in ((_READ, Op.READ), (_WRITE, Op.WRITE), (_DISCARD, Op.DELETE)):
         op[(action & bit) != 0] = kind
-    moves = queued & (op >= 0) & (records["bytes"] > 0)
-    found.empty += int((queued & ~moves).sum())
+    found.empty += int((queued & (records["bytes"] == 0)).sum())
+    moves = queued & (records["bytes"] > 0)
+    unknown = records["action"][moves & (op < 0)]
+    for kind in np.unique(unknown).tolist():
+        sizes = records["bytes"][moves & (op < 0) & (action == kind)].astype(np.int64)
+        found.unknown.note(f"0x{kind:08x}", sizes)
+    moves &= op >= 0
     _refuse(path, first, moves & (records["time"] > LAST_NS), records["time"], f"0 to {LAST_NS} ns")
     most = PLACE_MAX // SECTOR_BYTES
     _refuse(path, first, moves & (records["sector"] > most), records["sector"], f"0 to {most}")
@@ -222,6 +262,7 @@ def _columns(
         "size": kept["bytes"].astype(np.int64),
         "file": file,
         "place": kept["sector"].astype(np.int64) * SECTOR_BYTES,
+        "device": kept["device"].astype(np.int64),
     }
 
 
@@ -257,8 +298,8 @@ def _walk(
     return count, at
 
 
-def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void]]]:
-    """Yield the records of a file, some at a time, and the number of the first one from 0."""
+def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.void]]]:
+    """Yield the records of a file, some at a time, with the first one's number from 0."""
     first, left = 0, b""
     order: Order | None = None
     with open_binary(path) as stream:
@@ -274,7 +315,7 @@ def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void]]]:
             records = heads.reshape(-1).view(RECORD.newbyteorder(order))
             _check_magic(path, first, records["magic"])
             if count:
-                yield first, records.astype(RECORD)
+                yield first, records.astype(RECORD), _remaps(raw, starts[:count], records)
             first += count
             left = data[end:]
     if left or not first:
@@ -285,6 +326,17 @@ def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void]]]:
             accepted=f"{RECORD.itemsize} bytes and what they say follows",
             hint="copy the file again",
         )
+
+
+def _remaps(
+    raw: NDArray[np.uint8], starts: NDArray[np.int64], records: NDArray[np.void]
+) -> NDArray[np.void]:
+    """Return what follows the remap events among records."""
+    remapped = (records["action"] & _ACTION) == _REMAPPED
+    remapped &= ((records["action"] & _NOTIFY) == 0) & (records["pdu_len"] >= _REMAP.itemsize)
+    begins = starts[remapped] + RECORD.itemsize
+    found: NDArray[np.void] = raw[begins[:, None] + np.arange(_REMAP.itemsize)].reshape(-1)
+    return found.view(_REMAP)
 
 
 def _checked_order(path: Path, data: bytes) -> Order:

@@ -72,11 +72,14 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         reader = _Reader(path, known, tier, [name for name in TYPES if name in names])
         with Spool(reader.batches(), out.parent) as spool:
             rows = Reordered("timestamp", spool, since=("timestamp",))
-            log = incoming.Log("cachebench", paths)
+            log = incoming.Log(
+                "cachebench", paths, epoch_ns=rows.first if "op_time" in names else None
+            )
             header, notes = incoming.write(log, rows, out, force=options.force)
     untimed = [] if "op_time" in names else ["the file has no times: all rows are at 0"]
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
-    return incoming.imported(header, [*untimed, *incoming.counted(told), *notes], known, out)
+    told_of = [*untimed, *incoming.counted(told), *reader.lost.notes()]
+    return incoming.imported(header, [*told_of, *notes], known, out)
 
 
 class _Reader:
@@ -85,6 +88,7 @@ class _Reader:
     def __init__(self, path: Path, names: Names, tier: Tier, columns: list[str]) -> None:
         self._path, self._names, self._tier, self._columns = path, names, tier, columns
         self.told = dict.fromkeys((_UNKNOWN, _EMPTY, _MISSES), 0)
+        self.lost = incoming.Lost()
 
     def batches(self) -> Iterator[Columns]:
         """Yield the rows, in the file's order."""
@@ -97,7 +101,9 @@ class _Reader:
             size = sizes(batch.column("size"), self._path, before, "size")
             known, missed = op != _OTHER, (op == Op.READ) & (size == 0)
             empty = (op == Op.WRITE) & (size == 0)
-            for what, mask in ((_UNKNOWN, ~known), (_EMPTY, empty), (_MISSES, missed)):
+            self._lose(batch, size, count, ~known & (size > 0))
+            nothing = ~known & (size == 0)
+            for what, mask in ((_UNKNOWN, nothing), (_EMPTY, empty), (_MISSES, missed)):
                 self.told[what] += int(count[mask].sum())
             op = np.where(missed, Op.LOOKUP, op).astype(np.uint8)
             keys = batch.column("key")
@@ -115,6 +121,18 @@ class _Reader:
             for some in _slices(count):
                 taken = some[kept[some]]
                 yield {name: values[taken] for name, values in columns.items()}
+
+    def _lose(
+        self,
+        batch: pa.RecordBatch,
+        size: NDArray[np.int64],
+        count: NDArray[np.int64],
+        lost: NDArray[np.bool_],
+    ) -> None:
+        rows = np.flatnonzero(lost)
+        words = batch.column("op").take(pa.array(rows)).to_pylist() if len(rows) else []
+        for row, word in zip(rows.tolist(), words, strict=True):
+            self.lost.note(word, incoming.NOT_UNDERSTOOD, int(size[row]), int(count[row]))
 
     def _times(self, before: int, batch: pa.RecordBatch) -> NDArray[np.int64]:
         if "op_time" not in self._columns:

@@ -8,9 +8,9 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.foreign import incoming
-from kvtrace.foreign.elbencho import OPS, WORDS, read_lines
+from kvtrace.foreign.elbencho import ASYNC, OPS, OTHER, WITHOUT_BYTES, WORDS, read_lines
 from kvtrace.foreign.elbencho_ops import Follower, LostEndError
-from kvtrace.foreign.names import Names, Parts
+from kvtrace.foreign.names import Names, Parts, texts
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.outputs import check_writable
 from kvtrace.schema import Op, Tier
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from kvtrace.foreign.elbencho import Lines
     from kvtrace.foreign.elbencho_ops import Ops
     from kvtrace.importers import Imported, ImportOptions
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 
 OPTIONS = ("tier",)
 _OP = np.array(list(OPS.values()), np.uint8)
+_IS_ASYNC = np.array([word in ASYNC for word in OPS])
+_ABOUT_BUCKETS = ("Acl", "Tagging", "Versioning", "LockConfiguration")
 _OTHER = "ops that move no object (open, mkdirat and others) left out"
 _EMPTY = "reads and writes of no bytes left out"
 _UNFINISHED = "ops that never finished left out"
+_UNTIMED = (
+    "asynchronous reads and writes of which the log has the start only: no submit, no complete"
+)
 
 
 def recognises(path: Path, start: bytes) -> bool:
@@ -41,7 +48,9 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """Make a trace of the ops on one tier (--tier; by default nvme).
 
     Reads, writes, deletes and stats are taken. Of a read or write the log has a descriptor's number
-    only: it stands for the file that its worker has open, if that is one.
+    only: it stands for the file that its worker has open, if that is one. Of asynchronous ops it
+    has the start only: when they were handed over and completed isn't known. Ops of other names are
+    counted, with their bytes.
     """
     (path,) = paths
     check_writable(out, force=options.force)
@@ -53,7 +62,8 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
             columns = ("offset", "submit", "complete", "error")
             log = incoming.Log("elbencho", paths, columns, epoch_ns=rows.first)
             header, notes = incoming.write(log, rows, out, force=options.force)
-    return incoming.imported(header, [*incoming.counted(reader.told), *notes], known, out)
+    told = [*incoming.counted(reader.told), *reader.lost.notes()]
+    return incoming.imported(header, [*told, *notes], known, out)
 
 
 class _Reader:
@@ -61,7 +71,8 @@ class _Reader:
 
     def __init__(self, path: Path, names: Names, tier: Tier) -> None:
         self._path, self._names, self._tier = path, names, tier
-        self.told = dict.fromkeys((_OTHER, _EMPTY, _UNFINISHED), 0)
+        self.told = dict.fromkeys((_OTHER, _EMPTY, _UNFINISHED, _UNTIMED), 0)
+        self.lost = incoming.Lost()
 
     def batches(self) -> Iterator[Columns]:
         """Yield the rows, each when its op is over."""
@@ -70,14 +81,25 @@ class _Reader:
             try:
                 ops = follower.take(lines)
             except LostEndError as error:
-                raise self._lost(lines, error.at) from error
+                raise self._lost_end(lines, error.at) from error
+            self._lose(lines)
             columns = self._columns(lines, ops)
             if len(columns["timestamp"]):
                 yield columns
         self.told[_OTHER] = follower.left_out
         self.told[_UNFINISHED] = follower.unfinished
 
-    def _lost(self, lines: Lines, at: int) -> TraceError:
+    def _lose(self, lines: Lines) -> None:
+        """Count, by name, the ops with a length that no one here knows; each has one start."""
+        rows = np.flatnonzero((lines.word == OTHER) & (lines.length > 0) & ~lines.is_finished)
+        if not len(rows):
+            return
+        names = texts(lines.ops.data, lines.ops.begin[rows], lines.ops.end[rows]).to_pylist()
+        for row, name in zip(rows.tolist(), names, strict=True):
+            if name not in WITHOUT_BYTES and not name.endswith(_ABOUT_BUCKETS):
+                self.lost.note(name, incoming.NOT_UNDERSTOOD, int(lines.length[row]))
+
+    def _lost_end(self, lines: Lines, at: int) -> TraceError:
         return TraceError(
             "an op's end without its start",
             where=f"{self._path}:{lines.first + at}",
@@ -89,7 +111,8 @@ class _Reader:
         empty = (_OP[lines.word[ops.line]] <= Op.WRITE) & (lines.length[ops.line] == 0)
         self.told[_EMPTY] += int(empty.sum())
         line, submit = ops.line[~empty], ops.begun_ns[~empty]
-        failed = lines.is_error[line]
+        failed, untimed = lines.is_error[line], _IS_ASYNC[lines.word[line]]
+        self.told[_UNTIMED] += int(untimed.sum())
         op = _OP[lines.word[line]]
         op = np.where(failed & (op == Op.DELETE), Op.LOOKUP, op).astype(np.uint8)
         moves = op <= Op.WRITE
@@ -103,7 +126,12 @@ class _Reader:
             "key": key,
             "phase": incoming.phases(op),
             "offset": np.where(moves, lines.offset[line], 0),
-            "submit": submit,
-            "complete": lines.ns[line],
+            "submit": _known(submit, ~untimed),
+            "complete": _known(lines.ns[line], ~untimed),
             "error": np.where(failed, incoming.EIO, 0),
         }
+
+
+def _known(times: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return times, those that aren't known masked."""
+    return times if known.all() else np.ma.masked_array(times, mask=~known)

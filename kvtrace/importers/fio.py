@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.fiolog import FIRST_LINES
 from kvtrace.foreign import incoming
+from kvtrace.foreign.order import zero_ns
 from kvtrace.importers import Imported
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
@@ -19,7 +21,7 @@ from kvtrace.outputs import check_writable
 from kvtrace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.sidecar import NAMES, MapReader
 from kvtrace.textfile import open_binary
-from kvtrace.units import US_NS
+from kvtrace.units import MS_NS, US_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,14 +35,19 @@ if TYPE_CHECKING:
 
 OPTIONS = ("map",)
 MANY = True
-_IO = word_hashes(["read", "write", "trim", "wait", "sync", "datasync"])
+_IO = word_hashes(
+    ["read", "write", "trim", "wait", "sync", "datasync", "sync_file_range", "syncfs"]
+)
+"""Source: axboe/fio, io_ddir.h (`io_ddir_name`), what write_iolog logs; the last four are syncs."""
 _WAIT = 3
 _FILES = word_hashes(["add", "open", "close"])
 _OPS = np.array([Op.READ, Op.WRITE, Op.DELETE], np.uint8)
 _LAST_US = LAST_NS // US_NS
+_LAST_MS = LAST_NS // MS_NS
+_OF_IO = "read|write|trim|sync|datasync|sync_file_range|syncfs OFFSET BYTES"
 _ACCEPTED = {
-    2: "FILE add|open|close, FILE read|write|trim|sync|datasync OFFSET BYTES, FILE wait µs 0",
-    3: "µs FILE add|open|close, µs FILE read|write|trim|sync|datasync OFFSET BYTES",
+    2: f"FILE add|open|close, FILE {_OF_IO}, FILE wait ms 0",
+    3: f"µs FILE add|open|close, µs FILE {_OF_IO}",
 }
 
 
@@ -60,9 +67,29 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     found = _Found()
     if options.map is not None:
         return _mapped(paths, out, options.map, found, force=options.force)
-    streams = [_rows(path, found) for path in paths]
+    streams, epoch_ns = _begun([_Log(path, found) for path in paths])
     batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
-    return write_trace(batches, paths, out, name="fio", force=options.force, notes=found.notes)
+    return write_trace(
+        batches, paths, out, name="fio", force=options.force, epoch_ns=epoch_ns, notes=found.notes
+    )
+
+
+def _begun(logs: Sequence[_Log]) -> tuple[list[Iterator[Columns]], int]:
+    """Return each log's rows, from one start, and what the clock of the first log shows there."""
+    streams = [log.rows() for log in logs]
+    firsts = [next(stream, None) for stream in streams]
+    begins = [int(first["timestamp"][0]) for first in firsts if first is not None]
+    zero = zero_ns(min(begins), 0) if begins else 0
+    rows = [
+        _moved(chain([] if first is None else [first], stream), zero)
+        for first, stream in zip(firsts, streams, strict=True)
+    ]
+    return rows, min(log.start_ns for log in logs) + zero
+
+
+def _moved(batches: Iterable[Columns], zero: int) -> Iterator[Columns]:
+    for columns in batches:
+        yield columns | {"timestamp": columns["timestamp"] - zero}
 
 
 def _mapped(
@@ -73,8 +100,9 @@ def _mapped(
     check_writable(out, force=force)
     with MapReader(beside) as records:
         columns = ("request",) if records.knows_requests else ()
-        log = incoming.Log("fio", paths, columns)
-        rows = _with_identity(_rows(paths[0], found), records, beside)
+        (stream,), epoch_ns = _begun([_Log(paths[0], found)])
+        log = incoming.Log("fio", paths, columns, epoch_ns=epoch_ns)
+        rows = _with_identity(stream, records, beside)
         header, notes = incoming.write(log, rows, out, force=force)
     return Imported(header, (*found.notes(), *notes))
 
@@ -129,19 +157,30 @@ def _version(path: Path) -> int:
     )
 
 
-def _rows(path: Path, found: _Found) -> Iterator[Columns]:
-    """Yield the reads, writes and trims of a log."""
-    version = _version(path)
-    clock = _Clock(version)
-    for lines in read_lines(path):
-        some = lines.count > 0
-        if lines.first == 1:
-            some[0] = False
-        io = _io_lines(lines, some, version)
-        clock.start(lines.only(some))
-        if len(io) and len((columns := _columns(io, version, clock, found))["op"]):
-            yield columns
-    found.late += clock.late
+class _Log:
+    """One log; its `start_ns` is known once its first rows are."""
+
+    def __init__(self, path: Path, found: _Found) -> None:
+        self._path, self._found = path, found
+        self._clock = _Clock(_version(path))
+
+    @property
+    def start_ns(self) -> int:
+        """The time of its first line on its own clock."""
+        return self._clock.start_us * US_NS
+
+    def rows(self) -> Iterator[Columns]:
+        """Yield its reads, writes and trims, in ns since its start."""
+        clock, found = self._clock, self._found
+        for lines in read_lines(self._path):
+            some = lines.count > 0
+            if lines.first == 1:
+                some[0] = False
+            io = _io_lines(lines, some, clock.version)
+            clock.start(lines.only(some))
+            if len(io) and len((columns := _columns(io, clock, found))["op"]):
+                yield columns
+        found.late += clock.late
 
 
 def _io_lines(lines: Lines, some: NDArray[np.bool_], version: int) -> Picked:
@@ -155,8 +194,9 @@ def _io_lines(lines: Lines, some: NDArray[np.bool_], version: int) -> Picked:
     return lines.only(io)
 
 
-def _columns(io: Picked, version: int, clock: _Clock, found: _Found) -> Columns:
+def _columns(io: Picked, clock: _Clock, found: _Found) -> Columns:
     """Return the I/O of some lines."""
+    version = clock.version
     shift = version - 2
     action = one_of(io.hashes(1 + shift), _IO)
     io.check(action < 0, "no such action", _ACCEPTED[version])
@@ -179,30 +219,34 @@ def _columns(io: Picked, version: int, clock: _Clock, found: _Found) -> Columns:
 
 
 class _Clock:
-    """Turns a log's times into ns since its start."""
+    """Turns a log's times into ns since its start.
+
+    A `wait` of version 2 ends so many milliseconds after the job's start, not after the line
+    before; one that is over already doesn't wait. Source: axboe/fio, iolog.c (`read_iolog_get`).
+    """
 
     def __init__(self, version: int) -> None:
-        self._version = version
-        self._start_us: int | None = None
-        self._now_us = 0
-        self._last_ns = 0
+        self.version = version
+        self.start_us = 0
         self.late = 0
+        self._started = False
+        self._now_ms = 0
+        self._last_ns = 0
 
     def start(self, lines: Picked) -> None:
         """Take the time of a log's first line, of whatever kind, as its start."""
-        if self._version == 3 and self._start_us is None and len(lines):
-            self._start_us = int(lines.numbers(0, "the time", _LAST_US)[0])
+        if self.version == 3 and not self._started and len(lines):
+            self.start_us = int(lines.numbers(0, "the time", _LAST_US)[0])
+            self._started = True
 
-    def at(self, io: Picked, waits_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the time of each line of I/O; `waits_us` count in version 2 only."""
-        if self._version == 3:
-            assert self._start_us is not None
-            times_us = np.maximum(io.numbers(0, "the time", _LAST_US) - self._start_us, 0)
-        else:
-            long = waits_us.astype(np.float64).cumsum() > _LAST_US - self._now_us
-            io.check(long, "waits add up to too much", f"up to {_LAST_US} µs")
-            times_us = self._now_us + waits_us.cumsum()
-            self._now_us = int(times_us[-1])
+    def at(self, io: Picked, waits_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the time of each line of I/O; `waits_ms` count in version 2 only."""
+        if self.version == 2:
+            io.check(waits_ms > _LAST_MS, "too long a wait", f"up to {_LAST_MS} ms")
+            times_ms = np.maximum.accumulate(np.maximum(waits_ms, self._now_ms))
+            self._now_ms = int(times_ms[-1])
+            return times_ms * MS_NS
+        times_us = np.maximum(io.numbers(0, "the time", _LAST_US) - self.start_us, 0)
         times, late = never_back(times_us * US_NS, self._last_ns)
         self.late += late
         self._last_ns = int(times[-1])

@@ -18,13 +18,14 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.foreign.names import NamesFile
 from kvtrace.foreign.order import TimeOrder
 from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.importers import Imported, header_of, names_path
-from kvtrace.inputs.capacity import Capacity
+from kvtrace.importers import Imported, header_of, names_path, with_model
+from kvtrace.inputs.capacity import Capacity, Evictions, TooSmallError, smallest
 from kvtrace.inputs.words import BAD, seconds_ns
 from kvtrace.outputs import check_writable
 from kvtrace.placement.keys import KeyTable
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
+from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
 from kvtrace.textfile import open_binary
+from kvtrace.units import format_bytes
 from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 
     from kvtrace.importers import ImportOptions
 
-OPTIONS = ("nvme_capacity_bytes",)
+OPTIONS = ("nvme_capacity_bytes", "model")
 
 Columns = dict[str, "NDArray[Any]"]
 _BLOCK_BYTES = 2 << 20
 _NO_WORD = 255
+_LARGER = "an object is larger than the nvme tier"
+_NO_ROOM = "read of an object for which there was no room any more on nvme"
 _OWN_KEY = r"^[0-9a-f]{16}$"
 _ACCEPTED = {
     "Operation": {word: int(op) for op, word in OPS.items()},
@@ -61,29 +64,36 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     `nvme_capacity_bytes` so does each object that no longer fits on nvme, the least recently used
     one first. Objects read before any write become declared residents. Keys of 16 hex digits are
     taken as they are; other ones are hashed (xxh3-64), their names kept beside `out` in
-    `<name>.keys.parquet`.
+    `<name>.keys.parquet`. With `model` the header has its bytes per token, so that a replay tells
+    tokens per second.
     """
     (path,), force = paths, options.force
     check_writable(out, force=force)
     found = _survey(path)
     header = header_of("mlperf-csv", paths, epoch_ns=found.order.first)
+    header = header if options.model is None else with_model(header, options.model)
+    per_token = int((header.model or {}).get("rank_bytes_per_token", 1))
     deletes = _deletes(path, found, options)
     residents = _Residents()
     with ExitStack() as stack:
         keys = _Keys(stack, names_path(out), force=force)
         writer = stack.enter_context(TraceWriter(out, header, force=force))
-        batches = _rows(path, keys)
+        batches = _rows(path, keys, per_token)
         for rows in found.order.sorted("timestamp", batches, since=("timestamp",)):
             residents.note(rows)
-            for adds in deletes:
-                rows = adds.completed(rows)
+            try:
+                for adds in deletes:
+                    rows = adds.completed(rows)
+            except TooSmallError as error:
+                assert options.nvme_capacity_bytes is not None
+                raise _too_small(path, found, keys, error, options.nvme_capacity_bytes) from error
             writer.append(rows)
         writer.resident = residents.array()
         header = writer.close()
     return Imported(header, tuple(_notes(found, deletes, residents, keys)))
 
 
-def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[_Evictions | Capacity]:
+def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[Evictions | Capacity]:
     """Return what adds the deletes that the file lacks."""
     capacity = options.nvme_capacity_bytes
     if found.has_deletes:
@@ -96,14 +106,46 @@ def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[_Evicti
             )
         return []
     if capacity is None:
-        return [_Evictions()]
+        return [Evictions()]
     if capacity <= 0:
         raise UsageError("not a capacity", where="--nvme-capacity", got=capacity)
-    return [_Evictions(), Capacity(Tier.NVME, capacity, path)]
+    return [Evictions(), Capacity(Tier.NVME, capacity)]
+
+
+def _too_small(
+    path: Path, found: _Survey, keys: _Keys, error: TooSmallError, capacity: int
+) -> TraceError:
+    """Return the error of a capacity with which a row finds no room, naming one that fits."""
+    parts: list[Columns] = []
+    for rows in found.order.sorted("timestamp", _rows(path, keys)):
+        mine = (rows["tier"] == Tier.NVME) & (rows["op"] <= Op.WRITE)
+        parts.append({name: rows[name][mine] for name in ("op", "size", "key")})
+    op, size, key = (np.concatenate([part[n] for part in parts]) for n in ("op", "size", "key"))
+    fitting = smallest(op, size, key, capacity)
+    line, name = _line_of(path, keys, error, found.order.first)
+    return TraceError(
+        _LARGER if error.larger else _NO_ROOM,
+        where=f"{path}: row {line}",
+        got=f"key {name}, --nvme-capacity {format_bytes(capacity)}",
+        accepted=f"{fitting:,} bytes or more, the smallest with which all reads are served",
+        hint="give the capacity that the file was made with",
+    )
+
+
+def _line_of(path: Path, keys: _Keys, error: TooSmallError, first_ns: int) -> tuple[int, str]:
+    """Return the row, the header being row 1, and the key's name of what finds no room."""
+    for block in _blocks(path, HEADER):
+        names = pl.Series(pl.from_arrow(block.strings("Key")))
+        same = (block.times_ns() - first_ns == error.timestamp_ns) & (keys.of(names) == error.key)
+        same &= (block.words("Tier") == Tier.NVME) & (block.words("Operation") <= Op.WRITE)
+        if same.any():
+            at = int(same.argmax())
+            return block.first + at, str(names[at])
+    return 0, f"{error.key:016x}"
 
 
 def _notes(
-    found: _Survey, deletes: list[_Evictions | Capacity], residents: _Residents, keys: _Keys
+    found: _Survey, deletes: list[Evictions | Capacity], residents: _Residents, keys: _Keys
 ) -> Iterator[str]:
     if found.order.disorder:
         yield f"{found.order.disorder} rows were out of order and have been sorted"
@@ -136,8 +178,9 @@ def _survey(path: Path) -> _Survey:
     return found
 
 
-def _rows(path: Path, keys: _Keys) -> Iterator[Columns]:
+def _rows(path: Path, keys: _Keys, per_token: int = 1) -> Iterator[Columns]:
     for block in _blocks(path, HEADER):
+        block.check_tokens(per_token)
         yield {
             "timestamp": block.times_ns(),
             "op": block.words("Operation"),
@@ -215,6 +258,14 @@ class _Block:
         bad = (values == 0) | (values > MAX_SIZE_BYTES)
         self._refuse(bad, "Object_Size_Bytes", f"1 to {MAX_SIZE_BYTES}")
         return np.asarray(values, np.uint64)
+
+    def check_tokens(self, per_token: int) -> None:
+        """Raise TraceError for an object that isn't of whole tokens of the model."""
+        if per_token > 1:
+            self._refuse(
+                self.sizes() % np.uint64(per_token) != 0, "Object_Size_Bytes",
+                f"whole tokens of the model, {per_token:,} bytes each: name the one of the run",
+            )  # fmt: skip
 
     def words(self, name: str) -> NDArray[np.uint8]:
         """Return the wire values of a column of words."""
@@ -316,36 +367,3 @@ class _Residents:
     def array(self) -> NDArray[np.void]:
         """Return them all."""
         return np.concatenate([np.zeros(0, RESIDENT_DTYPE), *self._found])
-
-
-class _Evictions:
-    """Adds to each pair of Read and Write with phase Evict the delete that it means."""
-
-    def __init__(self) -> None:
-        self.added = 0
-        self._pending: dict[int, tuple[int, int]] = {}
-
-    def completed(self, columns: Columns) -> Columns:
-        """Return the rows with the deletes, each right behind its pair's Write."""
-        evicts = np.flatnonzero((columns["phase"] == Phase.EVICT) & (columns["op"] <= Op.WRITE))
-        behind, tiers, sizes = [], [], []
-        for row in evicts.tolist():
-            key, tier = int(columns["key"][row]), int(columns["tier"][row])
-            if columns["op"][row] == Op.READ:
-                self._pending[key] = (tier, int(columns["size"][row]))
-            elif key in self._pending:
-                from_tier, size = self._pending.pop(key)
-                behind.append(row)
-                tiers.append(from_tier)
-                sizes.append(size)
-        self.added += len(behind)
-        places = np.array(behind, np.int64) + 1
-        added = {
-            "timestamp": columns["timestamp"][behind],
-            "op": np.full(len(behind), Op.DELETE, np.uint8),
-            "size": np.array(sizes, np.uint64),
-            "tier": np.array(tiers, np.uint8),
-            "key": columns["key"][behind],
-            "phase": np.full(len(behind), Phase.EVICT, np.uint8),
-        }
-        return {name: np.insert(columns[name], places, added[name]) for name in columns}

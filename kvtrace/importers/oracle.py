@@ -9,6 +9,7 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.foreign import incoming
 from kvtrace.foreign.oracle import NEVER, NEVER_TOO, RECORD
+from kvtrace.foreign.order import zero_ns
 from kvtrace.importers import Imported
 from kvtrace.outputs import check_writable
 from kvtrace.schema import Op, Phase, Tier
@@ -49,30 +50,40 @@ def recognises(path: Path, start: bytes) -> bool:
 def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
     """Make a trace of the accesses, reads on one tier (--tier; by default nvme).
 
-    The format doesn't tell reads from writes, so that all objects are resident at the start.
+    The format doesn't tell reads from writes, so that all objects are resident at the start. Times
+    count from the first access.
     """
     (path,) = paths
     check_writable(out, force=options.force)
     tier = Tier.NVME if options.tier is None else options.tier
     told = {_EMPTY: 0}
-    log = incoming.Log("oracle", paths)
-    header, notes = incoming.write(log, _rows(path, tier, told), out, force=options.force)
+    zero = zero_ns(_first_ns(path))
+    log = incoming.Log("oracle", paths, epoch_ns=zero)
+    header, notes = incoming.write(log, _rows(path, tier, zero, told), out, force=options.force)
     return Imported(header, (*incoming.counted(told), *notes))
 
 
-def _rows(path: Path, tier: Tier, told: dict[str, int]) -> Iterator[Columns]:
+def _rows(path: Path, tier: Tier, zero: int, told: dict[str, int]) -> Iterator[Columns]:
     for block in _blocks(path):
         records = block[block["size"] > 0]
         count = len(records)
         told[_EMPTY] += len(block) - count
         yield {
-            "timestamp": records["time"].astype(np.int64) * S_NS,
+            "timestamp": records["time"].astype(np.int64) * S_NS - zero,
             "op": np.full(count, Op.READ, np.uint8),
             "size": records["size"].astype(np.uint64),
             "tier": np.full(count, tier, np.uint8),
             "key": np.ascontiguousarray(records["id"]),
             "phase": np.full(count, Phase.DECODE, np.uint8),
         }
+
+
+def _first_ns(path: Path) -> int:
+    """Return the time of the first access of an object of some bytes."""
+    for block in _blocks(path):
+        if some := block["time"][block["size"] > 0].tolist():
+            return int(some[0]) * S_NS
+    return 0
 
 
 def _blocks(path: Path) -> Iterator[NDArray[np.void]]:

@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kvtrace.foreign import incoming
+from kvtrace.foreign.appended import PART, placed, whole
 from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
+from kvtrace.foreign.requoted import Requoted
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
 from kvtrace.outputs import check_writable
+from kvtrace.request import ranges
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapReader
 
@@ -45,15 +48,29 @@ OPS = {
     "GET": Op.READ,
     "GET_RANGE": Op.READ,
     "PUT": Op.WRITE,
+    "POST": Op.WRITE,
+    "PUTPART": Op.WRITE,
+    "APPEND": Op.WRITE,
+    "UPLOAD": Op.WRITE,
     "DELETE": Op.DELETE,
     "STAT": Op.LOOKUP,
     "HEAD": Op.LOOKUP,
 }
+"""Source: minio/warp, pkg/bench (`OpType`); russfellows/s3dlio, src/s3_ops.rs."""
+PARTS = {"PUTPART": 1, "APPEND": 1}
+"""Writes that go on where their object ends."""
+FAN_OUT = {"POST": 1}
+"""One of n objects stores n copies, `NAME/copy-0.ext` and so on (pkg/bench/fanout.go)."""
+MAX_COPIES = 1 << 16
 TIMES = ("timestamp", "submit", "complete")
 _OTHER = 255
 _ENOENT = 2
 _OWN_ERROR = r"^errno ([0-9]+)\b"
-_MISSING_ERROR = r"NoSuchKey|NotFound|404|not exist"
+_MISSING_ERROR = (
+    r"(?i)nosuchkey|notfound|\b404\b|not exist|no such (key|file|object)"
+    r"|(^|file|object|key|path|blob|at location .*|:) *not found"
+)
+"""What S3, warp and the stores of s3dlio say of an object that isn't there."""
 _SCHEME = r"^[a-z0-9]+://"
 
 
@@ -66,15 +83,18 @@ def recognises(path: Path, start: bytes) -> bool:
 def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
     """Make a trace from an operation log.
 
-    GET, GET_RANGE, PUT, DELETE, STAT and HEAD become ops on objects of one tier (--tier), in order
-    of their start; what they took and whether they failed goes into submit, complete and error.
-    With a map, rows get the key, tier, phase and request that they had before the export.
+    Ops that read, write, delete and look up become ops on objects of one tier (--tier), in order of
+    their start; what they took and whether they failed goes into submit, complete and error. Parts
+    of an object (PUTPART, APPEND) are writes one behind the other, a fan-out is a write of each
+    copy. Ops of other names are counted, with their bytes. With a map, rows get the key, tier,
+    phase and request that they had before the export.
     """
     (path,) = paths
     check_writable(out, force=options.force)
     names = header_of(path, "\t")
     need_columns(path, names, NEEDED)
-    table = Table(path, {n: t for n, t in TYPES.items() if n in names}, delimiter="\t")
+    types = {n: t for n, t in TYPES.items() if n in names}
+    table = Table(path, types, delimiter="\t", wrapped=lambda stream: Requoted(stream, names))
     with ExitStack() as stack:
         known = stack.enter_context(Names(out, force=options.force))
         beside = stack.enter_context(MapReader(options.map)) if options.map else None
@@ -82,10 +102,14 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         reader = _Reader(path, known, tier, beside)
         spool = stack.enter_context(Spool(reader.batches(table), out.parent))
         rows = Reordered("timestamp", spool, since=TIMES)
-        log = incoming.Log("warp", paths, reader.extra, epoch_ns=rows.first)
-        header, notes = incoming.write(log, rows, out, force=options.force)
+        offset = ("offset",) if reader.parts else ()
+        log = incoming.Log("warp", paths, (*reader.extra, *offset), epoch_ns=rows.first)
+        made = placed(rows) if reader.parts else whole(rows)
+        header, notes = incoming.write(log, made, out, force=options.force)
     told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
-    return incoming.imported(header, [*incoming.counted(told), *notes], known, out)
+    return incoming.imported(
+        header, [*incoming.counted(told), *reader.lost.notes(), *notes], known, out
+    )
 
 
 def _ns(times: pa.Array) -> NDArray[np.int64]:
@@ -108,6 +132,8 @@ class _Reader:
             ),
             0,
         )
+        self.parts = 0
+        self.lost = incoming.Lost()
 
     def batches(self, table: Table) -> Iterator[Columns]:
         """Yield the rows, not yet in order."""
@@ -127,7 +153,8 @@ class _Reader:
         error = _errnos(_texts(batch, "error"))
         failed = (error != 0) & (size == 0) & (op <= Op.DELETE)
         op = np.where(failed, Op.LOOKUP, op).astype(np.uint8)
-        single = self._single(batch) & (op != _OTHER)
+        single = self._single(batch, op)
+        self._lose(batch, op, size, ~single)
         empty = (op <= Op.WRITE) & (size == 0)
         self._count(failed & single, ~single, empty & single)
         kept = single & ~empty
@@ -139,14 +166,17 @@ class _Reader:
             "submit": start,
             "complete": start + took,
             "error": error,
+            PART: coded(batch.column("op"), PARTS, 0),
         }
         columns |= {} if self._map is None else self._identity(batch)
         if not kept.all():
             columns = {name: values[kept] for name, values in columns.items()}
             batch = batch.filter(pa.array(kept))
+        self.parts += int(columns[PART].sum())
         if self._map is not None:
             return columns
-        key, tier = self._names.of(parts_of(_names(batch)), self._tier)
+        columns, names = _copied(batch, columns, self._path, before)
+        key, tier = self._names.of(parts_of(names), self._tier)
         return columns | {"key": key, "tier": tier, "phase": incoming.phases(columns["op"])}
 
     def _identity(self, batch: pa.RecordBatch) -> Columns:
@@ -160,15 +190,32 @@ class _Reader:
         for what, more in zip(self.told, (others, empty, failed), strict=True):
             self.told[what] += more
 
+    def _lose(
+        self,
+        batch: pa.RecordBatch,
+        op: NDArray[np.uint8],
+        size: NDArray[np.int64],
+        others: NDArray[np.bool_],
+    ) -> None:
+        """Count, by name, the ops that are left out although they have bytes."""
+        rows = np.flatnonzero(others & (size > 0))
+        words = batch.column("op").take(pa.array(rows)).to_pylist() if len(rows) else []
+        for row, word in zip(rows.tolist(), words, strict=True):
+            unknown = op[row] == _OTHER
+            reason = incoming.NOT_UNDERSTOOD if unknown else incoming.NO_OBJECT
+            self.lost.note(word, reason, int(size[row]))
+
     @staticmethod
-    def _single(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+    def _single(batch: pa.RecordBatch, op: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which ops are known and have their object: one, or one that moves all bytes."""
         named: NDArray[np.bool_] = pc.greater(pc.binary_length(batch.column("file")), 0).to_numpy(
             zero_copy_only=False
         )
+        named &= op != _OTHER
         if "n_objects" not in batch.schema.names:
             return named
         counts = batch.column("n_objects").fill_null(1).to_numpy(zero_copy_only=False)
-        single: NDArray[np.bool_] = named & (counts == 1)
+        single: NDArray[np.bool_] = named & ((counts == 1) | (op <= Op.WRITE))
         return single
 
     def _durations(
@@ -189,6 +236,31 @@ class _Reader:
                    accepted="not before start")  # fmt: skip
             took = np.where(known, by_end, took)
         return took
+
+
+def _copied(
+    batch: pa.RecordBatch, columns: Columns, path: Path, before: int
+) -> tuple[Columns, pa.Array]:
+    """Return rows and their names, a fan-out being a row for each copy."""
+    names = _names(batch)
+    if "n_objects" not in batch.schema.names:
+        return columns, names
+    counts = batch.column("n_objects").fill_null(1)
+    fan_out = coded(batch.column("op"), FAN_OUT, 0) != 0
+    fan_out &= (columns["op"] == Op.WRITE) & pc.greater(counts, 1).to_numpy(zero_copy_only=False)
+    if not fan_out.any():
+        return columns, names
+    refuse(fan_out & pc.greater(counts, MAX_COPIES).to_numpy(zero_copy_only=False), counts, path,
+           before, name="n_objects", accepted=f"up to {MAX_COPIES} copies")  # fmt: skip
+    copies = np.where(fan_out, counts.to_numpy(zero_copy_only=False), 1)
+    rows, copy = np.repeat(np.arange(len(copies)), copies), ranges(copies)
+    made = {name: values[rows] for name, values in columns.items()}
+    # What doesn't divide is in the first copies, so that no byte is lost.
+    share, rest = np.divmod(columns["size"], copies)
+    made["size"] = share[rows] + (copy < rest[rows])
+    texts = pa.array([f"/copy-{number}.ext" for number in copy.tolist()])
+    ends = pc.if_else(pa.array(fan_out[rows]), texts, "")
+    return made, pc.binary_join_element_wise(names.take(pa.array(rows)), ends, "")
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:

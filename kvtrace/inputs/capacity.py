@@ -1,4 +1,4 @@
-"""Deletes that a log doesn't have, inferred: what no longer fits, least recently used first."""
+"""Deletes that a log doesn't have, inferred: of what no longer fits, and of what was demoted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.errors import TraceError
 from kvtrace.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.schema import Op, Phase
-from kvtrace.units import format_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +25,7 @@ _UNKNOWN, _LIVE, _DEAD = range(3)
 _USED, _DELETED, _LIVE_COUNT = range(3)
 _FINE, _DEAD_READ, _TOO_LARGE = range(3)
 _READ = int(Op.READ)
+_KEYS_AT_ONCE = 1 << 16
 
 
 @kernel
@@ -92,14 +91,22 @@ def _use_rows(
     return count, _FINE, 0
 
 
+class TooSmallError(Exception):
+    """There is no room for an object that is used: it had to go before, or is larger."""
+
+    def __init__(self, key: int, timestamp_ns: int, *, larger: bool) -> None:
+        super().__init__(key)
+        self.key, self.timestamp_ns, self.larger = key, timestamp_ns, larger
+
+
 class Capacity:
     """Adds deletes of one tier, so that it never holds more than its capacity.
 
     Objects are used by reads and writes. Memory: 40 bytes for each key that was ever there.
     """
 
-    def __init__(self, tier: Tier, capacity_bytes: int, where: object) -> None:
-        self._tier, self._capacity, self._where = tier, capacity_bytes, where
+    def __init__(self, tier: Tier, capacity_bytes: int) -> None:
+        self._tier, self._capacity = tier, capacity_bytes
         self._table = KeyTable()
         self._objects = np.zeros(self._table.capacity + 1, _OBJECT)
         self._tally = np.zeros(3, np.int64)
@@ -117,7 +124,7 @@ class Capacity:
     def completed(self, columns: Columns) -> Columns:
         """Return the rows with the deletes, each before the row that needs the room.
 
-        Raises TraceError if an object is read that had to go: the capacity was larger.
+        Raises TooSmallError if an object is read that had to go: the capacity was larger.
         """
         rows = np.flatnonzero((columns["tier"] == self._tier) & (columns["op"] <= Op.WRITE))
         mine = {name: columns[name][rows] for name in ("op", "size", "key")}
@@ -130,7 +137,12 @@ class Capacity:
             self._tally, gone_row, gone_key, gone_size,
         )  # fmt: skip
         if status != _FINE:
-            raise self._error(status, columns, int(rows[at]))
+            row = int(rows[at])
+            raise TooSmallError(
+                int(columns["key"][row]),
+                int(columns["timestamp"][row]),
+                larger=status == _TOO_LARGE,
+            )
         places = rows[gone_row[:count]]
         added = {
             "timestamp": columns["timestamp"][places],
@@ -150,20 +162,69 @@ class Capacity:
             self._objects = carried(self._objects, with_end, self._table.capacity + 1)
         return self._table.add(keys)
 
-    def _error(self, status: int, columns: Columns, row: int) -> TraceError:
-        key, size = int(columns["key"][row]), int(columns["size"][row])
-        if status == _TOO_LARGE:
-            return TraceError(
-                f"an object is larger than the {self._tier.label} tier",
-                where=self._where,
-                got=format_bytes(size),
-                accepted=f"up to {format_bytes(self._capacity)}",
-                hint="give the capacity that the file was made with",
-            )
-        return TraceError(
-            f"read of an object for which there was no room any more on {self._tier.label}",
-            where=self._where,
-            got=f"key {key:016x} at {int(columns['timestamp'][row])} ns, capacity "
-            f"{format_bytes(self._capacity)}",
-            hint="give the capacity that the file was made with",
-        )
+
+def smallest(
+    op: NDArray[np.uint8], size: NDArray[np.uint64], key: NDArray[np.uint64], failed_bytes: int
+) -> int:
+    """Return the smallest capacity with which no object is read that had to go.
+
+    `failed_bytes`: one that was too small. A larger one never holds less.
+    """
+    table = KeyTable()
+    index = np.empty(len(key), np.int32)
+    for begin in range(0, len(key), _KEYS_AT_ONCE):
+        some = slice(begin, begin + _KEYS_AT_ONCE)
+        if not table.has_room(len(key[some])):
+            table.keep(np.ones(table.count, np.bool_), len(key[some]))
+        index[some] = table.add(key[some])
+    low, high = failed_bytes, int(size.astype(np.int64).sum())
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _fits(op, size, key, index, table.count, middle)
+        low, high = (low, middle) if fits else (middle, high)
+    return high
+
+
+def _fits(
+    op: NDArray[np.uint8], size: NDArray[np.uint64], key: NDArray[np.uint64],
+    index: NDArray[np.int32], count: int, capacity: int,
+) -> bool:  # fmt: skip
+    objects, gone = np.zeros(count + 1, _OBJECT), len(op) + 1
+    _, status, _ = _use_rows(
+        op, size, key, index, objects, capacity, np.zeros(3, np.int64),
+        np.empty(gone, np.int64), np.empty(gone, np.uint64), np.empty(gone, np.uint64),
+    )  # fmt: skip
+    return bool(status == _FINE)
+
+
+class Evictions:
+    """Adds to each pair of Read and Write with phase Evict the delete that it means."""
+
+    def __init__(self) -> None:
+        self.added = 0
+        self._pending: dict[int, tuple[int, int]] = {}
+
+    def completed(self, columns: Columns) -> Columns:
+        """Return the rows with the deletes, each right behind its pair's Write."""
+        evicts = np.flatnonzero((columns["phase"] == Phase.EVICT) & (columns["op"] <= Op.WRITE))
+        behind, tiers, sizes = [], [], []
+        for row in evicts.tolist():
+            key, tier = int(columns["key"][row]), int(columns["tier"][row])
+            if columns["op"][row] == Op.READ:
+                self._pending[key] = (tier, int(columns["size"][row]))
+            elif key in self._pending:
+                from_tier, size = self._pending.pop(key)
+                behind.append(row)
+                tiers.append(from_tier)
+                sizes.append(size)
+        self.added += len(behind)
+        places = np.array(behind, np.int64) + 1
+        added = {
+            "timestamp": columns["timestamp"][behind],
+            "op": np.full(len(behind), Op.DELETE, np.uint8),
+            "size": np.array(sizes, np.uint64),
+            "tier": np.array(tiers, np.uint8),
+            "key": columns["key"][behind],
+            "phase": np.full(len(behind), Phase.EVICT, np.uint8),
+        }
+        return {name: np.insert(columns[name], places, added[name]) for name in columns}

@@ -23,6 +23,12 @@ LINES_PER_PIECE = 1 << 16
 _HEADER_CHARACTERS = 1 << 16
 
 
+def has_columns(start: bytes, columns: Sequence[str]) -> bool:
+    """Return whether the first line of a file's first bytes names all these columns."""
+    line = start.partition(b"\n")[0].decode("utf-8", "replace").removeprefix("\ufeff")
+    return set(columns) <= {name.strip() for name in line.split(",")}
+
+
 def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Lines, pl.DataFrame]]:
     """Yield pieces of `path` as text in `columns`, found by the header line; others are ignored.
 

@@ -30,15 +30,17 @@ def write_trace(
     *,
     name: str,
     force: bool,
+    epoch_ns: int | None = None,
     extra: tuple[str, ...] = (),
     notes: Callable[[], list[str]] = list,
 ) -> Imported:
     """Write I/O (`blockio.COLUMNS` and `extra`) as a trace of format `name`'s files.
 
-    `notes` is asked at the end for what the format has to say. Raises TraceError if there is none.
+    `epoch_ns`: what the files' clock shows at 0, if they tell. `notes` is asked at the end for what
+    the format has to say. Raises TraceError if there is none.
     """
     check_writable(out, force=force)
-    header = header_of(name, paths)
+    header = header_of(name, paths, epoch_ns=epoch_ns)
     objects = Objects()
     rows = 0
     with TraceWriter(out, header, extra, force=force) as writer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,10 +14,10 @@ from kvtrace.errors import TraceError
 from kvtrace.inputs.lines import Lines, pieces
 from kvtrace.inputs.rows import MAX_TIME_NS, MAX_TOKENS, U64_MAX
 from kvtrace.request import Ragged
-from kvtrace.units import S_NS
+from kvtrace.units import MS_NS, S_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -39,6 +40,12 @@ def parsed(
             tasks = [(piece, pool.submit(parse, piece)) for piece in some]
             for piece, task in tasks:
                 yield piece, task.result()
+
+
+def has_keys(start: bytes, keys: Sequence[str], *, without: Sequence[str] = ()) -> bool:
+    """Return whether a file's first bytes have all these keys of JSON, and none of those."""
+    names = set(re.findall(rb'"([A-Za-z_]+)"\s*:', start))
+    return {key.encode() for key in keys} <= names and not {n.encode() for n in without} & names
 
 
 def objects(piece: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -77,6 +84,17 @@ def whole(
     return value
 
 
+def ms_ns(fields: dict[str, Any], name: str, where: str) -> int:
+    """Return a field of milliseconds, 0 or more, as ns, a fraction rounded. Raises TraceError."""
+    value: Any = fields.get(name, "nothing")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and 0 <= value <= MAX_TIME_NS // MS_NS:
+        nanoseconds: int = round(value * MS_NS)
+        return nanoseconds
+    got = _shortened(value) if name in fields else value
+    raise TraceError(f"bad {name}", where=where, got=got, accepted="milliseconds, 0 or more")
+
+
 def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
     """Return a field of seconds, 0 or more, as nanoseconds. Raises TraceError."""
     value: Any = fields.get(name, "nothing")
@@ -89,20 +107,48 @@ def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
 
 
 def hash_ids(
-    fields: dict[str, Any], where: str, *, needed: int, block_tokens: int, of: str
+    fields: dict[str, Any],
+    where: str,
+    tokens: int,
+    block_tokens: int,
+    *,
+    of: str,
+    full_only: bool = False,
+    option: str | None = None,
 ) -> list[int]:
-    """Return the ids of a request, at least `needed` ints. Raises TraceError."""
+    """Return the ids of a request of so many tokens: one per block, a partial last one included.
+
+    With `full_only` that of a partial one may be missing. `option`: how a user says how many tokens
+    an id stands for. Raises TraceError for another count: with ids of another size, hits would be
+    made up.
+    """
     found = fields.get("hash_ids")
-    if not isinstance(found, list) or len(found) < needed:
+    most = -(-tokens // block_tokens)
+    least = tokens // block_tokens if full_only else most
+    count = len(found) if isinstance(found, list) else -1
+    if not isinstance(found, list) or not least <= count <= most:
         raise TraceError(
-            "too few hash_ids",
+            "too many hash_ids" if count > most else "too few hash_ids",
             where=where,
-            got=len(found) if isinstance(found, list) else _shortened(found),
-            accepted=f"{needed}, one per {block_tokens} tokens of {of}",
+            got=count if count >= 0 else _shortened(found),
+            accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
+            hint=_fitting(tokens, count, option),
         )
     if not set(map(type, found)) <= {int}:
         raise _bad_id(found, where)
     return found
+
+
+def _fitting(tokens: int, count: int, option: str | None) -> str | None:
+    """Say which block size would fit so many ids: the power of two, or the smallest."""
+    if count < 1 or count > tokens:
+        return None
+    smallest = -(-tokens // count)
+    power = 1 << (smallest - 1).bit_length()
+    size = power if -(-tokens // power) == count else smallest
+    if option is None:
+        return f"{size} tokens per id would fit"
+    return f"{size} tokens per id would fit: {option} {size}"
 
 
 def id_lists(lists: list[list[int]], places: list[str]) -> Ragged:

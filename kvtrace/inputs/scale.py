@@ -40,6 +40,8 @@ class Copies:
         self._seed = seed
         self._interner = Interner()
         self.references = 0
+        self.families: NDArray[np.int64] | None = None
+        """The family of each session, where it is these that stay, go and are copied as a whole."""
         self._lowest = np.zeros(0, np.int64)
         self._highest = np.zeros(0, np.int64)
 
@@ -48,9 +50,13 @@ class Copies:
         """Return how many ids the requests so far listed, partial last ones included."""
         return {"references": self.references, "unique": len(self._interner)}
 
+    def whole(self, session: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what each session stays, goes or is copied with: its family, or itself."""
+        return session if self.families is None else self.families[session]
+
     def counts(self, session: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many times each session appears: `scale` on average."""
-        drawn = _uniform(self._seed, _COUNT_STREAM, session)
+        drawn = _uniform(self._seed, _COUNT_STREAM, self.whole(session))
         counts: NDArray[np.int64] = np.floor(self.scale + drawn).astype(np.int64)
         return counts
 
@@ -69,7 +75,7 @@ class Copies:
         new = len(self._interner) - len(self._lowest)
         self._lowest = np.concatenate((self._lowest, np.full(new, np.iinfo(np.int64).max)))
         self._highest = np.concatenate((self._highest, np.full(new, -1)))
-        user = np.repeat(session, ids.counts)
+        user = np.repeat(self.whole(session), ids.counts)
         np.minimum.at(self._lowest, dense, user)
         np.maximum.at(self._highest, dense, user)
 
@@ -105,7 +111,9 @@ def _copied(rows: FileRows, copies: Copies) -> FileRows:
     counts = copies.counts(rows.session)
     grown = rows.take(np.repeat(np.arange(len(rows)), counts))
     number = copies.numbers(grown.session, ranges(counts))
-    return replace(grown, time_ns=grown.time_ns + copies.delays_ns(number), session=number)
+    # The requests of a family keep their distances.
+    delays = copies.delays_ns(copies.numbers(copies.whole(grown.session), ranges(counts)))
+    return replace(grown, time_ns=grown.time_ns + delays, session=number)
 
 
 def _uniform(seed: int, stream: int, numbers: NDArray[np.int64]) -> NDArray[np.float64]:

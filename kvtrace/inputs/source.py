@@ -11,6 +11,7 @@ import numpy as np
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import SourceInfo
 from kvtrace.inputs.clock import Clock, in_order, spread
+from kvtrace.inputs.families import families
 from kvtrace.inputs.scale import Copies, scaled
 from kvtrace.inputs.turns import TurnHistory
 from kvtrace.request import RequestBatch
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 FILE_KEYS = frozenset({"speed", "cycles", "scale_sessions", "dequantise"})
 """Configuration keys of every source whose files tell when requests arrive."""
+
+BLOCK_OPTION = "--source-block-tokens"
+"""How a user says how many tokens an id of a file stands for."""
 
 _TICK_STREAM = 20
 
@@ -126,6 +130,8 @@ class FileSource(RequestFiles["Piece"]):
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield the requests in order of arrival, cycle after cycle."""
+        if self._copies.scale != 1 and self.block_tokens is not None and not self.known:
+            self._copies.families = families(in_order(self._pieces()), self.block_tokens)
         if self._copies.most > 1 and self.block_tokens is not None:
             for rows in in_order(self._pieces()):
                 assert rows.ids is not None
@@ -140,9 +146,18 @@ class FileSource(RequestFiles["Piece"]):
                 sessions = max(sessions, int(rows.session.max()) + 1)
                 yield self._batch(rows, session_base)
             if end_ns < 0:
-                raise self._nothing()
+                raise self._none_left() if self._copies.scale < 1 else self._nothing()
             session_base += -(-sessions // self._copies.most) * self._copies.most
             clock.next_cycle(end_ns)
+
+    def _none_left(self) -> UsageError:
+        return UsageError(
+            "no session is left",
+            where="--scale-sessions",
+            got=self._copies.scale,
+            accepted="so much that at least one stays",
+            hint="give a larger one, or another --seed",
+        )
 
     def _timed(self, clock: Clock) -> Iterator[FileRows]:
         """Yield the requests of a cycle, their times made arrivals."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-WORDS_MAX = 12
+WORDS_MAX = 14
 """Words of a line that are looked at; there may be more."""
 _BLOCK_BYTES = 4 << 20
 _LINE_BYTES_MAX = 1 << 16

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.schema import Op
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,10 +24,14 @@ _SLICE_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How much of a trace is replayed: that many rows, or the rows before that time."""
+    """How much of a trace is replayed: that many rows, or the rows before that time.
+
+    Ops that had failed (`error`) are left out, unless `with_failed`; look-ups that missed aren't.
+    """
 
     rows: int | None = None
     duration_ns: int | None = None
+    with_failed: bool = False
 
     def cut(self, first_row: int, timestamps: NDArray[np.int64]) -> int:
         """Return how many of the rows that start at `first_row` are within the limit."""
@@ -39,7 +45,10 @@ class Limit:
 
 @dataclass(slots=True)
 class Batch:
-    """Consecutive rows of a trace, with `offset_bytes` filled in where the trace has none."""
+    """Rows of a trace that follow one another, `offset_bytes` filled in where the trace has none.
+
+    `first_row`: how many came before; `failed`: ops among them that had failed and are left out.
+    """
 
     first_row: int
     timestamp_ns: NDArray[np.int64]
@@ -51,6 +60,7 @@ class Batch:
     offset_bytes: NDArray[np.uint64]
     optional: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Other columns that were asked for; those that the trace doesn't have are missing."""
+    failed: int = 0
 
 
 def read_only(values: NDArray[Any]) -> NDArray[Any]:
@@ -68,27 +78,44 @@ def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> 
     """Yield the rows of `trace` that are within `limit`, in slices that stay in a CPU's cache."""
     there = [name for name in optional if name in trace.columns]
     names = [*COLUMNS, *there, *(["offset"] if "offset" in trace.columns else [])]
-    first_row = 0
+    names += ["error"] if "error" in trace.columns and not limit.with_failed else []
+    first_row = seen = waiting = 0
     for columns in trace.batches(names, nulls=True):
-        rows = limit.cut(first_row, columns["timestamp"])
+        rows = limit.cut(seen, columns["timestamp"])
         for begin in range(0, rows, _SLICE_ROWS):
             end = min(rows, begin + _SLICE_ROWS)
-            part = {name: read_only(values[begin:end]) for name, values in columns.items()}
+            part = _done({name: values[begin:end] for name, values in columns.items()})
+            waiting += end - begin - len(part["op"])
+            part = {name: read_only(values) for name, values in part.items()}
             offset = part.get("offset")
+            if not len(part["op"]):
+                continue
+            failed, waiting = waiting, 0
             yield Batch(
-                first_row + begin,
+                first_row,
                 part["timestamp"],
                 part["op"],
                 part["size"],
                 part["tier"],
                 part["key"],
                 part["phase"],
-                read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
+                read_only(np.zeros(len(part["op"]), np.uint64)) if offset is None else offset,
                 {name: part[name] for name in there},
+                failed,
             )
+            first_row += len(part["op"])
         if rows < len(columns["timestamp"]):
             return
-        first_row += rows
+        seen += rows
+
+
+def _done(part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return rows without ops that had failed, as far as errors are known."""
+    error = part.get("error")
+    if error is None or not np.ma.filled(error, 0).any():
+        return part
+    kept = (np.ma.filled(error, 0) == 0) | (part["op"] == Op.LOOKUP)
+    return {name: values[kept] for name, values in part.items()}
 
 
 def stream_keys(batch: Batch) -> NDArray[np.uint64]:

@@ -51,6 +51,8 @@ class Survey:
     """The longest object."""
     sessions: int
     """Distinct sessions, and requests without one; 0 unless asked for."""
+    failed_rows: int = 0
+    """Ops that had failed and are left out."""
 
     def has_writes(self, tier: Tier) -> bool:
         """Whether rows of a tier write."""
@@ -73,7 +75,7 @@ def survey(
     state = _State(max(1, int(lane_of_tier.max()) + 1))
     state.add_resident(trace, lane_of_tier)
     sessions = KeyTable()
-    rows, last_ns = 0, 0
+    rows, last_ns, failed = 0, 0, 0
     for batch in read_batches(trace, limit, SESSION_COLUMNS if count_sessions else ()):
         state.add(batch, lane_of_tier)
         if state.tally[objects.BAD_ROW] >= 0:
@@ -82,12 +84,14 @@ def survey(
             raise dead_read(trace, batch.first_row + row, int(batch.key[row]), tier)
         if count_sessions:
             sessions.add(stream_keys(batch))
-        rows = batch.first_row + len(batch.op)
+        rows, failed = batch.first_row + len(batch.op), failed + batch.failed
         last_ns = int(batch.timestamp_ns[-1])
         progress(rows)
     state.finish()
     originals = _without_ghosts(trace, lane_of_tier, limit, state)
-    return state.result(rows, last_ns, originals, sessions.count)
+    found = state.result(rows, last_ns, originals, sessions.count)
+    found.failed_rows = failed
+    return found
 
 
 def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
@@ -97,7 +101,9 @@ def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
         where=f"{trace.path}: row {row}, column op",
         got=f"key {key} on tier {tier.label}",
         accepted="a read that follows a live write",
-        hint="run `kvtrace check`",
+        hint="--with-failed executes the ops that had failed, a write among them"
+        if "error" in trace.columns
+        else "run `kvtrace check`",
     )
 
 

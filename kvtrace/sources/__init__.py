@@ -2,7 +2,8 @@
 
 A source is a module with `create(context) -> Source` and `KEYS`, the keys of `SourceConfig` that
 have an effect on it; the first line of its docstring is what `kvtrace list sources` says. `NEEDS`,
-if it has one, is the package without which it isn't available.
+if it has one, is the package without which it isn't available. With `recognises(start) -> bool`
+(`start`: first bytes, decompressed) `--source` may be left out.
 """
 
 from __future__ import annotations
@@ -10,15 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvtrace import plugins
+from kvtrace import importers, plugins
 from kvtrace.errors import UsageError
+from kvtrace.inputs.paths import input_files
+from kvtrace.textfile import open_binary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
     from kvtrace.request import Source
     from kvtrace.source_config import SourceConfig
+
+
+_FOLDER = "kvtrace.sources"
+_START_BYTES = 1 << 16
+_NOT_KNOWN = "no source is known to read it, and synthetic, the default, takes no input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,28 @@ def create(context: SourceContext) -> Source:
     return source
 
 
+def recognised(inputs: Sequence[str]) -> str:
+    """Return the name of the source that reads these inputs, told by the first file.
+
+    Raises UsageError if none does, or several do.
+    """
+    path = input_files(tuple(inputs))[0]
+    with open_binary(path) as stream:
+        start = stream.read(_START_BYTES)
+    names = plugins.names(_FOLDER)
+    readers = [name for name in names if hasattr(_module(name), "recognises")]
+    found = [name for name in readers if _module(name).recognises(start)]
+    if len(found) == 1:
+        return found[0]
+    other = None if found else importers.recognised(path)
+    raise UsageError(
+        "it could be of several sources" if found else _NOT_KNOWN,
+        where=f"--input {path}",
+        accepted=", ".join(found or readers),
+        hint=f"it is for kvtrace import ({other})" if other else "name it by --source",
+    )
+
+
 def keys(name: str) -> frozenset[str]:
     """Return the keys of `SourceConfig` that have an effect on source `name`."""
     found: frozenset[str] = _module(name).KEYS
@@ -48,7 +79,7 @@ def keys(name: str) -> frozenset[str]:
 
 
 def _module(name: str) -> ModuleType:
-    return plugins.load("kvtrace.sources", name, kind="source")
+    return plugins.load(_FOLDER, name, kind="source")
 
 
 def _check_keys(config: SourceConfig, used: frozenset[str]) -> None:

@@ -21,6 +21,11 @@ KEYS = LENGTHS_KEYS
 TIME, PROMPT, GENERATED = "TIMESTAMP", "ContextTokens", "GeneratedTokens"
 
 
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with the header of such a trace."""
+    return csvrows.has_columns(start, (TIME, PROMPT, GENERATED))
+
+
 def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
     count = 0
     for path in context.inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from kvtrace.errors import TraceError
 from kvtrace.hashmap import Interner
 from kvtrace.inputs import jsonlines
 from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece
-from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
+from kvtrace.inputs.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
 from kvtrace.jit import compiled
 
 if TYPE_CHECKING:
@@ -21,13 +22,21 @@ if TYPE_CHECKING:
     from kvtrace.inputs.lines import Lines
     from kvtrace.sources import SourceContext
 
-KEYS = FILE_KEYS
+KEYS = FILE_KEYS | {"block_tokens"}
 BLOCK_TOKENS = 16
+"""Of an id, unless `source.block_tokens` says another."""
 ROOT = -1
 _UNSEEN = -1
 
 
-def parse(piece: Lines) -> tuple[FileRows, NDArray[np.int64]]:
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with a request of such a trace."""
+    return start.lstrip().startswith(b"{") and jsonlines.has_keys(
+        start, ("chat_id", "parent_chat_id", "input_length", "hash_ids")
+    )
+
+
+def parse(piece: Lines, block_tokens: int = BLOCK_TOKENS) -> tuple[FileRows, NDArray[np.int64]]:
     """Return the requests in `piece`, and chat and parent chat of each.
 
     Raises TraceError that names the file and the line.
@@ -43,11 +52,10 @@ def parse(piece: Lines) -> tuple[FileRows, NDArray[np.int64]]:
             jsonlines.whole(fields, "chat_id", place, most=MAX_TIME_NS),
             jsonlines.whole(fields, "parent_chat_id", place, least=ROOT, most=MAX_TIME_NS),
         )
-        needed = -(-tokens // BLOCK_TOKENS)
         places.append(place)
         ids.append(
             jsonlines.hash_ids(
-                fields, place, needed=needed, block_tokens=BLOCK_TOKENS, of="input_length"
+                fields, place, tokens, block_tokens, of="input_length", option=BLOCK_OPTION
             )
         )
     time_ns, inputs, outputs, turn, chat, parent = (column.copy() for column in numbers.T)
@@ -116,9 +124,10 @@ def _follow(
     return sessions, orphans, -1
 
 
-def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
+def _pieces(context: SourceContext, block_tokens: int, told: Told) -> Iterator[Piece]:
     chats = _Chats()
-    for lines, (rows, pairs) in jsonlines.parsed(context.inputs, parse, context.workers):
+    reader = partial(parse, block_tokens=block_tokens)
+    for lines, (rows, pairs) in jsonlines.parsed(context.inputs, reader, context.workers):
         piece = Piece(lines.where, lines.first + np.arange(len(rows)), rows)
         rows.session[:] = chats.sessions(pairs, piece)
         if chats.orphans:
@@ -134,12 +143,12 @@ def create(context: SourceContext) -> FileSource:
     Raises UsageError without an input.
     """
     need_input(context, "FILE.jsonl")
-    told = Told()
+    told, block_tokens = Told(), context.config.block_tokens or BLOCK_TOKENS
     return FileSource(
         context,
         KEYS,
-        lambda: _pieces(context, told),
-        block_tokens=BLOCK_TOKENS,
+        lambda: _pieces(context, block_tokens, told),
+        block_tokens=block_tokens,
         told=told,
         sessions_known=True,
     )

@@ -21,6 +21,11 @@ KEYS = LENGTHS_KEYS
 TIME, PROMPT, GENERATED = "Timestamp", "Request tokens", "Response tokens"
 
 
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with the header of such a trace."""
+    return csvrows.has_columns(start, (TIME, PROMPT, GENERATED))
+
+
 def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
     """Yield the requests that were answered; a later layout's other columns don't matter."""
     count = 0

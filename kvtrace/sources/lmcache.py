@@ -40,6 +40,11 @@ INVENTED = [
 ]
 
 
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with the header of a recording."""
+    return MAGIC in start[4:64] and start[:1] == b"\0"
+
+
 @dataclass(frozen=True, slots=True)
 class _LookUp:
     """A request's chunks: what each is known by, how many tokens and bytes one has."""

@@ -1,15 +1,15 @@
-"""Mooncake's request traces: JSONL with timestamp (ms), lengths and 512-token hash ids."""
+"""Mooncake's request traces: JSONL with timestamp (ms), lengths and hash ids of 512 tokens."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace.inputs import jsonlines
-from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece, alone
-from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
-from kvtrace.units import MS_NS
+from kvtrace.inputs.rows import FileRows, Piece, alone
+from kvtrace.inputs.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,35 +17,42 @@ if TYPE_CHECKING:
     from kvtrace.inputs.lines import Lines
     from kvtrace.sources import SourceContext
 
-KEYS = FILE_KEYS
+KEYS = FILE_KEYS | {"block_tokens"}
 BLOCK_TOKENS = 512
+"""Of an id, unless `source.block_tokens` says another: some tools write the format with others."""
 
 
-def parse(piece: Lines) -> FileRows:
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with a request of such a trace."""
+    return start.lstrip().startswith(b"{") and jsonlines.has_keys(
+        start, ("timestamp", "input_length", "output_length", "hash_ids"), without=("chat_id",)
+    )
+
+
+def parse(piece: Lines, block_tokens: int = BLOCK_TOKENS) -> FileRows:
     """Return the requests in `piece`. Raises TraceError that names the file and the line."""
     numbers = np.empty((len(piece.lines), 3), np.int64)
     ids, places = [], []
     for index, (place, fields) in enumerate(jsonlines.objects(piece)):
         numbers[index] = (
-            jsonlines.whole(fields, "timestamp", place, most=MAX_TIME_NS // MS_NS) * MS_NS,
+            jsonlines.ms_ns(fields, "timestamp", place),
             tokens := jsonlines.whole(fields, "input_length", place, least=1),
             jsonlines.whole(fields, "output_length", place),
         )
-        needed = -(-tokens // BLOCK_TOKENS)
         places.append(place)
         ids.append(
             jsonlines.hash_ids(
-                fields, place, needed=needed, block_tokens=BLOCK_TOKENS, of="input_length"
+                fields, place, tokens, block_tokens, of="input_length", option=BLOCK_OPTION
             )
         )
     time_ns, inputs, outputs = (column.copy() for column in numbers.T)
     return alone(0, time_ns, inputs, outputs, jsonlines.id_lists(ids, places))
 
 
-def _pieces(context: SourceContext) -> Iterator[Piece]:
+def _pieces(context: SourceContext, block_tokens: int) -> Iterator[Piece]:
     """Yield the requests; whose conversation they belong to isn't told."""
-    count = 0
-    for piece, rows in jsonlines.parsed(context.inputs, parse, context.workers):
+    count, reader = 0, partial(parse, block_tokens=block_tokens)
+    for piece, rows in jsonlines.parsed(context.inputs, reader, context.workers):
         rows.session[:] += count
         count += len(rows)
         yield Piece(piece.where, piece.first + np.arange(len(rows)), rows)
@@ -57,6 +64,11 @@ def create(context: SourceContext) -> FileSource:
     Raises UsageError without an input.
     """
     need_input(context, "FILE.jsonl")
+    block_tokens = context.config.block_tokens or BLOCK_TOKENS
     return FileSource(
-        context, KEYS, lambda: _pieces(context), block_tokens=BLOCK_TOKENS, told=Told()
+        context,
+        KEYS,
+        lambda: _pieces(context, block_tokens),
+        block_tokens=block_tokens,
+        told=Told(),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.inputs import jsonstream, tokens
+from kvtrace.inputs import jsonlines, jsonstream, tokens
 from kvtrace.inputs.rows import MAX_TOKENS
 from kvtrace.inputs.sessions import SESSION_KEYS, Sessions, SessionSource
 from kvtrace.inputs.source import Told, need_input
@@ -25,7 +26,15 @@ ENTRIES_PER_PIECE = 64
 TOO_SHORT = "entries with fewer than two turns"
 _PROMPT = frozenset({"human", "user", "system", "tool"})
 _ANSWER = frozenset({"gpt", "assistant", "chatgpt", "bing", "bard", "model"})
+BESIDE = ("system", "system_prompt", "tools")
+"""Keys beside `conversations` whose text is a part of the prompt."""
 _THINK_STREAM = 25
+
+
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with a list of conversations."""
+    return start.lstrip().startswith(b"[") and jsonlines.has_keys(start, ("conversations",))
+
 
 Turn = tuple[int, int]
 """Tokens of a prompt, as far as the conversation before it doesn't hold them, and of its answer."""
@@ -34,7 +43,8 @@ Turn = tuple[int, int]
 def parse(entry: Any, place: str, count: Callable[[str], int]) -> list[Turn]:
     """Return the turns of an entry; messages of one side that follow one another are one.
 
-    An answer before the first prompt is context of that prompt; a last prompt without an answer is
+    What stands beside the messages and is a part of the prompt (`BESIDE`) comes before them. An
+    answer before the first prompt is context of that prompt; a last prompt without an answer is
     left out. Raises TraceError.
     """
     messages = entry.get("conversations") if isinstance(entry, dict) else None
@@ -44,19 +54,38 @@ def parse(entry: Any, place: str, count: Callable[[str], int]) -> list[Turn]:
         )
     sides = [_message(message, f"{place}, message {at}") for at, message in enumerate(messages, 1)]
     turns: list[Turn] = []
-    prompt = 0
+    prompt, asked = sum(count(text) for text in _beside(entry, place, sides)), False
     for answers, group in groupby(sides, key=lambda side: side[0]):
         length = sum(count(text) for _, text in group)
-        if answers and prompt:
+        if answers and asked:
             turns.append((prompt, length))
-            prompt = 0
+            prompt, asked = 0, False
         else:
             prompt += max(1, length)
+            asked |= not answers
     if sum(map(sum, turns)) > MAX_TOKENS:
         raise TraceError(
             "conversation too long", where=place, accepted=f"up to {MAX_TOKENS:,} tokens"
         )
     return turns
+
+
+def _beside(entry: dict[str, Any], place: str, sides: list[tuple[bool, str]]) -> list[str]:
+    """Return the texts beside the messages, but for one that the first message repeats."""
+    texts = []
+    for name in BESIDE:
+        value = entry.get(name)
+        if value is None or value == "":
+            continue
+        if name == "tools" and isinstance(value, list | dict):
+            value = json.dumps(value)
+        if not isinstance(value, str):
+            raise TraceError(
+                f"bad {name}", where=place, got=repr(value)[:60], accepted="text, or none"
+            )
+        if not sides or sides[0] != (False, value):
+            texts.append(value)
+    return texts
 
 
 def _message(message: Any, place: str) -> tuple[bool, str]:

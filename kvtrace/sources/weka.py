@@ -24,6 +24,13 @@ MAX_DEPTH = 32
 MAX_BLOCK_TOKENS = 1 << 20
 
 
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with a conversation of such a trace."""
+    return start.lstrip().startswith((b"{", b"[")) and jsonlines.has_keys(
+        start, ("block_size", "requests"), without=("conversations",)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     """One request of a conversation. `stream`: 0, or the number of the subagent that sent it."""
@@ -70,8 +77,8 @@ class _Reader:
     def _request(self, fields: dict[str, Any], where: str, stream: int) -> _Request:
         size = self._block_tokens
         tokens = jsonlines.whole(fields, "in", where, least=1)
-        # Only full blocks are listed.
-        ids = jsonlines.hash_ids(fields, where, needed=tokens // size, block_tokens=size, of="in")
+        # Only full blocks are listed, by most writers.
+        ids = jsonlines.hash_ids(fields, where, tokens, size, of="in", full_only=True)
         api, think = fields.get("api_time"), fields.get("think_time")
         return _Request(
             place=where,

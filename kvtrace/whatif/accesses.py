@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header
+    from kvtrace.header import Header, SourceInfo
     from kvtrace.reader import Columns, Trace
 
 FOUND, COMPUTED, GENERATED = range(3)
@@ -72,6 +72,10 @@ class Traced:
     def reference_run(self) -> Run:
         """Return the run on one unlimited tier with look-ups."""
         return self._run(endless(self._spec(self._config)), tallied_tokens=0)
+
+    def source(self) -> SourceInfo | None:
+        """Return where the trace's requests came from."""
+        return self._header.source
 
     def _run(self, spec: HierarchySpec, *, tallied_tokens: int) -> Run:
         # Blocks of one size count as 1 token each, others as a token a byte.

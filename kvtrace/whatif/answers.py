@@ -14,6 +14,7 @@ from kvtrace.whatif.references import References, collect
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kvtrace.header import SourceInfo
     from kvtrace.whatif.workload import Run, Workload
 
 FINE_SIZES, COARSE_SIZES = 64, 16
@@ -24,16 +25,19 @@ FINE_SIZES, COARSE_SIZES = 64, 16
 class Answers:
     """What each combination comes to, and curves of one tier: LRU, the optimum, then others.
 
-    `block_bytes`: what a block takes of a tier below gpu.
+    `block_bytes`: what a block takes of a tier below gpu. `source`: where the requests came from.
     """
 
     outcomes: list[Outcome]
     curves: list[Curve]
     block_bytes: float
+    source: SourceInfo | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the answers as JSON has them."""
         document: dict[str, Any] = {"combinations": [each.document() for each in self.outcomes]}
+        if self.source is not None:
+            document["source"] = self.source.model_dump(mode="json")
         if self.curves:
             document["block_bytes"] = self.block_bytes
             document["curves"] = {
@@ -54,14 +58,15 @@ def answer(
     references = None if run is None else collect(run)
     found = list(outcomes(workload, combinations(choices), references))
     if curves is None:
-        return Answers(found, [], 0.0)
+        return Answers(found, [], 0.0, workload.source())
     if run is None or references is None:
         raise UsageError(
             "no curve of tiers that don't begin empty",
             where="--curve",
             got="a warm-up or a decode-only node",
         )
-    return Answers(found, _curves(references, curves), _block_bytes(run, references))
+    made = _curves(references, curves)
+    return Answers(found, made, _block_bytes(run, references), workload.source())
 
 
 def _curves(references: References, policies: Sequence[str]) -> list[Curve]:

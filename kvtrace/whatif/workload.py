@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from kvtrace.config import RecordConfig
     from kvtrace.events import BlockEvents, HierarchyStats, Tally
+    from kvtrace.header import SourceInfo
     from kvtrace.hierarchy import CutRequests, HierarchySpec
 
 Options = dict[str, Any]
@@ -51,6 +52,10 @@ class Workload(Protocol):
 
     def reference_run(self) -> Run | None:
         """Return a run on one unlimited tier with look-ups, or None if that can't tell anything."""
+        ...
+
+    def source(self) -> SourceInfo | None:
+        """Return what is known of where the requests came from, once they were run."""
         ...
 
 
@@ -105,16 +110,24 @@ class Configured:
     def __init__(self, configure: Callable[[Options], RecordConfig]) -> None:
         self._configure = configure
         self._tape: _Tape | None = None
+        self._read: Recording | None = None
 
     def _recording(self, options: Options) -> Recording:
         config = self._configure(options)
         if config.source.users == "auto":
-            return Recording(search(config, Recording, None))
+            self._read = Recording(search(config, Recording, None))
+            return self._read
         if config.source.users is not None:
-            return Recording(config)
+            self._read = Recording(config)
+            return self._read
         if self._tape is None:
-            self._tape = _Tape(Recording(config).requests())
+            self._read = Recording(config)
+            self._tape = _Tape(self._read.requests())
         return _Taped(config, self._tape)
+
+    def source(self) -> SourceInfo | None:
+        """Return what the source tells: what it left out, doesn't know or made up."""
+        return None if self._read is None else self._read.source.info
 
     def run(self, options: Options) -> Run:
         """Return the run under `options`."""

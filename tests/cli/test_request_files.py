@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 import pytest
 
+from kvtrace.cli.record import record_command
+from kvtrace.cli.whatif import whatif_command
 from kvtrace.errors import EXIT_TRACE, EXIT_USAGE
-from tests.kvtrace.request_files import BURSTGPT_HEADER, GOOD, good, write
+from tests.kvtrace.request_files import BURSTGPT_HEADER, GOOD, good, mooncake_line, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,3 +61,58 @@ def test_dry_run_tells_of_the_source(tmp_path: Path, cli: Cli) -> None:
     assert told["requests"] == 1
     assert told["source"]["dropped"] == {"failed: 0 response tokens": 1}
     assert "doesn't tell of reuse" in told["source"]["notes"][0]
+
+
+def test_whatif_tells_of_the_source(tmp_path: Path, cli: Cli) -> None:
+    """It says that a file tells of no reuse, what was sampled, and takes record's options."""
+    lines = "".join(f"{5 * n},GPT-4,{900 + n},1,0,API log\n" for n in range(20))
+    path = write(tmp_path / "a.csv", BURSTGPT_HEADER + lines)
+    options = ["--input", path, "--speed", 2, "--scale-sessions", 0.5]
+    outcome = cli("whatif", *options)
+    assert outcome.code == 0
+    text = " ".join(outcome.out.split())
+    assert "the file doesn't tell of reuse: each request is a session of its own" in text
+    assert "requests of 20, by whole sessions (--scale-sessions 0.5); ideal hit ratio" in text
+    told = json.loads(cli("whatif", *options, "--json").out)
+    assert told["source"]["name"] == "burstgpt"
+    assert told["sampled"]["requests_before"] == 20
+    outcome = cli("whatif", *options, "--invent-sessions", 0.5)
+    assert "invented: sessions: each goes on" in " ".join(outcome.out.split())
+
+
+def options_of_sources(command: Callable[..., None], panel: str) -> set[str]:
+    """Return the parameters of a command that stand in a panel of its help."""
+    hints = get_type_hints(command, include_extras=True)
+    return {
+        name
+        for name, hint in hints.items()
+        if any(getattr(part, "rich_help_panel", None) == panel for part in get_args(hint)[1:])
+    }
+
+
+def test_whatif_takes_the_source_options_of_record() -> None:
+    """Every option of record's panel of sources is one of whatif."""
+    wanted = options_of_sources(record_command, "Source")
+    assert {"input_", "scale_sessions", "source_block_tokens"} <= wanted
+    assert wanted - options_of_sources(whatif_command, "Requests") == set()
+
+
+def test_record_says_what_was_sampled(tmp_path: Path, cli: Cli) -> None:
+    """The summary has how many requests of how many, and the ideal hit ratio before and after."""
+    lines = [mooncake_line(n, tokens=512 * n, ids=list(range(n))) for n in range(1, 9)]
+    path = write(tmp_path / "a.jsonl", "".join(lines))
+    outcome = cli("record", tmp_path / "t.parquet", "--input", path, "--scale-sessions", 2)
+    text = " ".join(outcome.out.split())
+    assert "sampled: 16 requests made of 8, by whole prefix families" in text
+    assert "ideal hit ratio 0.778 before, 0.778 after" in text
+
+
+def test_ids_of_another_size_are_named(tmp_path: Path, cli: Cli) -> None:
+    """The option that the error names makes the file readable."""
+    path = write(tmp_path / "a.jsonl", mooncake_line(0, tokens=512, ids=[1, 2]))
+    outcome = cli("record", tmp_path / "t.parquet", "--input", path)
+    assert outcome.code == EXIT_TRACE
+    assert "got 2; accepted: 1, one per 512 tokens" in outcome.error
+    assert "--source-block-tokens 256" in outcome.error
+    options = ["--input", path, "--source-block-tokens", 256]
+    assert cli("record", tmp_path / "t.parquet", *options).code == 0

@@ -22,6 +22,7 @@ from kvtrace.importers import ImportOptions
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from replay.trace_info import describe
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
@@ -69,9 +70,17 @@ def test_deletes_of_a_real_file(tmp_path: Path) -> None:
 @needs_samples
 def test_too_small_a_capacity_is_refused(tmp_path: Path) -> None:
     """What was read must have been there: a smaller capacity than the run's is noticed."""
-    with pytest.raises(TraceError, match=r"no room any more on nvme: .* give the capacity"):
+    with pytest.raises(
+        TraceError, match=r"no room any more on nvme: .* give the capacity"
+    ) as raised:
         convert(SAMPLE, tmp_path / "t.parquet", nvme_capacity_bytes=45 << 30)
+    assert "row 971: " in str(raised.value)
+    assert "key conv_user_0009_1795486886652_turn_1, " in str(raised.value)
     assert not list(tmp_path.iterdir())
+    fits = int(str(raised.value).split("accepted: ")[1].split()[0].replace(",", ""))
+    with pytest.raises(TraceError, match="no room any more"):
+        convert(SAMPLE, tmp_path / "t.parquet", nvme_capacity_bytes=fits - 1)
+    convert(SAMPLE, tmp_path / "t.parquet", nvme_capacity_bytes=fits)
 
 
 @needs_samples
@@ -144,8 +153,10 @@ def test_deletes_as_a_naive_cache_has_them(
     path = csv(tmp_path, *lines)
     wanted = naive_deletes(rows, capacity)
     if isinstance(wanted, str):
-        with pytest.raises(TraceError, match=wanted):
+        with pytest.raises(TraceError, match=wanted) as raised:
             convert(path, tmp_path / "t.parquet", nvme_capacity_bytes=capacity)
+        fits = next(c for c in range(1, 1000) if not isinstance(naive_deletes(rows, c), str))
+        assert f"accepted: {fits:,} bytes or more, the smallest" in str(raised.value)
         return
     convert(path, tmp_path / "t.parquet", nvme_capacity_bytes=capacity)
     assert rows_of(tmp_path / "t.parquet").select("op", "key", "size").rows() == wanted
@@ -300,3 +311,27 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     path.write_text("Timestamp,Operation,Object_Size_Bytes,Tier,Key\n1.0,Write,8,Tier-2,a\n")
     with pytest.raises(TraceError, match="wrong columns: got 'Timestamp,Operation"):
         convert(path, tmp_path / "t.parquet")
+
+
+def test_mlperf_capacity(tmp_path: Path) -> None:
+    """A capacity that is too small names key, row and the smallest that fits."""
+    path = Path(__file__).parent / "faults/mlperf_capacity.csv"
+    with pytest.raises(TraceError, match=r"row 5: .*got key u1, .*accepted: 600,000 bytes or more"):
+        convert(path, tmp_path / "t.parquet", nvme_capacity_bytes=500_000)
+    convert(path, tmp_path / "t.parquet", nvme_capacity_bytes=600_000)
+
+
+def test_a_model_makes_tokens_of_bytes(tmp_path: Path) -> None:
+    """The header has the model's bytes per token; sizes that are no whole tokens are refused."""
+    path = csv(tmp_path, f"1.0,Write,{3 * 24_576},Tier-2,a,Prefill")
+    made = convert(path, tmp_path / "t.parquet", model="tiny-1b")
+    assert made.header.model is not None
+    assert made.header.layout is not None
+    assert made.header.model["name"] == "tiny-1b"
+    assert made.header.layout["emitted_bytes_per_token"] == 24_576
+    with open_trace(tmp_path / "t.parquet") as trace:
+        told = describe(trace, sha256="", rows_replayed=1, duration_ns=1)
+    assert told.bytes_per_token == 24_576
+    csv(tmp_path, "1.0,Write,8,Tier-2,a,Prefill")
+    with pytest.raises(TraceError, match=r"row 2, column Object_Size_Bytes: .*whole tokens of the"):
+        convert(path, tmp_path / "u.parquet", model="tiny-1b")

@@ -111,7 +111,11 @@ def test_round_trip(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> No
         export(path, out, force=True, tiers=() if tier is None else (tier,))
         bring(out, folder / "back.parquet", force=True, tier=Tier.CPU)
         back = read_rows(folder / "back.parquet", ["timestamp", "key", "size", "op", "tier"])
+        first_s = expected[0][0]
+        expected = [(second - first_s, key, size) for second, key, size in expected]
         assert back.select(pl.col("timestamp") // 10**9, "key", "size").rows() == expected
+        with open_trace(folder / "back.parquet") as opened:
+            assert opened.header.epoch_ns == first_s * 10**9
         assert set(back["op"]) == {"read"}
         assert set(back["tier"]) == {"cpu"}
 

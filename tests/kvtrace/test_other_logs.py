@@ -195,9 +195,9 @@ def test_cachebench_without_times(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert made.notes[:4] == (
         "the file has no times: all rows are at 0",
-        "4 ops that CacheBench doesn't replay left out",
         "1 SETs of no bytes left out",
         "3 GETs of no bytes, which missed, became look-ups",
+        "4 ops ADD (not understood) left out: 20 bytes",
     )
 
 

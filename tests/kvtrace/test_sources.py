@@ -222,7 +222,7 @@ VALUES: dict[str, Any] = {
     "invent_sessions": 0.5, "tokenizer": "t.json", "think_s": [1, 2], "multi_turn": False,
     "end_probability": 0.5, "max_turns": 2, "max_context_tokens": 99, "prefix_caching": False,
     "templates": {"a": {"context_tokens": [1, 2], "generated_tokens": [1, 2], "think_s": [0, 1]}},
-    "system_prompts": {"count": 1}, "rag": {},
+    "system_prompts": {"count": 1}, "rag": {}, "block_tokens": 32,
     "qos_mix": {"interactive": 1, "responsive": 0, "batch": 0},
 }  # fmt: skip
 """Of each key a value that isn't its default."""
@@ -318,10 +318,10 @@ def test_copies_of_conversations(tmp_path: Path) -> None:
 
 def test_dequantise(tmp_path: Path) -> None:
     """Requests of one tick are spread over it by the seed and keep the order of their lines."""
-    text = "".join(files.mooncake_line(3000 * (n // 40), tokens=512 + n) for n in range(120))
+    text = "".join(files.mooncake_line(3000 * (n // 40), tokens=513 + n) for n in range(120))
     path = write(tmp_path / "a.jsonl", text)
     found = read("mooncake", path, dequantise="3s")[0]
-    assert found["input_tokens"] == [512 + n for n in range(120)]
+    assert found["input_tokens"] == [513 + n for n in range(120)]
     times = np.array(found["arrival_ns"]) / S_NS
     assert (np.diff(times) > 0).all()
     # Counted from the first: by some part of a tick all are within their ticks, and spread in it.
@@ -455,7 +455,9 @@ def test_bailian_turns_are_objects(tmp_path: Path) -> None:
     """Under whole turns an object is what a turn added; a context that shrank begins anew."""
     lengths = [(0, -1, 40), (1, 0, 70), (2, 1, 50)]
     text = "".join(
-        files.bailian_line(chat, parent, input_length=tokens, hash_ids=list(range(5)))
+        files.bailian_line(
+            chat, parent, input_length=tokens, hash_ids=list(range(-(-tokens // 16)))
+        )
         for chat, parent, tokens in lengths
     )
     found, _ = read("bailian", write(tmp_path / "a", text), by_turn=True)

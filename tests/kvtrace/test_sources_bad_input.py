@@ -49,7 +49,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "mooncake: list": ("mooncake", "[1, 2]\n", ":1: not a request"),
     "mooncake: missing": ("mooncake", "{}\n", ":1: bad timestamp: got nothing"),
     "mooncake: negative time": ("mooncake", mooncake_line(-1), ":1: bad timestamp: got -1"),
-    "mooncake: seconds": ("mooncake", mooncake_line(27.482), ":1: bad timestamp: got 27.482"),
+    "mooncake: no number": ("mooncake", mooncake_line("27.482"), ":1: bad timestamp: got '27.482'"),
     "mooncake: huge time": ("mooncake", mooncake_line(HUGE), ":1: bad timestamp"),
     "mooncake: infinite": ("mooncake", mooncake_line(float("inf")), ":1: bad timestamp: got inf"),
     "mooncake: true": ("mooncake", mooncake_line(True), ":1: bad timestamp: got True"),
