@@ -173,6 +173,36 @@ def sizes(config: Any) -> tuple[float, int]:
         (GEMMA4 | {"num_kv_shared_layers": 6}, (2 * 1024 * 2, 5 * 1024 * 8 * 512 * 2)),
         (FALCON, (122_880, 0)),
         (FALCON | {"new_decoder_architecture": False}, (15_360, 0)),
+        # As published, without what the class fills in: Gemma 3 4B, EXAONE 3.5, Command R7B.
+        (
+            {
+                "model_type": "gemma3",
+                "torch_dtype": "bfloat16",
+                "text_config": {
+                    "model_type": "gemma3_text",
+                    "hidden_size": 2560,
+                    "num_hidden_layers": 34,
+                    "sliding_window": 1024,
+                },
+            },
+            (5 * 4 * 512 * 2, 29 * 1024 * 4 * 512 * 2),
+        ),
+        (
+            LLAMA | {"model_type": "exaone", "num_hidden_layers": None, "num_layers": 32},
+            (131_072, 0),
+        ),
+        (
+            LLAMA
+            | {
+                "model_type": "cohere2",
+                "layer_switch": 4,
+                "order_of_interleaved_layers": "local_attn_first",
+                "sliding_window": 4096,
+                "sliding_window_pattern": 4,
+                "max_position_embeddings": 132_096,
+            },
+            (8 * 8 * 256 * 2, 24 * 4096 * 8 * 256 * 2),
+        ),
         (
             {
                 "model_type": "step3_text",

@@ -324,7 +324,8 @@ def test_config_file_and_set(tmp_path: Path) -> None:
 def test_counters_are_apart() -> None:
     """No two places of the kernel's counter array are the same."""
     text = inspect.getsource(kernel)
-    section = text[text.index("# Places in `count`") : text.index("COUNTS = TALLY + TALLIES")]
+    section = text[text.index("# Places in `count`") : text.index("FIRST_TOKEN = TALLY + TALLIES")]
     names = re.findall(r"[A-Z_]{2,}", section)
     assert sorted(vars(kernel)[name] for name in names) == list(range(kernel.TALLY + 1))
-    assert kernel.COUNTS == kernel.TALLY + kernel.TALLIES
+    assert kernel.FIRST_TOKEN == kernel.TALLY + kernel.TALLIES
+    assert kernel.SLOTS == kernel.FIRST_TOKEN + 2 * kernel.BINS

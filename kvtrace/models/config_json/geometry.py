@@ -59,22 +59,21 @@ def kv_heads(keys: Keys, default: int | None = None, key: str = "num_key_value_h
     `default`: what the class fills in where the key is absent; None where it takes the number of
     heads, for `null` too. Raises TraceError for a number that doesn't divide the heads.
     """
-    heads = keys.number(HEADS)
     if key in keys:
         count = keys.number(key)
     elif default is None:
         keys.ignore(key)
-        count = heads
+        count = keys.number(HEADS)
     elif keys.stated(key):
         raise keys.bad(key, "a whole number")
     else:
         count = default
-    if heads % count:
+    if HEADS in keys and keys.number(HEADS) % count:
         raise TraceError(
             f"{HEADS} isn't a multiple of the KV heads",
             where=keys.where,
-            got=f"{heads} and {count}",
-            accepted=f"a {key} that divides {heads}",
+            got=f"{keys.number(HEADS)} and {count}",
+            accepted=f"a {key} that divides the heads",
         )
     return count
 

@@ -35,8 +35,8 @@ _HARMLESS_WORDS = """
     rope rotary softcap softcapping logit logits scaling scale multiplier multipliers clip theta
     vision image images audio video visual speech mm vit projector pixel patch expert experts moe
     router routing topk mlp ffn ff fc dense aux score scoring sinkhorn gate gating mtp nextn eagle
-    draft vocab embedding embeddings embed tokenizer tie label labels label2id id2label quant
-    quantization auto norms token tokens std tp ep pp beam beams dt sink hc altup laurel
+    draft vocab gated pool embedding embeddings embed tokenizer tie label labels label2id id2label
+    quant quantization auto norms token tokens std tp ep pp beam beams dt sink hc altup laurel
 """
 HARMLESS = re.compile("(^|_)(" + "|".join(_HARMLESS_WORDS.split()) + ")(_|$)|norm|dropout|_act_")
 """Words of keys about something else: positions, experts, normalisation, other modalities."""
@@ -80,6 +80,7 @@ _IGNORED = """
     keys_to_ignore_at_inference use_shared_attention_adapter use_long_context linear_scaling
     latent_moe_use_norm per_layer_norm n_group topk_group num_expert_group n_expert_groups
     altup_active_idx summary_type vq_config kda_safe_gate kda_lower_bound no_kda_lora
+    mla_scale_kv_lora mla_scale_q_lora mamba_use_mlp
     num_experts_per_group
 """
 
@@ -102,11 +103,14 @@ def refuse_unread(keys: Keys, *, strict: bool = False, wrapper: bool = False) ->
     """Raise TraceError naming a key that nobody read and that looks as if it shaped the cache.
 
     `strict`, for types that aren't known: any key that isn't known to be harmless is refused.
-    `wrapper`: the object holds the language model's beside those of other modalities.
+    `wrapper`: the object holds the language model's beside those of other modalities, and has
+    geometry of its own only if a key says so outright.
     """
     for name, value in keys.unread():
         key = name.rpartition(".")[2]
         if wrapper and name.endswith("_config") and isinstance(value, dict):
+            continue
+        if wrapper and not STATES_GEOMETRY.search(key.lower()):
             continue
         shaping = _shaping(key, value)
         if strict and shaping is None and not _harmless(key):

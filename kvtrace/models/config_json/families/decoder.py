@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 LISTED = "listed"
-PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+PATTERNS = (
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+    "global_attn_every_n_layers",
+    "layer_switch",
+)
 Windows = Literal[
     "none", "off", "all", "listed", "late", "tail", "pattern", "even", "first", "chunked"
 ]
@@ -81,7 +86,6 @@ DECODERS: dict[str, Decoder] = {
     "bitnet": Decoder(kv_heads=5),
     "dots1": Decoder(kv_heads=32, windows="tail"),
     "emu3_text_model": Decoder(kv_heads=8),
-    "ernie4_5": Decoder(kv_heads=2, head_dim=128),
     "ernie4_5_moe": Decoder(kv_heads=4),
     "ernie4_5_vl_moe_text": Decoder(kv_heads=4),
     "exaone": Decoder(kv_heads=8),
@@ -130,7 +134,6 @@ DECODERS: dict[str, Decoder] = {
     "gemma2": Decoder(kv_heads=4, head_dim=256, windows="even", window=4096),
     "vaultgemma": Decoder(kv_heads=4, head_dim=256, windows="even", window=4096),
     "gemma3_text": Decoder(kv_heads=4, head_dim=256, windows="pattern", every=6, window=4096),
-    "cohere2": Decoder(windows="pattern", window=4096),
     "cohere2_moe": Decoder(head_dim=128, windows="listed"),
     "cohere_compass_text": Decoder(windows="listed"),
     "exaone4": Decoder(kv_heads=32, windows="pattern", window=4096),
@@ -152,7 +155,7 @@ DECODERS: dict[str, Decoder] = {
 
 def read(keys: Keys, rule: Decoder) -> list[list[Part]]:
     """Return the parts of each layer of a decoder that `rule` describes."""
-    layers = layers_of(keys)
+    layers = layers_of(keys, "num_hidden_layers", "num_layers")
     if rule.windows == "none":
         keys.ignore("use_bidirectional_attention")
     else:
@@ -271,6 +274,19 @@ def _chunked(keys: Keys, layers: int) -> list[str]:
     return [CHUNKED if turned else FULL for turned in rotary]
 
 
+def cohere2(keys: Keys) -> list[list[Part]]:
+    """Return Command R7B's layers: windows, and a full layer at the end of each group."""
+    keys.must_be("order_of_interleaved_layers", "local_attn_first")
+    keys.ignore("use_parallel_block")
+    return read(keys, Decoder(windows="pattern", window=4096))
+
+
+def ernie(keys: Keys) -> list[list[Part]]:
+    """Return ERNIE 4.5's layers. Its files may state that nothing is compressed."""
+    keys.must_be("compression_ratio", 1.0)
+    return read(keys, Decoder(kv_heads=2, head_dim=128))
+
+
 def minimax_m2(keys: Keys) -> list[list[Part]]:
     """Return MiniMax M2's layers: all of them full, which attn_type_list says with ones."""
     listed = keys.numbers("attn_type_list")
@@ -280,5 +296,7 @@ def minimax_m2(keys: Keys) -> list[list[Part]]:
 
 
 READERS: dict[str, Reader] = {name: partial(read, rule=rule) for name, rule in DECODERS.items()} | {
-    "minimax_m2": minimax_m2
+    "cohere2": cohere2,
+    "ernie4_5": ernie,
+    "minimax_m2": minimax_m2,
 }

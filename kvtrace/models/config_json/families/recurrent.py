@@ -252,7 +252,7 @@ def lfm(keys: Keys) -> list[list[Part]]:
         at = indices(keys, "full_attn_idxs", layers)
         kinds = [FULL if layer in at else "conv" for layer in range(layers)]
     keys.skip("full_attn_idxs")
-    keys.ignore("conv_dim", "conv_dim_out", "conv_L_cache", "sliding_window")
+    keys.ignore("conv_dim", "conv_dim_out", "conv_L_cache", "sliding_window", "num_heads")
     heads, dim = _stated_heads(keys), head_dim(keys)
     return _mixed(
         keys,
@@ -270,7 +270,9 @@ def lfm(keys: Keys) -> list[list[Part]]:
 def recurrent_gemma(keys: Keys) -> list[list[Part]]:
     """Return linear recurrent units and windows in the order that block_types repeats."""
     layers = layers_of(keys)
-    pattern = keys.words("block_types")
+    pattern = keys.words("block_types") or keys.words("_block_types")
+    if keys.words("_block_types") not in (None, pattern):
+        raise keys.bad("_block_types", "the same as block_types")
     if not pattern:
         raise keys.missing("block_types")
     kinds = [pattern[layer % len(pattern)] for layer in range(layers)]

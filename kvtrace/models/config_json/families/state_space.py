@@ -68,6 +68,7 @@ def jamba(keys: Keys) -> list[list[Part]]:
     offset = keys.number("attn_layer_offset", least=0)
     if offset >= period:
         raise keys.bad("attn_layer_offset", f"less than attn_layer_period {period}")
+    keys.ignore("mamba_inner_layernorms")
     attention, mamba = _attention(keys, 8), _mamba1(keys)
     return [[attention if layer % period == offset else mamba] for layer in range(layers)]
 
