@@ -86,14 +86,14 @@ class Recording:
 
     def _model_info(self) -> dict[str, Any]:
         model, dtype = self.model, self.config.dtype or self.model.dtype
-        return model.model_dump(mode="json") | {
+        return model.model_dump(mode="json", exclude={"cache_note"}) | {
             "dtype": dtype,
             "bytes_per_token": number(model.rank_bytes_per_token(1, dtype)),
             "rank_bytes_per_token": number(
                 model.rank_bytes_per_token(self.config.tensor_parallel, dtype)
             ),
             "replicated": model.replicated,
-            "notes": [*model.notes, *model.check_parallel(self.config.tensor_parallel)],
+            "notes": model.notes_on(self.config.tensor_parallel, self.config.dtype),
         }
 
     def _layout_info(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def model_command(
 ) -> None:
     """Show what a model keeps per token and per sequence, by group of layers."""
     loaded = load_model(model)
-    notes = [*loaded.notes, *loaded.check_parallel(tensor_parallel)]
+    notes = loaded.notes_on(tensor_parallel, dtype)
     rows = groups(loaded, tensor_parallel, dtype)
     sums = totals(loaded, tensor_parallel, dtype)
     if as_json:

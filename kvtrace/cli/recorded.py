@@ -17,7 +17,7 @@ from kvtrace.stats import DAY_S
 from kvtrace.units import S_NS, format_bytes, format_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def summary(made: Recorded) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def _sha256(made: Recorded) -> str:
         return trace.sha256()
 
 
-def _about_model(made: Recorded) -> list[str]:
+def about_model(notes: Iterable[str]) -> list[str]:
     """Say what of the model isn't stated, or is kept more than once."""
-    return [f"model: {text}" for text in (made.header.model or {}).get("notes", ())]
+    return [f"model: {text}" for text in notes]
 
 
 def about_source(info: SourceInfo | None) -> list[str]:
@@ -148,7 +148,10 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             highlight=False,
         )
     sample = about_sample(counted.get("sampled"))
-    about = (*_about_model(made), *about_source(made.header.source))
+    about = (
+        *about_model((made.header.model or {}).get("notes", ())),
+        *about_source(made.header.source),
+    )
     for text in (*_service(counted), *sample, *about, *_unlimited(made)):
         console.print(text, highlight=False)
     if made.header.dropped_rows:

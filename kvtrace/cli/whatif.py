@@ -13,10 +13,11 @@ from rich.table import Table
 
 from kvtrace import csvcells
 from kvtrace.cli.console import plain_console
-from kvtrace.cli.recorded import about_sample, about_source
+from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.config import resolve
 from kvtrace.errors import UsageError
+from kvtrace.models import load_model
 from kvtrace.outfile import OutFile
 from kvtrace.outputs import check_apart, check_writable
 from kvtrace.reader import open_trace
@@ -149,16 +150,19 @@ def whatif_command(
         _write_csv(answers.outcomes, csv_, force=force)
     if plot_ is not None:
         _write_plot(answers, choices, plot_, force=force)
-    sample = None
+    sample, notes = None, list[str]()
     if trace is None:
         tried = resolve(config, options, set_ or [], preset).config
         sample = sampled(tried, answers.outcomes[0].stats)
+        notes = load_model(tried.model).notes_on(tried.tensor_parallel, tried.dtype)
     if as_json:
-        more = {} if sample is None else {"sampled": sample}
+        more: dict[str, Any] = {} if sample is None else {"sampled": sample}
+        more |= {"model_notes": notes} if notes else {}
         typer.echo(json.dumps(answers.document() | more, indent=2))
     else:
         _print(answers, choices)
-        for text in (*about_sample(sample), *about_source(answers.source)):
+        about = (*about_model(notes), *about_source(answers.source))
+        for text in (*about_sample(sample), *about):
             plain_console().print(text, highlight=False)
 
 

@@ -25,8 +25,9 @@ class Model(BaseModel):
     """A model's KV geometry, with where it was read and what it must come to.
 
     `dtype` is the type that the file states, "" where it states none. `notes` are what a reader
-    of its sizes should know. `expected_bytes_per_token` and `expected_bytes_per_sequence` are of
-    all ranks at TP 1 in `dtype`: a statement of the file that its geometry is held to.
+    of its sizes should know, `cache_note` what the file says of a cache in another type.
+    `expected_bytes_per_token` and `expected_bytes_per_sequence` are of all ranks at TP 1 in
+    `dtype`: a statement of the file that its geometry is held to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +37,7 @@ class Model(BaseModel):
     date: str
     dtype: str = "bf16"
     notes: tuple[str, ...] = ()
+    cache_note: str = ""
     expected_bytes_per_token: int | None = None
     expected_bytes_per_sequence: int | None = None
     attention: tuple[Layers, ...] = Field(min_length=1)
@@ -48,9 +50,12 @@ class Model(BaseModel):
         asked = dtype or self.dtype
         if not asked:
             raise UsageError(
-                "the model's file states no dtype", where=self.name, hint="give one with --dtype"
+                "the file states no dtype",
+                where=f"model {self.name}",
+                accepted=", ".join(DTYPE_BYTES),
+                hint="give one with --dtype",
             )
-        value_bytes = dtype_bytes(asked, where=self.name)
+        value_bytes = dtype_bytes(asked, where=f"model {self.name}, dtype (--dtype settles it)")
         own = DTYPE_BYTES.get(self.dtype, value_bytes)
         return Cache(value_bytes, max(own, 2), asked.startswith(("fp8", "float8")))
 
@@ -123,6 +128,14 @@ class Model(BaseModel):
     def copies(self, ranks: int) -> int:
         """Return how many ranks' bytes a store must keep for one token: 1 if replicated."""
         return 1 if self.replicated else ranks
+
+    def notes_on(self, ranks: int, dtype: str | None = None) -> list[str]:
+        """Return what to know of sizes on `ranks` ranks in `dtype`, None for the file's own type.
+
+        Raises UsageError if the ranks can't share the model.
+        """
+        cache = [self.cache_note] if self.cache_note and dtype is None else []
+        return [*self.notes, *cache, *self.check_parallel(ranks)]
 
     def check_parallel(self, ranks: int) -> list[str]:
         """Return what dividing the model among `ranks` copies. Raises UsageError if it can't be."""

@@ -426,10 +426,11 @@ def test_dtype_beside_the_text_model() -> None:
 def test_a_stated_cache_type_is_noted(scheme: dict[str, Any]) -> None:
     """A quantised cache that the file states is a note that names --dtype, never passed over."""
     found = model(LLAMA | {"quantization_config": scheme})
-    assert len(found.notes) == 1
-    assert "--dtype fp8" in found.notes[0]
-    assert next(iter(scheme)) in found.notes[0]
-    assert not model(LLAMA | {"quantization_config": {"kv_cache_scheme": None}}).notes
+    (note,) = found.notes_on(1)
+    assert "--dtype fp8" in note
+    assert next(iter(scheme)) in note
+    assert not found.notes_on(1, "fp8")
+    assert not model(LLAMA | {"quantization_config": {"kv_cache_scheme": None}}).notes_on(1)
 
 
 def test_fp8_rows_of_sparse_latent_attention() -> None:

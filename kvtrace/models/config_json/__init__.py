@@ -52,7 +52,7 @@ def read(config: Any, where: object) -> dict[str, Any]:
         text.must_be(key, False)
     layers = reader(text)
     origin = ", ".join(_short(text))
-    notes += _quantised(outer) + (_quantised(text) if text is not outer else [])
+    cache_note = _quantised(outer) or _quantised(text)
     text.skip("text_config")
     refuse_unread(text, strict=model_type not in readers())
     if text is not outer:
@@ -63,6 +63,7 @@ def read(config: Any, where: object) -> dict[str, Any]:
         "date": "unknown",
         "dtype": _dtype(text) or _dtype(outer) or "",
         "notes": tuple(notes),
+        "cache_note": cache_note,
         "attention": grouped(layers, origin),
     }
 
@@ -108,22 +109,21 @@ def _dtype(keys: Keys) -> str | None:
     return None
 
 
-def _quantised(keys: Keys) -> list[str]:
-    """Return a note for each statement that the cache is quantised: sizes stay in the dtype."""
-    notes = []
+def _quantised(keys: Keys) -> str:
+    """Return what the file says of a quantised cache, "" for nothing: sizes stay in its dtype."""
+    note = ""
     for key in ("quantization_config", "quantization"):
-        table = keys.table(key)
-        if table is None:
+        keys.skip(key)
+        table = keys.data.get(key)
+        if not isinstance(table, dict):
             continue
         for name in ("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_dtype"):
-            scheme = table.data.get(name)
-            if scheme is not None:
-                notes.append(
-                    f"the file states a quantised KV cache ({name}: {_scheme(scheme)}); sizes are "
-                    "in its dtype unless --dtype names the cache's, such as --dtype fp8"
+            if table.get(name) is not None:
+                note = (
+                    f"the file states a quantised KV cache ({name}: {_scheme(table[name])}); sizes "
+                    "are in its dtype unless --dtype names the cache's, such as --dtype fp8"
                 )
-        keys.nested.remove(table)
-    return notes
+    return note
 
 
 def _scheme(scheme: Any) -> str:
