@@ -18,7 +18,8 @@ DAY_S = 86_400
 def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]:
     """Return the figures of `kvtrace info --json`, computed from the rows and the header.
 
-    `drive_bytes`: size of a drive, for drive writes per day on nvme.
+    `drive_bytes`: size of a drive, for drive writes per day on nvme. Rates per day are of the whole
+    node: where the rows are of one rank, or show once what all ranks have, by the tiers' factors.
     """
     header = trace.header
     rows = trace.lazy().with_columns(pl.col("tier", "phase", "op").cast(pl.String))
@@ -36,6 +37,7 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
     )
     total = trace.collect(rows.select(pl.col("key").n_unique()), streaming=True).item()
     duration_ns = times["last"].item() or 0
+    factors = {info.name: info.occupancy_factor for info in header.tiers}
     ordered = sorted(cells.to_dicts(), key=_order)
     return {
         "path": str(trace.path),
@@ -44,7 +46,9 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
         "bytes": sum(cell["bytes"] for cell in ordered),
         "duration_s": duration_ns / S_NS,
         "tiers": {
-            tier.label: _tier(tier.label, ordered, objects, duration_ns, drive_bytes)
+            tier.label: _tier(
+                tier.label, ordered, objects, duration_ns, drive_bytes, factors.get(tier.label, 1.0)
+            )
             for tier in Tier
             if any(cell["tier"] == tier.label for cell in ordered)
         },
@@ -89,16 +93,18 @@ def _tier(
     objects: pl.DataFrame,
     duration_ns: int,
     drive_bytes: int | None,
+    node_factor: float,
 ) -> dict[str, Any]:
     own = [cell for cell in cells if cell["tier"] == name]
     moved = {op: sum(c["bytes"] for c in own if c["op"] == op) for op in ("read", "write")}
     days = duration_ns / S_NS / DAY_S
-    per_day = moved["write"] / days if days else None
+    per_day = moved["write"] * node_factor / days if days else None
     return {
         "ops": sum(cell["ops"] for cell in own),
         "objects": objects.filter(pl.col("tier") == name)["objects"].item(),
         "read_bytes": moved["read"],
         "write_bytes": moved["write"],
+        "node_factor": node_factor,
         "read_write_ratio": moved["read"] / moved["write"] if moved["write"] else None,
         "write_bytes_per_day": per_day,
         "drive_writes_per_day": (

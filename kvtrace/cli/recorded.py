@@ -71,17 +71,34 @@ def about_sample(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def _one_of(made: Recorded) -> int:
+    """Return how many ranks the node has, if the rows are of one of them; else 0."""
+    ranks = made.header.tensor_parallel or 1
+    return ranks if made.header.ranks == "one" and ranks > 1 else 0
+
+
+def _title(made: Recorded) -> str:
+    ranks = _one_of(made)
+    return f"{made.path}" + (f": the node, all {ranks} ranks" if ranks else "")
+
+
+def _of_one(made: Recorded) -> str:
+    return " of one rank" if _one_of(made) else ""
+
+
 def _unlimited(made: Recorded) -> list[str]:
-    """Say of a tier that never deletes how much is written to it in a day."""
+    """Say of a tier that never deletes how much the node writes to it in a day."""
     totals = made.header.totals
     told = []
     for info in made.header.tiers:
-        written = sum(c.bytes for c in totals.cells if c.tier == info.name and c.op == "write")
+        written = info.occupancy_factor * sum(
+            c.bytes for c in totals.cells if c.tier == info.name and c.op == "write"
+        )
         if info.capacity_bytes is None and written and totals.duration_ns:
             per_day = written * DAY_S * S_NS / totals.duration_ns
             told.append(
                 f"{info.name} is unlimited: nothing is deleted from it, "
-                f"{format_bytes(per_day)} are written per day"
+                f"{format_bytes(per_day)} are written per day (mean of the whole trace)"
             )
     return told
 
@@ -111,14 +128,16 @@ def _seconds(percentiles: dict[str, int | None]) -> str:
 def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     """Print the summary for people."""
     console, totals, counted = plain_console(), made.header.totals, made.header.statistics
-    table = Table(title=f"{made.path}", title_justify="left", title_style="bold")
+    factors = {info.name: info.occupancy_factor for info in made.header.tiers}
+    table = Table(title=_title(made), title_justify="left", title_style="bold")
     for name in ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held"):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for tier in Tier:
         cells = [cell for cell in totals.cells if cell.tier == tier.label]
         if not cells:
             continue
-        moved = {op: sum(c.bytes for c in cells if c.op == op) for op in ("read", "write")}
+        factor = factors.get(tier.label, 1.0)
+        moved = {op: factor * sum(c.bytes for c in cells if c.op == op) for op in ("read", "write")}
         ratio = f"{moved['read'] / moved['write']:.2f}" if moved["write"] else "-"
         table.add_row(
             tier.label,
@@ -132,7 +151,8 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     console.print(table)
     virtual_s = totals.duration_ns / S_NS
     console.print(
-        f"{totals.rows:,} rows, {counted['objects']:,} objects, {format_bytes(totals.bytes)} in "
+        f"{totals.rows:,} rows{_of_one(made)}, {counted['objects']:,} objects, "
+        f"{format_bytes(totals.bytes)} in "
         f"{virtual_s:,.1f} s of virtual time ({totals.rows / max(virtual_s, 1e-9):,.0f} ops/s)",
         highlight=False,
     )

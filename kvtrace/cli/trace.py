@@ -71,7 +71,7 @@ def _print_info(found: dict[str, Any]) -> None:
             " … ".join(format_bytes(size) for size in sizes),
         )
     console.print(cells)
-    tiers = Table()
+    tiers = Table(title=f"of the node, {_basis(header)}", title_justify="left")
     for name in ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day"):
         tiers.add_column(name, justify="left" if name == "tier" else "right")
     for name, tier in found["tiers"].items():
@@ -85,6 +85,21 @@ def _print_info(found: dict[str, Any]) -> None:
             _number(tier["drive_writes_per_day"], ".2f"),
         )  # fmt: skip
     console.print(tiers)
+    console.print(f"per day: at the mean rate of {found['duration_s']:,.1f} s, {_start(header)}")
+
+
+def _basis(header: dict[str, Any]) -> str:
+    """Say how the node's figures follow from the rows."""
+    ranks = header["tensor_parallel"] or 1
+    if header["ranks"] == "one" and ranks > 1:
+        return f"all {ranks} ranks; the rows are of one"
+    return "as the rows have it" if ranks == 1 else f"all {ranks} ranks"
+
+
+def _start(header: dict[str, Any]) -> str:
+    """Say whether the time that rates were taken over includes filling empty tiers."""
+    warmed = (header["config"] or {}).get("warmup") or (header["resident"] or {}).get("objects")
+    return "behind a warm-up" if warmed else "the cold start included"
 
 
 def _number(value: float | None, form: str) -> str:

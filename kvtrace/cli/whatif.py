@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 _SOURCE, _CHOICES, _OUT = "Requests", "What is tried; several values with commas", "Output"
-GB = 10**9
 
 
 def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
@@ -283,8 +282,8 @@ def _hits(found: list[Outcome], swept: list[str]) -> Table:
 
 
 def _wear(found: list[Outcome], swept: list[str]) -> Table:
-    names = ["GiB read", "written", "r:w", "GB/day", "DWPD"]
-    table = _table("nvme: read, written, read:write, drive writes per day", swept, names)
+    names = ["GiB read", "written", "r:w", "GiB/day", "DWPD"]
+    table = _table("nvme of the node: read, written, drive writes per day", swept, names)
     for each in found:
         moved = each.document()["tiers"].get(Tier.NVME.label, {})
         per_day = each.nvme_bytes_per_day
@@ -295,7 +294,7 @@ def _wear(found: list[Outcome], swept: list[str]) -> Table:
                 for n in ("read_bytes", "write_bytes")
             ),
             _number(moved.get("read_write_ratio"), ".2f"),
-            _number(None if per_day is None else per_day / GB, ",.0f"),
+            _number(None if per_day is None else per_day / GIB, ",.0f"),
             _short_number(each.drive_writes_per_day),
         )
     return table

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one combination of options comes to. `optimal`: hit ratio of the ceiling, if known."""
+    """What one combination of options comes to. `optimal`: hit ratio of the ceiling, if known.
+
+    Bytes are the node's: those of ranks that a trace would leave out count too. `factors`: the
+    node's bytes for each that a trace's rows would move, per tier.
+    """
 
     options: Options
     stats: HierarchyStats
     counter: Counter
     spec: HierarchySpec
-    nvme_factor: float
+    factors: Mapping[Tier, float]
     optimal: float | None
 
     @property
@@ -46,6 +50,10 @@ class Outcome:
         """Share of the blocks asked for that some tier has."""
         return sum(self.hit_ratio(tier) for tier in self.tiers)
 
+    def node_bytes(self, tier: Tier, op: Op) -> int:
+        """Return the bytes that `op` moves on `tier`, on all ranks of the node."""
+        return round(self.counter.bytes(tier, op) * self.factors[tier])
+
     def read_write_ratio(self, tier: Tier) -> float | None:
         """Return bytes read ÷ bytes written; None where nothing is written."""
         written = self.counter.bytes(tier, Op.WRITE)
@@ -53,9 +61,9 @@ class Outcome:
 
     @property
     def nvme_bytes_per_day(self) -> float | None:
-        """Bytes that the node writes to nvme in a day, ranks that aren't emitted included."""
+        """Bytes that the node writes to nvme in a day, at the mean rate of the whole run."""
         days = self.counter.duration_ns / S_NS / DAY_S
-        written = self.counter.bytes(Tier.NVME, Op.WRITE) * self.nvme_factor
+        written = self.node_bytes(Tier.NVME, Op.WRITE)
         return written / days if days and Tier.NVME in self.tiers else None
 
     @property
@@ -89,8 +97,8 @@ class Outcome:
         return {
             "capacity_bytes": None if capacity >= UNLIMITED else capacity,
             "eviction": self.spec.tiers[tier].eviction,
-            "read_bytes": self.counter.bytes(tier, Op.READ),
-            "write_bytes": self.counter.bytes(tier, Op.WRITE),
+            "read_bytes": self.node_bytes(tier, Op.READ),
+            "write_bytes": self.node_bytes(tier, Op.WRITE),
             "read_write_ratio": self.read_write_ratio(tier),
         }
 
@@ -106,9 +114,7 @@ class Outcome:
             there = tier in self.tiers
             row[f"{tier.label}_hit_ratio"] = self.hit_ratio(tier) if there else None
             for op in (Op.READ, Op.WRITE):
-                row[f"{tier.label}_{op.label}_bytes"] = (
-                    self.counter.bytes(tier, op) if there else None
-                )
+                row[f"{tier.label}_{op.label}_bytes"] = self.node_bytes(tier, op) if there else None
         row |= {
             "nvme_read_write_ratio": self.read_write_ratio(Tier.NVME),
             "nvme_write_bytes_per_day": self.nvme_bytes_per_day,
@@ -140,7 +146,7 @@ def outcomes(
             )  # fmt: skip
         optimal = None if references is None else references.optimal_ratio(_blocks(run, references))
         yield Outcome(
-            each, run.stats(), run.counter, run.spec, run.factors[Tier.NVME], optimal
+            each, run.stats(), run.counter, run.spec, run.factors, optimal
         )  # fmt: skip
 
 

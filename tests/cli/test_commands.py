@@ -227,3 +227,26 @@ def test_users_auto_tells_its_trials(tmp_path: Path, cli: Cli) -> None:
     options = ("--users", "auto", "--requests", "20", "--set", "sizing.max_users=2")
     outcome = cli("record", tmp_path / "t.parquet", *RECORD[2:], *options, "--dry-run")
     assert "2 users: P95 of loads interactive" in outcome.err
+
+
+@pytest.mark.parametrize("ranks", ["one", "all"])
+def test_rates_are_of_the_node(cli: Cli, tmp_path: Path, ranks: str) -> None:
+    """record, info and whatif agree on the bytes of the node, whichever ranks the rows show."""
+    path, config = tmp_path / "t.parquet", tmp_path / "c.yaml"
+    config.write_text(
+        "model: llama3.1-8b\ntensor_parallel: 4\nduration: 10s\nsource: {users: 4}\n"
+        "tiers: {gpu: {capacity: 64MiB}, cpu: {capacity: 0}, nvme: {capacity: 2GB}}\n"
+        f"ranks: {ranks}\n"
+    )
+    shown = cli("record", path, "--config", config).out
+    assert ("all 4 ranks" in shown) == ("of one rank" in shown) == (ranks == "one")
+    told = json.loads(cli("info", path, "--drive", "2GB", "--json").out)["tiers"]["nvme"]
+    answer = json.loads(cli("whatif", "--config", config, "--json").out)["combinations"][0]
+    assert told["node_factor"] == (4 if ranks == "one" else 1)
+    assert told["write_bytes"] * told["node_factor"] == answer["tiers"]["nvme"]["write_bytes"]
+    assert told["drive_writes_per_day"] == pytest.approx(answer["drive_writes_per_day"], rel=0.01)
+    written = f"{answer['tiers']['nvme']['write_bytes'] / 2**30:.2f} GiB"
+    assert written in shown
+    text = cli("info", path).out
+    assert "the cold start included" in text
+    assert ("the rows are of one" in text) == (ranks == "one")

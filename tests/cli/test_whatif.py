@@ -50,7 +50,7 @@ def test_tables_fit_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
     """The tables name all that is asked, in 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     out = cli("whatif", *REQUESTS, *TRIED, "--curve").out
-    for word in ("OPT", "DWPD", "GB/day", "read:write", "sieve", "256MiB", "miss ratio"):
+    for word in ("OPT", "DWPD", "GiB/day", "r:w", "of the node", "sieve", "256MiB", "miss ratio"):
         assert word in out
     assert max(len(line) for line in out.splitlines()) <= 80
 

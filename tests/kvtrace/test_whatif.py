@@ -98,7 +98,8 @@ def test_writes_per_day() -> None:
     (both,) = answer(configured(options | {"ranks": "all"}), {}, curves=None).outcomes
     nvme = one.document()["tiers"]["nvme"]
     days = one.counter.duration_ns / 1e9 / 86_400
-    assert one.nvme_bytes_per_day == pytest.approx(2 * nvme["write_bytes"] / days)
+    assert one.nvme_bytes_per_day == pytest.approx(nvme["write_bytes"] / days)
+    assert nvme["write_bytes"] == both.document()["tiers"]["nvme"]["write_bytes"]
     assert one.nvme_bytes_per_day == pytest.approx(both.nvme_bytes_per_day)
     assert one.drive_writes_per_day == pytest.approx(one.nvme_bytes_per_day / (600 << 20))
     (endless,) = answer(
