@@ -185,8 +185,8 @@ def _late(found: Findings) -> list[Reason]:
                     "host_lateness",
                     f"tier {lane.tier.label}: the tool itself was late by "
                     f"{format_duration_ns(late_ns)} at P99, above {format_duration_ns(limit_ns)}",
-                    "give the loop more CPU (--threads, --spin on, fewer busy processes), use "
-                    "the compiled engine, or lower --speed",
+                    "give the loop more CPU (--threads, --spin on, fewer busy processes) or use "
+                    "the compiled engine" + (", or lower --speed" if found.scheduled else ""),
                 )
             )
     return reasons
@@ -228,7 +228,9 @@ def _short(found: Findings) -> list[Reason]:
             "short_window",
             f"{format_duration_ns(found.window_ns)} measured, "
             f"{format_duration_ns(found.min_window_ns)} asked for",
-            "replay a longer trace, or a lower --speed; --min-window sets the limit",
+            "replay a longer trace"
+            + (", or a lower --speed" if found.scheduled else "")
+            + "; --min-window sets the limit",
         )
     ]
 
@@ -306,7 +308,8 @@ def _stalled(found: Findings) -> list[Reason]:
         Reason(
             "planner_stall",
             f"the loop had to wait for its plan {format_count(found.planner_stalls)} times",
-            "free a CPU for the planner, or take a lower --speed",
+            "free a CPU for the planner, or "
+            + ("lower --speed" if found.scheduled else "use a smaller --queue-depth"),
         )
     ]
 

@@ -38,12 +38,11 @@ def requests(found: RequestsDocument | None) -> Iterator[RenderableType]:
     yield table
     levels = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     levels.add_column("level", no_wrap=True)
-    for name in ("target", "end to end", "by waiting", "count"):
+    for name in ("end to end", "by waiting", "count"):
         levels.add_column(name, justify="right", no_wrap=True)
     for each in found.by_qos:
-        target = format_duration_ns(each.end_to_end_level.target_p95_ns)
         cells = [level(each.end_to_end_level), level(each.waited_level)]
-        levels.add_row(each.qos, target, *cells, format_count(each.count))
+        levels.add_row(each.qos, *cells, format_count(each.count))
     if found.by_qos:
         yield levels
     failed = f"; {format_count(found.failed)} requests failed" if found.failed else ""
@@ -51,10 +50,11 @@ def requests(found: RequestsDocument | None) -> Iterator[RenderableType]:
 
 
 def level(found: ServiceLevelDocument) -> str:
-    """Return how many were within the target, and whether that meets the level."""
+    """Return which share was within the target, and whether that meets the level."""
     if found.compliance_ratio is None:
         return "not measured"
-    return f"{found.compliance_ratio:.1%} {'met' if found.met else 'missed'}"
+    target, met = format_duration_ns(found.target_p95_ns), "met" if found.met else "MISSED"
+    return f"{found.compliance_ratio:.1%} within {target}: {met}"
 
 
 def health(found: HealthDocument | None) -> Iterator[RenderableType]:

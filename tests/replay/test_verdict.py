@@ -154,3 +154,13 @@ def test_warnings() -> None:
     codes = [warning.code for warning in verdict.warnings]
     assert codes == ["not_preconditioned", "throttled", "drift", "python_engine", "small_pages"]
     assert verdict.valid
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_remedies_fit_the_mode(scheduled: bool) -> None:
+    """At full speed no remedy is to lower --speed, which would change nothing."""
+    bad = replace(GOOD, window_ns=1, planner_stalls=1, lanes=(lane(host_ns=10**9),))
+    verdict = judge(replace(bad, scheduled=scheduled))
+    remedies = [reason.remedy for reason in verdict.reasons]
+    assert len(remedies) == 3
+    assert all(("--speed" in remedy) == scheduled for remedy in remedies)
