@@ -90,5 +90,8 @@ def format_duration_ns(duration_ns: int | float) -> str:
 
 
 def format_count(count: int | float) -> str:
-    """Return a count with thousands separators."""
+    """Return a count with thousands separators; from ten million on in millions: ``12.3 M``."""
+    for unit, factor in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
+        if abs(count) >= 10 * factor:
+            return f"{count / factor:,.1f} {unit}"
     return f"{count:,.0f}"

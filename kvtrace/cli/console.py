@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from kvtrace.printable import printable
@@ -41,6 +42,18 @@ def plain_console(*, width_max: int | None = None, **options: Any) -> PlainConso
     if width_max is not None:
         found.width = min(found.width, width_max)
     return found
+
+
+def figures(names: Iterable[str], *, left: Iterable[str] = (), title: str = "") -> Table:
+    """Return a table of numbers: columns that are never broken, those in `left` of words."""
+    words = set(left)
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None,
+        padding=(0, 2, 0, 0), header_style="dim",
+    )  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
+    return table
 
 
 def say(text: str, *, err: bool = False) -> None:

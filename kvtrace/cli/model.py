@@ -6,9 +6,8 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from kvtrace.cli.console import plain_console
+from kvtrace.cli.console import figures, plain_console
 from kvtrace.models import load_model
 from kvtrace.models.layers import WindowAttention
 from kvtrace.models.summary import GroupSummary, groups, totals
@@ -58,9 +57,9 @@ def _show(
     notes: list[str],
 ) -> None:
     console = plain_console()
-    table = Table(title=f"{model.name}, {dtype}, TP {ranks}", title_justify="left", box=None)
-    for name in ("layers", "kind", "heads", "width", "window", "B/token", "B/sequence", "stored"):
-        table.add_column(name, justify="left" if name in ("kind", "stored") else "right")
+    names = ("layers", "kind", "heads", "width", "window", "B/token", "B/sequence", "stored")
+    title = f"{model.name}, {dtype}, TP {ranks}"
+    table = figures(names, left=["kind", "stored"], title=title)
     for row in rows:
         table.add_row(
             f"{row.layers:,}",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from kvtrace.cli.console import plain_console
+from kvtrace.cli.console import figures, plain_console
 from kvtrace.config import RecordConfig
 from kvtrace.header import SourceInfo
 from kvtrace.pipeline import Recorded
@@ -129,9 +127,8 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     """Print the summary for people."""
     console, totals, counted = plain_console(), made.header.totals, made.header.statistics
     factors = {info.name: info.occupancy_factor for info in made.header.tiers}
-    table = Table(title=_title(made), title_justify="left", title_style="bold")
-    for name in ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held"):
-        table.add_column(name, justify="left" if name == "tier" else "right")
+    names = ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held")
+    table = figures(names, left=["tier"], title=_title(made))
     for tier in Tier:
         cells = [cell for cell in totals.cells if cell.tier == tier.label]
         if not cells:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from kvtrace.cli.console import plain_console, say
+from kvtrace.cli.console import figures, plain_console, say
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
 from kvtrace.outputs import check_apart, check_writable
 from kvtrace.schema import Tier
@@ -220,9 +219,8 @@ def _tell(made: Written, *, as_json: bool) -> None:
 
 
 def _print_diff(found: list[Difference], largest: float) -> None:
-    table = Table(title="A and B", title_justify="left", title_style="bold")
-    for name in ("tier", "quantity", "A median", "B median", "A mean", "B mean", "KS"):
-        table.add_column(name, justify="left" if name in ("tier", "quantity") else "right")
+    names = ("tier", "quantity", "A median", "B median", "A mean", "B mean", "KS")
+    table = figures(names, left=names[:2], title="A and B")
     for each in found:
         cells = [
             _value(of.get(name), each.unit) for name in ("p50", "mean") for of in (each.a, each.b)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvtrace.check import CheckReport, check
-from kvtrace.cli.console import plain_console
+from kvtrace.cli.console import figures, plain_console
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.printable import printable
 from kvtrace.reader import open_trace
@@ -57,9 +57,8 @@ def _print_info(found: dict[str, Any]) -> None:
             f"ideal prefix hit {found['ideal_prefix_hit']:.4f}"
         )
     console.print(f"  {'content':<10}{found['content_sha256']}")
-    cells = Table()
-    for name in ("tier", "phase", "op", "ops", "bytes", "object size"):
-        cells.add_column(name, justify="left" if name in ("tier", "phase", "op") else "right")
+    words = ("tier", "phase", "op")
+    cells = figures((*words, "ops", "bytes", "object size"), left=words, title="rows")
     for cell in found["cells"]:
         sizes = sorted({cell["size_min"], cell["size_max"]})
         cells.add_row(
@@ -68,12 +67,11 @@ def _print_info(found: dict[str, Any]) -> None:
             cell["op"],
             format_count(cell["ops"]),
             format_bytes(cell["bytes"]),
-            " … ".join(format_bytes(size) for size in sizes),
+            " to ".join(format_bytes(size) for size in sizes),
         )
     console.print(cells)
-    tiers = Table(title=f"of the node, {_basis(header)}", title_justify="left")
-    for name in ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day"):
-        tiers.add_column(name, justify="left" if name == "tier" else "right")
+    names = ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day")
+    tiers = figures(names, left=["tier"], title=f"of the node, {_basis(header)}")
     for name, tier in found["tiers"].items():
         tiers.add_row(
             name,

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from kvtrace import csvcells
-from kvtrace.cli.console import plain_console
+from kvtrace.cli.console import figures, plain_console
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.config import resolve
@@ -260,12 +260,8 @@ def _short(key: str) -> str:
 
 
 def _table(title: str, swept: list[str], names: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for key in swept:
-        table.add_column(_short(key), no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right")
-    return table
+    keys = [_short(key) for key in swept]
+    return figures([*keys, *names], left=keys, title=title)
 
 
 def _hits(found: list[Outcome], swept: list[str]) -> Table:
@@ -311,11 +307,8 @@ def _number(value: float | None, form: str) -> str:
 
 def _curves(answers: Answers) -> Table:
     """Return the curves at the sizes that all of them have, which are those of the last."""
-    table = Table(title="miss ratio of one tier", title_justify="left", title_style="bold")
-    table.add_column("size", justify="right")
-    table.add_column("blocks", justify="right")
-    for each in answers.curves:
-        table.add_column("OPT" if each.policy == "opt" else each.policy, justify="right")
+    policies = ["OPT" if each.policy == "opt" else each.policy for each in answers.curves]
+    table = figures(["size", "blocks", *policies], title="miss ratio of one tier")
     known = [dict(zip(each.blocks, each.miss_ratio, strict=True)) for each in answers.curves]
     for blocks in answers.curves[-1].blocks:
         table.add_row(
