@@ -14,14 +14,30 @@ from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
     from kvtrace.config import RecordConfig, load_config
+    from kvtrace.errors import KvtraceError
+    from kvtrace.models import Model, load_model
     from kvtrace.pipeline import Recorded, record
     from kvtrace.reader import Trace
     from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
 
 __version__ = VERSION
-__all__ = ["RecordConfig", "Recorded", "Trace", "__version__", "load_config", "open", "record"]
+__all__ = [
+    "KvtraceError",
+    "Model",
+    "RecordConfig",
+    "Recorded",
+    "Trace",
+    "__version__",
+    "load_config",
+    "load_model",
+    "open",
+    "record",
+]
 
 _LAZY = {
+    "KvtraceError": ("kvtrace.errors", "KvtraceError"),
+    "Model": ("kvtrace.models", "Model"),
+    "load_model": ("kvtrace.models", "load_model"),
     "RecordConfig": ("kvtrace.config", "RecordConfig"),
     "load_config": ("kvtrace.config", "load_config"),
     "Recorded": ("kvtrace.pipeline", "Recorded"),
@@ -40,3 +56,7 @@ def __getattr__(name: str) -> Any:
 
     module, found = _LAZY[name]
     return getattr(import_module(module), found)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

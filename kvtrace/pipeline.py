@@ -50,13 +50,16 @@ class Progress:
     end_ns: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Recorded:
     """A finished recording."""
 
     path: Path
     header: Header
     stats: HierarchyStats
+
+    def __repr__(self) -> str:
+        return f"<Recorded {self.path}: {self.header.totals.rows:,} rows>"
 
 
 class _DryWriter:

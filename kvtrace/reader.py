@@ -57,6 +57,9 @@ class Trace:
         names = set(self._files[0].schema_arrow.names)
         self.columns = tuple(column.name for column in COLUMNS if column.name in names)
 
+    def __repr__(self) -> str:
+        return f"<Trace {self.path}: {self.rows:,} rows>"
+
     @property
     def rows(self) -> int:
         """How many rows there are."""

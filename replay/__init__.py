@@ -3,7 +3,12 @@
 from replay.options import ReplayOptions
 from replay.result import Result
 from replay.runner import run
+from replay.stored import load
 from replay.targets import TargetSpec
 from replay.watch import Stop, Watcher
 
-__all__ = ["ReplayOptions", "Result", "Stop", "TargetSpec", "Watcher", "run"]
+__all__ = ["ReplayOptions", "Result", "Stop", "TargetSpec", "Watcher", "load", "run"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

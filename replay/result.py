@@ -153,7 +153,7 @@ class ToolCost:
     """Most memory that the process had."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """A finished run. `lanes` has at least one."""
 
@@ -182,6 +182,9 @@ class Result:
     """What the block layer took; None where it wasn't asked for or couldn't be had."""
     kept: Done | None
     """All ops, of a run that isn't too long for that."""
+
+    def __repr__(self) -> str:
+        return f"<Result {self.verdict.word}: {self.totals.ops:,} ops>"
 
     @property
     def totals(self) -> Totals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -18,16 +19,16 @@ from replay.totals import tokens_per_io_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
-def load(path: Path, *, from_ops: bool = False) -> ResultDocument:
+def load(path: str | Path, *, from_ops: bool = False) -> ResultDocument:
     """Return the result in a JSON report or a result trace, that of any tool included.
 
     A result trace of ours carries its result; `from_ops` computes it again from the ops.
 
     Raises TraceError for a file that is damaged, of another schema, or no result.
     """
+    path = Path(path)
     if path.suffix == ".parquet" or path.is_dir():
         return _of_trace(path, from_ops=from_ops)
     if from_ops:
