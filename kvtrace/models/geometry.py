@@ -125,10 +125,6 @@ class Model(BaseModel):
         kept = [group for group in self.attention if group.token(Cache(2, 2), 1).total]
         return bool(kept) and all(not group.token(Cache(2, 2), 1).own for group in kept)
 
-    def copies(self, ranks: int) -> int:
-        """Return how many ranks' bytes a store must keep for one token: 1 if replicated."""
-        return 1 if self.replicated else ranks
-
     def notes_on(self, ranks: int, dtype: str | None = None) -> list[str]:
         """Return what to know of sizes on `ranks` ranks in `dtype`, None for the file's own type.
 

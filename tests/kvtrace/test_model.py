@@ -76,7 +76,7 @@ def test_tensor_parallelism() -> None:
     assert llama.rank_bytes_per_token(8) * 8 == llama.rank_bytes_per_token(1)
     assert qwen.rank_bytes_per_token(8) * 8 == 2 * qwen.rank_bytes_per_token(1)
     assert deepseek.rank_bytes_per_token(8) == deepseek.rank_bytes_per_token(1)
-    assert (llama.copies(8), deepseek.copies(8)) == (8, 1)
+    assert (llama.token(8).shared, deepseek.token(8).own) == (0, 0)
 
 
 def test_every_model_states_its_expectation() -> None:
