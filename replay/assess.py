@@ -92,7 +92,7 @@ def _lanes(
                 target_name=target.spec.name,
                 counters=_sum(counters),
                 io=_io_groups(counters),
-                live_bytes_max=prepared.needs[lane].extent_bytes,
+                live_bytes_max=prepared.needs[lane].live_bytes,
                 live_objects_max=prepared.needs[lane].live_objects_max,
                 device=None if stat is None else DeviceView(stat, measure.device_bytes),
                 state=after,

@@ -36,7 +36,11 @@ class Survey:
     lives: Spool
     """Of each later life of an object, in order of birth: its length and lane (`LANE_BITS`)."""
     changes: Spool
-    """0 where a life begins, −1 − (length and lane) where one ends, an original's too."""
+    """What begins and ends, in order (`NO_CHANGE`)."""
+    slots: int
+    """How many slots there are: most lives at once."""
+    original_of: NDArray[np.int64]
+    """Which of `originals` an index among the changes means; -1: one that never was."""
     cell_ops: NDArray[np.int64]
     cell_bytes: NDArray[np.int64]
     """Per tier × phase × op, of all rows."""
@@ -86,8 +90,8 @@ def survey(
         last_ns = int(batch.timestamp_ns[-1])
         progress(rows)
     state.finish()
-    originals = _without_ghosts(trace, lane_of_tier, limit, state)
-    return state.result(rows, last_ns, originals, sessions.count)
+    kept = _without_ghosts(trace, lane_of_tier, limit, state)
+    return state.result(rows, last_ns, kept, sessions.count)
 
 
 def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
@@ -103,8 +107,8 @@ def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
 
 def _without_ghosts(
     trace: Trace, lane_of_tier: NDArray[np.int8], limit: Limit, state: _State
-) -> NDArray[np.void]:
-    """Return the originals without those that had been deleted so long ago that it was forgotten.
+) -> NDArray[np.bool_]:
+    """Return which originals are none of those deleted so long ago that it was forgotten.
 
     They seem to be touched for the first time, but an earlier row has them: a late read of one is a
     bad trace, a late delete of one does nothing.
@@ -112,7 +116,7 @@ def _without_ghosts(
     found = state.originals[: int(state.tally[objects.ORIGINALS])]
     late = (found["initial"] > 0) & (found["row"] >= state.first_sweep_row)
     if not late.any():
-        return found
+        return np.ones(len(found), bool)
     ghosts = late & _touched_before(trace, lane_of_tier, limit, found, late)
     reads = np.flatnonzero(ghosts & (found["deleted"] == 0))
     if len(reads):
@@ -121,7 +125,7 @@ def _without_ghosts(
         raise dead_read(trace, int(first["row"]), int(first["key"]), tier)
     ended = found["ended"][ghosts]
     state.changes.put(ended, np.full(len(ended), NO_CHANGE, np.int64))
-    return found[~ghosts]
+    return ~ghosts
 
 
 def _touched_before(
@@ -167,7 +171,8 @@ class _State:
         shape = (len(Tier), len(Phase), len(Op))
         self.cell_ops = np.zeros(shape, np.int64)
         self.cell_bytes = np.zeros(shape, np.int64)
-        self.tally = np.zeros(9, np.int64)
+        self.spare_slots = np.zeros(1 << 12, np.int32)
+        self.tally = np.zeros(11, np.int64)
         self.tally[objects.BAD_ROW] = -1
         self.first_sweep_row = 1 << 62
         self.longest = 0
@@ -185,6 +190,8 @@ class _State:
             grown = np.zeros(max(needed, 2 * len(self.originals)), ORIGINAL)
             grown[: len(self.originals)] = self.originals
             self.originals = grown
+        if int(self.tally[objects.SLOTS]) + count > len(self.spare_slots):
+            self.spare_slots = np.pad(self.spare_slots, (0, max(count, len(self.spare_slots))))
 
     def add_resident(self, trace: Trace, lane_of_tier: NDArray[np.int8]) -> None:
         """Make the declared residents of executed tiers live."""
@@ -227,6 +234,7 @@ class _State:
             lives,
             changes,
             grown,
+            self.spare_slots,
             self.changes.count,
             self.tally,
         )
@@ -253,13 +261,16 @@ class _State:
         pairs = (live["life"][grown], live["length"][grown] << LANE_BITS | lane[grown])
         self._correct(np.stack(pairs, axis=1))
 
-    def result(self, rows: int, last_ns: int, originals: NDArray[np.void], sessions: int) -> Survey:
-        """Return all that was found."""
+    def result(self, rows: int, last_ns: int, kept: NDArray[np.bool_], sessions: int) -> Survey:
+        """Return all that was found; `kept`: which originals there are."""
         tally = self.tally
+        originals = self.originals[: len(kept)][kept]
         return Survey(
             originals,
             self.lives,
             self.changes,
+            int(tally[objects.SLOTS]),
+            np.where(kept, np.cumsum(kept) - 1, -1),
             self.cell_ops,
             self.cell_bytes,
             rows,
