@@ -94,6 +94,7 @@ def _lanes(
                 io=_io_groups(counters),
                 live_bytes_max=prepared.needs[lane].live_bytes,
                 live_objects_max=prepared.needs[lane].live_objects_max,
+                space_needed_bytes=prepared.needs[lane].size_bytes,
                 device=None if stat is None else DeviceView(stat, measure.device_bytes),
                 state=after,
                 change=None if before is None or after is None else after.since(before),

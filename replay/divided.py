@@ -67,16 +67,21 @@ def extents_of(ground: Ground, place: Record, lane: int, birth: bool, length: in
 
 
 def places(ops: Ops, at: int, begin: int, length: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of where bytes [begin, begin + length) of the op at an index are."""
+    """Return (offset, length) of where bytes [begin, begin + length) of the op at an index are.
+
+    Less than that where its extents end before, or one is empty: no plan has such an op.
+    """
     offset = int(ops.offset_bytes[at])
     if not offset & DIVIDED:
         return [(offset + begin, length)]
     found, pair, first = [], offset ^ DIVIDED, 0
-    while first < begin + length:
+    for _ in range(len(ops.extents) // 2):
         word = 2 * pair & (len(ops.extents) - 1)
         start, size = int(ops.extents[word]), int(ops.extents[word + 1])
         low, high = max(begin, first), min(begin + length, first + size)
         if low < high:
             found.append((start + low - first, high - low))
         pair, first = pair + 1, first + size
+        if size == 0 or first >= begin + length:
+            break
     return found

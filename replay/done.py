@@ -156,8 +156,10 @@ class Taker:
         bad = first + skip.astype(np.uint64)
         for index in np.flatnonzero(first >= np.uint64(DIVIDED)).tolist():
             op, size, bad_byte = int(at[index]), int(length[index]), int(skip[index])
-            bad[index] = places(self.ops, op, bad_byte, SECTOR_BYTES)[0][0]
-            first[index], run[index] = places(self.ops, op, 0, size)[0]
+            if there := places(self.ops, op, bad_byte, SECTOR_BYTES):
+                bad[index] = there[0][0]
+            if there := places(self.ops, op, 0, size):
+                first[index], run[index] = there[0]
         return first, run, bad
 
     def payload_end(self, begin: int, end: int) -> int:

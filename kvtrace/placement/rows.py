@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,24 +71,33 @@ def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> 
     first_row = 0
     for columns in trace.batches(names, nulls=True):
         rows = limit.cut(first_row, columns["timestamp"])
-        for begin in range(0, rows, _SLICE_ROWS):
-            end = min(rows, begin + _SLICE_ROWS)
-            part = {name: read_only(values[begin:end]) for name, values in columns.items()}
-            offset = part.get("offset")
-            yield Batch(
-                first_row + begin,
-                part["timestamp"],
-                part["op"],
-                part["size"],
-                part["tier"],
-                part["key"],
-                part["phase"],
-                read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
-                {name: part[name] for name in there},
-            )
+        cut = {name: values[:rows] for name, values in columns.items()}
+        yield from batches_of(cut, first_row, there)
         if rows < len(columns["timestamp"]):
             return
         first_row += rows
+
+
+def batches_of(
+    columns: dict[str, NDArray[Any]], first_row: int, optional: Sequence[str] = ()
+) -> Iterator[Batch]:
+    """Yield consecutive rows in slices that stay in a CPU's cache."""
+    rows = len(columns["timestamp"])
+    for begin in range(0, rows, _SLICE_ROWS):
+        end = min(rows, begin + _SLICE_ROWS)
+        part = {name: read_only(values[begin:end]) for name, values in columns.items()}
+        offset = part.get("offset")
+        yield Batch(
+            first_row + begin,
+            part["timestamp"],
+            part["op"],
+            part["size"],
+            part["tier"],
+            part["key"],
+            part["phase"],
+            read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
+            {name: part[name] for name in optional},
+        )
 
 
 def stream_keys(batch: Batch) -> NDArray[np.uint64]:

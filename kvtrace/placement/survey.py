@@ -74,8 +74,8 @@ def survey(
     count_sessions: bool = False,
 ) -> Survey:
     """Return what the rows of `trace` within `limit` need. Raises TraceError for a dead read."""
-    state = _State(max(1, int(lane_of_tier.max()) + 1))
-    state.add_resident(trace, lane_of_tier)
+    state = Surveyor(max(1, int(lane_of_tier.max()) + 1))
+    state.add_resident(trace.resident(), lane_of_tier)
     sessions = KeyTable()
     rows, last_ns = 0, 0
     for batch in read_batches(trace, limit, SESSION_COLUMNS if count_sessions else ()):
@@ -106,7 +106,7 @@ def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
 
 
 def _without_ghosts(
-    trace: Trace, lane_of_tier: NDArray[np.int8], limit: Limit, state: _State
+    trace: Trace, lane_of_tier: NDArray[np.int8], limit: Limit, state: Surveyor
 ) -> NDArray[np.bool_]:
     """Return which originals are none of those deleted so long ago that it was forgotten.
 
@@ -162,7 +162,9 @@ def _touched_before(
     return touched
 
 
-class _State:
+class Surveyor:
+    """Surveys rows as they come: residents first, then batches, then `finish`."""
+
     def __init__(self, lanes: int) -> None:
         self.table = KeyTable()
         self.objects = np.zeros((self.table.capacity, lanes), OBJECT)
@@ -193,9 +195,8 @@ class _State:
         if int(self.tally[objects.SLOTS]) + count > len(self.spare_slots):
             self.spare_slots = np.pad(self.spare_slots, (0, max(count, len(self.spare_slots))))
 
-    def add_resident(self, trace: Trace, lane_of_tier: NDArray[np.int8]) -> None:
+    def add_resident(self, resident: NDArray[np.void], lane_of_tier: NDArray[np.int8]) -> None:
         """Make the declared residents of executed tiers live."""
-        resident = trace.resident()
         resident = resident[lane_of_tier[resident["tier"]] >= 0]
         self._reserve(len(resident), 0)
         lane = lane_of_tier[resident["tier"]].astype(np.int64)
@@ -261,9 +262,13 @@ class _State:
         pairs = (live["life"][grown], live["length"][grown] << LANE_BITS | lane[grown])
         self._correct(np.stack(pairs, axis=1))
 
-    def result(self, rows: int, last_ns: int, kept: NDArray[np.bool_], sessions: int) -> Survey:
-        """Return all that was found; `kept`: which originals there are."""
+    def result(
+        self, rows: int, last_ns: int, kept: NDArray[np.bool_] | None, sessions: int
+    ) -> Survey:
+        """Return all that was found; `kept`: which originals there are, None for all."""
         tally = self.tally
+        if kept is None:
+            kept = np.ones(int(tally[objects.ORIGINALS]), bool)
         originals = self.originals[: len(kept)][kept]
         return Survey(
             originals,
