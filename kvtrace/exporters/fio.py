@@ -84,7 +84,7 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     """Write `trace` as a log, a job that runs it, and a job that fills its device or file first.
 
     Keys become extents, placed as a replay places them. Raises UsageError for what fio can't take,
-    TargetError if the live set doesn't fit.
+    TargetError if it needs more space.
     """
     version = _version(options)
     target = _target(out, options, version)
