@@ -22,6 +22,8 @@ from kvtrace.events import HierarchyStats
 from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
 from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
+from kvtrace.placement.rows import COLUMNS
+from kvtrace.placement.summary import NeedCounter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
 from kvtrace.sampling import sampled
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
     from kvtrace.config import RecordConfig
     from kvtrace.layouts import Layout
+    from kvtrace.placement.extents import Need
+    from kvtrace.schema import Tier
     from kvtrace.sizing import Trial
 
 
@@ -57,6 +61,8 @@ class Recorded:
     path: Path
     header: Header
     stats: HierarchyStats
+    needs: dict[Tier, Need] | None = None
+    """Of a dry run: what each tier needs of a target."""
 
     def __repr__(self) -> str:
         return f"<Recorded {self.path}: {self.header.totals.rows:,} rows>"
@@ -69,10 +75,19 @@ class _DryWriter:
         self.path = path
         self._header = header
         self._counter = TotalsCounter()
+        self._needs = NeedCounter()
         self.resident = np.zeros(0, RESIDENT_DTYPE)
+        self._begun = False
 
     def append(self, columns: dict[str, NDArray[Any]]) -> None:
+        if not self._begun:
+            self._needs.add_resident(self.resident)
+            self._begun = True
         self._counter.update(columns)
+        self._needs.add({name: columns[name] for name in COLUMNS})
+
+    def needs(self) -> dict[Tier, Need]:
+        return self._needs.needs()
 
     def close(self, **header_fields: object) -> Header:
         return self._header.model_copy(update={"totals": self._counter.totals(), **header_fields})
@@ -138,7 +153,11 @@ def record(
             source=recording.source.info,
             statistics=_statistics(config, stats, recording, last_ns),
         )
-    return Recorded(path, header, stats)
+    return Recorded(path, header, stats, _needs_of(writer))
+
+
+def _needs_of(writer: _Writer) -> dict[Tier, Need] | None:
+    return writer.needs() if isinstance(writer, _DryWriter) else None
 
 
 def _write(
@@ -152,6 +171,8 @@ def _write(
     """
     simulation, rows, last_ns = Simulation(recording), 0, 0
     for columns in recording.batches(simulation):
+        if rows == 0 and not isinstance(writer, CsvWriter):
+            writer.resident = _resident(recording.layout, simulation.resident)
         writer.append(columns)
         rows += len(columns["timestamp"])
         last_ns = int(columns["timestamp"][-1])
@@ -166,8 +187,6 @@ def _write(
             accepted="requests with at least one full block",
             hint="lengthen --duration or make --block-tokens smaller",
         )
-    if not isinstance(writer, CsvWriter):
-        writer.resident = _resident(recording.layout, simulation.resident)
     return simulation, last_ns
 
 
@@ -205,7 +224,7 @@ def _record_nodes(
         # Each node has read all of the input.
         statistics = _statistics(config, stats, whole, last_ns)
         header = writer.close(source=found[0][1], statistics=statistics)
-    return Recorded(path, header, stats)
+    return Recorded(path, header, stats, _needs_of(writer))
 
 
 _OfNode = tuple[HierarchyStats, SourceInfo]

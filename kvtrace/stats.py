@@ -6,20 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from kvtrace.errors import TraceError
+from kvtrace.placement.summary import needs_of
 from kvtrace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier, Word
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
+    from kvtrace.placement.extents import Need
     from kvtrace.reader import Trace
 
 DAY_S = 86_400
 
 
-def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]:
+def summarise(
+    trace: Trace, *, drive_bytes: int | None = None, space: bool = True
+) -> dict[str, Any]:
     """Return the figures of `kvtrace info --json`, computed from the rows and the header.
 
     `drive_bytes`: size of a drive, for drive writes per day on nvme. Rates per day are of the whole
     node: where the rows are of one rank, or show once what all ranks have, by the tiers' factors.
+    `space`: whether to find out,
+    row by row, what each tier needs of a target; it is null of a trace that reads what it deleted.
     """
     header = trace.header
     rows = trace.lazy().with_columns(pl.col("tier", "phase", "op").cast(pl.String))
@@ -39,6 +46,7 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
     duration_ns = times["last"].item() or 0
     factors = {info.name: info.occupancy_factor for info in header.tiers}
     ordered = sorted(cells.to_dicts(), key=_order)
+    needs = _needs(trace) if space else {}
     return {
         "path": str(trace.path),
         "rows": trace.rows,
@@ -49,6 +57,7 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
             tier.label: _tier(
                 tier.label, ordered, objects, duration_ns, drive_bytes, factors.get(tier.label, 1.0)
             )
+            | _space(needs.get(tier))
             for tier in Tier
             if any(cell["tier"] == tier.label for cell in ordered)
         },
@@ -57,6 +66,23 @@ def summarise(trace: Trace, *, drive_bytes: int | None = None) -> dict[str, Any]
         "sha256": trace.sha256(),
         "content_sha256": header.content_sha256,
         "header": header.model_dump(mode="json"),
+    }
+
+
+def _needs(trace: Trace) -> dict[Tier, Need]:
+    try:
+        return needs_of(trace)
+    except TraceError:
+        return {}
+
+
+def _space(need: Need | None) -> dict[str, Any]:
+    """Return live set and space needed of a tier; null where they aren't known."""
+    return {
+        "live_bytes_max": None if need is None else need.live_bytes,
+        "live_objects_max": None if need is None else need.live_objects_max,
+        "space_needed_bytes": None if need is None else need.size_bytes,
+        "space": None if need is None else need.text,
     }
 
 

@@ -29,7 +29,7 @@ def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str
     for at in range(len(found)):
         bad = int(found.bad_sector[at])
         sector = int(found.sector[at]) + bad
-        place = int(found.offset_bytes[at]) + bad * SECTOR_BYTES
+        place = int(found.bad_offset_bytes[at])
         expected = payload.Stamp(int(found.key[at]), sector, int(found.generation[at]), run_id)
         yield (
             f"object {expected.key}, byte {sector * SECTOR_BYTES} "

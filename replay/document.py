@@ -164,6 +164,7 @@ class LaneDocument(Section):
     drift_ratio: float | None
     live_bytes_max: int | None
     live_objects_max: int | None
+    space_needed_bytes: int | None = None
     warmup_ops: int
     counters: Counters | None
     io_ns: list[IoLatency]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.loop import EXTRA, NO_TIME_NS, SECTOR_BYTES, Action, Mode, Ops, Times
+from replay.divided import places
+from replay.loop import DIVIDED, EXTRA, NO_TIME_NS, SECTOR_BYTES, Action, Mode, Ops, Times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,8 @@ class Done:
     """Columns of consecutive ops of a trace, in its order. Times are ns on the loop's clock.
 
     `lane`: the tier's, `thread`: the loop thread. `due_ns` in max mode is when the op was ready.
+    `run_bytes` of an op lie side by side from `offset_bytes` on: all, if it is on one extent.
+    `bad_offset_bytes`: where on the target its bad sector is.
     """
 
     number: NDArray[np.int64]
@@ -28,6 +31,8 @@ class Done:
     thread: NDArray[np.uint8]
     action: NDArray[np.uint8]
     offset_bytes: NDArray[np.uint64]
+    run_bytes: NDArray[np.int64]
+    bad_offset_bytes: NDArray[np.uint64]
     length_bytes: NDArray[np.int64]
     size_bytes: NDArray[np.int64]
     key: NDArray[np.uint64]
@@ -117,6 +122,7 @@ class Taker:
         moves = (action == Action.READ) | (action == Action.WRITE)
         ready = times.ready_ns[at]
         due = ops.due_ns[at]
+        first, run, bad = self._places(at, length)
         known = ready if self.mode == Mode.MAX else np.where(due == NO_TIME_NS, due, due + start_ns)
         return Done(
             number=number,
@@ -124,7 +130,9 @@ class Taker:
             lane=thread // np.uint8(self.threads),
             thread=thread,
             action=action,
-            offset_bytes=ops.offset_bytes[at],
+            offset_bytes=first,
+            run_bytes=run,
+            bad_offset_bytes=bad,
             length_bytes=length,
             size_bytes=np.where(moves, length - ops.pad_bytes[at], 0),
             key=ops.key[at],
@@ -138,6 +146,21 @@ class Taker:
             error=times.error[at],
             bad_sector=times.bad_sector[at],
         )
+
+    def _places(
+        self, at: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
+        """Return where ops begin, how many bytes lie there in a row, and where a bad sector is."""
+        first, run = self.ops.offset_bytes[at], length.copy()
+        skip = np.maximum(self.times.bad_sector[at], 0) * SECTOR_BYTES
+        bad = first + skip.astype(np.uint64)
+        for index in np.flatnonzero(first >= np.uint64(DIVIDED)).tolist():
+            op, size, bad_byte = int(at[index]), int(length[index]), int(skip[index])
+            if there := places(self.ops, op, bad_byte, SECTOR_BYTES):
+                bad[index] = there[0][0]
+            if there := places(self.ops, op, 0, size):
+                first[index], run[index] = there[0]
+        return first, run, bad
 
     def payload_end(self, begin: int, end: int) -> int:
         """Return where in the payload's stream the last of ops [begin, end) that writes ends."""

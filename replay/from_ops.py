@@ -143,6 +143,8 @@ def _done(rows: Columns, first: int) -> Done:
         thread=tier,
         action=_ACTIONS[op],
         offset_bytes=nothing.astype(np.uint64),
+        run_bytes=nothing,
+        bad_offset_bytes=nothing.astype(np.uint64),
         length_bytes=size,
         size_bytes=size,
         key=rows["key"],

@@ -150,6 +150,7 @@ def _lane(result: Result, lane: LaneResult) -> doc.LaneDocument:
         in_flight_max=measure.in_flight_max,
         live_bytes_max=lane.live_bytes_max,
         live_objects_max=lane.live_objects_max,
+        space_needed_bytes=lane.space_needed_bytes,
         counters=_counters(lane),
         io_ns=[_io(group) for group in lane.io],
         device=_device(lane.device),

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.placement.places import CLASS, FREED, PLACE
+from kvtrace.placement.ground import make_ground
+from kvtrace.placement.places import PLACE
 from kvtrace.schema import Tier
 from replay.order import ORDER, Fixed, State
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.placement.extents import Classes, Space
-
-_FREED_ROOM = 1 << 12
+    from kvtrace.placement.extents import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +59,16 @@ def fixed_of(geometry: Geometry) -> Fixed:
     )
 
 
-def initial_state(classes: Classes, quotas: NDArray[np.int64], geometry: Geometry) -> State:
+def initial_state(space_lanes: NDArray[np.void], geometry: Geometry) -> State:
     """Return the state of a planner that has planned nothing."""
     lanes = len(geometry.spaces)
-    table = np.zeros(len(quotas), CLASS)
-    table["length"], table["quota"] = classes.length_bytes, quotas
-    cursor = np.zeros(5, np.int64)
-    cursor[FREED] = 1  # 0 ends a queue
     return State(
         order=np.zeros((0, len(Tier)), ORDER),
         place=np.zeros((0, lanes), PLACE),
         transfer_read=np.zeros(0, np.int64),
         touched=np.zeros(0, np.int64),
-        classes=table,
-        next_free=np.array([space.begin_bytes for space in geometry.spaces], np.int64),
+        ground=make_ground(space_lanes.copy()),
         next_thread=np.zeros(lanes, np.int64),
-        freed_extent=np.zeros(_FREED_ROOM, np.int64),
-        freed_ref=np.zeros(_FREED_ROOM, np.int64),
-        freed_next=np.zeros(_FREED_ROOM, np.int64),
-        born_class=np.zeros(0, np.int32),
         born_length=np.zeros(0, np.int64),
-        cursor=cursor,
+        cursor=np.zeros(3, np.int64),
     )

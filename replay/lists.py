@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from replay.loop import Ops
 
-OPS, EDGES, FLOOR, DRAINED, EDGE_FLOOR = range(5)
+OPS, EDGES, FLOOR, DRAINED, EDGE_FLOOR, EXTENTS, EXTENT_FLOOR = range(7)
 """Places in `Ring.cursor`: ops and edges so far; the floor; ops that were taken out of the ring,
-and edges before the first one that wasn't."""
+and edges before the first one that wasn't; extents so far, and those of ops taken out."""
 NODES, NODE_FLOOR = range(2)
 """Places in `Lists.cursor`: nodes so far; those before it are of ops below the floor."""
 JOIN_COUNT = 1 << 14
@@ -44,6 +44,7 @@ class Ring(NamedTuple):
     wait_count: NDArray[np.uint16]
     edges: NDArray[np.uint32]
     clock: NDArray[np.uint32]
+    extents: NDArray[np.uint64]
     cursor: NDArray[np.int64]
     mask: int
     edge_mask: int
@@ -79,7 +80,8 @@ def ring_of(ops: Ops) -> Ring:
         wait_count=ops.wait_count,
         edges=ops.edges,
         clock=ops.clock if len(ops.clock) else np.zeros(1, np.uint32),
-        cursor=np.zeros(5, np.int64),
+        extents=ops.extents,
+        cursor=np.zeros(7, np.int64),
         mask=ops.capacity - 1,
         edge_mask=len(ops.edges) - 1,
     )
@@ -125,6 +127,21 @@ def ring_has_room(ring: Ring, ops: int, edges: int) -> bool:
     if cursor[OPS] + ops - cursor[DRAINED] > ring.due.size:
         return False
     return bool(cursor[EDGES] + edges - cursor[EDGE_FLOOR] <= ring.edges.size)
+
+
+@helper
+def extents_have_room(ring: Ring, count: int) -> bool:
+    """Whether so many more extents fit."""
+    cursor = ring.cursor
+    return bool(2 * (cursor[EXTENTS] + count - cursor[EXTENT_FLOOR]) <= ring.extents.size)
+
+
+@helper
+def add_extent(ring: Ring, begin: int, length: int) -> None:
+    """Add an extent to the newest op's."""
+    at = 2 * int(ring.cursor[EXTENTS]) & (ring.extents.size - 1)
+    ring.extents[at], ring.extents[at + 1] = begin, length
+    ring.cursor[EXTENTS] += 1
 
 
 @helper

@@ -28,6 +28,8 @@ UNBOUNDED_BYTES = (1 << 63) - 1
 """End of a lane whose target has no end: what a file's offset can say."""
 OUT_OF_RANGE = errno.ERANGE
 """In `Times.error`: the op would have left its lane's part of the target, and wasn't done."""
+DIVIDED = 1 << 63
+"""In `Ops.offset_bytes`: the rest says where in `Ops.extents` the op's extents begin."""
 OPS_MAX = (1 << 32) - 16
 """Ops of one engine call at most: their numbers are 32 bits wide."""
 
@@ -162,7 +164,8 @@ class Ops:
     size`; the planner never lets a piece straddle the end. Stamps: `key`, `sector` of the op's
     first 512 bytes in its object, `generation`. `cell` is what the op is in the trace, for whoever
     measures; engines don't look at it. `clock` (closed mode, else of length 0): index of a clock,
-    and `GATING`.
+    and `GATING`. An op on several extents has `DIVIDED` | k as its offset: pairs (offset, length)
+    of the ring `extents`, from k on, are its own, as many as make up its length.
     """
 
     due_ns: NDArray[np.int64]
@@ -180,6 +183,7 @@ class Ops:
     wait_count: NDArray[np.uint16]
     edges: NDArray[np.uint32]
     clock: NDArray[np.uint32]
+    extents: NDArray[np.uint64]
 
     @property
     def capacity(self) -> int:
@@ -192,10 +196,16 @@ class Ops:
         return total / self.capacity
 
     @classmethod
-    def empty(cls, capacity: int, edge_capacity: int, *, clocks: bool = False) -> Ops:
-        """Return room for so many ops and edges (powers of two); memory is taken as it is used."""
+    def empty(
+        cls, capacity: int, edge_capacity: int, *, clocks: bool = False, extents: int = 1
+    ) -> Ops:
+        """Return room for so many ops, edges and pairs of `extents` (powers of two).
+
+        Memory is taken as it is used.
+        """
         assert capacity & (capacity - 1) == 0
         assert edge_capacity & (edge_capacity - 1) == 0
+        assert extents & (extents - 1) == 0
         return cls(
             due_ns=np.zeros(capacity, np.int64),
             lane=np.zeros(capacity, np.uint8),
@@ -212,6 +222,7 @@ class Ops:
             wait_count=np.zeros(capacity, np.uint16),
             edges=np.zeros(edge_capacity, np.uint32),
             clock=np.zeros(capacity if clocks else 0, np.uint32),
+            extents=np.zeros(2 * extents, np.uint64),
         )
 
 

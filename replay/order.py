@@ -13,24 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kvtrace.jit import helper, kernel
-from kvtrace.placement.places import (
-    ARENA,
-    BORN,
-    FREED,
-    Record,
-    pop_freed,
-    push_freed,
-    reserve_arena,
-    take_extent,
-)
+from kvtrace.placement.ground import Ground, Record, nodes_have_room
+from kvtrace.placement.places import ARENA, BORN, leave, reserve_arena
 from kvtrace.schema import Op, Phase
 from replay import gates
+from replay.divided import allocate, extents_of, locate
 from replay.lists import (
     EDGES,
+    FLOOR,
+    JOIN_COUNT,
     OPS,
     Lists,
     Ring,
     cons,
+    extents_have_room,
     finish_op,
     joined,
     lists_have_room,
@@ -59,10 +55,10 @@ ORDER = np.dtype(
 """Per (key, tier): ref of the last write or delete; list of the reads since; ref and row of the
 last write of phase evict."""
 
-TOUCHED = 4
+TOUCHED = 2
 """Place in `State.cursor`, behind the allocator's: what looking ahead has read."""
 _AHEAD = 12
-DONE, MORE_ROOM, UNALIGNED, RING_FULL, MORE_BIRTHS, DEAD_READ = range(6)
+DONE, MORE_ROOM, UNALIGNED, RING_FULL, MORE_BIRTHS, DEAD_READ, MORE_NODES = range(7)
 
 
 class Rows(NamedTuple):
@@ -91,17 +87,11 @@ class State(NamedTuple):
     """Per key: ref of the last read of phase evict or promote."""
     touched: NDArray[np.int64]
     """Per key: how many ops there were when it was last in a row."""
-    classes: NDArray[np.void]
-    next_free: NDArray[np.int64]
-    """Per lane: start of never-used space."""
+    ground: Ground
     next_thread: NDArray[np.int64]
     """Per lane: ops so far."""
-    freed_extent: NDArray[np.int64]
-    freed_ref: NDArray[np.int64]
-    freed_next: NDArray[np.int64]
-    born_class: NDArray[np.int32]
     born_length: NDArray[np.int64]
-    """The lives that are about to begin, in order."""
+    """Of the lives that are about to begin, in order."""
     cursor: NDArray[np.int64]
 
 
@@ -138,25 +128,6 @@ def _evict_below(state: State, index: int, tier: int) -> int:
 
 
 @helper
-def _allocate(state: State, lists: Lists, ring: Ring, place: Record, lane: int, first: int) -> int:
-    """Return an extent; what freed it is waited for."""
-    extent = take_extent(state.classes, place.size_class, state.next_free, lane)
-    if extent >= 0:
-        return extent
-    freed = pop_freed(state.classes, place.size_class, state.freed_next, state.cursor)
-    wait(lists, ring, int(state.freed_ref[freed]), first)
-    return int(state.freed_extent[freed])
-
-
-@helper
-def _free(state: State, place: Record, ref: int) -> None:
-    freed = push_freed(state.classes, place.size_class, state.freed_next, state.cursor)
-    if freed >= 0:
-        state.freed_extent[freed] = place.extent
-        state.freed_ref[freed] = ref
-
-
-@helper
 def _begin_generation(place: Record, state: State, fixed: Fixed) -> None:
     place.generation += 1
     if fixed.fresh:
@@ -169,10 +140,9 @@ def _begin_generation(place: Record, state: State, fixed: Fixed) -> None:
 
 @helper
 def _be_born(place: Record, state: State, fixed: Fixed, lane: int) -> None:
-    """Give a new life's object its class and length; its extent comes with its order."""
+    """Give a new life's object its length; its extents come with its order."""
     born = int(state.cursor[BORN])
     state.cursor[BORN] = born + 1
-    place.size_class = state.born_class[born]
     align = int(fixed.align[lane])
     place.length = -(-state.born_length[born] // align) * align
     place.written = 0
@@ -237,18 +207,20 @@ def _order_executed(
     index: int,
     lane: int,
     below: int,
+    freed: int,
     state: State,
     lists: Lists,
     fixed: Fixed,
     ring: Ring,
 ) -> int:
-    """Give the newest op its waits and its place; return its ref."""
+    """Give the newest op its waits and its place; return its ref. `freed`: what freed its space."""
     number = int(ring.cursor[OPS])
     at = number & ring.mask
     first = int(ring.cursor[EDGES])
     what, tier = int(rows.op[row]), int(rows.tier[row])
     item: Record = state.order[index, tier]
     place: Record = state.place[index, lane]
+    dies = what == _DELETE and place.live == 1
     wait(lists, ring, item.exclusive, first)
     if what == _READ:
         item.reads = cons(lists, number, item.reads)
@@ -258,19 +230,19 @@ def _order_executed(
         item.exclusive = number + 1
     if what == _WRITE:
         wait(lists, ring, int(state.transfer_read[index]), first)
-        if place.live == 0:
-            place.live = 1
-            place.extent = _allocate(state, lists, ring, place, lane, first)
+        wait(lists, ring, freed, first)
+        place.live = 1
     elif what == _DELETE:
         wait(lists, ring, below, first)
-        if place.live == 1:
+        if dies:
             place.live = 0
             if fixed.deletes[lane] and place.length > 0:
                 ring.action[at] = _DO_DELETE
                 ring.length[at] = place.length // SECTOR_BYTES
-            _free(state, place, number + 1)
     if ring.length[at] > 0 and not fixed.per_object[lane]:
-        ring.offset[at] += place.extent
+        locate(place, state.ground, ring)
+    if dies:
+        leave(state.ground, lane, place, number + 1, int(ring.cursor[FLOOR]))
     ring.generation[at] = place.generation & GENERATION_MASK
     return number + 1
 
@@ -295,17 +267,37 @@ def _join_long(item: Record, due_ns: int, lane: int, lists: Lists, ring: Ring) -
 
 
 @helper
-def _has_room(state: State, lists: Lists, ring: Ring, index: int, tier: int, gating: int) -> int:
+def _has_room(
+    rows: Rows, row: int, state: State, lists: Lists, fixed: Fixed, ring: Ring, gating: int
+) -> int:
     """Return DONE if everything that one row needs is there."""
+    index, tier = int(rows.key_index[row]), int(rows.tier[row])
+    lane = int(fixed.lane_of_tier[tier])
     item: Record = state.order[index, tier]
     most = size_of(lists, -item.reads) + size_of(lists, item.exclusive) + size_of(lists, -gating)
     most += size_of(lists, int(state.transfer_read[index]))
     for lower in range(tier + 1, state.order.shape[1]):
         most += size_of(lists, int(state.order[index, lower].evict_write))
-    most = 2 * most + 16
-    if not lists_have_room(lists, most) or state.cursor[FREED] + 1 >= state.freed_next.size:
+    freed = 0
+    if lane >= 0 and rows.op[row] != _LOOKUP:
+        birth = rows.op[row] == _WRITE and state.place[index, lane].live == 0
+        length = 0
+        if birth:
+            if state.cursor[BORN] >= state.born_length.size:
+                return MORE_BIRTHS
+            align = int(fixed.align[lane])
+            length = -(-int(state.born_length[state.cursor[BORN]]) // align) * align
+            freed = min(length // align + 1, int(state.ground.lanes[lane].free))
+        if not nodes_have_room(state.ground, lane, length):
+            return MORE_NODES
+        extents = extents_of(state.ground, state.place[index, lane], lane, birth, length)
+        if not extents_have_room(ring, extents):
+            return RING_FULL
+    most = 2 * (most + freed) + 16
+    if not lists_have_room(lists, most):
         return MORE_ROOM
-    return DONE if ring_has_room(ring, SLOTS_PER_ROW, most) else RING_FULL
+    slots = SLOTS_PER_ROW + freed // JOIN_COUNT
+    return DONE if ring_has_room(ring, slots, most) else RING_FULL
 
 
 @helper
@@ -334,15 +326,20 @@ def _plan_row(
     index = int(rows.key_index[row])
     lane = int(fixed.lane_of_tier[tier])
     item: Record = state.order[index, tier]
+    freed, birth = 0, False
     if lane >= 0:
         place: Record = state.place[index, lane]
-        if what == _WRITE and place.live == 0:
-            if state.cursor[BORN] >= state.born_class.size:
-                return MORE_BIRTHS
+        birth = what == _WRITE and place.live == 0
+        if birth:
             _be_born(place, state, fixed, lane)
         elif what == _READ and place.live == 0:
             return DEAD_READ
-    _join_long(item, int(rows.timestamp[row] / fixed.speed), max(lane, 0), lists, ring)
+    due_ns = int(rows.timestamp[row] / fixed.speed)
+    _join_long(item, due_ns, max(lane, 0), lists, ring)
+    if birth:
+        born: Record = state.place[index, lane]
+        thread = int(fixed.first_thread[lane])
+        freed = allocate(state.ground, lists, ring, born, lane, due_ns, thread)
     below = _evict_below(state, index, tier) if what == _DELETE else 0
     if lane >= 0:
         _fill(rows, row, lane, state, fixed, ring)
@@ -351,7 +348,7 @@ def _plan_row(
         moves = what in (_READ, _WRITE)
         if moves and not _transfer(rows, row, state.place[index, lane], state, fixed, ring):
             return UNALIGNED
-        ref = _order_executed(rows, row, index, lane, below, state, lists, fixed, ring)
+        ref = _order_executed(rows, row, index, lane, below, freed, state, lists, fixed, ring)
     else:
         ref = _order_skipped(what, index, tier, below, state, lists)
         if fixed.closed:
@@ -379,16 +376,16 @@ def plan_rows(
 ) -> tuple[int, int]:
     """Plan the rows from `begin` on; return (status, rows planned).
 
-    `MORE_ROOM`, `RING_FULL`, `MORE_BIRTHS`: make room and call again from there. `UNALIGNED`: that
-    row is a partial write that the target can't do; `DEAD_READ`: it reads what was deleted.
+    `MORE_ROOM`, `MORE_NODES`, `RING_FULL`, `MORE_BIRTHS`: make room and call again from there.
+    `UNALIGNED`: that row is a partial write that the target can't do; `DEAD_READ`: it reads what
+    was deleted.
     """
     for row in range(begin, rows.op.size):
         _look_ahead(rows, row + _AHEAD, state, fixed)
         what, tier = int(rows.op[row]), int(rows.tier[row])
         lane = int(fixed.lane_of_tier[tier])
-        index = int(rows.key_index[row])
         gating = gates.gating_of(rows.group, row) if fixed.closed else 0
-        status = _has_room(state, lists, ring, index, tier, gating)
+        status = _has_room(rows, row, state, lists, fixed, ring, gating)
         if status != DONE:
             return status, row
         if fixed.closed:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.placement.extents import unpack
+from kvtrace.placement.ground import MIXED, UNIFORM, enlarged
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.placement.places import ARENA, BORN, FREED, give_arena, take_originals
+from kvtrace.placement.places import ARENA, BORN, give_arena, place_originals
+from kvtrace.placement.rehearsal import rehearse, unpack
 from kvtrace.placement.rows import NO_STREAM, Batch, Limit, read_batches, read_only, stream_keys
 from kvtrace.placement.spool import CHUNK
 from kvtrace.placement.survey import dead_read
 from kvtrace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import gates, lists, order
+from replay.divided import EXTENT_ROOM
 from replay.geometry import Geometry, fixed_of, initial_state
-from replay.lists import DRAINED, EDGE_FLOOR, EDGES, FLOOR, NODE_FLOOR, NODES, OPS
+from replay.lists import (
+    DRAINED,
+    EDGE_FLOOR,
+    EDGES,
+    EXTENT_FLOOR,
+    EXTENTS,
+    FLOOR,
+    NODE_FLOOR,
+    NODES,
+    OPS,
+)
 from replay.loop import Ops
 from replay.order import Rows
 from replay.writes import writes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from kvtrace.errors import TraceError
-    from kvtrace.placement.extents import Classes
     from kvtrace.placement.survey import Survey
     from kvtrace.reader import Trace
 
@@ -37,14 +50,18 @@ EDGES_PER_OP = 4
 _PLACE_COLUMNS = ("order", "place", "transfer_read", "touched")
 
 
-def make_ring(survey: Survey, *, closed: bool) -> Ops:
-    """Return a ring for a trace's plan: of `RING_OPS`, or smaller for a short trace."""
+def make_ring(survey: Survey, *, closed: bool, divided: bool = False) -> Ops:
+    """Return a ring for a trace's plan: of `RING_OPS`, or smaller for a short trace.
+
+    `divided`: objects may have several extents.
+    """
     most = survey.executed_ops * (2 if closed else 1) + survey.rows // lists.JOIN_COUNT
     if closed:
         most += survey.rows  # every row may begin a group
     capacity = min(RING_OPS, 1 << (most + order.SLOTS_PER_ROW).bit_length())
     edges = max(EDGES_PER_OP * capacity, 16 * lists.JOIN_COUNT)
-    return Ops.empty(capacity, edges, clocks=closed)
+    extents = EXTENT_ROOM if divided else 1
+    return Ops.empty(capacity, edges, clocks=closed, extents=extents)
 
 
 class Planner:
@@ -55,22 +72,23 @@ class Planner:
         trace: Trace,
         limit: Limit,
         survey: Survey,
-        classes: Classes,
-        quotas: NDArray[np.int64],
+        space_lanes: NDArray[np.void],
         geometry: Geometry,
         ops: Ops,
     ) -> None:
-        self._trace, self._survey, self._classes = trace, survey, classes
-        self._geometry = geometry
+        self._trace, self._survey, self._geometry = trace, survey, geometry
+        self._space_lanes = space_lanes.copy()
         self._fixed = fixed_of(geometry)
         self._ring = lists.ring_of(ops)
         self._lists = lists.make_lists(1 << (2 * ops.capacity).bit_length(), self._ring)
         self._table = KeyTable()
-        self._state = initial_state(classes, quotas, geometry)
+        self._state = initial_state(space_lanes, geometry)
         self._streams = KeyTable()
         self._stream_states = np.zeros(0, gates.STREAM)
         self._marks: deque[tuple[int, int]] = deque()
         """(ops, nodes) at the beginning of slices."""
+        self._extent_marks: deque[tuple[int, int]] = deque()
+        """(ops, extents) at the beginning of calls of `advance`."""
         self._born = 0
         self._batches = read_batches(trace, limit, _optional(geometry))
         self._batch: Batch | None = None
@@ -95,7 +113,7 @@ class Planner:
     @property
     def extent_ends(self) -> NDArray[np.int64]:
         """Per lane: where the space that the plan uses so far ends."""
-        return self._state.next_free
+        return np.asarray(self._state.ground.lanes["top"], np.int64)
 
     @property
     def clocks(self) -> int:
@@ -105,18 +123,32 @@ class Planner:
     def space_ends(self) -> tuple[int, ...]:
         """Return, per lane, where the space that the whole plan may use ends.
 
-        Never-used space comes first, so each life takes an extent of it while there is one.
+        Never-used space comes first: of a lane whose extents all have one length, each life takes
+        some while there is any.
         """
-        classes = self._state.classes
-        taken = classes["used"].copy()
-        for packed in self._survey.lives.chunks():
-            kinds = self._classes.of(*unpack(packed))
-            taken += np.bincount(kinds[kinds >= 0], minlength=len(taken))
-        used = np.minimum(classes["quota"], taken) * classes["length"]
-        return tuple(
-            space.begin_bytes + int(used[self._classes.lane == lane].sum())
-            for lane, space in enumerate(self._geometry.spaces)
-        )
+        lanes = self._space_lanes
+        count = np.zeros(len(lanes), np.int64)
+        length = np.zeros(len(lanes), np.int64)
+        align = self._fixed.align
+        there = self._survey.originals
+        for lengths, of_lane in self._lives(there["length"], there["lane"].astype(np.int64)):
+            of_lane, lengths = of_lane[lengths > 0], lengths[lengths > 0]
+            count += np.bincount(of_lane, minlength=len(lanes))
+            length[of_lane] = -(-lengths // align[of_lane]) * align[of_lane]
+        room = (lanes["limit"] - lanes["top"]) // np.maximum(length, 1)
+        taken = np.where(lanes["kind"] == UNIFORM, np.minimum(count, room), count)
+        ends = lanes["top"] + taken * length
+        if (lanes["kind"] == MIXED).any():
+            tops = rehearse(self._survey, lanes, align.tolist())
+            ends = np.where(lanes["kind"] == MIXED, tops, ends)
+        return tuple(ends.tolist())
+
+    def _lives(
+        self, lengths: NDArray[np.int64], lanes: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield lengths and lanes of all lives, those given first."""
+        yield lengths, lanes
+        yield from map(unpack, self._survey.lives.chunks())
 
     def populate(self, which: str, rng: np.random.Generator) -> tuple[Ops, int]:
         """Return the writes that bring the objects there that the trace expects to find.
@@ -133,7 +165,7 @@ class Planner:
             wanted = np.zeros_like(wanted)
         index = self._table.add(np.ascontiguousarray(there["key"])).astype(np.int64)
         lane = there["lane"].astype(np.int64)
-        wanted &= self._state.place["size_class"][index, lane] >= 0  # some are only deleted
+        wanted &= self._state.place["length"][index, lane] > 0  # some are only deleted
         index, lane = index[wanted], lane[wanted]
         give_arena(
             self._state.place, index, lane, self._state.cursor, self._fixed.arena_bytes,
@@ -164,13 +196,10 @@ class Planner:
         self._reserve(len(there))
         index = self._table.add(np.ascontiguousarray(there["key"])).astype(np.int64)
         lane = there["lane"].astype(np.int64)
-        kinds = self._classes.of(there["length"], lane)
         state = self._state
         length = np.ascontiguousarray(there["length"])
-        take_originals(
-            state.place, state.classes, state.next_free, index, lane, length, kinds,
-            self._fixed.align,
-        )  # fmt: skip
+        ground = place_originals(state.place, state.ground, index, lane, length, self._fixed.align)
+        self._state = state._replace(ground=ground)
 
     def advance(self, drained: int) -> bool:
         """Plan one slice of rows, or what of it the ring takes; return whether that was anything.
@@ -182,6 +211,7 @@ class Planner:
         ring = self._ring
         ring.cursor[DRAINED] = drained
         ring.cursor[EDGE_FLOOR] = self._edge_floor(drained)
+        self._raise_extent_floor(drained)
         if not self.final and (self._rows is not None or self._next_slice()):
             self._plan_slice()
         return (self.planned, self.rows) != before
@@ -193,6 +223,13 @@ class Planner:
             return edges
         begin = int(ring.edge_begin[drained & ring.mask])
         return edges - ((edges - begin) & 0xFFFFFFFF)
+
+    def _raise_extent_floor(self, drained: int) -> None:
+        """Give up the extents of ops that were taken out of the ring."""
+        cursor = self._ring.cursor
+        self._extent_marks.append((self.planned, int(cursor[EXTENTS])))
+        while self._extent_marks and self._extent_marks[0][0] <= drained:
+            cursor[EXTENT_FLOOR] = self._extent_marks.popleft()[1]
 
     def _next_slice(self) -> bool:
         """Take the next rows; False at the end of the trace."""
@@ -270,7 +307,7 @@ class Planner:
         if self._table.has_room(count):
             kept[:] = True
         self._table.keep(kept, count)
-        columns = {
+        columns: dict[str, Any] = {
             name: carried(getattr(self._state, name), kept, self._table.capacity)
             for name in _PLACE_COLUMNS
         }
@@ -299,6 +336,8 @@ class Planner:
                 return
             if status == order.MORE_ROOM:
                 self._enlarge()
+            elif status == order.MORE_NODES:
+                self._state = self._state._replace(ground=enlarged(self._state.ground))
             elif status == order.MORE_BIRTHS:
                 self._load_births()
             elif status == order.UNALIGNED:
@@ -308,23 +347,13 @@ class Planner:
 
     def _enlarge(self) -> None:
         self._lists = lists.enlarged(self._lists, self._ring, len(self._lists.op))
-        state = self._state
-        if state.cursor[FREED] + 2 >= len(state.freed_next):
-            columns = ("freed_extent", "freed_ref", "freed_next")
-            grown = {
-                name: np.concatenate((getattr(state, name), np.zeros_like(getattr(state, name))))
-                for name in columns
-            }
-            self._state = state._replace(**grown)
 
     def _load_births(self) -> None:
-        lengths, lanes = unpack(self._survey.lives.read(self._born, CHUNK))
+        lengths, _ = unpack(self._survey.lives.read(self._born, CHUNK))
         self._born += len(lengths)
         assert len(lengths), "more lives than the survey found"
         self._state.cursor[BORN] = 0
-        self._state = self._state._replace(
-            born_class=self._classes.of(lengths, lanes), born_length=lengths
-        )
+        self._state = self._state._replace(born_length=lengths)
 
     def _unaligned(self) -> UsageError:
         assert self._batch is not None

@@ -11,7 +11,8 @@ import numpy as np
 from kvtrace.errors import TargetError
 from kvtrace.units import MS_NS
 from replay import clock, device, payload
-from replay.loop import SECTOR_BYTES
+from replay.divided import places
+from replay.loop import DIVIDED, SECTOR_BYTES
 from replay.read_back import read_back
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def check_written(
         raise TargetError(
             f"can't write: {os.strerror(int(times.error[first]))}",
             where=where,
-            got=f"at byte {int(ops.offset_bytes[first])}",
+            got=f"at byte {places(ops, first, 0, SECTOR_BYTES)[0][0]}",
             hint=hint,
         )
 
@@ -53,6 +54,8 @@ def digest(prepared: Prepared) -> str:
     found = hashlib.sha256(str((prepared.run_id, count)).encode())
     for column in (ops.key, ops.lane, ops.offset_bytes, ops.length_sectors):
         found.update(np.ascontiguousarray(column[:count]).tobytes())
+    if (ops.offset_bytes[:count] >= np.uint64(DIVIDED)).any():
+        found.update(ops.extents.tobytes())
     return found.hexdigest()
 
 
@@ -70,7 +73,9 @@ def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
     rng = np.random.default_rng(prepared.run_id)
     for op in rng.choice(count, min(count, _SAMPLED), replace=False).tolist():
         lane = lanes[ops.lane[op]]
-        found = read_back(lane, int(ops.key[op]), int(ops.offset_bytes[op]), _BLOCK_BYTES)
+        found = read_back(
+            lane, int(ops.key[op]), places(ops, op, 0, _BLOCK_BYTES)[0][0], _BLOCK_BYTES
+        )
         expected = payload.Stamp(int(ops.key[op]), 0, 0, prepared.run_id)
         if len(found) < SECTOR_BYTES or payload.Stamp.of(found) != expected:
             target = prepared.targets[ops.lane[op] * len(prepared.targets) // len(lanes)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.placement import extents
-from kvtrace.placement.extents import lane_of_tier
+from kvtrace.placement.extents import any_mixed, lane_of_tier
 from kvtrace.placement.survey import Survey, survey
 from kvtrace.schema import MAX_TIME_NS, Tier
 from kvtrace.units import S_NS, format_bytes, format_duration_ns
@@ -24,7 +24,9 @@ from replay.targets import TargetSpec
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from kvtrace.placement.extents import Classes, Need, Space
+    from numpy.typing import NDArray
+
+    from kvtrace.placement.extents import Need, Space
     from kvtrace.reader import Trace
     from replay.loop import Ops
     from replay.options import ReplayOptions
@@ -233,16 +235,19 @@ def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -
 
 def _reserve(
     found: Survey, targets: tuple[Target, ...], options: ReplayOptions
-) -> tuple[Classes, tuple[Need, ...], tuple[Space, ...]]:
-    """Return what the lanes need and get. Raises TargetError with the figures if too little."""
+) -> tuple[NDArray[np.void], tuple[Need, ...], tuple[Space, ...]]:
+    """Return how extents are laid out, what lanes need and get. Raises TargetError if too little.
+
+    An object is divided, where it has to be, into what would be I/Os of their own anyway.
+    """
     offered = tuple(target.space() for target in targets)
     _check_geometry(offered, options)
-    classes = extents.classify(found, offered)
-    needs = extents.needs(classes, len(targets), options.slack_ratio)
+    slack, part_bytes = options.slack_ratio, options.io_size_bytes
+    needs = extents.needs(found, offered, slack, part_bytes)
     for need, space, target in zip(needs, offered, targets, strict=True):
         extents.check_fits(need, space, target.title)
     spaces = tuple(target.reserve(need) for target, need in zip(targets, needs, strict=True))
-    return classes, needs, spaces
+    return extents.lanes(needs, spaces, slack, part_bytes), needs, spaces
 
 
 def prepare(
@@ -268,12 +273,11 @@ def prepare(
         closing.callback(target.close)
         target.authorise(writes=lane_writes)
     arena_bytes = _arena(found, targets, options)
-    classes, needs, spaces = _reserve(found, targets, options)
+    lanes, needs, spaces = _reserve(found, targets, options)
     run_id = _run_id(targets, options)
     geometry = _geometry(tiers, targets, spaces, arena_bytes, options)
-    ring = make_ring(found, closed=geometry.closed)
-    quotas = extents.quotas(classes, spaces)
-    planner = Planner(trace, options.limit, found, classes, quotas, geometry, ring)
+    ring = make_ring(found, closed=geometry.closed, divided=any_mixed(lanes))
+    planner = Planner(trace, options.limit, found, lanes, geometry, ring)
     shuffle = np.random.default_rng(np.random.SeedSequence(run_id, spawn_key=(_POPULATE_STREAM,)))
     populate, populate_count = planner.populate(options.populate, shuffle)
     if options.payload == "fresh":

@@ -43,6 +43,8 @@ class LaneResult:
     io: tuple[IoGroup, ...]
     live_bytes_max: int
     live_objects_max: int
+    space_needed_bytes: int
+    """What the live set takes in all, slack and idle space included."""
     device: DeviceView | None
     state: DeviceState | None
     """Of the device, after the run."""

@@ -100,6 +100,9 @@ class _Session:
         measurement.plan_ahead()
         if (schedule := schedule_text(self.prepared.survey, self.options)) is not None:
             self.watcher.say(schedule)
+        for lane, tier in enumerate(self.prepared.tiers):
+            if self.prepared.targets[lane].spec.name != "null":
+                self.watcher.say(f"{tier.label}: {self.prepared.needs[lane].text}")
         arena, page_kind = self._make_arena()
         mark = RunMark(self.prepared.run_id, self.trace.sha256())
         initial = InitialState(

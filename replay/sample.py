@@ -36,7 +36,7 @@ class WriteSampler:
         wrote = done.select(done.good & (done.action == Action.WRITE))
         for place in zip(
             wrote.thread.tolist(), wrote.key.tolist(), wrote.offset_bytes.tolist(),
-            wrote.length_bytes.tolist(), strict=True,
+            wrote.run_bytes.tolist(), strict=True,
         ):  # fmt: skip
             self._places.append(place)
             self._bytes += place[3]

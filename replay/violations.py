@@ -83,7 +83,8 @@ class OrderChecker:
                 self._keys.values,
             )
         )
-        moved = ran.select(ran.moves & ~np.isin(ran.lane, self._unplaced))
+        whole = ran.run_bytes == ran.length_bytes
+        moved = ran.select(ran.moves & whole & ~np.isin(ran.lane, self._unplaced))
         begin = moved.offset_bytes - moved.sector * np.uint64(SECTOR_BYTES)
         place = begin | moved.lane.astype(np.uint64) << np.uint64(56)
         index = self._places.index(place, first, last)

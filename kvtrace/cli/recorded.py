@@ -8,6 +8,7 @@ from kvtrace.cli.console import figures, plain_console
 from kvtrace.config import RecordConfig
 from kvtrace.header import SourceInfo
 from kvtrace.pipeline import Recorded
+from kvtrace.placement.extents import Need
 from kvtrace.reader import open_trace
 from kvtrace.recording import DEFAULT_DURATION_NS
 from kvtrace.schema import Tier
@@ -33,6 +34,19 @@ def summary(made: Recorded) -> dict[str, Any]:
         "dropped_rows": made.header.dropped_rows,
         "sha256": _sha256(made) if made.header.content_sha256 else None,
         "content_sha256": made.header.content_sha256,
+        **({} if made.needs is None else {"space": space_document(made.needs)}),
+    }
+
+
+def space_document(needs: dict[Tier, Need]) -> dict[str, dict[str, int]]:
+    """Return what each tier needs of a target, as JSON."""
+    return {
+        tier.label: {
+            "live_bytes_max": need.live_bytes,
+            "live_objects_max": need.live_objects_max,
+            "space_needed_bytes": need.size_bytes,
+        }
+        for tier, need in needs.items()
     }
 
 
@@ -164,6 +178,8 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             f"arrivals of {DEFAULT_DURATION_NS / S_NS:.0f} s (--duration, --requests)",
             highlight=False,
         )
+    for tier, need in (made.needs or {}).items():
+        console.print(f"{tier.label}: {need.text}", highlight=False)
     sample = about_sample(counted.get("sampled"))
     about = (
         *about_model((made.header.model or {}).get("notes", ())),

@@ -30,11 +30,18 @@ def info_command(
         str | None,
         typer.Option(help="Size of a drive, for drive writes per day.", show_default=False),
     ] = None,
+    space: Annotated[
+        bool,
+        typer.Option(
+            "--space/--no-space",
+            help="Live set and space needed of each tier; a pass over all rows.",
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a trace is and what it amounts to."""
     with open_trace(trace) as opened:
-        found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None)
+        found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
@@ -84,6 +91,9 @@ def _print_info(found: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(tiers)
     console.print(f"per day: at the mean rate of {found['duration_s']:,.1f} s, {_start(header)}")
+    for name, tier in found["tiers"].items():
+        if tier["space"] is not None:
+            console.print(f"{name}: {tier['space']}", highlight=False)
 
 
 def _basis(header: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported
 from kvtrace.outfile import OutFile
 from kvtrace.outputs import check_writable
+from kvtrace.placement.extents import PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import Limit, read_batches
@@ -83,7 +84,7 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     """Write `trace` as a log, a job that runs it, and a job that fills its device or file first.
 
     Keys become extents, placed as a replay places them. Raises UsageError for what fio can't take,
-    TargetError if the live set doesn't fit.
+    TargetError if it needs more space.
     """
     version = _version(options)
     target = _target(out, options, version)
@@ -96,6 +97,7 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
         align_bytes=options.extent_align_bytes,
         size_bytes=options.size_bytes,
         per_object=target.per_key,
+        part_bytes=options.io_size_bytes or PART_BYTES,
     )
     with ExitStack() as files:
         log = _Log(files, out, target, options)
@@ -204,14 +206,13 @@ class _Log:
 
     def add(self, batch: Batch, placed: Placed) -> None:
         """Take the rows that move something; deletes only where they become trims."""
-        kept = placed.length_bytes > 0
+        kept = np.ones(len(placed.row), bool)
         if self._target.no_trims:
-            kept &= batch.op != Op.DELETE
-        rows = np.flatnonzero(kept)
-        if not len(rows):
+            kept = batch.op[placed.row] != Op.DELETE
+        if not kept.any():
             return
-        self.rows += len(rows)
-        columns = _pieces(batch, placed, rows, self._piece)
+        self.rows += len(np.unique(placed.row[kept]))
+        columns = _pieces(batch, placed, np.flatnonzero(kept), self._piece)
         self.records += len(columns["op"])
         self.longest_bytes = max(self.longest_bytes, int(columns["bytes"].max()))
         self.first_bytes = min(self.first_bytes, int(columns["offset"].min()))
@@ -269,20 +270,22 @@ class _Log:
         return [f"{self._target.name}/{key:016x}" for key in keys]
 
 
-def _pieces(batch: Batch, placed: Placed, rows: NDArray[np.int64], most: int) -> Columns:
+def _pieces(batch: Batch, placed: Placed, kept: NDArray[np.int64], most: int) -> Columns:
     """Return the columns of the log and its map: one record per piece of at most that many bytes.
+
+    An extent begins a piece.
 
     Times are in µs from 1 on: fio takes no account of a gap that begins at 0.
     """
-    length = placed.length_bytes[rows]
-    counts = -(-length // most)
-    index = np.repeat(rows, counts)
-    at = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+    counts = -(-placed.length_bytes[kept] // most)
+    extent = np.repeat(kept, counts)
+    index = placed.row[extent]
+    at = np.arange(len(extent)) - np.repeat(np.cumsum(counts) - counts, counts)
     columns: Columns = {
         "us": batch.timestamp_ns[index] // US_NS + 1,
         "op": batch.op[index],
-        "offset": placed.begin_bytes[index] + at * most,
-        "bytes": np.minimum(placed.length_bytes[index] - at * most, most),
+        "offset": placed.begin_bytes[extent] + at * most,
+        "bytes": np.minimum(placed.length_bytes[extent] - at * most, most),
         "key": batch.key[index],
         "tier": batch.tier[index],
         "phase": batch.phase[index],

@@ -23,6 +23,7 @@ OBJECT = np.dtype(
         ("length", "i8"),
         ("written", "i8"),
         ("life", "i8"),
+        ("slot", "i4"),
         ("state", "u1"),
         ("original", "u1"),
         ("grown", "u1"),
@@ -30,7 +31,8 @@ OBJECT = np.dtype(
     align=True,
 )
 """One (key, lane). `written`: end of what was written; `original`: holds bytes that this run didn't
-write; `life`: index of the life, or −1 − index among the originals; `grown`: longer than noted."""
+write; `life`: index of the life, or −1 − index among the originals; `grown`: longer than noted;
+`slot`: a number that no other life has meanwhile."""
 
 ORIGINAL = np.dtype(
     [
@@ -59,8 +61,12 @@ ORIGINAL = np.dtype(
     ORIGINALS,
     GROWN,
     CHANGES,
-) = range(9)
+    SLOTS,
+    SPARE_SLOTS,
+) = range(11)
 NO_CHANGE = -1
+"""Among changes: nothing. 2 · slot: a life begins there; 2 · slot + 1: it ends; −2 − index: an
+original's does."""
 LANE_BITS = 8
 """A length with its lane: length << 8 | lane."""
 
@@ -111,7 +117,15 @@ def _note_change(changes: NDArray[np.int64], change: int, tally: NDArray[np.int6
 
 
 @helper
-def _begin_life(item: Any, end: int, tally: NDArray[np.int64]) -> None:
+def _begin_life(
+    item: Any, end: int, spare_slots: NDArray[np.int32], tally: NDArray[np.int64]
+) -> None:
+    if tally[SPARE_SLOTS] > 0:
+        tally[SPARE_SLOTS] -= 1
+        item.slot = spare_slots[tally[SPARE_SLOTS]]
+    else:
+        item.slot = tally[SLOTS]
+        tally[SLOTS] += 1
     item.state = LIVE
     item.life = tally[LIVES]
     item.length = end
@@ -135,18 +149,22 @@ def _end_life(
     grown: NDArray[np.int64],
     changes: NDArray[np.int64],
     first_change: int,
+    spare_slots: NDArray[np.int32],
     tally: NDArray[np.int64],
 ) -> None:
-    packed = item.length << LANE_BITS | lane
+    item.state = DEAD
     if item.life < 0:
         originals[-1 - item.life].length = item.length
         originals[-1 - item.life].ended = first_change + tally[CHANGES]
-    elif item.grown > 0:
+        _note_change(changes, item.life - 1, tally)
+        return
+    if item.grown > 0:
         at = tally[GROWN]
-        grown[at, 0], grown[at, 1] = item.life, packed
+        grown[at, 0], grown[at, 1] = item.life, item.length << LANE_BITS | lane
         tally[GROWN] = at + 1
-    item.state = DEAD
-    _note_change(changes, -1 - packed, tally)
+    spare_slots[tally[SPARE_SLOTS]] = item.slot
+    tally[SPARE_SLOTS] += 1
+    _note_change(changes, 2 * item.slot + 1, tally)
 
 
 @kernel
@@ -168,6 +186,7 @@ def survey_rows(
     lives: NDArray[np.int64],
     changes: NDArray[np.int64],
     grown: NDArray[np.int64],
+    spare_slots: NDArray[np.int32],
     first_change: int,
     tally: NDArray[np.int64],
 ) -> None:
@@ -192,10 +211,10 @@ def survey_rows(
         begin = int(offset[row])
         end = begin + int(size[row])
         if what == _WRITE and item.state != LIVE:
-            _begin_life(item, end, tally)
+            _begin_life(item, end, spare_slots, tally)
             lives[tally[LIVES] - first_life] = end << LANE_BITS | lane
             tally[LIVES] += 1
-            _note_change(changes, 0, tally)
+            _note_change(changes, 2 * item.slot, tally)
         elif what != _WRITE and item.state == UNKNOWN:
             found: Any = _new_original(item, originals, tally, key[row], lane)
             found.initial = 1
@@ -217,4 +236,4 @@ def survey_rows(
             tally[ORIGINAL_READS] += item.original
             tally[BEYOND_READS] += item.written < end
         else:
-            _end_life(item, lane, originals, grown, changes, first_change, tally)
+            _end_life(item, lane, originals, grown, changes, first_change, spare_slots, tally)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace.jit import helper, kernel
+from kvtrace.placement.ground import MIXED, REFS, UNIFORM, Ground, Record, enlarged, nodes_have_room
+from kvtrace.placement.holes import enqueue, next_uniform, occupy, vacate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Record = Any
-"""One element of an array of one of these types; compiled code reads its fields as attributes."""
-
-ARENA, BORN, FREE, FREED = range(4)
-"""Places in an allocator's cursor: the arena's end so far; in the chunk of births; the first free
-and the first never-used entry of the queues of freed extents."""
+ARENA, BORN = range(2)
+"""Places in an allocator's cursor: the arena's end so far; in the chunk of births."""
+ALIGN_BYTES_MIN = 512
+"""No extent is shorter."""
 
 PLACE = np.dtype(
     [
@@ -25,20 +25,13 @@ PLACE = np.dtype(
         ("written", "i8"),
         ("length", "i8"),
         ("generation", "i4"),
-        ("size_class", "i4"),
+        ("node", "i4"),
         ("live", "i4"),
     ],
     align=True,
 )
-"""Per (key, lane): where the object is, and which bytes it holds. `length` is aligned."""
-
-CLASS = np.dtype(
-    [("length", "i8"), ("quota", "i8"), ("used", "i8"), ("head", "i8"), ("tail", "i8")], align=True
-)
-"""One size class: extents taken from never-used space, and a queue of the freed ones."""
-
-UNBOUNDED = 1 << 62
-"""Quota of a class whose extents are never reused."""
+"""Per (key, lane): where the object is, and which bytes it holds. `length` is aligned. `node`: its
+first extent in a mixed lane."""
 
 
 @helper
@@ -54,81 +47,87 @@ def reserve_arena(cursor: int, length: int, arena_bytes: int, io_bytes: int) -> 
 
 
 @helper
-def take_extent(
-    classes: NDArray[np.void], kind: int, next_free: NDArray[np.int64], lane: int
-) -> int:
-    """Return never-used space for one more extent of a class, or -1."""
-    item: Record = classes[kind]
-    if item.used >= item.quota:
-        return -1
-    item.used += 1
-    extent = int(next_free[lane])
-    next_free[lane] += item.length
-    return extent
+def settle(ground: Ground, lane: int, place: Record, floor: int) -> None:
+    """Give an object its extents. `REFS` of the ground says what it waits for."""
+    place.node = 0
+    if place.length == 0:
+        ground.cursor[REFS] = 0
+    elif ground.lanes[lane].kind == MIXED:
+        place.node = occupy(ground, lane, place.length, floor)
+        place.extent = ground.nodes[place.node].begin
+    else:
+        place.extent = next_uniform(ground, lane, place.length)
 
 
 @helper
-def pop_freed(
-    classes: NDArray[np.void], kind: int, freed_next: NDArray[np.int64], cursor: NDArray[np.int64]
-) -> int:
-    """Return the entry of the extent of a class that was freed longest ago; it may be used again.
-
-    What the entry holds stays until something is freed.
-    """
-    item: Record = classes[kind]
-    freed = int(item.head)
-    item.head = freed_next[freed]
-    if item.head == 0:
-        item.tail = 0
-    freed_next[freed] = cursor[FREE]
-    cursor[FREE] = freed
-    return freed
+def leave(ground: Ground, lane: int, place: Record, ref: int, floor: int) -> None:
+    """Free an object's extents; `ref` is of what does that."""
+    if place.length == 0:
+        return
+    kind = ground.lanes[lane].kind
+    if kind == MIXED:
+        vacate(ground, lane, place.node, ref, floor)
+        place.node = 0
+    elif kind == UNIFORM:
+        enqueue(ground, lane, place.extent, place.length, ref)
 
 
 @helper
-def push_freed(
-    classes: NDArray[np.void], kind: int, freed_next: NDArray[np.int64], cursor: NDArray[np.int64]
-) -> int:
-    """Return an entry for a freed extent, last of its class's queue; -1 if none is used again."""
-    item: Record = classes[kind]
-    if item.quota == UNBOUNDED:
-        return -1
-    freed = int(cursor[FREE])
-    if freed:
-        cursor[FREE] = freed_next[freed]
-    else:
-        freed = int(cursor[FREED])
-        cursor[FREED] = freed + 1
-    freed_next[freed] = 0
-    if item.tail == 0:
-        item.head = freed
-    else:
-        freed_next[item.tail] = freed
-    item.tail = freed
-    return freed
+def count_extents(ground: Ground, place: Record) -> int:
+    """Return how many extents an object has."""
+    count, node = 1, int(ground.nodes[place.node].next)
+    while node:
+        count += 1
+        node = int(ground.nodes[node].next)
+    return count
 
 
-@kernel
-def take_originals(
+@helper
+def most_extents(ground: Ground, lane: int, length: int) -> int:
+    """Return how many extents a new object of such a length has at most."""
+    return min(int(ground.lanes[lane].free) + 3, length // ALIGN_BYTES_MIN + 1)
+
+
+def place_originals(
     place: NDArray[np.void],
-    classes: NDArray[np.void],
-    next_free: NDArray[np.int64],
+    ground: Ground,
     index: NDArray[np.int64],
     lane: NDArray[np.int64],
     length: NDArray[np.int64],
-    kinds: NDArray[np.int32],
     align_bytes: NDArray[np.int64],
-) -> None:
-    """Give extents to objects that are there before the first row."""
-    for at in range(index.size):
+) -> Ground:
+    """Give extents to objects that are there before the first row; return the ground."""
+    done = _take_originals(place, ground, index, lane, length, align_bytes, 0)
+    while done < len(index):
+        ground = enlarged(ground)
+        done = _take_originals(place, ground, index, lane, length, align_bytes, done)
+    return ground
+
+
+@kernel
+def _take_originals(
+    place: NDArray[np.void],
+    ground: Ground,
+    index: NDArray[np.int64],
+    lane: NDArray[np.int64],
+    length: NDArray[np.int64],
+    align_bytes: NDArray[np.int64],
+    begin: int,
+) -> int:
+    """Give extents to objects that are there before the first row; return how many have them.
+
+    Fewer than all, from `begin` on: there have to be more nodes first.
+    """
+    for at in range(begin, index.size):
         item: Record = place[index[at], lane[at]]
         align = align_bytes[lane[at]]
-        item.size_class = kinds[at]
         item.length = -(-length[at] // align) * align
+        if not nodes_have_room(ground, lane[at], item.length):
+            return int(at)
         item.written = item.length
         item.live = 1
-        if kinds[at] >= 0:
-            item.extent = take_extent(classes, kinds[at], next_free, lane[at])
+        settle(ground, lane[at], item, 0)
+    return int(index.size)
 
 
 @kernel

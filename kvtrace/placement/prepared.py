@@ -47,12 +47,14 @@ def prepare(
     align_bytes: int,
     size_bytes: int | None = None,
     per_object: bool = False,
+    part_bytes: int = extents.PART_BYTES,
 ) -> Prepared:
     """Return what places the rows of `tiers`, as a replay with the same alignment and size does.
 
     Extents are behind the first MiB; those of one tier come after those of the one before.
-    `size_bytes`: of the device, None where it is as large as needed. Raises UsageError if the tiers
-    move nothing, TraceError for a bad trace, TargetError if the live set doesn't fit.
+    `size_bytes`: of the device, None where it is as large as needed. `part_bytes`: what an object
+    is divided into where no free range holds it. Raises UsageError if the tiers move nothing,
+    TraceError for a bad trace, TargetError if they need more space.
     """
     lanes = lane_of_tier(tiers)
     found = survey(trace, lanes, Limit())
@@ -68,12 +70,11 @@ def prepare(
         )
     begin = 0 if per_object else align_up(RESERVED_BYTES, align_bytes)
     offered = (Space(align_bytes, begin, unbounded=per_object, per_object=per_object),) * len(tiers)
-    classes = extents.classify(found, offered)
-    needs = extents.needs(classes, len(tiers), extents.SLACK_RATIO)
+    needs = extents.needs(found, offered, extents.SLACK_RATIO, part_bytes)
     spaces = offered if per_object else _side_by_side(offered, needs, size_bytes, trace.path)
-    quotas = extents.quotas(classes, spaces)
-    made = Allocator(found, classes, quotas, spaces, lanes, trace.path)
-    return Prepared(made, found, needs)
+    made = extents.lanes(needs, spaces, extents.SLACK_RATIO, part_bytes)
+    allocator = Allocator(found, made, spaces, lanes, trace.path)
+    return Prepared(allocator, found, needs)
 
 
 def _side_by_side(

@@ -10,7 +10,7 @@ import numpy as np
 from kvtrace.schema import Op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -82,28 +82,13 @@ def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> 
     first_row = seen = waiting = 0
     for columns in trace.batches(names, nulls=True):
         rows = limit.cut(seen, columns["timestamp"])
-        for begin in range(0, rows, _SLICE_ROWS):
-            end = min(rows, begin + _SLICE_ROWS)
-            part = _done({name: values[begin:end] for name, values in columns.items()})
-            waiting += end - begin - len(part["op"])
-            part = {name: read_only(values) for name, values in part.items()}
-            offset = part.get("offset")
-            if not len(part["op"]):
-                continue
-            failed, waiting = waiting, 0
-            yield Batch(
-                first_row,
-                part["timestamp"],
-                part["op"],
-                part["size"],
-                part["tier"],
-                part["key"],
-                part["phase"],
-                read_only(np.zeros(len(part["op"]), np.uint64)) if offset is None else offset,
-                {name: part[name] for name in there},
-                failed,
-            )
-            first_row += len(part["op"])
+        cut = _done({name: values[:rows] for name, values in columns.items()})
+        done = len(cut["op"])
+        waiting += rows - done
+        if done:
+            yield from batches_of(cut, first_row, there, waiting)
+            waiting = 0
+        first_row += done
         if rows < len(columns["timestamp"]):
             return
         seen += rows
@@ -116,6 +101,29 @@ def _done(part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return part
     kept = (np.ma.filled(error, 0) == 0) | (part["op"] == Op.LOOKUP)
     return {name: values[kept] for name, values in part.items()}
+
+
+def batches_of(
+    columns: dict[str, NDArray[Any]], first_row: int, optional: Sequence[str] = (), failed: int = 0
+) -> Iterator[Batch]:
+    """Yield rows in slices that stay in a CPU's cache; `failed` before them were left out."""
+    rows = len(columns["timestamp"])
+    for begin in range(0, rows, _SLICE_ROWS):
+        end = min(rows, begin + _SLICE_ROWS)
+        part = {name: read_only(values[begin:end]) for name, values in columns.items()}
+        offset = part.get("offset")
+        yield Batch(
+            first_row + begin,
+            part["timestamp"],
+            part["op"],
+            part["size"],
+            part["tier"],
+            part["key"],
+            part["phase"],
+            read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
+            {name: part[name] for name in optional},
+            failed if begin == 0 else 0,
+        )
 
 
 def stream_keys(batch: Batch) -> NDArray[np.uint64]:

@@ -36,7 +36,11 @@ class Survey:
     lives: Spool
     """Of each later life of an object, in order of birth: its length and lane (`LANE_BITS`)."""
     changes: Spool
-    """0 where a life begins, −1 − (length and lane) where one ends, an original's too."""
+    """What begins and ends, in order (`NO_CHANGE`)."""
+    slots: int
+    """How many slots there are: most lives at once."""
+    original_of: NDArray[np.int64]
+    """Which of `originals` an index among the changes means; -1: one that never was."""
     cell_ops: NDArray[np.int64]
     cell_bytes: NDArray[np.int64]
     """Per tier × phase × op, of all rows."""
@@ -72,8 +76,8 @@ def survey(
     count_sessions: bool = False,
 ) -> Survey:
     """Return what the rows of `trace` within `limit` need. Raises TraceError for a dead read."""
-    state = _State(max(1, int(lane_of_tier.max()) + 1))
-    state.add_resident(trace, lane_of_tier)
+    state = Surveyor(max(1, int(lane_of_tier.max()) + 1))
+    state.add_resident(trace.resident(), lane_of_tier)
     sessions = KeyTable()
     rows, last_ns, failed = 0, 0, 0
     for batch in read_batches(trace, limit, SESSION_COLUMNS if count_sessions else ()):
@@ -108,9 +112,9 @@ def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
 
 
 def _without_ghosts(
-    trace: Trace, lane_of_tier: NDArray[np.int8], limit: Limit, state: _State
-) -> NDArray[np.void]:
-    """Return the originals without those that had been deleted so long ago that it was forgotten.
+    trace: Trace, lane_of_tier: NDArray[np.int8], limit: Limit, state: Surveyor
+) -> NDArray[np.bool_]:
+    """Return which originals are none of those deleted so long ago that it was forgotten.
 
     They seem to be touched for the first time, but an earlier row has them: a late read of one is a
     bad trace, a late delete of one does nothing.
@@ -118,7 +122,7 @@ def _without_ghosts(
     found = state.originals[: int(state.tally[objects.ORIGINALS])]
     late = (found["initial"] > 0) & (found["row"] >= state.first_sweep_row)
     if not late.any():
-        return found
+        return np.ones(len(found), bool)
     ghosts = late & _touched_before(trace, lane_of_tier, limit, found, late)
     reads = np.flatnonzero(ghosts & (found["deleted"] == 0))
     if len(reads):
@@ -127,7 +131,7 @@ def _without_ghosts(
         raise dead_read(trace, int(first["row"]), int(first["key"]), tier)
     ended = found["ended"][ghosts]
     state.changes.put(ended, np.full(len(ended), NO_CHANGE, np.int64))
-    return found[~ghosts]
+    return ~ghosts
 
 
 def _touched_before(
@@ -164,7 +168,9 @@ def _touched_before(
     return touched
 
 
-class _State:
+class Surveyor:
+    """Surveys rows as they come: residents first, then batches, then `finish`."""
+
     def __init__(self, lanes: int) -> None:
         self.table = KeyTable()
         self.objects = np.zeros((self.table.capacity, lanes), OBJECT)
@@ -173,7 +179,8 @@ class _State:
         shape = (len(Tier), len(Phase), len(Op))
         self.cell_ops = np.zeros(shape, np.int64)
         self.cell_bytes = np.zeros(shape, np.int64)
-        self.tally = np.zeros(9, np.int64)
+        self.spare_slots = np.zeros(1 << 12, np.int32)
+        self.tally = np.zeros(11, np.int64)
         self.tally[objects.BAD_ROW] = -1
         self.first_sweep_row = 1 << 62
         self.longest = 0
@@ -191,10 +198,11 @@ class _State:
             grown = np.zeros(max(needed, 2 * len(self.originals)), ORIGINAL)
             grown[: len(self.originals)] = self.originals
             self.originals = grown
+        if int(self.tally[objects.SLOTS]) + count > len(self.spare_slots):
+            self.spare_slots = np.pad(self.spare_slots, (0, max(count, len(self.spare_slots))))
 
-    def add_resident(self, trace: Trace, lane_of_tier: NDArray[np.int8]) -> None:
+    def add_resident(self, resident: NDArray[np.void], lane_of_tier: NDArray[np.int8]) -> None:
         """Make the declared residents of executed tiers live."""
-        resident = trace.resident()
         resident = resident[lane_of_tier[resident["tier"]] >= 0]
         self._reserve(len(resident), 0)
         lane = lane_of_tier[resident["tier"]].astype(np.int64)
@@ -233,6 +241,7 @@ class _State:
             lives,
             changes,
             grown,
+            self.spare_slots,
             self.changes.count,
             self.tally,
         )
@@ -259,13 +268,20 @@ class _State:
         pairs = (live["life"][grown], live["length"][grown] << LANE_BITS | lane[grown])
         self._correct(np.stack(pairs, axis=1))
 
-    def result(self, rows: int, last_ns: int, originals: NDArray[np.void], sessions: int) -> Survey:
-        """Return all that was found."""
+    def result(
+        self, rows: int, last_ns: int, kept: NDArray[np.bool_] | None, sessions: int
+    ) -> Survey:
+        """Return all that was found; `kept`: which originals there are, None for all."""
         tally = self.tally
+        if kept is None:
+            kept = np.ones(int(tally[objects.ORIGINALS]), bool)
+        originals = self.originals[: len(kept)][kept]
         return Survey(
             originals,
             self.lives,
             self.changes,
+            int(tally[objects.SLOTS]),
+            np.where(kept, np.cumsum(kept) - 1, -1),
             self.cell_ops,
             self.cell_bytes,
             rows,

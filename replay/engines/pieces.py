@@ -11,6 +11,7 @@ import numpy as np
 
 from replay import clock, payload
 from replay.counters import LaneCounters
+from replay.divided import places
 from replay.loop import (
     INTERRUPTED,
     NO_TIME_NS,
@@ -132,8 +133,17 @@ class Mover:
         self.verify_cpu_ns += clock.thread_cpu_ns() - cpu_ns
 
     def _transfer(self, at: int, begin: int, piece: NDArray[np.uint8]) -> int:
-        """Move one piece whole; return 0 or an errno."""
-        offset = int(self.ops.offset_bytes[at]) + begin
+        """Move one piece whole, extent by extent; return 0 or an errno."""
+        moved = 0
+        for offset, length in places(self.ops, at, begin, len(piece)):
+            error = self._move(at, offset, piece[moved : moved + length])
+            if error:
+                return error
+            moved += length
+        return 0
+
+    def _move(self, at: int, offset: int, piece: NDArray[np.uint8]) -> int:
+        """Move bytes that lie side by side; return 0 or an errno."""
         write = self.ops.action[at] == Action.WRITE
         if self.lane.kind == LaneKind.MEMORY:
             assert self.lane.pool is not None

@@ -20,6 +20,7 @@ from kvtrace.errors import TargetError
 from kvtrace.units import S_NS
 from replay import clock
 from replay.counters import LaneCounters
+from replay.divided import places
 from replay.engines.pieces import Done, Mover
 from replay.loop import (
     DEPENDENCY_FAILED,
@@ -288,9 +289,11 @@ class _Run:
 
     def _in_range(self, at: int, lane: Lane) -> bool:
         """Whether an op stays within the part of the target that its lane was given."""
-        begin = int(self.ops.offset_bytes[at])
-        end = begin + int(self.ops.length_sectors[at]) * SECTOR_BYTES
-        return lane.bounds[0] <= begin and end <= lane.bounds[1]
+        length = int(self.ops.length_sectors[at]) * SECTOR_BYTES
+        found = places(self.ops, at, 0, length)
+        low, high = lane.bounds
+        inside = all(low <= begin and begin + size <= high for begin, size in found)
+        return inside and sum(size for _, size in found) == length
 
     def _submit(self, state: _LaneState) -> None:
         while state.ready and state.busy < state.threads:

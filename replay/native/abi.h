@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define KV_ABI_VERSION 6
+#define KV_ABI_VERSION 7
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -39,6 +39,7 @@ enum { KV_DEPENDENCY_FAILED = -1, KV_VERIFY_FAILED = -2, KV_INTERRUPTED = -3 };
 #define KV_NO_TIME_NS ((int64_t)-1)
 #define KV_GATING 0x80000000u
 #define KV_NO_CLOCK 0x7fffffffu
+#define KV_DIVIDED (1ull << 63) /* in an op's offset: the rest is its first pair of `extents` */
 
 /* Latencies of single I/Os: size class floor(log2(bytes)), then a log-linear bucket with
  * 2^KV_IO_BITS parts per power of two (replay/histogram.py, COARSE_BITS). */
@@ -126,6 +127,8 @@ struct kv_run {
 	const uint32_t *edge_begin;
 	const uint16_t *wait_count;
 	const uint32_t *edges;
+	const uint64_t *extents; /* a ring of pairs (offset, length) */
+	uint64_t extent_words; /* two per pair, a power of two */
 	const uint32_t *clock; /* NULL unless closed */
 	uint64_t clock_count;
 

@@ -69,6 +69,23 @@ static const char *wrong_with_object(const struct lane *lane, uint32_t op)
 	return NULL;
 }
 
+/* What is wrong with the extents of a divided op that is in range, or NULL. */
+static const char *wrong_with_extents(const struct lane *lane, uint32_t op)
+{
+	const struct kv_run *run = lane->run;
+	uint32_t slot = slot_of(run, op);
+	uint64_t left = length_of(run, op);
+	if (lane->spec->kind == KV_DIR)
+		return "has several extents, and objects of a folder are files";
+	for (uint64_t nth = 0; left; nth++) {
+		const uint64_t *extent = extent_of(run, slot, nth);
+		if (extent[0] % SECTOR_BYTES || extent[1] % SECTOR_BYTES || extent[1] == 0)
+			return "an extent isn't of whole sectors";
+		left -= extent[1] < left ? extent[1] : left;
+	}
+	return NULL;
+}
+
 /* What is wrong with where an op's bytes come from and go to, or NULL. */
 static const char *wrong_with_bytes(const struct lane *lane, uint32_t op)
 {
@@ -78,8 +95,12 @@ static const char *wrong_with_bytes(const struct lane *lane, uint32_t op)
 	const char *wrong = NULL;
 	if (!in_range(lane, op))
 		return NULL; /* it ends with ERANGE */
-	if (run->offset_bytes[slot] % SECTOR_BYTES)
+	if (is_divided(run, slot))
+		wrong = wrong_with_extents(lane, op);
+	else if (run->offset_bytes[slot] % SECTOR_BYTES)
 		return "offset is no multiple of 512";
+	if (wrong)
+		return wrong;
 	if (spec->kind == KV_DIR)
 		wrong = wrong_with_object(lane, op);
 	return wrong || run->action[slot] == KV_DELETE ? wrong : wrong_with_memory(lane, op);
@@ -146,6 +167,8 @@ static const char *wrong_with_run(const struct kv_run *run)
 	if (capacity == 0 || capacity & (capacity - 1) || capacity > 1ull << 32 || edges == 0 ||
 	    edges & (edges - 1))
 		return "capacities aren't powers of two";
+	if (run->extent_words < 2 || run->extent_words & (run->extent_words - 1))
+		return "extents aren't pairs, a power of two of them";
 	if (run->arena_bytes % SECTOR_BYTES)
 		return "the arena isn't of whole sectors";
 	if (run->clock_count >= KV_NO_CLOCK)

@@ -100,6 +100,7 @@ def _check_ops(ops: Ops) -> None:
     for name, dtype in _OP_DTYPES.items():
         _check_column(name, getattr(ops, name), dtype, ops.capacity)
     _check_column("edges", ops.edges, np.uint32, len(ops.edges))
+    _check_column("extents", ops.extents, np.uint64, len(ops.extents))
     _check_column("clock", ops.clock, np.uint32, ops.capacity if len(ops.clock) else 0)
     if not ops.due_ns.flags.writeable:
         raise TypeError("column due_ns: must be writable")
@@ -146,7 +147,8 @@ def _lane_struct(lane: Lane, io_counts: NDArray[np.int64]) -> LaneStruct:
 def _fill_ops(run: RunStruct, ops: Ops, options: LoopOptions) -> None:
     run.capacity = ops.capacity
     run.edge_capacity = len(ops.edges)
-    for name in (*_OP_DTYPES, "edges"):
+    run.extent_words = len(ops.extents)
+    for name in (*_OP_DTYPES, "edges", "extents"):
         target = "arena_offset_bytes" if name == "arena_bytes" else name
         setattr(run, target, address(getattr(ops, name)))
     if options.mode == Mode.CLOSED:

@@ -111,15 +111,32 @@ static void note_slot(struct lane *lane, uint32_t op)
 	run->slot_ns[slot] = max_ns(eligible_ns, lane->freed_ns);
 }
 
-static void fill_piece(struct lane *lane, struct piece *piece, const struct active *active)
+/* The piece begins where its op's bytes go on, and ends with the extent at the latest. */
+static void stay_in_extent(const struct kv_run *run, uint32_t slot, struct piece *piece,
+			   struct active *active)
+{
+	const uint64_t *extent = extent_of(run, slot, active->extent);
+	while (piece->op_offset - active->extent_begin >= extent[1]) {
+		active->extent_begin += extent[1];
+		extent = extent_of(run, slot, ++active->extent);
+	}
+	uint64_t within = piece->op_offset - active->extent_begin;
+	piece->file_offset = extent[0] + within;
+	if (piece->bytes > extent[1] - within)
+		piece->bytes = extent[1] - within;
+}
+
+static void fill_piece(struct lane *lane, struct piece *piece, struct active *active)
 {
 	const struct kv_run *run = lane->run;
 	uint32_t slot = slot_of(run, active->op);
-	uint64_t left = length_of(run, active->op) - active->issued_bytes;
-	bool whole = run->action[slot] == KV_DELETE || left < lane->spec->io_bytes;
-	piece->op_offset = active->issued_bytes;
-	piece->file_offset = run->offset_bytes[slot] + active->issued_bytes;
-	piece->bytes = whole ? left : lane->spec->io_bytes;
+	uint64_t issued = active->issued_bytes, left = length_of(run, active->op) - issued;
+	uint64_t most = lane->spec->io_bytes - issued % lane->spec->io_bytes;
+	piece->op_offset = issued;
+	piece->file_offset = run->offset_bytes[slot] + issued;
+	piece->bytes = run->action[slot] == KV_DELETE || left < most ? left : most;
+	if (is_divided(run, slot))
+		stay_in_extent(run, slot, piece, active);
 	piece->done_bytes = 0;
 	piece->there_bytes = piece->bytes;
 	piece->missing = false;

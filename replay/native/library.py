@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 6
+ABI_VERSION = 7
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -97,6 +97,8 @@ class RunStruct(ctypes.Structure):
         ("edge_begin", _POINTER),
         ("wait_count", _POINTER),
         ("edges", _POINTER),
+        ("extents", _POINTER),
+        ("extent_words", ctypes.c_uint64),
         ("clock", _POINTER),
         ("clock_count", ctypes.c_uint64),
         ("stop", _POINTER),

@@ -60,6 +60,8 @@ struct piece {
 /* An op that has been started and has not completed. */
 struct active {
 	uint64_t issued_bytes;
+	uint64_t extent; /* of a divided op: the one that its next piece begins in, and where in */
+	uint64_t extent_begin; /* the op that begins */
 	int64_t submit_ns;
 	int64_t complete_ns;
 	int64_t bad_sector;
@@ -304,14 +306,40 @@ static inline bool lane_deletes(const struct kv_lane *spec)
 	       (spec->kind == KV_FILE && spec->trim_bytes);
 }
 
+static inline bool is_divided(const struct kv_run *run, uint32_t slot)
+{
+	return run->offset_bytes[slot] & KV_DIVIDED;
+}
+
+/* The `nth` extent of a divided op: offset and length. */
+static inline const uint64_t *extent_of(const struct kv_run *run, uint32_t slot, uint64_t nth)
+{
+	uint64_t pair = (run->offset_bytes[slot] & ~KV_DIVIDED) + nth;
+	return run->extents + (2 * pair & (run->extent_words - 1));
+}
+
+static inline bool lane_has(const struct kv_lane *spec, uint64_t begin, uint64_t bytes)
+{
+	return begin >= spec->begin_bytes && begin <= spec->end_bytes &&
+	       bytes <= spec->end_bytes - begin;
+}
+
 /* Whether all of the op is within the part of the target that the lane was given. The last line of
  * defence: whatever was planned, nothing outside is read, written or discarded. */
 static inline bool in_range(const struct lane *lane, uint32_t op)
 {
-	uint64_t begin = lane->run->offset_bytes[slot_of(lane->run, op)];
-	const struct kv_lane *spec = lane->spec;
-	return begin >= spec->begin_bytes && begin <= spec->end_bytes &&
-	       length_of(lane->run, op) <= spec->end_bytes - begin;
+	const struct kv_run *run = lane->run;
+	uint32_t slot = slot_of(run, op);
+	if (!is_divided(run, slot))
+		return lane_has(lane->spec, run->offset_bytes[slot], length_of(run, op));
+	uint64_t left = length_of(run, op);
+	for (uint64_t nth = 0; left; nth++) {
+		const uint64_t *extent = extent_of(run, slot, nth);
+		if (2 * nth >= run->extent_words || !lane_has(lane->spec, extent[0], extent[1]))
+			return false;
+		left -= extent[1] < left ? extent[1] : left;
+	}
+	return true;
 }
 
 static inline int64_t lane_now(const struct lane *lane)

@@ -69,9 +69,9 @@ class CudaTarget(Bookkeeper):
         usable = int(self.gpu.free_bytes() * _USABLE_RATIO)
         if (size := space.size_bytes or 0) > usable:
             raise TargetError(
-                "the trace's live set doesn't fit in the GPU's memory",
+                "the trace needs more memory than the GPU has free",
                 where=self.gpu.title,
-                got=f"{format_bytes(size)} needed",
+                got=f"{format_bytes(size)} needed: {need.text}",
                 accepted=f"{format_bytes(usable)}, {_USABLE_RATIO:.0%} of what is free",
                 hint="record with a smaller --gpu-mem, or use --gpu none",
             )

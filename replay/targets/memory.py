@@ -61,9 +61,9 @@ class MemoryTarget(Bookkeeper):
         usable = int(available_bytes() * _USABLE_RATIO)
         if (size := space.size_bytes or 0) > usable:
             raise TargetError(
-                "the trace's live set doesn't fit in memory",
+                "the trace needs more memory than there is",
                 where="--cpu memory",
-                got=f"{format_bytes(size)} needed",
+                got=f"{format_bytes(size)} needed: {need.text}",
                 accepted=f"{format_bytes(usable)}, {_USABLE_RATIO:.0%} of what is free",
                 hint="record with a smaller --cpu-mem, or use --cpu none",
             )

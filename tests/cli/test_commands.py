@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvtrace.cli.listing import KINDS
-from kvtrace.units import format_count
+from kvtrace.schema import Op, Phase, Tier
+from kvtrace.units import format_bytes, format_count
 from kvtrace.writer import file_sha256
+from tests.making import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +84,37 @@ def test_dry_run(tmp_path: Path, cli: Cli) -> None:
     assert not list(tmp_path.iterdir())
     real = json.loads(cli("record", path, *RECORD, "--json").out)
     assert real["sha256"]
+    space = dry.pop("space")
     unknown = {"sha256": None, "content_sha256": None}
     assert dry | unknown == real | unknown
+    found = json.loads(cli("info", path, "--json").out)["tiers"]
+    for tier, figures in space.items():
+        assert figures == {name: found[tier][name] for name in figures}
+        assert 0 < figures["live_bytes_max"] <= real["peak_bytes"][tier]
+
+
+def test_live_set_and_space_are_told_apart(cli: Cli, small_trace: Path) -> None:
+    """`info` prints both per tier; `--no-space` leaves them out."""
+    tiers = json.loads(cli("info", small_trace, "--json").out)["tiers"]
+    text = cli("info", small_trace).out
+    for name, tier in tiers.items():
+        ratio = tier["space_needed_bytes"] / tier["live_bytes_max"]
+        assert 1 <= ratio <= 1.15
+        assert f"{name}: live at most" in text
+        assert f"space needed {format_bytes(tier['space_needed_bytes'])} ({ratio:.2f} x)" in text
+    assert "space needed" not in cli("info", small_trace, "--no-space").out
+
+
+def test_info_of_a_trace_that_reads_what_it_deleted(cli: Cli, tmp_path: Path) -> None:
+    """Its space isn't known: null, and no line."""
+    rows = [
+        (0, Op.WRITE, 4096, Tier.NVME, 5, Phase.EVICT),
+        (1, Op.DELETE, 4096, Tier.NVME, 5, Phase.EVICT),
+        (2, Op.READ, 4096, Tier.NVME, 5, Phase.DECODE),
+    ]
+    path = write_rows(tmp_path / "t.parquet", rows)
+    assert json.loads(cli("info", path, "--json").out)["tiers"]["nvme"]["space"] is None
+    assert "space needed" not in cli("info", path).out
 
 
 def test_info_tells_drive_writes(cli: Cli, small_trace: Path) -> None:

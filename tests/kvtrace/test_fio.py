@@ -221,7 +221,7 @@ def test_a_larger_device_is_used(tmp_path: Path) -> None:
         for name in ("small", "large")
     ]
     assert places == [1, 5]
-    with pytest.raises(TargetError, match="live set doesn't fit"):
+    with pytest.raises(TargetError, match="smaller than the trace needs"):
         export(path, tmp_path / "tiny.log", size_bytes=MIB + 4096)
 
 

@@ -141,7 +141,7 @@ def test_a_gpu_that_is_too_small_is_refused(
         replay.run(trace, [GPU], quick())
     fake = FakeCuda()
     target = CudaTarget(GPU, fake)
-    space = target.reserve(Need(1, 16 * MIB, 0))
+    space = target.reserve(Need(1, 16 * MIB, 16 * MIB))
     fake.memory_bytes = MIB
     with pytest.raises(TargetError, match=r"can't use the GPU.*CUDA out of memory"):
         target.open(space, RunMark(1, ""), writes=True)
@@ -158,7 +158,7 @@ def test_a_clock_that_fails_ends_the_opening() -> None:
     fake = Mute()
     target = CudaTarget(GPU, fake)
     with pytest.raises(TargetError, match="device-side assert"):
-        target.open(target.reserve(Need(1, MIB, 0)), RunMark(1, ""), writes=True)
+        target.open(target.reserve(Need(1, MIB, MIB)), RunMark(1, ""), writes=True)
     assert fake.closed
 
 

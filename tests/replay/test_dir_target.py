@@ -361,10 +361,10 @@ def test_what_does_not_fit_is_refused(
     path = direct_path / "objects"
     target = made(path)
     with pytest.raises(TargetError, match="not enough space"):
-        target.reserve(Need(1, 1 << 60, 0, 4096))
+        target.reserve(Need(1, 1 << 60, 1 << 60, 4096))
     long = OBJECT_BYTES_MAX + 4096
     with pytest.raises(TargetError, match=r"too long: each goes in one I/O.*use --device"):
-        target.reserve(Need(1, long, 0, long))
+        target.reserve(Need(1, long, long, long))
     statvfs = os.statvfs
 
     def few_inodes(place: Path) -> os.statvfs_result:
@@ -373,9 +373,9 @@ def test_what_does_not_fit_is_refused(
         return os.statvfs_result(found)
 
     monkeypatch.setattr(os, "statvfs", few_inodes)
-    target.reserve(Need(10, 4096, 0, 4096))
+    target.reserve(Need(10, 4096, 4096, 4096))
     with pytest.raises(TargetError, match="not enough inodes"):
-        target.reserve(Need(2000, 4096, 0, 4096))
+        target.reserve(Need(2000, 4096, 4096, 4096))
     monkeypatch.setattr(os, "statvfs", statvfs)
     trace = write_trace(direct_path / "t.parquet", reads(1, 20 * MIB))
     with pytest.raises(UsageError, match="--dir needs an arena that holds the largest object"):
@@ -399,9 +399,9 @@ def test_earlier_objects_make_room(direct_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "statvfs", full)
     target = made(path)
-    target.reserve(Need(1, MIB, 0, MIB))
+    target.reserve(Need(1, MIB, MIB, MIB))
     with pytest.raises(TargetError, match="not enough space"):
-        target.reserve(Need(1, 2 * MIB, 0, MIB))
+        target.reserve(Need(1, 2 * MIB, 2 * MIB, MIB))
 
 
 def test_reads_only_folders_are_refused_for_writing(

@@ -17,6 +17,7 @@ from kvtrace.placement.extents import Space, lane_of_tier
 from kvtrace.placement.rows import Limit
 from kvtrace.placement.survey import survey
 from kvtrace.schema import Op, Phase, Tier
+from replay.divided import places
 from replay.geometry import Geometry
 from replay.loop import EXTRA, Action, Ops
 from replay.plan import Planner, make_ring
@@ -74,9 +75,9 @@ def make_planner(
     lanes = lane_of_tier(tiers)
     found = survey(trace, lanes, limit, count_sessions=closed)
     offered = tuple(Space(KIB4, 1 << 20, None) for _ in tiers)
-    classes = extents.classify(found, offered)
-    needs = extents.needs(classes, len(tiers), 0.0)
-    spaces = tuple(Space(KIB4, 1 << 20, need.extent_bytes + spare_bytes) for need in needs)
+    needs = extents.needs(found, offered, 0.0, io_bytes)
+    spaces = tuple(Space(KIB4, 1 << 20, need.size_bytes + spare_bytes) for need in needs)
+    space_lanes = extents.lanes(needs, spaces, 0.0, io_bytes)
     geometry = Geometry(
         lanes,
         spaces,
@@ -88,11 +89,10 @@ def make_planner(
         sync_stores=sync_stores,
         fresh=fresh,
     )
-    ops = make_ring(found, closed=closed)
+    ops = make_ring(found, closed=closed, divided=True)
     if ring_ops is not None:
-        ops = Ops.empty(ring_ops, 1 << 20, clocks=closed)
-    quotas = extents.quotas(classes, spaces)
-    return Planner(trace, limit, found, classes, quotas, geometry, ops), ops
+        ops = Ops.empty(ring_ops, 1 << 20, clocks=closed, extents=1 << 10)
+    return Planner(trace, limit, found, space_lanes, geometry, ops), ops
 
 
 def make_plan(
@@ -117,7 +117,8 @@ def cut(ring: Ops, count: int) -> Ops:
     """Return the columns of the first `count` ops."""
     assert count <= ring.capacity
     columns = {f.name: getattr(ring, f.name) for f in fields(ring)}
-    return Ops(**{k: v if k == "edges" else v[:count] for k, v in columns.items()})
+    rings = ("edges", "extents")
+    return Ops(**{k: v if k in rings else v[:count] for k, v in columns.items()})
 
 
 def waits_of(ops: Ops) -> list[set[int]]:
@@ -128,6 +129,13 @@ def waits_of(ops: Ops) -> list[set[int]]:
     ]
 
 
+def spans_of(ops: Ops, op: int) -> set[Span]:
+    """Return where an op on a whole object reads or writes."""
+    length = int(ops.length_sectors[op]) * 512
+    lane = int(ops.lane[op])
+    return {(lane, at, at + size) for at, size in places(ops, op, 0, length)}
+
+
 def closure(direct: list[set[int]]) -> list[set[int]]:
     """Return everything that each item waits for, however indirectly."""
     full: list[set[int]] = []
@@ -136,7 +144,18 @@ def closure(direct: list[set[int]]) -> list[set[int]]:
     return full
 
 
-def naive_waits(rows: list[Row], place: dict[int, int]) -> list[set[int]]:
+Span = tuple[int, int, int]
+"""(lane, begin, end): bytes of a target."""
+
+
+def overlap(some: set[Span], others: set[Span]) -> bool:
+    """Whether two sets of spans have a byte in common."""
+    return any(
+        a[0] == b[0] and a[1] < b[2] and b[1] < a[2] for a, b in itertools.product(some, others)
+    )
+
+
+def naive_waits(rows: list[Row], place: dict[int, set[Span]]) -> list[set[int]]:
     """Return what each row waits for, by the rules of order read literally, row by row.
 
     `place`: where each executed row's object lives.
@@ -156,7 +175,7 @@ def naive_waits(rows: list[Row], place: dict[int, int]) -> list[set[int]]:
             ]
             waits |= set(moved[-1:])
             if index in place:
-                waits |= {i for i in place if i < index and place[i] == place[index]}
+                waits |= {i for i in place if i < index and overlap(place[i], place[index])}
         if op == D:
             below = [
                 i for i, r in earlier if r[3] == key and r[1] == W and r[4] == EVICT and r[2] > tier
@@ -200,18 +219,15 @@ def test_order_is_that_of_the_naive_model(rows: list[Row], tiers: tuple[Tier, ..
     executed = [index for index, row in enumerate(rows) if row[2] in tiers]
     assert plan.row.tolist() == executed
 
-    lanes = lane_of_tier(tiers)
-    spans: dict[tuple[Tier, int], int] = {
-        (tiers[lane], int(key)): int(offset) + (int(lane) << 40)
-        for lane, key, offset in zip(
-            populate.lane, populate.key, populate.offset_bytes, strict=True
-        )
+    spans = {
+        (tiers[populate.lane[op]], int(populate.key[op])): spans_of(populate, op)
+        for op in range(len(populate.key))
     }
-    place: dict[int, int] = {}
+    place: dict[int, set[Span]] = {}
     for op, index in enumerate(executed):
         _, what, tier, key, _, _ = rows[index]
         if plan.length_bytes[op]:
-            spans[tier, key] = int(plan.ops.offset_bytes[op]) + (int(lanes[tier]) << 40)
+            spans[tier, key] = spans_of(plan.ops, op)
         if what != L and (tier, key) in spans:
             place[index] = spans[tier, key]
         if what == D:
@@ -229,27 +245,22 @@ def test_live_objects_never_overlap(rows: list[Row], tiers: tuple[Tier, ...], sp
     if not any(row[2] in tiers for row in rows):
         return
     plan, populate = make_plan(rows, tiers, spare_bytes=spare)
-    live: dict[tuple[int, int], tuple[int, int]] = {
-        (int(populate.lane[i]), int(populate.key[i])): (
-            int(populate.offset_bytes[i]),
-            int(populate.offset_bytes[i]) + int(populate.length_sectors[i]) * 512,
-        )
-        for i in range(len(populate.key))
+    live = {
+        (int(populate.lane[op]), int(populate.key[op])): spans_of(populate, op)
+        for op in range(len(populate.key))
     }
     for op in range(len(plan.row)):
         place = (int(plan.ops.lane[op]), int(plan.ops.key[op]))
         if plan.op[op] == D:
             live.pop(place, None)
         if plan.length_bytes[op]:
-            begin = int(plan.ops.offset_bytes[op])
-            end = begin + int(plan.length_bytes[op])
-            assert begin >= 1 << 20
-            assert end <= plan.extent_bytes[place[0]]
-            if place in live:
-                assert live[place] == (begin, end)
-            live[place] = (begin, end)
-        spans = sorted((lane, *span) for (lane, _), span in live.items())
-        for (lane_a, _, end_a), (lane_b, begin_b, _) in itertools.pairwise(spans):
+            spans = spans_of(plan.ops, op)
+            assert live.get(place, spans) == spans
+            live[place] = spans
+            assert all(begin >= 1 << 20 for _, begin, _ in spans)
+            assert all(end <= plan.extent_bytes[place[0]] for _, _, end in spans)
+        ordered = sorted(span for spans in live.values() for span in spans)
+        for (lane_a, _, end_a), (lane_b, begin_b, _) in itertools.pairwise(ordered):
             assert lane_a != lane_b or end_a <= begin_b
 
 
@@ -453,7 +464,7 @@ def stream(planner: Planner, ring: Ops) -> tuple[list[tuple[Any, ...]], list[set
     """Return all ops and their waits, planned a ring at a time, drained as late as possible."""
     done: list[tuple[Any, ...]] = []
     waits: list[set[int]] = []
-    not_compared = ("edges", "edge_begin", "clock", "generation", "wait_count")
+    not_compared = ("edges", "edge_begin", "clock", "generation", "wait_count", "extents")
     names = [f.name for f in fields(ring) if f.name not in not_compared]
     while not planner.final or len(done) < planner.planned:
         while planner.advance(len(done)):
@@ -534,20 +545,9 @@ def test_a_key_that_was_forgotten_is_read_dead_or_deleted_for_nothing() -> None:
 
 def test_live_set_must_fit() -> None:
     """What doesn't fit is refused with the figures."""
-    need = extents.Need(10, 10 << 20, 1 << 20)
+    need = extents.Need(10, 10 << 20, 11 << 20)
     with pytest.raises(
-        TargetError, match=r"8\.00 MiB.*10\.00 MiB live.*10 objects.*1\.00 MiB slack"
+        TargetError,
+        match=r"8\.00 MiB for.*11\.00 MiB: live at most 10\.00 MiB in 10 objects.*\(1\.10 x\)",
     ):
         extents.check_fits(need, Space(KIB4, 0, 8 << 20), "target")
-
-
-@given(st.lists(st.integers(1, 1 << 34), min_size=1, max_size=600))
-def test_extent_lengths_waste_little(lengths: list[int]) -> None:
-    """Extents hold their objects, are aligned, and are at most 1/16 (and one block) longer."""
-    given_lengths = np.array(lengths, np.int64)
-    exact = len(np.unique(-(-given_lengths // KIB4))) <= extents.EXACT_CLASSES
-    found = extents.Rounding(KIB4, exact).of(given_lengths)
-    for length, extent in zip(lengths, found.tolist(), strict=True):
-        aligned = -(-length // KIB4) * KIB4
-        assert extent % KIB4 == 0
-        assert aligned <= extent <= aligned + max(aligned // 16, KIB4) + KIB4

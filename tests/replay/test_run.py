@@ -379,7 +379,9 @@ def test_a_live_set_that_does_not_fit_is_refused_before_anything_is_made(
     rows: list[Row] = [(i, W, Tier.NVME, i, Phase.PREFILL, MIB) for i in range(8)]
     trace = write_trace(direct_path / "t.parquet", rows)
     path = direct_path / "target"
-    with pytest.raises(TargetError, match=r"doesn't fit.*3\.00 MiB for extents.*8\.00 MiB live"):
+    with pytest.raises(
+        TargetError, match=r"smaller than.*3\.00 MiB for extents.*8\.40 MiB: live at most 8\.00 MiB"
+    ):
         replay.run(trace, [file_target(path, size_bytes=4 * MIB)], quick())
     assert not path.exists()
 

@@ -37,14 +37,13 @@ def planned_places(path: Path, size_bytes: int | None) -> list[tuple[int, int]]:
     with open_trace(path) as trace:
         lanes = lane_of_tier((Tier.NVME,))
         found = survey(trace, lanes, Limit())
-        classes = extents.classify(found, (Space(4096, RESERVED_BYTES, None),))
-        (need,) = extents.needs(classes, 1, SLACK_RATIO)
+        (need,) = extents.needs(found, (Space(4096, RESERVED_BYTES, None),), SLACK_RATIO)
         size = need.size_bytes if size_bytes is None else size_bytes - RESERVED_BYTES
         spaces = (Space(4096, RESERVED_BYTES, extents.align_up(max(1, size), 4096)),)
         geometry = Geometry(lanes, spaces, 1 << 24, 4 * MIB)
-        ops = make_ring(found, closed=False)
-        quotas = extents.quotas(classes, spaces)
-        planner = Planner(trace, Limit(), found, classes, quotas, geometry, ops)
+        ops = make_ring(found, closed=False, divided=True)
+        space_lanes = extents.lanes((need,), spaces, SLACK_RATIO)
+        planner = Planner(trace, Limit(), found, space_lanes, geometry, ops)
         while planner.advance(0):
             pass
     kinds = ops.cell[: planner.planned] >> 2 & 3

@@ -161,7 +161,7 @@ def test_a_short_transfer_is_continued(tmp_path: Path) -> None:
 
 def virtual(target: SimulatedTarget, due_ms: list[int], mode: Mode) -> tuple[int, Times]:
     """Run writes that are due then in virtual time; return clock zero and their times."""
-    space: Space = target.reserve(Need(1, MIB, 0))
+    space: Space = target.reserve(Need(1, MIB, MIB))
     target.open(space, RunMark(RUN_ID, ""), writes=True)
     count = len(due_ms)
     ops = Ops.empty(1 << (count - 1).bit_length(), 1)
