@@ -155,9 +155,9 @@ class RecordConfig(Section):
     duration: DurationNs | None = None
     requests: Annotated[int, Field(gt=0, le=1 << 40)] | None = None
     generation: Literal["none", "fast", "realistic"] = "realistic"
-    decode_rate: RatePerS | None = None
+    decode_rate: Annotated[RatePerS, Field(ge=0.01)] | None = None
     decode_batch: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
-    prefill_rate: RatePerS | None = None
+    prefill_rate: Annotated[RatePerS, Field(ge=1)] | None = None
     prefill_slots: Annotated[int, Field(gt=0, le=1 << 10)] = 1
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     sizing: SizingConfig = SizingConfig()
@@ -373,7 +373,10 @@ def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
         near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)
         hint = f"did you mean {near[0]}?" if near else None
         return UsageError("unknown key", where=where, hint=hint)
-    return UsageError(first["msg"], where=where, got=repr(first["input"]))
+    problem = first["msg"].removeprefix("Value error, ")
+    if not key:  # of the configuration as a whole: its values would fill a page
+        return UsageError(problem, where="configuration")
+    return UsageError(problem, where=where, got=None if "got " in problem else repr(first["input"]))
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:

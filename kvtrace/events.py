@@ -71,9 +71,9 @@ class HierarchyStats:
 
     `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
     `shared_…`: of blocks of system prompts and documents, as far as the source tells them apart.
-    `prefill_tokens` that no tier had took the node `prefill_busy_ns`; requests waited
-    `decode_wait_ns` for a place in the batch. Histograms by `kernel`'s bins: of the time from
-    arrival to the end of prefill, and to its beginning.
+    `prefill_tokens` that no tier had took the node `prefill_busy_ns`; the last prompt was computed
+    at `prefill_end_ns`; requests waited `decode_wait_ns` for a place in the batch. Histograms by
+    `kernel`'s bins: of the time from arrival to the end of prefill, and to its beginning.
     """
 
     requests: int
@@ -92,6 +92,7 @@ class HierarchyStats:
     peak_bytes: dict[Tier, int] = field(default_factory=dict)
     prefill_tokens: int = 0
     prefill_busy_ns: int = 0
+    prefill_end_ns: int = 0
     decode_wait_ns: int = 0
     first_token: tuple[int, ...] = (0,) * kernel.BINS
     prefill_wait: tuple[int, ...] = (0,) * kernel.BINS
@@ -108,8 +109,9 @@ class HierarchyStats:
         counts: dict[str, Any] = {
             part.name: getattr(self, part.name) + sign * getattr(other, part.name)
             for part in fields(self)
-            if part.name not in ("hits", "peak_bytes", *_HISTOGRAMS)
+            if part.name not in ("hits", "peak_bytes", "prefill_end_ns", *_HISTOGRAMS)
         }
+        counts["prefill_end_ns"] = max(self.prefill_end_ns, other.prefill_end_ns)
         for name in _HISTOGRAMS:
             pairs = zip(getattr(self, name), getattr(other, name), strict=True)
             counts[name] = tuple(mine + sign * theirs for mine, theirs in pairs)

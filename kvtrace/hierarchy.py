@@ -364,6 +364,7 @@ class Hierarchy:
             peak_bytes={tier: int(self._tiers[tier, kernel.PEAK]) for tier in present},
             prefill_tokens=count[kernel.PREFILL_TOKENS],
             prefill_busy_ns=count[kernel.PREFILL_BUSY_NS],
+            prefill_end_ns=count[kernel.PREFILL_END_NS],
             decode_wait_ns=count[kernel.DECODE_WAIT_NS],
             first_token=tuple(count[kernel.FIRST_TOKEN : kernel.PREFILL_WAIT]),
             prefill_wait=tuple(count[kernel.PREFILL_WAIT : kernel.SLOTS]),

@@ -98,7 +98,7 @@ LOOKUPS, SECOND_USE, HYBRID, PAUSE_NS, PAUSE_REQUESTS, PAUSE_TIER, STATES = rang
 FRESH, TALLIED, TALLIED_NS = range(38, 41)
 SHARED_BLOCKS, SHARED_HITS, SHARED_HIT_TOKENS, SHARED_IDEAL_HITS = range(41, 45)
 PREFILL_SLOTS, DECODE_SLOTS, PREFILL_TOKENS, PREFILL_BUSY_NS, DECODE_WAIT_NS = range(45, 50)
-TALLY = 50
+PREFILL_END_NS, TALLY = range(50, 52)
 FIRST_TOKEN = TALLY + TALLIES
 PREFILL_WAIT = FIRST_TOKEN + BINS
 SLOTS = PREFILL_WAIT + BINS
@@ -509,6 +509,7 @@ def _schedule(count: Any, rows: Any, i: int, missed: int) -> None:
         decoding = _take_turn(count, behind, count[DECODE_SLOTS], prefilled, generates_ns)
     rows[i, PREFILLED], rows[i, DECODING] = prefilled, decoding
     count[PREFILL_TOKENS] += missed
+    count[PREFILL_END_NS] = max(count[PREFILL_END_NS], prefilled)
     count[DECODE_WAIT_NS] += decoding - prefilled
     count[FIRST_TOKEN + _bin(prefilled - now)] += 1
     count[PREFILL_WAIT + _bin(begin_ns - now)] += 1

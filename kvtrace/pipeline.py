@@ -147,11 +147,11 @@ def record(
         return _record_nodes(config, path, workers, force=force, dry_run=dry_run, progress=progress)
     recording = Recording(config, workers=workers)
     with _writer(recording, path, force=force, dry_run=dry_run) as writer:
-        simulation, last_ns = _write(recording, writer, progress)
+        simulation = _write(recording, writer, progress)
         stats = simulation.stats()
         header = writer.close(
             source=recording.source.info,
-            statistics=_statistics(config, stats, recording, last_ns),
+            statistics=_statistics(config, stats, recording),
         )
     return Recorded(path, header, stats, _needs_of(writer))
 
@@ -164,20 +164,16 @@ def _write(
     recording: Recording,
     writer: _Writer,
     progress: Callable[[Progress], None] | None = None,
-) -> tuple[Simulation, int]:
-    """Write all rows of a recording; return its simulation and the last row's time.
-
-    Raises UsageError if there are none.
-    """
-    simulation, rows, last_ns = Simulation(recording), 0, 0
+) -> Simulation:
+    """Write all rows of a recording; return its simulation. Raises UsageError if there are none."""
+    simulation, rows = Simulation(recording), 0
     for columns in recording.batches(simulation):
         if rows == 0 and not isinstance(writer, CsvWriter):
             writer.resident = _resident(recording.layout, simulation.resident)
         writer.append(columns)
         rows += len(columns["timestamp"])
-        last_ns = int(columns["timestamp"][-1])
         if progress is not None:
-            progress(Progress(rows, last_ns, recording.end_ns))
+            progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
     if rows == 0:
         node = f"node {recording.node}: " if recording.config.nodes > 1 else ""
         raise UsageError(
@@ -187,7 +183,7 @@ def _write(
             accepted="requests with at least one full block",
             hint="lengthen --duration or make --block-tokens smaller",
         )
-    return simulation, last_ns
+    return simulation
 
 
 def _record_nodes(
@@ -209,7 +205,7 @@ def _record_nodes(
     ):
         parts = [Path(folder) / f"{node:05}.parquet" for node in range(config.nodes)]
         found = _each_node(config, parts, workers)
-        rows = last_ns = 0
+        rows = 0
         with ExitStack() as stack:
             traces = [stack.enter_context(open_trace(part)) for part in parts]
             if not isinstance(writer, CsvWriter):
@@ -217,12 +213,11 @@ def _record_nodes(
             for columns in nodes.merged(traces):
                 writer.append(columns)
                 rows += len(columns["timestamp"])
-                last_ns = int(columns["timestamp"][-1])
                 if progress is not None:
-                    progress(Progress(rows, last_ns, whole.end_ns))
+                    progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
         stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in found])
         # Each node has read all of the input.
-        statistics = _statistics(config, stats, whole, last_ns)
+        statistics = _statistics(config, stats, whole)
         header = writer.close(source=found[0][1], statistics=statistics)
     return Recorded(path, header, stats, _needs_of(writer))
 
@@ -244,7 +239,7 @@ def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[_O
 def _record_node(config: RecordConfig, node: int, path: Path) -> _OfNode:
     recording = Recording(config, node=node)
     with TraceWriter(path, recording.header(), recording.columns()) as writer:
-        simulation, _ = _write(recording, writer)
+        simulation = _write(recording, writer)
     return simulation.stats(), recording.source.info
 
 
@@ -257,12 +252,12 @@ def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
 
 
 def _statistics(
-    config: RecordConfig, stats: HierarchyStats, recording: Recording, duration_ns: int
+    config: RecordConfig, stats: HierarchyStats, recording: Recording
 ) -> dict[str, Any]:
     sample = sampled(config, stats)
     present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
     blocks, layout = max(1, stats.blocks), recording.layout
-    served = service(stats, recording.config, duration_ns)
+    served = service(stats, recording.config)
     return {
         "requests": stats.requests,
         "blocks": stats.blocks,

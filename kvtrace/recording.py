@@ -86,7 +86,7 @@ class Recording:
 
     def _model_info(self) -> dict[str, Any]:
         model, dtype = self.model, self.config.dtype or self.model.dtype
-        return model.model_dump(mode="json", exclude={"cache_note"}) | {
+        return model.model_dump(mode="json", exclude={"cache_note", "query_heads"}) | {
             "dtype": dtype,
             "bytes_per_token": number(model.rank_bytes_per_token(1, dtype)),
             "rank_bytes_per_token": number(
@@ -192,6 +192,7 @@ def _layout(config: RecordConfig, model: Model) -> Layout:
             layers=model.layer_tokens(parallel, config.dtype),
             rank_state=state,
             state_shared=shared,
+            row_tokens=model.row_tokens,
             block_tokens=config.block_tokens,
             ranks=config.ranks,
         ),

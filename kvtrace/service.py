@@ -36,22 +36,24 @@ def _longest_ns(index: int) -> int:
     return ((index - shift * SUB_BINS + 1) << shift) * US_NS - 1
 
 
-def service(stats: HierarchyStats, config: RecordConfig, duration_ns: int) -> dict[str, Any] | None:
-    """Return what the header says of prefill and queueing; None without a rate of prefill.
+def service(stats: HierarchyStats, config: RecordConfig) -> dict[str, Any] | None:
+    """Return what the header says of prefill and queueing; None without a rate or a batch.
 
-    Rates are of one node, over `duration_ns`, the time that the trace spans.
+    Rates are of one node, over the time until its last prompt was computed.
     """
-    if config.prefill_rate is None and config.decode_batch is None:
-        return None
-    spent = max(1, duration_ns) * config.nodes
-    return {
-        "prefill_tokens": stats.prefill_tokens,
-        "prefill_tokens_per_s": stats.prefill_tokens * S_NS / spent,
-        "prefill_busy_ratio": stats.prefill_busy_ns / spent,
-        "first_token_ns": _percentiles(stats.first_token),
-        "prefill_wait_ns": _percentiles(stats.prefill_wait),
-        "decode_wait_ns_mean": stats.decode_wait_ns / max(1, stats.requests),
-    }
+    found: dict[str, Any] = {}
+    if config.prefill_rate is not None and config.role != "decode":
+        spent = max(1, stats.prefill_end_ns) * config.nodes
+        found |= {
+            "prefill_tokens": stats.prefill_tokens,
+            "prefill_tokens_per_s": stats.prefill_tokens * S_NS / spent,
+            "prefill_busy_ratio": stats.prefill_busy_ns / spent,
+            "first_token_ns": _percentiles(stats.first_token),
+            "prefill_wait_ns": _percentiles(stats.prefill_wait),
+        }
+    if config.decode_batch is not None and config.role != "prefill":
+        found["decode_wait_ns_mean"] = stats.decode_wait_ns / max(1, stats.requests)
+    return found or None
 
 
 def _percentiles(bins: tuple[int, ...]) -> dict[str, int | None]:

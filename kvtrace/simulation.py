@@ -121,7 +121,10 @@ class Simulation:
     def stats(self) -> HierarchyStats:
         """Return what was counted since the trace began."""
         stats = self._hierarchy.stats()
-        return stats if self._before is None else stats.since(self._before)
+        if self._before is None:
+            return stats
+        ended_ns = stats.prefill_end_ns - self._begin_ns
+        return replace(stats.since(self._before), prefill_end_ns=ended_ns)
 
 
 def _prefilled(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

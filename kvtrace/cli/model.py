@@ -23,9 +23,7 @@ def model_command(
     tensor_parallel: Annotated[
         int, typer.Option("--tensor-parallel", "--tp", min=1, help="Ranks that share the model.")
     ] = 1,
-    dtype: Annotated[
-        str | None, typer.Option(help="Type of the KV cache [default: the file's].")
-    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Type of the KV cache (the file's).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a model keeps per token and per sequence, by group of layers."""

@@ -215,7 +215,8 @@ def record_command(
         ),
     ] = None,
     prefill_slots: Annotated[
-        int | None, _option("Requests that share the prefill rate at once (1).", _TIME)
+        int | None,
+        _option("Prompts computed at once, each at its share of the prefill rate (1).", _TIME),
     ] = None,
     seed: Annotated[int | None, _option("Seed of all that is drawn (0).", _RUN)] = None,
     preset: Annotated[

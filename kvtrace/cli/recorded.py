@@ -120,20 +120,22 @@ def _service(counted: dict[str, Any]) -> list[str]:
     served = counted.get("service")
     if served is None:
         return []
-    first, wait = served["first_token_ns"], served["prefill_wait_ns"]
-    lines = [
-        f"prefill of a node: {served['prefill_tokens_per_s']:,.0f} tokens/s, busy "
-        f"{served['prefill_busy_ratio']:.0%}; first token after {_seconds(first)}, of it queued "
-        f"{_seconds(wait)} (P50, P90, P99)"
-    ]
-    if served["decode_wait_ns_mean"]:
+    lines = []
+    if "prefill_tokens" in served:
+        first, wait = served["first_token_ns"], served["prefill_wait_ns"]
+        lines.append(
+            f"prefill of a node: {served['prefill_tokens_per_s']:,.0f} tokens/s, busy "
+            f"{served['prefill_busy_ratio']:.0%}; first token after {_seconds(first)}, of it "
+            f"queued {_seconds(wait)} (P50, P90, P99)"
+        )
+    if served.get("decode_wait_ns_mean"):
         mean_s = served["decode_wait_ns_mean"] / S_NS
         lines.append(f"waiting for a place in the batch: {mean_s:.1f} s on average")
     return lines
 
 
 def _seconds(percentiles: dict[str, int | None]) -> str:
-    each = ("-" if ns is None else f"{ns / S_NS:.2g}" for ns in percentiles.values())
+    each = ("-" if ns is None else f"{ns / S_NS:,.1f}" for ns in percentiles.values())
     return ", ".join(each) + " s"
 
 

@@ -91,9 +91,11 @@ class Table:
         with open_binary(self._path) as stream:
             try:
                 plain = stream if self._wrapped is None else self._wrapped(stream)
-                for batch in pa_csv.open_csv(plain, self._read, self._parse, self._convert):
-                    yield before, batch
-                    before += batch.num_rows
+                # Closed here: a reader that ends with the interpreter may end it by SIGABRT.
+                with pa_csv.open_csv(plain, self._read, self._parse, self._convert) as batches:
+                    for batch in batches:
+                        yield before, batch
+                        before += batch.num_rows
             except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
                 self._fail(error, before)
 

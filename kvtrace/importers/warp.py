@@ -67,7 +67,8 @@ _OTHER = 255
 _ENOENT = 2
 _OWN_ERROR = r"^errno ([0-9]+)\b"
 _MISSING_ERROR = (
-    r"(?i)nosuchkey|notfound|\b404\b|not exist|no such (key|file|object)"
+    r"(?i)nosuchkey|notfound|(status|http|code|error)[^0-9a-z]{0,3}404\b|\b404 not found"
+    r"|not exist|no such (key|file|object)"
     r"|(^|file|object|key|path|blob|at location .*|:) *not found"
 )
 """What S3, warp and the stores of s3dlio say of an object that isn't there."""

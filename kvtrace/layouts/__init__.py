@@ -39,7 +39,7 @@ class Geometry:
     once; `layers`: the same of each layer. `rank_key_bytes`: how many of them are keys, 0 where K
     and V aren't apart. `rank_state`: the state of a hybrid model's sequence, `state_shared` if all
     ranks hold the same. `block_tokens`: asked for, or None for the layout's own. `ranks`: `all`,
-    `one`, or None.
+    `one`, or None. `row_tokens`: tokens that a compressed cache's rows cover.
     """
 
     token: Held
@@ -50,6 +50,7 @@ class Geometry:
     state_shared: bool = False
     block_tokens: int | None = None
     ranks: str | None = None
+    row_tokens: int = 1
 
     @property
     def replicated(self) -> bool:
@@ -65,6 +66,10 @@ class Geometry:
     def state_copies(self) -> int:
         """How many ranks' states a store keeps."""
         return 1 if self.state_shared else self.tensor_parallel
+
+    def blocks(self, tokens: int) -> int:
+        """Return the tokens of a block: as asked for, or a layout's own, grown to whole rows."""
+        return self.block_tokens or lcm(tokens, self.row_tokens)
 
     def emitted_ranks(self, default: str = ALL_RANKS) -> range:
         """Return the ranks whose objects are emitted, if they have any."""
@@ -114,25 +119,13 @@ class Layout:
     reread_tokens: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a layout without objects, or blocks of parts of rows. Raises UsageError."""
+        """Refuse a layout without objects. Raises UsageError."""
         if not self.parts and not self.state_ranks:
             raise UsageError(
                 "nothing to store: the model keeps no bytes per token",
                 where=f"layout {self.name}",
                 hint="choose a layout that stores the state of windows: lmcache, vllm, sglang",
             )
-        for part in self.parts:
-            each = Fraction(part.token_bytes)
-            if (self.block_tokens or 1) % each.denominator:
-                raise UsageError(
-                    "blocks don't hold whole rows of the model's compressed cache",
-                    where=f"layout {self.name}",
-                    got=f"{self.block_tokens or 'any number of'} tokens per block",
-                    accepted=f"multiples of {each.denominator} tokens",
-                    hint=f"set --block-tokens to a multiple of {each.denominator}"
-                    if self.block_tokens
-                    else "choose a layout of token blocks",
-                )
 
     @property
     def token_divisor(self) -> int:
@@ -271,8 +264,22 @@ class Layout:
 
 
 def create(name: str, geometry: Geometry) -> Layout:
-    """Return the layout called `name`. Raises UsageError for a name nobody knows."""
+    """Return the layout called `name`.
+
+    Raises UsageError for a name nobody knows, or for blocks of parts of rows.
+    """
     layout: Layout = plugins.load("kvtrace.layouts", name, kind="layout").create(geometry)
+    rows = geometry.row_tokens
+    if rows > 1 and (layout.block_tokens is None or layout.block_tokens % rows):
+        raise UsageError(
+            "blocks don't hold whole rows of the model's compressed cache",
+            where=f"layout {name}",
+            got=f"{layout.block_tokens or 'any number of'} tokens per block",
+            accepted=f"multiples of {rows} tokens",
+            hint=f"set --block-tokens to a multiple of {rows}"
+            if layout.block_tokens
+            else "choose a layout of token blocks",
+        )
     return layout
 
 
@@ -282,7 +289,7 @@ def per_rank(name: str, block_tokens: int, geometry: Geometry, parts: tuple[Part
     ranks = tuple(rank for rank in geometry.emitted_ranks() if rank < copies)
     return Layout(
         name=name,
-        block_tokens=geometry.block_tokens or block_tokens,
+        block_tokens=geometry.blocks(block_tokens),
         parts=parts,
         stored_token_bytes=geometry.stored,
         hbm_token_bytes=geometry.token.total * geometry.tensor_parallel,

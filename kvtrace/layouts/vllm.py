@@ -23,8 +23,7 @@ def create(geometry: Geometry) -> Layout:
     stored, state, copies = geometry.stored, geometry.rank_state, geometry.state_copies
     return Layout(
         name="vllm",
-        block_tokens=geometry.block_tokens
-        or (MLA_BLOCK_TOKENS if geometry.replicated else BLOCK_TOKENS),
+        block_tokens=geometry.blocks(MLA_BLOCK_TOKENS if geometry.replicated else BLOCK_TOKENS),
         parts=(Part(0, stored),) if stored else (),
         stored_token_bytes=stored,
         hbm_token_bytes=geometry.token.total * geometry.tensor_parallel,

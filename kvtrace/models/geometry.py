@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from math import lcm
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +11,7 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.models.dtypes import DTYPE_BYTES, dtype_bytes
 from kvtrace.models.layers import (
     Cache,
+    CompressedAttention,
     FullAttention,
     Held,
     Layers,
@@ -26,6 +28,7 @@ class Model(BaseModel):
 
     `dtype` is the type that the file states, "" where it states none. `notes` are what a reader
     of its sizes should know, `cache_note` what the file says of a cache in another type.
+    `query_heads`: heads of attention, which ranks divide, where they are known.
     `expected_bytes_per_token` and `expected_bytes_per_sequence` are of all ranks at TP 1 in
     `dtype`: a statement of the file that its geometry is held to.
     """
@@ -38,6 +41,7 @@ class Model(BaseModel):
     dtype: str = "bf16"
     notes: tuple[str, ...] = ()
     cache_note: str = ""
+    query_heads: Annotated[int, Field(gt=0)] | None = None
     expected_bytes_per_token: int | None = None
     expected_bytes_per_sequence: int | None = None
     attention: tuple[Layers, ...] = Field(min_length=1)
@@ -120,6 +124,12 @@ class Model(BaseModel):
         return constant, windows
 
     @property
+    def row_tokens(self) -> int:
+        """Tokens for which the cache has whole rows: 1 but for compressed ones."""
+        ratios = (group.ratio for group in self.attention if isinstance(group, CompressedAttention))
+        return lcm(*(ratio for ratio in ratios if ratio))
+
+    @property
     def replicated(self) -> bool:
         """Whether all ranks hold the same of each token (MLA), so that engines store it once."""
         kept = [group for group in self.attention if group.token(Cache(2, 2), 1).total]
@@ -135,6 +145,14 @@ class Model(BaseModel):
 
     def check_parallel(self, ranks: int) -> list[str]:
         """Return what dividing the model among `ranks` copies. Raises UsageError if it can't be."""
+        if self.query_heads is not None and self.query_heads % ranks:
+            divisors = [n for n in range(1, 129) if self.query_heads % n == 0]
+            raise UsageError(
+                f"{ranks} ranks can't share {self.query_heads} attention heads",
+                where=f"model {self.name}, --tensor-parallel",
+                got=ranks,
+                accepted=", ".join(map(str, divisors)),
+            )
         copied = {}
         for group in self.attention:
             times = check_parallel(group, ranks, self.name)

@@ -37,6 +37,7 @@ MLA: dict[str, Any] = {
     "qk_rope_head_dim": 64,
 }
 SPARSE = MLA | {"model_type": "deepseek_v32", "index_head_dim": 128}
+WINDOWED = {"model_type": "mistral", "sliding_window": 4096}
 QWEN_NEXT = {
     "model_type": "qwen3_next",
     "torch_dtype": "bfloat16",
@@ -270,6 +271,22 @@ def test_every_sample_is_right_or_refused() -> None:
         ({"layer_types": ["odd"] * 32}, "unknown kind of layer"),
         ({"sliding_window": 4096}, "sliding_window"),
         ({"kv_lora_rank": 512}, "kv_lora_rank"),
+        (
+            {"model_type": "mistral", "sliding_window": 64, "use_sliding_window": False},
+            "use_sliding",
+        ),
+        ({"model_type": "qwen3_5"}, "text_config"),
+        ({"model_type": "rwkv6"}, "isn't read"),
+        (
+            {
+                "model_type": "deepseek_v2",
+                "kv_lora_rank": 512,
+                "qk_rope_head_dim": 64,
+                "use_mla": False,
+            },
+            "use_mla",
+        ),
+        ({"attention_head_dim": 64}, "attention_head_dim"),
         ({"model_type": "t5"}, "encoder-decoder"),
         ({"is_encoder_decoder": True}, "is_encoder_decoder"),
         ({"model_type": 7}, "model_type"),
@@ -408,11 +425,14 @@ def test_dtype_is_settled_by_the_caller_where_the_file_states_none() -> None:
 
 
 def test_dtype_beside_the_text_model() -> None:
-    """The dtype may stand one level up; the inner one wins."""
+    """The dtype may stand one level up; two that differ are none, and need --dtype."""
     text = {key: value for key, value in LLAMA.items() if key != "torch_dtype"}
     outer = {"model_type": "mistral3", "dtype": "float32", "text_config": text}
     assert sizes(outer) == (262_144, 0)
-    assert sizes(outer | {"text_config": text | {"dtype": "bfloat16"}}) == (131_072, 0)
+    both = model(outer | {"text_config": text | {"dtype": "bfloat16"}})
+    with pytest.raises(UsageError, match="bfloat16 or float32"):
+        both.rank_bytes_per_token()
+    assert both.rank_bytes_per_token(1, "bf16") == 131_072
 
 
 @pytest.mark.parametrize(
@@ -459,3 +479,39 @@ def test_no_type_is_both_read_and_refused() -> None:
         with pytest.raises(TraceError, match="isn't read"):
             sizes(LLAMA | {"model_type": name})
         assert reason
+
+
+def test_a_scaled_context_outgrows_a_window() -> None:
+    """A window of all positions is full, unless scaling makes the context longer than it."""
+    config = LLAMA | {
+        "model_type": "mistral",
+        "sliding_window": 4096,
+        "max_position_embeddings": 4096,
+    }
+    assert sizes(config) == (131_072, 0)
+    for scaling in (
+        {"type": "yarn", "factor": 8, "original_max_position_embeddings": 4096},
+        {"rope_type": "linear", "factor": 2.0},
+    ):
+        assert sizes(config | {"rope_scaling": scaling}) == (0, 4096 * 131_072)
+    assert sizes(config | {"rope_scaling": {"rope_type": "llama3", "factor": 8}}) == (131_072, 0)
+
+
+def test_ranks_divide_the_attention_heads() -> None:
+    """28 heads can't be shared by 8 ranks, even where the 4 KV heads could be copied."""
+    qwen = model(LLAMA | {"num_attention_heads": 28, "num_key_value_heads": 4, "hidden_size": 3584})
+    assert qwen.check_parallel(4) == []
+    with pytest.raises(UsageError, match="28 attention heads"):
+        qwen.check_parallel(8)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["_attn_implementation_autoset", "use_flash_attn", "compression_config", "init_nonlinearity"],
+)
+def test_harmless_keys_of_published_files_are_read_over(key: str) -> None:
+    """Keys that tools leave in files and that only sound like the cache's aren't refused."""
+    assert sizes(LLAMA | {key: {"format": "x"} if key == "compression_config" else True}) == (
+        131_072,
+        0,
+    )

@@ -168,12 +168,16 @@ def test_states_that_all_ranks_share_are_stored_once() -> None:
 
 def test_compressed_rows_fill_blocks() -> None:
     """Rows of 4 tokens come to whole bytes per block; other blocks are refused."""
-    geometry = Geometry(Held(shared=Fraction(7, 4)), 1, block_tokens=16)
+    geometry = Geometry(Held(shared=Fraction(7, 4)), 1, block_tokens=16, row_tokens=8)
     layout = layouts.create("lmcache", geometry)
     assert layout._sizes(np.array([16])).tolist() == [[28]]
     assert layout.node_token_bytes(Tier.NVME) * 16 + layout.padding_bytes(Tier.NVME) == 28
-    with pytest.raises(UsageError, match="multiples of 4 tokens"):
-        layouts.create("lmcache", replace(geometry, block_tokens=10))
+    with pytest.raises(UsageError, match="multiples of 8 tokens"):
+        layouts.create("lmcache", replace(geometry, block_tokens=20))
+    assert (
+        layouts.create("vllm", replace(geometry, block_tokens=None, row_tokens=128)).block_tokens
+        == 128
+    )
     with pytest.raises(UsageError, match="compressed"):
         layouts.create("request", replace(geometry, block_tokens=None))
 

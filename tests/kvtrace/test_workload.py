@@ -324,8 +324,8 @@ def test_a_node_computes_no_more_than_it_can(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     made = make(path, prefill_rate=1000, source__users=None, source__rate=5)
     served = made.header.statistics["service"]
-    assert 900 < served["prefill_tokens_per_s"] <= 1000
-    assert served["prefill_busy_ratio"] <= 1
+    assert 900 < served["prefill_tokens_per_s"] <= 1000.001
+    assert 0.9 < served["prefill_busy_ratio"] <= 1.000001
     assert served["prefill_tokens"] == made.stats.prompt_tokens - made.stats.hit_tokens
     first, wait = served["first_token_ns"], served["prefill_wait_ns"]
     assert 1e9 < wait["p50"] < wait["p90"] <= wait["p99"]

@@ -8,7 +8,7 @@ from typing import Any
 from kvtrace.errors import TraceError
 from kvtrace.models.config_json.families import readers
 from kvtrace.models.config_json.families.older import stated
-from kvtrace.models.config_json.keys import HINT, Keys
+from kvtrace.models.config_json.keys import MODEL_FILE, Keys
 from kvtrace.models.config_json.parts import grouped
 from kvtrace.models.config_json.refused import REFUSED
 from kvtrace.models.config_json.shaping import refuse_unread
@@ -39,7 +39,9 @@ def read(config: Any, where: object) -> dict[str, Any]:
     notes = []
     if model_type in REFUSED:
         raise TraceError(
-            f"model_type {model_type!r} isn't read: {REFUSED[model_type]}", where=where, hint=HINT
+            f"model_type {model_type!r} isn't read: {REFUSED[model_type]}",
+            where=where,
+            hint=MODEL_FILE,
         )
     reader = readers().get(model_type)
     if reader is None:
@@ -61,9 +63,10 @@ def read(config: Any, where: object) -> dict[str, Any]:
         "name": str(config.get("_name_or_path") or config.get("model_type") or "model"),
         "source": "config.json",
         "date": "unknown",
-        "dtype": _dtype(text) or _dtype(outer) or "",
+        "dtype": _dtypes(text, outer),
         "notes": tuple(notes),
         "cache_note": cache_note,
+        "query_heads": _query_heads(text),
         "attention": grouped(layers, origin),
     }
 
@@ -101,12 +104,17 @@ def _type(keys: Keys) -> str | None:
     return keys.word("model_type")
 
 
-def _dtype(keys: Keys) -> str | None:
-    for key in ("dtype", "torch_dtype"):
-        word = keys.word(key)
-        if word is not None:
-            return word.removeprefix("torch.")
-    return None
+def _query_heads(text: Keys) -> int | None:
+    """Return the attention heads, which tensor parallelism divides, if the file states a number."""
+    heads = text.data.get("num_attention_heads")
+    return heads if isinstance(heads, int) and not isinstance(heads, bool) and heads > 0 else None
+
+
+def _dtypes(*objects: Keys) -> str:
+    """Return the type that the file states, "" for none; several are none that is known."""
+    words = [keys.word(key) for keys in objects for key in ("dtype", "torch_dtype")]
+    stated = dict.fromkeys(word.removeprefix("torch.") for word in words if word is not None)
+    return " or ".join(stated)
 
 
 def _quantised(keys: Keys) -> str:

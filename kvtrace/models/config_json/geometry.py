@@ -78,11 +78,32 @@ def kv_heads(keys: Keys, default: int | None = None, key: str = "num_key_value_h
     return count
 
 
+def _positions(keys: Keys) -> int | None:
+    """Return how long a context may get: the positions, or what scaling makes of them.
+
+    YaRN scales the original positions, linear and dynamic scaling those that the file states;
+    other kinds state the longer context themselves. Source: vLLM 0.32, config/model.py.
+    """
+    if "max_position_embeddings" not in keys:
+        return None
+    positions = keys.number("max_position_embeddings")
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = keys.data.get(name)
+        if not isinstance(scaling, dict) or not isinstance(scaling.get("factor"), int | float):
+            continue
+        kind = scaling.get("rope_type") or scaling.get("type")
+        original = scaling.get("original_max_position_embeddings")
+        if kind == "yarn" and isinstance(original, int):
+            positions = max(positions, int(original * scaling["factor"]))
+        elif kind in ("yarn", "linear", "dynamic"):
+            positions = max(positions, int(positions * scaling["factor"]))
+    return positions
+
+
 def windowed(keys: Keys, heads: int, dim: int, tokens: int, v_dim: int | None = None) -> Part:
     """Return a layer with a window: a full one where the window holds all positions."""
-    keys.ignore("max_position_embeddings")
-    positions = keys.data.get("max_position_embeddings")
-    if isinstance(positions, int) and tokens >= positions:
+    positions = _positions(keys)
+    if positions is not None and tokens >= positions:
         return parts.full(heads, dim, v_dim)
     return parts.window(heads, dim, tokens, v_dim)
 

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 24
 """Layers, heads, dimensions: no model has as many."""
-HINT = "write the geometry as a TOML model file (docs/models.md)"
+HINT = (
+    "delete the key if it has nothing to do with the cache, else write the geometry as a TOML "
+    "model file (docs/models.md)"
+)
+MODEL_FILE = "write the geometry as a TOML model file (docs/models.md)"
 
 
 class Keys:
@@ -149,7 +153,7 @@ class Keys:
     def missing(self, key: str) -> TraceError:
         """Return the error for a key that geometry needs and the file lacks."""
         return TraceError(
-            f"model configuration without {self.path}{key}", where=self.where, hint=HINT
+            f"model configuration without {self.path}{key}", where=self.where, hint=MODEL_FILE
         )
 
     def bad(self, key: str, accepted: str) -> TraceError:
@@ -159,7 +163,7 @@ class Keys:
             where=self.where,
             got=repr(self.data.get(key)),
             accepted=accepted,
-            hint=HINT,
+            hint=MODEL_FILE,
         )
 
     def origin(self) -> Iterable[str]:

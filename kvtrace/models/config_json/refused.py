@@ -38,7 +38,19 @@ _OTHERS = """
     qwen3_omni_moe_talker_text qwen4_exp_text reformer rwkv unlimited_ocr_text xlstm zaya
 """
 
+_WRAPPERS = """
+    gemma3 gemma3n gemma4 gemma4_unified idefics2 idefics3 internvl internvl_chat kimi_k25 kimi_k3
+    kimi_vl llama4 llava llava_next llava_onevision minimax_m3_vl mistral3 mllama paligemma pixtral
+    qwen2_5_omni qwen3_5 qwen3_5_moe qwen3_omni_moe qwen3_vl qwen3_vl_moe smolvlm step3_vl
+"""
+
+_UNSETTLED = """
+    albert hymba jet_nemotron nemotron_flash phi4flash rwkv5 rwkv6 rwkv7 samba
+"""
+
 REFUSED: dict[str, str] = {
+    **dict.fromkeys(_WRAPPERS.split(), "its language model should stand in text_config"),
+    **dict.fromkeys(_UNSETTLED.split(), _OWN),
     **dict.fromkeys(
         _ENCODER_DECODERS.split(),
         _ENCODER,

@@ -22,7 +22,7 @@ STATES_GEOMETRY = re.compile(
 """Words of keys that state a schedule of layers, heads, sharing or state, whatever else is said."""
 
 SHAPING = re.compile(
-    r"layer|head|(^|_)kvs?(_|$)|cache|attn|attention|sliding|indices|_ids$|block|conv|state|linear"
+    r"layer|head|(^|_)kvs?(_|$)|cache|attn|attention|sliding|indices|_ids$|block|conv|state|(^|_)linear(_|$)"
     r"|index_|group|shar(e|ed|ing)(_|$)|chunk|channels|(^|_)dims?(_|$)|rank|lora|latent|lightning"
     r"|query|(^|_)keys?(_|$)|values?(_|$)|freq|hidden|d_model|embd|global|local|sparse|expand"
     r"|memory|width|lru|rnn|retention|loop|stage|span|reuse|depth|kinds?$|types?$|mixer|stride"
@@ -80,6 +80,8 @@ _IGNORED = """
     keys_to_ignore_at_inference use_shared_attention_adapter use_long_context linear_scaling
     latent_moe_use_norm per_layer_norm n_group topk_group num_expert_group n_expert_groups
     altup_active_idx summary_type vq_config kda_safe_gate kda_lower_bound no_kda_lora
+    _attn_implementation_autoset _flash_attn_2_enabled use_flash_attn use_flash_attention
+    compression_config transformers.js_config seconds_per_chunk
     mla_scale_kv_lora mla_scale_q_lora mamba_use_mlp
     num_experts_per_group
 """
@@ -87,7 +89,10 @@ _IGNORED = """
 _PLAIN = """
     max_position_embeddings original_max_position_embeddings model_max_length max_seq_len
     n_positions n_ctx seq_length max_length min_length initial_context_length intermediate_size
-    use_return_dict temperature top_k top_p typical_p repetition_penalty length_penalty
+    use_return_dict diversity_penalty exponential_decay_length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size remove_invalid_values finetuning_task use_bfloat16
+    tie_encoder_decoder tokenizer_class temperature
+    top_k top_p typical_p repetition_penalty length_penalty
     do_sample
 """
 
@@ -113,7 +118,7 @@ def refuse_unread(keys: Keys, *, strict: bool = False, wrapper: bool = False) ->
         if wrapper and not STATES_GEOMETRY.search(key.lower()):
             continue
         shaping = _shaping(key, value)
-        if strict and shaping is None and not _harmless(key):
+        if strict and shaping is None and value is not False and not _harmless(key):
             shaping = ""
         if shaping is not None:
             raise TraceError(

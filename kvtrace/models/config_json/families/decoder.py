@@ -55,6 +55,7 @@ class Decoder:
 
 
 DECODERS: dict[str, Decoder] = {
+    "mimo": Decoder(kv_heads=32, windows="late"),
     **dict.fromkeys(
         [
             "llama",
@@ -163,6 +164,11 @@ def read(keys: Keys, rule: Decoder) -> list[list[Part]]:
     heads, dim = kv_heads(keys, rule.kv_heads), head_dim(keys, rule.head_dim)
     kinds = schedule(keys, layers)
     kinds = _kinds(keys, rule, layers) if kinds is None else _listed(keys, rule, kinds)
+    if set(kinds) != {FULL} and rule.windows not in ("late", "off"):
+        keys.must_be("use_sliding_window", True)
+    for key in ("attention_head_dim", "kv_channels"):
+        keys.must_be(key, dim)
+    keys.must_be("full_attn_mod", 1)
     return [[_part(keys, rule, kind, heads, dim)] for kind in kinds]
 
 

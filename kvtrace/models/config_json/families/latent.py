@@ -22,6 +22,7 @@ def latent(keys: Keys, *, indexed: bool = False, sparse: bool = False) -> Part:
     `sparse` models keep an fp8 cache in rows of 8-bit values, an fp32 scale per 128 of them and
     a bf16 rotary part. Source: vLLM 0.32, fp8_ds_mla: 512 + 4 x 4 + 64 x 2 = 656 bytes.
     """
+    keys.must_be("use_mla", True)
     keys.ignore(*EXPANDED, "q_lora_rank", "num_attention_heads")
     rank, rope = keys.number("kv_lora_rank"), keys.number("qk_rope_head_dim")
     part: Part = {"kind": "mla", "kv_lora_rank": rank, "qk_rope_head_dim": rope}

@@ -25,6 +25,11 @@ def _mha(keys: Keys, layers: int, heads: int, hidden: int) -> list[list[Part]]:
     return [[parts.full(heads, hidden // heads)] for _ in range(layers)]
 
 
+def _divides(keys: Keys, heads: int, kv: int, key: str) -> None:
+    if heads % kv:
+        raise keys.bad(key, f"a divisor of {heads} heads")
+
+
 def same_heads(
     keys: Keys, layers: str = "num_hidden_layers", heads: str = HEADS, hidden: str = "hidden_size"
 ) -> list[list[Part]]:
@@ -64,8 +69,7 @@ def falcon(keys: Keys) -> list[list[Part]]:
         kv = stated
     else:
         kv = 1 if keys.flag("multi_query", True) else heads
-    if heads % kv:
-        raise keys.bad("num_kv_heads", f"a divisor of {heads} heads")
+    _divides(keys, heads, kv, "num_kv_heads")
     return [[part | {"kv_heads": kv}] for (part,) in made]
 
 
@@ -84,6 +88,7 @@ def chatglm(keys: Keys) -> list[list[Part]]:
     if keys.flag("multi_query_attention", False):
         kv = keys.number("multi_query_group_num")
     keys.ignore("multi_query_group_num", "hidden_size")
+    _divides(keys, heads, kv, "multi_query_group_num")
     return [[parts.full(kv, dim)] for _ in range(layers)]
 
 
@@ -96,6 +101,7 @@ def dbrx(keys: Keys) -> list[list[Part]]:
         raise keys.missing("attn_config")
     keys.ignore("num_key_value_heads")
     kv = attention.number("kv_n_heads")
+    _divides(attention, heads, kv, "kv_n_heads")
     return [[part | {"kv_heads": kv}] for (part,) in made]
 
 

@@ -285,8 +285,8 @@ def recurrent_gemma(keys: Keys) -> list[list[Part]]:
     }
     heads = kv_heads(keys)
     window = keys.number("attention_window_size")
-    dim = keys.number("hidden_size") // keys.number(HEADS)
-    keys.ignore("head_dim")
+    keys.must_be("head_dim", keys.number("hidden_size") // keys.number(HEADS))
+    dim = head_dim(keys)
     return _mixed(
         keys,
         kinds,

@@ -94,16 +94,15 @@ def granite_hybrid(keys: Keys) -> list[list[Part]]:
     kinds = schedule(keys, layers)
     if kinds is None:
         raise keys.missing("layer_types")
-    attention, mamba = _attention(keys), _mamba2(keys)
-    by_kind = {
-        "attention": attention,
-        "full_attention": attention,
-        "mamba": mamba,
-        "linear_attention": mamba,
-    }
+    attention = _attention(keys)
+    by_kind = {"attention": attention, "full_attention": attention}
+    if set(kinds) & {"mamba", "linear_attention"}:
+        by_kind["mamba"] = by_kind["linear_attention"] = _mamba2(keys)
+    else:
+        keys.ignore(*(key for key in keys.data if key.startswith("mamba_")))
     for kind in kinds:
         if kind not in by_kind:
-            raise unknown_kind(keys, "layer_types", kind, ", ".join(by_kind))
+            raise unknown_kind(keys, "layer_types", kind, "attention, mamba")
     return [[by_kind[kind]] for kind in kinds]
 
 
@@ -145,7 +144,9 @@ def nemotron_h(keys: Keys) -> list[list[Part]]:
         ssm_bytes(keys, *SSM_DTYPES),
     )
     dim = filled_in(keys, 128, "head_dim", "attention_head_dim")
-    attention = parts.full(kv_heads(keys, 8), dim)
+    kv = kv_heads(keys, 8)
+    keys.must_be("num_query_groups", kv)
+    attention = parts.full(kv, dim)
     none = parts.none("feed-forward only")
     by_kind = {"mamba": mamba, "attention": attention, "mlp": none, "moe": none}
     return [[by_kind[kind]] for kind in kinds]
@@ -208,7 +209,10 @@ def mamba(keys: Keys) -> list[list[Part]]:
     """Return layers of Mamba 1 alone."""
     layers = layers_of(keys)
     keys.ignore("time_step_rank")
-    width = keys.number("intermediate_size", keys.number("expand") * keys.number("hidden_size"))
+    width = keys.number("expand") * keys.number("hidden_size")
+    keys.must_be("intermediate_size", width)
+    keys.must_be("d_model", keys.number("hidden_size"))
+    keys.must_be("n_layer", layers)
     state, kernel = keys.number("state_size"), keys.number("conv_kernel")
     layer = parts.mamba1(width, state, kernel, ssm_bytes(keys, *SSM_DTYPES))
     return [[layer] for _ in range(layers)]
@@ -217,7 +221,11 @@ def mamba(keys: Keys) -> list[list[Part]]:
 def mamba2(keys: Keys) -> list[list[Part]]:
     """Return layers of Mamba 2 alone."""
     layers = layers_of(keys)
-    keys.ignore("time_step_rank", "expand", "chunk_size")
+    keys.ignore("time_step_rank", "chunk_size")
+    if keys.number("expand") * keys.number("hidden_size") != (
+        keys.number("num_heads") * keys.number("head_dim")
+    ):
+        raise keys.bad("num_heads", "as many heads of head_dim as expand × hidden_size has")
     layer = parts.mamba2(
         keys.number("num_heads"),
         keys.number("head_dim"),
