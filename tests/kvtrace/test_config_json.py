@@ -37,7 +37,6 @@ MLA: dict[str, Any] = {
     "qk_rope_head_dim": 64,
 }
 SPARSE = MLA | {"model_type": "deepseek_v32", "index_head_dim": 128}
-WINDOWED = {"model_type": "mistral", "sliding_window": 4096}
 QWEN_NEXT = {
     "model_type": "qwen3_next",
     "torch_dtype": "bfloat16",
