@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections import ChainMap
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from replay.divided import places
 from replay.loop import DIVIDED, EXTRA, NO_TIME_NS, SECTOR_BYTES, Action, Mode, Ops, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +46,8 @@ class Done:
     complete_ns: NDArray[np.int64]
     error: NDArray[np.int32]
     bad_sector: NDArray[np.int64]
+    extents: Mapping[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Offset and length of the extents of ops that have several, by their numbers."""
 
     def __len__(self) -> int:
         return len(self.number)
@@ -90,14 +93,19 @@ class Done:
             if which.all():
                 return self
             which = np.flatnonzero(which)  # once, not per column
-        return Done(*(getattr(self, column.name)[which] for column in fields(self)))
+        columns = {name: getattr(self, name)[which] for name in _COLUMNS}
+        return Done(**columns, extents=self.extents)
 
     @staticmethod
     def join(parts: Sequence[Done]) -> Done:
         """Return the ops of all parts, one part after the other."""
         if len(parts) == 1:
             return parts[0]
-        return Done(*(np.concatenate([getattr(p, c.name) for p in parts]) for c in fields(Done)))
+        columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS}
+        return Done(**columns, extents=dict(ChainMap(*(dict(p.extents) for p in parts))))
+
+
+_COLUMNS = tuple(column.name for column in fields(Done) if column.name != "extents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,7 @@ class Taker:
         moves = (action == Action.READ) | (action == Action.WRITE)
         ready = times.ready_ns[at]
         due = ops.due_ns[at]
-        first, run, bad = self._places(at, length)
+        first, run, bad, extents = self._places(number, at, length)
         known = ready if self.mode == Mode.MAX else np.where(due == NO_TIME_NS, due, due + start_ns)
         return Done(
             number=number,
@@ -145,12 +153,19 @@ class Taker:
             complete_ns=times.complete_ns[at],
             error=times.error[at],
             bad_sector=times.bad_sector[at],
+            extents=extents,
         )
 
     def _places(
-        self, at: NDArray[np.int64], length: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]:
-        """Return where ops begin, how many bytes lie there in a row, and where a bad sector is."""
+        self, number: NDArray[np.int64], at: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> tuple[
+        NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64], dict[int, list[tuple[int, int]]]
+    ]:
+        """Return where ops begin, how many bytes lie there in a row, where a bad sector is.
+
+        And the extents of those that have several.
+        """
+        extents: dict[int, list[tuple[int, int]]] = {}
         first, run = self.ops.offset_bytes[at], length.copy()
         skip = np.maximum(self.times.bad_sector[at], 0) * SECTOR_BYTES
         bad = first + skip.astype(np.uint64)
@@ -160,7 +175,8 @@ class Taker:
                 bad[index] = there[0][0]
             if there := places(self.ops, op, 0, size):
                 first[index], run[index] = there[0]
-        return first, run, bad
+                extents[int(number[index])] = there
+        return first, run, bad, extents
 
     def payload_end(self, begin: int, end: int) -> int:
         """Return where in the payload's stream the last of ops [begin, end) that writes ends."""

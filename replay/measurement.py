@@ -323,7 +323,7 @@ class Measurement:
         return Sinks(
             recorder,
             Tally(tuple(lane for lane, name in enumerate(names) if name != "null")),
-            OrderChecker(2 * prepared.ring.capacity, unplaced),
+            OrderChecker(2 * prepared.ring.capacity, unplaced, prepared.mixed_lanes),
             Kept(),
             sample.WriteSampler(sample.SAMPLE_BYTES if reduced else 0),
             self._request_sink(),

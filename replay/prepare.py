@@ -58,6 +58,15 @@ class Prepared:
     survey_cpu_ns: int
 
     @property
+    def mixed_lanes(self) -> tuple[int, ...]:
+        """Lanes whose objects differ in length."""
+        return tuple(
+            lane
+            for lane, need in enumerate(self.needs)
+            if need.longest_bytes and not need.uniform_bytes
+        )
+
+    @property
     def moves_bytes(self) -> bool:
         """Whether any target does more than complete at once."""
         return any(target.spec.name != "null" for target in self.targets)

@@ -228,6 +228,7 @@ class Result:
     def table(self) -> pl.DataFrame:
         """Return one row per executed op: what it was, and its times since the clock's zero, ns.
 
+        `offset`: where on its target it begins; `run`: how many of its bytes lie there in a row.
         Raises UsageError for a run of more than about a million ops: write a result trace instead.
         """
         import polars as pl  # runs of the command line don't need it
@@ -256,6 +257,7 @@ class Result:
                 pl.Series("key", done.key),
                 pl.Series("size", done.size_bytes),
                 pl.Series("offset", done.offset_bytes),
+                pl.Series("run", done.run_bytes),
                 *(since_start(name) for name in ("due", "ready", "slot", "submit", "complete")),
                 pl.Series("error", done.error),
             ]

@@ -10,6 +10,7 @@ from kvtrace.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.schema import Op, Phase, Tier
 from replay.loop import SECTOR_BYTES
+from replay.overlaps import Overlaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,14 +57,17 @@ class OrderChecker:
 
     An op that breaks several rules counts once for each. Ops that weren't executed don't count.
     What lies further back than `reach` ops had completed before an op of today was planned.
-    `unplaced`: lanes without extents.
+    `unplaced`: lanes without extents. `mixed`: lanes whose objects differ in length.
     """
 
-    def __init__(self, reach: int, unplaced: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, reach: int, unplaced: tuple[int, ...] = (), mixed: tuple[int, ...] = ()
+    ) -> None:
         self.count = 0
         self._keys = _Remembered(_TIER, _TIERS, reach)
         self._places = _Remembered(_PLACE, 1, reach)
-        self._unplaced = np.array(unplaced, np.uint8)
+        self._mixed = {lane: Overlaps() for lane in mixed if lane not in unplaced}
+        self._elsewhere = np.array((*unplaced, *self._mixed), np.uint8)
 
     def add(self, done: Done) -> None:
         """Check finished ops, in the trace's order."""
@@ -83,14 +87,30 @@ class OrderChecker:
                 self._keys.values,
             )
         )
-        whole = ran.run_bytes == ran.length_bytes
-        moved = ran.select(ran.moves & whole & ~np.isin(ran.lane, self._unplaced))
+        for lane, overlaps in self._mixed.items():
+            self.count += _check_overlaps(overlaps, ran.select(ran.moves & (ran.lane == lane)))
+        moved = ran.select(ran.moves & ~np.isin(ran.lane, self._elsewhere))
         begin = moved.offset_bytes - moved.sector * np.uint64(SECTOR_BYTES)
         place = begin | moved.lane.astype(np.uint64) << np.uint64(56)
         index = self._places.index(place, first, last)
         self.count += int(
             _check_places(index, moved.op, moved.submit_ns, moved.complete_ns, self._places.values)
         )
+
+
+def _check_overlaps(overlaps: Overlaps, moved: Done) -> int:
+    """Return how many of a mixed lane's ops began too early where their bytes are."""
+    several = [moved.extents.get(number) for number in moved.number.tolist()]
+    counts = np.array([1 if extents is None else len(extents) for extents in several], np.int64)
+    of = np.repeat(np.arange(len(moved)), counts)
+    begin, length = moved.offset_bytes[of].astype(np.int64), moved.length_bytes[of]
+    ends = np.cumsum(counts)
+    for at in np.flatnonzero(counts > 1).tolist():
+        part = slice(ends[at] - counts[at], ends[at])
+        begin[part], length[part] = zip(*(several[at] or ()), strict=True)
+    return overlaps.add(
+        moved.number[of], begin, length, moved.op[of], moved.submit_ns[of], moved.complete_ns[of]
+    )
 
 
 @kernel

@@ -57,13 +57,13 @@ def _across_tiers(rows: list[_Row]) -> list[tuple[int, int]]:
 
 
 def _at_one_place(rows: list[_Row]) -> list[tuple[int, int]]:
-    """On one block of a target only reads overlap."""
+    """On one block of a target only reads overlap; looks at an op's first extent."""
     seen: dict[tuple[str, int], list[int]] = defaultdict(list)
     waits = []
     for j, row in enumerate(rows):
         if row["op"] not in ("read", "write"):
             continue
-        last = -(-(row["offset"] + row["size"]) // _BLOCK_BYTES)
+        last = -(-(row["offset"] + row["run"]) // _BLOCK_BYTES)
         for block in range(row["offset"] // _BLOCK_BYTES, last):
             mine = seen[row["tier"], block]
             waits += [(i, j) for i in mine if {rows[i]["op"], row["op"]} != {"read"}]

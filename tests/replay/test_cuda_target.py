@@ -137,7 +137,7 @@ def test_a_gpu_that_is_too_small_is_refused(
     use(FakeCuda(memory_bytes=MIB))
     rows: list[Row] = [(i, W, Tier.GPU, i, Phase.PREFILL, MIB) for i in range(3)]
     trace = write_trace(tmp_path / "t.parquet", rows)
-    with pytest.raises(TargetError, match=r"doesn't fit in the GPU's memory.*3\.15 MiB needed"):
+    with pytest.raises(TargetError, match=r"more memory than the GPU has.*3\.15 MiB needed"):
         replay.run(trace, [GPU], quick())
     fake = FakeCuda()
     target = CudaTarget(GPU, fake)

@@ -116,3 +116,16 @@ def test_a_population_of_many_lengths_is_found_again(
     assert not result.errors
     again = quick(mode="max", verify="full", reuse_populated=True)
     assert not replay.run(trace, [file_target(target)], again).errors
+
+
+def test_deletes_of_divided_objects_trim_each_extent(
+    direct_path: Path, quick: Callable[..., ReplayOptions]
+) -> None:
+    """With `--trim` nothing is lost that is still there: every later read is right."""
+    rows = [row for row in rows_with_reads(7) if row[2] is Tier.NVME]
+    trace = write_trace(direct_path / "t.parquet", rows)
+    options = quick(mode="max", verify="full", slack_ratio=0.0, io_size_bytes=4 * KIB4)
+    result = replay.run(trace, [file_target(direct_path / "kv", trim=True)], options)
+    assert not result.errors
+    assert result.fidelity.order_violations == 0
+    assert result.lanes[0].measure.ops == len(rows)

@@ -246,7 +246,7 @@ class Streamer:
         number = np.arange(begin, end)
         for column in fields(Ops):
             whole, ring = getattr(self.rows.ops, column.name), getattr(self.ops, column.name)
-            if column.name != "edges" and len(ring):
+            if column.name not in ("edges", "extents") and len(ring):
                 ring[number & (self.ops.capacity - 1)] = whole[number]
         waits = int(self.rows.ops.wait_count[end - 1])
         edge = np.arange(

@@ -94,12 +94,12 @@ def test_all_modes_do_the_same_ops_in_order_whatever_the_delays(
         result = replay.run(trace, targets, options)
         assert reasons(result) == set(), (mode, threads)
         assert result.fidelity.order_violations == 0
-        table = result.table().select("op", "tier", "key", "size", "offset", "error")
+        table = result.table().select("op", "tier", "key", "size", "offset", "run", "error")
         done.append(table)
-        live = [lane.live_bytes_max for lane in result.lanes]
-        ends = [int((table["offset"] + table["size"]).filter(table["tier"] == tier).max() or 0)
+        space = [lane.space_needed_bytes for lane in result.lanes]
+        ends = [int((table["offset"] + table["run"]).filter(table["tier"] == tier).max() or 0)
                 for tier in ("cpu", "nvme")]  # type: ignore[arg-type]  # fmt: skip
-        assert all(end <= size for end, size in zip(ends, live, strict=True))
+        assert all(end <= size for end, size in zip(ends, space, strict=True))
     assert all(other.equals(done[0]) for other in done[1:])
     assert len(done[0]) == len(rows)
 

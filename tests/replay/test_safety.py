@@ -335,5 +335,5 @@ def test_a_device_too_small_for_the_live_set_is_refused(
     loop = loop_device()
     before = digest(loop)
     spec = file_target(loop, allow_destroy=str(loop))
-    refuse(big, spec, quick(), r"doesn't fit.*63\.00 MiB.*64\.00 MiB live")
+    refuse(big, spec, quick(), r"smaller than.*63\.00 MiB for.*live at most 64\.00 MiB")
     assert digest(loop) == before

@@ -182,8 +182,8 @@ def test_all_modes_do_the_same_in_an_order_that_was_checked_by_hand(
         assert_stated(result)
         for lane, target in zip(result.lanes, targets, strict=True):
             mine = table.filter(table["tier"] == target.spec.tiers[0].label)
-            end = int((mine["offset"] + mine["size"]).max())  # type: ignore[arg-type]
-            assert end <= lane.live_bytes_max
+            end = int((mine["offset"] + mine["run"]).max())  # type: ignore[arg-type]
+            assert end <= lane.space_needed_bytes
         done.append(table.select(names).sort(names))
     assert done[0].equals(done[1])
     assert done[0].equals(done[2])

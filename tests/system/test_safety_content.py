@@ -123,7 +123,7 @@ def test_size_is_a_wall_of_a_file_too(disks: Disks) -> None:
     replay.run(trace, [file_target(path, size_bytes=64 * MIB)], OPTIONS)
     before = path.read_bytes()
     spec = file_target(path, size_bytes=16 * MIB)
-    with pytest.raises(TargetError, match="doesn't fit"):
+    with pytest.raises(TargetError, match="smaller than the trace needs"):
         replay.run(trace, [spec], OPTIONS)
     small = write_trace(disks.folder / "trace.parquet", rows[:40])
     replay.run(small, [spec], OPTIONS)
