@@ -514,3 +514,11 @@ def test_harmless_keys_of_published_files_are_read_over(key: str) -> None:
         131_072,
         0,
     )
+
+
+def test_a_wrapper_may_repeat_its_language_model() -> None:
+    """Keys beside text_config are read over where they say the same, and refused where not."""
+    outer = LLAMA | {"model_type": "qwen2_vl", "text_config": LLAMA}
+    assert sizes(outer) == (131_072, 0)
+    with pytest.raises(TraceError, match="num_key_value_heads"):
+        sizes(outer | {"num_key_value_heads": 4})

@@ -58,6 +58,7 @@ def read(config: Any, where: object) -> dict[str, Any]:
     text.skip("text_config")
     refuse_unread(text, strict=model_type not in readers())
     if text is not outer:
+        outer.skip(*(key for key, value in outer.data.items() if text.data.get(key) == value))
         refuse_unread(outer, wrapper=True)
     return {
         "name": str(config.get("_name_or_path") or config.get("model_type") or "model"),
@@ -89,7 +90,7 @@ def _text(outer: Keys) -> tuple[Keys, str]:
             raise text.bad(present[1], f"one of {', '.join(present)}")
         inner = text.table(present[0])
         assert inner is not None
-        if "num_hidden_layers" in text:
+        if text.data.get("num_hidden_layers") not in (None, inner.data.get("num_hidden_layers")):
             raise text.bad("num_hidden_layers", f"that of {present[0]}")
         text = inner
     model_type = _type(text)

@@ -81,7 +81,7 @@ _IGNORED = """
     latent_moe_use_norm per_layer_norm n_group topk_group num_expert_group n_expert_groups
     altup_active_idx summary_type vq_config kda_safe_gate kda_lower_bound no_kda_lora
     _attn_implementation_autoset _flash_attn_2_enabled use_flash_attn use_flash_attention
-    compression_config transformers.js_config seconds_per_chunk
+    compression_config js_config perceiver_config seconds_per_chunk time_step_rank
     mla_scale_kv_lora mla_scale_q_lora mamba_use_mlp
     num_experts_per_group
 """
@@ -89,7 +89,8 @@ _IGNORED = """
 _PLAIN = """
     max_position_embeddings original_max_position_embeddings model_max_length max_seq_len
     n_positions n_ctx seq_length max_length min_length initial_context_length intermediate_size
-    use_return_dict diversity_penalty exponential_decay_length_penalty no_repeat_ngram_size
+    use_return_dict num_return_sequences dim_model_base diversity_penalty
+    exponential_decay_length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size remove_invalid_values finetuning_task use_bfloat16
     tie_encoder_decoder tokenizer_class temperature
     top_k top_p typical_p repetition_penalty length_penalty

@@ -291,6 +291,10 @@ def hunyuan(keys: Keys) -> list[list[Part]]:
     Source: SGLang 0.5, models/hunyuan.py: cla_share_factor.
     """
     layers = layers_of(keys)
+    keys.must_be("use_mla", False)
+    if keys.stated("use_mla"):
+        keys.ignore("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim")
+        keys.ignore("v_head_dim")
     part = parts.full(kv_heads(keys), head_dim(keys, key=_hunyuan_dim(keys)))
     factor = 1
     if keys.flag("use_cla", False):
@@ -335,6 +339,7 @@ READERS: dict[str, Reader] = {
     "gemma4_text": gemma4,
     "gemma4_unified_text": gemma4,
     "hunyuan": hunyuan,
+    "hunyuan_v1_dense": hunyuan,
     "hunyuan_v1_moe": hunyuan,
     "laguna": laguna,
     "mimo_v2_flash": mimo,

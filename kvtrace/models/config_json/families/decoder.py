@@ -55,6 +55,7 @@ class Decoder:
 
 
 DECODERS: dict[str, Decoder] = {
+    "phi4mm": Decoder(kv_heads=8, windows="all"),
     "mimo": Decoder(kv_heads=32, windows="late"),
     **dict.fromkeys(
         [
@@ -70,7 +71,6 @@ DECODERS: dict[str, Decoder] = {
             "granite4_vision_text",
             "granitemoe",
             "granitemoeshared",
-            "hunyuan_v1_dense",
             "hunyuan_vl_text",
             "hyperclovax",
             "jais2",

@@ -126,6 +126,7 @@ def stated(keys: Keys) -> list[list[Part]]:
 _GPT = partial(same_heads, layers="n_layer", heads="n_head", hidden="n_embd")
 
 READERS: dict[str, Reader] = {
+    "baichuan": same_heads,
     "biogpt": same_heads,
     "bloom": bloom,
     "chatglm": chatglm,
@@ -142,4 +143,5 @@ READERS: dict[str, Reader] = {
     "mpt": mpt,
     "opt": same_heads,
     "persimmon": same_heads,
+    "xverse": same_heads,
 }

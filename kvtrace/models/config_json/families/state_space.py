@@ -209,8 +209,7 @@ def mamba(keys: Keys) -> list[list[Part]]:
     """Return layers of Mamba 1 alone."""
     layers = layers_of(keys)
     keys.ignore("time_step_rank")
-    width = keys.number("expand") * keys.number("hidden_size")
-    keys.must_be("intermediate_size", width)
+    width = keys.number("intermediate_size", keys.number("expand") * keys.number("hidden_size"))
     keys.must_be("d_model", keys.number("hidden_size"))
     keys.must_be("n_layer", layers)
     state, kernel = keys.number("state_size"), keys.number("conv_kernel")
