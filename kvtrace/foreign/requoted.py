@@ -47,6 +47,8 @@ class Requoted:
             chunk = self._stream.read(_CHUNK_BYTES)
             ended, data = not chunk, left + chunk
             end = len(data) if ended else data.rfind(b"\n") + 1
+            if not end and len(data) > _CHUNK_BYTES:
+                end = len(data)  # a line longer than a block: its reader refuses it
             whole, unended = data[:end], b""
             if b'"' in whole:
                 whole, unended = self._lines(whole, ended=ended)

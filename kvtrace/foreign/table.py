@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -43,6 +44,32 @@ def need_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> Non
             got=", ".join(names)[:200],
             accepted=", ".join(needed),
         )
+
+
+class _Ending:
+    """A stream that Arrow's own thread reads ahead, and that can be ended.
+
+    A thread that still reads when the interpreter ends takes the process with it by SIGABRT.
+    """
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._ended = False
+        self._idle = threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, none once the stream was ended or is at its end."""
+        data: bytes = b"" if self._ended else self._stream.read(size)
+        if not data:
+            self._idle.set()
+        return data
+
+    def end(self) -> None:
+        """Return when the thread has been told of the end, or doesn't ask for more."""
+        self._ended = True
+        self._idle.wait(timeout=0.5)
 
 
 class Table:
@@ -89,15 +116,15 @@ class Table:
         """
         before = 0
         with open_binary(self._path) as stream:
+            plain = _Ending(stream if self._wrapped is None else self._wrapped(stream))
             try:
-                plain = stream if self._wrapped is None else self._wrapped(stream)
-                # Closed here: a reader that ends with the interpreter may end it by SIGABRT.
-                with pa_csv.open_csv(plain, self._read, self._parse, self._convert) as batches:
-                    for batch in batches:
-                        yield before, batch
-                        before += batch.num_rows
+                for batch in pa_csv.open_csv(plain, self._read, self._parse, self._convert):
+                    yield before, batch
+                    before += batch.num_rows
             except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
                 self._fail(error, before)
+            finally:
+                plain.end()
 
     def _fail(self, error: Exception, before: int) -> NoReturn:
         if self._error is not None:
