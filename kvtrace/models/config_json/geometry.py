@@ -108,37 +108,6 @@ def windowed(keys: Keys, heads: int, dim: int, tokens: int, v_dim: int | None = 
     return parts.window(heads, dim, tokens, v_dim)
 
 
-def schedule(keys: Keys, layers: int, key: str = "layer_types") -> list[str] | None:
-    """Return the kind of each layer as the file lists them, or None. Raises for a wrong count."""
-    listed = keys.words(key)
-    if listed is None:
-        return None
-    if len(listed) != layers:
-        raise keys.bad(key, f"{layers} kinds, one per layer")
-    return listed
-
-
-def unknown_kind(keys: Keys, key: str, kind: object, known: str) -> TraceError:
-    """Return the error for a kind of layer that this type of model isn't known to have."""
-    return TraceError(
-        f"unknown kind of layer in {keys.path}{key}",
-        where=keys.where,
-        got=repr(kind),
-        accepted=known,
-    )
-
-
-def indices(keys: Keys, key: str, layers: int, *, base: int = 0) -> set[int]:
-    """Return the layers that a list names, counted from 0. Raises TraceError for others."""
-    listed = keys.numbers(key)
-    if listed is None:
-        raise keys.missing(key)
-    chosen = {index - base for index in listed}
-    if len(chosen) != len(listed) or not chosen <= set(range(layers)):
-        raise keys.bad(key, f"different layers from {base} to {layers - 1 + base}")
-    return chosen
-
-
 def ssm_bytes(keys: Keys, *names: str) -> int:
     """Return the bytes of a value of recurrent state: of its stated type, else of fp32.
 

@@ -7,7 +7,7 @@ from typing import Any
 Part = dict[str, Any]
 """The fields of one group of layers (kvtrace/models/layers.py), for one layer."""
 
-FP32_BYTES = 4
+FP32_BYTES, BF16_BYTES = 4, 2
 
 
 def full(kv_heads: int, head_dim: int, v_head_dim: int | None = None, **more: Any) -> Part:

@@ -5,25 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvtrace.models.config_json import parts
-from kvtrace.models.config_json.families.decoder import FULL, SLIDING
 from kvtrace.models.config_json.geometry import (
     HEADS,
     filled_in,
     head_dim,
-    indices,
     kv_heads,
     layers_of,
-    schedule,
-    unknown_kind,
     windowed,
+)
+from kvtrace.models.config_json.schedule import (
+    FULL,
+    SLIDING,
+    by_kind,
+    check_kinds,
+    indices,
+    schedule,
+    stated_schedule,
 )
 
 if TYPE_CHECKING:
     from kvtrace.models.config_json.families import Reader
     from kvtrace.models.config_json.keys import Keys
     from kvtrace.models.config_json.parts import Part
-
-BF16_BYTES = 2
 
 
 def _shared(layers: list[list[Part]], count: int) -> list[list[Part]]:
@@ -39,9 +42,7 @@ def _kinds(keys: Keys, layers: int, every: int) -> list[str]:
     kinds = schedule(keys, layers) or [
         SLIDING if (layer + 1) % every else FULL for layer in range(layers)
     ]
-    for kind in kinds:
-        if kind not in (FULL, SLIDING):
-            raise unknown_kind(keys, "layer_types", kind, f"{FULL}, {SLIDING}")
+    check_kinds(keys, kinds, (FULL, SLIDING))
     return kinds
 
 
@@ -132,24 +133,16 @@ def mimo(keys: Keys) -> list[list[Part]]:
 
 def _mimo_class(keys: Keys, layers: int, full: Part) -> list[list[Part]]:
     """Return the layers as transformers' class lists them: twice the KV heads under a window."""
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("hybrid_layer_pattern")
+    kinds = stated_schedule(keys, layers, "hybrid_layer_pattern")
     keys.ignore(HEADS)
-    each = {
-        FULL: full,
-        SLIDING: windowed(
-            keys,
-            2 * keys.number("num_key_value_heads"),
-            keys.number("head_dim"),
-            keys.number("sliding_window"),
-            keys.number("v_head_dim"),
-        ),
-    }
-    for kind in kinds:
-        if kind not in each:
-            raise unknown_kind(keys, "layer_types", kind, f"{FULL}, {SLIDING}")
-    return [[each[kind]] for kind in kinds]
+    window = windowed(
+        keys,
+        2 * keys.number("num_key_value_heads"),
+        keys.number("head_dim"),
+        keys.number("sliding_window"),
+        keys.number("v_head_dim"),
+    )
+    return by_kind(keys, kinds, {FULL: lambda: full, SLIDING: lambda: window})
 
 
 def step3(keys: Keys) -> list[list[Part]]:
@@ -182,15 +175,14 @@ def step35(keys: Keys) -> list[list[Part]]:
         other.ignore(HEADS, "true_head_dim")
         kind = other.word("attention_type") or SLIDING
         widths[kind] = other.number("num_attention_groups"), other.number("head_dim")
-    made = []
-    for kind in listed[:layers]:
-        if kind not in (FULL, SLIDING):
-            raise unknown_kind(keys, "layer_types", kind, f"{FULL}, {SLIDING}")
-        kv, width = widths[kind]
-        if kind == FULL:
-            made.append([parts.full(kv, width)])
-        else:
-            made.append([windowed(keys, kv, width, keys.number("sliding_window"))])
+    made = by_kind(
+        keys,
+        listed[:layers],
+        {
+            FULL: lambda: parts.full(*widths[FULL]),
+            SLIDING: lambda: windowed(keys, *widths[SLIDING], keys.number("sliding_window")),
+        },
+    )
     _same_heads(keys, layers)
     return made
 
@@ -247,7 +239,7 @@ def minimax_m3(keys: Keys) -> list[list[Part]]:
     sparse = keys.table("sparse_attention_config")
     at, width = _m3_sparse(keys, layers) if sparse is None else _m3_table(sparse, layers)
     full = parts.full(heads, dim)
-    indexed = parts.full(heads, dim, indexer_bytes=width * BF16_BYTES) if at else full
+    indexed = parts.full(heads, dim, indexer_bytes=width * parts.BF16_BYTES) if at else full
     return [[indexed if layer in at else full] for layer in range(layers)]
 
 
@@ -265,13 +257,8 @@ def _m3_table(sparse: Keys, layers: int) -> tuple[set[int], int]:
 
 def _m3_sparse(keys: Keys, layers: int) -> tuple[set[int], int]:
     keys.ignore("index_n_heads", "index_block_size", "index_topk_blocks", "index_local_blocks")
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("sparse_attention_config")
-    known = (FULL, "minimax_m3_sparse", "sparse_attention", "indexed_attention")
-    for kind in kinds:
-        if kind not in known:
-            raise unknown_kind(keys, "layer_types", kind, ", ".join(known))
+    kinds = stated_schedule(keys, layers, "sparse_attention_config")
+    check_kinds(keys, kinds, (FULL, "minimax_m3_sparse", "sparse_attention", "indexed_attention"))
     at = {layer for layer, kind in enumerate(kinds) if kind != FULL}
     return at, keys.number("index_head_dim")
 
@@ -315,23 +302,16 @@ def laguna(keys: Keys) -> list[list[Part]]:
     """Return full layers and windows of one width; only the query heads differ by layer."""
     layers = layers_of(keys)
     keys.skip("num_attention_heads_per_layer")
-    keys.ignore(HEADS)
-    keys.ignore("sliding_window")
+    keys.ignore(HEADS, "sliding_window")
     heads, dim = keys.number("num_key_value_heads"), keys.number("head_dim")
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("layer_types")
-    made = []
-    for kind in kinds:
-        if kind not in (FULL, SLIDING):
-            raise unknown_kind(keys, "layer_types", kind, f"{FULL}, {SLIDING}")
-        window = kind == SLIDING
-        made.append(
-            [windowed(keys, heads, dim, keys.number("sliding_window"))]
-            if window
-            else [parts.full(heads, dim)]
-        )
-    return made
+    return by_kind(
+        keys,
+        stated_schedule(keys, layers),
+        {
+            FULL: lambda: parts.full(heads, dim),
+            SLIDING: lambda: windowed(keys, heads, dim, keys.number("sliding_window")),
+        },
+    )
 
 
 READERS: dict[str, Reader] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvtrace.models.config_json.families.latent import indexer_bytes
-from kvtrace.models.config_json.geometry import layers_of, schedule, unknown_kind
+from kvtrace.models.config_json.geometry import layers_of
 from kvtrace.models.config_json.parts import FP32_BYTES
+from kvtrace.models.config_json.schedule import SLIDING, check_kinds, schedule
 
 if TYPE_CHECKING:
     from kvtrace.models.config_json.families import Reader
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kvtrace.models.config_json.parts import Part
 
 RATIOS = {
-    "sliding_attention": 0,
+    SLIDING: 0,
     "compressed_sparse_attention": 4,
     "heavily_compressed_attention": 128,
 }
@@ -73,9 +74,8 @@ def _ratios(keys: Keys, layers: int) -> list[int]:
     if kinds is None:
         raise keys.missing("compress_ratios")
     rates = keys.table("compress_rates")
+    check_kinds(keys, kinds, RATIOS)
     for kind in kinds:
-        if kind not in RATIOS:
-            raise unknown_kind(keys, "layer_types", kind, ", ".join(RATIOS))
         if rates is not None and RATIOS[kind]:
             rates.must_be(kind, RATIOS[kind])
     return [RATIOS[kind] for kind in kinds]

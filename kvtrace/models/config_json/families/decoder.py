@@ -12,17 +12,16 @@ from kvtrace.models.config_json.geometry import (
     head_dim,
     kv_heads,
     layers_of,
-    schedule,
-    unknown_kind,
     windowed,
 )
+from kvtrace.models.config_json.schedule import FULL, SLIDING, check_kinds, schedule
 
 if TYPE_CHECKING:
     from kvtrace.models.config_json.families import Reader
     from kvtrace.models.config_json.keys import Keys
     from kvtrace.models.config_json.parts import Part
 
-FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+CHUNKED = "chunked_attention"
 LISTED = "listed"
 PATTERNS = (
     "sliding_window_pattern",
@@ -55,8 +54,6 @@ class Decoder:
 
 
 DECODERS: dict[str, Decoder] = {
-    "phi4mm": Decoder(kv_heads=8, windows="all"),
-    "mimo": Decoder(kv_heads=32, windows="late"),
     **dict.fromkeys(
         [
             "llama",
@@ -87,6 +84,7 @@ DECODERS: dict[str, Decoder] = {
     "bitnet": Decoder(kv_heads=5),
     "dots1": Decoder(kv_heads=32, windows="tail"),
     "emu3_text_model": Decoder(kv_heads=8),
+    "ernie4_5": Decoder(kv_heads=2, head_dim=128),
     "ernie4_5_moe": Decoder(kv_heads=4),
     "ernie4_5_vl_moe_text": Decoder(kv_heads=4),
     "exaone": Decoder(kv_heads=8),
@@ -104,6 +102,7 @@ DECODERS: dict[str, Decoder] = {
     "internlm3": Decoder(kv_heads=2, head_dim=128),
     "iquestcoder": Decoder(kv_heads=8, head_dim=128),
     "cosmos3_edge_text": Decoder(kv_heads=8, head_dim=128),
+    "minimax_m2": Decoder(kv_heads=8, head_dim=128),
     "nemotron": Decoder(),
     "paddleocr_vl_text": Decoder(kv_heads=2, head_dim=128),
     "sarvam_moe": Decoder(kv_heads=4, head_dim=64),
@@ -114,6 +113,7 @@ DECODERS: dict[str, Decoder] = {
     "qwen3_vl_text": Decoder(kv_heads=32, head_dim=128),
     "qwen3_vl_moe_text": Decoder(kv_heads=16),
     "qwen3_omni_moe_text": Decoder(kv_heads=4, windows="all"),
+    "mimo": Decoder(kv_heads=32, windows="late"),
     "qwen2": Decoder(kv_heads=32, windows="late"),
     "qwen2_moe": Decoder(kv_heads=16, windows="off"),
     "qwen2_vl_text": Decoder(kv_heads=8, windows="late"),
@@ -128,6 +128,7 @@ DECODERS: dict[str, Decoder] = {
     "mixtral": Decoder(kv_heads=8, windows="all"),
     "phi3": Decoder(windows="all"),
     "phi4_multimodal": Decoder(kv_heads=8, windows="all"),
+    "phi4mm": Decoder(kv_heads=8, windows="all"),
     "phimoe": Decoder(kv_heads=8, windows="all"),
     "starcoder2": Decoder(kv_heads=2, windows="all"),
     "voxtral_realtime_text": Decoder(kv_heads=8, windows="all", window=8192),
@@ -135,6 +136,7 @@ DECODERS: dict[str, Decoder] = {
     "gemma2": Decoder(kv_heads=4, head_dim=256, windows="even", window=4096),
     "vaultgemma": Decoder(kv_heads=4, head_dim=256, windows="even", window=4096),
     "gemma3_text": Decoder(kv_heads=4, head_dim=256, windows="pattern", every=6, window=4096),
+    "cohere2": Decoder(windows="pattern", window=4096),
     "cohere2_moe": Decoder(head_dim=128, windows="listed"),
     "cohere_compass_text": Decoder(windows="listed"),
     "exaone4": Decoder(kv_heads=32, windows="pattern", window=4096),
@@ -169,7 +171,8 @@ def read(keys: Keys, rule: Decoder) -> list[list[Part]]:
     for key in ("attention_head_dim", "kv_channels"):
         keys.must_be(key, dim)
     keys.must_be("full_attn_mod", 1)
-    return [[_part(keys, rule, kind, heads, dim)] for kind in kinds]
+    made = {kind: _part(keys, rule, kind, heads, dim) for kind in dict.fromkeys(kinds)}
+    return [[made[kind]] for kind in kinds]
 
 
 def _listed(keys: Keys, rule: Decoder, kinds: list[str]) -> list[str]:
@@ -177,9 +180,7 @@ def _listed(keys: Keys, rule: Decoder, kinds: list[str]) -> list[str]:
 
     Raises TraceError where a pattern that the file states too would give other kinds.
     """
-    for kind in kinds:
-        if kind not in (FULL, SLIDING, CHUNKED):
-            raise unknown_kind(keys, "layer_types", kind, ", ".join((FULL, SLIDING, CHUNKED)))
+    check_kinds(keys, kinds, (FULL, SLIDING, CHUNKED))
     if rule.windows in ("late", "off", "tail"):
         keys.ignore("max_window_layers")
         on = rule.windows == "tail" or keys.flag("use_sliding_window", False)
@@ -284,13 +285,13 @@ def cohere2(keys: Keys) -> list[list[Part]]:
     """Return Command R7B's layers: windows, and a full layer at the end of each group."""
     keys.must_be("order_of_interleaved_layers", "local_attn_first")
     keys.ignore("use_parallel_block")
-    return read(keys, Decoder(windows="pattern", window=4096))
+    return read(keys, DECODERS["cohere2"])
 
 
 def ernie(keys: Keys) -> list[list[Part]]:
     """Return ERNIE 4.5's layers. Its files may state that nothing is compressed."""
     keys.must_be("compression_ratio", 1.0)
-    return read(keys, Decoder(kv_heads=2, head_dim=128))
+    return read(keys, DECODERS["ernie4_5"])
 
 
 def minimax_m2(keys: Keys) -> list[list[Part]]:
@@ -298,7 +299,7 @@ def minimax_m2(keys: Keys) -> list[list[Part]]:
     listed = keys.numbers("attn_type_list")
     if listed is not None and set(listed) != {1}:
         raise keys.bad("attn_type_list", "1 for every layer")
-    return read(keys, Decoder(kv_heads=8, head_dim=128))
+    return read(keys, DECODERS["minimax_m2"])
 
 
 READERS: dict[str, Reader] = {name: partial(read, rule=rule) for name, rule in DECODERS.items()} | {

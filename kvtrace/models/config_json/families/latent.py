@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvtrace.models.config_json.geometry import layers_of, schedule, unknown_kind
+from kvtrace.models.config_json.geometry import layers_of
+from kvtrace.models.config_json.parts import BF16_BYTES, FP32_BYTES
+from kvtrace.models.config_json.schedule import FULL, by_kind, check_kinds, schedule
 
 if TYPE_CHECKING:
     from kvtrace.models.config_json.families import Reader
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 EXPANDED = ("num_key_value_heads", "head_dim", "v_head_dim", "qk_nope_head_dim", "qk_head_dim")
 """Widths of what the latent vector is expanded to: engines that keep it don't keep those."""
-SCALE_VALUES, FP32_BYTES, BF16_BYTES = 128, 4, 2
+SCALE_VALUES = 128
 
 
 def latent(keys: Keys, *, indexed: bool = False, sparse: bool = False) -> Part:
@@ -47,17 +49,24 @@ def indexer_bytes(keys: Keys) -> int:
 def dense(keys: Keys, layers_key: str = "num_hidden_layers", each: int = 1) -> list[list[Part]]:
     """Return layers of latent attention without an indexer, `each` times per layer."""
     layers = layers_of(keys, layers_key)
-    _only(keys, layers, "full_attention")
-    return [[latent(keys)] * each for _ in range(layers)]
+    check_kinds(keys, schedule(keys, layers) or (), (FULL,))
+    part = latent(keys)
+    return [[part] * each for _ in range(layers)]
 
 
 def sparse(keys: Keys) -> list[list[Part]]:
     """Return layers of sparse latent attention; those whose indexer is shared keep no key."""
     layers = layers_of(keys)
-    _only(keys, layers, "indexed_attention", "full_attention")
-    return [
-        [latent(keys, indexed=kind == "full", sparse=True)] for kind in indexer_types(keys, layers)
-    ]
+    check_kinds(keys, schedule(keys, layers) or (), ("indexed_attention", FULL))
+    return by_kind(
+        keys,
+        indexer_types(keys, layers),
+        {
+            "full": lambda: latent(keys, indexed=True, sparse=True),
+            "shared": lambda: latent(keys, sparse=True),
+        },
+        "indexer_types",
+    )
 
 
 def indexer_types(keys: Keys, layers: int) -> list[str]:
@@ -78,9 +87,6 @@ def indexer_types(keys: Keys, layers: int) -> list[str]:
             "full" if max(layer - offset + 1, 0) % frequency == 0 else "shared"
             for layer in range(layers)
         ]
-    for kind in listed:
-        if kind not in ("full", "shared"):
-            raise unknown_kind(keys, "indexer_types", kind, "full, shared")
     return listed
 
 
@@ -89,12 +95,6 @@ def _listed(keys: Keys) -> list[list[Part]]:
     if "indexer_types" not in keys:
         raise keys.missing("indexer_types")
     return sparse(keys)
-
-
-def _only(keys: Keys, layers: int, *kinds: str) -> None:
-    for kind in schedule(keys, layers) or ():
-        if kind not in kinds:
-            raise unknown_kind(keys, "layer_types", kind, ", ".join(kinds))
 
 
 def longcat(keys: Keys) -> list[list[Part]]:

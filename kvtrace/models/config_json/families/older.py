@@ -117,8 +117,7 @@ def mpt(keys: Keys) -> list[list[Part]]:
 def stated(keys: Keys) -> list[list[Part]]:
     """Return GQA layers of a type that isn't known, if the file states all of their geometry."""
     kv = keys.number("num_key_value_heads")
-    if keys.number(HEADS) % kv:
-        raise keys.bad("num_key_value_heads", f"a divisor of {keys.data[HEADS]} heads")
+    _divides(keys, keys.number(HEADS), kv, "num_key_value_heads")
     part = parts.full(kv, head_dim(keys))
     return [[part] for _ in range(layers_of(keys))]
 

@@ -9,34 +9,25 @@ from kvtrace.models.config_json.families.latent import latent
 from kvtrace.models.config_json.geometry import (
     HEADS,
     head_dim,
-    indices,
     kv_heads,
     layers_of,
-    schedule,
     ssm_bytes,
-    unknown_kind,
     windowed,
+)
+from kvtrace.models.config_json.schedule import (
+    FULL,
+    LINEAR,
+    SLIDING,
+    by_kind,
+    indices,
+    schedule,
+    stated_schedule,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kvtrace.models.config_json.families import Reader
     from kvtrace.models.config_json.keys import Keys
     from kvtrace.models.config_json.parts import Part
-
-LINEAR, FULL = "linear_attention", "full_attention"
-
-
-def _mixed(
-    keys: Keys, kinds: list[str], makers: dict[str, Callable[[], Part]], key: str = "layer_types"
-) -> list[list[Part]]:
-    """Return the part of each layer by its kind; only kinds that occur are read."""
-    for kind in kinds:
-        if kind not in makers:
-            raise unknown_kind(keys, key, kind, ", ".join(makers))
-    made = {kind: makers[kind]() for kind in dict.fromkeys(kinds)}
-    return [[made[kind]] for kind in kinds]
 
 
 def _gated_delta(keys: Keys) -> Part:
@@ -62,7 +53,7 @@ def qwen_next(keys: Keys) -> list[list[Part]]:
         (kind == FULL) != ((layer + 1) % every == 0) for layer, kind in enumerate(kinds)
     ):
         raise keys.bad("full_attention_interval", "the interval of layer_types")
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {
@@ -81,10 +72,8 @@ def _stated_heads(keys: Keys) -> int:
 def olmo_hybrid(keys: Keys) -> list[list[Part]]:
     """Return gated delta nets and full attention as listed."""
     layers = layers_of(keys)
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("layer_types")
-    return _mixed(
+    kinds = stated_schedule(keys, layers)
+    return by_kind(
         keys,
         kinds,
         {
@@ -97,16 +86,14 @@ def olmo_hybrid(keys: Keys) -> list[list[Part]]:
 def lara(keys: Keys) -> list[list[Part]]:
     """Return gated delta nets, windows and full attention as listed."""
     layers = layers_of(keys)
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("layer_types")
+    kinds = stated_schedule(keys, layers)
     heads, dim = _stated_heads(keys), keys.number("head_dim")
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {
             FULL: lambda: parts.full(heads, dim),
-            "sliding_attention": lambda: windowed(keys, heads, dim, keys.number("sliding_window")),
+            SLIDING: lambda: windowed(keys, heads, dim, keys.number("sliding_window")),
             LINEAR: lambda: _gated_delta(keys),
         },
     )
@@ -135,17 +122,14 @@ def kimi_linear(keys: Keys) -> list[list[Part]]:
 
 
 def _kimi_listed(keys: Keys, layers: int) -> list[list[Part]]:
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("linear_attn_config")
+    kinds = stated_schedule(keys, layers, "linear_attn_config")
     heads, dim = keys.number("linear_num_heads"), keys.number("linear_head_dim")
     return _kimi(keys, kinds, heads, dim, keys.number("linear_conv_kernel_dim"))
 
 
 def _kimi(keys: Keys, kinds: list[str], heads: int, dim: int, kernel: int) -> list[list[Part]]:
-    keys.ignore("linear_num_heads", "linear_head_dim")
-    keys.ignore("linear_conv_kernel_dim")
-    return _mixed(
+    keys.ignore("linear_num_heads", "linear_head_dim", "linear_conv_kernel_dim")
+    return by_kind(
         keys,
         kinds,
         {
@@ -179,7 +163,7 @@ def minimax(keys: Keys) -> list[list[Part]]:
         kinds = by_number
     if kinds is None:
         raise keys.missing("attn_type_list")
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {
@@ -198,7 +182,7 @@ def ring(keys: Keys) -> list[list[Part]]:
     kinds = _ring_kinds(keys, layers)
     dim = keys.number("head_dim")
     heads = _stated_heads(keys)
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {FULL: lambda: parts.full(heads, dim), LINEAR: lambda: _lightning(keys, dim)},
@@ -218,12 +202,12 @@ def ring_latent(keys: Keys) -> list[list[Part]]:
     keys.ignore("head_dim", "num_key_value_heads")
     keys.must_be("linear_num_heads", heads)
     if keys.value("short_conv_kernel_size") is None:
-        return _mixed(
+        return by_kind(
             keys, kinds, {FULL: lambda: latent(keys), LINEAR: lambda: _lightning(keys, dim)}
         )
     kernel = keys.number("short_conv_kernel_size")
     keys.must_be("linear_conv_kernel_dim", kernel)
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {
@@ -254,12 +238,12 @@ def lfm(keys: Keys) -> list[list[Part]]:
     keys.skip("full_attn_idxs")
     keys.ignore("conv_dim", "conv_dim_out", "conv_L_cache", "sliding_window", "num_heads")
     heads, dim = _stated_heads(keys), head_dim(keys)
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {
             FULL: lambda: parts.full(heads, dim),
-            "sliding_attention": lambda: windowed(keys, heads, dim, keys.number("sliding_window")),
+            SLIDING: lambda: windowed(keys, heads, dim, keys.number("sliding_window")),
             "conv": lambda: parts.convolution(
                 keys.number("hidden_size"), keys.number("conv_L_cache")
             ),
@@ -287,7 +271,7 @@ def recurrent_gemma(keys: Keys) -> list[list[Part]]:
     window = keys.number("attention_window_size")
     keys.must_be("head_dim", keys.number("hidden_size") // keys.number(HEADS))
     dim = head_dim(keys)
-    return _mixed(
+    return by_kind(
         keys,
         kinds,
         {"recurrent": lambda: unit, "attention": lambda: windowed(keys, heads, dim, window)},

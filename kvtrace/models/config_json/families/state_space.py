@@ -9,12 +9,18 @@ from kvtrace.models.config_json.geometry import (
     HEADS,
     filled_in,
     head_dim,
-    indices,
     kv_heads,
     layers_of,
-    schedule,
     ssm_bytes,
-    unknown_kind,
+)
+from kvtrace.models.config_json.schedule import (
+    FULL,
+    LINEAR,
+    by_kind,
+    check_kinds,
+    indices,
+    schedule,
+    stated_schedule,
 )
 
 if TYPE_CHECKING:
@@ -25,18 +31,17 @@ if TYPE_CHECKING:
 SSM_DTYPES = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
 
 
-def _mamba2(keys: Keys, head: int | None = None, heads: int | None = None) -> Part:
+def _mamba2(keys: Keys) -> Part:
     """Return a layer in the words of Bamba, Granite, Falcon-H1."""
-    keys.ignore("mamba_expand", "mamba_chunk_size", "mamba_d_ssm")
-    heads = heads or keys.number("mamba_n_heads")
+    keys.ignore("mamba_chunk_size")
+    heads = keys.number("mamba_n_heads")
     expanded = keys.number("mamba_expand", 2) * keys.number("hidden_size")
     width = keys.number("mamba_d_ssm", expanded)
-    if head is None:
-        if keys.data.get("mamba_d_head") == "auto":
-            keys.ignore("mamba_d_head")
-            head = width // heads
-        else:
-            head = keys.number("mamba_d_head", width // heads)
+    if keys.data.get("mamba_d_head") == "auto":
+        keys.ignore("mamba_d_head")
+        head = width // heads
+    else:
+        head = keys.number("mamba_d_head", width // heads)
     if head * heads != width:
         raise keys.bad("mamba_d_head", f"mamba_n_heads times it is {width}")
     return parts.mamba2(
@@ -85,33 +90,36 @@ def falcon_h1(keys: Keys) -> list[list[Part]]:
     """Return attention and Mamba 2 side by side in each layer."""
     if "attn_layer_indices" in keys:
         raise keys.bad("attn_layer_indices", "null: attention in every layer")
-    return [[_attention(keys, 8), _mamba2(keys)] for _ in range(layers_of(keys))]
+    layers = layers_of(keys)
+    attention, mamba = _attention(keys, 8), _mamba2(keys)
+    return [[attention, mamba] for _ in range(layers)]
 
 
 def granite_hybrid(keys: Keys) -> list[list[Part]]:
     """Return attention or Mamba 2 as layer_types lists it."""
     layers = layers_of(keys)
-    kinds = schedule(keys, layers)
-    if kinds is None:
-        raise keys.missing("layer_types")
+    kinds = stated_schedule(keys, layers)
     attention = _attention(keys)
-    by_kind = {"attention": attention, "full_attention": attention}
-    if set(kinds) & {"mamba", "linear_attention"}:
-        by_kind["mamba"] = by_kind["linear_attention"] = _mamba2(keys)
-    else:
+    if not set(kinds) & {"mamba", LINEAR}:
         keys.ignore(*(key for key in keys.data if key.startswith("mamba_")))
-    for kind in kinds:
-        if kind not in by_kind:
-            raise unknown_kind(keys, "layer_types", kind, "attention, mamba")
-    return [[by_kind[kind]] for kind in kinds]
+    return by_kind(
+        keys,
+        kinds,
+        {
+            "attention": lambda: attention,
+            FULL: lambda: attention,
+            "mamba": lambda: _mamba2(keys),
+            LINEAR: lambda: _mamba2(keys),
+        },
+    )
 
 
 _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _WORDS = {
     "mamba": "mamba",
-    "linear_attention": "mamba",
+    LINEAR: "mamba",
     "attention": "attention",
-    "full_attention": "attention",
+    FULL: "attention",
     "mlp": "mlp",
     "moe": "moe",
 }
@@ -174,7 +182,7 @@ def zamba2(keys: Keys) -> list[list[Part]]:
     """Return Mamba 2 in each layer, and the shared attention's own cache where it is applied."""
     layers = layers_of(keys)
     keys.ignore("attention_hidden_size", "kv_channels", "num_query_groups", "mamba_headdim")
-    keys.ignore("mamba_expand", "chunk_size", "num_mem_blocks", "adapter_rank")
+    keys.ignore("chunk_size", "num_mem_blocks", "adapter_rank")
     heads = keys.number(HEADS)
     dim = keys.number("attention_head_dim", 2 * keys.number("hidden_size") // heads)
     kinds = schedule(keys, layers, "layers_block_type")
@@ -199,9 +207,7 @@ def zamba2(keys: Keys) -> list[list[Part]]:
 
 
 def _beside(keys: Keys, kinds: list[str], attention: Part, mamba: Part) -> list[list[Part]]:
-    for kind in kinds:
-        if kind not in ("hybrid", "mamba", "linear_attention"):
-            raise unknown_kind(keys, "layers_block_type", kind, "mamba, hybrid")
+    check_kinds(keys, kinds, ("hybrid", "mamba", LINEAR), "layers_block_type")
     return [[attention, mamba] if kind == "hybrid" else [mamba] for kind in kinds]
 
 
