@@ -30,7 +30,7 @@ def model_command(
     loaded = load_model(model)
     notes = loaded.notes_on(tensor_parallel, dtype)
     rows = groups(loaded, tensor_parallel, dtype)
-    sums = totals(loaded, tensor_parallel, dtype)
+    sums = totals(rows)
     if as_json:
         document = {
             "name": loaded.name,
@@ -75,9 +75,8 @@ def _show(
             f"{words}: {_bytes(sums[f'{place}_bytes_per_token'])} B per token, "
             f"{_bytes(sums[f'{place}_bytes_per_sequence'])} B per sequence"
         )
-    for group, row in zip(model.attention, rows, strict=True):
-        if group.origin and row is rows[0]:
-            console.print(f"read from: {group.origin}")
+    if rows[0].origin:
+        console.print(f"read from: {rows[0].origin}")
     console.print(f"source: {model.source}")
     if any(isinstance(group, WindowAttention) for group in model.attention):
         console.print("B/sequence counts full windows; shorter sequences keep less")

@@ -20,6 +20,7 @@ from kvtrace.placement.extents import PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import Limit, read_batches
+from kvtrace.request import ranges
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapWriter, map_path
 from kvtrace.units import US_NS, format_bytes
@@ -280,7 +281,7 @@ def _pieces(batch: Batch, placed: Placed, kept: NDArray[np.int64], most: int) ->
     counts = -(-placed.length_bytes[kept] // most)
     extent = np.repeat(kept, counts)
     index = placed.row[extent]
-    at = np.arange(len(extent)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = ranges(counts)
     columns: Columns = {
         "us": batch.timestamp_ns[index] // US_NS + 1,
         "op": batch.op[index],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from kvtrace.foreign.names import Names
@@ -56,6 +57,20 @@ class Lost:
         total = self._counts.setdefault(f"{printable(name)} ({reason})", [0, 0])
         total[0] += count
         total[1] += count * size_bytes
+
+    def note_rows(
+        self,
+        names: pa.Array,
+        rows: NDArray[np.int64],
+        reason: str,
+        size: NDArray[np.int64],
+        count: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Take the ops at `rows`: `names`, `size` and `count` (1) are of all rows."""
+        if not len(rows):
+            return
+        for row, name in zip(rows.tolist(), names.take(rows).to_pylist(), strict=True):
+            self.note(name, reason, int(size[row]), 1 if count is None else int(count[row]))
 
     def notes(self) -> list[str]:
         """Return what was left out."""

@@ -101,7 +101,8 @@ class _Reader:
             size = sizes(batch.column("size"), self._path, before, "size")
             known, missed = op != _OTHER, (op == Op.READ) & (size == 0)
             empty = (op == Op.WRITE) & (size == 0)
-            self._lose(batch, size, count, ~known & (size > 0))
+            lost = np.flatnonzero(~known & (size > 0))
+            self.lost.note_rows(batch.column("op"), lost, incoming.NOT_UNDERSTOOD, size, count)
             nothing = ~known & (size == 0)
             for what, mask in ((_UNKNOWN, nothing), (_EMPTY, empty), (_MISSES, missed)):
                 self.told[what] += int(count[mask].sum())
@@ -121,18 +122,6 @@ class _Reader:
             for some in _slices(count):
                 taken = some[kept[some]]
                 yield {name: values[taken] for name, values in columns.items()}
-
-    def _lose(
-        self,
-        batch: pa.RecordBatch,
-        size: NDArray[np.int64],
-        count: NDArray[np.int64],
-        lost: NDArray[np.bool_],
-    ) -> None:
-        rows = np.flatnonzero(lost)
-        words = batch.column("op").take(pa.array(rows)).to_pylist() if len(rows) else []
-        for row, word in zip(rows.tolist(), words, strict=True):
-            self.lost.note(word, incoming.NOT_UNDERSTOOD, int(size[row]), int(count[row]))
 
     def _times(self, before: int, batch: pa.RecordBatch) -> NDArray[np.int64]:
         if "op_time" not in self._columns:

@@ -155,7 +155,12 @@ class _Reader:
         failed = (error != 0) & (size == 0) & (op <= Op.DELETE)
         op = np.where(failed, Op.LOOKUP, op).astype(np.uint8)
         single = self._single(batch, op)
-        self._lose(batch, op, size, ~single)
+        left_out = ~single & (size > 0)
+        for reason, which in (
+            (incoming.NOT_UNDERSTOOD, op == _OTHER),
+            (incoming.NO_OBJECT, op != _OTHER),
+        ):
+            self.lost.note_rows(batch.column("op"), np.flatnonzero(left_out & which), reason, size)
         empty = (op <= Op.WRITE) & (size == 0)
         self._count(failed & single, ~single, empty & single)
         kept = single & ~empty
@@ -190,21 +195,6 @@ class _Reader:
         failed, others, empty = (int(mask.sum()) for mask in masks)
         for what, more in zip(self.told, (others, empty, failed), strict=True):
             self.told[what] += more
-
-    def _lose(
-        self,
-        batch: pa.RecordBatch,
-        op: NDArray[np.uint8],
-        size: NDArray[np.int64],
-        others: NDArray[np.bool_],
-    ) -> None:
-        """Count, by name, the ops that are left out although they have bytes."""
-        rows = np.flatnonzero(others & (size > 0))
-        words = batch.column("op").take(pa.array(rows)).to_pylist() if len(rows) else []
-        for row, word in zip(rows.tolist(), words, strict=True):
-            unknown = op[row] == _OTHER
-            reason = incoming.NOT_UNDERSTOOD if unknown else incoming.NO_OBJECT
-            self.lost.note(word, reason, int(size[row]))
 
     @staticmethod
     def _single(batch: pa.RecordBatch, op: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.hashmap import Interner
+from kvtrace.request import Ragged, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.inputs.rows import FileRows
-    from kvtrace.request import Ragged
 
 LARGEST_SHARE = 1 / 16
 """A family of more of all requests is cut where its prompts part; part of what a seed means."""
@@ -73,9 +73,8 @@ def _full(rows: FileRows, block_tokens: int) -> Ragged:
     """Return the ids of whole blocks: that of a partial one isn't met again by what follows."""
     assert rows.ids is not None
     counts = np.minimum(rows.ids.counts, rows.input_tokens // block_tokens)
-    begin = rows.ids.begin[:-1]
-    places = np.repeat(begin - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    return type(rows.ids).from_counts(counts, rows.ids.values[places])
+    places = np.repeat(rows.ids.begin[:-1], counts) + ranges(counts)
+    return Ragged.from_counts(counts, rows.ids.values[places])
 
 
 def _tree(first: NDArray[np.int64], before: NDArray[np.int64], behind: NDArray[np.int64],

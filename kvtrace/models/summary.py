@@ -13,6 +13,7 @@ from kvtrace.models.layers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from fractions import Fraction
 
     from kvtrace.models.geometry import Model
@@ -68,9 +69,8 @@ def groups(model: Model, ranks: int = 1, dtype: str | None = None) -> list[Group
     return rows
 
 
-def totals(model: Model, ranks: int = 1, dtype: str | None = None) -> dict[str, float]:
+def totals(rows: Sequence[GroupSummary]) -> dict[str, float]:
     """Return the sums over all groups: per token and per sequence, of a rank and of the node."""
-    rows = groups(model, ranks, dtype)
     names = (
         "rank_bytes_per_token",
         "rank_bytes_per_sequence",
