@@ -27,7 +27,7 @@ from kvtrace.header import Header
 from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SLACK_RATIO, SPACE_RATIO, Space, lane_of_tier
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.reader import open_trace
 from kvtrace.schema import Tier
@@ -74,14 +74,14 @@ def speed(path: Path) -> tuple[float, float]:
     for _ in range(3):
         with open_trace(path) as trace:
             lanes, start = lane_of_tier((Tier.NVME,)), time.process_time()
-            surveyed = survey(trace, lanes, Limit())
+            surveyed = survey(TraceRows(trace), lanes)
             wanted = extents.needs(surveyed, (Space(4096, 1 << 20),), SLACK_RATIO)
             passed = surveyed.rows / (time.process_time() - start)
             spaces = (Space(4096, 1 << 20, wanted[0].size_bytes),)
             made = extents.lanes(wanted, spaces, SLACK_RATIO)
             ring = make_ring(surveyed, closed=False, divided=True)
             geometry = Geometry(lanes, spaces, 1 << 30, 4 << 20)
-            planner = Planner(trace, Limit(), surveyed, made, geometry, ring)
+            planner = Planner(TraceRows(trace), surveyed, made, geometry, ring)
             start = time.process_time()
             while not planner.final:
                 planner.advance(planner.planned)

@@ -59,6 +59,8 @@ class Measured:
     states: tuple[tuple[DeviceState | None, DeviceState | None], ...]
     """Per lane, before and after."""
     interrupted: bool
+    time_is_over: bool
+    """Whether the run ended because the time that it was given was over."""
     changed: tuple[str, ...]
     """Targets that no longer were what the run had opened when it ended, each with why."""
     suspended_ns: int
@@ -69,6 +71,11 @@ class Measured:
     host_series: HostSeries | None
     bpf: BlockLatency | str | None
     """Or why it couldn't be had."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ended before its rows did."""
+        return self.interrupted or self.time_is_over
 
 
 def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounters, ...]:
@@ -145,20 +152,22 @@ def _findings(
     views = [lane.device for lane in lanes if lane.device is not None]
     own = sum(view.asked_bytes for view in views)
     unpopulated = options.populate == "none"
+    begun = prepared.begun(tally.reached)
     return Findings(
         lanes=tuple(lane.measure for lane in lanes),
         fidelity=faithful,
-        counts=counts_of(prepared.survey, prepared.tiers, tally, interrupted=measured.interrupted),
+        counts=counts_of(begun, prepared.tiers, tally, stopped=measured.stopped),
         named_not_executed=tuple(tier.label for tier in prepared.named_not_executed),
-        left_out_ops=prepared.survey.failed_rows,
+        left_out_ops=begun.failed_rows,
         failed_ops=tally.failed,
         dependency_failed_ops=tally.count(DEPENDENCY_FAILED),
         first_error=tally.first_error,
         mismatches=measured.mismatches,
         mismatched_ops=tally.count(VERIFY_FAILED),
-        original_reads=prepared.survey.original_reads if unpopulated else 0,
-        beyond_reads=prepared.survey.beyond_reads,
+        original_reads=begun.original_reads if unpopulated else 0,
+        beyond_reads=begun.beyond_reads,
         min_window_ns=options.min_window_ns,
+        run_time_ns=0 if measured.stopped else options.run_time_ns or 0,
         window_ns=max(lane.measure.window_ns for lane in lanes),
         interrupted=measured.interrupted,
         changed=measured.changed,
@@ -225,7 +234,9 @@ def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> 
 def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
     lanes = _lanes(prepared, options, measured)
-    phases = fidelity.phases_of(prepared.survey, prepared.tiers, measured.recorder)
+    tally = measured.tally
+    begun = prepared.begun(tally.reached)
+    phases = fidelity.phases_of(begun, prepared.tiers, measured.recorder)
     faithful = fidelity.measure(measured.recorder, phases, measured.order_violations)
     return Result(
         verdict=judge(_findings(prepared, options, measured, lanes, faithful), options.accept),
@@ -233,8 +244,8 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         groups=measured.recorder.groups(),
         requests=None if measured.requests is None else measured.requests.measure(),
         fidelity=faithful,
-        skipped=fidelity.skipped(prepared.survey, prepared.tiers),
-        errors=measured.tally.errors,
+        skipped=fidelity.skipped(begun, prepared.tiers),
+        errors=tally.errors(unreached=not measured.time_is_over),
         populated=measured.populated,
         payload=_payload(prepared, options, measured),
         tool=measured.cost,
@@ -242,8 +253,9 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         trace=describe(
             trace,
             sha256=measured.trace_sha256,
-            rows_replayed=prepared.survey.rows,
-            duration_ns=prepared.survey.last_ns,
+            rows_replayed=tally.reached if measured.stopped else begun.rows,
+            duration_ns=begun.last_ns,
+            rounds=prepared.rounds(tally.reached),
         ),
         options=options,
         start_ns=measured.recorder.start_ns,

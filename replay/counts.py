@@ -37,13 +37,11 @@ class Counts:
         )
 
 
-def counts_of(
-    survey: Survey, tiers: tuple[Tier, ...], tally: Tally, *, interrupted: bool
-) -> Counts:
+def counts_of(survey: Survey, tiers: tuple[Tier, ...], tally: Tally, *, stopped: bool) -> Counts:
     """Return the counts of a run. What was never planned counts only if the run was stopped."""
     executed = int(survey.cell_ops[list(tiers)].sum())
-    waiting = tally.count(DEPENDENCY_FAILED) + tally.count(INTERRUPTED)
-    unplanned = max(0, executed - tally.total) if interrupted else 0
     skipped = int(survey.cell_ops.sum()) - executed
+    waiting = tally.count(DEPENDENCY_FAILED)
+    waiting += max(0, executed - tally.reached) if stopped else tally.count(INTERRUPTED)
     errors = tally.failed + tally.count(VERIFY_FAILED)
-    return Counts(survey.rows, tally.completed, errors, waiting + unplanned + skipped)
+    return Counts(survey.rows, tally.completed, errors, waiting + skipped)

@@ -1,4 +1,4 @@
-"""The rows of a trace that a run executes, read once more beside the finished ops."""
+"""The rows that a run executes, read once more beside the finished ops."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.placement.looped import fresh_requests
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Trace
+    from kvtrace.placement.rows import RowSource
     from kvtrace.schema import Tier
 
 Rows = dict[str, "NDArray[Any]"]
 
 
 class ExecutedRows:
-    """Columns of a trace's rows of some tiers, taken in order; missing values are masked.
+    """Columns of the rows of some tiers, taken in order; missing values are masked.
 
-    Finished ops come in the same order, so that taking as many rows gives theirs.
+    Finished ops come in the same order, so that taking as many rows gives theirs. A request that
+    comes again in a further round has another id there.
     """
 
-    def __init__(self, trace: Trace, columns: Sequence[str], tiers: Sequence[Tier]) -> None:
+    def __init__(self, source: RowSource, columns: Sequence[str], tiers: Sequence[Tier]) -> None:
         self._names = tuple(columns)
         self._tiers = np.array(tiers, np.uint8)
-        self._rows = self._read(trace)
+        self._rows = self._read(source)
         self._left: Rows = {}
 
-    def _read(self, trace: Trace) -> Iterator[Rows]:
-        asked = list(dict.fromkeys([*self._names, "tier"]))
-        for batch in trace.batches(asked, nulls=True):
-            which = np.isin(batch["tier"], self._tiers)
+    def _read(self, source: RowSource) -> Iterator[Rows]:
+        for chunk in source.chunks(list(dict.fromkeys([*self._names, "tier"]))):
+            which = np.isin(chunk.columns["tier"], self._tiers)
             if which.any():
-                yield {name: batch[name][which] for name in self._names}
+                columns = fresh_requests(chunk)
+                yield {name: columns[name][which] for name in self._names}
 
     def take(self, count: int) -> Iterator[Rows]:
         """Yield the next `count` rows, in one or more parts."""

@@ -182,8 +182,8 @@ def _document(trace: Trace, found: _Found) -> doc.ResultDocument:
         **from_run.grouped(groups, lanes, info),
         requests=requests_document(found.requests),
         created_at_s=clock.unix_s(),
-        errors=sum(found.tally.errors.values()),
-        errors_by_name=found.tally.errors,
+        errors=sum(found.tally.errors().values()),
+        errors_by_name=found.tally.errors(),
         not_executed=[],
         fidelity=from_run.fidelity_of(fidelity.measure(found.recorder, found.phases, None)),
         populate=None,
@@ -227,7 +227,7 @@ def _lateness(measure: LaneMeasure) -> doc.LatenessSummary | None:
 
 
 def _reasons(found: _Found) -> list[Reason]:
-    failed = sum(found.tally.errors.values())
+    failed = sum(found.tally.errors().values())
     if not failed:
         return []
     return [

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 from kvtrace.units import S_NS, US_NS
 from replay import clock, engines, sample
 from replay.counters import LaneCounters
+from replay.deadline import Deadline
 from replay.done import Done, Taker
 from replay.drive import drive, thread_lanes
 from replay.feed import Drain, Feed
 from replay.host import bpftrace
 from replay.host.sampler import Sampler
 from replay.live import LiveView
-from replay.loop import Control, LoopOptions, Outcome, Times, Verify
+from replay.loop import INTERRUPTED, Control, LoopOptions, Outcome, Times, Verify
 from replay.options import ReplayOptions, Spin, Timing
 from replay.plan import RING_OPS
 from replay.recorder import Recorder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kvtrace.placement.rows import RowSource
     from kvtrace.reader import Trace
     from kvtrace.schema import Tier
     from replay.feed import Sink
@@ -48,8 +50,11 @@ _FLUSH_NS = 5 * S_NS
 class Journal(Protocol):
     """Keeps what a run has found so far, so that a crash loses little."""
 
-    def begin(self, tiers: Sequence[Tier]) -> None:
-        """Take the tiers that are executed; the run is about to begin."""
+    def begin(self, rows: RowSource, tiers: Sequence[Tier], *, timed: bool) -> None:
+        """Take the rows that are replayed and the tiers that are executed; the run begins.
+
+        `timed`: it ends when its time is over, and leaves out what it then hasn't begun.
+        """
         ...
 
     def add(self, done: Done, start_ns: int) -> None:
@@ -87,6 +92,16 @@ class Kept:
     def all(self) -> Done | None:
         """Return them; None if there were too many."""
         return Done.join(self._parts) if self._parts and self._count <= RING_OPS else None
+
+
+class _Reached:
+    """Hands over finished ops without those that a run had no time for."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def add(self, done: Done) -> None:
+        self._sink.add(done.select(done.error != INTERRUPTED))
 
 
 class _Journalled:
@@ -139,6 +154,9 @@ class Measurement:
         self._live: LiveView | None = None
         self._flushed_ns = 0
         self._slept_before_ns = 0
+        run_ns = options.run_time_ns
+        end_ns = None if run_ns is None else options.warmup_ns + run_ns
+        self.deadline = Deadline(self._control, stop, end_ns)
         self._devices = tuple(target.device for target in prepared.targets)
         self._sampler = Sampler(self._devices)
         self.bpf: BlockLatency | str | None = None
@@ -211,24 +229,27 @@ class Measurement:
             virtual_time=self._in_virtual_time,
         )
         if self._journal is not None:
-            self._journal.begin(self._prepared.tiers)
+            timed = self._options.run_time_ns is not None
+            self._journal.begin(self._prepared.rows, self._prepared.tiers, timed=timed)
         tracer = self._trace_block_layer()
-        self._watcher.stage("replaying", self._prepared.survey.executed_ops)
+        expected = None if self._options.loop else self._prepared.survey.executed_ops
+        self._watcher.stage("replaying", expected)
         self._flushed_ns = clock.now_ns()
         self._slept_before_ns = clock.suspended_ns()
         self._sampler.start()
         self.feed.start()
         try:
-            outcome, priority = drive(
-                self._engine,
-                self.lanes,
-                self._prepared.ring,
-                self._times,
-                options,
-                self._control,
-                lambda: self._look(fresh, assess),
-                self._options.priority,
-            )
+            with self.deadline:
+                outcome, priority = drive(
+                    self._engine,
+                    self.lanes,
+                    self._prepared.ring,
+                    self._times,
+                    options,
+                    self._control,
+                    lambda: self._look(fresh, assess),
+                    self._options.priority,
+                )
         finally:
             self.feed.stop()
             self._sampler.stop()
@@ -291,9 +312,10 @@ class Measurement:
     def _draining(self, fresh: FreshPayload | None) -> Drain:
         if self._drain is None:
             found = self.sinks
-            sinks: list[Sink] = [
-                found.recorder, found.tally, found.checker, found.kept, found.sampler,
-            ]  # fmt: skip
+            sinks: list[Sink] = [found.recorder, found.kept, found.sampler, found.checker]
+            if self._options.run_time_ns is not None:
+                sinks = [_Reached(sink) for sink in sinks]
+            sinks.append(found.tally)
             if found.requests is not None:
                 sinks.append(found.requests)
             if self._journal is not None:
@@ -334,4 +356,4 @@ class Measurement:
             return None
         options, start_ns = self._options, int(self._control.start_ns[0])
         requests = Requests(options.mode.loop_mode, start_ns, options.warmup_ns)
-        return RequestSink(self._trace, self._prepared.tiers, requests)
+        return RequestSink(self._prepared.rows, self._prepared.tiers, requests)

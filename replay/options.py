@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kvtrace.placement.extents import SLACK_RATIO
 from kvtrace.placement.rows import Limit
@@ -104,6 +104,10 @@ class ReplayOptions(BaseModel):
     threads: Annotated[int, Field(gt=0, le=16)] = 1
     priority: Priority = Priority.NONE
     warmup_ns: Annotated[int, Field(ge=0)] = 0
+    run_time_ns: Positive | None = None
+    """The run ends this long after the warm-up; None: with the trace."""
+    loop: bool = False
+    """Whether the trace begins again until the run time is over."""
     sync_stores: bool = False
     reuse_populated: bool = False
     payload: Payload = Payload.ARENA
@@ -128,6 +132,12 @@ class ReplayOptions(BaseModel):
     def stamped(self) -> bool:
         """Whether writes carry stamps: they would defeat duplicates that were asked for."""
         return self.dedup_ratio == 1
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.loop and self.run_time_ns is None:
+            raise ValueError("--loop needs --run-time: without it the run would never end")
+        return self
 
     @property
     def limit(self) -> Limit:

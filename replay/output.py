@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.header import Header
+    from kvtrace.placement.rows import RowSource
     from kvtrace.reader import Trace
     from kvtrace.schema import Tier
     from replay.document import ResultDocument
@@ -57,16 +58,28 @@ class ResultTrace:
 
     `due`, `submit`, `complete` are ns since the run's clock zero, null where it never happened.
     Beside errnos `error` has ECANCELED for ops whose predecessor failed, EBADMSG for reads of wrong
-    bytes, EINTR for ops that were stopped. Every few seconds what there is becomes a part of its
+    bytes, EINTR for ops that were stopped; ops that a run with a run time hadn't the time for are
+    no rows. Every few seconds what there is becomes a part of its
     own, itself a trace, in a folder beside `path`: a crash loses no more than that. `finish` makes
     one file.
     """
 
-    def __init__(self, trace: Trace, path: Path, tiers: Sequence[Tier], *, force: bool) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        rows: RowSource,
+        path: Path,
+        tiers: Sequence[Tier],
+        *,
+        timed: bool,
+        force: bool,
+    ) -> None:
+        """Take nothing yet; `timed`: the run ends when its time is over."""
         self._trace, self._path, self._force = trace, path, force
+        self._timed = timed
         self._tiers = np.array(tiers, np.uint8)
         self._kept = [name for name in trace.columns if name not in _MEASURED]
-        self._rows = ExecutedRows(trace, self._kept, tiers)
+        self._rows = ExecutedRows(rows, self._kept, tiers)
         self._pending: list[dict[str, NDArray[Any]]] = []
         self._pending_rows = 0
         self._parts: list[Path] = []
@@ -77,13 +90,17 @@ class ResultTrace:
     def add(self, done: Done, start_ns: int) -> None:
         """Take finished ops, in the trace's order."""
         measured = _measured(done, start_ns)
+        kept = done.error != INTERRUPTED if self._timed else np.ones(len(done), bool)
         begin = 0
         for rows in self._rows.take(len(done)):
             end = begin + len(rows["timestamp"])
-            part = {name: values[begin:end] for name, values in measured.items()}
-            self._pending.append(rows | part)
+            part = rows | {name: values[begin:end] for name, values in measured.items()}
+            which = kept[begin:end]
+            if not which.all():
+                part = {name: values[which] for name, values in part.items()}
+            self._pending.append(part)
             begin = end
-        self._pending_rows += len(done)
+        self._pending_rows += int(kept.sum())
         late = clock.now_ns() - self._flushed_ns > _FLUSH_NS
         if self._pending_rows >= ROW_GROUP_ROWS or (late and self._pending_rows):
             try:
@@ -288,11 +305,13 @@ class Outputs:
         """Take the trace that will be replayed."""
         self._trace = trace
 
-    def begin(self, tiers: Sequence[Tier]) -> None:
-        """Take the tiers that are executed; the run is about to begin."""
+    def begin(self, rows: RowSource, tiers: Sequence[Tier], *, timed: bool) -> None:
+        """Take the rows that are replayed and the tiers that are executed; the run begins."""
         if self.out is not None:
             assert self._trace is not None
-            self._result_trace = ResultTrace(self._trace, self.out, tiers, force=self.force)
+            self._result_trace = ResultTrace(
+                self._trace, rows, self.out, tiers, timed=timed, force=self.force
+            )
 
     def add(self, done: Done, start_ns: int) -> None:
         """Take finished ops, in the trace's order."""

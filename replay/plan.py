@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.errors import UsageError
-from kvtrace.placement.ground import MIXED, UNIFORM, enlarged
+from kvtrace.errors import TargetError, UsageError
+from kvtrace.placement.ground import MIXED, enlarged
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.placement.places import ARENA, BORN, give_arena, place_originals
-from kvtrace.placement.rehearsal import rehearse, unpack
-from kvtrace.placement.rows import NO_STREAM, Batch, Limit, read_batches, read_only, stream_keys
+from kvtrace.placement.rehearsal import space_ends, unpack
+from kvtrace.placement.rows import NO_STREAM, Batch, read_batches, read_only, stream_keys
 from kvtrace.placement.spool import CHUNK
 from kvtrace.placement.survey import dead_read
 from kvtrace.schema import Tier
@@ -36,13 +36,12 @@ from replay.order import Rows
 from replay.writes import writes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from kvtrace.errors import TraceError
+    from kvtrace.placement.rows import RowSource
     from kvtrace.placement.survey import Survey
-    from kvtrace.reader import Trace
 
 RING_OPS = 1 << 20
 """How far ahead of the loop the plan goes, at most."""
@@ -55,6 +54,9 @@ def make_ring(survey: Survey, *, closed: bool, divided: bool = False) -> Ops:
 
     `divided`: objects may have several extents.
     """
+    if survey.repeats_from is not None:
+        return Ops.empty(RING_OPS, EDGES_PER_OP * RING_OPS, clocks=closed,
+                         extents=EXTENT_ROOM if divided else 1)  # fmt: skip
     most = survey.executed_ops * (2 if closed else 1) + survey.rows // lists.JOIN_COUNT
     if closed:
         most += survey.rows  # every row may begin a group
@@ -69,14 +71,13 @@ class Planner:
 
     def __init__(
         self,
-        trace: Trace,
-        limit: Limit,
+        rows: RowSource,
         survey: Survey,
         space_lanes: NDArray[np.void],
         geometry: Geometry,
         ops: Ops,
     ) -> None:
-        self._trace, self._survey, self._geometry = trace, survey, geometry
+        self._source, self._survey, self._geometry = rows, survey, geometry
         self._space_lanes = space_lanes.copy()
         self._fixed = fixed_of(geometry)
         self._ring = lists.ring_of(ops)
@@ -90,7 +91,7 @@ class Planner:
         self._extent_marks: deque[tuple[int, int]] = deque()
         """(ops, extents) at the beginning of calls of `advance`."""
         self._born = 0
-        self._batches = read_batches(trace, limit, _optional(geometry))
+        self._batches = read_batches(rows, _optional(geometry))
         self._batch: Batch | None = None
         self._rows: Rows | None = None
         self._at = 0
@@ -121,34 +122,8 @@ class Planner:
         return self._survey.sessions + 1 if self._geometry.closed else 0
 
     def space_ends(self) -> tuple[int, ...]:
-        """Return, per lane, where the space that the whole plan may use ends.
-
-        Never-used space comes first: of a lane whose extents all have one length, each life takes
-        some while there is any.
-        """
-        lanes = self._space_lanes
-        count = np.zeros(len(lanes), np.int64)
-        length = np.zeros(len(lanes), np.int64)
-        align = self._fixed.align
-        there = self._survey.originals
-        for lengths, of_lane in self._lives(there["length"], there["lane"].astype(np.int64)):
-            of_lane, lengths = of_lane[lengths > 0], lengths[lengths > 0]
-            count += np.bincount(of_lane, minlength=len(lanes))
-            length[of_lane] = -(-lengths // align[of_lane]) * align[of_lane]
-        room = (lanes["limit"] - lanes["top"]) // np.maximum(length, 1)
-        taken = np.where(lanes["kind"] == UNIFORM, np.minimum(count, room), count)
-        ends = lanes["top"] + taken * length
-        if (lanes["kind"] == MIXED).any():
-            tops = rehearse(self._survey, lanes, align.tolist())
-            ends = np.where(lanes["kind"] == MIXED, tops, ends)
-        return tuple(ends.tolist())
-
-    def _lives(
-        self, lengths: NDArray[np.int64], lanes: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield lengths and lanes of all lives, those given first."""
-        yield lengths, lanes
-        yield from map(unpack, self._survey.lives.chunks())
+        """Return, per lane, where the space that the whole plan may use ends."""
+        return space_ends(self._survey, self._space_lanes, self._fixed.align)
 
     def populate(self, which: str, rng: np.random.Generator) -> tuple[Ops, int]:
         """Return the writes that bring the objects there that the trace expects to find.
@@ -278,6 +253,7 @@ class Planner:
             self._stream_states = carried(self._stream_states, everything, self._streams.capacity)
         rows = len(batch.op)
         step = batch.optional.get("step", np.zeros(rows, np.uint16)).astype(np.int32)
+        step |= (batch.round & 1) << 16  # a request that is repeated is another one
         complete = batch.optional.get("complete", np.full(rows, -1, np.int64))
         request = batch.optional.get("request", np.zeros(rows, np.uint64))
         return gates.GroupRows(
@@ -328,6 +304,7 @@ class Planner:
                 self._ring,
             )
             self.rows = self._batch.first_row + self._at
+            self._check_space()
             if status == order.DONE:
                 self._rows = None
                 return
@@ -348,8 +325,24 @@ class Planner:
     def _enlarge(self) -> None:
         self._lists = lists.enlarged(self._lists, self._ring, len(self._lists.op))
 
+    def _check_space(self) -> None:
+        """Raise TargetError if the space is used up: further rounds divide it as none before."""
+        assert self._batch is not None
+        lanes = self._state.ground.lanes
+        beyond = (lanes["kind"] == MIXED) & (lanes["top"] > lanes["cap"])
+        if self._survey.repeats_from is None or not beyond.any():
+            return
+        raise TargetError(
+            f"round {self._batch.round + 1} found no room: the free space is in too small parts",
+            where=f"--loop: {self._source.path}",
+            hint="give the target more space (--slack 0.2), or objects of one size",
+        )
+
     def _load_births(self) -> None:
-        lengths, _ = unpack(self._survey.lives.read(self._born, CHUNK))
+        lives = self._survey.lives
+        if self._born == lives.count and self._survey.repeats_from is not None:
+            self._born = self._survey.repeats_from
+        lengths, _ = unpack(lives.read(self._born, CHUNK))
         self._born += len(lengths)
         assert len(lengths), "more lives than the survey found"
         self._state.cursor[BORN] = 0
@@ -361,7 +354,7 @@ class Planner:
         align = self._geometry.spaces[self._geometry.lane_of_tier[batch.tier[row]]].align_bytes
         return UsageError(
             "partial write that isn't aligned",
-            where=f"{self._trace.path}: row {batch.first_row + row}",
+            where=f"{self._source.path}: row {batch.first_row + row}",
             got=f"offset {int(batch.offset_bytes[row])}, size {int(batch.size_bytes[row])}",
             accepted=f"multiples of {format_bytes(align)}, or up to the object's end",
             hint="replay it on a target with smaller blocks, or without this tier (--tiers)",
@@ -371,7 +364,7 @@ class Planner:
         assert self._batch is not None
         batch, row = self._batch, self._at
         tier = Tier(batch.tier[row])
-        return dead_read(self._trace, batch.first_row + row, int(batch.key[row]), tier)
+        return dead_read(self._source, batch.first_row + row, int(batch.key[row]), tier)
 
 
 def _optional(geometry: Geometry) -> tuple[str, ...]:

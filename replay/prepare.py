@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.placement import extents
 from kvtrace.placement.extents import any_mixed, lane_of_tier
+from kvtrace.placement.looped import Loop, loop
+from kvtrace.placement.rows import RowSource, TraceRows
 from kvtrace.placement.survey import Survey, survey
 from kvtrace.schema import MAX_TIME_NS, Tier
 from kvtrace.units import S_NS, format_bytes, format_duration_ns
@@ -46,7 +49,10 @@ class Prepared:
     needs: tuple[Need, ...]
     spaces: tuple[Space, ...]
     writes: tuple[bool, ...]
+    rows: RowSource
     survey: Survey
+    """Of all rows, or of two rounds of a loop."""
+    loop: Loop | None
     populate: Ops
     populate_count: int
     planner: Planner
@@ -56,6 +62,17 @@ class Prepared:
     named_not_executed: tuple[Tier, ...]
     survey_ns: int
     survey_cpu_ns: int
+
+    def rounds(self, ops: int) -> float:
+        """Return how often the trace was replayed when as many ops of executed tiers were begun."""
+        once = self.survey if self.loop is None else self.loop.once
+        if ops <= once.executed_ops:
+            return ops / max(1, once.executed_ops)
+        return 1 + (ops - once.executed_ops) / (self.survey.executed_ops - once.executed_ops)
+
+    def begun(self, ops: int) -> Survey:
+        """Return what was surveyed, with the counts of the rounds that as many ops are of."""
+        return self.survey if self.loop is None else self.loop.survey(ceil(self.rounds(ops)))
 
     @property
     def mixed_lanes(self) -> tuple[int, ...]:
@@ -104,14 +121,20 @@ def choose_targets(
 
 def _survey(
     trace: Trace, tiers: tuple[Tier, ...], options: ReplayOptions, watcher: Watcher, stop: Stop
-) -> Survey:
+) -> tuple[RowSource, Survey, Loop | None]:
+    """Return the rows that are to be replayed, and what they need."""
+
     def progress(rows: int) -> None:
         stop.check()
         watcher.advance(rows)
 
     watcher.stage("surveying", trace.rows)
     closed = options.mode == Timing.CLOSED
-    return survey(trace, lane_of_tier(tiers), options.limit, progress, count_sessions=closed)
+    rows, lanes = TraceRows(trace, options.limit), lane_of_tier(tiers)
+    if not options.loop or not trace.rows:
+        return rows, survey(rows, lanes, progress, count_sessions=closed), None
+    endless = loop(rows, lanes, progress, count_sessions=closed)
+    return endless.rows, endless.twice, endless
 
 
 def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
@@ -132,8 +155,8 @@ def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
 
 
 def schedule_text(found: Survey, options: ReplayOptions) -> str | None:
-    """Return one line on how long the run takes by its schedule; None in max mode."""
-    if options.mode == Timing.MAX:
+    """Return one line on how long the run takes by its schedule; None where it doesn't tell."""
+    if options.mode == Timing.MAX or options.loop:
         return None
     due_ns = int(found.last_ns / options.speed)
     days = due_ns / S_NS / 86_400
@@ -219,16 +242,16 @@ def _executable(
     options: ReplayOptions,
     watcher: Watcher,
     stop: Stop,
-) -> tuple[tuple[Tier, ...], Survey]:
+) -> tuple[tuple[Tier, ...], RowSource, Survey, Loop | None]:
     """Return the tiers that have a target and rows, and the survey with a lane for each."""
     tiers = tuple(targets)
-    found = _survey(trace, tiers, options, watcher, stop)
-    _check_rows(trace, found, tiers)
-    _check_duration(trace, found, options)
-    with_rows = tuple(tier for tier in tiers if found.cell_ops[tier].any())
+    rows, surveyed, endless = _survey(trace, tiers, options, watcher, stop)
+    _check_rows(trace, surveyed, tiers)
+    _check_duration(trace, surveyed, options)
+    with_rows = tuple(tier for tier in tiers if surveyed.cell_ops[tier].any())
     if with_rows != tiers:
-        found = _survey(trace, with_rows, options, watcher, stop)
-    return with_rows, found
+        rows, surveyed, endless = _survey(trace, with_rows, options, watcher, stop)
+    return with_rows, rows, surveyed, endless
 
 
 def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -> int:
@@ -274,7 +297,7 @@ def prepare(
     """
     made = choose_targets(given, options.tiers)
     start_ns, start_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
-    tiers, found = _executable(trace, made, options, watcher, stop)
+    tiers, rows, found, endless = _executable(trace, made, options, watcher, stop)
     surveyed_ns, surveyed_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
     targets = tuple(made[tier] for tier in tiers)
     writes = _lane_writes(found, dict(zip(tiers, targets, strict=True)), options)
@@ -286,7 +309,7 @@ def prepare(
     run_id = _run_id(targets, options)
     geometry = _geometry(tiers, targets, spaces, arena_bytes, options)
     ring = make_ring(found, closed=geometry.closed, divided=any_mixed(lanes))
-    planner = Planner(trace, options.limit, found, lanes, geometry, ring)
+    planner = Planner(rows, found, lanes, geometry, ring)
     shuffle = np.random.default_rng(np.random.SeedSequence(run_id, spawn_key=(_POPULATE_STREAM,)))
     populate, populate_count = planner.populate(options.populate, shuffle)
     if options.payload == "fresh":
@@ -297,7 +320,9 @@ def prepare(
         needs=needs,
         spaces=spaces,
         writes=writes,
+        rows=rows,
         survey=found,
+        loop=endless,
         populate=populate,
         populate_count=populate_count,
         planner=planner,

@@ -195,7 +195,7 @@ class _Session:
     ) -> Result:
         sinks = measurement.sinks
         lanes = measurement.lanes
-        interrupted = not final or self.stop.requested
+        interrupted = not final or (self.stop.requested and not measurement.deadline.passed)
         measured = Measured(
             counters=outcome.counters,
             recorder=sinks.recorder,
@@ -213,6 +213,7 @@ class _Session:
             ),
             states=tuple(zip(states, self._states(final=final), strict=True)),
             interrupted=interrupted,
+            time_is_over=measurement.deadline.passed,
             changed=self.changed,
             suspended_ns=measurement.suspended_ns,
             trace_sha256=sha256,

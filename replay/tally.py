@@ -58,9 +58,17 @@ class Tally:
             self._mismatched.append(done.select(wrong[:SHOWN]))
 
     @property
-    def errors(self) -> dict[str, int]:
-        """Ops that didn't succeed, by error."""
-        return {error_name(code): count for code, count in sorted(self._errors.items())}
+    def reached(self) -> int:
+        """Ops that were begun, or would have been but for one that failed before them."""
+        return self.total - self._errors[INTERRUPTED]
+
+    def errors(self, *, unreached: bool = True) -> dict[str, int]:
+        """Return the ops that didn't succeed, by error; not `unreached`: of those begun."""
+        return {
+            error_name(code): count
+            for code, count in sorted(self._errors.items())
+            if unreached or code != INTERRUPTED
+        }
 
     @property
     def failed(self) -> int:

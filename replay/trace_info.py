@@ -20,6 +20,7 @@ REPLAY, WHOLE = "replay", "whole"
 class TraceInfo:
     """What was replayed. `header`: all that the trace says of itself.
 
+    `rows_replayed`: rows within the limits; of a run that was ended before them, ops that it began.
     `generated_tokens`: of its requests; None where unknown, or if a part of them was replayed.
     """
 
@@ -34,10 +35,14 @@ class TraceInfo:
     header: dict[str, Any]
     whole: bool = False
     """Whether all of it was replayed, as far as its tiers were executed."""
+    rounds: float = 1.0
+    """How often the ops of executed tiers were begun; below 1: so much of them."""
 
 
-def describe(trace: Trace, *, sha256: str, rows_replayed: int, duration_ns: int) -> TraceInfo:
-    """Return what is to be said of `trace`, of which so many rows were replayed."""
+def describe(
+    trace: Trace, *, sha256: str, rows_replayed: int, duration_ns: int, rounds: float = 1.0
+) -> TraceInfo:
+    """Return what is to be said of `trace`, of which `rows_replayed` rows were replayed."""
     header = trace.header
     before = header.statistics.get(REPLAY, {WHOLE: True})
     whole = rows_replayed == trace.rows and bool(before.get(WHOLE))
@@ -53,6 +58,7 @@ def describe(trace: Trace, *, sha256: str, rows_replayed: int, duration_ns: int)
         generated_tokens=None if tokens is None else int(tokens),
         header=header.model_dump(mode="json"),
         whole=whole,
+        rounds=rounds,
     )
 
 

@@ -20,6 +20,8 @@ HOST_LATENESS_NS = 100 * US_NS
 HOST_LATENESS_RATIO = 0.01
 SHARED_RATIO = 0.05
 SHARED_BYTES = 64 * MIB
+RUN_TIME_RATIO = 0.99
+"""How much of its run time a run lasts at least."""
 SUSPENDED_NS = 10 * MS_NS
 OVERLOADED = "OVERLOADED"
 UNVERIFIED = "UNVERIFIED"
@@ -33,6 +35,7 @@ CODES = (
     "unwritten",
     "tier_not_executed",
     "short_window",
+    "trace_ended",
     "nothing_measured",
     "interrupted",
     "target_changed",
@@ -90,6 +93,8 @@ class Findings:
     beyond_reads: int = 0
     min_window_ns: int = 0
     window_ns: int = 0
+    run_time_ns: int = 0
+    """How long the run should have taken; 0 if it did, or took what the trace takes."""
     interrupted: bool = False
     changed: tuple[str, ...] = ()
     suspended_ns: int = 0
@@ -127,6 +132,7 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
         _unwritten,
         _not_executed,
         _short,
+        _ended,
         _nothing,
         _interrupted,
         _changed,
@@ -228,9 +234,22 @@ def _short(found: Findings) -> list[Reason]:
             "short_window",
             f"{format_duration_ns(found.window_ns)} measured, "
             f"{format_duration_ns(found.min_window_ns)} asked for",
-            "replay a longer trace"
+            "replay a longer trace, or repeat it (--run-time with --loop)"
             + (", or a lower --speed" if found.scheduled else "")
             + "; --min-window sets the limit",
+        )
+    ]
+
+
+def _ended(found: Findings) -> list[Reason]:
+    if found.window_ns >= RUN_TIME_RATIO * found.run_time_ns:
+        return []
+    return [
+        Reason(
+            "trace_ended",
+            f"the trace ended after {format_duration_ns(found.window_ns)} of the "
+            f"{format_duration_ns(found.run_time_ns)} of --run-time",
+            "add --loop to repeat the trace, or lower --run-time",
         )
     ]
 

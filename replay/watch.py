@@ -84,19 +84,23 @@ class Together:
 
 
 class Stop:
-    """A switch that ends a run: it submits nothing more, drains, and gives a partial result."""
+    """A switch that ends a run: it submits nothing more, drains, and gives a partial result.
+
+    `requested`: somebody wanted that, so that the result is INVALID.
+    """
 
     def __init__(self) -> None:
         self.flag: NDArray[np.int32] = np.zeros(1, np.int32)
+        self.requested = False
 
     def set(self) -> None:
         """Stop."""
+        self.requested = True
         self.flag[0] = 1
 
-    @property
-    def requested(self) -> bool:
-        """Whether it was set."""
-        return bool(self.flag[0])
+    def end(self) -> None:
+        """Submit nothing more, as the run was asked to from the start."""
+        self.flag[0] = 1
 
     def check(self) -> None:
         """Raise RunInterruptedError if it was set."""

@@ -137,6 +137,22 @@ def replay_command(
         str,
         typer.Option(help="Ops of so long aren't measured.", rich_help_panel=_TIMING),
     ] = "0s",
+    run_time: Annotated[
+        str | None,
+        typer.Option(
+            help="End the run this long after the warm-up, e.g. 300s.",
+            rich_help_panel=_TIMING,
+            show_default=False,
+        ),
+    ] = None,
+    loop: Annotated[
+        bool,
+        typer.Option(
+            "--loop",
+            help="Repeat the trace, with fresh keys, until --run-time is over.",
+            rich_help_panel=_TIMING,
+        ),
+    ] = False,
     limit: Annotated[
         str | None,
         typer.Option(
@@ -284,6 +300,8 @@ def replay_command(
         threads=threads,
         priority=priority,
         warmup_ns=parsed("--warmup", parse_duration_ns, warmup),
+        run_time_ns=parsed("--run-time", parse_duration_ns, run_time),
+        loop=loop,
         payload=payload,
         dedup_ratio=dedup_ratio,
         compress_ratio=compress_ratio,
@@ -348,6 +366,8 @@ def _options(**fields: Any) -> ReplayOptions:
         return ReplayOptions(**fields)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # several options together
+            raise UsageError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0])
         for unit in ("_bytes", "_ns", "_ratio", "_rows"):
             name = name.removesuffix(unit)

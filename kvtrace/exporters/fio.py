@@ -19,7 +19,7 @@ from kvtrace.outputs import check_writable
 from kvtrace.placement.extents import PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
-from kvtrace.placement.rows import Limit, read_batches
+from kvtrace.placement.rows import TraceRows, read_batches
 from kvtrace.request import ranges
 from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapWriter, map_path
@@ -102,7 +102,7 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     )
     with ExitStack() as files:
         log = _Log(files, out, target, options)
-        for batch in read_batches(trace, Limit(), ("request",)):
+        for batch in read_batches(TraceRows(trace), ("request",)):
             log.add(batch, ready.allocator.place(batch))
         log.end()
         depth = _depth(options, log.longest_bytes)

@@ -11,7 +11,7 @@ from kvtrace.errors import UsageError
 from kvtrace.placement import extents
 from kvtrace.placement.allocator import Allocator
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up, lane_of_tier
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import Survey, survey
 from kvtrace.schema import Op, Tier
 
@@ -57,7 +57,7 @@ def prepare(
     TraceError for a bad trace, TargetError if they need more space.
     """
     lanes = lane_of_tier(tiers)
-    found = survey(trace, lanes, Limit())
+    found = survey(TraceRows(trace), lanes)
     moved = found.cell_ops[list(tiers)][:, :, [Op.READ, Op.WRITE]]
     if not moved.any():
         there = [tier.label for tier in Tier if found.cell_ops[tier].any()]

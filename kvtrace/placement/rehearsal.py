@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.jit import kernel
-from kvtrace.placement.ground import MIXED, Ground, Record, enlarged, make_ground, nodes_have_room
+from kvtrace.placement.ground import (
+    MIXED,
+    UNIFORM,
+    Ground,
+    Record,
+    enlarged,
+    make_ground,
+    nodes_have_room,
+)
 from kvtrace.placement.holes import occupy, vacate
 from kvtrace.placement.objects import LANE_BITS
 
@@ -140,6 +149,43 @@ def rehearse(survey: Survey, lanes: NDArray[np.void], align: Sequence[int]) -> N
             slot_lane,
         )  # fmt: skip
     return np.asarray(ground.lanes["top"], np.int64)
+
+
+def space_ends(
+    survey: Survey, lanes: NDArray[np.void], align: NDArray[np.int64]
+) -> tuple[int, ...]:
+    """Return, per lane, where the space that the surveyed rows may use ends.
+
+    Never-used space comes first: of a lane whose extents all have one length, each life takes
+    some while there is any. Rows that are repeated for ever take all of it.
+    """
+    count, length = _extents(survey, lanes, align)
+    room = (lanes["limit"] - lanes["top"]) // np.maximum(length, 1)
+    endless = survey.repeats_from is not None
+    if endless:
+        count = room
+    taken = np.where(lanes["kind"] == UNIFORM, np.minimum(count, room), count)
+    ends = lanes["top"] + taken * length
+    mixed = lanes["kind"] == MIXED
+    if mixed.any():
+        tops = rehearse(survey, lanes, align.tolist())
+        ends = np.where(mixed, np.maximum(tops, lanes["limit"]) if endless else tops, ends)
+    return tuple(ends.tolist())
+
+
+def _extents(
+    survey: Survey, lanes: NDArray[np.void], align: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many extents each lane gives in all, and the length of one of them."""
+    count = np.zeros(len(lanes), np.int64)
+    length = np.zeros(len(lanes), np.int64)
+    originals = survey.originals
+    first = (originals["length"], originals["lane"].astype(np.int64))
+    for lengths, of_lane in chain([first], map(unpack, survey.lives.chunks())):
+        of_lane, lengths = of_lane[lengths > 0], lengths[lengths > 0]
+        count += np.bincount(of_lane, minlength=len(lanes))
+        length[of_lane] = -(-lengths // align[of_lane]) * align[of_lane]
+    return count, length
 
 
 def _follow_all(ground: Ground, *columns: NDArray[Any]) -> Ground:

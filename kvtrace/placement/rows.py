@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from kvtrace.schema import Op
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Trace
+    from kvtrace.reader import Columns, Trace
 
 COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
 SESSION_COLUMNS = ("session", "request")
@@ -43,11 +44,99 @@ class Limit:
         return count
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some rows to replay. `failed`: rows before and among them that are left out.
+
+    `round`: how many times the whole trace came before.
+    """
+
+    columns: Columns
+    failed: int = 0
+    round: int = 0
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+class RowSource(Protocol):
+    """The rows that a replay executes or passes over."""
+
+    @property
+    def path(self) -> Path:
+        """Where they come from."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that there are."""
+        ...
+
+    def resident(self) -> NDArray[np.void]:
+        """Return the objects present at the start, an array of `header.RESIDENT_DTYPE`."""
+        ...
+
+    def chunks(self, names: Sequence[str]) -> Iterator[Chunk]:
+        """Yield the rows' columns in order; where a column has nulls, it is masked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRows:
+    """The rows of a trace that are within a limit."""
+
+    trace: Trace
+    limit: Limit = Limit()
+
+    @property
+    def path(self) -> Path:
+        """Where they come from."""
+        return self.trace.path
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that there are."""
+        return self.trace.columns
+
+    def resident(self) -> NDArray[np.void]:
+        """Return the objects present at the start."""
+        return self.trace.resident()
+
+    def chunks(self, names: Sequence[str]) -> Iterator[Chunk]:
+        """Yield the rows in order, without ops that had failed where these are left out."""
+        needed = {"timestamp", "op"}
+        if "error" in self.columns and not self.limit.with_failed:
+            needed.add("error")
+        read = [*names, *sorted(needed - set(names))]
+        seen = waiting = 0
+        for columns in self.trace.batches(read, nulls=True):
+            rows = self.limit.cut(seen, columns["timestamp"])
+            kept = _kept({name: columns[name][:rows] for name in needed})
+            waiting += 0 if kept is None else rows - int(kept.sum())
+            chunk = {name: columns[name][:rows] for name in names}
+            if kept is not None:
+                chunk = {name: values[kept] for name, values in chunk.items()}
+            if rows if kept is None else kept.any():
+                yield Chunk(chunk, waiting)
+                waiting = 0
+            if rows < len(columns["timestamp"]):
+                return
+            seen += rows
+
+
+def _kept(columns: Columns) -> NDArray[np.bool_] | None:
+    """Return which rows are no ops that had failed, as far as is known; None for all."""
+    error = columns.get("error")
+    if error is None or not np.ma.filled(error, 0).any():
+        return None
+    return np.asarray((np.ma.filled(error, 0) == 0) | (columns["op"] == Op.LOOKUP))
+
+
 @dataclass(slots=True)
 class Batch:
     """Rows of a trace that follow one another, `offset_bytes` filled in where the trace has none.
 
-    `first_row`: how many came before; `failed`: ops among them that had failed and are left out.
+    `first_row`: how many came before; `failed`, `round`: as of a `Chunk`.
     """
 
     first_row: int
@@ -61,6 +150,7 @@ class Batch:
     optional: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Other columns that were asked for; those that the trace doesn't have are missing."""
     failed: int = 0
+    round: int = 0
 
 
 def read_only(values: NDArray[Any]) -> NDArray[Any]:
@@ -74,55 +164,35 @@ def read_only(values: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def read_batches(trace: Trace, limit: Limit, optional: tuple[str, ...] = ()) -> Iterator[Batch]:
-    """Yield the rows of `trace` that are within `limit`, in slices that stay in a CPU's cache."""
-    there = [name for name in optional if name in trace.columns]
-    names = [*COLUMNS, *there, *(["offset"] if "offset" in trace.columns else [])]
-    names += ["error"] if "error" in trace.columns and not limit.with_failed else []
-    first_row = seen = waiting = 0
-    for columns in trace.batches(names, nulls=True):
-        rows = limit.cut(seen, columns["timestamp"])
-        cut = _done({name: values[:rows] for name, values in columns.items()})
-        done = len(cut["op"])
-        waiting += rows - done
-        if done:
-            yield from batches_of(cut, first_row, there, waiting)
-            waiting = 0
-        first_row += done
-        if rows < len(columns["timestamp"]):
-            return
-        seen += rows
+def read_batches(rows: RowSource, optional: Sequence[str] = ()) -> Iterator[Batch]:
+    """Yield rows in slices that stay in a CPU's cache, with those `optional` columns there are."""
+    present = [name for name in optional if name in rows.columns]
+    names = [*COLUMNS, *present, *(["offset"] if "offset" in rows.columns else [])]
+    first_row = 0
+    for chunk in rows.chunks(names):
+        yield from batches_of(chunk, first_row, present)
+        first_row += len(chunk)
 
 
-def _done(part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return rows without ops that had failed, as far as errors are known."""
-    error = part.get("error")
-    if error is None or not np.ma.filled(error, 0).any():
-        return part
-    kept = (np.ma.filled(error, 0) == 0) | (part["op"] == Op.LOOKUP)
-    return {name: values[kept] for name, values in part.items()}
-
-
-def batches_of(
-    columns: dict[str, NDArray[Any]], first_row: int, optional: Sequence[str] = (), failed: int = 0
-) -> Iterator[Batch]:
-    """Yield rows in slices that stay in a CPU's cache; `failed` before them were left out."""
-    rows = len(columns["timestamp"])
+def batches_of(chunk: Chunk, first_row: int, optional: Sequence[str] = ()) -> Iterator[Batch]:
+    """Yield a chunk's rows, of which the first is `first_row`, in slices."""
+    rows = len(chunk)
     for begin in range(0, rows, _SLICE_ROWS):
         end = min(rows, begin + _SLICE_ROWS)
-        part = {name: read_only(values[begin:end]) for name, values in columns.items()}
-        offset = part.get("offset")
+        columns = {name: read_only(values[begin:end]) for name, values in chunk.columns.items()}
+        offset = columns.get("offset")
         yield Batch(
             first_row + begin,
-            part["timestamp"],
-            part["op"],
-            part["size"],
-            part["tier"],
-            part["key"],
-            part["phase"],
+            columns["timestamp"],
+            columns["op"],
+            columns["size"],
+            columns["tier"],
+            columns["key"],
+            columns["phase"],
             read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
-            {name: part[name] for name in optional},
-            failed if begin == 0 else 0,
+            {name: columns[name] for name in optional},
+            chunk.failed if begin == 0 else 0,
+            chunk.round,
         )
 
 

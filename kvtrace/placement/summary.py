@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.placement import extents
 from kvtrace.placement.extents import Need, Space, lane_of_tier
-from kvtrace.placement.rows import Limit, batches_of
+from kvtrace.placement.rows import Chunk, TraceRows, batches_of
 from kvtrace.placement.survey import Surveyor, survey
 from kvtrace.schema import Op, Tier
 
@@ -24,7 +24,7 @@ _ALL = tuple(Tier)
 
 def needs_of(trace: Trace) -> dict[Tier, Need]:
     """Return what each tier that holds objects needs. Raises TraceError for a dead read."""
-    return _needs(survey(trace, lane_of_tier(_ALL), Limit()))
+    return _needs(survey(TraceRows(trace), lane_of_tier(_ALL)))
 
 
 def _needs(found: Survey) -> dict[Tier, Need]:
@@ -51,7 +51,7 @@ class NeedCounter:
 
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Take the next rows."""
-        for batch in batches_of(columns, self._rows):
+        for batch in batches_of(Chunk(columns), self._rows):
             self._surveyor.add(batch, self._lanes)
         self._rows += len(columns["timestamp"])
 

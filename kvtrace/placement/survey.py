@@ -15,7 +15,7 @@ from kvtrace.errors import TraceError
 from kvtrace.placement import objects
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.placement.objects import LANE_BITS, NO_CHANGE, OBJECT, ORIGINAL
-from kvtrace.placement.rows import SESSION_COLUMNS, Batch, Limit, read_batches, stream_keys
+from kvtrace.placement.rows import SESSION_COLUMNS, Batch, RowSource, read_batches, stream_keys
 from kvtrace.placement.spool import Spool
 from kvtrace.schema import Op, Phase, Tier
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-    from kvtrace.reader import Trace
 
 
 @dataclass(slots=True)
@@ -57,6 +55,8 @@ class Survey:
     """Distinct sessions, and requests without one; 0 unless asked for."""
     failed_rows: int = 0
     """Ops that had failed and are left out."""
+    repeats_from: int | None = None
+    """Which of `lives` is the first of those that begin in every further round; None: no rounds."""
 
     def has_writes(self, tier: Tier) -> bool:
         """Whether rows of a tier write."""
@@ -68,51 +68,61 @@ class Survey:
 
 
 def survey(
-    trace: Trace,
+    rows: RowSource,
     lane_of_tier: NDArray[np.int8],
-    limit: Limit,
     progress: Callable[[int], None] = lambda rows: None,
     *,
     count_sessions: bool = False,
 ) -> Survey:
-    """Return what the rows of `trace` within `limit` need. Raises TraceError for a dead read."""
+    """Return what `rows` need. Raises TraceError for a dead read."""
+    return survey_whole(rows, lane_of_tier, progress, count_sessions=count_sessions)[0]
+
+
+def survey_whole(
+    rows: RowSource,
+    lane_of_tier: NDArray[np.int8],
+    progress: Callable[[int], None] = lambda rows: None,
+    *,
+    count_sessions: bool = False,
+) -> tuple[Survey, Surveyor]:
+    """Return what `rows` need, and the state behind the last of them. Raises as `survey`."""
     state = Surveyor(max(1, int(lane_of_tier.max()) + 1))
-    state.add_resident(trace.resident(), lane_of_tier)
+    state.add_resident(rows.resident(), lane_of_tier)
     sessions = KeyTable()
-    rows, last_ns, failed = 0, 0, 0
-    for batch in read_batches(trace, limit, SESSION_COLUMNS if count_sessions else ()):
+    count, last_ns, failed = 0, 0, 0
+    for batch in read_batches(rows, SESSION_COLUMNS if count_sessions else ()):
         state.add(batch, lane_of_tier)
         if state.tally[objects.BAD_ROW] >= 0:
             row = int(state.tally[objects.BAD_ROW])
             tier = Tier(batch.tier[row])
-            raise dead_read(trace, batch.first_row + row, int(batch.key[row]), tier)
+            raise dead_read(rows, batch.first_row + row, int(batch.key[row]), tier)
         if count_sessions:
             sessions.add(stream_keys(batch))
-        rows, failed = batch.first_row + len(batch.op), failed + batch.failed
+        count, failed = batch.first_row + len(batch.op), failed + batch.failed
         last_ns = int(batch.timestamp_ns[-1])
-        progress(rows)
+        progress(count)
     state.finish()
-    originals = _without_ghosts(trace, lane_of_tier, limit, state)
-    found = state.result(rows, last_ns, originals, sessions.count)
-    found.failed_rows = failed
-    return found
+    originals = _without_ghosts(rows, lane_of_tier, state)
+    result = state.result(count, last_ns, originals, sessions.count)
+    result.failed_rows = failed
+    return result, state
 
 
-def dead_read(trace: Trace, row: int, key: int, tier: Tier) -> TraceError:
+def dead_read(rows: RowSource, row: int, key: int, tier: Tier) -> TraceError:
     """Return the error of a trace that reads what it has deleted."""
     return TraceError(
         "read of a deleted object",
-        where=f"{trace.path}: row {row}, column op",
+        where=f"{rows.path}: row {row}, column op",
         got=f"key {key} on tier {tier.label}",
         accepted="a read that follows a live write",
         hint="--with-failed executes the ops that had failed, a write among them"
-        if "error" in trace.columns
+        if "error" in rows.columns
         else "run `kvtrace check`",
     )
 
 
 def _without_ghosts(
-    trace: Trace, lane_of_tier: NDArray[np.int8], limit: Limit, state: Surveyor
+    rows: RowSource, lane_of_tier: NDArray[np.int8], state: Surveyor
 ) -> NDArray[np.bool_]:
     """Return which originals are none of those deleted so long ago that it was forgotten.
 
@@ -123,21 +133,20 @@ def _without_ghosts(
     late = (found["initial"] > 0) & (found["row"] >= state.first_sweep_row)
     if not late.any():
         return np.ones(len(found), bool)
-    ghosts = late & _touched_before(trace, lane_of_tier, limit, found, late)
+    ghosts = late & _touched_before(rows, lane_of_tier, found, late)
     reads = np.flatnonzero(ghosts & (found["deleted"] == 0))
     if len(reads):
         first = found[reads[found["row"][reads].argmin()]]
         tier = Tier(int(np.flatnonzero(lane_of_tier == first["lane"])[0]))
-        raise dead_read(trace, int(first["row"]), int(first["key"]), tier)
+        raise dead_read(rows, int(first["row"]), int(first["key"]), tier)
     ended = found["ended"][ghosts]
     state.changes.put(ended, np.full(len(ended), NO_CHANGE, np.int64))
     return ~ghosts
 
 
 def _touched_before(
-    trace: Trace,
+    source: RowSource,
     lane_of_tier: NDArray[np.int8],
-    limit: Limit,
     found: NDArray[np.void],
     late: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
@@ -155,7 +164,7 @@ def _touched_before(
     )
     for at in order.tolist():
         touched[at] = (int(found["key"][at]), int(found["lane"][at])) in residents
-    for batch in read_batches(trace, limit):
+    for batch in read_batches(source):
         lane = lane_of_tier[batch.tier]
         rows = np.flatnonzero((lane >= 0) & (batch.op != int(Op.LOOKUP)) & np.isin(batch.key, keys))
         for row in rows.tolist():

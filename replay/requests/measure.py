@@ -12,7 +12,7 @@ from kvtrace.placement.keys import KeyTable
 from kvtrace.schema import Phase, Qos
 from replay.executed import ExecutedRows
 from replay.histogram import Histogram, Summary
-from replay.loop import NO_TIME_NS, Mode
+from replay.loop import INTERRUPTED, NO_TIME_NS, Mode
 from replay.requests.levels import TARGET_P95_NS
 
 if TYPE_CHECKING:
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Trace
+    from kvtrace.placement.rows import RowSource
     from kvtrace.schema import Tier
     from replay.done import Done
 
 _BEGIN, _END, _IO, _WAITED, _STATE = range(5)
 _COLUMNS = 5
-_FAILED, _EARLY, _BEGUN, _QOS_SHIFT = 1, 2, 4, 3
-"""In a request's state: an op failed; one was before the window; one succeeded; its class."""
+_FAILED, _OUTSIDE, _BEGUN, _QOS_SHIFT = 1, 2, 4, 3
+"""In a request's state: an op failed; one was before the window or never begun; one succeeded; its
+class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Requests:
     """Puts the ops of requests together: their own reads and writes, in phases prefill and decode.
 
     Demotions and promotions that a request forces aren't its own; requests that began before the
-    window are left out. Memory follows the number of requests: up to 120 bytes each.
+    window, or that a run was stopped in, are left out. Memory follows the number of requests: up to
+    120 bytes each.
     """
 
     def __init__(self, mode: Mode, start_ns: int, warmup_ns: int = 0) -> None:
@@ -82,8 +84,9 @@ class Requests:
         begin_ns = submit_ns if self._mode == Mode.MAX else due_ns
         by_ns = due_ns if self._mode == Mode.OPEN else submit_ns
         early = (by_ns < self._begin_ns) & (by_ns != NO_TIME_NS)
+        outside = early | (done.error[own] == INTERRUPTED)
         qos = done.qos[own].astype(np.int64)
-        state = early * _EARLY | ~done.good[own] * _FAILED | qos << _QOS_SHIFT
+        state = outside * _OUTSIDE | ~done.good[own] * _FAILED | qos << _QOS_SHIFT
         _gather(index, state, begin_ns, complete_ns - submit_ns, complete_ns, self._columns)
 
     def _make_room(self) -> None:
@@ -96,7 +99,7 @@ class Requests:
         """Return what was found so far; None if no op names its request."""
         columns = self._columns[:, : self._table.count]
         state = columns[_STATE]
-        columns = columns[:, state & _EARLY == 0]
+        columns = columns[:, state & _OUTSIDE == 0]
         if not columns.shape[1]:
             return None
         qos = columns[_STATE] >> _QOS_SHIFT
@@ -106,11 +109,11 @@ class Requests:
 
 
 class RequestSink:
-    """Takes a run's finished ops and looks their requests up in the trace."""
+    """Takes a run's finished ops and looks up which requests they belong to."""
 
-    def __init__(self, trace: Trace, tiers: Sequence[Tier], requests: Requests) -> None:
+    def __init__(self, source: RowSource, tiers: Sequence[Tier], requests: Requests) -> None:
         self.requests = requests
-        self._rows = ExecutedRows(trace, ("request",), tiers)
+        self._rows = ExecutedRows(source, ("request",), tiers)
 
     def add(self, done: Done) -> None:
         """Take finished ops, in the trace's order."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.placement import extents
 from kvtrace.placement.extents import Need, Space, lane_of_tier
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.schema import Op, Phase, Tier
 from replay.geometry import Geometry
@@ -33,14 +33,14 @@ def planned(
     """Return needs, spaces, planner and all ops of a trace on two tiers."""
     trace = MemoryTrace(rows)
     lanes = lane_of_tier(TIERS)
-    found = survey(trace, lanes, Limit())  # type: ignore[arg-type]
+    found = survey(TraceRows(trace), lanes)  # type: ignore[arg-type]
     offered = (Space(KIB4, 1 << 20),) * len(TIERS)
     needs = extents.needs(found, offered, slack, part)
     spaces = tuple(Space(KIB4, 1 << 20, max(KIB4, need.size_bytes + spare)) for need in needs)
     space_lanes = extents.lanes(needs, spaces, slack, part)
     geometry = Geometry(lanes, spaces, 1 << 24, IO_BYTES)
     ops = make_ring(found, closed=False, divided=True)
-    planner = Planner(trace, Limit(), found, space_lanes, geometry, ops)  # type: ignore[arg-type]
+    planner = Planner(TraceRows(trace), found, space_lanes, geometry, ops)  # type: ignore[arg-type]
     return needs, spaces, planner, ops
 
 

@@ -248,7 +248,7 @@ def test_a_machine_that_slept_is_told_by_its_other_clock(
 class Full:
     """A journal whose disk is full."""
 
-    def begin(self, tiers: object) -> None:
+    def begin(self, rows: object, tiers: object, *, timed: bool) -> None:
         """Nothing to note."""
 
     def add(self, done: object, start_ns: int) -> None:

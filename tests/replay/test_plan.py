@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kvtrace.errors import TargetError, TraceError, UsageError
 from kvtrace.placement import extents
 from kvtrace.placement.extents import Space, lane_of_tier
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.rows import Limit, TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.schema import Op, Phase, Tier
 from replay.divided import places
@@ -73,7 +73,7 @@ def make_planner(
     """Return a planner with exactly the space that is needed, or a little more, and its ring."""
     trace: Any = MemoryTrace(rows, **trace_fields)
     lanes = lane_of_tier(tiers)
-    found = survey(trace, lanes, limit, count_sessions=closed)
+    found = survey(TraceRows(trace, limit), lanes, count_sessions=closed)
     offered = tuple(Space(KIB4, 1 << 20, None) for _ in tiers)
     needs = extents.needs(found, offered, 0.0, io_bytes)
     spaces = tuple(Space(KIB4, 1 << 20, need.size_bytes + spare_bytes) for need in needs)
@@ -92,7 +92,7 @@ def make_planner(
     ops = make_ring(found, closed=closed, divided=True)
     if ring_ops is not None:
         ops = Ops.empty(ring_ops, 1 << 20, clocks=closed, extents=1 << 10)
-    return Planner(trace, limit, found, space_lanes, geometry, ops), ops
+    return Planner(TraceRows(trace, limit), found, space_lanes, geometry, ops), ops
 
 
 def make_plan(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from kvtrace.placement.rows import TraceRows
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
@@ -19,7 +20,7 @@ from replay.requests.measure import Requests, RequestSink
 from tests.making import write_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from kvtrace.reader import Trace
@@ -190,17 +191,19 @@ def test_requests_are_looked_up_in_the_trace_whatever_the_batches(tmp_path: Path
     numbers[9] = np.ma.masked
     path = write_rows(tmp_path / "t.parquet", rows, request=numbers)
     with open_trace(path) as trace:
-        in_parts = SimpleNamespace(batches=lambda *_, **__: thirds(trace))
+        in_parts = SimpleNamespace(
+            columns=trace.columns, batches=lambda names, **_: thirds(trace, names)
+        )
         for source in (trace, in_parts):
-            sink = RequestSink(source, (Tier.NVME,), Requests(Mode.OPEN, 0))
+            sink = RequestSink(TraceRows(source), (Tier.NVME,), Requests(Mode.OPEN, 0))
             done = ops(*((at, at, at + 1) for at, tier in enumerate(tiers) if tier == Tier.NVME))
             for begin, end in ((0, 0), (0, 1), (1, 4), (4, 6)):
                 sink.add(done.select(np.arange(begin, end)))
             assert measured(sink.requests).count == len({n // 2 for n in (1, 2, 4, 5, 7, 8)})
 
 
-def thirds(trace: Trace) -> Iterator[dict[str, Any]]:
+def thirds(trace: Trace, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a trace's rows, three at a time."""
-    for batch in trace.batches(["request", "tier"], nulls=True):
+    for batch in trace.batches(names, nulls=True):
         for begin in range(0, len(batch["tier"]), 3):
             yield {name: values[begin : begin + 3] for name, values in batch.items()}

@@ -14,7 +14,7 @@ from kvtrace.errors import UsageError
 from kvtrace.exporters import ExportOptions
 from kvtrace.placement import extents
 from kvtrace.placement.extents import RESERVED_BYTES, SLACK_RATIO, Space, lane_of_tier
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Tier
@@ -36,14 +36,14 @@ def planned_places(path: Path, size_bytes: int | None) -> list[tuple[int, int]]:
     """Return where a replay's plan reads and writes on a device of such a size."""
     with open_trace(path) as trace:
         lanes = lane_of_tier((Tier.NVME,))
-        found = survey(trace, lanes, Limit())
+        found = survey(TraceRows(trace), lanes)
         (need,) = extents.needs(found, (Space(4096, RESERVED_BYTES, None),), SLACK_RATIO)
         size = need.size_bytes if size_bytes is None else size_bytes - RESERVED_BYTES
         spaces = (Space(4096, RESERVED_BYTES, extents.align_up(max(1, size), 4096)),)
         geometry = Geometry(lanes, spaces, 1 << 24, 4 * MIB)
         ops = make_ring(found, closed=False, divided=True)
         space_lanes = extents.lanes((need,), spaces, SLACK_RATIO)
-        planner = Planner(trace, Limit(), found, space_lanes, geometry, ops)
+        planner = Planner(TraceRows(trace), found, space_lanes, geometry, ops)
         while planner.advance(0):
             pass
     kinds = ops.cell[: planner.planned] >> 2 & 3

@@ -14,7 +14,7 @@ from kvtrace.config import resolve
 from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SPACE_RATIO, Space, lane_of_tier
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
@@ -213,7 +213,7 @@ def test_request_layout_of_3_gib_needs_little_more_than_3_gib(tmp_path: Path) ->
     path = tmp_path / "request.parquet"
     record(resolve(None, options, (), None).config, path)
     with open_trace(path) as trace:
-        found = survey(trace, lane_of_tier(TIERS), Limit())
+        found = survey(TraceRows(trace), lane_of_tier(TIERS))
         needs = extents.needs(found, (Space(KIB4),) * 2, extents.SLACK_RATIO)
     for need, capacity in zip(needs, (1 << 30, 3 << 30), strict=True):
         assert 0.8 * capacity < need.live_bytes <= capacity + 4096 * need.live_objects_max
@@ -236,7 +236,7 @@ def test_every_layout_is_within_the_bound(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "t.parquet"
     record(resolve(None, options, (), None).config, path)
     with open_trace(path) as trace:
-        found = survey(trace, lane_of_tier((NVME,)), Limit())
+        found = survey(TraceRows(trace), lane_of_tier((NVME,)))
         (need,) = extents.needs(found, (Space(KIB4),), extents.SLACK_RATIO)
     assert 0 < need.live_bytes <= need.size_bytes <= SPACE_RATIO * need.live_bytes
 
