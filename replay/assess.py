@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kvtrace.reader import Trace
     from replay.device import DeviceState, DiskStat
     from replay.done import Done
+    from replay.environment import Environment
     from replay.fidelity import Fidelity
     from replay.host.bpf import BlockLatency
     from replay.host.series import DeviceSeries, HostSeries
@@ -147,6 +148,7 @@ def _findings(
     measured: Measured,
     lanes: tuple[LaneResult, ...],
     faithful: Fidelity,
+    observed: Environment,
 ) -> Findings:
     tally = measured.tally
     views = [lane.device for lane in lanes if lane.device is not None]
@@ -195,6 +197,7 @@ def _findings(
         measured_ops=sum(lane.measure.service.count for lane in lanes),
         moved_reads=tally.moved_reads,
         coverage=_payload(prepared, options, measured),
+        targets=observed.targets,
     )
 
 
@@ -238,8 +241,10 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
     begun = prepared.begun(tally.reached)
     phases = fidelity.phases_of(begun, prepared.tiers, measured.recorder)
     faithful = fidelity.measure(measured.recorder, phases, measured.order_violations)
+    observed = environment.observe(prepared.targets)
+    findings = _findings(prepared, options, measured, lanes, faithful, observed)
     return Result(
-        verdict=judge(_findings(prepared, options, measured, lanes, faithful), options.accept),
+        verdict=judge(findings, options.accept),
         lanes=lanes,
         groups=measured.recorder.groups(),
         requests=None if measured.requests is None else measured.requests.measure(),
@@ -249,7 +254,7 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         populated=measured.populated,
         payload=_payload(prepared, options, measured),
         tool=measured.cost,
-        environment=environment.observe(prepared.targets),
+        environment=observed,
         trace=describe(
             trace,
             sha256=measured.trace_sha256,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from kvtrace.printable import utf8
 from replay import device, mounts
+from replay.host import beneath
+from replay.host.beneath import NOTHING, Beneath
 
 if TYPE_CHECKING:
     from replay.targets import Target
@@ -50,6 +52,7 @@ class TargetEnvironment:
     file_system: str | None
     mount_options: str | None
     queue: dict[str, str]
+    beneath: Beneath = NOTHING
 
 
 def _target(target: Target) -> TargetEnvironment:
@@ -62,6 +65,7 @@ def _target(target: Target) -> TargetEnvironment:
         mount.type if mount else None,
         mount.options if mount else None,
         device.queue_limits(sysfs) if sysfs else {},
+        beneath.observe(sysfs, target.spec.path),
     )
 
 

@@ -36,7 +36,6 @@ from replay.order import Rows
 from replay.writes import writes
 
 if TYPE_CHECKING:
-
     from numpy.typing import NDArray
 
     from kvtrace.errors import TraceError

@@ -8,6 +8,9 @@ from replay import signs
 from replay.reason import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replay.environment import TargetEnvironment
     from replay.verdict import Findings
 
 
@@ -22,6 +25,28 @@ def _stamps_only(found: Findings) -> list[Reason]:
             "--verify full compares every byte, --verify sample that of one read in 128",
         )
     ]
+
+
+def _beneath(target: TargetEnvironment) -> Iterator[Reason]:
+    """Yield what a target's figures are of, beside a drive of its own."""
+    below = target.beneath
+    if below.in_memory:
+        yield Reason(
+            "in_memory", f"{target.title} is in memory", "use a drive, or report it as memory"
+        )
+    if below.virtual:
+        yield Reason(
+            "virtual_disk",
+            f"{target.title} is on a virtual disk: its host's cache, limits and neighbours are "
+            "measured too",
+            "use a drive that is passed through, or report it as a virtual disk",
+        )
+    if below.io_limit:
+        yield Reason(
+            "io_limit",
+            f"{target.title}: a cgroup allows {below.io_limit}",
+            "raise io.max of the cgroup, or report the figures as those of the limit",
+        )
 
 
 def warnings(found: Findings) -> list[Reason]:
@@ -39,6 +64,7 @@ def warnings(found: Findings) -> list[Reason]:
         Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
         for name in found.throttled
     ]
+    warnings += [reason for target in found.targets for reason in _beneath(target)]
     warnings += _stamps_only(found)
     if found.left_out_ops:
         warnings.append(

@@ -18,9 +18,9 @@ from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, Watcher, run
 from replay.from_run import document_of
+from replay.invalid import CODES
 from replay.metrics import Metrics, parse_address
 from replay.output import Outputs
-from replay.verdict import CODES
 from replay.watch import Together
 
 if TYPE_CHECKING:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from replay import device, mounts, preflight
+from replay.host import beneath
 from replay.safety import signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _BLOCK = Path("/sys/block")
-_VIRTUAL_NAMES = ("vd", "xvd", "nbd", "rbd", "zd")
-_VIRTUAL_MODELS = ("qemu", "vmware", "virtual", "elastic block", "persistentdisk", "msft")
-_MEMORY_NAMES = ("ram", "zram", "pmem", "nullb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,12 @@ class Disk:
     @property
     def in_memory(self) -> bool:
         """Whether it is a piece of memory."""
-        return self.name.startswith(_MEMORY_NAMES)
+        return beneath.is_memory(self.name)
 
     @property
     def virtual(self) -> bool:
         """Whether a hypervisor or a network stands between it and a drive."""
-        model = self.model.lower()
-        named = self.name.startswith(_VIRTUAL_NAMES)
-        return named or any(word in model for word in _VIRTUAL_MODELS)
+        return beneath.is_virtual(self.name, self.model)
 
 
 @dataclass(frozen=True, slots=True)

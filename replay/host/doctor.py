@@ -297,8 +297,33 @@ def check_virtual(snapshot: Snapshot) -> Finding | None:
     )
 
 
+def check_memory_below(snapshot: Snapshot) -> Finding | None:
+    """Check that a file isn't on a file system in memory."""
+    place = snapshot.place
+    if place is None or place.disk is not None:
+        return None
+    kind = place.file_system.type if place.file_system is not None else "unknown"
+    return _judged(
+        "in_memory", place.beneath.in_memory, f"file system {kind}",
+        "name a file on a drive: this measures memory",
+    )  # fmt: skip
+
+
+def check_io_limit(snapshot: Snapshot) -> Finding | None:
+    """Check that no cgroup limits this process's I/O."""
+    if snapshot.place is None:
+        return None
+    limit = snapshot.place.beneath.io_limit
+    return _judged(
+        "io_limit", bool(limit), limit or "no limit of a cgroup",
+        "raise io.max of the cgroup (of a container: its I/O limits), or report the figures as "
+        "those of the limit",
+    )  # fmt: skip
+
+
 CHECKS = (
-    check_refused, check_direct, check_space, check_loop, check_virtual, check_device_busy,
+    check_refused, check_direct, check_space, check_loop, check_virtual, check_memory_below,
+    check_io_limit, check_device_busy,
     check_uring, check_cpus, check_steal, check_neighbours, check_governor, check_clocksource,
     check_memlock, check_huge_pages, check_transparent, check_memory, check_swap,
 )  # fmt: skip

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from replay import device, mounts, preflight
+from replay.host import beneath
+from replay.host.beneath import NOTHING, Beneath
 from replay.host.disks import Disk, FileSystem, direct_io, observe_disk, observe_file_system
 from replay.safety import consent, signatures
 
@@ -30,6 +32,7 @@ class Place:
     file_system: FileSystem | None
     refused: str
     needs: str
+    beneath: Beneath = NOTHING
 
 
 def observe(path: Path) -> tuple[Place, Path | None]:
@@ -47,7 +50,8 @@ def observe(path: Path) -> tuple[Place, Path | None]:
         refused = _refused_folder(folder, found)
     disk = None if sysfs is None else observe_disk(device.disk_of(sysfs))
     kind = "folder" if path.is_dir() else "file"
-    return Place(str(path), kind, disk, found, refused, ""), sysfs
+    below = beneath.observe(sysfs, folder)
+    return Place(str(path), kind, disk, found, refused, "", below), sysfs
 
 
 def _refused(path: Path) -> str:
@@ -70,15 +74,15 @@ def _of_device(path: Path) -> tuple[Place, Path | None]:
     sysfs = device.sysfs_of(path.stat().st_rdev)
     if sysfs is None:
         return Place(str(path), "device", None, None, "the kernel has no such device", ""), None
-    disk = observe_disk(sysfs)
+    disk, below = observe_disk(sysfs), beneath.observe(sysfs, path)
     try:
         facts = preflight.look(path)
         consent.check_read_only(facts)
         consent.check_unused(facts)
         needs = f"--allow-destroy {disk.allow_destroy}{_signed(facts)}"
     except TargetError as error:
-        return Place(str(path), "device", disk, None, str(error), ""), sysfs
-    return Place(str(path), "device", disk, None, "", needs), sysfs
+        return Place(str(path), "device", disk, None, str(error), "", below), sysfs
+    return Place(str(path), "device", disk, None, "", needs, below), sysfs
 
 
 def _signed(facts: preflight.FileFacts) -> str:

@@ -153,7 +153,7 @@ def null_target() -> TargetSpec:
 
 @pytest.fixture
 def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Makes loop devices over files; detaches them all at the end."""
+    """Makes loop devices around the page cache; detaches them all at the end."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
     if shutil.which("losetup") is None:
@@ -172,7 +172,14 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         if prepare is not None:
             prepare(backing)
         answer = subprocess.run(
-            ["losetup", "--show", "--find", *["--read-only"] * read_only, str(backing)],
+            [
+                "losetup",
+                "--show",
+                "--find",
+                "--direct-io=on",
+                *["--read-only"] * read_only,
+                str(backing),
+            ],
             capture_output=True,
             text=True,
             check=False,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kvtrace.units import GIB, KIB, MIB, S_NS
-from replay.host import activity, doctor, place
+from replay import mounts
+from replay.host import activity, beneath, doctor, place
+from replay.host.beneath import Beneath
 from replay.host.doctor import CHECKS, Level, Snapshot, examine
 from replay.host.series import Sample
 from tests.cli import conftest as cli_conftest
@@ -43,7 +46,9 @@ def test_nothing_is_wrong_with_a_healthy_machine() -> None:
     assert {finding.level for finding in found} == {Level.OK}
     assert all(finding.figure and not finding.remedy for finding in found)
     codes = [finding.code for finding in found]
-    assert len(codes) == len(set(codes)) == len(CHECKS) - 1  # no loop device here
+    assert (
+        len(codes) == len(set(codes)) == len(CHECKS) - 2
+    )  # no loop device, no file system without a device
 
 
 FIRING = [
@@ -64,6 +69,8 @@ FIRING = [
     ("busy_device", of_activity(device_busy_ratio=0.2)),
     ("free_space", of_place(file_system=file_system(free_bytes=205 * GIB))),
     ("loop_device", of_place(disk=disk(name="loop0", model="loop", loop_direct=False))),
+    ("in_memory", of_place(disk=None, beneath=Beneath(in_memory=True))),
+    ("io_limit", of_place(beneath=Beneath(io_limit="100 reads per second"))),
     ("virtual_disk", of_place(disk=disk(name="vdb", model="vdb"))),
     ("virtual_disk", of_place(disk=disk(name="nvme1n1", model="Elastic Block Store"))),
     ("virtual_disk", of_place(disk=disk(name="zram0", model="zram0"))),
@@ -129,7 +136,8 @@ def test_without_a_target_only_the_machine_is_examined() -> None:
     """Checks of a target don't apply then."""
     quiet = activity.Activity(2.0, 0.0, 0.0, None, None)
     codes = {finding.code for finding in examine(Snapshot(MACHINE, quiet))}
-    of_targets = {"target", "direct_io", "free_space", "loop_device", "virtual_disk", "busy_device"}
+    of_targets = {"target", "direct_io", "free_space", "loop_device", "virtual_disk", "busy_device",
+                  "io_limit", "in_memory"}  # fmt: skip
     assert not codes & of_targets
     assert "io_uring" in codes
 
@@ -246,7 +254,42 @@ def test_a_device_is_looked_at(loop_device: Callable[..., Path]) -> None:
     assert sysfs is not None
     assert found.disk is not None
     assert (found.kind, found.refused) == ("device", "")
-    assert found.disk.loop_direct is False
+    assert found.disk.loop_direct is True
+    assert not found.beneath.cached
     assert found.disk.signatures == ()
     assert found.needs == f"--allow-destroy {path}"
+    assert level_of(Snapshot(MACHINE, ACTIVITY, found), "loop_device") == Level.OK
+    subprocess.run(["losetup", "--direct-io=off", str(path)], check=True)
+    found, _ = place.observe(path)
+    assert found.beneath.cached
     assert level_of(Snapshot(MACHINE, ACTIVITY, found), "loop_device") == Level.WARNING
+
+
+def test_a_loop_device_over_a_file_in_memory_is_in_memory(tmp_path: Path) -> None:
+    """A file system in memory is found below a file, and below a loop device over one."""
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or mounts.mount_of(shm) is None or mounts.mount_of(shm).type != "tmpfs":
+        pytest.skip("no tmpfs at /dev/shm")
+    assert beneath.observe(None, shm / "new").in_memory
+    loop = tmp_path / "loop7"
+    (loop / "loop").mkdir(parents=True)
+    (loop / "loop/backing_file").write_text("/dev/shm/x")
+    assert beneath.observe(loop, None).in_memory
+    (loop / "loop/backing_file").write_text(f"{tmp_path}/x")
+    assert not beneath.observe(loop, None).in_memory
+
+
+def test_limits_of_cgroups_are_found(tmp_path: Path) -> None:
+    """Of version 2 and 1, of this cgroup and those above it; those of other devices aren't."""
+    disk, own, root = tmp_path / "vda", tmp_path / "cgroup", tmp_path / "root"
+    disk.mkdir()
+    (disk / "dev").write_text("254:0")
+    own.write_text("9:cpu,blkio:/job\n0::/pod/box\n")
+    (root / "pod/box").mkdir(parents=True)
+    (root / "pod/box/io.max").write_text("254:16 rbps=1 wbps=1 riops=1 wiops=1\n")
+    (root / "pod/io.max").write_text("254:0 rbps=104857600 wbps=max riops=max wiops=500\n")
+    (root / "blkio/job").mkdir(parents=True)
+    (root / "blkio/job/blkio.throttle.write_bps_device").write_text("254:0 1048576\n8:0 5\n")
+    assert sorted(beneath.io_limits(disk, own, root)) == [
+        "1.00 MiB/s of writes", "100.00 MiB/s of reads", "500 writes per second",
+    ]  # fmt: skip

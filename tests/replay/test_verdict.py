@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,19 @@ import pytest
 from kvtrace.schema import Tier
 from kvtrace.units import MIB, S_NS
 from replay.counts import Counts
+from replay.environment import TargetEnvironment
 from replay.fidelity import Fidelity
 from replay.histogram import QUANTILES, Summary
+from replay.host.beneath import Beneath
+from replay.invalid import CODES
 from replay.recorder import LaneMeasure, Lateness
 from replay.slices import Series
-from replay.verdict import CODES, NEVER_ACCEPTED, OVERLOADED, Findings, judge
+from replay.verdict import NEVER_ACCEPTED, OVERLOADED, Findings, judge
 
 
 def flat(value: int, count: int = 100_000) -> Summary:
     """A summary all of whose percentiles are one value."""
-    return Summary(dict.fromkeys(QUANTILES, value), value, count, ())
+    return Summary(dict.fromkeys(QUANTILES, value), value, count, (), float(value))
 
 
 def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> LaneMeasure:
@@ -50,6 +54,11 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
     )
 
 
+def on(**beneath: Any) -> TargetEnvironment:
+    """A target over something."""
+    return TargetEnvironment("t", None, None, None, None, {}, Beneath(**beneath))
+
+
 GOOD = Findings(
     lanes=(lane(),),
     fidelity=Fidelity(None, None, None, None, None, 1, None, 0, ()),
@@ -76,6 +85,8 @@ def test_a_good_run_is_valid() -> None:
         ("unwritten", {"beyond_reads": 1}),
         ("tier_not_executed", {"named_not_executed": ("cpu",)}),
         ("short_window", {"window_ns": S_NS - 1}),
+        ("trace_ended", {"run_time_ns": 2 * S_NS}),
+        ("page_cache", {"targets": (on(cached=True),), "own_bytes": 1}),
         ("nothing_measured", {"measured_ops": 0}),
         ("nothing_measured", {"window_ns": 0, "min_window_ns": 0}),
         ("interrupted", {"interrupted": True}),
@@ -119,6 +130,16 @@ def test_full_speed_on_a_target_inside_the_loop_has_no_host_lateness() -> None:
     assert not judge(late).valid
 
 
+def test_full_speed_is_judged_by_the_share_of_slots_left_unused() -> None:
+    """In max mode a late P99 changes no service time, and throughput only as far as slots idle."""
+    late = lane(host_ns=9_000)  # of service times of 1 ms
+    rare = replace(late, lateness=replace(late.lateness, host=replace(flat(10**9), mean=9e3)))
+    assert judge(replace(GOOD, lanes=(rare,), scheduled=False)).valid
+    assert not judge(replace(GOOD, lanes=(rare,))).valid
+    (reason,) = judge(replace(GOOD, lanes=(lane(host_ns=25_000),), scheduled=False)).reasons
+    assert "2.4%" in reason.figure
+
+
 def test_foreign_device_traffic_is_tolerated_below_both_limits() -> None:
     """5 % of ours, and 64 MiB in any case, is what a file system's journal may take."""
     assert judge(replace(GOOD, foreign_bytes=64 * MIB, own_bytes=MIB)).valid
@@ -153,6 +174,21 @@ def test_warnings() -> None:
     )
     codes = [warning.code for warning in verdict.warnings]
     assert codes == ["not_preconditioned", "throttled", "drift", "python_engine", "small_pages"]
+    assert verdict.valid
+
+
+@pytest.mark.parametrize(
+    ("code", "below"),
+    [
+        ("in_memory", {"in_memory": True}),
+        ("virtual_disk", {"virtual": True}),
+        ("io_limit", {"io_limit": "1.00 MiB/s of reads"}),
+    ],
+)
+def test_what_lies_below_a_target_is_said(code: str, below: dict[str, object]) -> None:
+    """What doctor knows of a target, the result says too; it stays valid."""
+    verdict = judge(replace(GOOD, targets=(on(**below),)))
+    assert [warning.code for warning in verdict.warnings] == [code]
     assert verdict.valid
 
 
