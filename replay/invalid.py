@@ -42,6 +42,13 @@ CODES = (
 """What can make a result INVALID; each may be accepted."""
 
 
+LASTING = frozenset(CODES) - {
+    "host_lateness", "interrupted", "target_changed", "clock_suspended", "device_shared",
+    "planner_stall",
+}  # fmt: skip
+"""Reasons that another run of the same trace, on the same target, would have again."""
+
+
 def reasons(findings: Findings) -> list[Reason]:
     """Return all that speaks against the numbers."""
     return [reason for check in _CHECKS for reason in check(findings)]

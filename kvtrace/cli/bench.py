@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import subprocess
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from importlib import import_module
 from itertools import chain
@@ -19,21 +20,27 @@ from typer.core import TyperCommand
 from kvtrace.cli.child import Children
 from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
+from kvtrace.cli.replay_options import understood
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.outputs import check_apart
 from kvtrace.reader import open_trace
 from replay import stored
+from replay.invalid import LASTING
+from replay.options import Populate
+from replay.prepare import choose_targets, prepare
 from replay.safety.storage import files_below
 from replay.trials import folder as bench_folder
 from replay.trials import report
 from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
-from replay.watch import RunInterruptedError
+from replay.watch import RunInterruptedError, Silent, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from replay import ReplayOptions, TargetSpec
     from replay.document import ResultDocument
+    from replay.reason import Reason
 
 MIN_WINDOW = "60s"
 _OURS = ("out", "report_to", "force", "as_json")
@@ -122,31 +129,59 @@ def bench_command(
     words = ["--min-window", MIN_WINDOW, *context.args]
     asked = _replay_options(words)
     preparing = _precondition_words(asked) if precondition else []
-    if trace is None:
-        resolve(None, {}, set_ or (), preset)
-    else:
-        if trace.is_dir():
-            raise UsageError("is a directory", where=trace, accepted="a trace in one file")
-        with open_trace(trace):
-            pass  # what is wrong is found before anything is made
+    _check_workload(trace, preset, set_ or ())
     inputs = (trace, asked["device"], asked["folder"])
     named = [path for path in inputs if path is not None]
     check_apart([folder], [*named, *chain(*map(files_below, named))])
+    run = understood(asked)
+    _check_targets(run, trace)
     steps = _Steps(folder)
-    bench_folder.make(folder)
-    if trace is None:
-        assert preset is not None
-        settings = [word for text in set_ or [] for word in ("--set", text)]
-        steps.run("record", _word(folder / TRACE), "--preset", preset, *settings)
-    else:
-        shutil.copyfile(trace, folder / TRACE)
-        steps.note(datetime.now(UTC), ("cp", str(trace), str(folder / TRACE)), "done")
-    if preparing:
-        steps.run("precondition", *preparing)
-    valid = _replay_all(steps, words, trials)
-    found = _finish(steps)
+    with bench_folder.made(folder, lambda place: say(f"results so far: {place}", err=True)):
+        if trace is None:
+            assert preset is not None
+            say(f"recording {preset}", err=True)
+            settings = [word for text in set_ or [] for word in ("--set", text)]
+            steps.run("record", _word(folder / TRACE), "--preset", preset, *settings)
+            _check_run(folder / TRACE, run)
+        else:
+            shutil.copyfile(trace, folder / TRACE)
+            steps.note(datetime.now(UTC), ("cp", str(trace), str(folder / TRACE)), "done")
+        if preparing:
+            say(f"preconditioning {asked['device']}", err=True)
+            steps.run("precondition", *preparing)
+        valid = _replay_all(steps, words, trials)
+        found = _finish(steps)
     show(found, as_json=as_json)
     raise typer.Exit(EXIT_OK if valid else EXIT_INVALID)
+
+
+def _check_workload(trace: Path | None, preset: str | None, settings: Sequence[str]) -> None:
+    """Raise for a trace that can't be read, or settings that no recording can have."""
+    if trace is None:
+        resolve(None, {}, settings, preset)
+    elif trace.is_dir():
+        raise UsageError("is a directory", where=trace, accepted="a trace in one file")
+    else:
+        open_trace(trace).close()
+
+
+def _check_targets(run: tuple[tuple[TargetSpec, ...], ReplayOptions], trace: Path | None) -> None:
+    """Raise for targets that a replay would refuse, as far as is known before a recording."""
+    if trace is not None:
+        _check_run(trace, run)
+        return
+    specs, options = run
+    writes = options.populate != Populate.NONE and not options.reuse_populated
+    for target in choose_targets(specs, options.tiers).values():
+        with closing(target):
+            target.authorise(writes=writes)
+
+
+def _check_run(trace: Path, run: tuple[tuple[TargetSpec, ...], ReplayOptions]) -> None:
+    """Raise what a replay would, up to its first write."""
+    specs, options = run
+    with open_trace(trace) as opened, ExitStack() as stack:
+        prepare(opened, specs, options, Silent(), Stop(), stack)
 
 
 class _Steps:
@@ -197,6 +232,19 @@ class _FailedStepError(KvtraceError):
         return self.code
 
 
+class _UselessError(KvtraceError):
+    """A trial is INVALID for a reason that every further one would have."""
+
+    exit_code = EXIT_INVALID
+
+    def __init__(self, number: int, reasons: Sequence[Reason]) -> None:
+        super().__init__(
+            f"stopped after trial {number}, for further ones would be INVALID too: "
+            + "; ".join(f"{reason.code}: {reason.figure}" for reason in reasons),
+            hint="; ".join(reason.remedy for reason in reasons),
+        )
+
+
 def _replay_options(words: Sequence[str]) -> dict[str, Any]:
     """Return the options of a replay as they will be understood. Raises UsageError."""
     command = import_module("kvtrace.cli.main").command("replay")
@@ -231,6 +279,7 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     """Run all trials; return whether each may be used, or was accepted."""
     good = True
     for number in range(1, trials + 1):
+        say(f"trial {number} of {trials} begins", err=True)
         forms = report_paths(steps.folder, number)
         reports = [word for path in forms for word in ("--report", _word(path))]
         code = steps.run(
@@ -244,6 +293,9 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
         good &= code == EXIT_OK
         if steps.children.stopped:
             return False
+        lasting = [r for r in found.reasons if r.code in LASTING and not r.accepted]
+        if lasting:
+            raise _UselessError(number, lasting)
     return good
 
 

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
-from kvtrace.cli.parsing import REPORT_HELP, parse_tiers, parsed
+from kvtrace.cli.parsing import REPORT_HELP
+from kvtrace.cli.replay_options import understood
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
-from kvtrace.cli.targets import target_specs
-from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError, unknown_name
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
 from kvtrace.reader import open_trace
-from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, Watcher, run
 from replay.from_run import document_of
-from replay.invalid import CODES
 from replay.metrics import Metrics, parse_address
 from replay.output import Outputs
 from replay.watch import Together
 
 if TYPE_CHECKING:
+
     from kvtrace.reader import Trace
     from replay import Result
 
@@ -279,53 +277,7 @@ def replay_command(
     ] = False,
 ) -> None:
     """Do what TRACE says on real tiers, with unique payloads, and say whether it may be used."""
-    specs = target_specs(
-        device=device,
-        size=parsed("--size", parse_bytes, size),
-        target=target,
-        cpu=cpu,
-        gpu=gpu,
-        folder=folder,
-        fsync=fsync,
-        trim=trim,
-        extent_align=parsed("--extent-align", parse_bytes, extent_align),
-        allow_destroy=allow_destroy,
-        allow_signature=tuple(allow_signature or ()),
-    )
-    limit_rows, limit_ns = _limit(limit)
-    options = _options(
-        mode=mode,
-        speed=speed,
-        sync_stores=sync_stores,
-        threads=threads,
-        priority=priority,
-        warmup_ns=parsed("--warmup", parse_duration_ns, warmup),
-        run_time_ns=parsed("--run-time", parse_duration_ns, run_time),
-        loop=loop,
-        payload=payload,
-        dedup_ratio=dedup_ratio,
-        compress_ratio=compress_ratio,
-        reuse_populated=reuse_populated,
-        trim=trim,
-        fsync=fsync,
-        queue_depth=queue_depth,
-        io_size_bytes=parsed("--io-size", parse_bytes, io_size),
-        slack_ratio=slack,
-        engine=engine,
-        spin=spin,
-        arena_bytes=parsed("--arena", parse_bytes, arena),
-        run_id=run_id,
-        tiers=parse_tiers(tiers),
-        populate=populate,
-        settle_ns=parsed("--settle", parse_duration_ns, settle),
-        verify=verify,
-        bpf=bpf,
-        min_window_ns=parsed("--min-window", parse_duration_ns, min_window),
-        limit_rows=limit_rows,
-        limit_ns=limit_ns,
-        with_failed=with_failed,
-        accept=_accepted(accept or []),
-    )
+    specs, options = understood(locals())
     inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
     metrics = None if metrics_port is None else Metrics(*parse_address(metrics_port))
@@ -343,37 +295,6 @@ def replay_command(
 
 def _exit_code(result: Result) -> int:
     return EXIT_OK if result.verdict.acceptable else EXIT_INVALID
-
-
-def _limit(text: str | None) -> tuple[int | None, int | None]:
-    """Return (rows, time): a bare number is rows."""
-    if text is None:
-        return None, None
-    if text.replace("_", "").isdigit():
-        return int(text), None
-    return None, parsed("--limit", parse_duration_ns, text)
-
-
-def _accepted(codes: list[str]) -> tuple[str, ...]:
-    for code in codes:
-        if code not in CODES:
-            raise unknown_name("reason", code, CODES, where="--accept")
-    return tuple(codes)
-
-
-def _options(**fields: Any) -> ReplayOptions:
-    try:
-        return ReplayOptions(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # several options together
-            raise UsageError(first["msg"].removeprefix("Value error, ")) from error
-        name = str(first["loc"][0])
-        for unit in ("_bytes", "_ns", "_ratio", "_rows"):
-            name = name.removesuffix(unit)
-        raise UsageError(
-            first["msg"], where=f"--{name.replace('_', '-')}", got=repr(first["input"])
-        ) from error
 
 
 def _run(

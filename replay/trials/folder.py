@@ -12,7 +12,11 @@ checksums.sha256        of all of it, as sha256sum writes and reads
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import KvtraceError, TargetError, TraceError
@@ -54,6 +58,34 @@ def make(folder: Path) -> None:
         raise TargetError(
             f"can't make it: {error.strerror}", where=folder, hint="name another place"
         ) from error
+
+
+@contextmanager
+def made(folder: Path, kept: Callable[[Path], None]) -> Iterator[None]:
+    """Make the folder; if the body fails, leave nothing under its name that blocks a next try.
+
+    Then a folder without results is removed, and one that has some gets the first free name of
+    `FOLDER.stopped-N`, which `kept` is told. Raises TargetError as `make`.
+    """
+    make(folder)
+    try:
+        yield
+    except KvtraceError:
+        if any((folder / TRIALS_FOLDER).glob("*.json")):
+            kept(_set_aside(folder))
+        else:
+            shutil.rmtree(folder)
+        raise
+
+
+def _set_aside(folder: Path) -> Path:
+    """Give a folder another name, and return it."""
+    for number in count(1):
+        place = folder.with_name(f"{folder.name}.stopped-{number}")
+        if not os.path.lexists(place):
+            folder.rename(place)
+            return place
+    raise AssertionError("there is always a free name")
 
 
 def result_path(folder: Path, number: int, suffix: str) -> Path:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.cli.conftest import Outcome
+
 cli = cli_conftest.cli
 pytestmark = pytest.mark.slow
 NULL = ("--target", "null", "--mode", "max", "--accept", "short_window", "--accept",
@@ -75,6 +77,44 @@ def test_the_folder_has_everything(bench: Path) -> None:
     log = (bench / "commands.log").read_text().splitlines()
     assert [line.split()[2] for line in log[1:4]] == ["replay"] * 3
     assert problems(bench) == []
+
+
+def test_a_trial_that_will_be_invalid_again_ends_the_bench(
+    cli: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """One trial of five was run; reason and remedy are said, and the folder's name is free."""
+    trace = write_trace(tmp_path / "t.parquet", simple_rows(8))
+    folder = tmp_path / "b"
+    for number in (1, 2):
+        ended = cli("bench", "--trace", trace, "--folder", folder, "--target", "null", "--mode",
+                    "max")  # fmt: skip
+        kept = tmp_path / f"b.stopped-{number}"
+        assert ended.code == 5
+        assert "stopped after trial 1" in ended.err
+        assert "short_window" in ended.err
+        assert "--run-time with --loop" in ended.err
+        assert f"results so far: {kept}" in ended.err
+        assert [path.name for path in (kept / "results").glob("*.json")] == ["trial-01.json"]
+        assert not folder.exists()
+
+
+def test_what_is_wrong_is_found_before_anything_is_recorded(
+    cli: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """A target that is refused, one that is too small: no folder, nothing recorded."""
+    other = tmp_path / "other"
+    other.write_bytes(b"data" * 4096)
+    small = ["--set", "source.users=2", "--set", "duration=20s"]
+    ended = cli("bench", "agentic-coding", *small, "--folder", tmp_path / "b", "--device", other)
+    assert ended.code == 4
+    assert "recording" not in ended.err
+    trace = write_trace(tmp_path / "t.parquet", simple_rows(8, size=64 << 20))
+    ended = cli("bench", "--trace", trace, "--folder", tmp_path / "b", "--device",
+                tmp_path / "new", "--size", "16MiB")  # fmt: skip
+    assert ended.code == 4
+    assert "smaller than the trace needs" in ended.err
+    assert not (tmp_path / "b").exists()
+    assert other.read_bytes() == b"data" * 4096
 
 
 @pytest.mark.parametrize(
