@@ -135,6 +135,7 @@ class RecordConfig(Section):
     source: SourceConfig = SourceConfig()
     model: str = "llama3.1-8b"
     dtype: str | None = None
+    layers: Annotated[int, Field(gt=0, le=1 << 14)] | None = None
     layout: str = "lmcache"
     block_tokens: Tokens | None = None
     ranks: Literal["all", "one"] | None = None
@@ -161,11 +162,17 @@ class RecordConfig(Section):
     prefill_slots: Annotated[int, Field(gt=0, le=1 << 10)] = 1
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     sizing: SizingConfig = SizingConfig()
+    fit: Annotated[Bytes, Field(gt=0)] | None = None
+    scale: Ratio | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.sizing != SizingConfig() and self.source.users != "auto":
             raise ValueError("sizing has no effect without users: auto")
+        if self.fit is not None and self.scale is not None:
+            raise ValueError("fit (a device's size) and scale (a ratio) exclude each other")
+        if self.nodes > 1 and (self.fit or self.scale):
+            raise ValueError("fit and scale are of one node")
         if self.nodes > 1 and self.source.users == "auto":
             raise ValueError("users: auto is of one node: search first, then give users and nodes")
         if self.nodes > 1 and self.source.users and self.source.name in ARRIVING:

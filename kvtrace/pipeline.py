@@ -19,6 +19,7 @@ from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.drafts import draft_path
 from kvtrace.errors import UsageError
 from kvtrace.events import HierarchyStats
+from kvtrace.fitting import refitted
 from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
 from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
@@ -27,6 +28,7 @@ from kvtrace.placement.summary import NeedCounter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
 from kvtrace.sampling import sampled
+from kvtrace.schema import Tier
 from kvtrace.service import service
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from kvtrace.config import RecordConfig
     from kvtrace.layouts import Layout
     from kvtrace.placement.extents import Need
-    from kvtrace.schema import Tier
     from kvtrace.sizing import Trial
 
 
@@ -132,17 +133,20 @@ def record(
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     told: Callable[[Trial], None] | None = None,
+    fitting: Callable[[str], None] = lambda text: None,
 ) -> Recorded:
     """Make the trace that `config` describes at `out`; return its header and counts.
 
     With `dry_run` everything is simulated and counted, and nothing is written. `told` hears of the
-    trials that `users: auto` makes. Raises KvtraceError, and leaves nothing behind, if it can't be
+    trials that `users: auto` makes, `fitting` of those that `fit` makes. Raises KvtraceError, and
+    leaves nothing behind, if it can't be
     made or comes out empty.
     """
     path = Path(out)
     check_apart([path], config.input_paths)
     if config.source.users == "auto":
         config = search(config, Recording, told)
+    config, smaller = refitted(config, _measure, fitting)
     if config.nodes > 1:
         return _record_nodes(config, path, workers, force=force, dry_run=dry_run, progress=progress)
     recording = Recording(config, workers=workers)
@@ -151,9 +155,18 @@ def record(
         stats = simulation.stats()
         header = writer.close(
             source=recording.source.info,
-            statistics=_statistics(config, stats, recording),
+            statistics=_statistics(config, stats, recording)
+            | ({} if smaller is None else {"shrunk": smaller.document()}),
         )
     return Recorded(path, header, stats, _needs_of(writer))
+
+
+def _measure(config: RecordConfig) -> tuple[int, int]:
+    """Return what a recording needs of a device of tier nvme in bytes, and its requests."""
+    made = record(config, "fitting.parquet", dry_run=True)
+    assert made.needs is not None
+    needed = made.needs[Tier.NVME].size_bytes if Tier.NVME in made.needs else 0
+    return needed, made.stats.requests
 
 
 def _needs_of(writer: _Writer) -> dict[Tier, Need] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace import layouts, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.errors import UsageError
+from kvtrace.fitting import DEFAULT_DURATION_NS
 from kvtrace.header import Header, Producer, TierInfo
 from kvtrace.hierarchy import EVENTS_PER_CALL, NO_STATE, HierarchySpec, StateSize, TierSpec
 from kvtrace.inputs.paths import input_files
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from kvtrace.request import RequestBatch, Source
     from kvtrace.simulation import Simulation
 
-DEFAULT_DURATION_NS = 60 * 1_000_000_000
-"""Virtual time of a synthetic recording that names neither duration nor requests."""
-
 
 class Recording:
     """A configuration resolved into its parts, ready to run. Raises KvtraceError if it can't be."""
@@ -45,6 +43,8 @@ class Recording:
         self.workers = workers
         self.node = node
         self.model = load_model(config.model)
+        if config.layers is not None:
+            self.model = self.model.thinned(config.layers)
         self.layout = _layout(config, self.model)
         self.end_ns = _end_ns(config)
         self.source = sources.create(

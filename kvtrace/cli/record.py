@@ -123,6 +123,9 @@ def record_command(
         _option("Name, TOML file or config.json (llama3.1-8b); see `kvtrace list models`.", _MODEL),
     ] = None,
     dtype: Annotated[str | None, _option("Type of KV values (the model's own).", _MODEL)] = None,
+    layers: Annotated[
+        int | None, _option("Layers of the model that are kept: thinner objects (all).", _MODEL)
+    ] = None,
     layout: Annotated[
         str | None, _option("lmcache (default), vllm, ...; see `kvtrace list layouts`.", _MODEL)
     ] = None,
@@ -218,6 +221,17 @@ def record_command(
         int | None,
         _option("Prompts computed at once, each at its share of the prefill rate (1).", _TIME),
     ] = None,
+    fit: Annotated[
+        str | None,
+        _option(
+            "Shrink load, tiers and, if need be, layers so that tier nvme fits a device of this "
+            "size; hit ratios stay.",
+            _RUN,
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None, _option("Shrink load and tiers to this ratio, e.g. 0.1 (1).", _RUN)
+    ] = None,
     seed: Annotated[int | None, _option("Seed of all that is drawn (0).", _RUN)] = None,
     preset: Annotated[
         str | None, _option("A ready configuration; see `kvtrace list presets`.", _RUN)
@@ -261,6 +275,7 @@ def record_command(
         "source.prefix_caching": prefix_caching,
         "model": model,
         "dtype": dtype,
+        "layers": layers,
         "layout": layout,
         "block_tokens": block_tokens,
         "ranks": ranks,
@@ -291,6 +306,8 @@ def record_command(
         "prefill_rate": prefill_rate,
         "prefill_slots": prefill_slots,
         "seed": seed,
+        "fit": fit,
+        "scale": scale,
     }
     if rag is not None:
         options["source.rag"] = {} if rag else None
@@ -305,7 +322,7 @@ def record_command(
     with record_bar() as progress:
         made = record(
             resolved, out, workers=workers, force=force, dry_run=dry_run, progress=progress,
-            told=_tell_trial,
+            told=_tell_trial, fitting=lambda text: say(text, err=True),
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(summary(made), indent=2))

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.config import RecordConfig
+from kvtrace.fitting import DEFAULT_DURATION_NS, REQUESTS_MIN, Shrunk
 from kvtrace.header import SourceInfo
 from kvtrace.pipeline import Recorded
 from kvtrace.placement.extents import Need
 from kvtrace.reader import open_trace
-from kvtrace.recording import DEFAULT_DURATION_NS
 from kvtrace.schema import Tier
 from kvtrace.stats import DAY_S
 from kvtrace.units import S_NS, format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from rich.table import Table
 
 
 def summary(made: Recorded) -> dict[str, Any]:
@@ -83,6 +85,17 @@ def about_sample(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def about_size(found: Mapping[str, Any] | None, requests: int) -> list[str]:
+    """Say how much smaller the node is than the one that was asked for."""
+    if not found:
+        return []
+    by = Shrunk(found["load_ratio"], found["time_ratio"], found["layers"], found["of_layers"])
+    told = [f"smaller node: {by.text}; hit ratios and read:write are about the whole one's"]
+    if requests < REQUESTS_MIN:
+        told.append(f"{requests:,} requests are few: hit ratios may differ by several points")
+    return told
+
+
 def _one_of(made: Recorded) -> int:
     """Return how many ranks the node has, if the rows are of one of them; else 0."""
     ranks = made.header.tensor_parallel or 1
@@ -139,9 +152,9 @@ def _seconds(percentiles: dict[str, int | None]) -> str:
     return ", ".join(each) + " s"
 
 
-def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
-    """Print the summary for people."""
-    console, totals, counted = plain_console(), made.header.totals, made.header.statistics
+def _tiers(made: Recorded) -> Table:
+    """Return a row of figures per tier."""
+    totals, counted = made.header.totals, made.header.statistics
     factors = {info.name: info.occupancy_factor for info in made.header.tiers}
     names = ("tier", "hit ratio", "ops", "read", "written", "read:write", "peak held")
     table = figures(names, left=["tier"], title=_title(made))
@@ -161,7 +174,13 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
             ratio,
             format_bytes(counted["peak_bytes"].get(tier.label, 0)),
         )
-    console.print(table)
+    return table
+
+
+def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
+    """Print the summary for people."""
+    console, totals, counted = plain_console(), made.header.totals, made.header.statistics
+    console.print(_tiers(made))
     virtual_s = totals.duration_ns / S_NS
     console.print(
         f"{totals.rows:,} rows{_of_one(made)}, {counted['objects']:,} objects, "
@@ -182,7 +201,10 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
         )
     for tier, need in (made.needs or {}).items():
         console.print(f"{tier.label}: {need.text}", highlight=False)
-    sample = about_sample(counted.get("sampled"))
+    sample = (
+        *about_size(counted.get("shrunk"), counted["requests"]),
+        *about_sample(counted.get("sampled")),
+    )
     about = (
         *about_model((made.header.model or {}).get("notes", ())),
         *about_source(made.header.source),

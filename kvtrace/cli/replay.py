@@ -21,7 +21,6 @@ from replay.output import Outputs
 from replay.watch import Together
 
 if TYPE_CHECKING:
-
     from kvtrace.reader import Trace
     from replay import Result
 

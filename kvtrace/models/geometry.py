@@ -124,6 +124,36 @@ class Model(BaseModel):
         return constant, windows
 
     @property
+    def layers(self) -> int:
+        """Layers of all groups, those without a cache among them."""
+        return sum(group.layers for group in self.attention)
+
+    def thinned(self, layers: int) -> Model:
+        """Return the model with as many layers, at least one of each group, and a note of it.
+
+        Raises UsageError for more layers than it has.
+        """
+        if layers > self.layers:
+            raise UsageError(
+                "more than the model has", where=f"model {self.name}, layers", got=layers,
+                accepted=f"up to {self.layers}",
+            )  # fmt: skip
+        groups = tuple(
+            group.model_copy(update={"layers": max(1, round(group.layers * layers / self.layers))})
+            for group in self.attention
+        )
+        left = sum(group.layers for group in groups)
+        note = f"thinned to {left} of {self.layers} layers: objects are shorter by as much"
+        return self.model_copy(
+            update={
+                "attention": groups,
+                "notes": (*self.notes, note),
+                "expected_bytes_per_token": None,
+                "expected_bytes_per_sequence": None,
+            }
+        )
+
+    @property
     def row_tokens(self) -> int:
         """Tokens for which the cache has whole rows: 1 but for compressed ones."""
         ratios = (group.ratio for group in self.attention if isinstance(group, CompressedAttention))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kvtrace.errors import UsageError
 from kvtrace.hashmap import Interner
 from kvtrace.hierarchy import Hierarchy
 from kvtrace.recording import Recording
@@ -114,6 +115,12 @@ class Configured:
 
     def _recording(self, options: Options) -> Recording:
         config = self._configure(options)
+        if config.fit is not None or config.scale is not None:
+            raise UsageError(
+                "have no meaning for what-if, which tries capacities of the whole node",
+                where="fit, scale",
+                hint="record a smaller node, and ask about its trace",
+            )
         if config.source.users == "auto":
             self._read = Recording(search(config, Recording, None))
             return self._read
