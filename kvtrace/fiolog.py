@@ -18,7 +18,6 @@ CLOSE_AFTER_US = 1_000_000
 PERCENTILES = "50:90:95:99:99.9:99.99"
 BUFFERS_BYTES_MAX = 1 << 30
 """fio holds a buffer of the longest op for each op in flight."""
-DEPTH = 32
 
 Version = tuple[int, int]
 _OLDEST: Version = (3, 31)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.placement.extents import DEPTH_MAX
 from kvtrace.units import GIB, S_NS, format_bytes
 from replay import clock, populate
 from replay.drive import drive, thread_lanes
 from replay.loop import SECTOR_BYTES, Control, LoopOptions, Mode, Times, Verify
-from replay.options import DEPTH_MAX, Checking, Payload
+from replay.options import Checking, Payload
 from replay.result import Populated
 from replay.watch import RunInterruptedError
 from replay.writes import fill_ops

@@ -7,10 +7,10 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kvtrace.placement.extents import SLACK_RATIO
+from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES, SLACK_RATIO
 from kvtrace.placement.rows import Limit
 from kvtrace.schema import Tier
-from kvtrace.units import MIB, S_NS
+from kvtrace.units import S_NS
 from replay.loop import Mode
 
 
@@ -79,7 +79,6 @@ class FsyncPolicy(StrEnum):
     DIR = "dir"
 
 
-DEPTH_MAX, DEPTH_OPEN = 32, 1024
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -91,7 +90,7 @@ class ReplayOptions(BaseModel):
     mode: Timing = Timing.OPEN
     speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     queue_depth: Annotated[int, Field(gt=0, le=16384)] | None = None
-    io_size_bytes: Annotated[int, Field(ge=4096, le=1 << 30, multiple_of=4096)] = 4 * MIB
+    io_size_bytes: Annotated[int, Field(ge=4096, le=1 << 30, multiple_of=4096)] = PART_BYTES
     slack_ratio: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = SLACK_RATIO
     engine: str = "auto"
     spin: Spin = Spin.AUTO

@@ -128,11 +128,16 @@ def export_command(
     extent_align: Annotated[str, typer.Option(help="fio: objects start on multiples.")] = "4KiB",
     io_size: Annotated[
         str | None,
-        typer.Option(help="fio: longer ops are split; default: 1GiB.", show_default=False),
+        typer.Option(
+            help="fio: longer ops are split; default: 4MiB, as a replay's.", show_default=False
+        ),
     ] = None,
     queue_depth: Annotated[
         int | None,
-        typer.Option(help="fio: ops in flight; default: 32, or less.", show_default=False),
+        typer.Option(
+            help="fio: ops in flight; default: a replay's (1024, --no-stall 32), or less.",
+            show_default=False,
+        ),
     ] = None,
     no_stall: Annotated[
         bool, typer.Option("--no-stall", help="fio: a job at maximum speed, not timed.")

@@ -16,7 +16,7 @@ from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported
 from kvtrace.outfile import OutFile
 from kvtrace.outputs import check_writable
-from kvtrace.placement.extents import PART_BYTES
+from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import TraceRows, read_batches
@@ -135,7 +135,8 @@ def _version(options: ExportOptions) -> fiolog.Version | None:
 def _depth(options: ExportOptions, longest_bytes: int) -> int:
     if options.queue_depth is not None:
         return options.queue_depth
-    return max(1, min(fiolog.DEPTH, fiolog.BUFFERS_BYTES_MAX // max(1, longest_bytes)))
+    depth = DEPTH_MAX if options.no_stall else DEPTH_OPEN
+    return max(1, min(depth, fiolog.BUFFERS_BYTES_MAX // max(1, longest_bytes)))
 
 
 def _write(files: ExitStack, path: Path, text: str, options: ExportOptions) -> Path:
@@ -192,7 +193,7 @@ class _Log:
         self, files: ExitStack, out: Path, target: _Target, options: ExportOptions
     ) -> None:
         self._target = target
-        self._piece = options.io_size_bytes or fiolog.PIECE_BYTES_MAX
+        self._piece = options.io_size_bytes or PART_BYTES
         self._file = files.enter_context(OutFile(out, force=options.force))
         self._map = files.enter_context(MapWriter(out, force=options.force, extra=_MAP_FIELDS))
         self._last_us = 1

@@ -29,6 +29,8 @@ SPACE_RATIO = 1.15
 """Most that is needed of a target, ÷ the live set, if the slack isn't more."""
 PART_BYTES = 4 << 20
 """Longest single I/O of a replay, unless asked otherwise."""
+DEPTH_MAX, DEPTH_OPEN = 32, 1024
+"""I/Os in flight at most, per tier, unless asked otherwise: at full speed, by a schedule."""
 
 
 def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:

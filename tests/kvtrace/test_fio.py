@@ -19,6 +19,7 @@ from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.reader import open_trace
 from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from replay.options import ReplayOptions, Timing
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows
@@ -108,7 +109,7 @@ def test_long_ops_are_split(tmp_path: Path) -> None:
     """No length reaches 2³², pieces follow each other, and together they are the op."""
     size = (5 << 30) + 1
     path = write_rows(tmp_path / "t.parquet", [(0, W, size, NVME, 1, PREFILL)])
-    made = export(path, tmp_path / "t.log")
+    made = export(path, tmp_path / "t.log", io_size_bytes=1 << 30)
     lines = [line.split() for line in (tmp_path / "t.log").read_text().splitlines()[3:-1]]
     begins, sizes = ([int(line[at]) for line in lines] for at in (3, 4))
     assert max(sizes) < 1 << 32
@@ -124,6 +125,20 @@ def test_io_size_splits(tmp_path: Path) -> None:
     export(path, tmp_path / "t.log", io_size_bytes=MIB)
     sizes = [line.split()[4] for line in (tmp_path / "t.log").read_text().splitlines()[3:-1]]
     assert sizes == [str(MIB)] * 3 + ["4096"]
+
+
+def test_fio_is_given_the_same_io_as_a_replay_unless_asked_otherwise(tmp_path: Path) -> None:
+    """Pieces of 4 MiB; in flight 32 at full speed, else 1,024 as far as fio's buffers allow."""
+    options = ReplayOptions()
+    path = write_rows(tmp_path / "long.parquet", [(0, W, 10 * MIB, NVME, 1, PREFILL)])
+    export(path, tmp_path / "t.log")
+    sizes = [line.split()[4] for line in (tmp_path / "t.log").read_text().splitlines()[3:-1]]
+    assert sizes == [str(options.io_size_bytes)] * 2 + [str(2 * MIB)]
+    full = ReplayOptions(mode=Timing.MAX)
+    assert job(tmp_path, no_stall=True)["iodepth"] == str(full.depth) == "32"
+    assert job(tmp_path, fio_version="3.41")["iodepth"] == str(options.depth) == "1024"
+    export(path, tmp_path / "t.log", fio_version="3.41", force=True)
+    assert "iodepth=256" in (tmp_path / "t.fio").read_text()
 
 
 def job(tmp_path: Path, **options: Any) -> dict[str, str]:
@@ -155,9 +170,9 @@ def test_the_job_says_what_fio_must_know(tmp_path: Path) -> None:
     [
         ("3.31", "psync", "1"),
         ("fio-3.35", "psync", "1"),
-        ("3.36", "libaio", "32"),
-        ("fio-3.40-12-gabcdef", "libaio", "32"),
-        ("3.41", "libaio", "32"),
+        ("3.36", "libaio", "1024"),
+        ("fio-3.40-12-gabcdef", "libaio", "1024"),
+        ("3.41", "libaio", "1024"),
     ],
 )
 def test_the_engine_fits_the_version(tmp_path: Path, version: str, engine: str, depth: str) -> None:
@@ -186,7 +201,7 @@ def test_no_stall_runs_deep_and_loses_nothing(tmp_path: Path) -> None:
 def test_buffers_stay_below_a_gib(tmp_path: Path) -> None:
     """Fio has a buffer of the longest op per op in flight: long ones make the queue shorter."""
     path = write_rows(tmp_path / "l.parquet", [(0, W, 256 * MIB, NVME, 1, PREFILL)])
-    export(path, tmp_path / "l.log", no_stall=True)
+    export(path, tmp_path / "l.log", no_stall=True, io_size_bytes=1 << 30)
     assert "iodepth=4\n" in (tmp_path / "l.fio").read_text()
 
 
