@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kvtrace import sources
 from kvtrace.errors import UsageError
 from kvtrace.models import load_model
 from kvtrace.placement.extents import RESERVED_BYTES
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvtrace.config import RecordConfig
+    from kvtrace.source_config import SourceConfig
 
     Measure = Callable[[RecordConfig], tuple[int, int]]
     """Returns what a recording needs of a device of tier nvme in bytes, and its requests."""
@@ -78,23 +80,10 @@ def whole(config: RecordConfig) -> Shrunk:
 
 def shrunk(config: RecordConfig, by: Shrunk) -> RecordConfig:
     """Return `config` as small as `by`, whose share is one that `possible` gives."""
-    source, share = config.source, by.share
-    count = round(source.system_prompts.count * share)
-    smaller: dict[str, Any] = {
-        "system_prompts": source.system_prompts.model_copy(update={"count": max(1, count)})
-    }
-    if source.users is not None:
-        smaller["users"] = round(int(source.users) * share)
-    if source.rate is not None:
-        smaller["rate"] = source.rate * share
-    if source.rag is not None:
-        documents = max(1, round(source.rag.documents * share))
-        smaller["rag"] = source.rag.model_copy(update={"documents": documents})
-    if source.input:
-        smaller["scale_sessions"] = source.scale_sessions * share
+    share = by.share
     return config.model_copy(
         update={
-            "source": source.model_copy(update=smaller),
+            "source": config.source.model_copy(update=_load(config.source, share)),
             "tiers": config.tiers.model_copy(update=_tiers(config, by.capacity_ratio)),
             "decode_batch": config.decode_batch and max(1, round(config.decode_batch * share)),
             "requests": config.requests and max(1, round(config.requests * share * by.time)),
@@ -105,6 +94,25 @@ def shrunk(config: RecordConfig, by: Shrunk) -> RecordConfig:
             "scale": None,
         }
     )
+
+
+def _load(source: SourceConfig, share: float) -> dict[str, Any]:
+    """Return what of a source's keys a share of its load changes, of those that it has."""
+    smaller: dict[str, Any] = {}
+    known = sources.keys(source.name)
+    if source.users is not None:
+        smaller["users"] = round(int(source.users) * share)
+    if source.rate is not None:
+        smaller["rate"] = source.rate * share
+    if "system_prompts" in known:
+        prompts = max(1, round(source.system_prompts.count * share))
+        smaller["system_prompts"] = source.system_prompts.model_copy(update={"count": prompts})
+    if source.rag is not None:
+        documents = max(1, round(source.rag.documents * share))
+        smaller["rag"] = source.rag.model_copy(update={"documents": documents})
+    if "scale_sessions" in known:
+        smaller["scale_sessions"] = source.scale_sessions * share
+    return smaller
 
 
 def _tiers(config: RecordConfig, ratio: float) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class Prepared:
 
     def begun(self, ops: int) -> Survey:
         """Return what was surveyed, with the counts of the rounds that as many ops are of."""
-        return self.survey if self.loop is None else self.loop.survey(ceil(self.rounds(ops)))
+        rounds = max(1, ceil(self.rounds(ops)))
+        return self.survey if self.loop is None else self.loop.survey(rounds)
 
     @property
     def mixed_lanes(self) -> tuple[int, ...]:

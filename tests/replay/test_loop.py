@@ -210,6 +210,15 @@ def test_a_run_ends_when_its_time_is_over(tmp_path: Path, quick: Quick) -> None:
         assert again.lazy().select(pl.col("submit").null_count()).collect().item() == 0
 
 
+def test_a_run_that_ends_before_its_first_op_adds_up(tmp_path: Path, quick: Quick) -> None:
+    """Nothing was measured, and that is the reason: rows not executed are all there are."""
+    rows: list[Row] = [(60 * S_NS + at, W, NVME, at, Phase.EVICT, 4096) for at in range(5)]
+    trace = write_trace(tmp_path / "t.parquet", rows)
+    options = quick(run_time_ns=MS_NS, loop=True, min_window_ns=0)
+    result = replay.run(trace, [null_target()], options)
+    assert {reason.code for reason in result.verdict.reasons} == {"nothing_measured"}
+
+
 def test_a_trace_that_ends_too_early_is_a_reason(tmp_path: Path, quick: Quick) -> None:
     """Ten seconds were asked for and the trace has 20 ms: INVALID, and what helps is named."""
     trace = write_trace(tmp_path / "t.parquet", simple_rows(5, gap_ns=MS_NS))
