@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
-from replay.report.cells import FEW_MARK
+from replay.report.cells import FEW_MARK, FEW_NOTE
 from replay.summaries import TITLES
 from replay.web import below, charts, page, requests
 from replay.web.page import Cell
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".html"
 PACKAGES = ("altair", "vl_convert")
-_FEW = f"{FEW_MARK} fewer than 10 samples beyond this percentile"
 _LATENCY_NOTE = (
     "Service time: from submit to completion. Response time: from when the op was due, the wait "
-    "for a turn included. " + _FEW + "."
+    "for a turn included. " + FEW_NOTE + "."
 )
 
 
@@ -127,7 +126,7 @@ def _headline(document: ResultDocument) -> str:
         ("window", f"{document.window_s:.2f} s", ""),
         ("failed ops", format_count(document.errors), ""),
     ]
-    return page.section("Headline", page.figures(boxes), page.note(_FEW))
+    return page.section("Headline", page.figures(boxes), page.note(FEW_NOTE))
 
 
 def _read_write(document: ResultDocument) -> str:
