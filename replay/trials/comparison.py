@@ -101,10 +101,6 @@ def _row(figure: Figure, sides: Sequence[Side]) -> Row:
 
 def _cautions(sides: Sequence[Side]) -> list[str]:
     cautions = list[str]()
-    for side in sides:
-        bad = [trial.name for trial in side.trials if trial.verdict == "INVALID"]
-        if bad:
-            cautions.append(f"{side.label}: INVALID, {', '.join(bad)}: see its reasons")
     documents = [trial.document for side in sides for trial in side.trials
                  if trial.document is not None]  # fmt: skip
     if len({document.trace.sha256 for document in documents if document.kind == "replay"}) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from replay.trials.setup import Setup
     from replay.trials.sides import Side
 
+_FILE = re.compile(r" \([^()]*file\)$")
 _NOT_COMPARED = ("trials", "date")
 """Facts that differ between any two sides."""
 _SHOWN_ELSEWHERE = ("mode", "speed", "queue_depth", "engine", "run_id", "accept")
@@ -84,7 +86,8 @@ def _date(side: Side) -> str | None:
 
 
 def _target(document: ResultDocument) -> str:
-    return "; ".join(f"{lane.tier}: {lane.title}" for lane in document.lanes)
+    """Return where each tier was; whether a file was new differs between trials on one device."""
+    return "; ".join(f"{lane.tier}: {_FILE.sub('', lane.title)}" for lane in document.lanes)
 
 
 def _device(document: ResultDocument) -> str | None:

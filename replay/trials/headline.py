@@ -54,16 +54,19 @@ def _shared(figures: Mapping[str, FigureDocument], tier: str) -> Iterator[Figure
 
 
 def _not_usable(sides: Sequence[SideDocument]) -> Iterator[str]:
-    """Yield which sides have INVALID trials, and why."""
+    """Yield which sides have INVALID trials, and why; sides of which the same is true together."""
+    alike: dict[str, list[str]] = {}
     for side in sides:
         bad = [trial for trial in side.trials if trial.verdict == _INVALID]
         if not bad:
             continue
         codes = ", ".join(sorted({code for trial in bad for code in trial.reasons}))
         accepted = all(reason.accepted for trial in bad for reason in trial.reason_details)
-        advice = "accepted when it was run" if accepted else "don't rely on its figures"
+        advice = "accepted when it was run" if accepted else "don't rely on these figures"
         count = f"{len(bad)} of {len(side.trials)} trials"
-        yield f"{side.label} is INVALID in {count} ({codes}): {advice}."
+        alike.setdefault(f"INVALID in {count} ({codes}): {advice}", []).append(side.label)
+    for what, labels in alike.items():
+        yield f"{_joined(labels)} {'is' if len(labels) == 1 else 'are'} {what}."
 
 
 def _alone(side: SideDocument, figures: Mapping[str, FigureDocument]) -> Iterator[str]:
@@ -110,18 +113,23 @@ def _against(
         if total is None:
             yield f"{label} and {base} have no rate or time in common."
         else:
-            yield f"{label} is {_clause(total, at, 'in all')} compared with {base}."
+            yield f"Compared with {base}, {label} is {_clause(total, at, 'in all')}."
         return
     speeds = [(op, _speed(pair, tier, op, paced=paced)) for op in OPS]
     told = [_clause(figure, at, f"in {op}s") for op, figure in speeds if figure is not None]
-    yield f"{label} is {_merged(told)} compared with {base}."
     tails = [(op, pair.get(time_name(f"{tier} {op}", "p99"))) for op in OPS]
     known = [(op, figure) for op, figure in tails if figure is not None]
-    if known:
-        spreads = [spread for _, figure in known for spread in (figure.sides[0], figure.sides[at])]
-        few = any(spread is not None and spread.few_samples for spread in spreads)
-        clauses = [_clause(figure, at, f"in {op}s") for op, figure in known]
-        yield f"P99{words.FEW_MARK if few else ''} is {_merged(clauses)}."
+    yield f"Compared with {base}, {label} is {_merged(told)}{_tail(known, at)}."
+
+
+def _tail(known: Sequence[tuple[str, FigureDocument]], at: int) -> str:
+    """Return what is to be said of P99 behind the speeds."""
+    if not known:
+        return ""
+    spreads = [spread for _, figure in known for spread in (figure.sides[0], figure.sides[at])]
+    few = any(spread is not None and spread.few_samples for spread in spreads)
+    clauses = [_clause(figure, at, f"in {op}s") for op, figure in known]
+    return f"; P99{words.FEW_MARK if few else ''} is {_merged(clauses)}"
 
 
 def _speed(

@@ -79,6 +79,11 @@ def sure(spread: SpreadDocument, unit: str) -> str:
     return "" if spread.ci95 is None else interval(spread.ci95, unit)
 
 
+def times(ratio: float | None) -> str:
+    """Return a ratio of means; empty if there is none."""
+    return "" if ratio is None else f"{ratio:,.3g} ×" if ratio < 1000 else f"{ratio:,.0f} ×"
+
+
 def percent(ratio: float | None) -> str:
     """Return a coefficient of variation; empty if it isn't known."""
     return "" if ratio is None else f"{ratio:.1%}"

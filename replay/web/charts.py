@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from replay.summaries import Distribution
 
 HEIGHT = 220
-_COLOURS = ["#2b7bba", "#d9730d", "#2e9e5b", "#a44fb8"]
+COLOURS = ["#2b7bba", "#d9730d", "#2e9e5b", "#a44fb8"]
 _POINTS = 240
 _NINES = (0.0, 0.9, 0.99, 0.999, 0.9999)
 _NINES_LABELS = "datum.value <= 1 ? '0 %' : format(100 * (1 - 1 / datum.value), '.6~r') + ' %'"
@@ -239,4 +239,4 @@ def _scaled(*, log: bool = False, format: str | None = None) -> dict[str, Any]:
 def _colour(field: str) -> Any:
     import altair
 
-    return altair.Color(field, scale=altair.Scale(range=_COLOURS))
+    return altair.Color(field, scale=altair.Scale(range=COLOURS))
