@@ -41,8 +41,8 @@ def _body(comparison: ComparisonDocument, title: str) -> Iterator[str]:
     reasons = "".join(map(_reasons, comparison.sides))
     yield f"<header><h1>{page.text(title)}</h1>{sentences}{reasons}{_cautions(comparison)}</header>"
     yield page.section("At a glance", page.note(_CHARTS), *_charts(comparison))
-    yield page.section("What was compared", _facts(comparison))
     alone = len(comparison.sides) == 1
+    yield page.section(f"What was {'measured' if alone else 'compared'}", _facts(comparison))
     yield page.section("Figures", *(_alone(comparison) if alone else _beside(comparison)))
     yield page.section("Trials", _trials(comparison))
 

@@ -16,6 +16,8 @@ _SCALES = {
     NS: (("s", S_NS), ("ms", MS_NS), ("µs", US_NS), ("ns", 1)),
     BYTES_PER_S: (("GB/s", 10**9), ("MB/s", 10**6), ("kB/s", 10**3), ("B/s", 1)),
 }
+_FAR_APART = 100
+"""Ends whose ratio is larger have no unit that shows both."""
 _GB_FROM = 10**7
 """Rates are in GB/s from here on: 0.010 GB/s."""
 
@@ -41,7 +43,10 @@ def against(one: float, other: float, unit: str) -> str:
 
 
 def interval(ends: tuple[float, float], unit: str) -> str:
-    """Return both ends of an interval in one unit."""
+    """Return both ends of an interval: in one unit, unless they are far apart."""
+    low, high = ends
+    if 0 < low * _FAR_APART < high:
+        return f"{value(low, unit)}–{value(high, unit)}"
     return _numbers(ends, unit, "–")
 
 

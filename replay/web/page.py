@@ -78,10 +78,16 @@ def figures(pairs: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="figures">{"".join(boxes)}</dl>'
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, texts: int = 1) -> str:
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell | str]],
+    *,
+    texts: int = 1,
+    dense: bool = False,
+) -> str:
     """Return a table that its readers can sort; the first `texts` columns are words.
 
-    Without rows there is none.
+    Without rows there is none. `dense`: with less space about the cells of many columns.
     """
     if not rows:
         return ""
@@ -90,8 +96,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, texts: 
         for at, name in enumerate(heads)
     )
     body = "".join(f"<tr>{''.join(_cells(row, texts))}</tr>\n" for row in rows)
+    kind = ' class="dense"' if dense else ""
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table{kind}><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -214,7 +214,7 @@ def test_an_unknown_option_is_named(cli: Callable[..., cli_conftest.Outcome]) ->
 def test_the_page_of_the_trials(bench: Path) -> None:
     """Sentence, facts and charts; the console is silent, a phone needs no scrolling sideways."""
     page = (bench / "bench.html").read_text()
-    for word in ("Reads of tier nvme:", "queue depth", "What was compared", "dgen-py"):
+    for word in ("Reads of tier nvme:", "queue depth", "What was measured", "dgen-py"):
         assert word in page
     with opened(bench / "bench.html", phone=True) as driver:
         assert undrawn(driver) == []

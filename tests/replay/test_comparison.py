@@ -127,6 +127,7 @@ def test_numbers_are_in_units_that_people_read() -> None:
     """Both ends of an interval in one unit."""
     assert value(431_600, NS) == "431.6 µs"
     assert interval((900_000, 12 * MS_NS), NS) == "0.9–12.0 ms"
+    assert interval((900_000, 1200 * MS_NS), NS) == "900.0 µs–1.200 s"
     assert interval((2e6, 3e6), BYTES_PER_S) == "2.000–3.000 MB/s"
     assert value(20e6, BYTES_PER_S) == "0.020 GB/s"
     assert [times(ratio) for ratio in (None, 0.1956, 15.32, 2301.0)] == [
