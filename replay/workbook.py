@@ -26,9 +26,9 @@ WHOLE, BROKEN, SHARE, TIMES = "#,##0", "#,##0.000", "0.0%", '0.00" ×"'
 """Formats: whole numbers, others with three digits, per cent, ratios."""
 _FORMATS = (
     (re.compile(r"_ns$|\(ns\)|bytes$|^(ops|rows|count|errors|samples|objects)$", re.I), WHOLE),
-    (re.compile(r"_per_s$|_s$|\((s|ms|us|µs|GB/s|GiB/s)\)$", re.I), BROKEN),
+    (re.compile(r"_per_s$|_s$|\((s|ms|us|µs|GB/s|GiB/s|GiB|GiB/day)\)$", re.I), BROKEN),
     (re.compile(r"÷"), TIMES),
-    (re.compile(r"_ratio$|\(%\)$|share|compliance", re.I), SHARE),
+    (re.compile(r"[_ ]ratio$|\(%\)$|share|compliance", re.I), SHARE),
 )
 """Patterns of heads, and how the numbers below them are shown; the first that fits counts."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.charting import COLOURS, legend, legend_px
 from replay.summaries import TITLES
 from replay.trials import words
 from replay.trials.figures import BYTES_PER_S, NS, rate_name, time_name
 from replay.trials.headline import OPS, TIERS
 from replay.web import page
-from replay.web.charts import COLOURS
 from replay.web.page import Chart
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _grouped(bars: list[Row], unit: str, labels: Sequence[str]) -> Row:
     )
     colour = altair.Color(
         "side:N", sort=list(labels), scale=altair.Scale(range=COLOURS),
-        legend=altair.Legend() if len(labels) > 1 else None,
+        legend=legend(labels),
     )  # fmt: skip
     parts = (
         rows.mark_bar(cornerRadiusEnd=2).encode(
@@ -134,7 +134,7 @@ def _grouped(bars: list[Row], unit: str, labels: Sequence[str]) -> Row:
         rows.mark_text(align="right", fontSize=11).encode(x=altair.value("width"), text="text:N"),
     )
     ops = len({bar["op"] for bar in bars})
-    height = _GAP_PX + ops * max(_ROW_PX * len(labels), _ROW_PX)
+    height = _GAP_PX + ops * _ROW_PX * len(labels) + legend_px(labels)
     return page.fitted(altair.layer(*parts), height=height)
 
 
@@ -163,8 +163,10 @@ def _curve(
                    axis=altair.Axis(labelAngle=0)),
         y=altair.Y("value:Q", title=unit, scale=altair.Scale(type="log", nice=True)),
         color=altair.Color("side:N", sort=labels, scale=altair.Scale(range=COLOURS),
-                           legend=altair.Legend() if len(labels) > 1 else None),
+                           legend=legend(labels)),
         tooltip=["side:N", "percentile:N", "text:N", "samples:N"],
     )  # fmt: skip
     drawn = base.mark_line() + base.mark_point(filled=True, size=50, opacity=1)
-    yield Chart(f"{title}: service time by percentile, {unit}", page.fitted(drawn, height=220))
+    yield Chart(
+        f"{title}: service time by percentile, {unit}", page.fitted(drawn, 220 + legend_px(labels))
+    )

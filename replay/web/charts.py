@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.charting import COLOURS
 from kvtrace.units import MS_NS, S_NS, format_bytes
 from replay.summaries import Distribution, merged
 from replay.web.page import Chart, fitted
@@ -21,7 +22,6 @@ _TIMES = (
     ("Service time", "service_distribution_ns"),
     ("Response time", "response_distribution_ns"),
 )
-COLOURS = ["#2b7bba", "#d9730d", "#2e9e5b", "#a44fb8"]
 _POINTS = 240
 _NINES = (0.0, 0.9, 0.99, 0.999, 0.9999)
 _NINES_LABELS = "datum.value <= 1 ? '0 %' : format(100 * (1 - 1 / datum.value), '.6~r') + ' %'"
