@@ -10,6 +10,7 @@ from replay.trials import words
 from replay.trials.figures import BYTES_PER_S, NS, rate_name, time_name
 from replay.trials.headline import OPS, TIERS
 from replay.web import page
+from replay.web.charts import LOG_TICKS
 from replay.web.page import Chart
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def _curve(
     base = altair.Chart(altair.InlineData(values=rows)).encode(
         x=altair.X("percentile:N", sort=list(TITLES.values()), title="percentile",
                    axis=altair.Axis(labelAngle=0)),
-        y=altair.Y("value:Q", title=unit, scale=altair.Scale(type="log", nice=True)),
+        y=altair.Y("value:Q", title=unit, scale=altair.Scale(type="log"),
+                   axis=altair.Axis(tickCount=LOG_TICKS)),
         color=altair.Color("side:N", sort=labels, scale=altair.Scale(range=COLOURS),
                            legend=legend(labels)),
         tooltip=["side:N", "percentile:N", "text:N", "samples:N"],

@@ -157,8 +157,9 @@ def _valid(folder: Path) -> str | None:
     bad = [trial for trial in _side(folder).trials if trial.verdict != "VALID"]
     if not bad:
         return None
-    first = bad[0].document
-    why = "" if first is None else ": " + ", ".join(reason.code for reason in first.reasons)
+    document = bad[0].document
+    reasons = [] if document is None else document.reasons
+    why = "".join(f"; {each.code}: {each.figure} → {each.remedy}" for each in reasons)
     return f"{len(bad)} of them aren't: {bad[0].name} is {bad[0].verdict}{why}"
 
 

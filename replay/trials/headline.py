@@ -119,17 +119,19 @@ def _against(
     told = [_clause(figure, at, f"in {op}s") for op, figure in speeds if figure is not None]
     tails = [(op, pair.get(time_name(f"{tier} {op}", "p99"))) for op in OPS]
     known = [(op, figure) for op, figure in tails if figure is not None]
-    yield f"Compared with {base}, {label} is {_merged(told)}{_tail(known, at)}."
+    yield f"Compared with {base}, {label} is {_merged(told)}{_tail(known, at, _merged(told))}."
 
 
-def _tail(known: Sequence[tuple[str, FigureDocument]], at: int) -> str:
-    """Return what is to be said of P99 behind the speeds."""
+def _tail(known: Sequence[tuple[str, FigureDocument]], at: int, speeds: str) -> str:
+    """Return what is to be said of P99 behind the speeds; the same is said together."""
     if not known:
         return ""
     spreads = [spread for _, figure in known for spread in (figure.sides[0], figure.sides[at])]
     few = any(spread is not None and spread.few_samples for spread in spreads)
     clauses = [_clause(figure, at, f"in {op}s") for op, figure in known]
-    return f"; P99{words.FEW_MARK if few else ''} is {_merged(clauses)}"
+    name = f"P99{words.FEW_MARK if few else ''}"
+    merged = _merged(clauses)
+    return f", {name} too" if merged == speeds else f"; {name} is {merged}"
 
 
 def _speed(

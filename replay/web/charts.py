@@ -22,6 +22,8 @@ _TIMES = (
     ("Service time", "service_distribution_ns"),
     ("Response time", "response_distribution_ns"),
 )
+LOG_TICKS = 4
+"""About as many lines of a grid; by default a logarithmic axis has nine per decade."""
 _POINTS = 240
 _NINES = (0.0, 0.9, 0.99, 0.999, 0.9999)
 _NINES_LABELS = "datum.value <= 1 ? '0 %' : format(100 * (1 - 1 / datum.value), '.6~r') + ' %'"
@@ -276,6 +278,8 @@ def _scaled(*, log: bool = False, format: str | None = None) -> dict[str, Any]:
 
     scale = altair.Scale(type="log") if log else altair.Scale(zero=True)
     axis = altair.Axis(format=format) if format else altair.Axis()
+    if log:
+        axis = altair.Axis(tickCount=LOG_TICKS)
     return {"scale": scale, "axis": axis}
 
 

@@ -153,12 +153,15 @@ def test_another_trace_and_an_invalid_trial_are_found_out(copy: Path) -> None:
     """Results must be of the trace that is handed in, and VALID."""
     write_trace(copy / "trace/trace.parquet", simple_rows(9))
     result = copy / "results/trial-01.json"
-    result.write_text(result.read_text().replace('"verdict": "VALID"', '"verdict": "INVALID"'))
+    document = json.loads(result.read_text()) | {"verdict": "INVALID"}
+    reason = {"code": "short_window", "figure": "it lasted 3 s", "remedy": "lengthen it"}
+    document["reasons"] = [reason | {"accepted": False}]
+    result.write_text(json.dumps(document))
     (copy / CHECKSUMS).unlink()
     write_checksums(copy)
     said = "; ".join(problems(copy))
     assert "is of another trace" in said
-    assert "trial-01.json is INVALID" in said
+    assert "trial-01.json is INVALID; short_window: it lasted 3 s → lengthen it" in said
 
 
 def test_wrong_use_makes_nothing(

@@ -72,6 +72,10 @@ def test_a_sentence_says_what_is_within_noise() -> None:
     assert headline(base, other) == [
         "Compared with A, B is within noise in reads and writes; P99 is within noise in reads."
     ]
+    alike = [{**each, "nvme write P99": each["nvme read P99"]} for each in trials(1, 1, 5)]
+    assert headline(side("A", *alike), side("B", *alike)) == [
+        "Compared with A, B is within noise in reads and writes, P99 too."
+    ]
 
 
 def test_one_trial_a_side_may_be_chance() -> None:
