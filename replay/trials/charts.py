@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace.charting import COLOURS, legend, legend_px
 from replay.summaries import TITLES
 from replay.trials import words
-from replay.trials.figures import BYTES_PER_S, NS, rate_name, time_name
+from replay.trials.figures import BYTES_PER_S, NS, rate_name, response_name, time_name
 from replay.trials.headline import OPS, TIERS
 from replay.web import page
 from replay.web.charts import LOG_TICKS
@@ -22,6 +22,8 @@ _ROW_PX, _GAP_PX = 26, 46
 _ROOM, _TEXT_PX = 1.05, 76
 """How far the axis goes beyond the figures, and what is kept behind it for them as text."""
 Row = dict[str, Any]
+_TIMES = (("service", lambda tier, op: f"{tier} {op}"), ("response", response_name))
+"""Kinds of time, and what their figures are called."""
 
 
 def of_tiers(comparison: ComparisonDocument) -> Iterator[tuple[str, list[Chart]]]:
@@ -32,11 +34,12 @@ def of_tiers(comparison: ComparisonDocument) -> Iterator[tuple[str, list[Chart]]
             *_bars(comparison, "Throughput", [rate_name(tier, op) for op in OPS]),
             *(
                 chart
+                for word, name in _TIMES
                 for quantile in ("p50", "p99")
                 for chart in _bars(
                     comparison,
-                    f"{TITLES[quantile]} of service time",
-                    [time_name(f"{tier} {op}", quantile) for op in OPS],
+                    f"{TITLES[quantile]} of {word} time",
+                    [time_name(name(tier, op), quantile) for op in OPS],
                 )
             ),
             *(

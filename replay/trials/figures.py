@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from replay.summaries import TITLES, has_few, merged, percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from replay.document import GroupDocument, ResultDocument
-    from replay.summaries import Percentiles
+    from replay.summaries import Distribution, Percentiles
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
 
@@ -33,6 +33,11 @@ class Figure:
 def rate_name(tier: str, op: str) -> str:
     """Return what the rate of a tier's reads or writes is called."""
     return f"{tier} {op} rate"
+
+
+def response_name(tier: str, op: str) -> str:
+    """Return what the response times of a tier's reads or writes are called."""
+    return f"{tier} {op} response"
 
 
 def time_name(what: str, percentile_name: str) -> str:
@@ -61,6 +66,7 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
                 rate = moved / lane.window_s
                 yield Figure(rate_name(lane.tier, op), rate, BYTES_PER_S, True)
             yield from latencies(f"{lane.tier} {op}", mine)
+            yield from _responses(response_name(lane.tier, op), mine)
         yield from percentiles(f"{lane.tier} response", lane.response_ns)
         if lane.lateness_ns is not None and lane.lateness_ns.host_lateness_ns is not None:
             late = lane.lateness_ns.host_lateness_ns
@@ -88,10 +94,20 @@ def percentiles(name: str, found: Percentiles | None) -> Iterator[Figure]:
 
 def latencies(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:
     """Yield the percentiles of the service times of several groups together."""
-    together = merged(group.service_distribution_ns for group in groups)
+    return _joined(name, [group.service_distribution_ns for group in groups], TITLES)
+
+
+def _responses(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:
+    """Yield P50 and P99 of response times, of results that have them per op."""
+    return _joined(name, [group.response_distribution_ns for group in groups], ("p50", "p99"))
+
+
+def _joined(
+    name: str, parts: Sequence[Distribution | None], quantiles: Iterable[str]
+) -> Iterator[Figure]:
+    together = merged(parts)
     count = sum(together.count)
-    for quantile in TITLES:
+    for quantile in quantiles:
         value = percentile(together, quantile)
         if value is not None:
-            few = has_few(count, quantile)
-            yield Figure(time_name(name, quantile), value, NS, False, few)
+            yield Figure(time_name(name, quantile), value, NS, False, has_few(count, quantile))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replay.trials import words
-from replay.trials.figures import NS, rate_name, time_name
+from replay.trials.figures import NS, rate_name, response_name, time_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ TIERS = ("nvme", "object", "cpu", "gpu")
 OPS = ("read", "write")
 _UNLIKE = ("trace", "tiers", "mode", "queue depth", "I/O size", "engine")
 """Facts without which ratios are of something else than devices."""
-_INVALID = "INVALID"
+_INVALID, _RESPONSE = "INVALID", " response "
 _HARDLY = 1.1
 """Below this ratio a difference is told in per cent."""
 
@@ -117,7 +117,7 @@ def _against(
         return
     speeds = [(op, _speed(pair, tier, op, paced=paced)) for op in OPS]
     told = [_clause(figure, at, f"in {op}s") for op, figure in speeds if figure is not None]
-    tails = [(op, pair.get(time_name(f"{tier} {op}", "p99"))) for op in OPS]
+    tails = [(op, _time(pair, tier, op, "p99", paced=paced)) for op in OPS]
     known = [(op, figure) for op, figure in tails if figure is not None]
     yield f"Compared with {base}, {label} is {_merged(told)}{_tail(known, at, _merged(told))}."
 
@@ -130,6 +130,8 @@ def _tail(known: Sequence[tuple[str, FigureDocument]], at: int, speeds: str) -> 
     few = any(spread is not None and spread.few_samples for spread in spreads)
     clauses = [_clause(figure, at, f"in {op}s") for op, figure in known]
     name = f"P99{words.FEW_MARK if few else ''}"
+    if any(_RESPONSE in figure.name for _, figure in known):
+        name += " of response times"
     merged = _merged(clauses)
     return f", {name} too" if merged == speeds else f"; {name} is {merged}"
 
@@ -138,8 +140,17 @@ def _speed(
     pair: Mapping[str, FigureDocument], tier: str, op: str, *, paced: bool = False
 ) -> FigureDocument | None:
     """Return the figure of how fast ops are: their rate, or P50 where the trace sets the pace."""
-    rate, time = pair.get(rate_name(tier, op)), pair.get(time_name(f"{tier} {op}", "p50"))
+    rate, time = pair.get(rate_name(tier, op)), _time(pair, tier, op, "p50", paced=paced)
     return (time or rate) if paced else (rate or time)
+
+
+def _time(
+    pair: Mapping[str, FigureDocument], tier: str, op: str, percentile: str, *, paced: bool
+) -> FigureDocument | None:
+    """Return a percentile of service times; with a schedule that of response times, if known."""
+    response = pair.get(time_name(response_name(tier, op), percentile))
+    service = pair.get(time_name(f"{tier} {op}", percentile))
+    return response if paced and response is not None else service
 
 
 def _clause(figure: FigureDocument, at: int, where: str) -> str:
@@ -159,6 +170,7 @@ def _clause(figure: FigureDocument, at: int, where: str) -> str:
     else:
         word = "faster" if grew == figure.higher_is_better else "slower"
     title = "P50 " if figure.unit == NS and figure.name.endswith("P50") else ""
+    title = f"response {title}" if title and _RESPONSE in figure.name else title
     both = words.against(other.mean, base.mean, figure.unit)
     return f"{much.replace('%', ' %')} {word} {where} ({title}{both})"
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _CHARTS = (
     "Bars: the mean over trials. Line: where the mean is, at 95 % confidence. Points: the trials. "
-    f"Service time: from submit to completion. {words.FEW_NOTE}."
+    "Service time: from submit to completion. Response time: from when the op was due. "
+    f"{words.FEW_NOTE}."
 )
 _NOISE = (
     "Better and worse are told only where the means differ by more than the trials' noise (Welch's "

@@ -19,7 +19,7 @@ _CONFIG = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
-    "legend": {"orient": "top", "title": None, "labelFontSize": 11},
+    "legend": {"orient": "top", "title": None, "labelFontSize": 11, "symbolOpacity": 1},
 }
 """How charts look; their colours of text and lines are the page's."""
 

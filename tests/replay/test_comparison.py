@@ -12,6 +12,7 @@ from kvtrace.units import MS_NS
 from replay import stored
 from replay.reason import Reason
 from replay.summaries import has_few
+from replay.trials import charts
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of
 from replay.trials.figures import BYTES_PER_S, NS, Figure, of_result
@@ -76,6 +77,29 @@ def test_a_sentence_says_what_is_within_noise() -> None:
     assert headline(side("A", *alike), side("B", *alike)) == [
         "Compared with A, B is within noise in reads and writes, P99 too."
     ]
+
+
+def test_with_a_schedule_response_times_say_who_is_faster(
+    result: Callable[..., Path], cli: Callable[..., cli_conftest.Outcome]
+) -> None:
+    """Rates are the trace's in open mode: P50 and P99 of response times are told instead."""
+
+    def paced(by: int) -> Callable[[dict[str, Any]], None]:
+        def change(document: dict[str, Any]) -> None:
+            document["config"]["mode"] = "open"
+            for group in document["groups"]:
+                times = {"upper": [by * MS_NS, 3 * by * MS_NS], "count": [900, 100]}
+                group["response_distribution_ns"] = times
+
+        return change
+
+    paths = [result("one", paced(2)), result("other", paced(1))]
+    document = ComparisonDocument.model_validate_json(cli("compare", *paths, "--json").out)
+    sentence = document.headline[0]
+    assert "other is 2 × faster in reads (response P50 1.000 against 2.000 ms)" in sentence
+    assert "; P99 of response times is 2 × shorter in reads (3.000 against 6.000 ms)" in sentence
+    shown = [chart.caption for _, made in charts.of_tiers(document) for chart in made]
+    assert "P99 of response time, ms" in shown
 
 
 def test_one_trial_a_side_may_be_chance() -> None:
@@ -145,6 +169,7 @@ def test_percentiles_of_few_samples_are_known_by_their_count(tmp_path: Path) -> 
         synthetic.bimodal(tmp_path / "r.parquet")))}  # fmt: skip
     few = {name for name in figures if figures[name].few_samples}
     assert few == {"nvme read P99.99", "nvme response P99.99"}
+    assert figures["nvme read response P99"].value == figures["nvme response P99"].value
     assert [has_few(1000, name) for name in ("p99", "p999")] == [False, True]
 
 
