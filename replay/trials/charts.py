@@ -104,7 +104,7 @@ def _grouped(bars: list[Row], unit: str, labels: Sequence[str]) -> Row:
     """
     import altair
 
-    most = max(max(bar["mean"], *bar["values"]) for bar in bars)
+    most = max(value for bar in bars for value in (bar["mean"], *bar["values"]))
     end = most * _ROOM
     for bar in bars:
         bar["from"], bar["to"] = bar["low"], min(bar["high"], end)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from replay.trials.document import ComparisonDocument, FigureDocument, SideDocument
 
 _CHARTS = (
-    "Bars: the mean over trials. Line: where the mean is, at 95 % confidence. Points: the trials. "
+    "Bars: the mean over trials. Line: where the mean is, at 95 % confidence; it may go on beyond "
+    "the chart. Points: the trials. "
     "Service time: from submit to completion. Response time: from when the op was due. "
     f"{words.FEW_NOTE}."
 )

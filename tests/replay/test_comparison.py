@@ -145,6 +145,15 @@ def test_sides_without_anything_in_common() -> None:
     assert headline(one, other)[0] == "B and A have no rate or time in common."
 
 
+def test_values_stand_beside_their_trials() -> None:
+    """A trial without a figure has none, and the odd one is named rightly."""
+    made = side("A", {}, *({"nvme read rate": rate} for rate in (1.0, 1.01, 0.99, 9.0)))
+    [figure] = document_of(compare([made])).figures
+    assert figure.sides[0] is not None
+    assert figure.sides[0].values == [None, 1e9, 1.01e9, 0.99e9, 9e9]
+    assert figure.sides[0].odd == ["4.json"]
+
+
 def test_sides_of_one_name_are_told_apart() -> None:
     """Charts and tables would mix them."""
     found = document_of(compare([side("r", *trials(1, 1, 5))] * 3))
