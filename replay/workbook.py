@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,23 @@ _FORMATS = (
 """Patterns of heads, and how the numbers below them are shown; the first that fits counts."""
 
 
+def _letters(value: object) -> int:
+    """Return how wide a cell is shown: numbers have their format, not all their digits."""
+    return len(f"{value:,.3f}") if isinstance(value, float) else len(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A bar chart beside a sheet's table: of its first `rows`, a series per column in `columns`."""
+
+    sheet: str
+    title: str
+    unit: str
+    rows: int
+    columns: Sequence[int]
+    names: Sequence[str]
+
+
 def number_format(head: str, value: float) -> str | None:
     """Return how a number is shown below a head; None: as it is.
 
@@ -44,7 +62,7 @@ def number_format(head: str, value: float) -> str | None:
     return None if isinstance(value, int) or float(value).is_integer() else BROKEN
 
 
-def write(path: Path, sheets: Iterable[Sheet]) -> None:
+def write(path: Path, sheets: Iterable[Sheet], charts: Sequence[Bars] = ()) -> None:
     """Write the sheets to `path`, in their order; None and empty text are empty cells."""
     import xlsxwriter
 
@@ -59,6 +77,9 @@ def write(path: Path, sheets: Iterable[Sheet]) -> None:
 
         for name, heads, rows in sheets:
             _sheet(book, name, heads, rows, format_of)
+            for chart in charts:
+                if chart.sheet == name:
+                    _bars(book, chart, len(heads))
     path.write_bytes(data.getvalue())
 
 
@@ -74,8 +95,25 @@ def _sheet(
             if value is not None and value != "":
                 _cell(sheet, at, column, value, heads[column], format_of)
     for column, head in enumerate(heads):
-        longest = max([len(head), *(len(str(row[column])) for row in rows)])
+        longest = max([len(head), *(_letters(row[column]) for row in rows)])
         sheet.set_column(column, column, min(max(_WIDTH, longest), _WIDTH_MAX))
+
+
+def _bars(book: Any, chart: Bars, columns: int) -> None:
+    """Put a chart to the right of the sheet's table; the first column names its groups."""
+    drawn = book.add_chart({"type": "bar"})
+    for column, name in zip(chart.columns, chart.names, strict=True):
+        drawn.add_series({
+            "name": _text(name),
+            "categories": [chart.sheet, 1, 0, chart.rows, 0],
+            "values": [chart.sheet, 1, column, chart.rows, column],
+        })  # fmt: skip
+    drawn.set_title({"name": chart.title, "name_font": {"size": 12}})
+    drawn.set_x_axis({"name": chart.unit, "min": 0})
+    drawn.set_y_axis({"reverse": True})
+    drawn.set_legend({"position": "bottom", "none": len(chart.names) < 2})
+    drawn.set_size({"width": 720, "height": 120 + 24 * chart.rows * (1 + len(chart.names)) // 2})
+    book.get_worksheet_by_name(chart.sheet).insert_chart(1, columns + 1, drawn)
 
 
 def _cell(

@@ -6,6 +6,7 @@ which a column names.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from kvtrace.units import MS_NS
@@ -13,6 +14,7 @@ from replay import workbook
 from replay.trials import words
 from replay.trials.figures import BYTES_PER_S, NS
 from replay.trials.reasons import reasons_of
+from replay.workbook import Bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ FIGURES = (
 CAUTIONS = ("caution",)
 REASONS = ("side", "code", "trials", "figure", "remedy", "accepted")
 
+_KEY = re.compile(r"\w+ (read|write)( response)? (P50|P99)")
 _MEANS: tuple[tuple[str, Callable[[str], bool], str, float], ...] = (
     ("Rates", lambda unit: unit == BYTES_PER_S, "GB/s", 1e9),
     ("Times", lambda unit: unit == NS, "ms", MS_NS),
@@ -40,7 +43,23 @@ _MEANS: tuple[tuple[str, Callable[[str], bool], str, float], ...] = (
 
 def write(comparison: ComparisonDocument, path: Path) -> None:
     """Write the comparison to `path`."""
-    workbook.write(path, _sheets(comparison))
+    workbook.write(path, _sheets(comparison), list(_charts(comparison)))
+
+
+def _charts(comparison: ComparisonDocument) -> Iterator[Bars]:
+    """Yield bars of all rates, and of the times that lie first in their sheet."""
+    labels = [side.label for side in comparison.sides]
+    columns = [1, *(4 + 5 * at for at in range(len(labels) - 1))]
+    for (name, unit, shown, _), title in zip(_MEANS, ("Rates", "P50 and P99"), strict=False):
+        names = [figure.name for figure in comparison.figures if unit(figure.unit)]
+        rows = len(names) if name == "Rates" else sum(map(_is_key, names))
+        if rows:
+            yield Bars(name, title, shown, rows, columns, labels)
+
+
+def _is_key(name: str) -> bool:
+    """Return whether a time is P50 or P99 of a tier's reads or writes."""
+    return _KEY.fullmatch(name) is not None
 
 
 def _sheets(comparison: ComparisonDocument) -> Iterator[Sheet]:
@@ -53,12 +72,14 @@ def _sheets(comparison: ComparisonDocument) -> Iterator[Sheet]:
     ]  # fmt: skip
     yield "Compared", ("what", *labels, "differs"), facts
     for name, unit, shown, factor in _MEANS:
-        means = [_means(figure, factor) for figure in comparison.figures if unit(figure.unit)]
+        figures = [figure for figure in comparison.figures if unit(figure.unit)]
+        figures.sort(key=lambda figure: not _is_key(figure.name))
+        means = [_means(figure, factor) for figure in figures]
         if means:
             yield name, _mean_heads(labels, shown), means
     yield "Sides", SIDES, list(_sides(comparison))
-    figures = [row for figure in comparison.figures for row in _figure(comparison, figure)]
-    yield "Figures", FIGURES, figures
+    every = [row for figure in comparison.figures for row in _figure(comparison, figure)]
+    yield "Figures", FIGURES, every
     yield "Cautions", CAUTIONS, [(caution,) for caution in comparison.cautions]
     yield "Reasons", REASONS, list(_reasons(comparison))
 

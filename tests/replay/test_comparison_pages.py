@@ -197,11 +197,32 @@ def test_the_workbook_has_units_and_formats(document: ComparisonDocument, tmp_pa
     assert column("Times", "drive A, mean (ms)")[0].value == pytest.approx(2, rel=0.01)
     assert column("Times", "drive B ÷ drive A")[0].number_format == TIMES
     assert column("Times", "drive B, verdict")[0].value == "better"
-    assert [cell.value for cell in column("Times", "fewer than 10 samples")[2:5]] == [
-        None, "*", "*"
-    ]  # fmt: skip
+    times = [cell.value for cell in column("Times", "figure")]
+    assert times[:4] == ["nvme read P50", "nvme read P99", "nvme write P50", "nvme write P99"]
+    marks = [cell.value for cell in column("Times", "fewer than 10 samples")]
+    assert [name for name, mark in zip(times, marks, strict=True) if mark == "*"] == [
+        f"nvme {op} {title}" for op in ("read", "write") for title in TITLES[3:]
+    ]
     assert {cell.number_format for cell in column("Figures", "cv_ratio")} == {SHARE}
     assert True in [cell.value for cell in column("Figures", "few_samples")]
+
+
+def test_the_workbook_has_bars_of_what_matters(
+    document: ComparisonDocument, tmp_path: Path
+) -> None:
+    """Rates, and P50 and P99 of reads and writes: a series per side, of its means."""
+    openpyxl = pytest.importorskip("openpyxl")
+    xlsx.write(document, tmp_path / "c.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "c.xlsx")
+    for sheet, rows in (("Rates", 2), ("Times", 4)):
+        [chart] = book[sheet]._charts
+        heads = [cell.value for cell in book[sheet][1]]
+        for series, label in zip(chart.series, ("drive A", "drive B"), strict=True):
+            first, last = re.findall(r"\$([A-Z]+)\$(\d+)", series.val.numRef.f)
+            assert heads[openpyxl.utils.column_index_from_string(first[0]) - 1].startswith(
+                f"{label}, mean ("
+            )
+            assert (int(first[1]), int(last[1])) == (2, 1 + rows)
 
 
 def test_formats_follow_heads() -> None:
