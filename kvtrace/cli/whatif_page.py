@@ -11,6 +11,7 @@ from kvtrace.cli.whatif_tables import (
     curve_rows,
     headline,
     hit_columns,
+    short_number,
     swept_keys,
 )
 from kvtrace.errors import UsageError
@@ -144,6 +145,4 @@ def _shown(head: str, value: Any) -> str:
         return "–"
     if head.endswith("ratio"):
         return f"{value:.1%}"
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else short_number(value)

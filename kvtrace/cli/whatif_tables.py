@@ -83,6 +83,11 @@ def curve_rows(answers: Answers) -> tuple[tuple[str, ...], list[tuple[object, ..
     return heads, rows
 
 
+def short_number(value: float) -> str:
+    """Return a number with two decimals, a long one without."""
+    return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def headline(answers: Answers, keys: list[str]) -> Iterator[str]:
     """Yield what the combinations come to: the best, the worst, the ceiling, nvme's wear."""
     ranked = sorted(answers.outcomes, key=lambda each: each.total_hit_ratio)
@@ -100,7 +105,7 @@ def headline(answers: Answers, keys: list[str]) -> Iterator[str]:
         yield f"No cache as large as the best could serve more than {best.optimal:.1%}."
     per_day, wear = _per_day(best), best.drive_writes_per_day
     if per_day is not None:
-        often = "" if wear is None else f", {wear:,.2f} drive writes per day"
+        often = "" if wear is None else f", {short_number(wear)} drive writes per day"
         yield f"There the node writes {per_day:,.0f} GiB per day to nvme{often}."
 
 

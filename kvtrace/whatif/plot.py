@@ -25,6 +25,8 @@ KINDS = (".html", ".svg", ".png")
 _OPTIMAL, _ALONE = "optimum", "hits"
 _CAPACITY = ".capacity"
 _WIDTH_PX, _HEIGHT_PX = 640, 230
+_LEVEL_MAX = 5
+"""More names below an axis than this are slanted."""
 Row = dict[str, Any]
 
 
@@ -79,6 +81,7 @@ class _Swept:
         capacities = [key for key in self.keys if key.endswith(_CAPACITY)]
         self.capacity = max(capacities, key=lambda key: _effect(outcomes, key), default=None)
         self.others = [key for key in self.keys if key != self.capacity]
+        self.bars = len(outcomes)
         values = choices[self.capacity] if self.capacity else []
         self.order = sorted(values, key=lambda text: parse_bytes(str(text)))
 
@@ -97,7 +100,9 @@ class _Swept:
 
         title = f"capacity of tier {short(self.capacity)}" if self.capacity else None
         order = self.order if self.capacity else None
-        return altair.X("x:N", title=title, sort=order, axis=altair.Axis(labelAngle=0))
+        count = len(self.order) if self.capacity else self.bars
+        angle = 0 if count <= _LEVEL_MAX else -40
+        return altair.X("x:N", title=title, sort=order, axis=altair.Axis(labelAngle=angle))
 
 
 def _effect(outcomes: Sequence[Outcome], key: str) -> float:
@@ -177,8 +182,13 @@ def _drawn(
     )
     height = _HEIGHT_PX + legend_px(labels)
     if not swept.capacity:
-        bars = chart.mark_bar().encode(xOffset=altair.XOffset("of:N", sort=labels))
-        return Plot(name, bars, height)
+        bars = chart.transform_filter(f"datum.kind != '{_OPTIMAL}'").mark_bar(
+            width=altair.RelativeBandSize(0.6)
+        )
+        marks = chart.transform_filter(f"datum.kind == '{_OPTIMAL}'").mark_tick(
+            width=altair.RelativeBandSize(0.9), thickness=3
+        )
+        return Plot(name, bars + marks if ceilings else bars, height)
     kinds = altair.Scale(domain=["tried", _OPTIMAL], range=[[1, 0], [5, 4]])
     lines = chart.mark_line().encode(
         strokeDash=altair.StrokeDash("kind:N", legend=None, scale=kinds)

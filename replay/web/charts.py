@@ -22,6 +22,8 @@ _TIMES = (
     ("Service time", "service_distribution_ns"),
     ("Response time", "response_distribution_ns"),
 )
+_SCHEME = {"name": "viridis", "extent": [0.25, 1]}
+"""Its darkest colours can't be seen on black."""
 LOG_TICKS = 4
 """About as many lines of a grid; by default a logarithmic axis has nine per decade."""
 _POINTS = 240
@@ -226,7 +228,7 @@ def _heat(heat: HeatMap, counts: list[list[int]], title: str) -> Chart:
         y=_y("ms:Q", "service time, ms", log=True),
         y2="up to:Q",
         color=altair.Color(
-            "ops:Q", scale=altair.Scale(type="log", scheme="viridis"), legend=altair.Legend()
+            "ops:Q", scale=altair.Scale(type="log", scheme=_SCHEME), legend=altair.Legend()
         ),
         tooltip=["s:Q", "ms:Q", "up to:Q", "ops:Q"],
     )  # fmt: skip
