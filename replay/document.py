@@ -57,6 +57,9 @@ class HeatMap(Section):
     width_s: float
     edges_ns: list[int]
     counts: list[list[int]]
+    counts_by_op: dict[str, list[list[int]]] = Field(
+        {}, description="the same of reads and of writes; none in older results"
+    )
 
 
 class TimeSlices(Section):
@@ -194,6 +197,7 @@ class GroupDocument(Section):
     service_ns: Percentiles | None
     response_ns: Percentiles | None
     service_distribution_ns: Distribution | None = None
+    response_distribution_ns: Distribution | None = None
     service_per_mib_distribution_ns: Distribution | None = Field(
         default=None, description="service time per MiB; ops of less than that count as one"
     )

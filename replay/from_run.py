@@ -106,7 +106,8 @@ def heat_map(heat: Heat | None) -> doc.HeatMap | None:
     return doc.HeatMap(
         width_s=heat.width_ns / S_NS,
         edges_ns=heat.edges_ns.tolist(),
-        counts=heat.counts.tolist(),
+        counts=(heat.reads + heat.writes).tolist(),
+        counts_by_op={"read": heat.reads.tolist(), "write": heat.writes.tolist()},
     )
 
 
@@ -217,6 +218,7 @@ def _group(found: Group, *, distribution: bool = False) -> doc.GroupDocument:
         service_ns=_percentiles(found.service),
         response_ns=_percentiles(found.response),
         service_distribution_ns=_buckets(found.service) if distribution else None,
+        response_distribution_ns=_buckets(found.response) if distribution else None,
         service_per_mib_distribution_ns=_buckets(found.pace) if distribution else None,
     )
 

@@ -83,7 +83,8 @@ class Heat:
 
     width_ns: int
     edges_ns: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    reads: NDArray[np.int64]
+    writes: NDArray[np.int64]
 
 
 def _edges_ns(first_ns: int, last_ns: int) -> NDArray[np.int64]:
@@ -189,8 +190,8 @@ class Slices:
 
     def heat(self) -> Heat | None:
         """Return how many reads and writes took how long when; None if there were none."""
-        counts = self._latencies[:_RESPONSE, : self.used].sum(axis=0)
-        filled = np.flatnonzero(counts.any(axis=0))
+        by_op = self._latencies[:_RESPONSE, : self.used]
+        filled = np.flatnonzero(by_op.any(axis=(0, 1)))
         if not len(filled):
             return None
         edges = _edges_ns(upper(int(filled[0]), COARSE_BITS), upper(int(filled[-1]), COARSE_BITS))
@@ -198,9 +199,10 @@ class Slices:
         row = np.maximum(np.searchsorted(edges, ends) - 1, 0)
         together = -(-self.used // HEAT_SLICES_MAX)
         slices = np.arange(self.used) // together
-        found = np.zeros((int(slices[-1]) + 1, len(edges) - 1), np.int64)
-        np.add.at(found, (slices[:, None], row[None, :]), counts[:, filled])
-        return Heat(self.width_ns * together, edges, found)
+        heats = np.zeros((len(by_op), int(slices[-1]) + 1, len(edges) - 1), np.int64)
+        for heat, counts in zip(heats, by_op, strict=True):
+            np.add.at(heat, (slices[:, None], row[None, :]), counts[:, filled])
+        return Heat(self.width_ns * together, edges, *heats)
 
     def series(self, *, scheduled: bool, divided: bool) -> Series:
         """Return all columns; without a schedule there is no response time.

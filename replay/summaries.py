@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from kvtrace.fields import Section
-from replay.histogram import QUANTILES, rank_of
+from replay.histogram import FEW_SAMPLES, QUANTILES, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +61,11 @@ class Distribution(Section):
 
     upper: list[int]
     count: list[int]
+
+
+def has_few(count: int, name: str) -> bool:
+    """Return whether fewer than 10 of `count` samples lie beyond the percentile."""
+    return count - rank_of(count, QUANTILES[name]) < FEW_SAMPLES
 
 
 def merged(found: Iterable[Distribution | None]) -> Distribution:

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from kvtrace import csvcells
+from kvtrace.cli import whatif_page
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
@@ -95,7 +96,13 @@ def whatif_command(
         _option("Curves of arc, lirs, w-tinylfu, ... too (libCacheSim).", _CHOICES),
     ] = None,
     csv_: Annotated[Path | None, _option("Table as CSV.", _OUT, "--csv")] = None,
-    plot_: Annotated[Path | None, _option("Chart: .html, .svg or .png.", _OUT, "--plot")] = None,
+    plot_: Annotated[Path | None, _option("Charts: .html, .svg or .png.", _OUT, "--plot")] = None,
+    report_to: Annotated[
+        list[Path] | None,
+        _option(
+            "Report file (.html, .json, .xlsx): tables, charts; may be repeated.", _OUT, "--report"
+        ),
+    ] = None,
     force: Annotated[bool, _option("Replace files that exist.", _OUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -135,33 +142,39 @@ def whatif_command(
             "write_policy": write_policy,
         }
     )
-    outputs = [path for path in (csv_, plot_) if path is not None]
+    reports = report_to or []
+    outputs = [path for path in (csv_, plot_, *reports) if path is not None]
     if outputs:
         check_apart(outputs, _inputs(trace, options, config, set_ or [], preset))
     for path in outputs:
         check_writable(path, force=force)
+    for path in reports:
+        whatif_page.check_suffix(path)
     if plot_ is not None:
         plot.check(plot_)
     with _workload(trace, options, config, set_ or [], preset) as workload:
         named = None if policies is None else _values("--policies", policies)
         answers = answer(workload, choices, curves=named or [] if curve or named else None)
-    if csv_ is not None:
-        _write_csv(answers.outcomes, csv_, force=force)
-    if plot_ is not None:
-        _write_plot(answers, choices, plot_, force=force)
     sample, notes = None, list[str]()
     if trace is None:
         tried = resolve(config, options, set_ or [], preset).config
         sample = sampled(tried, answers.outcomes[0].stats)
         notes = load_model(tried.model).notes_on(tried.tensor_parallel, tried.dtype)
+    more: dict[str, Any] = {} if sample is None else {"sampled": sample}
+    more |= {"model_notes": notes} if notes else {}
+    document = answers.document() | more
+    about = [*about_sample(sample), *about_model(notes), *about_source(answers.source)]
+    if csv_ is not None:
+        _write_csv(answers.outcomes, csv_, force=force)
+    if plot_ is not None:
+        _write_plot(answers, choices, plot_, force=force)
+    for path in reports:
+        _write_report(answers, choices, about, document, path, force=force)
     if as_json:
-        more: dict[str, Any] = {} if sample is None else {"sampled": sample}
-        more |= {"model_notes": notes} if notes else {}
-        typer.echo(json.dumps(answers.document() | more, indent=2))
+        typer.echo(json.dumps(document, indent=2))
     else:
         _print(answers, choices)
-        about = (*about_model(notes), *about_source(answers.source))
-        for text in (*about_sample(sample), *about):
+        for text in about:
             plain_console().print(text, highlight=False)
 
 
@@ -230,10 +243,28 @@ def _write_csv(found: list[Outcome], path: Path, *, force: bool) -> None:
 def _write_plot(
     answers: Answers, choices: dict[str, list[str]], path: Path, *, force: bool
 ) -> None:
-    charts = [plot.grid_chart(answers.outcomes, choices)]
-    if answers.curves:
-        charts.append(plot.curve_chart(answers.curves, answers.block_bytes))
-    plot.save(charts, path, force=force)
+    if path.suffix == ".html":
+        whatif_page.write_charts(answers, choices, path, force=force)
+    else:
+        plot.save(plot.plots(answers, choices), path, force=force)
+
+
+def _write_report(
+    answers: Answers,
+    choices: dict[str, list[str]],
+    notes: list[str],
+    document: dict[str, Any],
+    path: Path,
+    *,
+    force: bool,
+) -> None:
+    if path.suffix == ".json":
+        with OutFile(path, force=force) as file:
+            file.write(json.dumps(document, indent=2).encode())
+    elif path.suffix == ".xlsx":
+        whatif_page.write_workbook(answers, choices, notes, path, force=force)
+    else:
+        whatif_page.write_page(answers, choices, notes, path, force=force)
 
 
 def _print(answers: Answers, choices: dict[str, list[str]]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FEW_MARK = "*"
 """Behind a percentile with fewer than 10 samples beyond it."""
+FEW_NOTE = f"{FEW_MARK} fewer than 10 samples beyond this percentile"
 
 
 def table_of_times(title: str) -> Table:

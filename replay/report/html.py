@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
-from replay.report.cells import FEW_MARK
+from replay.report.cells import FEW_MARK, FEW_NOTE
 from replay.summaries import TITLES
 from replay.web import below, charts, page, requests
 from replay.web.page import Cell
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".html"
 PACKAGES = ("altair", "vl_convert")
-_FEW = f"{FEW_MARK} fewer than 10 samples beyond this percentile"
 _LATENCY_NOTE = (
     "Service time: from submit to completion. Response time: from when the op was due, the wait "
-    "for a turn included. " + _FEW + "."
+    "for a turn included. " + FEW_NOTE + "."
 )
 
 
@@ -48,7 +47,7 @@ def _body(document: ResultDocument) -> Iterator[str]:
     drawn = 0
     for lane in document.lanes:
         sizes = [group for group in document.groups_by_size if group.tier == lane.tier]
-        found = charts.of_lane(lane, sizes)
+        found = charts.of_lane(lane, document.groups_of(lane), sizes)
         yield _lane(lane, found, drawn)
         drawn += len(found)
     yield page.section("Latencies", page.note(_LATENCY_NOTE), _groups(document))
@@ -127,7 +126,7 @@ def _headline(document: ResultDocument) -> str:
         ("window", f"{document.window_s:.2f} s", ""),
         ("failed ops", format_count(document.errors), ""),
     ]
-    return page.section("Headline", page.figures(boxes), page.note(_FEW))
+    return page.section("Headline", page.figures(boxes), page.note(FEW_NOTE))
 
 
 def _read_write(document: ResultDocument) -> str:
@@ -204,22 +203,21 @@ def _percentile_cells(found: Percentiles) -> list[Cell | str]:
 
 
 def _groups(document: ResultDocument) -> str:
-    heads = ["tier", "phase", "op", "of", "time", "ops", "bytes", "errors", *_heads("")]
-    rows = [
-        row
-        for groups in (document.groups, document.groups_by_size, document.groups_by_qos)
-        for group in groups
-        for row in _group_rows(group)
-    ]
-    return page.table(heads, rows, texts=5)
+    """Return a row per group and kind of time; errors have a column only where there are some."""
+    groups = [*document.groups, *document.groups_by_size, *document.groups_by_qos]
+    failed = any(group.errors for group in groups)
+    heads = ["op", "of", "time", "ops", "bytes", *(["errors"] if failed else []), *_heads("")]
+    rows = [row for group in groups for row in _group_rows(group, failed=failed)]
+    return page.table(heads, rows, texts=3, dense=True)
 
 
-def _group_rows(group: GroupDocument) -> Iterator[list[Cell | str]]:
+def _group_rows(group: GroupDocument, *, failed: bool) -> Iterator[list[Cell | str]]:
     size = group.size_class_bytes
-    part = "all" if size is None else f"{format_bytes(size)} and more"
-    name: list[Cell | str] = [group.tier, group.phase, group.op, group.qos or part]
-    counts = [Cell(f"{group.ops:,}", group.ops), Cell(format_bytes(group.bytes), group.bytes),
-              Cell(f"{group.errors:,}", group.errors)]  # fmt: skip
+    part = "all" if size is None else f"from {format_bytes(size).replace('.00', '')}"
+    name: list[Cell | str] = [f"{group.tier} {group.phase} {group.op}", group.qos or part]
+    counts = [Cell(f"{group.ops:,}", group.ops), Cell(format_bytes(group.bytes), group.bytes)]
+    if failed:
+        counts.append(Cell(f"{group.errors:,}", group.errors))
     times = (("service", group.service_ns), ("response", group.response_ns))
     known = [(word, found) for word, found in times if found is not None and found.count]
     for word, found in known:

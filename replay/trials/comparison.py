@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from replay.trials import setup
 from replay.trials.statistics import Spread, differs, spread
 
 if TYPE_CHECKING:
@@ -16,11 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One side's figure. `ratio`: to the first side's mean; `real`: beyond the noise, if known."""
+    """One side's figure. `ratio`: to the first side's mean; `real`: beyond the noise, if known.
+
+    `values`: of each trial, None of one that hasn't it; `few_samples`: whether a trial has a
+    percentile with fewer than 10 samples beyond it.
+    """
 
     spread: Spread
     ratio: float | None
     real: bool | None
+    values: tuple[float | None, ...]
+    few_samples: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,11 @@ class Comparison:
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """Return the comparison of at least one side; ratios are to the first."""
+    """Return the comparison of at least one side; ratios are to the first.
+
+    Labels that several sides have are numbered.
+    """
+    sides = _told_apart(sides)
     names: dict[str, Figure] = {}
     for side in sides:
         for trial in side.trials:
@@ -51,41 +63,50 @@ def compare(sides: Sequence[Side]) -> Comparison:
     return Comparison(tuple(sides), rows, tuple(_cautions(sides)))
 
 
+def _told_apart(sides: Sequence[Side]) -> list[Side]:
+    seen: dict[str, int] = {}
+    apart = []
+    for side in sides:
+        seen[side.label] = seen.get(side.label, 0) + 1
+        count = seen[side.label]
+        label = side.label if count == 1 else f"{side.label} ({count})"
+        apart.append(dataclasses.replace(side, label=label))
+    return apart
+
+
 def _row(figure: Figure, sides: Sequence[Side]) -> Row:
     base = sides[0].values(figure.name)
     entries: list[Entry | None] = []
     for at, side in enumerate(sides):
-        values = side.values(figure.name)
+        of_trials = [trial.figure(figure.name) for trial in side.trials]
+        known = [each for each in of_trials if each is not None]
+        values = [each.value for each in known]
         if not values:
             entries.append(None)
             continue
-        found = spread(values)
+        over_trials = spread(values)
         mean = spread(base).mean if base else 0.0
         compared = at > 0 and bool(base)
         entries.append(
             Entry(
-                found,
-                found.mean / mean if compared and mean else None,
+                over_trials,
+                over_trials.mean / mean if compared and mean else None,
                 differs(base, values) if compared else None,
+                tuple(None if each is None else each.value for each in of_trials),
+                any(each.few_samples for each in known),
             )
         )
     return Row(figure, tuple(entries))
 
 
 def _cautions(sides: Sequence[Side]) -> list[str]:
-    said = []
-    for side in sides:
-        bad = [trial.name for trial in side.trials if trial.verdict == "INVALID"]
-        if bad:
-            said.append(f"{side.label}: INVALID, {', '.join(bad)}: see its reasons")
+    cautions = list[str]()
     documents = [trial.document for side in sides for trial in side.trials
                  if trial.document is not None]  # fmt: skip
     if len({document.trace.sha256 for document in documents if document.kind == "replay"}) > 1:
-        said.append("the sides replayed different traces: ratios compare workloads, too")
-    modes = {document.config.mode.value for document in documents if document.config is not None}
-    if len(modes) > 1:
-        said.append(f"the sides were timed differently ({', '.join(sorted(modes))})")
+        cautions.append("the sides replayed different traces: ratios compare workloads, too")
+    cautions += setup.cautions(sides)
     if any(len(side.trials) == 1 for side in sides) and len(sides) > 1:
-        said.append("a side of one trial has no known noise: small ratios may be chance")
+        cautions.append("a side of one trial has no known noise: small ratios may be chance")
     theirs = (caution for side in sides for trial in side.trials for caution in trial.cautions)
-    return [*said, *dict.fromkeys(theirs)]
+    return [*cautions, *dict.fromkeys(theirs)]

@@ -5,25 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.summaries import TITLES, merged, percentile
+from replay.summaries import TITLES, has_few, merged, percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from replay.document import GroupDocument, ResultDocument
-    from replay.summaries import Percentiles
+    from replay.summaries import Distribution, Percentiles
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number with its unit. `higher_is_better` None: neither is."""
+    """One number with its unit. `higher_is_better` None: neither is.
+
+    `few_samples`: of a percentile, whether fewer than 10 samples lie beyond it.
+    """
 
     name: str
     value: float
     unit: str
     higher_is_better: bool | None
+    few_samples: bool = False
+
+
+def rate_name(tier: str, op: str) -> str:
+    """Return what the rate of a tier's reads or writes is called."""
+    return f"{tier} {op} rate"
+
+
+def response_name(tier: str, op: str) -> str:
+    """Return what the response times of a tier's reads or writes are called."""
+    return f"{tier} {op} response"
+
+
+def time_name(what: str, percentile_name: str) -> str:
+    """Return what a percentile of a time is called, such as `p50` of `nvme read`."""
+    return f"{what} {TITLES[percentile_name]}"
 
 
 def of_result(document: ResultDocument) -> tuple[Figure, ...]:
@@ -44,12 +63,15 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
             mine = [group for group in groups if group.op == op]
             moved = sum(group.bytes for group in mine)
             if moved and lane.window_s:
-                yield Figure(f"{lane.tier} {op} rate", moved / lane.window_s, BYTES_PER_S, True)
+                rate = moved / lane.window_s
+                yield Figure(rate_name(lane.tier, op), rate, BYTES_PER_S, True)
             yield from latencies(f"{lane.tier} {op}", mine)
+            yield from _responses(response_name(lane.tier, op), mine)
         yield from percentiles(f"{lane.tier} response", lane.response_ns)
         if lane.lateness_ns is not None and lane.lateness_ns.host_lateness_ns is not None:
-            late = lane.lateness_ns.host_lateness_ns.p99
-            yield Figure(f"{lane.tier} host lateness P99", late, NS, False)
+            late = lane.lateness_ns.host_lateness_ns
+            few = "p99" in late.few_samples
+            yield Figure(f"{lane.tier} host lateness P99", late.p99, NS, False, few)
     if document.requests is not None:
         yield from percentiles("request waits", document.requests.waited_ns)
     if document.tool is not None and document.tool.cpu_s_per_gb is not None:
@@ -66,13 +88,26 @@ def percentiles(name: str, found: Percentiles | None) -> Iterator[Figure]:
     if found is None or not found.count:
         return
     for quantile in TITLES:
-        yield Figure(f"{name} {TITLES[quantile]}", found[quantile], NS, False)
+        few = quantile in found.few_samples
+        yield Figure(time_name(name, quantile), found[quantile], NS, False, few)
 
 
 def latencies(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:
     """Yield the percentiles of the service times of several groups together."""
-    together = merged(group.service_distribution_ns for group in groups)
-    for quantile in TITLES:
+    return _joined(name, [group.service_distribution_ns for group in groups], TITLES)
+
+
+def _responses(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:
+    """Yield P50 and P99 of response times, of results that have them per op."""
+    return _joined(name, [group.response_distribution_ns for group in groups], ("p50", "p99"))
+
+
+def _joined(
+    name: str, parts: Sequence[Distribution | None], quantiles: Iterable[str]
+) -> Iterator[Figure]:
+    together = merged(parts)
+    count = sum(together.count)
+    for quantile in quantiles:
         value = percentile(together, quantile)
         if value is not None:
-            yield Figure(f"{name} {TITLES[quantile]}", value, NS, False)
+            yield Figure(time_name(name, quantile), value, NS, False, has_few(count, quantile))

@@ -24,7 +24,7 @@ from kvtrace.outfile import OutFile
 from kvtrace.writer import file_sha256
 from replay.mlperf.summary import result_of
 from replay.trials.comparison import compare
-from replay.trials.document import ComparisonDocument, document_of
+from replay.trials.document import ComparisonDocument, FigureDocument, document_of
 from replay.trials.sides import TRIALS_FOLDER, Side, check_alike, load_side
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 TRACE = "trace/trace.parquet"
 BENCH_FORMS = ("bench.json", "bench.html", "bench.xlsx")
 BENCH, SYSTEM, COMMANDS, CHECKSUMS = "bench.json", "system.json", "commands.log", "checksums.sha256"
-
+_NEW_IN_2 = {"ci95", "values", "few_samples"}
+"""What a comparison of version 1 says of a figure otherwise, or not at all."""
 
 MLPERF_FOLDER, MLPERF_SUFFIX = "mlperf", ".mlperf.json"
 
@@ -188,8 +189,9 @@ def _valid(folder: Path) -> str | None:
     bad = [trial for trial in _side(folder).trials if trial.verdict != "VALID"]
     if not bad:
         return None
-    first = bad[0].document
-    why = "" if first is None else ": " + ", ".join(reason.code for reason in first.reasons)
+    document = bad[0].document
+    reasons = [] if document is None else document.reasons
+    why = "".join(f"; {each.code}: {each.figure} → {each.remedy}" for each in reasons)
     return f"{len(bad)} of them aren't: {bad[0].name} is {bad[0].verdict}{why}"
 
 
@@ -201,12 +203,20 @@ def summary(folder: Path) -> ComparisonDocument:
 def _same_figures(folder: Path) -> str | None:
     stored = ComparisonDocument.model_validate_json((folder / BENCH).read_bytes())
     again = summary(folder)
+    unknown = _NEW_IN_2 if stored.schema_version < 2 else set()
     for one, other in zip(stored.figures, again.figures, strict=False):
-        if one != other:
+        if _without(one, unknown) != _without(other, unknown):
             return f"{one.name}: {one.sides} there, {other.sides} from the trials"
     if [figure.name for figure in stored.figures] != [figure.name for figure in again.figures]:
         return "it has other figures"
     return None
+
+
+def _without(figure: FigureDocument, fields: set[str]) -> FigureDocument:
+    """Return a figure without what an older version doesn't have, or has otherwise."""
+    sides = [None if side is None else side.model_copy(update=dict.fromkeys(fields))
+             for side in figure.sides]  # fmt: skip
+    return figure.model_copy(update={"sides": sides})
 
 
 def _same_mlperf(folder: Path) -> str | None:

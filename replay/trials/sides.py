@@ -13,6 +13,7 @@ from kvtrace.printable import utf8
 from replay import stored
 from replay.trials import tools
 from replay.trials.figures import Figure, of_result
+from replay.trials.setup import UNKNOWN, Setup, setup_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,17 @@ class Trial:
     document: ResultDocument | None
     cautions: tuple[str, ...] = ()
     """What is unfair about comparing its figures."""
+    stated: Setup = UNKNOWN
+    """How another tool says that it measured."""
+
+    def figure(self, name: str) -> Figure | None:
+        """Return the figure of that name; None if it hasn't one."""
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+    @property
+    def setup(self) -> Setup:
+        """How it was measured, as far as that is known."""
+        return self.stated if self.document is None else setup_of(self.document)
 
     @property
     def verdict(self) -> str:
@@ -50,15 +62,15 @@ class Side:
 
     def values(self, name: str) -> list[float]:
         """Return a figure of all trials that have it."""
-        return [figure.value for trial in self.trials for figure in trial.figures
-                if figure.name == name]  # fmt: skip
+        known = (trial.figure(name) for trial in self.trials)
+        return [figure.value for figure in known if figure is not None]
 
 
 def load_trial(path: Path) -> Trial:
     """Return the result in a file: ours, a result trace, or another tool's. Raises TraceError."""
     theirs = tools.load(path)
     if theirs is not None:
-        return Trial(utf8(path.name), theirs.figures, None, (theirs.caution,))
+        return Trial(utf8(path.name), theirs.figures, None, (theirs.caution,), theirs.setup)
     document = stored.load(path)
     return Trial(utf8(path.name), of_result(document), document)
 

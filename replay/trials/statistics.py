@@ -37,7 +37,7 @@ class Spread:
     cv_ratio: float | None
     """Deviation ÷ mean."""
     ci95: tuple[float, float] | None
-    """The mean's confidence interval, 95 %."""
+    """The mean's confidence interval, 95 %; of values that can't be negative it is above 0."""
     odd: tuple[int, ...]
     """Indices of trials far from the others."""
 
@@ -46,7 +46,6 @@ def spread(values: Sequence[float]) -> Spread:
     """Return what `values`, at least one, say together."""
     count, mean = len(values), statistics.fmean(values)
     deviation = statistics.stdev(values) if count > 1 else None
-    half = None if deviation is None else t_95(count - 1) * deviation / math.sqrt(count)
     return Spread(
         count=count,
         mean=mean,
@@ -55,9 +54,24 @@ def spread(values: Sequence[float]) -> Spread:
         high=max(values),
         deviation=deviation,
         cv_ratio=deviation / mean if deviation is not None and mean else None,
-        ci95=None if half is None else (mean - half, mean + half),
+        ci95=None if deviation is None else _interval(values, mean, deviation),
         odd=odd(values),
     )
+
+
+def _interval(values: Sequence[float], mean: float, deviation: float) -> tuple[float, float]:
+    """Return the mean's interval by Student's t, on a log scale unless a value is negative.
+
+    The logarithm of a mean has the standard error SE ÷ mean (delta method), so that the interval is
+    mean × e^(± t · SE ÷ mean): never below 0, about the mean, and for small noise mean ± t · SE.
+    """
+    half = t_95(len(values) - 1) * deviation / math.sqrt(len(values))
+    if min(values) < 0:
+        return mean - half, mean + half
+    if not mean:
+        return 0.0, 0.0
+    factor = math.exp(half / mean)  # of at most t, as no deviation exceeds mean · √n
+    return mean / factor, mean * factor
 
 
 def t_95(freedom: float) -> float:

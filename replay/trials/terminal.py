@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from kvtrace.printable import printable
 from replay.trials import words
+from replay.trials.reasons import reasons_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +22,20 @@ if TYPE_CHECKING:
 _STYLES = {"VALID": "green", "INVALID": "red", "UNJUDGED": "yellow"}
 
 
-def render(found: ComparisonDocument) -> Iterator[RenderableType]:
+def render(comparison: ComparisonDocument) -> Iterator[RenderableType]:
     """Yield what is to be printed."""
-    for side in found.sides:
+    for sentence in comparison.headline:
+        yield Text(printable(sentence), style="bold")
+    yield Text("")
+    for side in comparison.sides:
         yield _trials(side)
-    for caution in found.cautions:
+        yield from _reasons(side)
+    for caution in comparison.cautions:
         yield Text(f"! {printable(caution)}", style="yellow")
     yield Text("")
-    yield _spreads(found) if len(found.sides) == 1 else _beside(found)
+    yield _spreads(comparison) if len(comparison.sides) == 1 else _beside(comparison)
+    if any(spread and spread.few_samples for each in comparison.figures for spread in each.sides):
+        yield Text(words.FEW_NOTE, style="dim")
 
 
 def _trials(side: SideDocument) -> Text:
@@ -41,6 +49,16 @@ def _trials(side: SideDocument) -> Text:
     return text
 
 
+def _reasons(side: SideDocument) -> Iterator[RenderableType]:
+    """Yield why trials are INVALID, and what to do."""
+    for reason, count in reasons_of(side):
+        accepted = ", accepted" if reason.accepted else ""
+        trials = f"{count} of {len(side.trials)} trials{accepted}"
+        figure, remedy = printable(reason.figure), printable(reason.remedy)
+        text = Text.assemble((f"{reason.code} ", "red"), f"({trials}): {figure}\n→ {remedy}")
+        yield Padding(text, (0, 0, 0, 2))
+
+
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for at, head in enumerate(heads):
@@ -48,16 +66,16 @@ def _table(*heads: str) -> Table:
     return table
 
 
-def _spreads(found: ComparisonDocument) -> Table:
+def _spreads(comparison: ComparisonDocument) -> Table:
     """Return what the trials of one side say of each figure."""
     table = _table("figure", "mean", "median", "CV", "95 %", "odd")
-    for figure in found.figures:
+    for figure in comparison.figures:
         side = figure.sides[0]
         assert side is not None, "a figure is some trial's"
         odd = ", ".join(name.removesuffix(".json") for name in side.odd)
         table.add_row(
             figure.name,
-            words.value(side.mean, figure.unit),
+            words.marked(side, figure.unit),
             words.value(side.median, figure.unit),
             words.percent(side.cv_ratio),
             words.sure(side, figure.unit),
@@ -66,10 +84,10 @@ def _spreads(found: ComparisonDocument) -> Table:
     return table
 
 
-def _beside(found: ComparisonDocument) -> Table:
+def _beside(comparison: ComparisonDocument) -> Table:
     """Return each figure's means side by side, those after the first with their ratio to it."""
-    table = _table("figure", *(side.label for side in found.sides))
-    for figure in found.figures:
+    table = _table("figure", *(side.label for side in comparison.sides))
+    for figure in comparison.figures:
         cells = []
         for side in figure.sides:
             if side is None:
@@ -77,7 +95,7 @@ def _beside(found: ComparisonDocument) -> Table:
                 continue
             ratio = "" if side.ratio is None else f" ×{side.ratio:.3g}"
             judged = words.judged(figure, side)
-            said = f" {judged}" if judged else ""
-            cells.append(f"{words.value(side.mean, figure.unit)}{ratio}{said}")
+            verdict = f" {judged}" if judged else ""
+            cells.append(f"{words.marked(side, figure.unit)}{ratio}{verdict}")
         table.add_row(figure.name, *cells)
     return table

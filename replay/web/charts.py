@@ -5,35 +5,48 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.charting import COLOURS
 from kvtrace.units import MS_NS, S_NS, format_bytes
+from replay.summaries import Distribution, merged
 from replay.web.page import Chart, fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from replay.document import GroupDocument, HeatMap, LaneDocument, TimeSlices
-    from replay.summaries import Distribution
 
 HEIGHT = 220
-_COLOURS = ["#2b7bba", "#d9730d", "#2e9e5b", "#a44fb8"]
+OPS = ("read", "write")
+_OVER_TIME = (("P50", "p50_ns"), ("P99", "p99_ns"))
+_TIMES = (
+    ("Service time", "service_distribution_ns"),
+    ("Response time", "response_distribution_ns"),
+)
+_SCHEME = {"name": "viridis", "extent": [0.25, 1]}
+"""Its darkest colours can't be seen on black."""
+LOG_TICKS = 4
+"""About as many lines of a grid; by default a logarithmic axis has nine per decade."""
 _POINTS = 240
 _NINES = (0.0, 0.9, 0.99, 0.999, 0.9999)
 _NINES_LABELS = "datum.value <= 1 ? '0 %' : format(100 * (1 - 1 / datum.value), '.6~r') + ' %'"
 Row = dict[str, Any]
 
 
-def of_lane(lane: LaneDocument, groups: Sequence[GroupDocument]) -> list[Chart]:
-    """Return the charts of one lane that have something to show; `groups` are by size class."""
+def of_lane(
+    lane: LaneDocument, groups: Sequence[GroupDocument], by_size: Sequence[GroupDocument]
+) -> list[Chart]:
+    """Return the charts of one lane that have something to show; `groups` are the lane's."""
     series = lane.time_slices
-    found = [
+    drawn = [
         lines("Throughput, GB/s", _throughput(series), "GB/s"),
         lines("Ops in flight", _column(series, "in flight", series.in_flight_mean), "ops"),
+        *(_over_time(series, title, column) for title, column in _OVER_TIME),
+        *(_cdf(groups, title, field) for title, field in _TIMES),
+        *(_heat(heat, counts, title) for heat, counts, title in _heats(lane.heat_map)),
         lines("Longest lateness, ms", _lateness(series), "ms", log=True),
-        _cdf(lane),
-        _heat(lane.heat_map),
-        _sizes(groups),
+        _sizes(by_size),
     ]
-    return [chart for chart in found if chart is not None]
+    return [chart for chart in drawn if chart is not None]
 
 
 def interarrival(due: Distribution | None, submit: Distribution | None) -> list[Chart]:
@@ -99,30 +112,54 @@ def _column(series: TimeSlices, name: str, values: Iterable[float]) -> list[Row]
     ]
 
 
-def lines(caption: str, rows: list[Row], unit: str, *, log: bool = False) -> Chart | None:
-    """Return `value` against `s`, a line per `of`; None without rows."""
+def lines(
+    caption: str, rows: list[Row], unit: str, *, log: bool = False, points: bool = False
+) -> Chart | None:
+    """Return `value` against `s`, a line per `of`, its `points` marked; None without rows."""
     if not rows:
         return None
-    chart = _chart(rows).mark_line(interpolate="step-after").encode(
+    base = _chart(rows).encode(
         x=_x("s:Q", "seconds since the clock's start"),
         y=_y("value:Q", unit, log=log),
         color=_colour("of:N"),
         tooltip=["of:N", "s:Q", "value:Q"],
-    )  # fmt: skip
+    )
+    chart = base.mark_line(interpolate="step-after")
+    if points:
+        thin = base.mark_line(strokeWidth=1, opacity=0.4)
+        chart = thin + base.mark_point(filled=True, size=18, opacity=0.9)
     return Chart(caption, fitted(chart, HEIGHT))
 
 
-def _cdf(lane: LaneDocument) -> Chart | None:
-    """Return latencies against percentiles, the last at which ten samples lie beyond, P99.99."""
+def _over_time(series: TimeSlices, title: str, column: str) -> Chart | None:
+    """Return a percentile of service times over time, of each op where there were some."""
+    rows = [
+        row
+        for op in OPS
+        for row, count in zip(
+            _column(series, f"{op}s", _ms(getattr(series, f"{op}_service_{column}"))),
+            getattr(series, f"{op}s"),
+            strict=True,
+        )
+        if count
+    ]
+    return lines(f"{title} of service time over time, ms", rows, "ms", log=True, points=True)
+
+
+def _ms(values_ns: Iterable[int]) -> list[float]:
+    """Return times in ms, none below what a logarithmic axis shows."""
+    return [max(value, 100) / MS_NS for value in values_ns]
+
+
+def _cdf(groups: Sequence[GroupDocument], title: str, field: str) -> Chart | None:
+    """Return times against percentiles up to P99.99, a curve per op."""
     rows = []
-    for name, found in (
-        ("service", lane.service_distribution_ns),
-        ("response", lane.response_distribution_ns),
-    ):
-        if found is not None and found.count:
+    for op in OPS:
+        times = merged(getattr(group, field) for group in groups if group.op == op)
+        if times.count:
             rows += [
-                {"nines": nines, "ms": max(value, 100) / MS_NS, "of": name}
-                for nines, value in _tail(found)
+                {"nines": nines, "ms": max(value, 100) / MS_NS, "of": f"{op}s"}
+                for nines, value in _tail(times)
             ]
     if not rows:
         return None
@@ -141,7 +178,7 @@ def _cdf(lane: LaneDocument) -> Chart | None:
         color=_colour("of:N"),
         tooltip=["of:N", "ms:Q"],
     )  # fmt: skip
-    return Chart("Latency by percentile, ms", fitted(chart, HEIGHT))
+    return Chart(f"{title} by percentile, ms", fitted(chart, HEIGHT))
 
 
 def _tail(found: Distribution) -> list[tuple[float, int]]:
@@ -158,9 +195,19 @@ def _tail(found: Distribution) -> list[tuple[float, int]]:
     return points
 
 
-def _heat(heat: HeatMap | None) -> Chart | None:
+def _heats(heat: HeatMap | None) -> Iterator[tuple[HeatMap, list[list[int]], str]]:
+    """Yield counts to be drawn, with what they are of: each op's where they were counted apart."""
     if heat is None:
-        return None
+        return
+    for op, counts in heat.counts_by_op.items():
+        if any(map(any, counts)):
+            yield heat, counts, f"{op.capitalize()}s"
+    if not heat.counts_by_op:
+        yield heat, heat.counts, "Reads and writes"
+
+
+def _heat(heat: HeatMap, counts: list[list[int]], title: str) -> Chart:
+    """Return how many ops took how long when."""
     rows = [
         {
             "s": at * heat.width_s,
@@ -169,8 +216,8 @@ def _heat(heat: HeatMap | None) -> Chart | None:
             "up to": heat.edges_ns[row + 1] / MS_NS,
             "ops": ops,
         }
-        for at, counts in enumerate(heat.counts)
-        for row, ops in enumerate(counts)
+        for at, column in enumerate(counts)
+        for row, ops in enumerate(column)
         if ops
     ]
     import altair
@@ -181,11 +228,11 @@ def _heat(heat: HeatMap | None) -> Chart | None:
         y=_y("ms:Q", "service time, ms", log=True),
         y2="up to:Q",
         color=altair.Color(
-            "ops:Q", scale=altair.Scale(type="log", scheme="viridis"), legend=altair.Legend()
+            "ops:Q", scale=altair.Scale(type="log", scheme=_SCHEME), legend=altair.Legend()
         ),
         tooltip=["s:Q", "ms:Q", "up to:Q", "ops:Q"],
     )  # fmt: skip
-    return Chart("Service time over time: how many ops took how long", fitted(chart, HEIGHT))
+    return Chart(f"{title}: how many took how long when", fitted(chart, HEIGHT))
 
 
 def _sizes(groups: Sequence[GroupDocument]) -> Chart | None:
@@ -233,10 +280,12 @@ def _scaled(*, log: bool = False, format: str | None = None) -> dict[str, Any]:
 
     scale = altair.Scale(type="log") if log else altair.Scale(zero=True)
     axis = altair.Axis(format=format) if format else altair.Axis()
+    if log:
+        axis = altair.Axis(tickCount=LOG_TICKS)
     return {"scale": scale, "axis": axis}
 
 
 def _colour(field: str) -> Any:
     import altair
 
-    return altair.Color(field, scale=altair.Scale(range=_COLOURS))
+    return altair.Color(field, scale=altair.Scale(range=COLOURS))

@@ -19,17 +19,25 @@ _CONFIG = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
-    "legend": {"orient": "top", "title": None, "labelFontSize": 11},
+    "legend": {"orient": "top", "title": None, "labelFontSize": 11, "symbolOpacity": 1},
 }
 """How charts look; their colours of text and lines are the page's."""
 
 
+_HEIGHT_PX = 200
+"""Kept free for a chart before it is drawn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table: what is shown, and by what it is sorted (its text, without a value)."""
+    """A cell of a table: what is shown, and by what it is sorted (its text, without a value).
+
+    `kind`: a word by which the page colours it, such as VALID or better.
+    """
 
     text: str
     value: float | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +78,16 @@ def figures(pairs: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="figures">{"".join(boxes)}</dl>'
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, texts: int = 1) -> str:
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell | str]],
+    *,
+    texts: int = 1,
+    dense: bool = False,
+) -> str:
     """Return a table that its readers can sort; the first `texts` columns are words.
 
-    Without rows there is none.
+    Without rows there is none. `dense`: with less space about the cells of many columns.
     """
     if not rows:
         return ""
@@ -82,8 +96,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, texts: 
         for at, name in enumerate(heads)
     )
     body = "".join(f"<tr>{''.join(_cells(row, texts))}</tr>\n" for row in rows)
+    kind = ' class="dense"' if dense else ""
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table{kind}><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -96,7 +111,10 @@ def _cells(row: Sequence[Cell | str], texts: int) -> Iterable[str]:
     for at, item in enumerate(row):
         cell = item if isinstance(item, Cell) else Cell(item)
         value = "" if at < texts else f' data-value="{"" if cell.value is None else cell.value}"'
-        yield f"<td{_class(at, texts)}{value}>{text(cell.text)}</td>"
+        shown = text(cell.text)
+        if cell.kind:
+            shown = f'<span class="{text(cell.kind)}">{shown}</span>'
+        yield f"<td{_class(at, texts)}{value}>{shown}</td>"
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> str:
@@ -134,11 +152,13 @@ def charts(found: Sequence[Chart], first: int) -> str:
 
 
 def _chart(chart: Chart, number: int) -> str:
-    spec = json.dumps(chart.spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    name = text(chart.caption)
+    named = {"description": chart.caption, **chart.spec}  # what the drawing is labelled with
+    spec = json.dumps(named, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    name, height = text(chart.caption), chart.spec.get("height", _HEIGHT_PX)
     return (
         f"<figure><figcaption>{name}</figcaption>"
-        f'<div class="chart" role="img" aria-label="{name}" data-spec="spec-{number}"></div>'
+        f'<div class="chart" role="img" aria-label="{name}" data-spec="spec-{number}" '
+        f'style="min-height: {height}px"></div>'
         f'<script type="application/json" id="spec-{number}">{spec}</script></figure>'
     )
 

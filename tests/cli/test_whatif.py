@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.replay.browser import opened, undrawn
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -79,9 +81,92 @@ def test_charts(tmp_path: Path, cli: Cli, kind: str) -> None:
     path = tmp_path / f"w.{kind}"
     outcome = cli("whatif", *REQUESTS, *TRIED, "--curve", "--plot", path)
     assert outcome.code == 0, outcome
-    start = {"html": b"<!DOCTYPE html>", "svg": b"<svg", "png": b"\x89PNG"}[kind]
+    start = {"html": b"<!doctype html>", "svg": b"<svg", "png": b"\x89PNG"}[kind]
     assert path.read_bytes().lstrip().startswith(start)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_is_the_table_in_three_forms(tmp_path: Path, cli: Cli) -> None:
+    """A row per combination, units in the heads, figures as JSON has them; nothing overwritten."""
+    openpyxl = pytest.importorskip("openpyxl")
+    forms = [tmp_path / f"w.{kind}" for kind in ("html", "json", "xlsx")]
+    words = [word for path in forms for word in ("--report", path)]
+    outcome = cli("whatif", *REQUESTS, *TRIED, "--curve", *words)
+    assert (outcome.code, outcome.err) == (0, "")
+    page, document = forms[0].read_text(), json.loads(forms[1].read_text())
+    assert len(document["combinations"]) == 8
+    book = openpyxl.load_workbook(forms[2])
+    assert book.sheetnames == ["Summary", "Hit ratios", "Bytes", "Miss ratio"]
+    for sheet, name, figure, form in (
+        ("Hit ratios", "all tiers hit ratio", lambda each: each["total_hit_ratio"], "0.0%"),
+        ("Bytes", "nvme written (GiB)",
+         lambda each: each["tiers"]["nvme"]["write_bytes"] / (1 << 30), "#,##0.000"),
+        ("Bytes", "drive writes per day", lambda each: each["drive_writes_per_day"], None),
+    ):  # fmt: skip
+        heads = [cell.value for cell in book[sheet][1]]
+        assert heads[:3] == ["cpu", "nvme", "eviction"]
+        cells = [row[heads.index(name)] for row in book[sheet].iter_rows(min_row=2)]
+        expected = [figure(each) for each in document["combinations"]]
+        assert [cell.value for cell in cells] == pytest.approx(expected)
+        assert form in (None, cells[0].number_format)
+        assert name in page
+    best = max(each["total_hit_ratio"] for each in document["combinations"])
+    [first] = [line for line in page.splitlines() if "<h1>" in line]
+    assert f"to {best:.1%} (cpu 256MiB, nvme 1GiB, eviction " in first
+    again = cli("whatif", *REQUESTS, "--report", forms[0])
+    assert again.code == 4
+    assert "exists already" in again.error
+
+
+@pytest.mark.slow
+def test_the_page_is_drawn_and_fits_a_phone(tmp_path: Path, cli: Cli) -> None:
+    """Hit ratios, bytes per tier, curves: titles with units, legends, axes; at 1,280 and 390 px."""
+    path = tmp_path / "w.html"
+    assert cli("whatif", *REQUESTS, *TRIED, "--curve", "--report", path).code == 0
+    moved = [f"Tier {tier}: GiB {past} by the node"
+             for tier in ("gpu", "cpu", "nvme") for past in ("read", "written")]  # fmt: skip
+    with opened(path) as driver:
+        drawn = {chart["name"]: chart for chart in driver.execute_script(_CHARTS)}
+        hits = "Hit ratio: share of the blocks asked for that some tier has"
+        assert list(drawn) == [hits, *moved, "Miss ratio of one tier"]
+        assert drawn[hits]["axes"] == ["capacity of tier nvme", "of blocks"]
+        assert drawn[hits]["legend"][0] == "cpu 128MiB, lru"
+        assert "optimum cpu 256MiB" in drawn[hits]["legend"]
+        assert undrawn(driver) == []
+        assert driver.get_log("browser") == []
+        over = "return [...document.querySelectorAll('.scroll')].map((d) => d.scrollWidth - "
+        size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert max(driver.execute_script(f"{over} d.clientWidth)")) <= 0
+    with opened(path, phone=True) as driver:
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
+        assert undrawn(driver) == []
+
+
+_CHARTS = """
+return [...document.querySelectorAll(".chart")].map((place) => ({
+  name: place.getAttribute("aria-label"),
+  legend: [...place.querySelectorAll(".role-legend-label text")].map((text) => text.textContent),
+  axes: [...place.querySelectorAll(".role-axis-title text")].map((text) => text.textContent),
+}));
+"""
+
+
+@pytest.mark.slow
+def test_without_a_capacity_there_are_bars(tmp_path: Path, cli: Cli) -> None:
+    """Policies alone are compared by bars that can be seen."""
+    path = tmp_path / "w.html"
+    small = ("--gpu-mem", "64MiB", "--cpu-mem", "128MiB", "--nvme-capacity", "1GiB")
+    outcome = cli("whatif", *REQUESTS, *small, "--eviction", "lru,sieve", "--plot", path)
+    assert outcome.code == 0, outcome
+    with opened(path) as driver:
+        bars = driver.execute_script(
+            "return [...document.querySelectorAll('.chart')].map((place) => "
+            "[...place.querySelectorAll('.mark-rect path')].map((bar) => bar.getBBox().width))"
+        )
+        assert len(bars[0]) >= 2
+        assert all(width > 5 for widths in bars for width in widths)
+        assert driver.get_log("browser") == []
 
 
 def test_charts_without_their_packages(
@@ -108,6 +193,7 @@ REFUSED = {
     "size": (("--cpu-mem", "1GiB,many"), "not a size"),
     "empty": (("--cpu-mem", "1GiB,,2GiB"), "not a list"),
     "chart": (("--plot", "w.gif"), "unknown kind of chart"),
+    "report": (("--report", "w.pdf"), "unknown form of report"),
     "cold": (("--curve", "--set", "warmup=2s"), "don't begin empty"),
 }
 

@@ -170,16 +170,38 @@ def test_figures_that_the_trials_do_not_say_are_found_out(copy: Path) -> None:
     assert found["figures"][0]["name"] in problems(copy)[0]
 
 
+def test_a_folder_of_an_older_version_still_verifies(copy: Path) -> None:
+    """Version 1 has no sentences, facts or trials' values, and other intervals."""
+    found = json.loads((copy / "bench.json").read_text())
+    found["schema_version"] = 1
+    for name in ("headline", "facts"):
+        del found[name]
+    for side in found["sides"]:
+        for trial in side["trials"]:
+            del trial["reason_details"]
+    for figure in found["figures"]:
+        for spread in figure["sides"]:
+            del spread["values"], spread["few_samples"]
+            spread["ci95"] = [0.0, 1.0]
+    (copy / "bench.json").write_text(json.dumps(found))
+    (copy / CHECKSUMS).unlink()
+    write_checksums(copy)
+    assert problems(copy) == []
+
+
 def test_another_trace_and_an_invalid_trial_are_found_out(copy: Path) -> None:
     """Results must be of the trace that is handed in, and VALID."""
     write_trace(copy / "trace/trace.parquet", simple_rows(9))
     result = copy / "results/trial-01.json"
-    result.write_text(result.read_text().replace('"verdict": "VALID"', '"verdict": "INVALID"'))
+    document = json.loads(result.read_text()) | {"verdict": "INVALID"}
+    reason = {"code": "short_window", "figure": "it lasted 3 s", "remedy": "lengthen it"}
+    document["reasons"] = [reason | {"accepted": False}]
+    result.write_text(json.dumps(document))
     (copy / CHECKSUMS).unlink()
     write_checksums(copy)
     said = "; ".join(problems(copy))
     assert "is of another trace" in said
-    assert "trial-01.json is INVALID" in said
+    assert "trial-01.json is INVALID; short_window: it lasted 3 s → lengthen it" in said
 
 
 def test_wrong_use_makes_nothing(
@@ -233,7 +255,10 @@ def test_an_unknown_option_is_named(cli: Callable[..., cli_conftest.Outcome]) ->
 
 
 def test_the_page_of_the_trials(bench: Path) -> None:
-    """Charts are drawn, the console is silent, a phone needs no scrolling sideways."""
+    """Sentence, facts and charts; the console is silent, a phone needs no scrolling sideways."""
+    page = (bench / "bench.html").read_text()
+    for word in ("Reads of tier nvme:", "queue depth", "What was measured", "dgen-py"):
+        assert word in page
     with opened(bench / "bench.html", phone=True) as driver:
         assert undrawn(driver) == []
         assert driver.get_log("browser") == []

@@ -12,6 +12,7 @@ import zstandard
 from kvtrace.units import MS_NS
 from replay.trials import tools
 from replay.trials.document import ComparisonDocument
+from replay.trials.setup import Setup
 from tests.cli import conftest as cli_conftest
 from tests.replay import synthetic
 
@@ -278,7 +279,8 @@ def test_other_tools_are_sides(
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps(CASES[name][0]))
     document = compared(cli("compare", ours, *paths, paths[0], "--label", "kvtrace", "--json"))
-    assert [side.label for side in document.sides] == ["kvtrace", "fio", "mlperf", "warp", "fio"]
+    labels = ["kvtrace", "fio", "mlperf", "warp", "fio (2)"]
+    assert [side.label for side in document.sides] == labels
     assert {side.trials[0].verdict for side in document.sides} == {"UNJUDGED"}
     means = {figure.name: [None if side is None else side.mean for side in figure.sides]
              for figure in document.figures}  # fmt: skip
@@ -287,6 +289,63 @@ def test_other_tools_are_sides(
     assert means["object read P99"][1:] == [None, None, 30.25 * MS_NS, None]
     for word in ("fio's latencies", "Python threads", "over a network"):
         assert sum(word in caution for caution in document.cautions) == 1
+
+
+FIO_OPTIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], Setup]] = {
+    "defaults": ({}, [{}], Setup("max", 1, 4096, "psync", "fio")),
+    "shared": (
+        {"ioengine": "io_uring", "iodepth": "32", "bs": "128k"}, [{}, {}],
+        Setup("max", 64, 131_072, "uring", "fio"),
+    ),
+    "clones": (
+        {"ioengine": "libaio", "iodepth": "8", "numjobs": "4", "bs": "1MiB"}, [{}],
+        Setup("max", 32, 1 << 20, "libaio", "fio"),
+    ),
+    "sync": ({"iodepth": "32", "bs": "1m,64k"}, [{}], Setup("max", 1, None, "psync", "fio")),
+    "log": (
+        {"ioengine": "io_uring", "iodepth": "4"}, [{"read_iolog": "x.log"}],
+        Setup("open", 4, None, "uring", "fio"),
+    ),
+    "log as fast as it goes": (
+        {"ioengine": "io_uring", "read_iolog": "x.log", "replay_no_stall": "1"}, [{}],
+        Setup("max", 1, None, "uring", "fio"),
+    ),
+    "rate": ({"rate_iops": "100"}, [{}], Setup("open", 1, 4096, "psync", "fio")),
+    "differ": (
+        {}, [{"ioengine": "libaio", "bs": "4k"}, {"ioengine": "psync", "bs": "8k"}],
+        Setup("max", 2, None, None, "fio"),
+    ),
+    "odd": (
+        {"ioengine": "libaio", "iodepth": "many", "bs": "0"}, [{}],
+        Setup("max", None, None, "libaio", "fio"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIO_OPTIONS)
+def test_what_fio_says_of_its_own_settings(name: str, tmp_path: Path) -> None:
+    """Mode, depth, I/O size and engine, as fio's options and defaults have them."""
+    shared, jobs, expected = FIO_OPTIONS[name]
+    found = copy.deepcopy(FIO) | {"global options": shared}
+    found["jobs"] = [found["jobs"][0] | {"job options": options} for options in jobs]
+    path = tmp_path / "fio.json"
+    path.write_text(json.dumps(found))
+    theirs = tools.load(path)
+    assert theirs is not None
+    assert theirs.setup == expected
+
+
+def test_few_samples_of_fio_are_marked(tmp_path: Path) -> None:
+    """1,000 I/Os have 10 beyond P99, and one beyond P99.9."""
+    found = copy.deepcopy(FIO)
+    found["jobs"][0]["read"]["total_ios"] = 1000
+    found["jobs"][0]["read"]["clat_ns"]["percentile"]["99.900000"] = 950_000
+    path = tmp_path / "fio.json"
+    path.write_text(json.dumps(found))
+    theirs = tools.load(path)
+    assert theirs is not None
+    few = {figure.name for figure in theirs.figures if figure.few_samples}
+    assert few == {"nvme read P99.9"}
 
 
 LOG = "idx\top\tbytes\tendpoint\tfile\terror\tstart\tfirst_byte\tend\tduration_ns\n"

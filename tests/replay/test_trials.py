@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,12 +31,33 @@ Cli = "Callable[..., cli_conftest.Outcome]"
 
 
 def test_mean_median_deviation_and_interval_are_those_by_hand() -> None:
-    """Of 1 to 5: deviation √2.5, 95 % of the mean ± 2.776 · √2.5 ÷ √5."""
+    """Of 1 to 5: deviation √2.5, 95 % of the mean ×÷ e^(2.776 · √2.5 ÷ √5 ÷ 3)."""
     found = spread([1, 2, 3, 4, 5])
     assert (found.count, found.mean, found.median, found.low, found.high) == (5, 3, 3, 1, 5)
     assert found.deviation == pytest.approx(2.5**0.5)
     assert found.cv_ratio == pytest.approx(2.5**0.5 / 3)
-    assert found.ci95 == pytest.approx((3 - 1.963, 3 + 1.963), abs=1e-3)
+    assert found.ci95 == pytest.approx((1.5594, 5.7714), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 40.0], [0.0, 8.0], [0.0, 0.0, 0.0, 90.0], [3.0, 3.0], [0.0, 0.0], [5, 1, 900]]
+)
+def test_no_interval_of_a_time_goes_below_zero(values: list[float]) -> None:
+    """It holds the mean, whatever the noise; mean ± t · SE would begin at −226 ns of 1 and 40."""
+    found = spread(values)
+    assert found.ci95 is not None
+    low, high = found.ci95
+    assert 0 <= low <= found.mean <= high < float("inf")
+    if found.mean:
+        assert low > 0
+
+
+def test_with_little_noise_the_interval_is_students() -> None:
+    """Mean ± t · SE, to a part of the noise squared; also of figures that may be negative."""
+    values = [100.0, 101.0, 99.0, 100.5]
+    half = t_95(3) * (stdev(values) / 2)
+    assert spread(values).ci95 == pytest.approx((fmean(values) - half, fmean(values) + half), 1e-3)
+    assert spread([-1.0, 1.0]).ci95 == pytest.approx((-12.706, 12.706))
 
 
 def test_one_trial_has_no_noise_that_is_known() -> None:
@@ -132,7 +154,11 @@ def test_the_workbook_says_what_the_comparison_says(tmp_path: Path) -> None:
     document = document_of(compare(sides))
     report.write(document, tmp_path / "c.xlsx", "Comparison")
     book = openpyxl.load_workbook(tmp_path / "c.xlsx")
-    assert book.sheetnames == ["Sides", "Figures", "Cautions"]
+    assert book.sheetnames == [
+        "Summary", "Compared", "Rates", "Sides", "Figures", "Cautions", "Reasons"
+    ]  # fmt: skip
+    summary = [row[0] for row in book["Summary"].iter_rows(min_row=2, values_only=True)]
+    assert summary == document.headline
     trials = [row[:3] for row in book["Sides"].iter_rows(min_row=2, values_only=True)]
     assert trials == [
         *(("base", f"{n}.json", "UNJUDGED") for n in range(5)),

@@ -59,6 +59,23 @@ def test_the_workbook_says_what_the_result_says(tmp_path: Path) -> None:
     assert book["Summary"].freeze_panes == "A2"
 
 
+def test_numbers_have_formats(tmp_path: Path) -> None:
+    """Times in ns and counts whole with separators, ms and seconds with three digits."""
+    document = stored.load(errors(tmp_path / "r.parquet"))
+    xlsx.write(document, tmp_path / "r.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "r.xlsx")
+
+    def formats(sheet: str, head: str) -> set[str]:
+        heads = [cell.value for cell in book[sheet][1]]
+        column = (row[heads.index(head)] for row in book[sheet].iter_rows(min_row=2))
+        return {cell.number_format for cell in column if cell.value is not None}
+
+    assert formats("Summary", "kvtrace service_p99_ns") == {"#,##0"}
+    assert formats("Summary", "Storage Tier Read Device P95 (ms)") == {"#,##0.000"}
+    assert formats("Latencies", "p999_ns") == {"#,##0"}
+    assert formats("Latencies", "window_s") == {"#,##0.000"}
+
+
 def test_metrics_stand_under_their_names_with_ours_beside(tmp_path: Path) -> None:
     """Their headings, numbers typed as numbers, our figure and why; nothing where none is known."""
     document = stored.load(errors(tmp_path / "r.parquet"))

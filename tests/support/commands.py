@@ -73,6 +73,8 @@ MAKINGS = {
     "compare": _making("c.json", "compare", "IN/r.json", "IN/r.json", "--report", "OUT"),
     "recover": _making("t.parquet", "recover", "IN/r.parquet.parts", "OUT"),
     "what-if": _making("w.csv", "whatif", *RECORD, "--csv", "OUT"),
+    "what-if page": _making("w.html", "whatif", *RECORD, "--report", "OUT"),
+    "what-if workbook": _making("w.xlsx", "whatif", *RECORD, "--report", "OUT"),
     "precondition": _making(
         "p.json", "precondition", "--device", "IN/disk", "--size", "8MiB", "--arena", "4MiB",
         "--passes", "1", "--report", "OUT",

@@ -85,6 +85,7 @@ CASES: dict[str, tuple[object, ...]] = {
         "whatif", "--config", "@config.parquet", "--csv", "@config.parquet", *RECORD,
     ),
     "what-if onto the trace": ("whatif", "@t.parquet", "--csv", "@hard-t.parquet"),
+    "what-if's report onto the trace": ("whatif", "@t.parquet", "--report", "@hard-t.parquet"),
     "what-if twice onto one": ("whatif", *RECORD, "--csv", "@w.html", "--plot", "@w.html"),
     "bench around its trace": ("bench", "--trace", "@t.parquet", "--folder", "@kv", "--dir", "@kv"),
 }  # fmt: skip

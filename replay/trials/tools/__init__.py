@@ -4,11 +4,12 @@ A kind's module has `FORM` (what makes such a file), `CAUTION` (what is unfair a
 figures), `recognises(found)` and `figures(found)`, both of the JSON object in the file; what
 `figures` doesn't find may end in KeyError, TypeError or ValueError. Times of theirs become ns,
 rates bytes/s; what is defined otherwise than our figure of that name gets a name of its own, or is
-left out.
+left out. It may have `setup(found)`: how the tool measured, where its result states that.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import pkgutil
@@ -19,6 +20,7 @@ from kvtrace.documents import MAX_BYTES
 from kvtrace.errors import TraceError
 from kvtrace.textfile import open_binary
 from replay.stored import foreign_form, is_mlperf_report
+from replay.trials.setup import UNKNOWN, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +48,7 @@ class Theirs:
 
     figures: tuple[Figure, ...]
     caution: str
+    setup: Setup = UNKNOWN
 
 
 def is_json(path: Path) -> bool:
@@ -70,7 +73,9 @@ def load(path: Path) -> Theirs | None:
         raise foreign_form(path)
     for tool in _tools():
         if tool.recognises(found):
-            return Theirs(_figures(tool, found, path), tool.CAUTION)
+            stated = getattr(tool, "setup", lambda _: UNKNOWN)(found)
+            stated = dataclasses.replace(stated, tool=tool.FORM.partition(" --")[0])
+            return Theirs(_figures(tool, found, path), tool.CAUTION, stated)
     raise TraceError(
         "is no result that is known",
         where=path,

@@ -1,0 +1,148 @@
+"""What-ifs as a page and as a workbook: the table and the charts of what the terminal prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kvtrace.cli.whatif_tables import (
+    Columns,
+    byte_columns,
+    curve_rows,
+    headline,
+    hit_columns,
+    short_number,
+    swept_keys,
+)
+from kvtrace.errors import UsageError
+from kvtrace.outfile import OutFile, write_whole
+from kvtrace.whatif import plot
+from kvtrace.whatif.answers import Answers
+from replay import report, workbook
+from replay.web import page
+from replay.web.page import Cell, Chart
+
+SUFFIXES = (".html", ".json", ".xlsx")
+_TITLE = "What if the tiers were others?"
+_NODE = (
+    "Bytes are the whole node's, over the whole run. GiB per day and drive writes per day are at "
+    "its mean rate, the tiers' filling at the start included."
+)
+_OPT = "OPT: the most that any cache of as many blocks, each by itself, could serve. "
+
+
+def check_suffix(path: Path) -> None:
+    """Return if a what-if can be written to a file of that name. Raises UsageError, TargetError."""
+    if path.suffix not in SUFFIXES:
+        accepted = ", ".join(SUFFIXES)
+        raise UsageError(
+            "unknown form of report", where=path, got=repr(path.suffix), accepted=accepted
+        )
+    if path.suffix == ".html":
+        plot.needed("--report")
+    report.check_suffix(path)
+
+
+def write_page(
+    answers: Answers, choices: dict[str, list[str]], notes: list[str], path: Path, *, force: bool
+) -> None:
+    """Write table and charts to a page at `path`."""
+    text = page.whole(_TITLE, _body(answers, choices, notes))
+    with OutFile(path, force=force) as file:
+        file.write(text.encode())
+
+
+def write_charts(
+    answers: Answers, choices: dict[str, list[str]], path: Path, *, force: bool
+) -> None:
+    """Write the charts alone to a page at `path`."""
+    text = page.whole(_TITLE, [_head(answers, choices), _charts(answers, choices)])
+    with OutFile(path, force=force) as file:
+        file.write(text.encode())
+
+
+def write_workbook(
+    answers: Answers, choices: dict[str, list[str]], notes: list[str], path: Path, *, force: bool
+) -> None:
+    """Write the tables to a workbook: numbers in the units that heads name, formatted."""
+    keys = swept_keys(choices)
+    sheets: list[workbook.Sheet] = [
+        ("Summary", ("summary",), [(line,) for line in (*headline(answers, keys), *notes)])
+    ]
+    for name, columns in (("Hit ratios", hit_columns(answers)), ("Bytes", byte_columns(answers))):
+        heads = (*map(plot.short, keys), *(column.head for column in columns))
+        rows = [
+            (*(each.options[key] for key in keys), *(column.value(each) for column in columns))
+            for each in answers.outcomes
+        ]
+        sheets.append((name, heads, rows))
+    if answers.curves:
+        heads, curve = curve_rows(answers)
+        sheets.append(("Miss ratio", heads, curve))
+    write_whole(path, lambda place: workbook.write(place, sheets), force=force)
+
+
+def _body(answers: Answers, choices: dict[str, list[str]], notes: list[str]) -> list[str]:
+    keys = swept_keys(choices)
+    hits, moved = hit_columns(answers), byte_columns(answers)
+    optimal = _OPT if answers.outcomes[0].optimal is not None else ""
+    parts = [
+        _head(answers, choices),
+        page.section("At a glance", _charts(answers, choices)),
+        page.section(
+            "Hit ratio", page.note(f"Of the blocks asked for. {optimal}"),
+            _table(answers, keys, hits),
+        ),
+        page.section("Bytes", page.note(_NODE), _table(answers, keys, moved)),
+    ]  # fmt: skip
+    if answers.curves:
+        heads, rows = curve_rows(answers)
+        cells = [[Cell(_shown(head, value), _number(value)) for head, value in
+                  zip(heads, row, strict=True)] for row in rows]  # fmt: skip
+        table = page.table(heads, cells)
+        parts.append(page.section("Miss ratio of one tier", page.folded("All sizes", table)))
+    fixed = [(plot.short(key), values[0]) for key, values in choices.items() if key not in keys]
+    first = answers.outcomes[0].stats
+    about = [*fixed, ("requests", f"{first.requests:,}"), ("blocks asked for", f"{first.blocks:,}"),
+             ("ideal hit ratio (prefixes, no limit)",
+              f"{first.ideal_hits / max(1, first.blocks):.1%}")]  # fmt: skip
+    noted = "".join(page.note(line) for line in notes)
+    return [*parts, page.section("Requests", page.pairs(about), noted)]
+
+
+def _head(answers: Answers, choices: dict[str, list[str]]) -> str:
+    sentences = "".join(
+        f'<p class="headline">{page.text(line)}</p>'
+        for line in headline(answers, swept_keys(choices))
+    )
+    return f"<header><h1>{_TITLE}</h1>{sentences}</header>"
+
+
+def _charts(answers: Answers, choices: dict[str, list[str]]) -> str:
+    charts = [Chart(each.title, page.fitted(each.chart, each.height_px))
+              for each in plot.plots(answers, choices)]  # fmt: skip
+    return page.charts(charts, 0)
+
+
+def _table(answers: Answers, keys: list[str], columns: Columns) -> str:
+    heads = [*map(plot.short, keys), *(column.head for column in columns)]
+    rows: list[list[Cell | str]] = []
+    for outcome in answers.outcomes:
+        values = [column.value(outcome) for column in columns]
+        cells = [Cell(_shown(column.head, value), value)
+                 for column, value in zip(columns, values, strict=True)]  # fmt: skip
+        rows.append([*(str(outcome.options[key]) for key in keys), *cells])
+    return page.table(heads, rows, texts=len(keys), dense=len(heads) > 9)
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _shown(head: str, value: Any) -> str:
+    """Return a cell's text; None is unknown, or not of that combination."""
+    if value is None:
+        return "–"
+    if head.endswith("ratio"):
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else short_number(value)
