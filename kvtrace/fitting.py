@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 USERS_MIN, REQUESTS_MIN = 8, 400
 """What is left of a load before something else is made smaller: of fewer, hit ratios vary."""
-SHARE_MIN, _LEAST_SHARE = 1 / 32, 1 / 1024
-"""Of a load that isn't users: what is left of it before layers are thinned, and at all."""
+SHARE_MIN = 1 / 32
+"""Of a load that isn't users: what is left of it before something else is made smaller."""
+_LEAST_SHARE, _LEAST_REQUESTS = 1 / 1024, 10
+"""What is left at all: of a load that isn't users, and of requests."""
 DEFAULT_DURATION_NS = 60 * 1_000_000_000
 """Virtual time of a synthetic recording that names neither duration nor requests."""
 _TRIALS = 8
@@ -169,12 +171,13 @@ class _Search:
     ) -> None:
         self._config, self._fit_bytes = config, fit_bytes
         self._measure, self._told = measure, told
+        self._unlimited = config.tiers.nvme.capacity >= UNLIMITED
 
     def run(self) -> Shrunk:
         """Return what fits; raise UsageError if nothing does."""
         users = self._config.source.users
         least = SHARE_MIN if users is None else min(1.0, USERS_MIN / int(users))
-        by = replace(whole(self._config), share=possible(self._config, least))
+        by = self._possible(replace(whole(self._config), share=possible(self._config, least)))
         needed, requests = self._need(by)
         if requests < REQUESTS_MIN and by.share < 1:
             more = min(1.0, by.share * REQUESTS_MIN / max(1, requests))
@@ -182,7 +185,7 @@ class _Search:
             needed, requests = self._need(by)
         if needed <= self._fit_bytes:
             return self._larger(by, "share", needed)
-        if self._config.tiers.nvme.capacity >= UNLIMITED:
+        if self._unlimited:
             shortest = min(1.0, REQUESTS_MIN / max(1, requests))
             short = replace(by, time=shortest)
             shortest_needed, _ = self._need(short)
@@ -190,6 +193,18 @@ class _Search:
                 return self._larger(short, "time", shortest_needed)
             by, needed = short, shortest_needed
         return self._thinner(by, needed)
+
+    def _possible(self, by: Shrunk) -> Shrunk:
+        """Return `by`, or twice as much until a tier holds a block and there are rows."""
+        while True:
+            try:
+                self._measure(shrunk(self._config, by))
+            except UsageError:
+                if by.share >= 1:
+                    raise
+                by = replace(by, share=possible(self._config, min(1.0, 2 * by.share)))
+            else:
+                return by
 
     def _need(self, by: Shrunk) -> tuple[int, int]:
         needed, requests = self._measure(shrunk(self._config, by))
@@ -226,16 +241,20 @@ class _Search:
         return self._fewest(replace(by, layers=1))
 
     def _fewest(self, by: Shrunk) -> Shrunk:
-        """Return one layer of even less load; hit ratios of few users vary."""
-        needed = self._need(by)[0]
-        while True:
-            share = possible(self._config, by.share * self._fit_bytes / needed * _AIM_RATIO)
-            if share >= by.share or (self._config.source.users is None and share < _LEAST_SHARE):
+        """Return one layer of even less load or time; hit ratios of few requests vary."""
+        needed, requests = self._need(by)
+        while needed > self._fit_bytes:
+            ratio = self._fit_bytes / needed * _AIM_RATIO
+            share = max(_LEAST_SHARE, possible(self._config, by.share * ratio))
+            if share < by.share:
+                by = replace(by, share=share)
+            elif self._unlimited and requests * ratio >= _LEAST_REQUESTS:
+                by = replace(by, time=by.time * ratio)
+            else:
                 break
-            by = replace(by, share=share)
-            needed = self._need(by)[0]
-            if needed <= self._fit_bytes:
-                return by
+            needed, requests = self._need(by)
+        if needed <= self._fit_bytes:
+            return by
         raise UsageError(
             "is too small for the least that may be left of this node",
             where="fit",

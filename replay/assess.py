@@ -169,6 +169,7 @@ def _findings(
         original_reads=begun.original_reads if unpopulated else 0,
         beyond_reads=begun.beyond_reads,
         min_window_ns=options.min_window_ns,
+        ended_after_ns=(options.run_time_ns or 0) if measured.time_is_over else 0,
         run_time_ns=0 if measured.stopped else options.run_time_ns or 0,
         window_ns=max(lane.measure.window_ns for lane in lanes),
         interrupted=measured.interrupted,

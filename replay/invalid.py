@@ -155,12 +155,13 @@ def _not_executed(found: Findings) -> list[Reason]:
 
 
 def _short(found: Findings) -> list[Reason]:
-    if found.window_ns >= found.min_window_ns:
+    measured_ns = max(found.window_ns, found.ended_after_ns)
+    if measured_ns >= found.min_window_ns:
         return []
     return [
         Reason(
             "short_window",
-            f"{format_duration_ns(found.window_ns)} measured, "
+            f"{format_duration_ns(measured_ns)} measured, "
             f"{format_duration_ns(found.min_window_ns)} asked for",
             "replay a longer trace, or repeat it (--run-time with --loop)"
             + (", or a lower --speed" if found.scheduled else "")

@@ -68,6 +68,8 @@ class Findings:
     beyond_reads: int = 0
     min_window_ns: int = 0
     window_ns: int = 0
+    ended_after_ns: int = 0
+    """How long the run measured before its run time was over; its last submit may be earlier."""
     run_time_ns: int = 0
     """How long the run should have taken; 0 if it did, or took what the trace takes."""
     interrupted: bool = False

@@ -5,10 +5,12 @@
 #
 # EVERYTHING ON BOTH DEVICES IS LOST. Needs root. Settings, as environment variables:
 #   PRESET    what to record (agentic-coding); see `kvtrace list presets`
+#   RECORD    further options of `kvtrace record`, such as --model qwen3-32b
 #   FIT       size that the workload is made for (16GiB); no more than the smaller device
 #   TRIALS    runs per drive (5)
 #   RUN_TIME  how long each measures (60s)
 #   MODE      max, open or closed (max)
+#   REPLAY    further options of `kvtrace replay`, such as --queue-depth 8
 set -eu
 [ $# -eq 3 ] || { sed -n '2,5p' "$0" | cut -c3- >&2; exit 2; }
 device_a=$1 device_b=$2 folder=$3
@@ -23,14 +25,17 @@ print(next(d["allow_destroy"] for d in disks if d["path"] == os.path.realpath(sy
 }
 
 mkdir -p "$folder"
-kvtrace record "$folder/workload.parquet" --preset "${PRESET:-agentic-coding}" --fit "${FIT:-16GiB}"
+# shellcheck disable=SC2086  # several words
+kvtrace record "$folder/workload.parquet" --preset "${PRESET:-agentic-coding}" \
+    --fit "${FIT:-16GiB}" ${RECORD:-}
 
 bench() {
     # 5: some trial is INVALID. The page says why, and the comparison is still worth reading.
+    # shellcheck disable=SC2086  # several words
     kvtrace bench --trace "$folder/workload.parquet" --folder "$folder/$1" \
         --device "$2" --allow-destroy "$(identity "$2")" --trials "${TRIALS:-5}" \
         --mode "${MODE:-max}" --run-time "${RUN_TIME:-60s}" --loop \
-        --min-window "${RUN_TIME:-60s}" --accept short_window || [ $? -eq 5 ]
+        --min-window "${RUN_TIME:-60s}" ${REPLAY:-} || [ $? -eq 5 ]
 }
 bench drive-a "$device_a"
 bench drive-b "$device_b"

@@ -116,6 +116,14 @@ def test_each_reason_makes_a_run_invalid(code: str, fields: dict[str, object]) -
     assert accepted.reasons[0].accepted
 
 
+def test_a_run_that_took_its_run_time_isnt_short() -> None:
+    """Its last submit may be a service time before the end; nothing measured stays a reason."""
+    ended = replace(GOOD, window_ns=S_NS - 1, ended_after_ns=S_NS)
+    assert judge(ended).valid
+    assert not judge(replace(ended, min_window_ns=S_NS + 1)).valid
+    assert not judge(replace(ended, window_ns=0)).valid
+
+
 def test_host_lateness_may_be_one_percent_of_a_slow_devices_service() -> None:
     """100 µs is the limit for fast devices, 1 % of P99 service for slow ones."""
     slow = lane(host_ns=900_000, service_ns=100_000_000)
