@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from replay.requests.document import RequestsDocument, ServiceLevelDocument
 
 _NOTE = (
-    "waited: some op of the request was due and hadn't completed; level: 95 of 100 requests "
-    "within the class's target"
+    "waited: some op of the request was {base}; level: 95 of 100 requests within the class's target"
+)
+FROM_SUBMIT = (
+    "no op has a due time here: requests are timed from the submit of their first op, and the "
+    "wait before it is in no time"
 )
 _STYLES = {"PASS": "green", "FAIL": "red", "NOT MEASURED": "yellow"}
 
@@ -46,7 +49,16 @@ def requests(found: RequestsDocument | None) -> Iterator[RenderableType]:
     if found.by_qos:
         yield levels
     failed = f"; {format_count(found.failed)} requests failed" if found.failed else ""
-    yield Padding(Text(f"{_NOTE}{failed}", style="dim"), (0, 0, 0, 2))
+    note = _NOTE.format(
+        base="in flight" if timed_from_submit(found) else "due and hadn't completed"
+    )
+    base = f"; {FROM_SUBMIT}" if timed_from_submit(found) else ""
+    yield Padding(Text(f"{note}{base}{failed}", style="dim"), (0, 0, 0, 2))
+
+
+def timed_from_submit(found: RequestsDocument) -> bool:
+    """Return whether requests are timed from submits, because nothing has a due time."""
+    return found.counted_from == "submit"
 
 
 def level(found: ServiceLevelDocument) -> str:

@@ -125,23 +125,36 @@ def _lane(lane: LaneDocument) -> Table:
     ops = "" if lane.ops_per_s is None else f", {format_count(lane.ops_per_s)} ops/s"
     kv_tokens = lane.kv_tokens_per_s
     tokens = "" if kv_tokens is None else f", {format_count(kv_tokens)} KV tokens/s"
-    most = "" if lane.in_flight_max is None else f", {lane.in_flight_max} max"
     rows = [
         ("", ""),
         (f"tier {lane.tier}", lane.title),
         ("throughput", f"{speed}{ops}{tokens}"),
+        *_by_op(lane),
         *_over_time(lane.time_slices),
-        (
-            "window",
-            f"{lane.window_s:.2f} s, drain {lane.drain_s:.3f} s, "
-            f"in flight {lane.in_flight_mean:.1f} mean{most}",
-        ),
+        ("window", f"{lane.window_s:.2f} s, drain {lane.drain_s:.3f} s"),
+        *_in_flight(lane),
     ]
     if lane.errors:
         rows.append(("errors", format_count(lane.errors)))
     if lane.on_schedule_ratio is not None:
         rows.append(("on schedule", f"{lane.on_schedule_ratio:.1%} of ops within 1 ms"))
     return _pairs([*rows, *below.device_row(lane), *below.submit_row(lane)])
+
+
+def _by_op(lane: LaneDocument) -> Iterator[tuple[str, str]]:
+    """Yield the rates of reads and of writes, which add up to the throughput."""
+    read, write = lane.read_bytes_per_s, lane.write_bytes_per_s
+    if read is not None and write is not None:
+        yield " of it", f"read {read / 1e9:.3f} GB/s, write {write / 1e9:.3f} GB/s"
+
+
+def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
+    """Yield mean and maximum of ops, and of the I/Os that they are divided into."""
+    if lane.in_flight is None:
+        return
+    for name, flight in (("ops", lane.in_flight.ops), ("I/Os", lane.in_flight.ios)):
+        if flight is not None:
+            yield f"{name} in flight", f"{flight.mean:.1f} mean, {flight.max:,} max"
 
 
 def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
@@ -224,5 +237,5 @@ def _foot(result: ResultDocument) -> Table:
     stretch = "" if fidelity.stretch_ratio is None else f"stretch {fidelity.stretch_ratio:.4f}, "
     violations = fidelity.order_violations
     order = "" if violations is None else f"order violations {violations}, "
-    flown = f"in flight {fidelity.in_flight_actual_max:.1f} at most"
+    flown = f"{fidelity.in_flight_actual_max:.1f} ops in flight in the fullest slice of time"
     return _pairs([*rows, ("fidelity", f"{stretch}{order}{flown}")])

@@ -42,9 +42,9 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
         groups = document.groups_of(lane)
         for op in ("read", "write"):
             mine = [group for group in groups if group.op == op]
-            moved = sum(group.bytes for group in mine)
-            if moved and lane.window_s:
-                yield Figure(f"{lane.tier} {op} rate", moved / lane.window_s, BYTES_PER_S, True)
+            if any(group.bytes for group in mine):
+                rate = lane.read_bytes_per_s if op == "read" else lane.write_bytes_per_s
+                yield from _rate(f"{lane.tier} {op} rate", rate, BYTES_PER_S)
             yield from latencies(f"{lane.tier} {op}", mine)
         yield from percentiles(f"{lane.tier} response", lane.response_ns)
         if lane.lateness_ns is not None and lane.lateness_ns.host_lateness_ns is not None:
