@@ -157,6 +157,16 @@ class Slices:
         """How many ops failed so far."""
         return int(self._table[_ERRORS].sum())
 
+    @property
+    def ops(self) -> int:
+        """Reads and writes that succeeded so far."""
+        return int(self._table[_OPS : _OPS + 2].sum())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that they moved."""
+        return int(self._table[_BYTES : _BYTES + 2].sum())
+
     def service_counts(self) -> NDArray[np.int64]:
         """Return how many service times fell into each coarse bucket so far."""
         return np.asarray(self._latencies[:_RESPONSE].sum(axis=(0, 1)))

@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from kvtrace.cli.child import Children
 from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
+from kvtrace.cli.metrics import trial_words
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.outputs import check_apart
@@ -233,8 +234,9 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     for number in range(1, trials + 1):
         forms = report_paths(steps.folder, number)
         reports = [word for path in forms for word in ("--report", _word(path))]
+        of_trial = trial_words(words, steps.folder.name, number, trials)
         code = steps.run(
-            "replay", _word(steps.folder / TRACE), *words, *reports,
+            "replay", _word(steps.folder / TRACE), *of_trial, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
         if steps.children.stopped and not forms[0].exists():

@@ -42,8 +42,8 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
         groups = document.groups_of(lane)
         for op in ("read", "write"):
             mine = [group for group in groups if group.op == op]
-            if any(group.bytes for group in mine):
-                rate = lane.read_bytes_per_s if op == "read" else lane.write_bytes_per_s
+            rate = lane.read_bytes_per_s if op == "read" else lane.write_bytes_per_s
+            if rate or any(group.bytes for group in mine):
                 yield from _rate(f"{lane.tier} {op} rate", rate, BYTES_PER_S)
             yield from latencies(f"{lane.tier} {op}", mine)
         yield from percentiles(f"{lane.tier} response", lane.response_ns)
