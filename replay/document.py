@@ -325,6 +325,11 @@ class ResultDocument(Section):
     trace: TraceInfo
     config: ReplayOptions | None
 
+    def __repr__(self) -> str:
+        return f"<ResultDocument {self.verdict}: {self.ops:,} ops>"
+
+    __str__ = __repr__
+
     @property
     def headline(self) -> LaneDocument:
         """The lane that the percentiles at the top are of."""

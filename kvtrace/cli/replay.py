@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from kvtrace.cli.metrics import Exposure, MetricsOptions
 from kvtrace.cli.parsing import REPORT_HELP, parse_tiers, parsed
+from kvtrace.cli.replay_options import accepted_codes, limit_of, replay_options
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.cli.targets import target_specs
-from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError, UsageError, unknown_name
+from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
 from kvtrace.outputs import check_apart
 from kvtrace.reader import open_trace
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, Stop, TargetSpec, run
 from replay.from_run import document_of
 from replay.output import Outputs
-from replay.verdict import CODES
 
 if TYPE_CHECKING:
     from kvtrace.reader import Trace
@@ -295,8 +294,8 @@ def replay_command(
         allow_destroy=allow_destroy,
         allow_signature=tuple(allow_signature or ()),
     )
-    limit_rows, limit_ns = _limit(limit)
-    options = _options(
+    limit_rows, limit_ns = limit_of(limit)
+    options = replay_options(
         mode=mode,
         speed=speed,
         sync_stores=sync_stores,
@@ -325,7 +324,7 @@ def replay_command(
         limit_rows=limit_rows,
         limit_ns=limit_ns,
         with_failed=with_failed,
-        accept=_accepted(accept or []),
+        accept=accepted_codes(accept or []),
     )
     inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
@@ -350,35 +349,6 @@ def replay_command(
 
 def _exit_code(result: Result) -> int:
     return EXIT_OK if result.verdict.acceptable else EXIT_INVALID
-
-
-def _limit(text: str | None) -> tuple[int | None, int | None]:
-    """Return (rows, time): a bare number is rows."""
-    if text is None:
-        return None, None
-    if text.replace("_", "").isdigit():
-        return int(text), None
-    return None, parsed("--limit", parse_duration_ns, text)
-
-
-def _accepted(codes: list[str]) -> tuple[str, ...]:
-    for code in codes:
-        if code not in CODES:
-            raise unknown_name("reason", code, CODES, where="--accept")
-    return tuple(codes)
-
-
-def _options(**fields: Any) -> ReplayOptions:
-    try:
-        return ReplayOptions(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        for unit in ("_bytes", "_ns", "_ratio", "_rows"):
-            name = name.removesuffix(unit)
-        raise UsageError(
-            first["msg"], where=f"--{name.replace('_', '-')}", got=repr(first["input"])
-        ) from error
 
 
 def _run(
