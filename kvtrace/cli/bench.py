@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from click.exceptions import UsageError as ClickUsageError
-from typer.core import TyperCommand
 
 from kvtrace.cli.child import Children
 from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
+from kvtrace.cli.help import HelpfulCommand
 from kvtrace.cli.metrics import trial_words
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
@@ -41,7 +41,7 @@ _OURS = ("out", "report_to", "force", "as_json")
 """Options of a replay that a bench sets itself."""
 
 
-class _WithReplayOptions(TyperCommand):
+class _WithReplayOptions(HelpfulCommand):
     """Takes the options of a replay, too: they are left in the context's arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

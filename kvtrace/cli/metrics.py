@@ -14,6 +14,7 @@ from kvtrace.cli.running import handling
 from kvtrace.errors import UsageError
 from kvtrace.printable import printable
 from kvtrace.units import S_NS, format_duration_ns, parse_duration_ns
+from replay import TargetSpec
 from replay.metrics import Ended, Metrics, MetricsPort, check_package, parse_address
 from replay.metrics_file import MetricsFile
 from replay.watch import Together
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from replay import Result, TargetSpec, Watcher
+    from replay import Result, Watcher
+    from replay.targets import Target
 
 PORT, TEXTFILE = "--metrics-port", "--metrics-textfile"
 HOLD, RUN = "--metrics-hold", "--metrics-run"
@@ -42,13 +44,16 @@ class MetricsOptions:
 class Exposure:
     """Metrics of one run, open from before its first check until `hold` is over."""
 
-    def __init__(self, asked: MetricsOptions, trace: Path, specs: Iterable[TargetSpec]) -> None:
+    def __init__(
+        self, asked: MetricsOptions, trace: Path, specs: Iterable[TargetSpec | Target]
+    ) -> None:
         hold_ns = parsed(HOLD, parse_duration_ns, asked.hold)
         if hold_ns is not None and asked.port is None:
             raise UsageError(f"needs {PORT}", where=HOLD, hint="a text file stays anyway")
         self._hold_ns = hold_ns or 0
         run = asked.run or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        devices = {tier: _device(spec) for spec in specs for tier in spec.tiers}
+        asked_for = [each if isinstance(each, TargetSpec) else each.spec for each in specs]
+        devices = {tier: _device(spec) for spec in asked_for for tier in spec.tiers}
         self._metrics = Metrics(printable(run), printable(trace), devices)
         self._port = self._file = None
         if asked.port is not None:

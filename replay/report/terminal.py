@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kvtrace.printable import printable
-from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns
+from kvtrace.tables import wrapped
+from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns, format_rate
 from replay.report import below, requests
 from replay.report.cells import FEW_MARK, count_cells, table_of_times, time_cells
 
@@ -76,8 +77,10 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    columns = WIDTH - max(len(name) for name, _ in rows) - 2 * len(rows[0])
+    for name, text in rows:
+        lines = wrapped(printable(text), columns, long_words=True)
+        table.add_row(name, Text("\n".join(lines)))
     return table
 
 
@@ -121,7 +124,8 @@ def _tokens(result: ResultDocument) -> str:
 
 def _lane(lane: LaneDocument) -> Table:
     rate = lane.throughput_bytes_per_s
-    speed = "no window" if rate is None else f"{rate / 1e9:.3f} GB/s ({rate / GIB:.3f} GiB/s)"
+    binary = "" if rate is None or rate >= 1000 * GIB else f" ({rate / GIB:.3f} GiB/s)"
+    speed = "no window" if rate is None else f"{format_rate(rate)}{binary}"
     ops = "" if lane.ops_per_s is None else f", {format_count(lane.ops_per_s)} ops/s"
     kv_tokens = lane.kv_tokens_per_s
     tokens = "" if kv_tokens is None else f", {format_count(kv_tokens)} KV tokens/s"
@@ -145,7 +149,7 @@ def _by_op(lane: LaneDocument) -> Iterator[tuple[str, str]]:
     """Yield the rates of reads and of writes, which add up to the throughput."""
     read, write = lane.read_bytes_per_s, lane.write_bytes_per_s
     if read is not None and write is not None:
-        yield " of it", f"read {read / 1e9:.3f} GB/s, write {write / 1e9:.3f} GB/s"
+        yield " of it", f"read {format_rate(read)}, write {format_rate(write)}"
 
 
 def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
@@ -171,7 +175,7 @@ def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
     if len(moved) < _BARS_MIN:
         return
     for name, values, highest in (
-        (" over time", moved, f"{max(moved) / 1e9:.3f} GB/s"),
+        (" over time", moved, format_rate(max(moved))),
         (" P99 service", p99, format_duration_ns(max(p99))),
     ):
         if max(values):

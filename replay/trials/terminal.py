@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from kvtrace.printable import printable
+from kvtrace.tables import fitting
+from replay.report.terminal import WIDTH
 from replay.trials import words
 
 if TYPE_CHECKING:
@@ -41,34 +42,32 @@ def _trials(side: SideDocument) -> Text:
     return text
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for at, head in enumerate(heads):
-        table.add_column(printable(head), justify="right" if at else "left", overflow="fold")
-    return table
-
-
-def _spreads(found: ComparisonDocument) -> Table:
+def _spreads(found: ComparisonDocument) -> RenderableType:
     """Return what the trials of one side say of each figure."""
-    table = _table("figure", "mean", "median", "CV", "95 %", "odd")
+    rows = []
     for figure in found.figures:
         side = figure.sides[0]
         assert side is not None, "a figure is some trial's"
         odd = ", ".join(name.removesuffix(".json") for name in side.odd)
-        table.add_row(
-            figure.name,
-            words.value(side.mean, figure.unit),
-            words.value(side.median, figure.unit),
-            words.percent(side.cv_ratio),
-            words.sure(side, figure.unit),
-            odd,
+        rows.append(
+            [
+                figure.name,
+                words.value(side.mean, figure.unit),
+                words.value(side.median, figure.unit),
+                words.percent(side.cv_ratio),
+                words.sure(side, figure.unit),
+                odd,
+            ]
         )
-    return table
+    heads = ["figure", "mean", "median", "CV", "95 %", "odd"]
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    return fitting(heads, rows, names=1, width=WIDTH)
 
 
-def _beside(found: ComparisonDocument) -> Table:
+def _beside(found: ComparisonDocument) -> RenderableType:
     """Return each figure's means side by side, those after the first with their ratio to it."""
-    table = _table("figure", *(side.label for side in found.sides))
+    rows = []
     for figure in found.figures:
         cells = []
         for side in figure.sides:
@@ -79,5 +78,6 @@ def _beside(found: ComparisonDocument) -> Table:
             judged = words.judged(figure, side)
             said = f" {judged}" if judged else ""
             cells.append(f"{words.value(side.mean, figure.unit)}{ratio}{said}")
-        table.add_row(figure.name, *cells)
-    return table
+        rows.append([figure.name, *cells])
+    heads = ["figure", *(side.label for side in found.sides)]
+    return fitting(heads, rows, names=1, width=WIDTH)

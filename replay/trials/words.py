@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvtrace.units import format_count, format_duration_ns
+from kvtrace.units import format_count, format_duration_ns, format_rate
 from replay.trials.figures import BYTES_PER_S, NS, PER_S, RATIO
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def value(number: float, unit: str) -> str:
     """Return a number with its unit."""
     if unit == BYTES_PER_S:
-        return f"{number / 1e9:.3f} GB/s"
+        return format_rate(number)
     if unit == NS:
         return format_duration_ns(number)
     if unit == PER_S:
