@@ -23,8 +23,9 @@ _RATES = (
 _TIMES = (*(f"{name}_ns" for name in QUANTILES), "max_ns", "mean_ns", "count", "few_samples")
 COLUMNS = (*_COUNTED, *_RATES, "time", "counted_from", *_TIMES)
 """Empty cells: of all, unknown, or not of that row."""
-_BASES = {"service": "submit", "response": "due", "lateness": "due"}
-"""Where a time begins; that of requests is the result's own."""
+_BASES = {"service": "submit", "response": "due"}
+"""Where a time begins. Lateness begins when an op was due, without a schedule when it was ready;
+that of requests is the result's own."""
 Row = dict[str, object]
 
 
@@ -44,8 +45,10 @@ def rows(document: ResultDocument) -> Iterator[Row]:
     for lane in document.lanes:
         known = {name: getattr(lane, name) for name in ("tier", "ops", "bytes", "errors", *_RATES)}
         counts = {"verdict": document.verdict, **known}
-        yield from _times(counts, {"service": lane.service_ns, "response": lane.response_ns,
-                                   "lateness": lane.lateness_ns})  # fmt: skip
+        yield from _times(counts, {"service": lane.service_ns, "response": lane.response_ns})
+        if lane.lateness_ns is not None:
+            base = "ready" if lane.response_ns is None else "due"
+            yield from _times(counts, {"lateness": lane.lateness_ns}, base)
     for groups in (document.groups, document.groups_by_size, document.groups_by_qos):
         for group in groups:
             known = {name: getattr(group, name) for name in _COUNTED[1:]}

@@ -186,7 +186,8 @@ def _lateness(lane: LaneDocument) -> str:
         ("the tool's own", lane.lateness_ns.host_lateness_ns),
     )
     rows = [[name, *_percentile_cells(part)] for name, part in parts if part is not None]
-    return page.heading("Lateness: submitted after it was due") + page.table(
+    since = "was due" if lane.response_ns is not None else "was ready: nothing is due here"
+    return page.heading(f"Lateness: submitted after it {since}") + page.table(
         ["part", *_heads("")], rows
     )
 

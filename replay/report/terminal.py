@@ -43,7 +43,7 @@ def render(result: ResultDocument) -> Iterator[RenderableType]:
         yield _lane(lane)
         yield _latencies(result, lane)
         if lane.lateness_ns is not None:
-            yield _lateness(lane.lateness_ns)
+            yield _lateness(lane.lateness_ns, scheduled=lane.response_ns is not None)
     yield from requests.requests(result.requests)
     yield from requests.health(result.storage_health)
     yield from below.block_layer(result.bpf)
@@ -207,8 +207,9 @@ def _latencies(result: ResultDocument, lane: LaneDocument) -> Table:
     return table
 
 
-def _lateness(lateness: LatenessSummary) -> Table:
-    table = table_of_times("lateness")
+def _lateness(lateness: LatenessSummary, *, scheduled: bool) -> Table:
+    """Return what was waited for since an op was due, or, without a schedule, was ready."""
+    table = table_of_times("lateness" if scheduled else "since ready")
     for name, part in (
         ("total", lateness),
         (" dependency", lateness.dependency_wait_ns),

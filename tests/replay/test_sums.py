@@ -218,6 +218,8 @@ def test_requests_say_what_their_times_count_from(
     printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     page = (tmp_path / "r.html").read_text()
     theirs = (tmp_path / "r.mlperf.json").read_text()
+    assert ("since ready" in printed) == (base == "submit")
+    assert ("nothing is due here" in page) == (base == "submit")
     for text in (printed, page.lower()):
         assert ("no op has a due time here" in text) == (base == "submit")
     assert ("nothing is due in mode max" in theirs) == (base == "submit")
