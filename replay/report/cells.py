@@ -12,6 +12,8 @@ from replay.summaries import TITLES
 if TYPE_CHECKING:
     from replay.summaries import Percentiles
 
+WIDTH = 80
+"""Columns of the terminal's report."""
 FEW_MARK = "*"
 """Behind a percentile with fewer than 10 samples beyond it."""
 

@@ -13,7 +13,7 @@ from kvtrace.printable import printable
 from kvtrace.tables import wrapped
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns, format_rate
 from replay.report import below, requests
-from replay.report.cells import FEW_MARK, count_cells, table_of_times, time_cells
+from replay.report.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     )
     from replay.reason import Reason
 
-WIDTH = 80
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}

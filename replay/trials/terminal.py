@@ -8,7 +8,7 @@ from rich.text import Text
 
 from kvtrace.printable import printable
 from kvtrace.tables import fitting
-from replay.report.terminal import WIDTH
+from replay.report.cells import WIDTH
 from replay.trials import words
 
 if TYPE_CHECKING:

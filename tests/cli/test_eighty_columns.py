@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from replay.document import ResultDocument
+
 LONG = "a-name-as-long-as-people-make-them-with-all-that-is-in-it-and-then-some-more-of-it-too"
 NUMBER = re.compile(r"\d[\d,.]*\d|\d")
 UNIT = re.compile(r"(?:[nµm]?s|[KMGT]i?B(?:/s)?|[kMG]|TB/s)\b")
@@ -72,13 +74,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_large(path / f"{LONG}.parquet")
     make(path / "t.parquet", requests=15)
     (path / "key").write_bytes(bytes(32))
-    document = with_requests(stored.load(bimodal(path / "ops.parquet")))
+    document = _with_classes(with_requests(stored.load(bimodal(path / "ops.parquet"))))
     large = _enlarged(document.model_dump(mode="json"))
     for name in (f"{LONG}.json", f"{LONG}-b.json"):
         (path / name).write_text(type(document)(**large).model_dump_json())
     (path / "r.json").write_text(document.model_dump_json())
     assert kvtrace("export", path / "t.parquet", path / "t.oracle", "--to", "oracle").code == 0
     return path
+
+
+def _with_classes(document: ResultDocument) -> ResultDocument:
+    """Return a result with requests of all classes, whose targets are missed."""
+    assert document.requests is not None
+    [one] = document.requests.by_qos
+    levels = {
+        name: one.end_to_end_level.model_copy(update={"target_p95_ns": ms * 1_000_000})
+        for name, ms in (("interactive", 50), ("responsive", 100), ("batch", 1000))
+    }
+    classes = [
+        one.model_copy(update={"qos": name, "end_to_end_level": level, "waited_level": level})
+        for name, level in levels.items()
+    ]
+    requests = document.requests.model_copy(update={"by_qos": classes})
+    return document.model_copy(update={"requests": requests})
 
 
 def _write_large(path: Path) -> None:
@@ -178,6 +196,8 @@ def test_large_figures_are_short(folder: Path) -> None:
     narrow, wide = printed(document, 80), printed(document, 300)
     check(narrow)
     assert "121.5 M" in narrow
+    for level in ("interactive", "responsive", "batch"):
+        assert re.search(rf"^{level} +50\.0% within \S+ m?s: MISSED", narrow, re.MULTILINE), narrow
     assert re.search(r"^ waited? .*\dh", narrow, re.MULTILINE)
     missing = Counter(NUMBER.findall(wide)) - Counter(NUMBER.findall(narrow))
     assert not missing
