@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvtrace.pipeline import Recorded, record
     from kvtrace.reader import Trace
     from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
+    from kvtrace.whatif.ask import WhatIf, whatif
 
 __version__ = VERSION
 __all__ = [
@@ -27,11 +28,13 @@ __all__ = [
     "RecordConfig",
     "Recorded",
     "Trace",
+    "WhatIf",
     "__version__",
     "load_config",
     "load_model",
     "open",
     "record",
+    "whatif",
 ]
 
 _LAZY = {
@@ -44,16 +47,19 @@ _LAZY = {
     "record": ("kvtrace.pipeline", "record"),
     "Trace": ("kvtrace.reader", "Trace"),
     "open": ("kvtrace.reader", "open_trace"),
+    "WhatIf": ("kvtrace.whatif.ask", "WhatIf"),
 }
 
 
 def __getattr__(name: str) -> Any:
     # What only reads traces must not wait for the compiled simulation to be loaded, and what
     # imports one of our modules not for the reader.
-    if name not in _LAZY:
-        raise AttributeError(f"module 'kvtrace' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "whatif":  # a package of ours that can be called
+        return import_module("kvtrace.whatif")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kvtrace' has no attribute {name!r}")
     module, found = _LAZY[name]
     return getattr(import_module(module), found)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from kvtrace import arguments
+from kvtrace.arguments import Checked
 from kvtrace.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import (
@@ -29,7 +31,10 @@ from kvtrace.source_config import ARRIVING, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Mapping
+
+    from pydantic import ValidationError
 
     from kvtrace.schema import Tier
 
@@ -129,7 +134,7 @@ class SizingConfig(Section):
         return config
 
 
-class RecordConfig(Section):
+class RecordConfig(Checked):
     """All that determines a generated trace."""
 
     source: SourceConfig = SourceConfig()
@@ -224,13 +229,26 @@ class Resolved:
 
 
 def load_config(
-    file: str | Path | None,
-    options: Mapping[str, Any],
+    file: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
     sets: Iterable[str] = (),
     preset: str | None = None,
 ) -> RecordConfig:
-    """Return what `resolve` resolves to."""
-    return resolve(file, options, sets, preset).config
+    """Return what `resolve` resolves to.
+
+    Raises UsageError for an argument, key or value that isn't accepted.
+    """
+    return resolve(
+        None if file is None else arguments.path(file, "file"),
+        arguments.options({} if options is None else options, "options"),
+        arguments.texts(sets, "sets"),
+        None if preset is None else arguments.text(preset, "preset"),
+    ).config
+
+
+def changed_config(config: RecordConfig, options: Mapping[str, Any]) -> RecordConfig:
+    """Return a configuration with `options`, by dotted key, in place of its own values."""
+    return resolve(None, dict(_leaves(config.model_dump(mode="json"))) | dict(options)).config
 
 
 def resolve(
@@ -269,8 +287,10 @@ def resolve(
     _recognise_source(data, origins)
     try:
         return Resolved(RecordConfig.model_validate(data), origins)
-    except ValidationError as error:
-        raise _refusal(error, origins) from error
+    except UsageError as error:
+        if (cause := arguments.invalid(error)) is None:
+            raise
+        raise _refusal(cause, origins) from cause
 
 
 def _recognise_source(data: dict[str, Any], origins: dict[str, str]) -> None:
@@ -286,14 +306,14 @@ def _recognise_source(data: dict[str, Any], origins: dict[str, str]) -> None:
         origins["source.name"] = "recognised by its input"
 
 
-_WHOLE = ("source.templates", "source.qos_mix")
+WHOLE = ("source.templates", "source.qos_mix")
 """Mappings that a later layer replaces as a whole."""
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in layer.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in _WHOLE:
+        if isinstance(value, dict) and value and key not in WHOLE:
             yield from _leaves(value, f"{key}.")
         else:
             yield key, value
@@ -344,26 +364,7 @@ def _put(data: dict[str, Any], key: str, value: object) -> None:
     data[last] = value
 
 
-def as_yaml(resolved: Resolved) -> str:
-    """Return the configuration as YAML that can be read again, each value with its origin."""
-    values = resolved.config.model_dump(mode="json")
-    return "\n".join(_lines(values, resolved.origins, "")) + "\n"
-
-
-def _lines(section: Mapping[str, Any], origins: Mapping[str, str], prefix: str) -> Iterator[str]:
-    indent = "  " * prefix.count(".")
-    for name, value in section.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in _WHOLE:
-            yield f"{indent}{name}:"
-            yield from _lines(value, origins, f"{key}.")
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
-            text = text.strip().removesuffix("...").strip()
-            yield f"{indent}{name}: {text}  # {_origin(origins, key)}"
-
-
-def _origin(origins: Mapping[str, str], key: str) -> str:
+def origin_of(origins: Mapping[str, str], key: str) -> str:
     """Return where a value comes from: its own key was set, or one within it."""
     within = [origin for other, origin in origins.items() if f"{other}.".startswith(f"{key}.")]
     return printable(within[-1]) if within else "default"
@@ -374,7 +375,7 @@ def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
     key = ".".join(str(part) for part in first["loc"])
     # Of a choice of types, such as a number or `auto`, the location names the one that was tried.
     key = key.partition(".constrained-")[0].partition(".literal")[0]
-    origin = _origin(origins, key)
+    origin = origin_of(origins, key)
     where = key if origin in ("default", "option") else f"{origin}: {key}"
     if first["type"] == "extra_forbidden":
         near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)

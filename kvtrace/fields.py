@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from kvtrace.arguments import changed
 from kvtrace.errors import KvtraceError
 from kvtrace.schema import MAX_TIME_NS
 from kvtrace.units import UNLIMITED, parse_bytes, parse_duration_ns, parse_rate_per_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 def _parsed(parse: Callable[[str], float]) -> BeforeValidator:
@@ -55,3 +56,7 @@ class Section(BaseModel):
     """A part of a configuration: unknown keys are refused, values don't change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Return the fields that aren't their defaults."""
+        return changed(self)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace import nodes
+from kvtrace import arguments, nodes
+from kvtrace.config import RecordConfig
 from kvtrace.counting import TotalsCounter
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.drafts import draft_path
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.config import RecordConfig
     from kvtrace.layouts import Layout
     from kvtrace.placement.extents import Need
     from kvtrace.sizing import Trial
@@ -142,7 +142,14 @@ def record(
     leaves nothing behind, if it can't be
     made or comes out empty.
     """
-    path = Path(out)
+    path = arguments.path(out, "out")
+    arguments.instance(config, "config", RecordConfig, "what kvtrace.load_config returns")
+    arguments.count(workers, "workers", most=1 << 10)
+    arguments.flag(force, "force")
+    arguments.flag(dry_run, "dry_run")
+    for name, called in (("progress", progress), ("told", told)):
+        if called is not None and not callable(called):
+            raise arguments.wrong(name, called, "a function, or None")
     check_apart([path], config.input_paths)
     if config.source.users == "auto":
         config = search(config, Recording, told)

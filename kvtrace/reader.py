@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kvtrace import arguments
 from kvtrace.bounds import Bounds, refuse
-from kvtrace.errors import TraceError
+from kvtrace.errors import TraceError, unknown_name
 from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
 from kvtrace.pages import check_pages
 from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, REQUIRED, Column
@@ -90,6 +91,8 @@ class Trace:
         """Return what a frame made of `lazy` comes to. Raises TraceError for damage."""
         import polars as pl
 
+        arguments.instance(frame, "frame", pl.LazyFrame, "a LazyFrame that `lazy` has given")
+
         self._check_pages(self._files[0].schema_arrow.names)
         try:
             return frame.collect(engine="streaming" if streaming else "auto")
@@ -120,6 +123,7 @@ class Trace:
 
     def beside(self, key: bytes) -> bytes | None:
         """Return what a tool has put beside the trace under a key of its own; None is nothing."""
+        arguments.instance(key, "key", bytes, "bytes")
         return _metadata(self._head, key)
 
     def batches(
@@ -136,9 +140,11 @@ class Trace:
         the row, for an unknown word, a null in a required column, time that runs backwards, a
         time, size or offset out of range, too many bytes in all, or a damaged file.
         """
-        names = list(self.columns if columns is None else columns)
-        missing = set(names) - set(self.columns)
-        assert not missing, f"columns not in this trace: {missing}"
+        names = list(self.columns) if columns is None else arguments.texts(columns, "columns")
+        arguments.count(batch_rows, "batch_rows", most=1 << 31)
+        missing = sorted(set(names) - set(self.columns))
+        if missing:
+            raise unknown_name("column", missing[0], self.columns, where=self.path)
         read = self._needed(names)
         self._check_pages(read)
         first_row, bounds = 0, Bounds(self.path)
@@ -268,7 +274,7 @@ def open_trace(path: str | os.PathLike[str]) -> Trace:
     A directory is one trace: its parts in order of their names, its header in HEAD_NAME or, where
     there is none, in the first part.
     """
-    path = Path(path)
+    path = arguments.path(path, "path")
     if not path.is_dir():
         file = _open_file(path)
         return Trace(path, [(path, file)], file)

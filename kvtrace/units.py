@@ -81,6 +81,13 @@ def format_bytes(count: int | float) -> str:
     return f"{count:.0f} B"
 
 
+def format_rate(bytes_per_s: float) -> str:
+    """Return a rate in decimal GB/s, from ten thousand on in TB/s: ``1.234 GB/s``."""
+    if abs(bytes_per_s) >= 10**13:
+        return f"{bytes_per_s / 10**12:,.1f} TB/s"
+    return f"{bytes_per_s / 10**9:.3f} GB/s"
+
+
 def format_duration_ns(duration_ns: int | float) -> str:
     """Return a duration in the unit that keeps the number short: ``12.3 µs``, ``1.50 s``."""
     for unit, factor in (("s", S_NS), ("ms", MS_NS), ("µs", US_NS)):

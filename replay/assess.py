@@ -123,8 +123,8 @@ def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
 
 
 _SUMMED = (
-    "retries", "short_transfers", "bad_sectors", "in_flight_max", "planner_stalls",
-    "payload_stalls", "enter_calls", "timed_submits", "timed_submit_ns",
+    "retries", "short_transfers", "bad_sectors", "in_flight_max", "in_flight_ns",
+    "planner_stalls", "payload_stalls", "enter_calls", "timed_submits", "timed_submit_ns",
     "checked_bytes", "body_bytes", "body_reads",
 )  # fmt: skip
 

@@ -14,17 +14,20 @@ if TYPE_CHECKING:
 class LaneCounters:
     """What an engine counted on one lane.
 
-    `payload_stalls`: writes that had to wait for `filled_bytes`. `enter_calls`: system calls of an
-    io_uring engine, to submit or to wait. `timed_submits`: how many of those that submit were
-    timed, and `timed_submit_ns` how long these took. `checked_bytes`: verified, `body_bytes` of
-    them byte by byte in `body_reads` reads, the others by stamps. `io_counts`: latencies of single
-    I/Os, [size class, bucket of `histogram.COARSE_BITS`]; None if the engine doesn't keep them.
+    `in_flight_max`, `in_flight_ns`: most I/Os at once, and their times from submit to completion,
+    summed. `payload_stalls`: writes that had to wait for `filled_bytes`. `enter_calls`: system
+    calls of an io_uring engine, to submit or to wait. `timed_submits`: how many of those that
+    submit were timed, and `timed_submit_ns` how long these took. `checked_bytes`: verified,
+    `body_bytes` of them byte by byte in `body_reads` reads, the others by stamps. `io_counts`:
+    latencies of single I/Os, [size class, bucket of `histogram.COARSE_BITS`]; None if the engine
+    doesn't keep them.
     """
 
     retries: int = 0
     short_transfers: int = 0
     bad_sectors: int = 0
     in_flight_max: int = 0
+    in_flight_ns: int = 0
     planner_stalls: int = 0
     payload_stalls: int = 0
     enter_calls: int = 0

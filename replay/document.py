@@ -63,7 +63,10 @@ class HeatMap(Section):
 
 
 class TimeSlices(Section):
-    """One lane's slices of time as columns of equal length, from the clock's zero."""
+    """One lane's slices of time as columns of equal length, from the clock's zero.
+
+    Ops count where they complete; their bytes are spread over the time from submit to completion.
+    """
 
     width_s: float
     begin_ns: list[int]
@@ -91,7 +94,8 @@ class Counters(Section):
     retries: int
     short_transfers: int
     bad_sectors: int
-    in_flight_max: int
+    in_flight_max: int = Field(description="I/Os, the parts of objects")
+    in_flight_ns: int = Field(0, description="times of I/Os from submit to completion, summed")
     planner_stalls: int
     payload_stalls: int
     enter_calls: int = Field(description="system calls of io_uring, to submit or to wait")
@@ -138,6 +142,23 @@ class DriveChange(Section):
     write_amplification: float | None
 
 
+class Flight(Section):
+    """How many were in flight, from the clock's start until the lane's last completion."""
+
+    mean: float
+    max: int
+
+
+class InFlight(Section):
+    """Objects' reads and writes, and the I/Os that they are divided into.
+
+    `ios` is None where no I/O was asked for; its maximum is summed over the loop's threads.
+    """
+
+    ops: Flight
+    ios: Flight | None
+
+
 class LaneDocument(Section):
     """One executed tier. Tiers are never mixed in one percentile."""
 
@@ -153,7 +174,13 @@ class LaneDocument(Section):
     window_bytes: int
     drain_s: float
     throughput_bytes_per_s: float | None
+    read_bytes_per_s: float | None = Field(
+        None, description="with `write_bytes_per_s` it is the throughput; unknown in older results"
+    )
+    write_bytes_per_s: float | None = None
     ops_per_s: float | None
+    reads_per_s: float | None = Field(None, description="with `writes_per_s` it is `ops_per_s`")
+    writes_per_s: float | None = None
     kv_tokens_per_s: float | None
     io_s: float = Field(description="summed service time of reads and writes in the window")
     service_ns: Percentiles
@@ -162,8 +189,9 @@ class LaneDocument(Section):
     service_distribution_ns: Distribution
     response_distribution_ns: Distribution | None
     on_schedule_ratio: float | None
-    in_flight_max: int | None
-    in_flight_mean: float
+    in_flight: InFlight | None = None
+    in_flight_max: int | None = Field(description="I/Os; see `in_flight`")
+    in_flight_mean: float = Field(description="ops; see `in_flight`")
     drift_ratio: float | None
     live_bytes_max: int | None
     live_objects_max: int | None
@@ -300,6 +328,11 @@ class ResultDocument(Section):
     bpf: BlockLatencyDocument | None = None
     trace: TraceInfo
     config: ReplayOptions | None
+
+    def __repr__(self) -> str:
+        return f"<ResultDocument {self.verdict}: {self.ops:,} ops>"
+
+    __str__ = __repr__
 
     @property
     def headline(self) -> LaneDocument:

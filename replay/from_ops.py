@@ -201,7 +201,6 @@ def _lane(measure: LaneMeasure, totals: Totals) -> doc.LaneDocument:
         title=f"as recorded in {Path(totals.trace.path).name}",
         kv_tokens_per_s=totals.kv_tokens_per_s(measure.bytes_per_s),
         lateness_ns=_lateness(measure),
-        in_flight_max=None,
         live_bytes_max=None,
         live_objects_max=None,
         counters=None,

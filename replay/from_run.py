@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from replay.slices import Heat, Series
     from replay.totals import Totals
     from replay.trace_info import TraceInfo
+    from replay.window import Completed
 
 
 def document_of(result: Result) -> doc.ResultDocument:
@@ -125,19 +126,39 @@ def measured(measure: LaneMeasure) -> dict[str, Any]:
         "window_bytes": measure.window_bytes,
         "drain_s": measure.drain_ns / S_NS,
         "throughput_bytes_per_s": measure.bytes_per_s,
-        "ops_per_s": measure.ops_per_s,
+        **_rates(measure.completed),
         "io_s": measure.service_ns_sum / S_NS,
         "service_ns": percentiles(measure.service),
         "response_ns": _percentiles(response),
         "service_distribution_ns": distribution(measure.service),
         "response_distribution_ns": None if response is None else distribution(response),
         "on_schedule_ratio": measure.on_schedule_ratio,
-        "in_flight_mean": measure.in_flight_mean,
+        "in_flight": _in_flight(measure),
+        "in_flight_mean": measure.ops_in_flight.mean,
+        "in_flight_max": None if measure.ios_in_flight is None else measure.ios_in_flight.max,
         "drift_ratio": measure.drift_ratio,
         "warmup_ops": measure.warmup_ops,
         "time_slices": slices(measure.series),
         "heat_map": heat_map(measure.heat),
     }
+
+
+def _rates(found: Completed) -> dict[str, float | None]:
+    return {
+        "read_bytes_per_s": found.per_s(found.read_bytes),
+        "write_bytes_per_s": found.per_s(found.write_bytes),
+        "ops_per_s": found.per_s(found.ops),
+        "reads_per_s": found.per_s(found.reads),
+        "writes_per_s": found.per_s(found.writes),
+    }
+
+
+def _in_flight(measure: LaneMeasure) -> doc.InFlight:
+    ops, ios = measure.ops_in_flight, measure.ios_in_flight
+    return doc.InFlight(
+        ops=doc.Flight(mean=ops.mean, max=ops.max),
+        ios=None if ios is None else doc.Flight(mean=ios.mean, max=ios.max),
+    )
 
 
 def _lane(result: Result, lane: LaneResult) -> doc.LaneDocument:
@@ -148,7 +169,6 @@ def _lane(result: Result, lane: LaneResult) -> doc.LaneDocument:
         title=lane.target,
         kv_tokens_per_s=result.totals.kv_tokens_per_s(measure.bytes_per_s),
         lateness_ns=_lateness(measure.lateness),
-        in_flight_max=measure.in_flight_max,
         live_bytes_max=lane.live_bytes_max,
         live_objects_max=lane.live_objects_max,
         space_needed_bytes=lane.space_needed_bytes,

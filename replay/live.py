@@ -26,7 +26,8 @@ PERIOD_NS = S_NS
 class LiveLane:
     """One tier. Counts are since the clock's zero; rates and times are of the last second or so.
 
-    Times are None while nothing has completed. `service`: all service times so far.
+    Times are None while nothing has completed. `ops`: reads and writes that succeeded, of which
+    `service` has the service times: both are of the ops that were taken out so far.
     """
 
     tier: Tier
@@ -65,26 +66,22 @@ class LiveView:
         shaped = counts.astype(np.int64).reshape(2, len(self._tiers), self._threads)
         return np.asarray(shaped.sum(axis=2))
 
-    def look(self, now_ns: int) -> Live | None:
-        """Return a view at `now_ns`, on the loop's clock, at most one a second."""
+    def look(self, now_ns: int, *, last: bool = False) -> Live | None:
+        """Return a view at `now_ns`, on the loop's clock, at most one a second; `last`: anyway."""
         start_ns = int(self._control.start_ns[0])
         since_ns = now_ns - (self._last_ns or start_ns)
-        if not start_ns or since_ns < PERIOD_NS:
+        if not start_ns or since_ns <= 0 or (since_ns < PERIOD_NS and not last):
             return None
         counts = self._counts()
         rates = np.asarray((counts - self._before) * (S_NS / since_ns), np.float64)
         self._last_ns, self._before = now_ns, counts
         elapsed_ns = now_ns - start_ns
-        lanes = [
-            self._lane(lane, counts[:, lane], rates[:, lane], elapsed_ns)
-            for lane in range(len(self._tiers))
-        ]
+        lanes = [self._lane(lane, rates[:, lane], elapsed_ns) for lane in range(len(self._tiers))]
         return Live(elapsed_ns / S_NS, tuple(lanes))
 
     def _lane(
         self,
         lane: int,
-        counts: NDArray[np.int64],
         rates: NDArray[np.float64],
         elapsed_ns: int,
     ) -> LiveLane:
@@ -93,8 +90,8 @@ class LiveView:
         known = recent.service.count > 0
         return LiveLane(
             tier=self._tiers[lane],
-            ops=int(counts[0]),
-            bytes=int(counts[1]),
+            ops=slices.ops,
+            bytes=slices.bytes,
             errors=slices.errors,
             ops_per_s=float(rates[0]),
             bytes_per_s=float(rates[1]),

@@ -260,6 +260,7 @@ class Measurement:
         self._control.start_ns[0] = outcome.start_ns
         self._draining(fresh).finish()
         self.sinks.recorder.finish()
+        self._look_live(last=True)
         return outcome, priority
 
     def _trace_block_layer(self) -> Tracer | None:
@@ -297,17 +298,21 @@ class Measurement:
             return False
         more = self._draining(fresh).take()
         now_ns = clock.now_ns()
-        if self._live is None:
-            self._live = LiveView(self._prepared.tiers, self.sinks.recorder, self._control)
-        live = self._live.look(now_ns)
-        if live is not None:
-            self._watcher.look(live)
+        self._look_live()
         if self._journal is not None and now_ns - self._flushed_ns > _FLUSH_NS:
             self._flushed_ns = now_ns
             counters = tuple(LaneCounters() for _ in self.lanes)
             so_far = Outcome(int(self._control.start_ns[0]), counters, 0, 0)
             self._journal.checkpoint(lambda: assess(so_far, "", final=False))
         return more
+
+    def _look_live(self, *, last: bool = False) -> None:
+        """Tell the watcher what the run does now, if it is time; `last`: in any case."""
+        if self._live is None:
+            self._live = LiveView(self._prepared.tiers, self.sinks.recorder, self._control)
+        live = self._live.look(clock.now_ns(), last=last)
+        if live is not None:
+            self._watcher.look(live)
 
     def _draining(self, fresh: FreshPayload | None) -> Drain:
         if self._drain is None:

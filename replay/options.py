@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from kvtrace.arguments import Checked
 from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES, SLACK_RATIO
 from kvtrace.placement.rows import Limit
 from kvtrace.schema import Tier
@@ -82,10 +83,11 @@ class FsyncPolicy(StrEnum):
 Positive = Annotated[int, Field(gt=0)]
 
 
-class ReplayOptions(BaseModel):
-    """All that changes a result, beside trace and targets. `None` means: decided by the run."""
+class ReplayOptions(Checked):
+    """All that changes a result, beside trace and targets. `None` means: decided by the run.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises UsageError that names the first wrong option.
+    """
 
     mode: Timing = Timing.OPEN
     speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

@@ -101,7 +101,13 @@ def choose_targets(
     for item in given:
         ready = None if isinstance(item, TargetSpec) else item
         spec = item if isinstance(item, TargetSpec) else item.spec
-        assert ready is None or len(spec.tiers) == 1, "a ready-made target executes one tier"
+        if ready is not None and len(spec.tiers) != 1:
+            raise UsageError(
+                "a ready-made target executes one tier",
+                where=spec.name,
+                got=", ".join(tier.label for tier in spec.tiers),
+                hint="make one for each tier",
+            )
         for tier in spec.tiers:
             if tier in chosen:
                 raise UsageError(

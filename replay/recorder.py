@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.schema import Op, Phase, Qos, Tier
-from kvtrace.units import S_NS
 from replay.cells import NO_SIZE, Cells, Key, Latencies
 from replay.gaps import Gaps
 from replay.histogram import Histogram, Summary
+from replay.in_flight import Flight, InFlight
 from replay.lateness import Division
 from replay.loop import NO_TIME_NS, Mode
 from replay.slices import Heat, Series, Slices
+from replay.window import Completed, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,15 +86,15 @@ class LaneMeasure:
     errors: int
     window_ns: int
     drain_ns: int
-    window_bytes: int
-    window_ops: int
+    completed: Completed
     service_ns_sum: int
     service: Summary
     response: Summary | None
     lateness: Lateness
     on_schedule_ratio: float | None
-    in_flight_max: int
-    in_flight_mean: float
+    ops_in_flight: Flight
+    ios_in_flight: Flight | None
+    """None where the target was asked for no I/O; the most is summed over the loop's threads."""
     backlog_growing: bool
     drift_ratio: float | None
     warmup_ops: int
@@ -102,43 +103,24 @@ class LaneMeasure:
     heat: Heat | None
 
     @property
+    def window_bytes(self) -> int:
+        """Bytes completed in the window."""
+        return self.completed.bytes
+
+    @property
+    def window_ops(self) -> int:
+        """Reads and writes completed in the window."""
+        return self.completed.ops
+
+    @property
     def bytes_per_s(self) -> float | None:
         """Bytes completed in the window ÷ the window; None for a window of no length."""
-        return self.window_bytes * S_NS / self.window_ns if self.window_ns else None
+        return self.completed.per_s(self.completed.bytes)
 
     @property
     def ops_per_s(self) -> float | None:
         """Reads and writes completed in the window ÷ the window."""
-        return self.window_ops * S_NS / self.window_ns if self.window_ns else None
-
-
-class _Window:
-    """Bytes and ops completed between the window's begin and a lane's last submit."""
-
-    def __init__(self, begin_ns: int) -> None:
-        self.begin_ns = self.end_ns = self.last_ns = begin_ns
-        self.ops = self.bytes = 0
-        self._after = np.zeros((0, 2), np.int64)
-
-    def add(self, done: Done, moved: NDArray[np.bool_]) -> None:
-        """Take ops; `moved`: those that moved bytes and succeeded."""
-        if not moved.any():
-            return
-        complete_ns = done.complete_ns[moved]
-        self.end_ns = max(self.end_ns, int(done.submit_ns[moved].max()))
-        self.last_ns = max(self.last_ns, int(complete_ns.max()))
-        size_bytes = done.size_bytes[moved]
-        after = complete_ns > self.end_ns
-        self._count(complete_ns[~after], size_bytes[~after])
-        waiting = np.stack((complete_ns[after], size_bytes[after]), axis=1)
-        before = self._after[:, 0] <= self.end_ns
-        self._count(*self._after[before].T)
-        self._after = np.concatenate((self._after[~before], waiting))
-
-    def _count(self, complete_ns: NDArray[np.int64], size_bytes: NDArray[np.int64]) -> None:
-        inside = complete_ns >= self.begin_ns
-        self.ops += int(inside.sum())
-        self.bytes += int(size_bytes[inside].sum())
+        return self.completed.per_s(self.completed.ops)
 
 
 class _Lane:
@@ -148,7 +130,8 @@ class _Lane:
         self, start_ns: int, warmup_ns: int, mode: Mode, division: Division | None
     ) -> None:
         self.start_ns, self.mode, self.division = start_ns, mode, division
-        self.window = _Window(start_ns + warmup_ns)
+        self.window = Window(start_ns + warmup_ns)
+        self.in_flight = InFlight(start_ns)
         self.late = Histogram()
         self.slices = Slices()
         self.device_bytes = self.service_ns_sum = 0
@@ -174,7 +157,9 @@ class _Lane:
         counted = good & inside
         self.device_bytes += int(moves.length_bytes[good].sum())
         self.service_ns_sum += int((moves.complete_ns - moves.submit_ns)[counted].sum())
-        self.slices.add(moves.select(moves.complete_ns != NO_TIME_NS), self.start_ns)
+        ended = moves.select(moves.complete_ns != NO_TIME_NS)
+        self.in_flight.add(ended.submit_ns, ended.complete_ns)
+        self.slices.add(ended, self.start_ns)
         if self.division is not None:
             self._place(self.division.add(moves, inside))
 
@@ -209,8 +194,7 @@ class _Lane:
             errors=found.errors + self.warmup_errors,
             window_ns=end_ns - window.begin_ns,
             drain_ns=max(0, window.last_ns - end_ns),
-            window_bytes=window.bytes,
-            window_ops=window.ops,
+            completed=window.completed(end_ns - window.begin_ns),
             service_ns_sum=self.service_ns_sum,
             service=found.service.summary(),
             response=found.response.summary() if scheduled else None,
@@ -218,14 +202,21 @@ class _Lane:
             on_schedule_ratio=(
                 self.on_schedule / self.submitted if scheduled and self.submitted else None
             ),
-            in_flight_max=sum(counter.in_flight_max for counter in counters),
-            in_flight_mean=self.service_ns_sum / max(1, window.last_ns - window.begin_ns),
+            ops_in_flight=self.in_flight.flight(),
+            ios_in_flight=self._ios_in_flight(counters),
             backlog_growing=scheduled and self._backlog_growing(),
             drift_ratio=self._drift(),
             warmup_ops=self.warmup_ops,
             series=self.slices.series(scheduled=scheduled, divided=self.division is not None),
             heat=self.slices.heat(),
         )
+
+    def _ios_in_flight(self, counters: Sequence[LaneCounters]) -> Flight | None:
+        most = sum(counter.in_flight_max for counter in counters)
+        length_ns = self.in_flight.last_ns - self.start_ns
+        if not most or not length_ns:
+            return None
+        return Flight(sum(counter.in_flight_ns for counter in counters) / length_ns, most)
 
     def _backlog_growing(self) -> bool:
         """Whether more ops wait in the last quarter of the schedule than in the one before.

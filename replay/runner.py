@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace import arguments
 from kvtrace.errors import TargetError
 from kvtrace.reader import Trace, open_trace
 from kvtrace.units import S_NS, format_bytes
 from replay import device, engines, nvme_cli, payload, sample
+from replay import targets as target_folder
 from replay.assess import Measured, assess
 from replay.diagnose import describe_mismatches
 from replay.drive import peak_memory_bytes
@@ -63,13 +65,28 @@ def run(
     known, and RunInterruptedError if stopped before the clock started.
     """
     watcher, stop = watcher or Silent(), stop or Stop()
-    options = options or ReplayOptions()
+    options = ReplayOptions() if options is None else options
+    _check(options, watcher, stop, journal)
+    asked = target_folder.given(targets)
     engine = engines.choose(options.engine)
     opened = trace if isinstance(trace, Trace) else open_trace(trace)
     with ExitStack() as closing:
-        prepared = prepare(opened, tuple(targets), options, watcher, stop, closing)
+        prepared = prepare(opened, asked, options, watcher, stop, closing)
         session = _Session(opened, prepared, options, engine, watcher, stop, closing, journal)
         return session.run()
+
+
+def _check(options: object, watcher: object, stop: object, journal: object) -> None:
+    """Raise UsageError for an argument of another kind."""
+    arguments.instance(options, "options", ReplayOptions, "replay.ReplayOptions(...)")
+    arguments.instance(stop, "stop", Stop, "replay.Stop()")
+    for name, given, verbs in (
+        ("watcher", watcher, ("say", "stage", "advance", "look")),
+        ("journal", journal, ("begin", "add", "checkpoint")),
+    ):
+        missing = [verb for verb in verbs if not callable(getattr(given, verb, None))]
+        if given is not None and missing:
+            raise arguments.wrong(name, given, f"an object that has {', '.join(verbs)}")
 
 
 def _engine_note(engine: Engine, asked: str) -> str:

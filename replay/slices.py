@@ -1,5 +1,8 @@
 """What happened when: counts and latencies per slice of time, for plots and for what changes.
 
+Ops are counted where they complete. Their bytes are spread evenly over their service time: an
+object that takes longer than a slice would else show a peak that no device has.
+
 Slices begin at 1/16 s and double in width whenever a run outgrows their number, so that a run of
 any length takes the same memory.
 """
@@ -155,6 +158,16 @@ class Slices:
         """How many ops failed so far."""
         return int(self._table[_ERRORS].sum())
 
+    @property
+    def ops(self) -> int:
+        """Reads and writes that succeeded so far."""
+        return int(self._table[_OPS : _OPS + 2].sum())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that they moved."""
+        return int(self._table[_BYTES : _BYTES + 2].sum())
+
     def service_counts(self) -> NDArray[np.int64]:
         """Return how many service times fell into each coarse bucket so far."""
         return np.asarray(self._latencies[:_RESPONSE].sum(axis=(0, 1)))
@@ -234,6 +247,24 @@ def _move(level: NDArray[np.int64], at_ns: int, index: int, width_ns: int, sign:
     level[_PARTIAL, index] += sign * ((index + 1) * width_ns - at_ns)
 
 
+@helper
+def _spread(
+    column: NDArray[np.int64], size: int, submit_ns: int, complete_ns: int, width_ns: int
+) -> None:
+    """Add an op's bytes to the slices of its service time; they add up to `size` exactly.
+
+    What is added up to an edge doesn't depend on the slices' width, so that slices may be merged.
+    """
+    last = complete_ns // width_ns
+    added = 0
+    for index in range(submit_ns // width_ns, last):
+        part = ((index + 1) * width_ns - submit_ns) / (complete_ns - submit_ns)
+        reached = int(size * part)
+        column[index] += reached - added
+        added = reached
+    column[last] += size - added
+
+
 @kernel
 def _count(
     width_ns: int,
@@ -270,7 +301,7 @@ def _count(
             continue
         which = 1 if action[op] == _WRITE else 0
         table[_OPS + which, at] += 1
-        table[_BYTES + which, at] += size[op]
+        _spread(table[_BYTES + which], size[op], submit[op], complete[op], width_ns)
         latencies[which, at, bucket_of(max(0, took), COARSE_BITS)] += 1
         answered = max(0, complete[op] - due[op])
         latencies[_RESPONSE, at, bucket_of(answered, COARSE_BITS)] += 1

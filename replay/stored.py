@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from kvtrace import arguments
 from kvtrace.documents import read_document
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.reader import open_trace
@@ -18,17 +18,20 @@ from replay.output import RESULT_KEY
 from replay.totals import tokens_per_io_s
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
+    from pathlib import Path
 
 
-def load(path: str | Path, *, from_ops: bool = False) -> ResultDocument:
+def load(path: str | os.PathLike[str], *, from_ops: bool = False) -> ResultDocument:
     """Return the result in a JSON report or a result trace, that of any tool included.
 
     A result trace of ours carries its result; `from_ops` computes it again from the ops.
 
     Raises TraceError for a file that is damaged, of another schema, or no result.
     """
-    path = Path(path)
+    path = arguments.path(path, "path")
+    arguments.flag(from_ops, "from_ops")
     if path.suffix == ".parquet" or path.is_dir():
         return _of_trace(path, from_ops=from_ops)
     if from_ops:
@@ -72,8 +75,11 @@ def parse(text: bytes, where: object) -> ResultDocument:
     _check_version(found, where)
     try:
         document = ResultDocument.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except (ValidationError, UsageError) as error:
+        invalid = error if isinstance(error, ValidationError) else arguments.invalid(error)
+        if invalid is None:
+            raise
+        first = invalid.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise TraceError(
             f"isn't a whole result: {place}: {first['msg']}",

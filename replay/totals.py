@@ -51,13 +51,13 @@ class Totals:
     @property
     def bytes_per_s(self) -> float | None:
         """Bytes completed in the lanes' windows ÷ the longest window."""
-        moved = sum(lane.window_bytes for lane in self.lanes)
+        moved = sum(lane.completed.bytes for lane in self.lanes)
         return moved * S_NS / self.window_ns if self.window_ns else None
 
     @property
     def ops_per_s(self) -> float | None:
         """Reads and writes completed in the lanes' windows ÷ the longest window."""
-        done = sum(lane.window_ops for lane in self.lanes)
+        done = sum(lane.completed.ops for lane in self.lanes)
         return done * S_NS / self.window_ns if self.window_ns else None
 
     def kv_tokens_per_s(self, bytes_per_s: float | None) -> float | None:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from click.exceptions import UsageError as ClickUsageError
-from typer.core import TyperCommand
 
 from kvtrace.cli.child import Children
 from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
+from kvtrace.cli.help import HelpfulCommand
+from kvtrace.cli.metrics import trial_words
 from kvtrace.cli.replay_options import understood
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
@@ -47,7 +48,7 @@ _OURS = ("out", "report_to", "force", "as_json")
 """Options of a replay that a bench sets itself."""
 
 
-class _WithReplayOptions(TyperCommand):
+class _WithReplayOptions(HelpfulCommand):
     """Takes the options of a replay, too: they are left in the context's arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -282,8 +283,9 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
         say(f"trial {number} of {trials} begins", err=True)
         forms = report_paths(steps.folder, number)
         reports = [word for path in forms for word in ("--report", _word(path))]
+        of_trial = trial_words(words, steps.folder.name, number, trials)
         code = steps.run(
-            "replay", _word(steps.folder / TRACE), *words, *reports,
+            "replay", _word(steps.folder / TRACE), *of_trial, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
         if steps.children.stopped and not forms[0].exists():

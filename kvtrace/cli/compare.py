@@ -12,7 +12,7 @@ from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
 from kvtrace.outfile import write_all
 from kvtrace.outputs import check_apart, check_writable
-from replay.report.terminal import WIDTH
+from replay.report.cells import WIDTH
 from replay.stored import consistent
 from replay.trials import report, terminal
 from replay.trials.comparison import compare

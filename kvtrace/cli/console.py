@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,5 +60,14 @@ def figures(names: Iterable[str], *, left: Iterable[str] = (), title: str = "") 
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line."""
-    typer.echo(printable(text), err=err)
+    """Print a line; on a terminal, or where COLUMNS says how wide it is, broken at spaces."""
+    stream = sys.stderr if err else sys.stdout
+    lines = [printable(text)]
+    if stream.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        head = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+        lines = textwrap.wrap(
+            lines[0], Console().width, subsequent_indent=f"{head}  ", break_on_hyphens=False,
+            break_long_words=False,
+        ) or [""]  # fmt: skip
+    for line in lines:
+        typer.echo(line, err=err)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from kvtrace.cli.help import HelpfulCommand, overview
 from kvtrace.cli.limits import check_limits
 from kvtrace.cli.streams import Streams
 from kvtrace.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, KvtraceError, limit_met
@@ -58,6 +59,10 @@ class _Commands(TyperGroup):
             self.add_command(command(cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands and options."""
+        formatter.write("\n".join(overview(self, ctx)) + "\n")
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; what typer says of a wrong option is printed as text."""
         check_limits()
@@ -79,7 +84,7 @@ def command(name: str) -> Any:
     """Return a command as typer has it."""
     module = import_module(f"kvtrace.cli.{_MODULES[name]}")
     alone = typer.Typer(add_completion=False)
-    kind = getattr(module, "COMMAND_CLASS", None)
+    kind = getattr(module, "COMMAND_CLASS", HelpfulCommand)
     alone.command(name, cls=kind)(getattr(module, f"{name}_command"))
     return typer.main.get_command(alone)
 

@@ -15,6 +15,7 @@ from kvtrace.outfile import OutFile
 from kvtrace.outputs import check_apart, check_writable
 from kvtrace.printable import printable
 from kvtrace.schema import Tier
+from kvtrace.tables import wrapped
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
 from replay.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.safety.storage import files_below
@@ -145,6 +146,9 @@ def _document(done: Preconditioning) -> dict[str, Any]:
     }
 
 
+_INDENT = " " * 11
+
+
 def _summary(done: Preconditioning) -> str:
     """Return what people want to know, in lines of 80 columns at most where names allow."""
     turns = done.written_bytes / done.span_bytes
@@ -158,7 +162,8 @@ def _summary(done: Preconditioning) -> str:
         if rate is not None:
             order = "random" if index else "sequential"
             lines.append(f"  pass {index + 1}   {rate / 1e9:.2f} GB/s, {order}")
-    lines.append(f"  steady   {_steady(done)}")
+    steady = wrapped(_steady(done), 80 - len(_INDENT))
+    lines.append("  steady   " + f"\n{_INDENT}".join(steady))
     if done.interrupted:
         lines.append(
             f"INTERRUPTED after {done.passes} of {done.options.passes} passes: "
@@ -172,7 +177,7 @@ def _steady(done: Preconditioning) -> str:
     if found is None:
         return "unknown: too little was written at random (--passes 2 or more)"
     word = "yes" if found.steady else "no"
-    hint = "" if found.steady else "\n           more --passes may help"
+    hint = "" if found.steady else "; more --passes may help"
     return (
         f"{word}: rates of the last half pass within {found.range_ratio:.1%} (limit 20%), "
         f"slope {found.slope_ratio:.1%} (10%){hint}"

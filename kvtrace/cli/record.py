@@ -12,7 +12,8 @@ import typer
 from kvtrace.cli.console import say
 from kvtrace.cli.progress import record_bar
 from kvtrace.cli.recorded import show, summary
-from kvtrace.config import as_yaml, resolve
+from kvtrace.config import resolve
+from kvtrace.config_text import as_yaml
 from kvtrace.errors import UsageError
 from kvtrace.outputs import check_apart
 from kvtrace.pipeline import record

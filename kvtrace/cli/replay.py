@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvtrace.cli.metrics import Exposure, MetricsOptions
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.cli.replay_options import understood
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
+from kvtrace.outputs import check_apart
 from kvtrace.reader import open_trace
-from replay import ReplayOptions, Stop, TargetSpec, Watcher, run
+from replay import ReplayOptions, Stop, TargetSpec, run
 from replay.from_run import document_of
-from replay.metrics import Metrics, parse_address
 from replay.output import Outputs
-from replay.watch import Together
 
 if TYPE_CHECKING:
     from kvtrace.reader import Trace
@@ -268,6 +268,25 @@ def replay_command(
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
+    metrics_hold: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the port open so long after the end (30s); Ctrl-C ends it.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    metrics_textfile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep metrics in a file for node_exporter (.prom).", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    metrics_run: Annotated[
+        str | None,
+        typer.Option(
+            help="Label `run` of all metrics; default: when it began.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite outputs.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -279,16 +298,22 @@ def replay_command(
     specs, options = understood(locals())
     inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
-    metrics = None if metrics_port is None else Metrics(*parse_address(metrics_port))
-    with outputs, open_trace(trace) as opened:
-        outputs.check()
-        result = _run(opened, specs, options, outputs, metrics)
-        try:
-            outputs.write(result)
-        except TargetError:
-            show(document_of(result), as_json=as_json)
-            raise
-    show(document_of(result), as_json=as_json)
+    if metrics_textfile is not None:
+        written = [metrics_textfile, *outputs.reports, *([] if out is None else [out])]
+        check_apart(written, inputs)
+    asked = MetricsOptions(metrics_port, metrics_hold, metrics_textfile, metrics_run, force)
+    with Exposure(asked, trace, specs) as exposure:
+        with outputs, open_trace(trace) as opened:
+            outputs.check()
+            result = _run(opened, specs, options, outputs, exposure)
+            try:
+                outputs.write(result)
+            except TargetError:
+                show(document_of(result), as_json=as_json)
+                raise
+            exposure.finish(result)
+        show(document_of(result), as_json=as_json)
+        exposure.hold()
     raise typer.Exit(_exit_code(result))
 
 
@@ -301,18 +326,14 @@ def _run(
     specs: tuple[TargetSpec, ...],
     options: ReplayOptions,
     outputs: Outputs,
-    metrics: Metrics | None,
+    exposure: Exposure,
 ) -> Result:
     stop, shown = Stop(), Shown()
     outputs.open(trace)
     for folder in outputs.left:
         shown.say(f"an earlier run was killed: `kvtrace recover` makes a trace of {folder}")
-    watcher: Watcher = shown
+    watcher = exposure.watched_by(shown)
     with ExitStack() as opened:
-        if metrics is not None:
-            opened.enter_context(metrics)
-            shown.say(f"metrics on port {metrics.port}")
-            watcher = Together(shown, metrics)
         opened.enter_context(stopping(stop))
         opened.enter_context(shown.progress)
         return run(trace, specs, options, watcher=watcher, stop=stop, journal=outputs)

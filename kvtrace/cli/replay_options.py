@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from kvtrace.arguments import invalid
 from kvtrace.cli.parsing import parse_tiers, parsed
 from kvtrace.cli.targets import target_specs
 from kvtrace.errors import UsageError, unknown_name
@@ -86,10 +85,13 @@ def _accepted(codes: list[str]) -> tuple[str, ...]:
 
 
 def _options(**fields: Any) -> ReplayOptions:
+    """Return the options of a run; a wrong one is a UsageError that names its flag."""
     try:
         return ReplayOptions(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except UsageError as error:
+        if (cause := invalid(error)) is None:
+            raise
+        first = cause.errors()[0]
         if not first["loc"]:  # several options together
             raise UsageError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0])

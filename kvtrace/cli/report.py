@@ -18,8 +18,8 @@ from kvtrace.outputs import check_apart, check_writable
 from kvtrace.printable import printable
 from replay import report, stored
 from replay.document import ResultDocument
+from replay.report import cells, terminal
 from replay.report import json as json_report
-from replay.report import terminal
 
 
 def report_command(
@@ -104,4 +104,4 @@ def _show_all(
 
 
 def _console() -> PlainConsole:
-    return plain_console(width_max=terminal.WIDTH)
+    return plain_console(width_max=cells.WIDTH)

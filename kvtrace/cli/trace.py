@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ from kvtrace.reader import open_trace
 from kvtrace.schema import BY_NAME
 from kvtrace.stats import summarise
 from kvtrace.units import format_bytes, format_count, parse_bytes
+
+_FRAME = 3
+"""What a column takes beside its text."""
 
 TraceArgument = Annotated[Path, typer.Argument(help="A trace.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -215,13 +219,27 @@ def head_command(
     if as_json:
         typer.echo(frame.write_json())
         return
-    table = Table()
-    for name in frame.columns:
-        words = name in BY_NAME and BY_NAME[name].words is not None
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
-    for row in frame.rows():
-        table.add_row(*("" if value is None else str(value) for value in row))
-    # Wider than a terminal rather than cut: columns are read by tools, too.
-    console = plain_console()
-    console.width = max(console.width, 12 * len(frame.columns) + 20)
-    console.print(table)
+    cells = [["" if value is None else str(value) for value in row] for row in frame.rows()]
+    for table in _tables(frame.columns, cells, plain_console().width):
+        plain_console().print(table)
+
+
+def _tables(names: list[str], rows: list[list[str]], width: int) -> Iterator[Table]:
+    """Yield the rows as tables of as many columns as fit, the rows' numbers before each."""
+    wide = [max(map(len, column)) + _FRAME for column in zip(names, *rows, strict=True)]
+    first = len(str(len(rows))) + _FRAME + 1
+    begin = 0
+    while begin < len(names):
+        end, used = begin + 1, first + wide[begin]
+        while end < len(names) and used + wide[end] <= width:
+            used += wide[end]
+            end += 1
+        table = Table()
+        table.add_column("", justify="right", no_wrap=True, style="dim")
+        for name in names[begin:end]:
+            words = name in BY_NAME and BY_NAME[name].words is not None
+            table.add_column(name, justify="left" if words else "right", no_wrap=True)
+        for number, row in enumerate(rows):
+            table.add_row(str(number), *row[begin:end])
+        yield table
+        begin = end

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from kvtrace import csvcells
 from kvtrace.cli import whatif_page
-from kvtrace.cli.console import figures, plain_console
+from kvtrace.cli.console import plain_console
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.config import resolve
@@ -24,6 +24,7 @@ from kvtrace.outputs import check_apart, check_writable
 from kvtrace.reader import open_trace
 from kvtrace.sampling import sampled
 from kvtrace.schema import Tier
+from kvtrace.tables import fitting
 from kvtrace.units import GIB, format_bytes
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers, answer
@@ -290,41 +291,42 @@ def _short(key: str) -> str:
     return key.removeprefix("tiers.").removesuffix(".capacity").replace("_", "-")
 
 
-def _table(title: str, swept: list[str], names: list[str]) -> Table:
-    keys = [_short(key) for key in swept]
-    return figures([*keys, *names], left=keys, title=title)
+def _table(title: str, swept: list[str], names: list[str], rows: list[list[str]]) -> RenderableType:
+    keys, width = [_short(key) for key in swept], plain_console().width
+    return fitting([*keys, *names], rows, names=len(keys), title=title, width=width)
 
 
-def _hits(found: list[Outcome], swept: list[str]) -> Table:
+def _hits(found: list[Outcome], swept: list[str]) -> RenderableType:
     tiers = [tier for tier in Tier if any(tier in outcome.tiers for outcome in found)]
-    table = _table("hit ratio", swept, [tier.label for tier in tiers] + ["all", "OPT"])
-    for each in found:
-        table.add_row(
+    rows = [
+        [
             *(str(each.options[key]) for key in swept),
             *(f"{each.hit_ratio(tier):.3f}" if tier in each.tiers else "-" for tier in tiers),
             f"{each.total_hit_ratio:.3f}",
             _number(each.optimal, ".3f"),
-        )
-    return table
+        ]
+        for each in found
+    ]
+    return _table("hit ratio", swept, [tier.label for tier in tiers] + ["all", "OPT"], rows)
 
 
-def _wear(found: list[Outcome], swept: list[str]) -> Table:
+def _wear(found: list[Outcome], swept: list[str]) -> RenderableType:
     names = ["GiB read", "written", "r:w", "GiB/day", "DWPD"]
-    table = _table("nvme of the node: read, written, drive writes per day", swept, names)
+    rows = []
     for each in found:
         moved = each.document()["tiers"].get(Tier.NVME.label, {})
         per_day = each.nvme_bytes_per_day
-        table.add_row(
-            *(str(each.options[key]) for key in swept),
-            *(
-                _short_number(moved[n] / GIB if moved else None)
-                for n in ("read_bytes", "write_bytes")
-            ),
-            _number(moved.get("read_write_ratio"), ".2f"),
-            _number(None if per_day is None else per_day / GIB, ",.0f"),
-            _short_number(each.drive_writes_per_day),
+        sizes = [moved[n] / GIB if moved else None for n in ("read_bytes", "write_bytes")]
+        rows.append(
+            [
+                *(str(each.options[key]) for key in swept),
+                *map(_short_number, sizes),
+                _number(moved.get("read_write_ratio"), ".2f"),
+                _number(None if per_day is None else per_day / GIB, ",.0f"),
+                _short_number(each.drive_writes_per_day),
+            ]
         )
-    return table
+    return _table("nvme of the node: read, written, drive writes per day", swept, names, rows)
 
 
 def _short_number(value: float | None) -> str:
@@ -336,15 +338,19 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _curves(answers: Answers) -> Table:
+def _curves(answers: Answers) -> RenderableType:
     """Return the curves at the sizes that all of them have, which are those of the last."""
     policies = ["OPT" if each.policy == "opt" else each.policy for each in answers.curves]
-    table = figures(["size", "blocks", *policies], title="miss ratio of one tier")
     known = [dict(zip(each.blocks, each.miss_ratio, strict=True)) for each in answers.curves]
-    for blocks in answers.curves[-1].blocks:
-        table.add_row(
+    rows = [
+        [
             format_bytes(blocks * answers.block_bytes),
             f"{blocks:,}",
             *(_number(each[blocks], ".3f") for each in known),
-        )
-    return table
+        ]
+        for blocks in answers.curves[-1].blocks
+    ]
+    return fitting(
+        ["size", "blocks", *policies], rows, title="miss ratio of one tier",
+        width=plain_console().width,
+    )  # fmt: skip

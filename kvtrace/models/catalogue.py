@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvtrace import arguments
 from kvtrace.documents import parse_json, parse_toml, read_document
 from kvtrace.errors import TraceError, UsageError, unknown_name
 from kvtrace.models import config_json
@@ -13,6 +13,7 @@ from kvtrace.models.dtypes import dtype_bytes
 from kvtrace.models.geometry import validated
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from kvtrace.models.geometry import Model
@@ -34,17 +35,17 @@ def models() -> Iterator[Model]:
         yield load_model(name)
 
 
-def load_model(name: str) -> Model:
+def load_model(name: str | os.PathLike[str]) -> Model:
     """Return the model called `name`, or the one in a file: ours (.toml) or a config.json.
 
     Raises UsageError for a name nobody knows, TraceError for a bad file.
     """
+    path = arguments.path(name, "name")
     if name in model_names():
         text = files("kvtrace").joinpath("models", f"{name}.toml").read_text(encoding="utf-8")
         return _from_toml(text, where=f"model {name}")
-    path = Path(name)
     if path.suffix not in (".toml", ".json"):
-        raise unknown_name("model", name, model_names())
+        raise unknown_name("model", str(path), model_names())
     text = read_document(path, "the model")
     if path.suffix == ".toml":
         return _from_toml(text, where=path)

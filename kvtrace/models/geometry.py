@@ -5,8 +5,10 @@ from __future__ import annotations
 from math import lcm
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from kvtrace import arguments
+from kvtrace.arguments import Checked, invalid
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.models.dtypes import DTYPE_BYTES, dtype_bytes
 from kvtrace.models.layers import (
@@ -22,8 +24,10 @@ from kvtrace.schema import MAX_SIZE_BYTES
 if TYPE_CHECKING:
     from fractions import Fraction
 
+MAX_RANKS = 1 << 14
 
-class Model(BaseModel):
+
+class Model(Checked):
     """A model's KV geometry, with where it was read and what it must come to.
 
     `dtype` is the type that the file states, "" where it states none. `notes` are what a reader
@@ -32,8 +36,6 @@ class Model(BaseModel):
     `expected_bytes_per_token` and `expected_bytes_per_sequence` are of all ranks at TP 1 in
     `dtype`: a statement of the file that its geometry is held to.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     source: str
@@ -46,11 +48,19 @@ class Model(BaseModel):
     expected_bytes_per_sequence: int | None = None
     attention: tuple[Layers, ...] = Field(min_length=1)
 
+    def __repr__(self) -> str:
+        layers = sum(group.layers for group in self.attention)
+        return f"<Model {self.name}: {layers:,} layers>"
+
+    __str__ = __repr__
+
     def cache(self, dtype: str | None = None) -> Cache:
         """Return the types that the model keeps its cache and its state in.
 
         Raises UsageError where neither the file nor `dtype` names one that is known.
         """
+        if dtype is not None:
+            arguments.text(dtype, "dtype")
         asked = dtype or self.dtype
         if not asked:
             raise UsageError(
@@ -65,6 +75,7 @@ class Model(BaseModel):
 
     def token(self, ranks: int = 1, dtype: str | None = None) -> Held:
         """Return the bytes of one token on one of `ranks` ranks."""
+        arguments.count(ranks, "ranks", most=MAX_RANKS)
         cache = self.cache(dtype)
         return _sum(group.token(cache, ranks).times(group.layers) for group in self.attention)
 
@@ -79,6 +90,7 @@ class Model(BaseModel):
 
     def layer_tokens(self, ranks: int, dtype: str | None = None) -> tuple[Held, ...]:
         """Return the bytes per token on one rank of each layer that keeps any."""
+        arguments.count(ranks, "ranks", most=MAX_RANKS)
         cache = self.cache(dtype)
         return tuple(
             group.token(cache, ranks)
@@ -114,6 +126,7 @@ class Model(BaseModel):
 
     def _state(self, ranks: int, dtype: str | None) -> tuple[Held, dict[int, Held]]:
         """Return the constant state on one rank, and per window length the bytes of a token."""
+        arguments.count(ranks, "ranks", most=MAX_RANKS)
         cache = self.cache(dtype)
         constant = _sum(group.state(cache, ranks).times(group.layers) for group in self.attention)
         windows: dict[int, Held] = {}
@@ -175,6 +188,7 @@ class Model(BaseModel):
 
     def check_parallel(self, ranks: int) -> list[str]:
         """Return what dividing the model among `ranks` copies. Raises UsageError if it can't be."""
+        arguments.count(ranks, "ranks", most=MAX_RANKS)
         if self.query_heads is not None and self.query_heads % ranks:
             divisors = [n for n in range(1, 129) if self.query_heads % n == 0]
             raise UsageError(
@@ -230,8 +244,10 @@ def validated(data: dict[str, Any], where: object) -> Model:
     """Return the model that `data` describes. Raises TraceError naming the key that is wrong."""
     try:
         model = Model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except UsageError as error:
+        if (cause := invalid(error)) is None:
+            raise
+        first = cause.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise TraceError(f"bad model: {place}: {first['msg']}", where=where) from error
     return model.check(where)

@@ -1,1 +1,26 @@
-"""What other tiers would do with the same requests: hit ratios and bytes without any I/O."""
+"""What other tiers would do with the same requests: hit ratios and bytes without any I/O.
+
+`kvtrace.whatif(...)` asks: this package stands under the function's name, and is called as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvtrace.whatif.ask import WhatIf
+
+
+class _Asked(ModuleType):
+    """A package that can be called: an import of anything in it puts it under the name."""
+
+    def __call__(self, requests: Any, choices: Any = None, *, curves: Any = False) -> WhatIf:
+        """Return what `ask.whatif` does."""
+        from kvtrace.whatif.ask import whatif
+
+        return whatif(requests, choices, curves=curves)
+
+
+sys.modules[__name__].__class__ = _Asked

@@ -310,6 +310,7 @@ class _Run:
         state = self.lanes[lane]
         if slot:
             state.busy -= 1
+            state.counters.in_flight_ns += done.complete_ns - done.submit_ns
             if state.ready:
                 state.slot_ns = clock.now_ns()
         self.times.submit_ns[at] = done.submit_ns

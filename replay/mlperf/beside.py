@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS
 from replay.lookups import lookups_of
-from replay.mlperf.tiers import READ, WRITE, TierMoved, elapsed_s, moved
+from replay.mlperf.tiers import READ, WRITE, TierMoved, moved
 from replay.summaries import percentile
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ Value = float | int | str | bool | None
 _Ours = tuple[str, str, Value, str]
 """Path of its figure in the summary; what ours is; ours; why."""
 _WITHOUT_DEMOTIONS = "theirs leaves demotions and promotions out"
+_FROM_SUBMIT = "nothing is due in mode max: counted from when the first op was submitted"
 _GENERATION = "theirs has the time for generation in it, which no storage can change"
 
 
@@ -76,11 +77,12 @@ def _requests(document: ResultDocument) -> Iterator[_Ours]:
     requests = document.requests
     if requests is None or not requests.count:
         return
+    base = f" ({_FROM_SUBMIT})" if requests.counted_from == "submit" else ""
     waited = (
-        "P95 of the time that a request waits for storage, ms",
+        f"P95 of the time that a request waits for storage, ms{base}",
         requests.waited_ns.p95 / MS_NS,
     )
-    yield "end_to_end_latency_ms.p95", *waited, _GENERATION
+    yield "end_to_end_latency_ms.p95", *waited, f"{_GENERATION}{base}"
     yield (
         "storage_io_latency_ms.p95",
         *waited,
@@ -96,14 +98,14 @@ def _requests(document: ResultDocument) -> Iterator[_Ours]:
 
 
 def _tier(document: ResultDocument, found: TierMoved) -> Iterator[_Ours]:
-    seconds, name = elapsed_s(document), found.name
+    name = found.name
     for op, past in ((READ, "read"), (WRITE, "written")):
         all_of_it = found.of(op)
         yield (
             f"cache_stats.tier_{name}_{op}_bandwidth_gbps",
             f"GB/s {past}, all of it",
-            all_of_it.bytes / GB / seconds if seconds else None,
-            f"theirs is in GiB/s; {_WITHOUT_DEMOTIONS}",
+            _gb_per_s(document, found.tier, op),
+            f"theirs is in GiB/s, by the time until the last completion; {_WITHOUT_DEMOTIONS}",
         )
         yield (
             f"cache_stats.tier_{name}_kv_bytes_{past}_gb",
@@ -120,14 +122,30 @@ def _tier(document: ResultDocument, found: TierMoved) -> Iterator[_Ours]:
         )
 
 
+def _gb_per_s(document: ResultDocument, tier: str, op: str) -> float | None:
+    """Return the rate of a tier's reads or writes in the window: both are its throughput."""
+    lane = next(lane for lane in document.lanes if lane.tier == tier)
+    rate = lane.read_bytes_per_s if op == READ else lane.write_bytes_per_s
+    return None if rate is None else rate / GB
+
+
+def _per_s(document: ResultDocument, op: str) -> float | None:
+    """Return all tiers' reads or writes in their windows per second of the longest window."""
+    rates = [
+        (lane.reads_per_s if op == READ else lane.writes_per_s, lane.window_s)
+        for lane in document.lanes
+    ]
+    done = sum(rate * seconds for rate, seconds in rates if rate is not None)
+    known = document.window_s and all(rate is not None for rate, seconds in rates if seconds)
+    return done / document.window_s if known else None
+
+
 def _counts(document: ResultDocument) -> Iterator[_Ours]:
-    seconds = elapsed_s(document)
     for op in (READ, WRITE):
-        done = sum(group.ops for group in document.groups if group.op == op)
         yield (
             f"cache_stats.{op}_iops",
             f"{op}s per second, all of them",
-            done / seconds if seconds else None,
+            _per_s(document, op),
             f"theirs is a count of the whole run; {_WITHOUT_DEMOTIONS}",
         )
     lookups = lookups_of(document.trace)

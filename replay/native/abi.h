@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define KV_ABI_VERSION 7
+#define KV_ABI_VERSION 8
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -73,6 +73,7 @@ struct kv_lane {
 	uint64_t short_transfers;
 	uint64_t bad_sectors;
 	uint64_t in_flight_max;
+	uint64_t in_flight_ns; /* summed over I/Os, from submit to completion */
 	uint64_t planner_stalls;
 	uint64_t payload_stalls;
 	uint64_t enter_calls;

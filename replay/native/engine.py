@@ -280,6 +280,7 @@ def _counters(struct: LaneStruct, io_counts: NDArray[np.int64]) -> LaneCounters:
         short_transfers=struct.short_transfers,
         bad_sectors=struct.bad_sectors,
         in_flight_max=struct.in_flight_max,
+        in_flight_ns=struct.in_flight_ns,
         planner_stalls=struct.planner_stalls,
         payload_stalls=struct.payload_stalls,
         enter_calls=struct.enter_calls,

@@ -278,6 +278,9 @@ static void account_finished(struct lane *lane, const struct piece *piece, int32
 	if (lane->in_flight == lane->depth && piece->complete_ns > lane->freed_ns)
 		lane->freed_ns = piece->complete_ns;
 	lane->in_flight--;
+	if (piece->complete_ns > piece->first_submit_ns)
+		lane->spec->in_flight_ns +=
+			(uint64_t)(piece->complete_ns - piece->first_submit_ns);
 	if (piece->complete_ns > active->complete_ns)
 		active->complete_ns = piece->complete_ns;
 	if (active->error == 0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 7
+ABI_VERSION = 8
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -52,6 +52,7 @@ class LaneStruct(ctypes.Structure):
         ("short_transfers", ctypes.c_uint64),
         ("bad_sectors", ctypes.c_uint64),
         ("in_flight_max", ctypes.c_uint64),
+        ("in_flight_ns", ctypes.c_uint64),
         ("planner_stalls", ctypes.c_uint64),
         ("payload_stalls", ctypes.c_uint64),
         ("enter_calls", ctypes.c_uint64),

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from kvtrace.units import format_duration_ns
+from kvtrace.units import S_NS, format_duration_ns
 from replay.summaries import TITLES
 
 if TYPE_CHECKING:
     from replay.summaries import Percentiles
 
+WIDTH = 80
+"""Columns of the terminal's report."""
 FEW_MARK = "*"
 """Behind a percentile with fewer than 10 samples beyond it."""
 FEW_NOTE = f"{FEW_MARK} fewer than 10 samples beyond this percentile"
+
+
+_LONG_S = 10_000
 
 
 def table_of_times(title: str) -> Table:
@@ -26,13 +31,20 @@ def table_of_times(title: str) -> Table:
     return table
 
 
+def short_time(time_ns: int) -> str:
+    """Return a duration in at most seven characters, however long it is."""
+    if time_ns >= _LONG_S * S_NS:
+        return f"{time_ns / S_NS / 3600:.0f}h"
+    return format_duration_ns(time_ns).replace(" ", "")
+
+
 def time_cells(summary: Percentiles) -> list[str]:
     """Return percentiles, the longest, and how many there are."""
     cells = []
     for name in TITLES:
         mark = FEW_MARK if name in summary.few_samples else ""
-        cells.append(format_duration_ns(summary[name]).replace(" ", "") + mark)
-    longest = format_duration_ns(summary.max).replace(" ", "")
+        cells.append(short_time(summary[name]) + mark)
+    longest = short_time(summary.max)
     return [*cells, longest, short_count(summary.count)]
 
 
@@ -42,8 +54,8 @@ def count_cells(count: int) -> list[str]:
 
 
 def short_count(count: int) -> str:
-    """Return a count in at most five characters."""
-    for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= 10 * factor:
-            return f"{count / factor:.0f}{unit}"
-    return str(count)
+    """Return a count in at most seven characters: `121.5M`."""
+    for unit, factor in (("G", 10**9), ("M", 10**6)):
+        if count >= factor:
+            return f"{count / factor:.1f}{unit}"
+    return f"{count:,}"

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 SUFFIX = ".csv"
 _COUNTED = ("verdict", "tier", "phase", "op", "qos", "size_class_bytes", "ops", "bytes", "errors")
-_RATES = ("window_s", "throughput_bytes_per_s", "ops_per_s")
+_RATES = (
+    "window_s", "throughput_bytes_per_s", "read_bytes_per_s", "write_bytes_per_s", "ops_per_s"
+)  # fmt: skip
 _TIMES = (*(f"{name}_ns" for name in QUANTILES), "max_ns", "mean_ns", "count", "few_samples")
-COLUMNS = (*_COUNTED, *_RATES, "time", *_TIMES)
+COLUMNS = (*_COUNTED, *_RATES, "time", "counted_from", *_TIMES)
 """Empty cells: of all, unknown, or not of that row."""
+_BASES = {"service": "submit", "response": "due"}
+"""Where a time begins. Lateness begins when an op was due, without a schedule when it was ready;
+that of requests is the result's own."""
 Row = dict[str, object]
 
 
@@ -40,8 +45,10 @@ def rows(document: ResultDocument) -> Iterator[Row]:
     for lane in document.lanes:
         known = {name: getattr(lane, name) for name in ("tier", "ops", "bytes", "errors", *_RATES)}
         counts = {"verdict": document.verdict, **known}
-        yield from _times(counts, {"service": lane.service_ns, "response": lane.response_ns,
-                                   "lateness": lane.lateness_ns})  # fmt: skip
+        yield from _times(counts, {"service": lane.service_ns, "response": lane.response_ns})
+        if lane.lateness_ns is not None:
+            base = "ready" if lane.response_ns is None else "due"
+            yield from _times(counts, {"lateness": lane.lateness_ns}, base)
     for groups in (document.groups, document.groups_by_size, document.groups_by_qos):
         for group in groups:
             known = {name: getattr(group, name) for name in _COUNTED[1:]}
@@ -55,14 +62,16 @@ def rows(document: ResultDocument) -> Iterator[Row]:
                 "ops": found.count,
                 "errors": found.failed,
             }
-            yield from _times(counts, {
-                "request end to end": found.end_to_end_ns,
-                "request storage I/O": found.storage_io_ns,
-                "request waited": found.waited_ns,
-            })  # fmt: skip
+            base = document.requests.counted_from or ""
+            for name, times, begins in (
+                ("request end to end", found.end_to_end_ns, base),
+                ("request storage I/O", found.storage_io_ns, "submit"),
+                ("request waited", found.waited_ns, base),
+            ):
+                yield from _times(counts, {name: times}, begins)
 
 
-def _times(counts: Row, times: dict[str, Percentiles | None]) -> Iterator[Row]:
+def _times(counts: Row, times: dict[str, Percentiles | None], base: str = "") -> Iterator[Row]:
     """Yield a row per kind of time that is known; one without times if none is."""
     known = {name: found for name, found in times.items() if found is not None}
     if not known:
@@ -71,6 +80,7 @@ def _times(counts: Row, times: dict[str, Percentiles | None]) -> Iterator[Row]:
         yield {
             **counts,
             "time": name,
+            "counted_from": _BASES.get(name, base),
             **{f"{quantile}_ns": found[quantile] for quantile in QUANTILES},
             "max_ns": found.max,
             "mean_ns": found.mean,

@@ -149,12 +149,14 @@ def _lane(lane: LaneDocument, found: Sequence[page.Chart], drawn: int) -> str:
     if lane.throughput_bytes_per_s is not None:
         rate = lane.throughput_bytes_per_s
         rows.append(("throughput", f"{rate / 1e9:.3f} GB/s ({rate / GIB:.3f} GiB/s)"))
+    for name, part in (("read", lane.read_bytes_per_s), ("write", lane.write_bytes_per_s)):
+        if part is not None:
+            rows.append((f"of it {name}", f"{part / 1e9:.3f} GB/s"))
     if lane.ops_per_s is not None:
         rows.append(("reads and writes", f"{format_count(lane.ops_per_s)} per s"))
-    most = "" if lane.in_flight_max is None else f", {lane.in_flight_max} at most"
     rows += [
         ("window", f"{lane.window_s:.2f} s, then {lane.drain_s:.3f} s until the last completion"),
-        ("in flight", f"{lane.in_flight_mean:.1f} in the mean{most}"),
+        *_in_flight(lane),
         ("errors", format_count(lane.errors)),
     ]
     if lane.on_schedule_ratio is not None:
@@ -162,6 +164,14 @@ def _lane(lane: LaneDocument, found: Sequence[page.Chart], drawn: int) -> str:
     return page.section(
         f"Tier {lane.tier}", page.pairs(rows), page.charts(found, drawn), _lateness(lane), _io(lane)
     )
+
+
+def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
+    if lane.in_flight is None:
+        return
+    for name, flight in (("ops", lane.in_flight.ops), ("I/Os", lane.in_flight.ios)):
+        if flight is not None:
+            yield f"{name} in flight", f"{flight.mean:.1f} in the mean, {flight.max:,} at most"
 
 
 def _lateness(lane: LaneDocument) -> str:
@@ -175,7 +185,8 @@ def _lateness(lane: LaneDocument) -> str:
         ("the tool's own", lane.lateness_ns.host_lateness_ns),
     )
     rows = [[name, *_percentile_cells(part)] for name, part in parts if part is not None]
-    return page.heading("Lateness: submitted after it was due") + page.table(
+    since = "was due" if lane.response_ns is not None else "was ready: nothing is due here"
+    return page.heading(f"Lateness: submitted after it {since}") + page.table(
         ["part", *_heads("")], rows
     )
 
@@ -236,8 +247,9 @@ def _fidelity(document: ResultDocument) -> Iterator[tuple[str, object]]:
     if found.stretch_ratio is not None:
         yield "length ÷ the trace's", f"{found.stretch_ratio:.4f}"
     if found.in_flight_planned_max is not None:
-        yield "in flight if all had begun in time, at most", f"{found.in_flight_planned_max:.1f}"
-    yield "in flight, at most", f"{found.in_flight_actual_max:.1f}"
+        planned = f"{found.in_flight_planned_max:.1f}"
+        yield "ops in flight if all had begun in time, fullest slice of time", planned
+    yield "ops in flight, fullest slice of time", f"{found.in_flight_actual_max:.1f}"
     if found.order_violations is not None:
         yield "ops that began before what they wait for", found.order_violations
     for part in document.not_executed:

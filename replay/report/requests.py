@@ -8,8 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kvtrace.tables import fitting
 from kvtrace.units import MS_NS, format_count, format_duration_ns
-from replay.report.cells import table_of_times, time_cells
+from replay.report.cells import WIDTH, table_of_times, time_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from replay.requests.document import RequestsDocument, ServiceLevelDocument
 
 _NOTE = (
-    "waited: some op of the request was due and hadn't completed; level: 95 of 100 requests "
-    "within the class's target"
+    "waited: some op of the request was {base}; level: 95 of 100 requests within the class's target"
+)
+FROM_SUBMIT = (
+    "no op has a due time here: requests are timed from the submit of their first op, and the "
+    "wait before it is in no time"
 )
 _STYLES = {"PASS": "green", "FAIL": "red", "NOT MEASURED": "yellow"}
 
@@ -36,25 +40,42 @@ def requests(found: RequestsDocument | None) -> Iterator[RenderableType]:
     table.add_row(" waited", *time_cells(found.waited_ns))
     yield Text()
     yield table
-    levels = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    levels.add_column("level", no_wrap=True)
-    for name in ("end to end", "by waiting", "count"):
-        levels.add_column(name, justify="right", no_wrap=True)
-    for each in found.by_qos:
-        cells = [level(each.end_to_end_level), level(each.waited_level)]
-        levels.add_row(each.qos, *cells, format_count(each.count))
-    if found.by_qos:
-        yield levels
+    rows = [
+        [
+            each.qos,
+            level(each.end_to_end_level),
+            level(each.waited_level),
+            format_count(each.count),
+        ]
+        for each in found.by_qos
+    ]
+    if rows:
+        yield fitting(("level", "end to end", "by waiting", "count"), rows, names=1, width=WIDTH)
     failed = f"; {format_count(found.failed)} requests failed" if found.failed else ""
-    yield Padding(Text(f"{_NOTE}{failed}", style="dim"), (0, 0, 0, 2))
+    note = _NOTE.format(
+        base="in flight" if timed_from_submit(found) else "due and hadn't completed"
+    )
+    base = f"; {FROM_SUBMIT}" if timed_from_submit(found) else ""
+    yield Padding(Text(f"{note}{base}{failed}", style="dim"), (0, 0, 0, 2))
+
+
+def timed_from_submit(found: RequestsDocument) -> bool:
+    """Return whether requests are timed from submits, because nothing has a due time."""
+    return found.counted_from == "submit"
 
 
 def level(found: ServiceLevelDocument) -> str:
     """Return which share was within the target, and whether that meets the level."""
     if found.compliance_ratio is None:
         return "not measured"
-    target, met = format_duration_ns(found.target_p95_ns), "met" if found.met else "MISSED"
+    target, met = _round(found.target_p95_ns), "met" if found.met else "MISSED"
     return f"{found.compliance_ratio:.1%} within {target}: {met}"
+
+
+def _round(target_ns: int) -> str:
+    """Return a target, which is a round number: `50 ms`, `1 s`."""
+    number, unit = format_duration_ns(target_ns).split(" ")
+    return f"{float(number):g} {unit}"
 
 
 def health(found: HealthDocument | None) -> Iterator[RenderableType]:

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kvtrace.printable import printable
-from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns
+from kvtrace.tables import wrapped
+from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns, format_rate
 from replay.report import below, requests
-from replay.report.cells import FEW_MARK, count_cells, table_of_times, time_cells
+from replay.report.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     )
     from replay.reason import Reason
 
-WIDTH = 80
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}
@@ -42,7 +42,7 @@ def render(result: ResultDocument) -> Iterator[RenderableType]:
         yield _lane(lane)
         yield _latencies(result, lane)
         if lane.lateness_ns is not None:
-            yield _lateness(lane.lateness_ns)
+            yield _lateness(lane.lateness_ns, scheduled=lane.response_ns is not None)
     yield from requests.requests(result.requests)
     yield from requests.health(result.storage_health)
     yield from below.block_layer(result.bpf)
@@ -76,8 +76,10 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    columns = WIDTH - max(len(name) for name, _ in rows) - 2 * len(rows[0])
+    for name, text in rows:
+        lines = wrapped(printable(text), columns, long_words=True)
+        table.add_row(name, Text("\n".join(lines)))
     return table
 
 
@@ -123,27 +125,41 @@ def _tokens(result: ResultDocument) -> str:
 
 def _lane(lane: LaneDocument) -> Table:
     rate = lane.throughput_bytes_per_s
-    speed = "no window" if rate is None else f"{rate / 1e9:.3f} GB/s ({rate / GIB:.3f} GiB/s)"
+    binary = "" if rate is None or rate >= 1000 * GIB else f" ({rate / GIB:.3f} GiB/s)"
+    speed = "no window" if rate is None else f"{format_rate(rate)}{binary}"
     ops = "" if lane.ops_per_s is None else f", {format_count(lane.ops_per_s)} ops/s"
     kv_tokens = lane.kv_tokens_per_s
     tokens = "" if kv_tokens is None else f", {format_count(kv_tokens)} KV tokens/s"
-    most = "" if lane.in_flight_max is None else f", {lane.in_flight_max} max"
     rows = [
         ("", ""),
         (f"tier {lane.tier}", lane.title),
         ("throughput", f"{speed}{ops}{tokens}"),
+        *_by_op(lane),
         *_over_time(lane.time_slices),
-        (
-            "window",
-            f"{lane.window_s:.2f} s, drain {lane.drain_s:.3f} s, "
-            f"in flight {lane.in_flight_mean:.1f} mean{most}",
-        ),
+        ("window", f"{lane.window_s:.2f} s, drain {lane.drain_s:.3f} s"),
+        *_in_flight(lane),
     ]
     if lane.errors:
         rows.append(("errors", format_count(lane.errors)))
     if lane.on_schedule_ratio is not None:
         rows.append(("on schedule", f"{lane.on_schedule_ratio:.1%} of ops within 1 ms"))
     return _pairs([*rows, *below.device_row(lane), *below.submit_row(lane)])
+
+
+def _by_op(lane: LaneDocument) -> Iterator[tuple[str, str]]:
+    """Yield the rates of reads and of writes, which add up to the throughput."""
+    read, write = lane.read_bytes_per_s, lane.write_bytes_per_s
+    if read is not None and write is not None:
+        yield " of it", f"read {format_rate(read)}, write {format_rate(write)}"
+
+
+def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
+    """Yield mean and maximum of ops, and of the I/Os that they are divided into."""
+    if lane.in_flight is None:
+        return
+    for name, flight in (("ops", lane.in_flight.ops), ("I/Os", lane.in_flight.ios)):
+        if flight is not None:
+            yield f"{name} in flight", f"{flight.mean:.1f} mean, {flight.max:,} max"
 
 
 def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
@@ -160,7 +176,7 @@ def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
     if len(moved) < _BARS_MIN:
         return
     for name, values, highest in (
-        (" over time", moved, f"{max(moved) / 1e9:.3f} GB/s"),
+        (" over time", moved, format_rate(max(moved))),
         (" P99 service", p99, format_duration_ns(max(p99))),
     ):
         if max(values):
@@ -192,8 +208,9 @@ def _latencies(result: ResultDocument, lane: LaneDocument) -> Table:
     return table
 
 
-def _lateness(lateness: LatenessSummary) -> Table:
-    table = table_of_times("lateness")
+def _lateness(lateness: LatenessSummary, *, scheduled: bool) -> Table:
+    """Return what was waited for since an op was due, or, without a schedule, was ready."""
+    table = table_of_times("lateness" if scheduled else "since ready")
     for name, part in (
         ("total", lateness),
         (" dependency", lateness.dependency_wait_ns),
@@ -226,5 +243,5 @@ def _foot(result: ResultDocument) -> Table:
     stretch = "" if fidelity.stretch_ratio is None else f"stretch {fidelity.stretch_ratio:.4f}, "
     violations = fidelity.order_violations
     order = "" if violations is None else f"order violations {violations}, "
-    flown = f"in flight {fidelity.in_flight_actual_max:.1f} at most"
+    flown = f"{fidelity.in_flight_actual_max:.1f} ops in flight in the fullest slice of time"
     return _pairs([*rows, ("fidelity", f"{stretch}{order}{flown}")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,11 @@ class QosRequestsDocument(RequestTimesDocument):
 class RequestsDocument(RequestTimesDocument):
     """All requests of which reads or writes were executed; demotions are nobody's."""
 
+    counted_from: Literal["due", "submit"] | None = Field(
+        None,
+        description="where end to end and waiting begin: when ops were due, or, where nothing is "
+        "due (mode max), when they were submitted; null in older results",
+    )
     by_qos: list[QosRequestsDocument]
 
 
@@ -56,7 +61,8 @@ def document_of(found: RequestsMeasure | None) -> RequestsDocument | None:
     if found is None:
         return None
     by_qos = [_of_class(each) for each in found.by_qos]
-    return RequestsDocument(**_times(found.whole), by_qos=by_qos)
+    base: Literal["due", "submit"] = "submit" if found.from_submit else "due"
+    return RequestsDocument(**_times(found.whole), counted_from=base, by_qos=by_qos)
 
 
 def _times(found: RequestTimes) -> dict[str, Any]:

@@ -52,10 +52,14 @@ class RequestTimes:
 
 @dataclass(frozen=True, slots=True)
 class RequestsMeasure:
-    """All requests, then those of each class of urgency that there was."""
+    """All requests, then those of each class of urgency that there was.
+
+    `from_submit`: no op has a due time, so that submits stand in for them.
+    """
 
     whole: RequestTimes
     by_qos: tuple[RequestTimes, ...]
+    from_submit: bool
 
 
 class Requests:
@@ -105,7 +109,8 @@ class Requests:
         qos = columns[_STATE] >> _QOS_SHIFT
         present = [word for word in Qos if (qos == word + 1).any()]
         by_qos = [_times(columns[:, qos == word + 1], word) for word in present]
-        return RequestsMeasure(_times(columns, None), tuple(by_qos))
+        whole = _times(columns, None)
+        return RequestsMeasure(whole, tuple(by_qos), self._mode == Mode.MAX)
 
 
 class RequestSink:

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from kvtrace import arguments
 from kvtrace.errors import unknown_name
+from kvtrace.schema import Tier
 from replay.loop import Fsync
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     from kvtrace.placement.extents import Need, Space
-    from kvtrace.schema import Tier
     from replay.loop import Lane
     from replay.marker import Preconditioned
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class TargetSpec:
     """What a user asks for: a target by name, the tiers it executes, and what it needs to know.
 
+    Tiers may be given by their names, a path as a string. Raises UsageError for a wrong value.
     `allow_destroy`: identity of the block device that may be overwritten. `allow_signature`:
     types of file systems or partition tables on it that may be destroyed. `unit`: which of several,
     as torch names it (cuda:0). `trim`: deletes discard. `fsync`: of a folder's writes.
@@ -43,6 +47,59 @@ class TargetSpec:
     unit: str = ""
     trim: bool = False
     fsync: Fsync = Fsync.NONE
+
+    def __init__(
+        self,
+        name: str,
+        tiers: Iterable[Tier | str] | Tier | str,
+        path: str | os.PathLike[str] | None = None,
+        size_bytes: int | None = None,
+        extent_align_bytes: int | None = None,
+        allow_destroy: str | None = None,
+        allow_signature: Iterable[str] = (),
+        unit: str = "",
+        trim: bool = False,
+        fsync: Fsync = Fsync.NONE,
+    ) -> None:
+        values = {
+            "name": arguments.text(name, "name"),
+            "tiers": _tiers(tiers),
+            "path": None if path is None else arguments.path(path, "path"),
+            "size_bytes": _size(size_bytes, "size_bytes"),
+            "extent_align_bytes": _size(extent_align_bytes, "extent_align_bytes"),
+            "allow_destroy": _word(allow_destroy, "allow_destroy"),
+            "allow_signature": tuple(arguments.texts(allow_signature, "allow_signature")),
+            "unit": arguments.text(unit, "unit"),
+            "trim": arguments.flag(trim, "trim"),
+            "fsync": arguments.instance(fsync, "fsync", Fsync, "a replay.loop.Fsync"),
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)  # frozen for everybody else
+
+
+def _size(given: int | None, name: str) -> int | None:
+    return None if given is None else arguments.count(given, name)
+
+
+def _word(given: str | None, name: str) -> str | None:
+    return None if given is None else arguments.text(given, name)
+
+
+def _tiers(given: Iterable[Tier | str] | Tier | str) -> tuple[Tier, ...]:
+    """Return tiers that were given by themselves or by name, one or several."""
+    listed = [given] if isinstance(given, Tier | str) else given
+    if not isinstance(listed, Iterable):
+        raise arguments.wrong("tiers", given, "tiers, or their names")
+    by_name = {tier.label: tier for tier in Tier}
+    tiers = []
+    for each in listed:
+        if isinstance(each, str) and each not in by_name:
+            raise unknown_name("tier", each, by_name, where="tiers")
+        tier = by_name[each] if isinstance(each, str) else each
+        tiers.append(arguments.instance(tier, "tiers", Tier, "tiers, or their names"))
+    if not tiers:
+        raise arguments.wrong("tiers", "", "at least one tier")
+    return tuple(tiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +273,17 @@ def describe() -> tuple[TargetInfo, ...]:
         summary = (module.__doc__ or "").partition("\n")[0]
         found.append(TargetInfo(name, summary, module.TIERS, module.unavailable()))
     return tuple(found)
+
+
+def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:
+    """Return what a run is given as targets. Raises UsageError for anything else."""
+    if isinstance(targets, TargetSpec | str) or not isinstance(targets, Iterable):
+        raise arguments.wrong("targets", targets, "a list of replay.TargetSpec(...) or targets")
+    listed = tuple(targets)
+    for each in listed:
+        if not isinstance(each, TargetSpec) and not hasattr(each, "spec"):
+            raise arguments.wrong("targets", each, "replay.TargetSpec(...), or a target of yours")
+    return listed
 
 
 def make(spec: TargetSpec) -> Target:

@@ -61,10 +61,9 @@ def _all(document: ResultDocument) -> Iterator[Figure]:
         groups = document.groups_of(lane)
         for op in ("read", "write"):
             mine = [group for group in groups if group.op == op]
-            moved = sum(group.bytes for group in mine)
-            if moved and lane.window_s:
-                rate = moved / lane.window_s
-                yield Figure(rate_name(lane.tier, op), rate, BYTES_PER_S, True)
+            rate = lane.read_bytes_per_s if op == "read" else lane.write_bytes_per_s
+            if rate or any(group.bytes for group in mine):
+                yield from _rate(rate_name(lane.tier, op), rate, BYTES_PER_S)
             yield from latencies(f"{lane.tier} {op}", mine)
             yield from _responses(response_name(lane.tier, op), mine)
         yield from percentiles(f"{lane.tier} response", lane.response_ns)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from kvtrace.printable import printable
+from kvtrace.tables import fitting
+from replay.report.cells import WIDTH
 from replay.trials import words
 from replay.trials.reasons import reasons_of
 
@@ -59,34 +60,32 @@ def _reasons(side: SideDocument) -> Iterator[RenderableType]:
         yield Padding(text, (0, 0, 0, 2))
 
 
-def _table(*heads: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for at, head in enumerate(heads):
-        table.add_column(printable(head), justify="right" if at else "left", overflow="fold")
-    return table
-
-
-def _spreads(comparison: ComparisonDocument) -> Table:
+def _spreads(comparison: ComparisonDocument) -> RenderableType:
     """Return what the trials of one side say of each figure."""
-    table = _table("figure", "mean", "median", "CV", "95 %", "odd")
+    rows = []
     for figure in comparison.figures:
         side = figure.sides[0]
         assert side is not None, "a figure is some trial's"
         odd = ", ".join(name.removesuffix(".json") for name in side.odd)
-        table.add_row(
-            figure.name,
-            words.marked(side, figure.unit),
-            words.value(side.median, figure.unit),
-            words.percent(side.cv_ratio),
-            words.sure(side, figure.unit),
-            odd,
+        rows.append(
+            [
+                figure.name,
+                words.marked(side, figure.unit),
+                words.value(side.median, figure.unit),
+                words.percent(side.cv_ratio),
+                words.sure(side, figure.unit),
+                odd,
+            ]
         )
-    return table
+    heads = ["figure", "mean", "median", "CV", "95 %", "odd"]
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    return fitting(heads, rows, names=1, width=WIDTH)
 
 
-def _beside(comparison: ComparisonDocument) -> Table:
+def _beside(comparison: ComparisonDocument) -> RenderableType:
     """Return each figure's means side by side, those after the first with their ratio to it."""
-    table = _table("figure", *(side.label for side in comparison.sides))
+    rows = []
     for figure in comparison.figures:
         cells = []
         for side in figure.sides:
@@ -97,5 +96,6 @@ def _beside(comparison: ComparisonDocument) -> Table:
             judged = words.judged(figure, side)
             verdict = f" {judged}" if judged else ""
             cells.append(f"{words.marked(side, figure.unit)}{ratio}{verdict}")
-        table.add_row(figure.name, *cells)
-    return table
+        rows.append([figure.name, *cells])
+    heads = ["figure", *(side.label for side in comparison.sides)]
+    return fitting(heads, rows, names=1, width=WIDTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvtrace.units import MS_NS, format_duration_ns
-from replay.report.requests import judged, level, limit
+from replay.report.requests import FROM_SUBMIT, judged, level, limit, timed_from_submit
 from replay.web import page
 from replay.web.page import Cell
 
@@ -20,6 +20,11 @@ _NOTE = (
     "End to end: from when a request's first op was due until its last one completed, the time for "
     "generation between them included. Storage I/O: its ops' service times, summed though they "
     "overlap. Waited: how long an op of it was due and hadn't completed. Demotions are nobody's."
+)
+_MAX_NOTE = (
+    f"{FROM_SUBMIT[0].upper()}{FROM_SUBMIT[1:]}. End to end: until the last op completed. "
+    "Storage I/O: the ops' service times, summed though they overlap. Waited: how long an op of "
+    "the request was in flight. Demotions are nobody's."
 )
 _LEVELS_NOTE = (
     "Within target: the share of a class's requests; a level is met by 95 of 100. Generation can't "
@@ -46,7 +51,7 @@ def requests(
     failed = page.note(f"{found.failed:,} requests failed: they are in no time.")
     return page.section(
         "Requests",
-        page.note(_NOTE),
+        page.note(_MAX_NOTE if timed_from_submit(found) else _NOTE),
         failed if found.failed else "",
         page.table(["class", "time", *heads], rows, texts=2),
         page.heading("Service levels") + page.note(_LEVELS_NOTE) + _levels(found)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from kvtrace.config import as_yaml, load_config, preset_names, preset_summary, resolve
+from kvtrace.config import load_config, preset_names, preset_summary, resolve
+from kvtrace.config_text import as_yaml
 from kvtrace.errors import UsageError
 from kvtrace.pipeline import record
 from kvtrace.recording import Recording

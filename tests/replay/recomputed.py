@@ -114,6 +114,11 @@ class _Checker:
         rate = inside["size"].sum() * 1e9 / end_ns
         assert lane["throughput_bytes_per_s"] == pytest.approx(rate)
         assert lane["ops_per_s"] == pytest.approx(inside.height * 1e9 / end_ns)
+        for op in ("read", "write"):
+            part = inside.filter(pl.col("op") == op)
+            rate = part["size"].sum() * 1e9 / end_ns
+            assert lane[f"{op}_bytes_per_s"] == pytest.approx(rate)
+            assert lane[f"{op}s_per_s"] == pytest.approx(part.height * 1e9 / end_ns)
         assert lane["drain_s"] == pytest.approx((good["complete"].max() - end_ns) / 1e9)
         assert lane["io_s"] == pytest.approx(good.select(SERVICE.sum()).item() / 1e9)
         self.latencies(lane, good)
@@ -158,12 +163,19 @@ class _Checker:
         for op in ("read", "write"):
             mine = good.filter(pl.col("op") == op)
             assert series[f"{op}s"] == per_slice(mine, "complete", pl.len())
-            assert series[f"{op}_bytes"] == per_slice(mine, "complete", pl.col("size").sum())
+            assert sum(series[f"{op}_bytes"]) == mine["size"].sum()
+            spread = spread_bytes(mine, width_ns, count)
+            # rounded down at each edge, once per op
+            assert series[f"{op}_bytes"] == pytest.approx(spread, abs=max(1, mine.height))
         if self.scheduled:
             assert series["due"] == per_slice(ended, "due", pl.len())
             assert series["lateness_max_ns"] == per_slice(ended, "submit", LATE.max())
         busy_ns = ended.select(SERVICE.sum()).item()
         assert sum(series["in_flight_mean"]) * width_ns == pytest.approx(busy_ns)
+        in_flight = lane["in_flight"]["ops"]
+        assert in_flight["mean"] == pytest.approx(busy_ns / ended["complete"].max())
+        assert in_flight["mean"] == lane["in_flight_mean"]
+        assert in_flight["max"] == most_in_flight(ended)
         heat = lane["heat_map"]
         assert sum(map(sum, heat["counts"])) == good.height
         by_class = [sum(row[at] for row in heat["counts"]) for at in range(len(heat["counts"][0]))]
@@ -225,6 +237,31 @@ class _Checker:
         planned = self.good["due"].max() - self.good["due"].min()
         took = self.good["submit"].max() - self.good["submit"].min()
         assert found["stretch_ratio"] == pytest.approx(took / planned)
+
+
+def spread_bytes(ops: pl.DataFrame, width_ns: int, count: int) -> list[float]:
+    """Return the bytes per slice of ops that move them evenly from submit to completion."""
+    slices = pl.DataFrame({"begin": [index * width_ns for index in range(count)]}).lazy()
+    end = pl.col("begin") + width_ns
+    overlap = pl.min_horizontal("complete", end) - pl.max_horizontal("submit", "begin")
+    took = pl.max_horizontal(SERVICE, 1)
+    at_once = (SERVICE == 0) & (pl.col("submit") // width_ns * width_ns == pl.col("begin"))
+    part = pl.when(at_once).then(1.0).otherwise(pl.max_horizontal(overlap, 0) / took)
+    pairs = ops.lazy().select("submit", "complete", "size").join(slices, how="cross")
+    moved = pairs.group_by("begin").agg((part * pl.col("size")).sum().alias("moved"))
+    by_begin = dict(moved.collect().iter_rows())
+    return [by_begin.get(index * width_ns, 0.0) for index in range(count)]
+
+
+def most_in_flight(ops: pl.DataFrame) -> int:
+    """Return the most ops between submit and completion at one time; those that end go first."""
+    steps = [(at, 1) for at in ops["submit"].to_list()]
+    steps += [(at, -1) for at in ops["complete"].to_list()]
+    level = most = 0
+    for _, step in sorted(steps):
+        level += step
+        most = max(most, level)
+    return most
 
 
 def _running(values: list[int]) -> list[int]:

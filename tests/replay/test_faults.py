@@ -87,7 +87,7 @@ def test_a_stall_of_one_second_is_printed_as_computed_by_hand(
     for name, exact in times.items():
         exact.sort()
         *cells, count = row_of(outcome.out, name)
-        assert count == "1000"
+        assert count == "1,000"
         for cell, rank in zip(cells, (500, 900, 990, 999, 1_000, 1_000), strict=True):
             # A bucket is 1/256 wide, and four digits are printed.
             assert duration_ns(cell) == pytest.approx(exact[rank - 1] * 513 / 512, rel=1 / 400)

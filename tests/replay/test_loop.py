@@ -230,7 +230,7 @@ def test_a_trace_that_ends_too_early_is_a_reason(tmp_path: Path, quick: Quick) -
 
 def test_a_loop_needs_an_end() -> None:
     """Without a run time it would never end."""
-    with pytest.raises(ValueError, match="--run-time"):
+    with pytest.raises(UsageError, match="--run-time"):
         ReplayOptions(loop=True)
 
 

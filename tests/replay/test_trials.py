@@ -201,8 +201,8 @@ def test_the_figures_of_a_result_are_its_own(tmp_path: Path) -> None:
     assert found["nvme read P50"].value == pytest.approx(100_000, rel=1 / 256)
     assert found["nvme read P99.9"].value == 10 * MS_NS
     assert found["nvme response P99"].value == document.response_ns["p99"]  # type: ignore[index]
-    rate = document.bytes / document.lanes[0].window_s
-    assert found["nvme read rate"].value == pytest.approx(rate)
+    rate = document.throughput_bytes_per_s
+    assert found["nvme read rate"].value == rate
     assert "nvme write P50" not in found
 
 

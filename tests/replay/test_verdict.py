@@ -15,10 +15,12 @@ from replay.environment import TargetEnvironment
 from replay.fidelity import Fidelity
 from replay.histogram import QUANTILES, Summary
 from replay.host.beneath import Beneath
+from replay.in_flight import Flight
 from replay.invalid import CODES
 from replay.recorder import LaneMeasure, Lateness
 from replay.slices import Series
 from replay.verdict import NEVER_ACCEPTED, OVERLOADED, Findings, judge
+from replay.window import Completed
 
 
 def flat(value: int, count: int = 100_000) -> Summary:
@@ -37,15 +39,14 @@ def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> La
         errors=0,
         window_ns=S_NS,
         drain_ns=0,
-        window_bytes=10,
-        window_ops=10,
+        completed=Completed(S_NS, 10, 0, 10, 0),
         service_ns_sum=10,
         service=flat(service_ns),
         response=flat(service_ns),
         lateness=Lateness(zero, zero, flat(slot_ns), zero, flat(host_ns)),
         on_schedule_ratio=1.0,
-        in_flight_max=1,
-        in_flight_mean=1.0,
+        ops_in_flight=Flight(1.0, 1),
+        ios_in_flight=Flight(1.0, 1),
         backlog_growing=False,
         drift_ratio=None,
         warmup_ops=0,

@@ -1,0 +1,192 @@
+"""Help in two columns: what can be given, with its choices, and what it does."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from rich.console import Console
+from typer.core import TyperCommand
+
+from kvtrace import plugins
+from kvtrace.tables import wrapped as wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pydantic import BaseModel
+
+_LEFT, _WIDEST = 27, 100
+"""Columns of what can be given; what is longer stands on a line of its own."""
+_KINDS = {"int": "N", "integer": "N", "float": "X", "path": "PATH", "file": "FILE"}
+Rows = list[tuple[str, str]]
+
+
+class HelpfulCommand(TyperCommand):
+    """A command whose help fits any width: nothing is cut, choices are shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help to `formatter`."""
+        formatter.write("\n".join(_lines(self, ctx)) + "\n")
+
+
+def width() -> int:
+    """Return how wide help is."""
+    return min(Console().width, _WIDEST)
+
+
+def _lines(command: Any, ctx: Any) -> Iterator[str]:
+    arguments = [each for each in command.params if not each.opts[0].startswith("-")]
+    words = [ctx.command_path, "[OPTIONS]", *map(_argument, arguments)]
+    yield from textwrap.wrap(f"Usage: {' '.join(words)}", width(), subsequent_indent=" " * 7)
+    for paragraph in (command.help or "").split("\n\n"):
+        yield ""
+        yield from wrap(paragraph, width(), "  ")
+    yield from section("Arguments", [(_argument(each), _text(each, ctx)) for each in arguments])
+    for title, rows in _panels(command, ctx).items():
+        yield from section(title, rows)
+
+
+def overview(group: Any, ctx: Any) -> Iterator[str]:
+    """Yield the help of all commands, a line or two for each."""
+    yield f"Usage: {ctx.command_path} [OPTIONS] COMMAND [ARGS]..."
+    yield ""
+    yield f"  {group.help}"
+    for title, rows in _panels(group, ctx).items():
+        yield from section(title, rows)
+    commands = ((name, group.get_command(ctx, name)) for name in group.list_commands(ctx))
+    yield from section(
+        "Commands", [(name, command.help.partition("\n\n")[0]) for name, command in commands]
+    )
+
+
+def _panels(command: Any, ctx: Any) -> dict[str, Rows]:
+    panels: dict[str, Rows] = {}
+    for each in command.get_params(ctx):
+        if each.opts[0].startswith("-") and not getattr(each, "hidden", False):
+            title = getattr(each, "rich_help_panel", None) or "Options"
+            panels.setdefault(title, []).append((_option(each, ctx), _text(each, ctx)))
+    return panels
+
+
+def section(title: str, rows: Rows) -> Iterator[str]:
+    """Yield a heading and two columns; nothing without rows."""
+    if not rows:
+        return
+    yield ""
+    yield title
+    for left, text in rows:
+        wrapped = wrap(text, width() - _LEFT) or [""]
+        head = f"  {left}"
+        if len(head) + 2 > _LEFT:
+            yield from _head(head)
+        else:
+            yield f"{head:{_LEFT}}{wrapped.pop(0)}".rstrip()
+        yield from (f"{'':{_LEFT}}{line}" for line in wrapped)
+
+
+def _head(head: str) -> Iterator[str]:
+    """Yield what can be given on lines of its own, broken between words and choices only."""
+    line = ""
+    for part in re.findall(r"[^ |]*[ |]*", head.lstrip()):
+        if len(line) + len(part.rstrip()) + 2 > width():
+            yield f"  {line}".rstrip()
+            line = "  "
+        line += part
+    yield f"  {line}".rstrip()
+
+
+def _argument(param: Any) -> str:
+    name = param.metavar or param.name.upper().rstrip("_")
+    name = name if param.nargs == 1 else f"{name}..."
+    return name if param.required else f"[{name}]"
+
+
+def _kind(param: Any, ctx: Any) -> str:
+    """Return what an option takes, in one word; releases of typer call it differently."""
+    shown = param.get_help_record(ctx)[0].removeprefix(param.opts[0])
+    known = re.findall(r"[a-z]+", shown.lower())
+    return next((_KINDS[word] for word in known if word in _KINDS), "TEXT")
+
+
+def _option(param: Any, ctx: Any) -> str:
+    names = ", ".join(sorted(param.opts, key=len))
+    if param.secondary_opts:
+        names += f" / {param.secondary_opts[0]}"
+    if getattr(param, "is_flag", False):
+        return names
+    words = choices(ctx.info_name, param)
+    value = param.metavar or "|".join(words) or _kind(param, ctx)
+    return f"{names} {value}"
+
+
+def _text(param: Any, ctx: Any) -> str:
+    text, notes = param.help or "", []
+    if param.multiple and "may be repeated" not in text:
+        notes.append("may be repeated")
+    default = param.get_default(ctx, call=False)
+    if param.show_default and default not in (None, False, (), [], ""):
+        notes.append(f"default: {default}")
+    least = getattr(getattr(param, "type", param), "min", None)
+    if least is not None:
+        notes.append(f"at least {least}")
+    if param.required and param.opts[0].startswith("-"):
+        notes.append("required")
+    return f"{text} [{', '.join(notes)}]" if notes else text
+
+
+def choices(command: str, param: Any) -> list[str]:
+    """Return the words that an option takes, from where they are accepted; [] if it takes any."""
+    name = param.name.rstrip("_")
+    if command == "replay":
+        return _replay_words(name)
+    if command in ("record", "whatif"):
+        return _record_words(name)
+    folder = {("import", "format"): "importers", ("export", "to"): "exporters"}
+    if (command, name) in folder:
+        return sorted(plugins.names(f"kvtrace.{folder[command, name]}"))
+    return []
+
+
+def _replay_words(name: str) -> list[str]:
+    from replay import engines
+    from replay.options import ReplayOptions
+
+    fixed = {"cpu": ["memory", "none"], "target": ["null"], "engine": ["auto", *engines.PREFERENCE]}
+    return fixed.get(name) or _words(ReplayOptions, name)
+
+
+def _record_words(name: str) -> list[str]:
+    from kvtrace.config import RecordConfig
+    from kvtrace.source_config import SourceConfig
+
+    for model in (RecordConfig, SourceConfig):
+        if words := _words(model, name):
+            return words
+    return []
+
+
+def _words(model: type[BaseModel], name: str) -> list[str]:
+    """Return the words of a field that is one of several: an enumeration, or literals."""
+    field = model.model_fields.get(name)
+    if field is None or not (words := list(_of_type(field.annotation))):
+        return []
+    numbers = {int, float} & set(_parts(field.annotation))
+    return ["N", *words] if numbers else words
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """Yield a type and all that it is made of."""
+    yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
+
+
+def _of_type(kind: Any) -> Iterable[str]:
+    if get_origin(kind) is Literal:
+        return [word for word in get_args(kind) if isinstance(word, str)]
+    if isinstance(kind, type) and issubclass(kind, str) and issubclass(kind, Enum):
+        return [each.value for each in kind]
+    return [word for part in get_args(kind) for word in _of_type(part)]
