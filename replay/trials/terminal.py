@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
 from rich.text import Text
 
 from kvtrace.printable import printable
-from kvtrace.tables import fitting
+from kvtrace.tables import fitting, wrapped
 from replay.report.cells import WIDTH
 from replay.trials import words
 from replay.trials.reasons import reasons_of
@@ -26,13 +25,13 @@ _STYLES = {"VALID": "green", "INVALID": "red", "UNJUDGED": "yellow"}
 def render(comparison: ComparisonDocument) -> Iterator[RenderableType]:
     """Yield what is to be printed."""
     for sentence in comparison.headline:
-        yield Text(printable(sentence), style="bold")
+        yield Text("\n".join(wrapped(printable(sentence), WIDTH)), style="bold")
     yield Text("")
     for side in comparison.sides:
         yield _trials(side)
         yield from _reasons(side)
     for caution in comparison.cautions:
-        yield Text(f"! {printable(caution)}", style="yellow")
+        yield Text("\n".join(wrapped(f"! {printable(caution)}", WIDTH)), style="yellow")
     yield Text("")
     yield _spreads(comparison) if len(comparison.sides) == 1 else _beside(comparison)
     if any(spread and spread.few_samples for each in comparison.figures for spread in each.sides):
@@ -56,8 +55,11 @@ def _reasons(side: SideDocument) -> Iterator[RenderableType]:
         accepted = ", accepted" if reason.accepted else ""
         trials = f"{count} of {len(side.trials)} trials{accepted}"
         figure, remedy = printable(reason.figure), printable(reason.remedy)
-        text = Text.assemble((f"{reason.code} ", "red"), f"({trials}): {figure}\n→ {remedy}")
-        yield Padding(text, (0, 0, 0, 2))
+        lines = wrapped(f"{reason.code} ({trials}): {figure}", WIDTH, "  ")
+        lines += wrapped(f"→ {remedy}", WIDTH, "  ")
+        text = Text("\n".join(lines))
+        text.highlight_words([reason.code], style="red")
+        yield text
 
 
 def _spreads(comparison: ComparisonDocument) -> RenderableType:
