@@ -10,6 +10,7 @@ import numpy as np
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.ground import MIXED, enlarged
 from kvtrace.placement.keys import KeyTable, carried
+from kvtrace.placement.looped import round_step
 from kvtrace.placement.places import ARENA, BORN, give_arena, place_originals
 from kvtrace.placement.rehearsal import space_ends, unpack
 from kvtrace.placement.rows import NO_STREAM, Batch, read_batches, read_only, stream_keys
@@ -252,12 +253,11 @@ class Planner:
             self._stream_states = carried(self._stream_states, everything, self._streams.capacity)
         rows = len(batch.op)
         step = batch.optional.get("step", np.zeros(rows, np.uint16)).astype(np.int32)
-        step |= (batch.round & 1) << 16  # a request that is repeated is another one
         complete = batch.optional.get("complete", np.full(rows, -1, np.int64))
         request = batch.optional.get("request", np.zeros(rows, np.uint64))
         return gates.GroupRows(
             stream,
-            read_only(np.ma.getdata(request)),
+            read_only(np.ma.getdata(request) + round_step(batch.round)),  # others in each round
             np.ma.getdata(step),
             read_only(np.ma.filled(complete, -1)),
             self._stream_states,

@@ -114,7 +114,7 @@ class Looped:
         """
         if number == 0:
             return keys
-        named = keys + _step(number)
+        named = keys + round_step(number)
         for known, names in (
             (self.turnover.kept, self.turnover.kept),
             (self.turnover.replaced, stand_ins),
@@ -155,7 +155,7 @@ class Looped:
         yield Chunk({name: known.get(name, _unknown(name, rows)) for name in names}, 0, number + 1)
 
 
-def _step(number: int) -> np.uint64:
+def round_step(number: int) -> np.uint64:
     """Return what names of round `number` are further than those of the first."""
     return np.uint64(_NEXT * number & (1 << 64) - 1)
 
@@ -172,7 +172,7 @@ def fresh_requests(chunk: Chunk) -> Columns:
     request = chunk.columns.get("request")
     if request is None or chunk.round == 0:
         return chunk.columns
-    return chunk.columns | {"request": request + _step(chunk.round)}
+    return chunk.columns | {"request": request + round_step(chunk.round)}
 
 
 @dataclass(frozen=True, slots=True)
