@@ -169,6 +169,7 @@ def mixed_rows(count: int) -> list[Row]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "rows"),
     [("max", simple_rows(16)), ("max", mixed_rows(60)), ("closed", mixed_rows(60)),
@@ -247,6 +248,7 @@ def write_more(path: Path, rows: list[Row], **columns: Any) -> Path:
     return write_rows(path, ordered, **columns)
 
 
+@pytest.mark.slow
 def test_requests_of_each_round_are_their_own(tmp_path: Path, quick: Quick) -> None:
     """One request per object: they are counted round by round, and one cut off isn't failed."""
     rows = simple_rows(50, gap_ns=100_000)
