@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kvtrace.config import RecordConfig
     from kvtrace.source_config import SourceConfig
 
-    Measure = Callable[[RecordConfig], tuple[int, int]]
-    """Returns what a recording needs of a device of tier nvme in bytes, and its requests."""
+    Measure = Callable[[RecordConfig], "Outcome"]
+    """Makes a recording, and says what it came to."""
 
 USERS_MIN, REQUESTS_MIN = 8, 400
 """What is left of a load before something else is made smaller: of fewer, hit ratios vary."""
@@ -41,6 +41,22 @@ _FULL_RATIO, _AIM_RATIO = 0.85, 0.97
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a recording came to. `needed_bytes`: of a device of tier nvme; 0 without rows there."""
+
+    needed_bytes: int
+    requests: int
+    hit_ratio: dict[str, float]
+    read_bytes: int
+    write_bytes: int
+
+    def document(self) -> dict[str, Any]:
+        """Return what the header says of the whole node: hit ratios, and read:write of nvme."""
+        ratio = self.read_bytes / self.write_bytes if self.write_bytes else None
+        return {"hit_ratio": self.hit_ratio, "read_write_ratio": ratio}
+
+
+@dataclass(frozen=True, slots=True)
 class Shrunk:
     """What became of a node: its load and tiers, time and layers ÷ those of the whole one."""
 
@@ -48,6 +64,13 @@ class Shrunk:
     time: float = 1.0
     layers: int = 1
     all_layers: int = 1
+    of_whole: dict[str, Any] | None = None
+    """What the whole node's hit ratios are; None where they were not measured."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing was made smaller."""
+        return self.share == 1 and self.time == 1 and self.layers == self.all_layers
 
     @property
     def capacity_ratio(self) -> float:
@@ -64,13 +87,14 @@ class Shrunk:
             parts.append(f"{self.layers} of {self.all_layers} layers")
         return ", ".join(parts)
 
-    def document(self) -> dict[str, float | int]:
+    def document(self) -> dict[str, Any]:
         """Return it as the header has it."""
         return {
             "load_ratio": self.share,
             "time_ratio": self.time,
             "layers": self.layers,
             "of_layers": self.all_layers,
+            "whole": self.of_whole,
         }
 
 
@@ -160,7 +184,9 @@ def refitted(
     if not config.tiers.nvme.capacity:
         raise UsageError("fits tier nvme to a device", where="fit", got="a node without it")
     by = _Search(config, config.fit, measure, told).run()
-    return shrunk(config, by), by
+    told("measuring the whole node")
+    of_whole = measure(shrunk(config, whole(config))).document()
+    return shrunk(config, by), replace(by, of_whole=of_whole)
 
 
 class _Search:
@@ -207,10 +233,17 @@ class _Search:
                 return by
 
     def _need(self, by: Shrunk) -> tuple[int, int]:
-        needed, requests = self._measure(shrunk(self._config, by))
-        needed += RESERVED_BYTES
-        self._told(f"{by.text}: {requests:,} requests, needs {format_bytes(needed)}")
-        return needed, requests
+        outcome = self._measure(shrunk(self._config, by))
+        if not outcome.needed_bytes:
+            raise UsageError(
+                "the recording does nothing on tier nvme",
+                where="fit",
+                got=f"{outcome.requests:,} requests that gpu and cpu hold",
+                hint="give gpu and cpu less (--gpu-mem, --cpu-mem), or record for longer",
+            )
+        needed = outcome.needed_bytes + RESERVED_BYTES
+        self._told(f"{by.text}: {outcome.requests:,} requests, needs {format_bytes(needed)}")
+        return needed, outcome.requests
 
     def _larger(self, good: Shrunk, name: str, needed: int) -> Shrunk:
         """Return the largest found of what `name` says; `good`, which needs `needed`, fits."""
@@ -259,6 +292,6 @@ class _Search:
             "is too small for the least that may be left of this node",
             where="fit",
             got=format_bytes(self._fit_bytes),
-            accepted=f"at least about {format_bytes(needed)}",
+            accepted=f"at least about {format_bytes(int(needed * 1.02))}",
             hint="choose a smaller model",
         )

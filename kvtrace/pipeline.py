@@ -20,7 +20,7 @@ from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.drafts import draft_path
 from kvtrace.errors import UsageError
 from kvtrace.events import HierarchyStats
-from kvtrace.fitting import refitted
+from kvtrace.fitting import Outcome, refitted
 from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
 from kvtrace.outputs import check_apart
 from kvtrace.parts import PartsWriter
@@ -29,7 +29,7 @@ from kvtrace.placement.summary import NeedCounter
 from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
 from kvtrace.sampling import sampled
-from kvtrace.schema import Tier
+from kvtrace.schema import Op, Tier
 from kvtrace.service import service
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
@@ -168,12 +168,18 @@ def record(
     return Recorded(path, header, stats, _needs_of(writer))
 
 
-def _measure(config: RecordConfig) -> tuple[int, int]:
-    """Return what a recording needs of a device of tier nvme in bytes, and its requests."""
+def _measure(config: RecordConfig) -> Outcome:
+    """Return what a recording comes to, without writing it."""
     made = record(config, "fitting.parquet", dry_run=True)
     assert made.needs is not None
-    needed = made.needs[Tier.NVME].size_bytes if Tier.NVME in made.needs else 0
-    return needed, made.stats.requests
+    cells = [cell for cell in made.header.totals.cells if cell.tier == Tier.NVME.label]
+    return Outcome(
+        needed_bytes=made.needs[Tier.NVME].size_bytes if Tier.NVME in made.needs else 0,
+        requests=made.stats.requests,
+        hit_ratio=made.header.statistics["hit_ratio"],
+        read_bytes=sum(cell.bytes for cell in cells if cell.op == Op.READ.label),
+        write_bytes=sum(cell.bytes for cell in cells if cell.op == Op.WRITE.label),
+    )
 
 
 def _needs_of(writer: _Writer) -> dict[Tier, Need] | None:

@@ -170,6 +170,7 @@ def _findings(
         beyond_reads=begun.beyond_reads,
         min_window_ns=options.min_window_ns,
         ended_after_ns=(options.run_time_ns or 0) if measured.time_is_over else 0,
+        part_ratio=_part(prepared, measured),
         run_time_ns=0 if measured.stopped else options.run_time_ns or 0,
         window_ns=max(lane.measure.window_ns for lane in lanes),
         interrupted=measured.interrupted,
@@ -200,6 +201,12 @@ def _findings(
         coverage=_payload(prepared, options, measured),
         targets=observed.targets,
     )
+
+
+def _part(prepared: Prepared, measured: Measured) -> float | None:
+    """Return how much of the trace was begun, if a run time ended it before the first round did."""
+    rounds = prepared.rounds(measured.tally.reached)
+    return rounds if measured.time_is_over and rounds < 1 else None
 
 
 def coverage_ratio(checked_bytes: int, body_bytes: int) -> float | None:

@@ -43,6 +43,8 @@ class InitialState:
 
         What follows then executes nothing, and its result says so. Raises TargetError.
         """
+        if self.options.reuse_populated and self.prepared.populate_count:
+            populate.check_noted(self.prepared)  # before anything is written
         self._open(mark)
         try:
             populated = self._populate(self._fill_new())

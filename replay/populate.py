@@ -59,16 +59,24 @@ def digest(prepared: Prepared) -> str:
     return found.hexdigest()
 
 
-def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
-    """Return if the objects that the trace expects are there from an earlier run.
+def check_noted(prepared: Prepared) -> None:
+    """Return if all targets say that they have the population; nothing is read but their headers.
 
-    The target's header must name the same population, and a sample of stamps must be right.
     Raises TargetError.
     """
     wanted = digest(prepared)
     for target in prepared.targets:
         if target.populated != wanted:
             raise _not_reusable(target, f"population {(target.populated or 'none')[:12]}")
+
+
+def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
+    """Return if the objects that the trace expects are there from an earlier run.
+
+    The target's header must name the same population, and a sample of stamps must be right.
+    Raises TargetError.
+    """
+    check_noted(prepared)
     ops, count = prepared.populate, prepared.populate_count
     rng = np.random.default_rng(prepared.run_id)
     for op in rng.choice(count, min(count, _SAMPLED), replace=False).tolist():

@@ -49,6 +49,20 @@ def _beneath(target: TargetEnvironment) -> Iterator[Reason]:
         )
 
 
+def _part(found: Findings) -> list[Reason]:
+    if found.part_ratio is None:
+        return []
+    return [
+        Reason(
+            "part_of_trace",
+            f"the run did {found.part_ratio:.1%} of the trace: its mix of reads and writes is "
+            "that of the beginning",
+            "a longer --run-time, or a smaller trace, does whole rounds; compare drives by the "
+            "same part (--limit) or by whole rounds",
+        )
+    ]
+
+
 def warnings(found: Findings) -> list[Reason]:
     """Return what a reader of the numbers should know, each with a remedy."""
     warnings = []
@@ -74,6 +88,7 @@ def warnings(found: Findings) -> list[Reason]:
                 "--with-failed executes them",
             )
         )
+    warnings += _part(found)
     warnings += signs.warnings(found.lanes)
     if found.no_bpf:
         warnings.append(

@@ -70,6 +70,8 @@ class Findings:
     window_ns: int = 0
     ended_after_ns: int = 0
     """How long the run measured before its run time was over; its last submit may be earlier."""
+    part_ratio: float | None = None
+    """How much of the trace a run did that ended before a whole round; None if it did one."""
     run_time_ns: int = 0
     """How long the run should have taken; 0 if it did, or took what the trace takes."""
     interrupted: bool = False

@@ -294,7 +294,10 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
         say(f"trial {number} of {trials}: {_said(found)}", err=True)
         good &= code == EXIT_OK
         if steps.children.stopped:
-            return False
+            raise RunInterruptedError(
+                f"stopped in trial {number} of {trials}", where=steps.folder,
+                hint="its result is INVALID (interrupted)",
+            )  # fmt: skip
         lasting = [r for r in found.reasons if r.code in LASTING and not r.accepted]
         if lasting:
             raise _UselessError(number, lasting)

@@ -226,7 +226,7 @@ def record_command(
         str | None,
         _option(
             "Shrink load, tiers and, if need be, layers so that tier nvme fits a device of this "
-            "size; hit ratios stay.",
+            "size.",
             _RUN,
         ),
     ] = None,

@@ -85,15 +85,33 @@ def about_sample(found: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def about_size(found: Mapping[str, Any] | None, requests: int) -> list[str]:
-    """Say how much smaller the node is than the one that was asked for."""
+def about_size(counted: Mapping[str, Any]) -> list[str]:
+    """Say how much smaller the node is than the one that was asked for, and what that changes."""
+    found = counted.get("shrunk")
     if not found:
         return []
     by = Shrunk(found["load_ratio"], found["time_ratio"], found["layers"], found["of_layers"])
-    told = [f"smaller node: {by.text}; hit ratios and read:write are about the whole one's"]
-    if requests < REQUESTS_MIN:
-        told.append(f"{requests:,} requests are few: hit ratios may differ by several points")
+    if by.nothing:
+        return ["the whole node fits as it is"]
+    told = [f"smaller node: {by.text}"]
+    if (of_whole := found["whole"]) is not None:
+        ratio = of_whole["read_write_ratio"]
+        hits = ", ".join(f"{tier} {hit:.3f}" for tier, hit in of_whole["hit_ratio"].items())
+        told.append(
+            f"the whole node: hit ratio {hits}; read:write of nvme "
+            f"{'unknown' if ratio is None else f'{ratio:.2f}'}"
+        )
+    if counted["requests"] < REQUESTS_MIN:
+        told.append(f"{counted['requests']:,} requests are few: hit ratios depend on chance")
     return told
+
+
+def about_reads(made: Recorded) -> list[str]:
+    """Say that tier nvme is never read, which no drive can be judged by."""
+    cells = [cell for cell in made.header.totals.cells if cell.tier == Tier.NVME.label]
+    if not made.header.statistics.get("shrunk") or any(cell.op == "read" for cell in cells):
+        return []
+    return ["tier nvme is written and never read: a replay says nothing of a drive's reads"]
 
 
 def _one_of(made: Recorded) -> int:
@@ -202,7 +220,8 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     for tier, need in (made.needs or {}).items():
         console.print(f"{tier.label}: {need.text}", highlight=False)
     sample = (
-        *about_size(counted.get("shrunk"), counted["requests"]),
+        *about_size(counted),
+        *about_reads(made),
         *about_sample(counted.get("sampled")),
     )
     about = (

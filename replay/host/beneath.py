@@ -55,15 +55,24 @@ def observe(sysfs: Path | None, path: Path | None) -> Beneath:
     if sysfs is None:
         return Beneath(in_memory=path is not None and _on_memory(path))
     disk = device.disk_of(sysfs)
-    backing = device.read_text(disk / "loop/backing_file")
     lowest = device.lowest_disks(disk)
+    backing = device.read_text(disk / "loop/backing_file")
+    below = NOTHING if backing is None else _below_file(Path(backing))
+    limits = [limit for each in lowest for limit in io_limits(each)]
     return Beneath(
         cached=device.read_text(disk / "loop/dio") == "0",
-        in_memory=any(is_memory(each.name) for each in lowest)
-        or (backing is not None and _on_memory(Path(backing))),
-        virtual=any(is_virtual(each.name, device.model(each)) for each in lowest),
-        io_limit=", ".join(limit for each in lowest for limit in io_limits(each)),
+        in_memory=below.in_memory or any(is_memory(each.name) for each in lowest),
+        virtual=below.virtual or any(is_virtual(each.name, device.model(each)) for each in lowest),
+        io_limit=", ".join([*limits, *([below.io_limit] if below.io_limit else [])]),
     )
+
+
+def _below_file(path: Path) -> Beneath:
+    """Return what is below the file of a loop device."""
+    try:
+        return observe(device.sysfs_of(path.stat().st_dev), path)
+    except OSError:
+        return observe(None, path)
 
 
 def _on_memory(path: Path) -> bool:

@@ -287,10 +287,13 @@ def check_virtual(snapshot: Snapshot) -> Finding | None:
     disk = snapshot.place.disk if snapshot.place is not None else None
     if disk is None:
         return None
-    kind = "memory" if disk.in_memory else "a virtual disk" if disk.virtual else "no virtual disk"
+    below = snapshot.place.beneath if snapshot.place is not None else None
+    virtual = disk.virtual or (below is not None and below.virtual)
+    in_memory = disk.in_memory or (below is not None and below.in_memory)
+    kind = "memory" if in_memory else "a virtual disk" if virtual else "no virtual disk"
     return _judged(
         "virtual_disk",
-        disk.virtual or disk.in_memory,
+        virtual or in_memory,
         f"{disk.name} ({disk.model}) is {kind}",
         "its host's cache, limits and neighbours are measured, too: use a drive that was passed "
         "through, or report it as what it is",

@@ -368,7 +368,12 @@ def _again(document: ResultDocument) -> Iterator[str]:
         [
             ("trace", trace.path),
             ("sha256", trace.sha256),
-            ("rows", f"{trace.rows_replayed:,} of {trace.rows:,}"),
+            (
+                "rows",
+                f"{trace.rows_replayed:,} of {trace.rows:,}"
+                if trace.rounds == 1
+                else f"{trace.rounds:,.2f} rounds of {trace.rows:,}",
+            ),
             ("length", f"{trace.duration_ns / S_NS:.3f} s"),
             ("model", trace.model or "unknown"),
         ]

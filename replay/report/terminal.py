@@ -86,8 +86,8 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
 def _head(result: ResultDocument) -> Table:
     trace, rows = result.trace, []
     replayed = f"{format_count(trace.rows_replayed)} of {format_count(trace.rows)} rows"
-    if trace.rounds > 1:
-        replayed = f"{trace.rounds:,.1f} rounds of {format_count(trace.rows)} rows"
+    if trace.rounds != 1:
+        replayed = f"{trace.rounds:,.2f} rounds of {format_count(trace.rows)} rows"
     rows.append(("trace", f"{trace.path}, {replayed}"))
     rows.append(("executed", f"{format_count(result.ops)} ops, {format_bytes(result.bytes)} moved"))
     rows += [

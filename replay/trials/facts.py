@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.units import format_bytes, format_duration_ns
 from replay.options import ReplayOptions
+from replay.trials import setup
 from replay.trials.setup import io_text
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from replay.trials.sides import Side
 
 _FILE = re.compile(r" \([^()]*file\)$")
+ROUNDS = "rounds of the trace"
 _NOT_COMPARED = ("trials", "date")
 """Facts that differ between any two sides."""
 _SHOWN_ELSEWHERE = ("mode", "speed", "queue_depth", "engine", "run_id", "accept")
@@ -33,6 +35,10 @@ def facts(sides: Sequence[Side]) -> Iterator[tuple[str, list[str | None], bool]]
         texts = [fact(side) for side in sides]
         if any(texts):
             yield name, texts, name not in _NOT_COMPARED and _differ(texts)
+    parts = [setup.rounds(side) for side in sides]
+    if any(part not in (None, 1.0) for part in parts):
+        texts = [None if part is None else f"{part:.2f}" for part in parts]
+        yield ROUNDS, texts, setup.parts_differ(sides)
     for field in ReplayOptions.model_fields:
         texts = [_option(side, field) for side in sides]
         if field not in _SHOWN_ELSEWHERE and _differ(texts):

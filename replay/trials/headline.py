@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replay.trials import words
+from replay.trials.facts import ROUNDS
 from replay.trials.figures import NS, rate_name, response_name, time_name
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 TIERS = ("nvme", "object", "cpu", "gpu")
 """Of the first of these that all sides have figures of, the sentences speak: storage first."""
 OPS = ("read", "write")
-_UNLIKE = ("trace", "tiers", "mode", "queue depth", "I/O size", "engine")
+_UNLIKE = ("trace", ROUNDS, "tiers", "mode", "queue depth", "I/O size", "engine")
 """Facts without which ratios are of something else than devices."""
 _INVALID, _RESPONSE = "INVALID", " response "
 _HARDLY = 1.1

@@ -54,6 +54,8 @@ def io_text(size_class: int) -> str:
     return f"from {format_bytes(size_class)}"
 
 
+_ROUNDS, _PART_RATIO = 3, 1.1
+"""From so many rounds on a part of one more matters little; parts are alike within that ratio."""
 _UNLIKE: tuple[tuple[str, str, Callable[..., str], str], ...] = (
     ("mode", "modes", str, "rates follow the trace in open mode and the device in max mode"),
     ("depth", "queue depths", str, "throughput and latency both grow with the depth"),
@@ -79,3 +81,21 @@ def cautions(sides: Sequence[Side]) -> Iterator[str]:
         if len(set(known.values())) > 1:
             listed = ", ".join(f"{label}: {text}" for label, text in known.items())
             yield f"different {name} ({listed}): {why}"
+    if parts_differ(sides):
+        listed = ", ".join(f"{side.label}: {each:.2f}" for side in sides if (each := rounds(side)))
+        yield (
+            f"different parts of the trace ({listed} rounds): each has a mix of reads and writes "
+            "of its own; run longer, or limit both to one part"
+        )
+
+
+def rounds(side: Side) -> float | None:
+    """Return how often a side's trials replayed the trace, on average; None if not known."""
+    known = [trial.document.trace.rounds for trial in side.trials if trial.document is not None]
+    return sum(known) / len(known) if known else None
+
+
+def parts_differ(sides: Sequence[Side]) -> bool:
+    """Whether sides did so different parts of a trace that their mixes of ops differ."""
+    known = [each for side in sides if (each := rounds(side))]
+    return len(known) > 1 and min(known) < _ROUNDS and max(known) > _PART_RATIO * min(known)

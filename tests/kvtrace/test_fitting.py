@@ -92,16 +92,34 @@ def test_what_was_fitted_needs_no_more_than_the_device(
     found = made(tmp_path, fit=fit_bytes, tiers__nvme__capacity=nvme)
     assert found.needs is not None
     needed = found.needs[Tier.NVME].size_bytes + RESERVED_BYTES
-    whole = found.header.statistics["shrunk"] == Shrunk(1, 1, *[load_model("tiny-1b").layers] * 2
-                                                        ).document()  # fmt: skip
+    shrunk_by = found.header.statistics["shrunk"]
+    whole = (shrunk_by["load_ratio"], shrunk_by["layers"]) == (1, shrunk_by["of_layers"])
     assert needed <= fit_bytes
     assert whole or needed > 0.45 * fit_bytes
+    full = made(tmp_path, tiers__nvme__capacity=nvme)
+    assert shrunk_by["whole"]["hit_ratio"] == full.header.statistics["hit_ratio"]
+    assert shrunk_by["whole"]["read_write_ratio"] == pytest.approx(hits(full)["read:write"])
 
 
 def test_a_device_that_is_too_small_for_anything_is_refused(tmp_path: Path) -> None:
     """With what it would have to be at least."""
     with pytest.raises(UsageError, match=r"too small for the least.*at least about"):
         made(tmp_path, fit=2 * MIB)
+
+
+def test_a_recording_without_tier_nvme_is_no_trace_for_a_drive(
+    cli: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """What gpu and cpu hold is refused; what is only written is told."""
+    with pytest.raises(UsageError, match="does nothing on tier nvme"):
+        made(tmp_path, fit=GIB, tiers__cpu__capacity=100 * GIB)
+    words = ("--model", "tiny-1b", "--block-tokens", "16", "--users", "40", "--duration", "5s",
+             "--gpu-mem", "0", "--cpu-mem", "100GiB", "--write-policy", "write-through",
+             "--fit", "100GiB")  # fmt: skip
+    ended = cli("record", tmp_path / "t.parquet", *words)
+    assert ended.code == 0, ended.err
+    assert "tier nvme is written and never read" in ended.out
+    assert "fits as it is" in ended.out
 
 
 def test_a_load_of_arrivals_and_other_limits_shrink_too() -> None:
@@ -154,6 +172,7 @@ def test_the_command_says_by_how_much(cli: Callable[..., Outcome], tmp_path: Pat
     assert ended.code == 0, ended.err
     assert "requests, needs" in ended.err
     assert "smaller node: " in ended.out
+    assert "the whole node: hit ratio nvme 0.7" in ended.out
     assert "1 of 32 layers" in ended.out
     with kvtrace.open(tmp_path / "t.parquet") as trace:
         assert trace.header.statistics["shrunk"]["of_layers"] == 32

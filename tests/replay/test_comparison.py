@@ -246,6 +246,10 @@ UNLIKE = {
         io_classes(4096, 65_536),
         "different I/O sizes (one: from 256.00 KiB, other: from 64.00 KiB): larger I/Os move",
     ),
+    "part": (
+        lambda document: document["trace"].update(rounds=0.25),
+        "different parts of the trace (one: 1.00, other: 0.25 rounds): each has a mix",
+    ),
     "engine": (
         lambda document: document["tool"].update(engine="threads"),
         "different engines (one: uring, other: threads): an engine's own cost",

@@ -279,6 +279,21 @@ def test_a_loop_device_over_a_file_in_memory_is_in_memory(tmp_path: Path) -> Non
     assert not beneath.observe(loop, None).in_memory
 
 
+def test_a_loop_device_is_on_what_its_file_is_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file on a virtual disk makes the loop device over it a virtual one."""
+    loop, disk = tmp_path / "loop7", tmp_path / "vda"
+    (loop / "loop").mkdir(parents=True)
+    disk.mkdir()
+    (tmp_path / "image").touch()
+    (loop / "loop/backing_file").write_text(f"{tmp_path}/image")
+    monkeypatch.setattr("replay.device.sysfs_of", lambda _: disk)
+    assert beneath.observe(loop, None).virtual
+    monkeypatch.setattr("replay.device.sysfs_of", lambda _: tmp_path / "sda")
+    assert not beneath.observe(loop, None).virtual
+
+
 def test_limits_of_cgroups_are_found(tmp_path: Path) -> None:
     """Of version 2 and 1, of this cgroup and those above it; those of other devices aren't."""
     disk, own, root = tmp_path / "vda", tmp_path / "cgroup", tmp_path / "root"

@@ -260,6 +260,17 @@ def test_a_population_is_reused_until_a_run_changes_it(direct_path: Path, quick:
         replay.run(trace, [spec], quick(run_id=5, reuse_populated=True))
 
 
+def test_a_population_that_isnt_there_is_refused_before_a_file_is_made(
+    direct_path: Path, quick: Quick
+) -> None:
+    """On a new file nothing can be reused: nothing is written, nothing left."""
+    rows: list[Row] = [(0, R, NVME, 1, Phase.DECODE, 8192), (1, W, NVME, 2, Phase.EVICT, 8192)]
+    trace = write_trace(direct_path / "t.parquet", rows)
+    with pytest.raises(TargetError, match="no earlier population"):
+        replay.run(trace, [file_target(direct_path / "new")], quick(reuse_populated=True))
+    assert not (direct_path / "new").exists()
+
+
 def test_io_latencies_and_time_slices_are_reported(direct_path: Path, quick: Quick) -> None:
     """Objects in several pieces: every I/O is in a size class, every op in a slice of time."""
     trace = write_trace(direct_path / "t.parquet", simple_rows(10, 3 * MIB))

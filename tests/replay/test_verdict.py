@@ -201,6 +201,13 @@ def test_what_lies_below_a_target_is_said(code: str, below: dict[str, object]) -
     assert verdict.valid
 
 
+def test_a_part_of_a_trace_is_said() -> None:
+    """What its beginning does isn't what all of it does."""
+    (warning,) = judge(replace(GOOD, part_ratio=0.21)).warnings
+    assert warning.code == "part_of_trace"
+    assert "21.0% of the trace" in warning.figure
+
+
 @pytest.mark.parametrize("scheduled", [True, False])
 def test_remedies_fit_the_mode(scheduled: bool) -> None:
     """At full speed no remedy is to lower --speed, which would change nothing."""

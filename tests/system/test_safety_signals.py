@@ -161,9 +161,12 @@ def test_a_bench_takes_its_child_along(
     if number == signal.SIGKILL:
         return
     assert process.returncode == 5, errors
-    found = json.loads((folder / "results/trial-01.json").read_text())
-    assert "interrupted" in [reason["code"] for reason in found["reasons"]]
-    assert not (folder / "results/trial-02.json").exists()
+    assert "stopped in trial 1 of 3" in errors
+    assert not folder.exists()
+    kept = folder.with_name("bench.stopped-1") / "results"
+    result = json.loads((kept / "trial-01.json").read_text())
+    assert "interrupted" in [reason["code"] for reason in result["reasons"]]
+    assert not (kept / "trial-02.json").exists()
 
 
 @pytest.mark.slow
