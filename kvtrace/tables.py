@@ -26,6 +26,9 @@ _NUMBER = re.compile(
 )
 
 
+_PERCENTILE = re.compile(r"\b(P\d[\d.]*[*]?) (?=\d)")
+
+
 def fitting(
     heads: Sequence[str],
     rows: Sequence[Row],
@@ -91,8 +94,10 @@ def wrapped(text: str, columns: int, indent: str = "", *, long_words: bool = Fal
 
     `long_words`: break words, such as names of files, that are longer than a line.
     """
+    for pattern in (_NUMBER, _PERCENTILE):
+        text = pattern.sub(rf"\1{_TIED}", text)
     lines = textwrap.wrap(
-        _NUMBER.sub(rf"\1{_TIED}", text), columns, initial_indent=indent,
+        text, columns, initial_indent=indent,
         subsequent_indent=indent, break_on_hyphens=False, break_long_words=long_words,
     )  # fmt: skip
     return [line.replace(_TIED, " ") for line in lines]

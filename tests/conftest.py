@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set how properties are tried, where tests run."""
+    """Set how properties are tried, where tests run, and forget how wide a terminal is."""
+    os.environ.pop("COLUMNS", None)  # a worker of xdist has it from the one that began it
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         return
     from hypothesis import settings

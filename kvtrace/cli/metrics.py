@@ -62,6 +62,7 @@ class Exposure:
         if asked.textfile is not None:
             self._file = MetricsFile(self._metrics, asked.textfile, force=asked.force)
         self._interrupted = False
+        self._over = threading.Event()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -88,17 +89,18 @@ class Exposure:
         """Take the verdict."""
         codes = tuple(reason.code for reason in result.verdict.reasons)
         self._interrupted = "interrupted" in codes
+        if self._hold_ns and self._port is not None and not self._interrupted:
+            # From here on a signal ends the wait, and the exit code is that of the verdict.
+            self._open.enter_context(handling(lambda *_: self._over.set()))
         self._metrics.finish(Ended(result.verdict.word, codes))
 
     def hold(self) -> None:
-        """Keep the port open for a last scrape; a signal ends that at once."""
+        """Keep the port open for a last scrape; a signal since `finish` ends that at once."""
         if not self._hold_ns or self._port is None or self._interrupted:
             return
         length = format_duration_ns(self._hold_ns)
         say(f"metrics stay on port {self._port.port} for {length}; Ctrl-C ends it", err=True)
-        over = threading.Event()
-        with handling(lambda *_: over.set()):
-            over.wait(self._hold_ns / S_NS)
+        self._over.wait(self._hold_ns / S_NS)
 
 
 def _device(spec: TargetSpec) -> str:

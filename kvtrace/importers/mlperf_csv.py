@@ -19,7 +19,7 @@ from kvtrace.foreign.names import NamesFile
 from kvtrace.foreign.order import TimeOrder
 from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.importers import Imported, header_of, names_path, with_model
-from kvtrace.inputs.capacity import Capacity, Evictions, TooSmallError, smallest
+from kvtrace.inputs.capacity import Capacity, Evictions, TooSmallError, sufficient
 from kvtrace.inputs.words import BAD, seconds_ns
 from kvtrace.outputs import check_writable
 from kvtrace.placement.keys import KeyTable
@@ -121,13 +121,13 @@ def _too_small(
         mine = (rows["tier"] == Tier.NVME) & (rows["op"] <= Op.WRITE)
         parts.append({name: rows[name][mine] for name in ("op", "size", "key")})
     op, size, key = (np.concatenate([part[n] for part in parts]) for n in ("op", "size", "key"))
-    fitting = smallest(op, size, key, capacity)
+    fitting = sufficient(op, size, key, capacity)
     line, name = _line_of(path, keys, error, found.order.first)
     return TraceError(
         _LARGER if error.larger else _NO_ROOM,
         where=f"{path}: row {line}",
         got=f"key {name}, --nvme-capacity {format_bytes(capacity)}",
-        accepted=f"{fitting:,} bytes or more, the smallest with which all reads are served",
+        accepted=f"{fitting:,} bytes, with which all reads are served",
         hint="give the capacity that the file was made with",
     )
 

@@ -163,12 +163,13 @@ class Capacity:
         return self._table.add(keys)
 
 
-def smallest(
+def sufficient(
     op: NDArray[np.uint8], size: NDArray[np.uint64], key: NDArray[np.uint64], failed_bytes: int
 ) -> int:
-    """Return the smallest capacity with which no object is read that had to go.
+    """Return a capacity with which no object is read that had to go, found by halving.
 
-    `failed_bytes`: one that was too small. A larger one never holds less.
+    `failed_bytes`: one that was too small. The smallest, unless sizes differ: then a capacity
+    between may serve all reads, and one above it not.
     """
     table = KeyTable()
     index = np.empty(len(key), np.int32)
