@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 RING_OPS = 1 << 20
 """How far ahead of the loop the plan goes, at most."""
 EDGES_PER_OP = 4
+_LOOP_OPS, _LOOP_ROUNDS = 1 << 12, 1 << 10
+"""A loop of few rows is planned for as many ops and rounds at least: each round has its cost."""
 _PLACE_COLUMNS = ("order", "place", "transfer_read", "touched")
 
 
@@ -55,11 +57,11 @@ def make_ring(survey: Survey, *, closed: bool, divided: bool = False) -> Ops:
     `divided`: objects may have several extents.
     """
     if survey.repeats_from is not None:
-        return Ops.empty(RING_OPS, EDGES_PER_OP * RING_OPS, clocks=closed,
-                         extents=EXTENT_ROOM if divided else 1)  # fmt: skip
-    most = survey.executed_ops * (2 if closed else 1) + survey.rows // lists.JOIN_COUNT
-    if closed:
-        most += survey.rows  # every row may begin a group
+        most = max(_LOOP_OPS, survey.executed_ops * _LOOP_ROUNDS)
+    else:
+        most = survey.executed_ops * (2 if closed else 1) + survey.rows // lists.JOIN_COUNT
+        if closed:
+            most += survey.rows  # every row may begin a group
     capacity = min(RING_OPS, 1 << (most + order.SLOTS_PER_ROW).bit_length())
     edges = max(EDGES_PER_OP * capacity, 16 * lists.JOIN_COUNT)
     extents = EXTENT_ROOM if divided else 1
