@@ -36,6 +36,10 @@ def path(given: object, name: str) -> Path:
         os.lstat(text)
     except FileNotFoundError:
         pass
+    except UnicodeEncodeError as error:
+        raise wrong(
+            name, text, "a path of characters that this system's file names have"
+        ) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise wrong(name, text, "a path that this file system can have") from error

@@ -121,3 +121,11 @@ def test_refusals_name_the_layer(tmp_path: Path) -> None:
         load_config(None, {}, preset="long-contxt")
     with pytest.raises(UsageError, match="warmup"):
         load_config(None, {"warmup": "soon"})
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    """JSON and YAML can escape half of a character, which file names can't hold."""
+    file = tmp_path / "c.yaml"
+    file.write_text('{"model": "\\ud800", "source": {"users": 3}}')
+    with pytest.raises(UsageError, match="this system's file names"):
+        record(load_config(file, {}), tmp_path / "t.parquet", dry_run=True)
