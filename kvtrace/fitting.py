@@ -183,9 +183,10 @@ def refitted(
         return config, None
     if not config.tiers.nvme.capacity:
         raise UsageError("fits tier nvme to a device", where="fit", got="a node without it")
-    by = _Search(config, config.fit, measure, told).run()
+    search = _Search(config, config.fit, measure, told)
+    by = search.run()
     told("measuring the whole node")
-    of_whole = measure(shrunk(config, whole(config))).document()
+    of_whole = search.outcome(whole(config)).document()
     return shrunk(config, by), replace(by, of_whole=of_whole)
 
 
@@ -198,6 +199,7 @@ class _Search:
         self._config, self._fit_bytes = config, fit_bytes
         self._measure, self._told = measure, told
         self._unlimited = config.tiers.nvme.capacity >= UNLIMITED
+        self._outcomes: dict[Shrunk, Outcome] = {}
 
     def run(self) -> Shrunk:
         """Return what fits; raise UsageError if nothing does."""
@@ -220,11 +222,17 @@ class _Search:
             by, needed = short, shortest_needed
         return self._thinner(by, needed)
 
+    def outcome(self, by: Shrunk) -> Outcome:
+        """Return what a node as small as `by` comes to; it is simulated once."""
+        if by not in self._outcomes:
+            self._outcomes[by] = self._measure(shrunk(self._config, by))
+        return self._outcomes[by]
+
     def _possible(self, by: Shrunk) -> Shrunk:
         """Return `by`, or twice as much until a tier holds a block and there are rows."""
         while True:
             try:
-                self._measure(shrunk(self._config, by))
+                self.outcome(by)
             except UsageError:
                 if by.share >= 1:
                     raise
@@ -233,7 +241,7 @@ class _Search:
                 return by
 
     def _need(self, by: Shrunk) -> tuple[int, int]:
-        outcome = self._measure(shrunk(self._config, by))
+        outcome = self.outcome(by)
         if not outcome.needed_bytes:
             raise UsageError(
                 "the recording does nothing on tier nvme",

@@ -46,4 +46,4 @@ class Deadline:
                     self.passed = True
                     self._stop.end()
                 return
-            self._cancelled.wait(min(left_s, _POLL_S) if not start_ns else left_s)
+            self._cancelled.wait(left_s)
