@@ -27,7 +27,7 @@ from kvtrace.fields import (
     Warmup,
 )
 from kvtrace.printable import printable
-from kvtrace.source_config import ARRIVING, SourceConfig
+from kvtrace.source_config import ARRIVING, GENERATION_NS, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from kvtrace.schema import Tier
-
-
-GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
-"""Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
 
 
 Eviction = Literal["lru", "fifo", "sieve", "s3-fifo"]

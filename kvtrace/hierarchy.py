@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from kvtrace.events import BlockEvents, HierarchyStats, Tally
 from kvtrace.hashmap import grown, new_table
 from kvtrace.jit import constant
 from kvtrace.pool import Pool
+from kvtrace.schema import Tier
 from kvtrace.units import UNLIMITED
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.request import Ragged, RequestBatch
-    from kvtrace.schema import Tier
 
 EVENTS_PER_CALL = 1 << 16
 _FIRST_SLOTS = 1 << 14
@@ -178,6 +178,18 @@ def _new_count(spec: HierarchySpec, events_per_call: int) -> NDArray[np.int64]:
     ):
         count[place] = value
     return count
+
+
+def endless(spec: HierarchySpec) -> HierarchySpec:
+    """Return the specification of one unlimited tier that looks up and stores every block."""
+    tiers = tuple(
+        replace(tier, capacity_bytes=UNLIMITED if tier.tier is Tier.NVME else 0)
+        for tier in spec.tiers
+    )
+    return replace(
+        spec, tiers=tiers, write_through=False, promote=False, second_use=False, hybrid=False,
+        tail_first=False, lookups=True, reread_tokens=0,
+    )  # fmt: skip
 
 
 class Hierarchy:

@@ -10,10 +10,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError, unknown_name
+from kvtrace.textfile import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from types import ModuleType
+
+_START_BYTES = 4096
 
 
 def names(folder: str) -> list[str]:
@@ -33,6 +37,19 @@ def load(folder: str, name: str, *, kind: str) -> ModuleType:
     if name not in names(folder):
         raise unknown_name(kind, name, names(folder))
     return importlib.import_module(f"{folder}.{name.replace('-', '_')}")
+
+
+def recognising(folder: str, path: Path, *, kind: str) -> str | None:
+    """Return the first plug-in whose `recognises(path, start)` accepts the file; None if none does.
+
+    `start`: the first bytes, decompressed. Raises TraceError for a file that can't be read.
+    """
+    with open_binary(path) as stream:
+        start = stream.read(_START_BYTES)
+    return next(
+        (name for name in names(folder) if load(folder, name, kind=kind).recognises(path, start)),
+        None,
+    )
 
 
 def summary(module: ModuleType) -> str:

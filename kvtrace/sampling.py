@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.hierarchy import endless
 from kvtrace.recording import Recording
 from kvtrace.simulation import Simulation
-from kvtrace.whatif.workload import endless
 
 if TYPE_CHECKING:
     from kvtrace.config import RecordConfig

@@ -20,6 +20,9 @@ from kvtrace.fields import (
 )
 from kvtrace.units import S_NS
 
+GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
+"""Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
+
 
 class Template(Section):
     """One kind of user: prompt tokens added per turn, generated tokens, think time in seconds."""

@@ -36,6 +36,7 @@ from replay.lists import (
     wait,
 )
 from replay.loop import SECTOR_BYTES, Action
+from replay.payload import GENERATION_MASK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,6 @@ _EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
 _DO_NOTHING, _DO_READ, _DO_WRITE, _DO_DELETE = (
     int(action) for action in (Action.NONE, Action.READ, Action.WRITE, Action.DELETE)
 )
-GENERATION_MASK = (1 << 17) - 1
 SLOTS_PER_ROW = 6
 """Ops that one row may become at most: itself, a gate, joins."""
 

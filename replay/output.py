@@ -23,7 +23,7 @@ from replay.executed import ExecutedRows
 from replay.from_run import document_of
 from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 from replay.safety.storage import files_below
-from replay.trace_info import REPLAY, WHOLE
+from replay.trace_info import REPLAY, RESULT_KEY, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +46,6 @@ _ERRNO = {
 }
 TRACE_SUFFIX = ".parquet"
 PARTS_SUFFIX = ".parts"
-RESULT_KEY = b"kvtrace.result"
-"""Of a result trace's metadata: the result's document, as JSON."""
 _MEASURED = ("due", "submit", "complete", "error")
 _CRASHED = {"verdict": "INVALID", "reasons": ["interrupted"]}
 _FLUSH_NS = 5 * S_NS

@@ -11,7 +11,6 @@ import numpy as np
 from kvtrace.errors import UsageError
 from kvtrace.units import GIB, MIB, format_bytes
 from replay.loop import SECTOR_BYTES, Verify
-from replay.order import GENERATION_MASK
 from replay.producer import Stream
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ SAMPLE_ONE_IN = 128
 STAMP_BYTES = 16
 """At the start of each sector."""
 SECTOR_MASK = (1 << 31) - 1
+GENERATION_MASK = (1 << 17) - 1
 _WORD_MASK = (1 << 64) - 1
 RUN_MASK = (1 << 16) - 1
 DEFAULT_ARENA_BYTES = GIB

@@ -14,8 +14,8 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.reader import open_trace
 from replay.document import READ_VERSIONS, SCHEMA_VERSION, ResultDocument
 from replay.from_ops import document_of as document_of_ops
-from replay.output import RESULT_KEY
 from replay.totals import tokens_per_io_s
+from replay.trace_info import RESULT_KEY
 
 if TYPE_CHECKING:
     import os

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 REPLAY, WHOLE = "replay", "whole"
 """In a result trace's statistics: what is said of the run, and whether it did the whole trace."""
 
+RESULT_KEY = b"kvtrace.result"
+"""Key in a result trace's metadata of the result's document, as JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class TraceInfo:

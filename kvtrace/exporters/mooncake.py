@@ -13,8 +13,8 @@ from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.foreign.order import joined_columns
 from kvtrace.foreign.requests import LastRows
 from kvtrace.outfile import OutFile
+from kvtrace.served import GENERATED, check_requests, served
 from kvtrace.units import MS_NS
-from kvtrace.whatif.accesses import GENERATED, check_requests, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

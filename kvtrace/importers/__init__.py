@@ -16,7 +16,6 @@ from kvtrace.errors import TraceError, UsageError
 from kvtrace.header import Header, Producer, Resident, SourceInfo
 from kvtrace.models import load_model
 from kvtrace.outputs import check_apart
-from kvtrace.textfile import open_binary
 from kvtrace.version import VERSION
 from kvtrace.writer import file_sha256
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from kvtrace.schema import Tier
 
 FOLDER = "kvtrace.importers"
-_START_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +126,8 @@ def _first_filled(paths: Sequence[Path]) -> Path:
 
 
 def recognised(path: Path) -> str | None:
-    """Return the name of a file's format; None if nobody knows it."""
-    with open_binary(path) as stream:
-        start = stream.read(_START_BYTES)
-    for name in plugins.names(FOLDER):
-        if plugins.load(FOLDER, name, kind="format").recognises(path, start):
-            return name
-    return None
+    """Return the name of a file's format; None if no importer recognises it."""
+    return plugins.recognising(FOLDER, path, kind="format")
 
 
 def _recognised(path: Path) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.config import GENERATION_NS
 from kvtrace.jit import compiled
+from kvtrace.source_config import GENERATION_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

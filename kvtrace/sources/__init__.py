@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvtrace import importers, plugins
+from kvtrace import plugins
 from kvtrace.errors import UsageError
 from kvtrace.inputs.paths import input_files
 from kvtrace.textfile import open_binary
@@ -63,7 +63,7 @@ def recognised(inputs: Sequence[str]) -> str:
     found = [name for name in readers if _module(name).recognises(start)]
     if len(found) == 1:
         return found[0]
-    other = None if found else importers.recognised(path)
+    other = None if found else plugins.recognising("kvtrace.importers", path, kind="format")
     raise UsageError(
         "it could be of several sources" if found else _NOT_KNOWN,
         where=f"--input {path}",
