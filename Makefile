@@ -8,7 +8,7 @@ DOCS   := $(VENV)/.docs
 QUICK  := $(VENV)/.compiled
 BOUNDS_TESTS := tests/kvtrace/test_check.py tests/kvtrace/test_blktrace.py \
     tests/replay/test_plan.py tests/replay/test_space.py tests/replay/test_native_bounds.py
-JITTED := $(shell grep -rl "from kvtrace.jit import" kvtrace replay --include=*.py)
+JITTED := $(shell grep -rl "from kvtrace.compiled.jit import" kvtrace replay --include=*.py)
 NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
 
 FUZZ_SECONDS ?= 60

@@ -23,15 +23,15 @@ from benchmarks import plan
 from benchmarks.common import print_table
 from kvtrace import plugins
 from kvtrace.config import preset_names, resolve
-from kvtrace.header import Header
 from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SLACK_RATIO, SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
+from kvtrace.trace.writer import TraceWriter
 from replay.geometry import Geometry
 from replay.plan import Planner, make_ring
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from kvtrace.errors import KvtraceError
     from kvtrace.models import Model, load_model
     from kvtrace.pipeline import Recorded, record
-    from kvtrace.reader import Trace
-    from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
+    from kvtrace.trace.reader import Trace
+    from kvtrace.trace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
     from kvtrace.whatif.ask import WhatIf, whatif
 
 __version__ = VERSION
@@ -45,8 +45,8 @@ _LAZY = {
     "load_config": ("kvtrace.config", "load_config"),
     "Recorded": ("kvtrace.pipeline", "Recorded"),
     "record": ("kvtrace.pipeline", "record"),
-    "Trace": ("kvtrace.reader", "Trace"),
-    "open": ("kvtrace.reader", "open_trace"),
+    "Trace": ("kvtrace.trace.reader", "Trace"),
+    "open": ("kvtrace.trace.reader", "open_trace"),
     "WhatIf": ("kvtrace.whatif.ask", "WhatIf"),
 }
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kvtrace.compiled.jit import compiled
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy import CutRequests
-from kvtrace.jit import compiled
 from kvtrace.kernel import CHECKPOINT, RUN, SHARED
 from kvtrace.request import Ragged, RequestBatch, ranges
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field, model_validator
 
 from kvtrace import arguments
 from kvtrace.arguments import Checked
-from kvtrace.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import (
     MAX_TOKENS,
@@ -26,7 +25,8 @@ from kvtrace.fields import (
     Tokens,
     Warmup,
 )
-from kvtrace.printable import printable
+from kvtrace.files.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
+from kvtrace.show.printable import printable
 from kvtrace.source_config import ARRIVING, GENERATION_NS, SourceConfig
 from kvtrace.units import GIB, S_NS, TIB
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
 
 
 Eviction = Literal["lru", "fifo", "sieve", "s3-fifo"]

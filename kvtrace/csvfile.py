@@ -9,11 +9,11 @@ import polars as pl
 import pyarrow as pa
 
 from kvtrace.errors import TargetError
-from kvtrace.header import Header, Totals
-from kvtrace.outfile import OutFile
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.files.outfile import OutFile
+from kvtrace.trace.header import Header, Totals
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import RowWriter
 from kvtrace.units import S_NS, US_NS
-from kvtrace.writer import RowWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

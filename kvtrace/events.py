@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
 
 
 @dataclass(frozen=True, slots=True)

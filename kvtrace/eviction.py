@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvtrace import plugins
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from kvtrace.policies import fifo, lru, s3_fifo, sieve
 
 NAMES = ("lru", "fifo", "sieve", "s3-fifo")

@@ -15,7 +15,7 @@ from kvtrace import sources
 from kvtrace.errors import UsageError
 from kvtrace.models import load_model
 from kvtrace.placement.extents import RESERVED_BYTES
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED, format_bytes
 
 if TYPE_CHECKING:

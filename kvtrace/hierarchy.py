@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace import eviction, kernel, policies
+from kvtrace.compiled.hashmap import grown, new_table
+from kvtrace.compiled.jit import constant
 from kvtrace.events import BlockEvents, HierarchyStats, Tally
-from kvtrace.hashmap import grown, new_table
-from kvtrace.jit import constant
 from kvtrace.pool import Pool
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 
 if TYPE_CHECKING:

@@ -23,16 +23,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvtrace.compiled.hashmap import MISSING
+from kvtrace.compiled.hashmap import find as table_find
+from kvtrace.compiled.hashmap import insert as table_insert
+from kvtrace.compiled.hashmap import remove as table_remove
+from kvtrace.compiled.jit import constant, helper, kernel
 from kvtrace.eviction import POLICY, expect, forget, insert, remove, touch, victim
-from kvtrace.hashmap import MISSING
-from kvtrace.hashmap import find as table_find
-from kvtrace.hashmap import insert as table_insert
-from kvtrace.hashmap import remove as table_remove
-from kvtrace.jit import constant, helper, kernel
 from kvtrace.policies import FIRST_LINK, IDENT, KEY, NONE, TOKENS, WHERE
 from kvtrace.request import FOLLOW_ASK, FOLLOW_NONE
-from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sizes import size
+from kvtrace.trace.schema import Op, Phase, Tier
 
 TIERS = len(Tier)
 _TOP, _CPU, _NVME = constant(0), constant(Tier.CPU), constant(Tier.NVME)

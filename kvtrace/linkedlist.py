@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from kvtrace.policies import FIRST_LINK, NONE
 
 _BITS = 32

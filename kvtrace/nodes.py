@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.interleave import interleaved
-from kvtrace.schema import NODE_SHIFT
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.schema import NODE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 _NUMBERED = ("key", "block", "request")
 """Columns whose numbers each node counts for itself; sessions are numbered by the source."""

@@ -15,25 +15,25 @@ import numpy as np
 
 from kvtrace import arguments, nodes
 from kvtrace.config import RecordConfig
-from kvtrace.counting import TotalsCounter
 from kvtrace.csvfile import CsvWriter, is_csv
-from kvtrace.drafts import draft_path
 from kvtrace.errors import UsageError
 from kvtrace.events import HierarchyStats
+from kvtrace.files.drafts import draft_path
+from kvtrace.files.outputs import check_apart
 from kvtrace.fitting import Outcome, refitted
-from kvtrace.header import RESIDENT_DTYPE, Header, SourceInfo
-from kvtrace.outputs import check_apart
-from kvtrace.parts import PartsWriter
 from kvtrace.placement.rows import COLUMNS
 from kvtrace.placement.summary import NeedCounter
-from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
 from kvtrace.sampling import sampled
-from kvtrace.schema import Op, Tier
 from kvtrace.service import service
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.counting import TotalsCounter
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, SourceInfo
+from kvtrace.trace.parts import PartsWriter
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
+from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
     import os

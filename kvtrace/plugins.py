@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.textfile import open_binary
+from kvtrace.files.textfile import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

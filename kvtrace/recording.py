@@ -10,14 +10,14 @@ from kvtrace import layouts, sources
 from kvtrace.blocks import HashedBlocks, SessionBlocks, SessionTurns
 from kvtrace.errors import UsageError
 from kvtrace.fitting import DEFAULT_DURATION_NS
-from kvtrace.header import Header, Producer, TierInfo
 from kvtrace.hierarchy import EVENTS_PER_CALL, NO_STATE, HierarchySpec, StateSize, TierSpec
 from kvtrace.inputs.paths import input_files
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.models import Model, load_model
 from kvtrace.models.summary import number
-from kvtrace.schema import Tier
 from kvtrace.sources import SourceContext
+from kvtrace.trace.header import Header, Producer, TierInfo
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED, format_bytes
 from kvtrace.version import VERSION
 

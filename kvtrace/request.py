@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import SourceInfo
+    from kvtrace.trace.header import SourceInfo
 
 UNKNOWN_NS = -1
 """Arrival of a request that follows another one: its end plus the think time."""

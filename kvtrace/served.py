@@ -8,14 +8,14 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.kernel import FIRST_DECODE, LOAD, STORE
-from kvtrace.schema import Op, Phase
+from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 HIT, COMPUTED, GENERATED = range(3)
 """Values of the column `kind` that `served` yields."""

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kvtrace.errors import TraceError
-from kvtrace.outfile import TableFile
-from kvtrace.schema import BY_NAME, words_array
-from kvtrace.textfile import arrow_source
-from kvtrace.writer import arrow_values
+from kvtrace.files.outfile import TableFile
+from kvtrace.files.textfile import arrow_source
+from kvtrace.trace.schema import BY_NAME, words_array
+from kvtrace.trace.writer import arrow_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

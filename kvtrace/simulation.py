@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy import Hierarchy
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED, format_bytes, parse_duration_ns
 
 if TYPE_CHECKING:

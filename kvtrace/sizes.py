@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from kvtrace.policies import (
     BLOCK_BYTES,
     STATE_ALIGN,

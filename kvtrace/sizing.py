@@ -14,8 +14,8 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.kernel import LOAD
-from kvtrace.schema import Op, Qos
 from kvtrace.simulation import Simulation
+from kvtrace.trace.schema import Op, Qos
 from kvtrace.units import MS_NS, S_NS
 
 if TYPE_CHECKING:

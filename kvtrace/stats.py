@@ -8,12 +8,12 @@ import polars as pl
 
 from kvtrace.errors import TraceError
 from kvtrace.placement.summary import needs_of
-from kvtrace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier, Word
+from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier, Word
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
     from kvtrace.placement.extents import Need
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 DAY_S = 86_400
 

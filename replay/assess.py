@@ -23,7 +23,7 @@ from replay.trace_info import describe
 from replay.verdict import Findings, judge
 
 if TYPE_CHECKING:
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
     from replay.device import DeviceState, DiskStat
     from replay.done import Done
     from replay.environment import Environment

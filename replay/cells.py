@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 from kvtrace.units import MIB
 from replay.histogram import BITS, Histogram, bucket_count, bucket_of
 

@@ -9,7 +9,7 @@ from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED
 
 if TYPE_CHECKING:
     from kvtrace.placement.survey import Survey
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
     from replay.tally import Tally
 
 

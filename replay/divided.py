@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from kvtrace.placement.ground import MIXED, REFS, Ground, Record
 from kvtrace.placement.places import count_extents, most_extents, settle
 from replay.lists import EXTENTS, FLOOR, OPS, Lists, Ring, add_extent, cons, joined

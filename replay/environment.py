@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtrace.printable import utf8
+from kvtrace.show.printable import utf8
 from replay import device, mounts
 from replay.host import beneath
 from replay.host.beneath import NOTHING, Beneath

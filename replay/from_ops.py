@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import format_count
 from replay import clock, fidelity, from_run, signs
 from replay import document as doc
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
     from replay.recorder import LaneMeasure
     from replay.requests.measure import RequestsMeasure
 

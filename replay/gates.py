@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kvtrace.jit import helper
-from kvtrace.schema import Op, Phase
+from kvtrace.compiled.jit import helper
+from kvtrace.trace.schema import Op, Phase
 from replay.lists import (
     EDGES,
     OPS,

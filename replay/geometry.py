@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.placement.ground import make_ground
 from kvtrace.placement.places import PLACE
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay.order import ORDER, Fixed, State
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from kvtrace.fields import Section
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import MS_NS
 from replay.lookups import NOTHING, lookups_of
 from replay.summaries import Distribution, merged, percentile

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from replay.loop import EXTRA, NO_CLOCK, Action, power_of_two
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
     from replay.loop import Control
     from replay.recorder import Recorder
 

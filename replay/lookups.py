@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 from replay.totals import REQUEST_PHASES
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.placement.rows import RowSource
-    from kvtrace.reader import Trace
-    from kvtrace.schema import Tier
+    from kvtrace.trace.reader import Trace
+    from kvtrace.trace.schema import Tier
     from replay.feed import Sink
     from replay.fresh import FreshPayload
     from replay.host.bpf import BlockLatency

@@ -17,7 +17,7 @@ from replay.metrics_server import BoundedServer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
     from replay.live import Live, LiveLane
 
 LOOPBACK = "127.0.0.1"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Self
 
-from kvtrace.drafts import Draft
 from kvtrace.errors import KvtraceError, UsageError, write_failure
-from kvtrace.outputs import Reservation, check_writable
+from kvtrace.files.drafts import Draft
+from kvtrace.files.outputs import Reservation, check_writable
 from replay.metrics import check_package
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 from kvtrace.placement.ground import Ground, Record, nodes_have_room
 from kvtrace.placement.places import ARENA, BORN, leave, reserve_arena
-from kvtrace.schema import Op, Phase
+from kvtrace.trace.schema import Op, Phase
 from replay import gates
 from replay.divided import allocate, extents_of, locate
 from replay.lists import (

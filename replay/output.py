@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace.drafts import Draft, draft_path, drafts_of
 from kvtrace.errors import TargetError, UsageError, write_failure
-from kvtrace.outfile import write_all
-from kvtrace.outputs import Reservation, check_apart, check_writable
-from kvtrace.reader import open_trace
-from kvtrace.schema import ROW_GROUP_ROWS
+from kvtrace.files.drafts import Draft, draft_path, drafts_of
+from kvtrace.files.outfile import write_all
+from kvtrace.files.outputs import Reservation, check_apart, check_writable
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import ROW_GROUP_ROWS
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import S_NS
-from kvtrace.writer import TraceWriter
 from replay import clock, report
 from replay.executed import ExecutedRows
 from replay.from_run import document_of
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header
     from kvtrace.placement.rows import RowSource
-    from kvtrace.reader import Trace
-    from kvtrace.schema import Tier
+    from kvtrace.trace.header import Header
+    from kvtrace.trace.reader import Trace
+    from kvtrace.trace.schema import Tier
     from replay.document import ResultDocument
     from replay.done import Done
     from replay.result import Result

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.jit import kernel
-from kvtrace.schema import Op
+from kvtrace.compiled.jit import kernel
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

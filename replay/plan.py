@@ -16,7 +16,7 @@ from kvtrace.placement.rehearsal import space_ends, unpack
 from kvtrace.placement.rows import NO_STREAM, Batch, read_batches, read_only, stream_keys
 from kvtrace.placement.spool import CHUNK
 from kvtrace.placement.survey import dead_read
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes
 from replay import gates, lists, order
 from replay.divided import EXTENT_ROOM

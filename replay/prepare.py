@@ -15,7 +15,7 @@ from kvtrace.placement.extents import any_mixed, lane_of_tier
 from kvtrace.placement.looped import Loop, loop
 from kvtrace.placement.rows import RowSource, TraceRows
 from kvtrace.placement.survey import Survey, survey
-from kvtrace.schema import MAX_TIME_NS, Tier
+from kvtrace.trace.schema import MAX_TIME_NS, Tier
 from kvtrace.units import S_NS, format_bytes, format_duration_ns
 from replay import clock, fresh, payload
 from replay import targets as target_folder
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.placement.extents import Need, Space
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
     from replay.loop import Ops
     from replay.options import ReplayOptions
     from replay.targets import Target

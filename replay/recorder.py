@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from replay.cells import NO_SIZE, Cells, Key, Latencies
 from replay.gaps import Gaps
 from replay.histogram import Histogram, Summary

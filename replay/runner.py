@@ -10,7 +10,7 @@ import numpy as np
 
 from kvtrace import arguments
 from kvtrace.errors import TargetError
-from kvtrace.reader import Trace, open_trace
+from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.units import S_NS, format_bytes
 from replay import device, engines, nvme_cli, payload, sample
 from replay import targets as target_folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.placement.extents import Need, Space, pool_space
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay.loop import Lane, LaneKind, Script
 from replay.native import allocate
 from replay.targets import Bookkeeper, RunMark, TargetSpec

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 from kvtrace.units import S_NS
 from replay.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper, uppers
 from replay.loop import Action

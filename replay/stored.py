@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from kvtrace import arguments
-from kvtrace.documents import read_document
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.reader import open_trace
+from kvtrace.files.documents import read_document
+from kvtrace.trace.reader import open_trace
 from replay.document import READ_VERSIONS, SCHEMA_VERSION, ResultDocument
 from replay.from_ops import document_of as document_of_ops
 from replay.totals import tokens_per_io_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kvtrace.schema import Phase
+from kvtrace.trace.schema import Phase
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:

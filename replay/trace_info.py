@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.printable import utf8
+from kvtrace.show.printable import utf8
 
 if TYPE_CHECKING:
-    from kvtrace.header import Header
-    from kvtrace.reader import Trace
+    from kvtrace.trace.header import Header
+    from kvtrace.trace.reader import Trace
 
 
 REPLAY, WHOLE = "replay", "whole"

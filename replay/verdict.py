@@ -11,7 +11,7 @@ from replay.reason import Reason
 from replay.run_warnings import warnings
 
 if TYPE_CHECKING:
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
     from replay.counts import Counts
     from replay.environment import TargetEnvironment
     from replay.fidelity import Fidelity, Skipped

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import kernel
+from kvtrace.compiled.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.loop import SECTOR_BYTES
 from replay.overlaps import Overlaps
 

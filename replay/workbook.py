@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import kvtrace
 import replay
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from tests.cli import conftest as cli_conftest
 from tests.making import make
 

@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 
 import kvtrace
-from kvtrace.check import check
 from kvtrace.cli.listing import KINDS
 from kvtrace.models import load_model
-from kvtrace.schema import Tier
+from kvtrace.trace.check import check
+from kvtrace.trace.schema import Tier
 from replay import TargetSpec, targets
 from tests.cli import conftest as cli_conftest
 from tests.making import make

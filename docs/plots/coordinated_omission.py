@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import replay
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import MIB, MS_NS, S_NS
-from kvtrace.writer import TraceWriter
 from replay.testing import SimulatedTarget, stall_target
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from kvtrace.cli.metrics import trial_words
 from kvtrace.cli.replay_options import understood
 from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
-from kvtrace.outputs import check_apart
-from kvtrace.reader import open_trace
+from kvtrace.files.outputs import check_apart
+from kvtrace.trace.reader import open_trace
 from replay import stored
 from replay.invalid import LASTING
 from replay.options import Populate

@@ -10,8 +10,8 @@ import typer
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
-from kvtrace.outfile import write_all
-from kvtrace.outputs import check_apart, check_writable
+from kvtrace.files.outfile import write_all
+from kvtrace.files.outputs import check_apart, check_writable
 from replay.report.cells import WIDTH
 from replay.stored import consistent
 from replay.trials import report, terminal

@@ -12,7 +12,7 @@ from kvtrace import exporters, importers
 from kvtrace.cli.console import say
 from kvtrace.cli.parsing import parse_tier, parse_tiers, parsed
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
+from kvtrace.trace.reader import open_trace
 from kvtrace.units import parse_bytes
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

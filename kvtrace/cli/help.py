@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from kvtrace import plugins
-from kvtrace.tables import wrapped as wrap
+from kvtrace.show.tables import wrapped as wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,7 +12,7 @@ from kvtrace.cli.console import say
 from kvtrace.cli.parsing import parsed
 from kvtrace.cli.running import handling
 from kvtrace.errors import UsageError
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 from kvtrace.units import S_NS, format_duration_ns, parse_duration_ns
 from replay import TargetSpec
 from replay.metrics import Ended, Metrics, MetricsPort, check_package, parse_address

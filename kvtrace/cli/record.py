@@ -15,10 +15,10 @@ from kvtrace.cli.recorded import show, summary
 from kvtrace.config import resolve
 from kvtrace.config_text import as_yaml
 from kvtrace.errors import UsageError
-from kvtrace.outputs import check_apart
+from kvtrace.files.outputs import check_apart
 from kvtrace.pipeline import record
 from kvtrace.recording import Recording
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:

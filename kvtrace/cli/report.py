@@ -13,9 +13,9 @@ from rich.text import Text
 from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import UsageError
-from kvtrace.outfile import write_all
-from kvtrace.outputs import check_apart, check_writable
-from kvtrace.printable import printable
+from kvtrace.files.outfile import write_all
+from kvtrace.files.outputs import check_apart, check_writable
+from kvtrace.show.printable import printable
 from replay import report, stored
 from replay.document import ResultDocument
 from replay.report import cells, terminal

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import TargetSpec
 from replay.loop import Fsync
 

@@ -12,14 +12,14 @@ import typer
 
 from kvtrace.cli.console import figures, plain_console, say
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
-from kvtrace.outputs import check_apart, check_writable
-from kvtrace.schema import Tier
+from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.tools.anonymise import anonymised, read_secret
 from kvtrace.tools.merge import merged
 from kvtrace.tools.sample import parse_share
 from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import Written, opened, write
+from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes, format_duration_ns, parse_duration_ns
 
 if TYPE_CHECKING:

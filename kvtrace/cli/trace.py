@@ -12,13 +12,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.check import CheckReport, check
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.errors import EXIT_TRACE
-from kvtrace.printable import printable
-from kvtrace.reader import open_trace
-from kvtrace.schema import BY_NAME
+from kvtrace.show.printable import printable
 from kvtrace.stats import summarise
+from kvtrace.trace.check import CheckReport, check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import BY_NAME
 from kvtrace.units import format_bytes, format_count, parse_bytes
 
 _FRAME = 3

@@ -15,7 +15,7 @@ from kvtrace.cli.whatif_tables import (
     swept_keys,
 )
 from kvtrace.errors import UsageError
-from kvtrace.outfile import OutFile, write_whole
+from kvtrace.files.outfile import OutFile, write_whole
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers
 from replay import report, workbook

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace import plugins
-from kvtrace.outputs import check_apart
+from kvtrace.files.outputs import check_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvtrace.reader import Trace
-    from kvtrace.schema import Tier
+    from kvtrace.trace.reader import Trace
+    from kvtrace.trace.schema import Tier
 
 FOLDER = "kvtrace.exporters"
 

@@ -14,15 +14,15 @@ import pyarrow as pa
 from kvtrace import fiolog
 from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported
-from kvtrace.outfile import OutFile
-from kvtrace.outputs import check_writable
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.outputs import check_writable
 from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import TraceRows, read_batches
 from kvtrace.request import ranges
-from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapWriter, map_path
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import US_NS, format_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kvtrace.placement.allocator import Placed
     from kvtrace.placement.prepared import Prepared
     from kvtrace.placement.rows import Batch
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 OPTIONS = (
     "tiers",

@@ -12,12 +12,12 @@ import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.files.outfile import OutFile
 from kvtrace.foreign import lct
 from kvtrace.foreign.order import joined_columns
 from kvtrace.foreign.requests import LastRows
 from kvtrace.foreign.rows import filled
-from kvtrace.outfile import OutFile
-from kvtrace.schema import Op, Phase
+from kvtrace.trace.schema import Op, Phase
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 OPTIONS = ("tiers",)
 NEEDS = lct.NEEDS

@@ -12,7 +12,7 @@ from kvtrace.sidecar import NAMES, MapWriter, map_path
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 OPTIONS = ("with_deletes",)
 

@@ -10,9 +10,9 @@ import polars as pl
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.files.outfile import OutFile
 from kvtrace.foreign.order import joined_columns
 from kvtrace.foreign.requests import LastRows
-from kvtrace.outfile import OutFile
 from kvtrace.served import GENERATED, check_requests, served
 from kvtrace.units import MS_NS
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 OPTIONS = ()
 BLOCK_TOKENS = 512

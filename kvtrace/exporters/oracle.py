@@ -9,11 +9,11 @@ import numpy as np
 
 from kvtrace.errors import UsageError, write_failure
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.outputs import check_writable
 from kvtrace.foreign.accesses import PENDING, NextAccess, OfRequests, of_tiers
 from kvtrace.foreign.oracle import MAX_SIZE_BYTES, MAX_TIME_S, RECORD
 from kvtrace.foreign.rows import chosen_tiers
-from kvtrace.outfile import OutFile
-from kvtrace.outputs import check_writable
 from kvtrace.sidecar import MapWriter, map_path
 from kvtrace.units import S_NS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 OPTIONS = ("tiers",)
 LOSES = (

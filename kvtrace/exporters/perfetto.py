@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.files.outfile import OutFile
 from kvtrace.foreign.lanes import Lanes
 from kvtrace.foreign.oplog import hex_keys
 from kvtrace.foreign.rows import Outgoing, chosen_tiers, filled, is_measured
-from kvtrace.hashmap import Interner
-from kvtrace.outfile import OutFile
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import US_NS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 OPTIONS = ("tiers",)
 LOSES = (

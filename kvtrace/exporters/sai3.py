@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.exporters import Exported, ExportOptions
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 OPTIONS = ("tiers", "bucket", "endpoint", "prefix")
 LOSES = oplog_export.LOSES

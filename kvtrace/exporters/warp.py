@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.exporters import Exported, ExportOptions
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 OPTIONS = ("tiers", "endpoint", "prefix", "with_cat")
 LOSES = oplog_export.LOSES

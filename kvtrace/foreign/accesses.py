@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
-from kvtrace.jit import constant, kernel
-from kvtrace.schema import Op, Phase
+from kvtrace.compiled.hashmap import MISSING, find, insert, new_table, with_room
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
-    from kvtrace.schema import Tier
+    from kvtrace.trace.reader import Columns
+    from kvtrace.trace.schema import Tier
 
 _KEY, _NEXT = range(2)
 _NEVER = constant(-1)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 PART = "part"
 """A column: whether a write goes on where the object ends, rather than replacing it."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from kvtrace.compiled.jit import kernel
+from kvtrace.compiled.xxh3 import word_at
 from kvtrace.errors import TraceError
+from kvtrace.files.textfile import open_binary
 from kvtrace.foreign.names import Parts, parts_of
-from kvtrace.jit import kernel
-from kvtrace.schema import MAX_SIZE_BYTES, Op
-from kvtrace.textfile import open_binary
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.units import MS_NS
-from kvtrace.xxh3 import word_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

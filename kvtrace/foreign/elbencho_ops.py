@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kvtrace.compiled.hashmap import MISSING, Interner, find, give_back, new_table, take, with_room
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.compiled.xxh3 import LANES, hash_of
 from kvtrace.foreign.elbencho import ASYNC, CLOSES, OPENS, OTHER, WORDS
 from kvtrace.foreign.names import Parts, parts_of, texts
-from kvtrace.hashmap import MISSING, Interner, find, give_back, new_table, take, with_room
-from kvtrace.jit import constant, kernel
-from kvtrace.xxh3 import LANES, hash_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

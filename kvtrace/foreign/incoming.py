@@ -10,9 +10,9 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.foreign.objects import Objects
 from kvtrace.importers import Imported, header_of, names_path
-from kvtrace.printable import printable
-from kvtrace.schema import Op, Phase
-from kvtrace.writer import TraceWriter
+from kvtrace.show.printable import printable
+from kvtrace.trace.schema import Op, Phase
+from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.foreign.names import Names
-    from kvtrace.header import Header
-    from kvtrace.reader import Columns
+    from kvtrace.trace.header import Header
+    from kvtrace.trace.reader import Columns
 
 PHASES = {
     Op.READ: Phase.DECODE,

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.compiled.xxh3 import LANES, hash_of
+from kvtrace.files.outfile import TableFile
 from kvtrace.importers import names_path
-from kvtrace.jit import constant, kernel
-from kvtrace.outfile import TableFile
-from kvtrace.schema import Tier
-from kvtrace.xxh3 import LANES, hash_of
+from kvtrace.trace.schema import Tier
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, find_all, give_back, new_table, take, with_room
-from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.jit import constant, kernel
-from kvtrace.schema import Op, Tier
+from kvtrace.compiled.hashmap import MISSING, find, find_all, give_back, new_table, take, with_room
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 # Columns of an object's row. FOUND: bytes that it had at the start of the log, 0 if it wasn't
 # there. STATE: READ_ONLY as long as only reads tell how long it is; 0 of a free row.

@@ -17,15 +17,15 @@ import pyarrow as pa
 
 from kvtrace.errors import UsageError
 from kvtrace.foreign.rows import filled
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from kvtrace.outfile import OutFile
-    from kvtrace.reader import Columns
+    from kvtrace.files.outfile import OutFile
+    from kvtrace.trace.reader import Columns
 
 COLUMNS = (
     "idx", "thread", "op", "client_id", "n_objects", "bytes", "endpoint", "file", "error",

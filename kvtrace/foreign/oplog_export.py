@@ -9,17 +9,17 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.exporters import Exported, ExportOptions
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.outputs import check_writable
 from kvtrace.foreign.oplog import SUFFIXES, Naming, OpLogWriter, check_suffix
 from kvtrace.foreign.rows import STORAGE, Outgoing, chosen_tiers, refuse_partial_writes
-from kvtrace.outfile import OutFile
-from kvtrace.outputs import check_writable
-from kvtrace.schema import Op
 from kvtrace.sidecar import MapWriter, map_path
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 LOSES = (
     "rows of tiers other than those of --tiers (by default nvme and object)",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 _LAST_NS = np.iinfo(np.int64).max
 LEAD_NS_MAX = 10 * S_NS

@@ -8,14 +8,14 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.foreign.order import Again, Reordered
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 STORAGE = (Tier.NVME, Tier.OBJECT)
 MEASURED = ("submit", "complete")

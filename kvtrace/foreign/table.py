@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from kvtrace.errors import TraceError
-from kvtrace.schema import MAX_SIZE_BYTES
-from kvtrace.textfile import open_binary
+from kvtrace.files.textfile import open_binary
+from kvtrace.trace.schema import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace import plugins
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.header import Header, Producer, Resident, SourceInfo
+from kvtrace.files.outputs import check_apart
 from kvtrace.models import load_model
-from kvtrace.outputs import check_apart
+from kvtrace.trace.header import Header, Producer, Resident, SourceInfo
+from kvtrace.trace.writer import file_sha256
 from kvtrace.version import VERSION
-from kvtrace.writer import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
 
 FOLDER = "kvtrace.importers"
 

@@ -12,7 +12,7 @@ from kvtrace.foreign.order import TimeOrder
 from kvtrace.inputs.blockio import FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import write_trace
 from kvtrace.inputs.words import Names, read_lines, word_hashes
-from kvtrace.schema import MAX_SIZE_BYTES, Op
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from kvtrace.compiled.jit import kernel
 from kvtrace.errors import TraceError
+from kvtrace.files.textfile import open_binary
 from kvtrace.foreign.devices import Devices, Unknown, nothing_queued
 from kvtrace.foreign.order import TimeOrder
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, write_trace
-from kvtrace.interleave import interleaved
-from kvtrace.jit import kernel
 from kvtrace.placement.keys import KeyTable
-from kvtrace.schema import MAX_SIZE_BYTES, Op
-from kvtrace.textfile import open_binary
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kvtrace.files.outputs import check_writable
 from kvtrace.foreign import incoming
 from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.table import Table, coded, header_of, need_columns, refuse, sizes
-from kvtrace.outputs import check_writable
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.importers import Imported, ImportOptions
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 OPTIONS = ("tier",)
 NEEDED = ("key", "op", "size")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.files.outputs import check_writable
 from kvtrace.foreign import incoming
 from kvtrace.foreign.elbencho import ASYNC, OPS, OTHER, WITHOUT_BYTES, WORDS, read_lines
 from kvtrace.foreign.elbencho_ops import Follower, LostEndError
 from kvtrace.foreign.names import Names, Parts, texts
 from kvtrace.foreign.order import Reordered, Spool
-from kvtrace.outputs import check_writable
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kvtrace.foreign.elbencho import Lines
     from kvtrace.foreign.elbencho_ops import Ops
     from kvtrace.importers import Imported, ImportOptions
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 OPTIONS = ("tier",)
 _OP = np.array(list(OPS.values()), np.uint8)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.files.outputs import check_writable
+from kvtrace.files.textfile import open_binary
 from kvtrace.fiolog import FIRST_LINES
 from kvtrace.foreign import incoming
 from kvtrace.foreign.order import zero_ns
@@ -16,11 +18,9 @@ from kvtrace.importers import Imported
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
 from kvtrace.inputs.words import Names, one_of, read_lines, word_hashes
-from kvtrace.interleave import interleaved
-from kvtrace.outputs import check_writable
-from kvtrace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.sidecar import NAMES, MapReader
-from kvtrace.textfile import open_binary
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.units import MS_NS, US_NS
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from kvtrace.foreign.order import LEAD_NS_MAX, zero_ns
 from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
 from kvtrace.inputs.words import read_lines
-from kvtrace.interleave import interleaved
-from kvtrace.schema import MAX_SIZE_BYTES, Op
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:

@@ -11,20 +11,20 @@ import numpy as np
 import xxhash
 
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.files.outputs import check_writable
 from kvtrace.foreign import incoming, lct
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.importers import Imported
 from kvtrace.models import DTYPE_BYTES
-from kvtrace.outputs import check_writable
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
 from kvtrace.sources.lmcache import MAGIC, records, torch_dtype
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from kvtrace.importers import ImportOptions
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 OPTIONS = ("tier",)
 NEEDS = lct.NEEDS

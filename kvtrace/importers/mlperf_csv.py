@@ -15,18 +15,18 @@ import xxhash
 
 from kvtrace.csvfile import HEADER, OPS, PHASES, TIERS
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.files.outputs import check_writable
+from kvtrace.files.textfile import open_binary
 from kvtrace.foreign.names import NamesFile
 from kvtrace.foreign.order import TimeOrder
-from kvtrace.header import RESIDENT_DTYPE
 from kvtrace.importers import Imported, header_of, names_path, with_model
 from kvtrace.inputs.capacity import Capacity, Evictions, TooSmallError, sufficient
 from kvtrace.inputs.words import BAD, seconds_ns
-from kvtrace.outputs import check_writable
 from kvtrace.placement.keys import KeyTable
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Tier
-from kvtrace.textfile import open_binary
+from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op, Tier
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import format_bytes
-from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.files.outputs import check_writable
+from kvtrace.files.textfile import open_binary
 from kvtrace.foreign import incoming
 from kvtrace.foreign.oracle import NEVER, NEVER_TOO, RECORD
 from kvtrace.foreign.order import zero_ns
 from kvtrace.importers import Imported
-from kvtrace.outputs import check_writable
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.textfile import open_binary
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.importers import ImportOptions
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 OPTIONS = ("tier",)
 _BLOCK_RECORDS = 1 << 18

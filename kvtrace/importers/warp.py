@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kvtrace.files.outputs import check_writable
 from kvtrace.foreign import incoming
 from kvtrace.foreign.appended import PART, placed, whole
 from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.requoted import Requoted
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
-from kvtrace.outputs import check_writable
 from kvtrace.request import ranges
-from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import NAMES, MapReader
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.importers import Imported, ImportOptions
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 OPTIONS = ("tier", "map")
 NEEDED = ("op", "bytes", "file", "start")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.compiled.jit import kernel
 from kvtrace.foreign.incoming import phases
-from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import kernel
+from kvtrace.compiled.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.schema import Op, Phase
+from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
 
 Columns = dict[str, "NDArray[Any]"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from kvtrace.errors import TraceError
+from kvtrace.files.textfile import open_text
 from kvtrace.inputs.lines import Lines, pieces
 from kvtrace.inputs.rows import MAX_TIME_NS, MAX_TOKENS
-from kvtrace.textfile import open_text
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:

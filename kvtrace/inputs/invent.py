@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.jit import compiled
+from kvtrace.compiled.jit import compiled
 from kvtrace.source_config import GENERATION_NS
 
 if TYPE_CHECKING:

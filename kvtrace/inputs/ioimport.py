@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.files.outputs import check_writable
 from kvtrace.importers import Imported, header_of
 from kvtrace.inputs.blockio import Objects
-from kvtrace.outputs import check_writable
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

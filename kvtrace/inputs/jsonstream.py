@@ -6,7 +6,7 @@ import json
 from typing import IO, TYPE_CHECKING, Any
 
 from kvtrace.errors import TraceError
-from kvtrace.textfile import open_text
+from kvtrace.files.textfile import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING
 
 from kvtrace.errors import TraceError
-from kvtrace.textfile import open_text
+from kvtrace.files.textfile import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.hashmap import Interner
+from kvtrace.compiled.hashmap import Interner
 from kvtrace.inputs.rows import join
 from kvtrace.request import Ragged, ranges
 from kvtrace.units import S_NS

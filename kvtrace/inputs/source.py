@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.header import SourceInfo
 from kvtrace.inputs.clock import Clock, in_order, spread
 from kvtrace.inputs.families import families
 from kvtrace.inputs.scale import Copies, scaled
 from kvtrace.inputs.turns import TurnHistory
 from kvtrace.request import RequestBatch
-from kvtrace.writer import file_sha256
+from kvtrace.trace.header import SourceInfo
+from kvtrace.trace.writer import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.writer import file_sha256
+from kvtrace.trace.writer import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.compiled.jit import kernel
 from kvtrace.errors import TraceError
-from kvtrace.jit import kernel
+from kvtrace.files.textfile import open_binary
 from kvtrace.placement.keys import KeyTable
-from kvtrace.textfile import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

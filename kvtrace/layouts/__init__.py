@@ -17,7 +17,7 @@ from kvtrace import plugins
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy import NO_STATE, StateSize
 from kvtrace.request import ranges
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from kvtrace import arguments
-from kvtrace.documents import parse_json, parse_toml, read_document
 from kvtrace.errors import TraceError, UsageError, unknown_name
+from kvtrace.files.documents import parse_json, parse_toml, read_document
 from kvtrace.models import config_json
 from kvtrace.models.dtypes import dtype_bytes
 from kvtrace.models.geometry import validated

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 
 NONE = -1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.compiled.jit import kernel
 from kvtrace.linkedlist import append, unlink
 from kvtrace.policies import NEWEST, OLDEST
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from kvtrace.linkedlist import append, unlink
 from kvtrace.policies import (
     GHOST_BYTES,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
+from kvtrace.compiled.jit import kernel
 from kvtrace.linkedlist import append, newer, unlink
 from kvtrace.policies import HAND, NEWEST, NONE, OLDEST, mark, marks
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from kvtrace import plugins
 from kvtrace.errors import UsageError
+from kvtrace.files.textfile import open_binary
 from kvtrace.inputs.paths import input_files
-from kvtrace.textfile import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.compiled.hashmap import Interner
+from kvtrace.compiled.jit import compiled
 from kvtrace.errors import TraceError
-from kvtrace.hashmap import Interner
 from kvtrace.inputs import jsonlines
 from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece
 from kvtrace.inputs.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
-from kvtrace.jit import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

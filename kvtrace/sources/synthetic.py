@@ -9,7 +9,6 @@ import numpy as np
 
 from kvtrace.arrivals import ARRIVAL_KEYS, gaps_ns, of_the_day
 from kvtrace.errors import UsageError
-from kvtrace.header import SourceInfo
 from kvtrace.request import (
     FOLLOW_ASK,
     FOLLOW_NONE,
@@ -19,7 +18,8 @@ from kvtrace.request import (
     SharedTokens,
     ranges,
 )
-from kvtrace.schema import Qos
+from kvtrace.trace.header import SourceInfo
+from kvtrace.trace.schema import Qos
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.jit import constant, kernel
-from kvtrace.reuse import FIRST, ReuseDistances
-from kvtrace.schema import Op, Tier
+from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
+from kvtrace.compiled.jit import constant, kernel
 from kvtrace.tools.distribution import Distribution, distances
+from kvtrace.trace.reuse import FIRST, ReuseDistances
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 QUANTITIES = {
     "size": "bytes",

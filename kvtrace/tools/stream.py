@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
-from kvtrace.header import Header, Producer, Resident, Totals
-from kvtrace.reader import Trace, open_trace
+from kvtrace.trace.header import Header, Producer, Resident, Totals
+from kvtrace.trace.reader import Trace, open_trace
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.version import VERSION
-from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 IDS = ("key", "request", "session", "block")
 """Columns that name things."""

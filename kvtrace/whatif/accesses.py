@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.compiled.hashmap import Interner
 from kvtrace.config import RecordConfig, resolve
 from kvtrace.errors import TraceError
-from kvtrace.hashmap import Interner
 from kvtrace.hierarchy import CutRequests, HierarchySpec, endless
 from kvtrace.kernel import RUN
 from kvtrace.recording import policies, tier_spec
 from kvtrace.request import Ragged, RequestBatch, ranges
-from kvtrace.schema import Tier
 from kvtrace.served import GENERATED, begins, check_requests, merged, served
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from kvtrace.whatif.counting import Counter
 from kvtrace.whatif.workload import Options, Run, plain_run
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header, SourceInfo
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.header import Header, SourceInfo
+    from kvtrace.trace.reader import Columns, Trace
 
 _CONFIGURED = ("tiers", "eviction", "admission", "write_policy", "promotion", "touch_order")
 """Keys of a recording's configuration that a what-if takes over from the trace."""

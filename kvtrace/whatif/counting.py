@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.header import Cell
-from kvtrace.jit import constant, kernel
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.trace.header import Cell
+from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError
-from kvtrace.schema import Op, Tier
 from kvtrace.stats import DAY_S
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS, UNLIMITED
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import UsageError
-from kvtrace.hashmap import Interner
 from kvtrace.hierarchy import Hierarchy, endless
 from kvtrace.recording import Recording
-from kvtrace.schema import Tier
 from kvtrace.simulation import Simulation
 from kvtrace.sizing import search
+from kvtrace.trace.schema import Tier
 from kvtrace.whatif.counting import Counter
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from kvtrace.config import RecordConfig
     from kvtrace.events import BlockEvents, HierarchyStats, Tally
-    from kvtrace.header import SourceInfo
     from kvtrace.hierarchy import CutRequests, HierarchySpec
+    from kvtrace.trace.header import SourceInfo
 
 Options = dict[str, Any]
 """Configuration keys, dotted, with values as users write them."""

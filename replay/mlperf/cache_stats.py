@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import GIB, MS_NS
 from replay.lookups import lookups_of, objects_per_block, shared_of
 from replay.mlperf.tiers import NAMES, READ, WRITE, TierMoved, elapsed_s, moved, ops

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, MS_NS, S_NS, UNLIMITED
 from replay.mlperf.beside import at
 from replay.mlperf.cache_stats import PERCENTILES

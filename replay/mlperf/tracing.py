@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 from kvtrace.units import US_NS
 
 if TYPE_CHECKING:

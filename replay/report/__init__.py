@@ -12,12 +12,12 @@ import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.outfile import fill, write_whole
+from kvtrace.files.outfile import fill, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvtrace.drafts import Draft
+    from kvtrace.files.drafts import Draft
     from replay.document import ResultDocument
 
 

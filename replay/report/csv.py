@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from kvtrace import csvcells
+from kvtrace.show import csvcells
 from replay.histogram import QUANTILES
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.tables import fitting
+from kvtrace.show.tables import fitting
 from kvtrace.units import MS_NS, format_count, format_duration_ns
 from replay.report.cells import WIDTH, table_of_times, time_cells
 

@@ -9,8 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.printable import printable
-from kvtrace.tables import wrapped
+from kvtrace.show.printable import printable
+from kvtrace.show.tables import wrapped
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns, format_rate
 from replay.report import below, requests
 from replay.report.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvtrace.schema import Qos
+from kvtrace.trace.schema import Qos
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:

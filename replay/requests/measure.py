@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import kernel
+from kvtrace.compiled.jit import kernel
 from kvtrace.placement.keys import KeyTable
-from kvtrace.schema import Phase, Qos
+from kvtrace.trace.schema import Phase, Qos
 from replay.executed import ExecutedRows
 from replay.histogram import Histogram, Summary
 from replay.loop import INTERRUPTED, NO_TIME_NS, Mode
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.placement.rows import RowSource
-    from kvtrace.schema import Tier
+    from kvtrace.trace.schema import Tier
     from replay.done import Done
 
 _BEGIN, _END, _IO, _WAITED, _STATE = range(5)

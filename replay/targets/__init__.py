@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from kvtrace import arguments
 from kvtrace.errors import unknown_name
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay.loop import Fsync
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from kvtrace.placement.extents import Need, Space, pool_space
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import US_NS, format_bytes
 from replay import accelerator
 from replay.copier import Copier

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import Need, Space
-from kvtrace.printable import utf8
-from kvtrace.schema import Tier
+from kvtrace.show.printable import utf8
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, format_bytes
 from replay import folder, preflight, statx
 from replay.loop import Lane, LaneKind

@@ -12,8 +12,8 @@ import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
-from kvtrace.printable import utf8
-from kvtrace.schema import Tier
+from kvtrace.show.printable import utf8
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, format_bytes
 from replay import device, preflight
 from replay.loop import Lane, LaneKind

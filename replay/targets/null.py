@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.placement.extents import Need, Space
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay.loop import Lane, LaneKind
 from replay.targets import Bookkeeper
 

@@ -20,8 +20,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import KvtraceError, TargetError, TraceError
-from kvtrace.outfile import OutFile
-from kvtrace.writer import file_sha256
+from kvtrace.files.outfile import OutFile
+from kvtrace.trace.writer import file_sha256
 from replay.mlperf.summary import result_of
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, FigureDocument, document_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError
-from kvtrace.outfile import write_whole
+from kvtrace.files.outfile import write_whole
 from replay import report
 from replay.trials import html, xlsx
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.printable import utf8
+from kvtrace.show.printable import utf8
 from replay import stored
 from replay.trials import tools
 from replay.trials.figures import Figure, of_result

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from kvtrace.printable import printable
-from kvtrace.tables import fitting, wrapped
+from kvtrace.show.printable import printable
+from kvtrace.show.tables import fitting, wrapped
 from replay.report.cells import WIDTH
 from replay.trials import words
 from replay.trials.reasons import reasons_of

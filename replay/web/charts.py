@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.charting import COLOURS
+from kvtrace.show.charting import COLOURS
 from kvtrace.units import MS_NS, S_NS, format_bytes
 from replay.summaries import Distribution, merged
 from replay.web.page import Chart, fitted

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 from replay.web.program import drawing_program
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from kvtrace.errors import TargetError
-from kvtrace.outfile import write_whole
+from kvtrace.files.outfile import write_whole
 
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 PACKAGE = "vl-convert-python"

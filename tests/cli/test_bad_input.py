@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from tests.making import write_rows
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from kvtrace.cli.main import _MODULES as COMMANDS
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase
-from kvtrace.tables import fitting, wrapped
+from kvtrace.show.tables import fitting, wrapped
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import format_rate
-from kvtrace.writer import TraceWriter
 from replay import stored
 from replay.report import terminal
 from tests.making import make

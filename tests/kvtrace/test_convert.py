@@ -13,11 +13,11 @@ import pytest
 
 from kvtrace import importers, plugins
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.textfile import open_binary
 from kvtrace.importers import ImportOptions
-from kvtrace.outfile import OutFile
-from kvtrace.schema import Phase, Tier
 from kvtrace.sidecar import MapWriter, map_path
-from kvtrace.textfile import open_binary
+from kvtrace.trace.schema import Phase, Tier
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,12 @@ import pytest
 import zstandard
 
 from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.csvfile import LOSES
 from kvtrace.exporters import ExportOptions
-from kvtrace.header import Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.check import check
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.making import make, write_rows
 
 SAMPLES = Path(__file__).parents[3] / "shared/samples/mlperf"

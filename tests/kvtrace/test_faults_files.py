@@ -14,11 +14,11 @@ import polars as pl
 import pytest
 
 from kvtrace import importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.importers import ImportOptions
 from kvtrace.importers.blktrace import MAGIC, VERSION
-from kvtrace.reader import open_trace
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import polars as pl
 import pytest
 
 from kvtrace import exporters, fiolog, importers
-from kvtrace.check import check
 from kvtrace.exporters import ExportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from tests.making import Row, make, write_rows
 

@@ -13,7 +13,7 @@ from kvtrace.fitting import Shrunk, possible, shrunk
 from kvtrace.models import load_model
 from kvtrace.pipeline import record
 from kvtrace.placement.extents import RESERVED_BYTES
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, MIB, UNLIMITED
 from kvtrace.whatif.workload import Configured
 from tests.cli import conftest as cli_conftest

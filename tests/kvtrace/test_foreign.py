@@ -21,7 +21,7 @@ from kvtrace.foreign.lanes import Lanes
 from kvtrace.foreign.names import Names, names_path, parts_of
 from kvtrace.foreign.objects import Objects
 from kvtrace.foreign.order import Again, Reordered, Spool
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

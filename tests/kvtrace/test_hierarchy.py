@@ -15,7 +15,7 @@ from kvtrace.eviction import NAMES
 from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, StateSize, TierSpec
 from kvtrace.kernel import CHECKPOINT, RUN, SHARED
 from kvtrace.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
 from tests.examples import examples
 from tests.kvtrace.reference import Block, Reference, Request, Rules

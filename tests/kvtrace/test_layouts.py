@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 
 from kvtrace import layouts, plugins
-from kvtrace.check import check
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy import StateSize
 from kvtrace.layouts import Geometry
 from kvtrace.models.layers import Held
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from tests.making import make
 

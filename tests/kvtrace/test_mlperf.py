@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.csvfile import HEADER
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import ExportOptions
 from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.trace_info import describe
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace.check import check
 from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
 from kvtrace.recording import Recording
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 from tests.making import SMALL, make
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 
 from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import ExportOptions
 from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_TIME_NS, Op, Phase, Tier
 from kvtrace.sidecar import map_path
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import MAX_TIME_NS, Op, Phase, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make, write_rows

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtrace import importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError
 from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, residents, rows
 

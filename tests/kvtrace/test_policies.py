@@ -10,7 +10,7 @@ from kvtrace import eviction, plugins
 from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
 from kvtrace.kernel import RUN
 from kvtrace.request import Ragged, RequestBatch
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from tests.examples import rest_slow
 from tests.golden import path_of
 

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from kvtrace import kernel, plugins, simulation
 from kvtrace.blocks import HashedBlocks
-from kvtrace.check import check
 from kvtrace.config import RecordConfig, load_config
 from kvtrace.errors import UsageError
 from kvtrace.eviction import NAMES
 from kvtrace.hierarchy import Hierarchy
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.writer import file_sha256
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
+from kvtrace.trace.writer import file_sha256
 from tests.examples import examples
 from tests.making import make
 

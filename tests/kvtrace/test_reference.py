@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from kvtrace.config import load_config
 from kvtrace.eviction import NAMES
 from kvtrace.recording import Recording
-from kvtrace.schema import Op, Phase, Tier
 from kvtrace.simulation import Simulation
 from kvtrace.source_config import ARRIVING
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.kvtrace.reference import Block, Reference, Request, Rules
 from tests.kvtrace.reference_inputs import FILES
 

@@ -13,13 +13,13 @@ import pytest
 from minio.error import InvalidResponseError
 
 from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.exporters import ExportOptions
 from kvtrace.foreign.oplog_export import resident_path
-from kvtrace.header import Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.check import check
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
+from kvtrace.trace.writer import TraceWriter
 from tests.kvtrace.s3server import ACCESS, SECRET, client, serving
 from tests.making import make
 

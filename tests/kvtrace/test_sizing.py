@@ -11,8 +11,8 @@ from kvtrace.config import load_config
 from kvtrace.errors import UsageError
 from kvtrace.pipeline import record
 from kvtrace.recording import Recording
-from kvtrace.schema import Qos
 from kvtrace.sizing import Trial, _Server, measure
+from kvtrace.trace.schema import Qos
 from tests.making import SMALL
 
 if TYPE_CHECKING:

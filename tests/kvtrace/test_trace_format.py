@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kvtrace
-from kvtrace.drafts import drafts_of
 from kvtrace.errors import TargetError
-from kvtrace.header import RESIDENT_DTYPE, Header, TierInfo
-from kvtrace.reader import open_trace
-from kvtrace.schema import (
+from kvtrace.files.drafts import drafts_of
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, TierInfo
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import (
     COLUMNS,
     MAX_SIZE_BYTES,
     MAX_TIME_NS,
@@ -32,7 +32,7 @@ from kvtrace.schema import (
     Phase,
     Tier,
 )
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.writer import TraceWriter
 from tests.examples import examples
 from tests.making import write_rows
 

@@ -11,7 +11,7 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import Need, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.geometry import Geometry
 from replay.plan import Planner, make_ring
 from tests.replay.conftest import MemoryTrace, Row

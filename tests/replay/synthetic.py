@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from replay.requests.document import (
     QosRequestsDocument,
     RequestsDocument,

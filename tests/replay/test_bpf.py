@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, run
 from replay.host import bpf, bpftrace
 from replay.host.document import block_document

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import TargetSpec, native
 from replay.simulated import stall_target
 from tests.cli import conftest as cli_conftest

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from kvtrace.cli.main import app
-from kvtrace.drafts import drafts_of
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
+from kvtrace.files.drafts import drafts_of
+from kvtrace.trace.reader import open_trace
 from replay.output import left_parts
 from tests.replay.conftest import simple_rows, write_trace
 

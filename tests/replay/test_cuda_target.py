@@ -16,7 +16,7 @@ import pytest
 import replay
 from kvtrace.errors import TargetError
 from kvtrace.placement.extents import Need
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, accelerator, targets
 from replay.copier import STAGING_SLOTS, Copier
 from replay.native.mailbox import Job, Request

@@ -14,7 +14,7 @@ import pytest
 import replay
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import Need
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, folder, statx, targets
 from replay.loop import Fsync
 from replay.marker import Marker

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import replay
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import TargetSpec, engines
 from replay.loop import DIVIDED, Action, Lane, LaneKind, LoopOptions, Mode, Ops, Verify, run_whole
 from tests.replay.conftest import Row, file_target, write_trace

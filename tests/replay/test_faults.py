@@ -21,8 +21,8 @@ import pytest
 import replay
 from kvtrace.cli.main import main
 from kvtrace.errors import TargetError
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, clock
 from replay.output import PARTS_SUFFIX, left_parts
 from replay.simulated import faulty_target, stall_target

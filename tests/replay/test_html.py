@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import MS_NS
-from kvtrace.writer import TraceWriter
 from replay import stored
 from replay.host.document import (
     BlockGroupDocument,

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import replay
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay.loop import Action
 from replay.targets import TargetSpec
 from tests.making import make

@@ -9,7 +9,7 @@ import pytest
 
 import replay
 from kvtrace.cli.running import now_text
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from replay.histogram import COARSE_BITS, Histogram
 from replay.live import Live, LiveLane, LiveView

@@ -18,8 +18,8 @@ from kvtrace.errors import UsageError
 from kvtrace.placement.extents import lane_of_tier
 from kvtrace.placement.looped import Looped, loop
 from kvtrace.placement.rows import TraceRows
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from replay import ReplayOptions
 from replay.output import Outputs

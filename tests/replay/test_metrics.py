@@ -22,7 +22,7 @@ import replay
 from kvtrace.cli import metrics as cli_metrics
 from kvtrace.cli.metrics import Exposure, MetricsOptions, trial_words
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MIB, MS_NS
 from replay.metrics import Ended, Metrics, MetricsPort, parse_address
 from replay.metrics_file import MetricsFile

@@ -10,7 +10,7 @@ import pytest
 
 from kvtrace.cli.main import main
 from kvtrace.errors import TraceError
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import report, stored
 from replay.host.document import BlockGroupDocument, BlockLatencyDocument
 from replay.mlperf.tables import metrics, parameters, tracing_rows

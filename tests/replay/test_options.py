@@ -12,9 +12,9 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from replay import ReplayOptions, TargetSpec
 from replay.simulated import SimulatedTarget, faulty_target, stall_target
 from tests.examples import rest_slow

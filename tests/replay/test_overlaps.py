@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 from replay import overlaps
 from replay.overlaps import Overlaps
 from tests.examples import examples

@@ -16,7 +16,7 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import Space, lane_of_tier
 from kvtrace.placement.rows import Limit, TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.divided import places
 from replay.geometry import Geometry
 from replay.loop import EXTRA, Action, Ops

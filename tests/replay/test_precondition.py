@@ -23,7 +23,7 @@ from kvtrace.cli.precondition import precondition_command
 from kvtrace.cli.running import Shown
 from kvtrace.errors import KvtraceError, TargetError, UsageError
 from kvtrace.placement.extents import RESERVED_BYTES
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import engines, payload, preflight, targets
 from replay.loop import INTERRUPTED, Outcome
 from replay.marker import Marker, Preconditioned

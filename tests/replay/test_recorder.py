@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvtrace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from replay.counters import LaneCounters
 from replay.done import Done, Taker
 from replay.histogram import Histogram

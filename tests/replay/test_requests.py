@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kvtrace.placement.rows import TraceRows
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
 from replay.done import Done
 from replay.loop import NO_TIME_NS, Action, Mode
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
     from replay.requests.document import RequestsDocument
 
 EIO = 5

@@ -13,7 +13,7 @@ import pytest
 import replay
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import report as forms
 from replay import stored
 from replay.document import SCHEMA_VERSION, ResultDocument

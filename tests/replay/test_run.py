@@ -14,9 +14,9 @@ import pytest
 import replay
 import replay.engines
 from kvtrace.errors import TargetError, TraceError, UsageError
-from kvtrace.header import Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, TargetSpec
 from replay.marker import Marker
 from replay.output import Outputs

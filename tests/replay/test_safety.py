@@ -13,7 +13,7 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, device, mounts, preflight
 from replay.safety import identity, signatures
 from tests.replay.conftest import MIB, Row, file_target, simple_rows, write_trace

@@ -16,9 +16,9 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import RESERVED_BYTES, SLACK_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
 from kvtrace.sidecar import map_path
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
 from replay.geometry import Geometry
 from replay.plan import Planner, make_ring
 from tests.examples import examples

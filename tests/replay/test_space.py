@@ -16,8 +16,8 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.divided import places
 from replay.loop import DIVIDED, EXTRA, Ops
 from tests.examples import examples

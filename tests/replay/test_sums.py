@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 import replay
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MIB, MS_NS, S_NS
 from replay import report, stored
 from replay.counters import LaneCounters

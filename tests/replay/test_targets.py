@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvtrace.placement.extents import Need
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import engines, targets
 from replay.loop import Action, LoopOptions, Mode, Ops, Verify, run_whole
 from replay.targets import RunMark, Target, TargetSpec

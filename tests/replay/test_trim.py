@@ -11,7 +11,7 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, device, native
 from replay.loop import Action, Lane, LaneKind, Verify
 from replay.marker import Marker

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, S_NS
 from replay.counts import Counts
 from replay.environment import TargetEnvironment

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import replay
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import ReplayOptions
 from replay.from_run import document_of
 from replay.report import terminal

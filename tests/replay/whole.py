@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS
 from replay.simulated import SimulatedTarget, stall_target
 from replay.watch import Silent

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from kvtrace.bounds import Bounds
-from kvtrace.check import check
 from kvtrace.errors import TraceError
-from kvtrace.header import RESIDENT_DTYPE, Header, pack_resident
-from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_SIZE_BYTES, MAX_TIME_NS
-from kvtrace.writer import RESIDENT_KEY, TraceWriter
+from kvtrace.trace.bounds import Bounds
+from kvtrace.trace.check import check
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, pack_resident
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS
+from kvtrace.trace.writer import RESIDENT_KEY, TraceWriter
 from replay import native
 from replay.engines.python import PythonEngine
 from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole

@@ -11,8 +11,8 @@ import pytest
 
 import replay
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_TIME_NS, Op, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import MAX_TIME_NS, Op, Tier
 from replay import ReplayOptions, TargetSpec, assess
 from replay.counts import Counts, counts_of
 from replay.options import Timing

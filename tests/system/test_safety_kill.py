@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from kvtrace.drafts import drafts_of
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.files.drafts import drafts_of
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.output import PARTS_SUFFIX
 from tests.making import write_rows
 from tests.support.command import kvtrace

@@ -11,7 +11,7 @@ import pytest
 
 import replay
 from kvtrace.errors import KvtraceError
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import ReplayOptions, TargetSpec, payload, populate, targets
 from replay.folder import object_name
 from replay.precondition import PreconditionOptions, precondition

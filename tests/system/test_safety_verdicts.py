@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import replay
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Result
 from replay.invalid import CODES
 from replay.loop import Verify

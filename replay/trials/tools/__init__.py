@@ -16,9 +16,9 @@ import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from kvtrace.documents import MAX_BYTES
 from kvtrace.errors import TraceError
-from kvtrace.textfile import open_binary
+from kvtrace.files.documents import MAX_BYTES
+from kvtrace.files.textfile import open_binary
 from replay.stored import foreign_form, is_mlperf_report
 from replay.trials.setup import UNKNOWN, Setup
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.header import Cell, Totals
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Cell, Totals
+from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

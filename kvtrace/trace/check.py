@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.counting import TotalsCounter
+from kvtrace.compiled.hashmap import MISSING, find, insert, new_table, with_room
+from kvtrace.compiled.jit import constant, kernel
 from kvtrace.errors import TraceError
-from kvtrace.hashmap import MISSING, find, insert, new_table, with_room
-from kvtrace.jit import constant, kernel
-from kvtrace.schema import MAX_TOTAL_BYTES, NODE_SHIFT, Op, Phase, Tier
+from kvtrace.trace.counting import TotalsCounter
+from kvtrace.trace.schema import MAX_TOTAL_BYTES, NODE_SHIFT, Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header, Totals
-    from kvtrace.reader import Trace
+    from kvtrace.trace.header import Header, Totals
+    from kvtrace.trace.reader import Trace
 
 SHOWN = 5
 """Offending rows that are kept per kind of violation."""

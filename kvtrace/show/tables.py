@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ import zstandard
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kvtrace.errors import TraceError
-from kvtrace.schema import (
+from kvtrace.trace.schema import (
     FORMAT_VERSION,
     MAX_RESIDENTS,
     MAX_SIZE_BYTES,

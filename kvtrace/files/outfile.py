@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.drafts import Draft
 from kvtrace.errors import TargetError, write_failure
+from kvtrace.files.drafts import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.bounds import Bounds
-from kvtrace.counting import TotalsCounter
-from kvtrace.drafts import Draft, DraftFolder
 from kvtrace.errors import write_failure
-from kvtrace.header import (
+from kvtrace.files.drafts import Draft, DraftFolder
+from kvtrace.files.outfile import check_rows
+from kvtrace.trace.bounds import Bounds
+from kvtrace.trace.counting import TotalsCounter
+from kvtrace.trace.header import (
     RESIDENT_DTYPE,
     Header,
     Resident,
     checked_residents,
     pack_resident,
 )
-from kvtrace.outfile import check_rows
-from kvtrace.schema import (
+from kvtrace.trace.schema import (
     BY_NAME,
     COLUMNS,
     HEADER_KEY,

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.schema import BY_NAME
-from kvtrace.writer import numpy_dtype
+from kvtrace.trace.schema import BY_NAME
+from kvtrace.trace.writer import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 
 class _Head:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, MAX_TOTAL_BYTES, Op
+from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, MAX_TOTAL_BYTES, Op
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import TargetError, write_failure
-from kvtrace.outputs import Reservation, check_writable
+from kvtrace.files.outputs import Reservation, check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kvtrace import arguments
-from kvtrace.bounds import Bounds, refuse
 from kvtrace.errors import TraceError, unknown_name
-from kvtrace.header import RESIDENT_DTYPE, Header, unpack_resident
-from kvtrace.pages import check_pages
-from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, REQUIRED, Column
-from kvtrace.textfile import arrow_source
-from kvtrace.writer import HEAD_NAME, RESIDENT_KEY, file_sha256, numpy_dtype
+from kvtrace.files.textfile import arrow_source
+from kvtrace.trace.bounds import Bounds, refuse
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, unpack_resident
+from kvtrace.trace.pages import check_pages
+from kvtrace.trace.schema import BY_NAME, COLUMNS, HEADER_KEY, REQUIRED, Column
+from kvtrace.trace.writer import HEAD_NAME, RESIDENT_KEY, file_sha256, numpy_dtype
 
 if TYPE_CHECKING:
     import os

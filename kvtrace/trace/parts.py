@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.drafts import DraftFolder
 from kvtrace.errors import TargetError
-from kvtrace.outfile import check_rows
-from kvtrace.outputs import check_folder, check_parent, exists_already
-from kvtrace.schema import HEADER_KEY, ROW_GROUP_ROWS
-from kvtrace.writer import HEAD_NAME, TraceWriter
+from kvtrace.files.drafts import DraftFolder
+from kvtrace.files.outfile import check_rows
+from kvtrace.files.outputs import check_folder, check_parent, exists_already
+from kvtrace.trace.schema import HEADER_KEY, ROW_GROUP_ROWS
+from kvtrace.trace.writer import HEAD_NAME, TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
