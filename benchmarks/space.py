@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import plan
 from benchmarks.common import print_table
 from kvtrace import plugins
-from kvtrace.config import preset_names, resolve
-from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SLACK_RATIO, SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
+from kvtrace.recording.config import preset_names, resolve
+from kvtrace.recording.pipeline import record
 from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Tier

@@ -29,7 +29,8 @@ def names(folder: str) -> list[str]:
 @cache
 def _names(places: tuple[str, ...]) -> tuple[str, ...]:
     """Return what lies in these places, each looked at once per process."""
-    return tuple(sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(places)))
+    modules = (module.name for module in pkgutil.iter_modules(places))
+    return tuple(sorted(name.replace("_", "-") for name in modules if name != "support"))
 
 
 def load(folder: str, name: str, *, kind: str) -> ModuleType:

@@ -10,9 +10,9 @@ import textwrap
 from pathlib import Path
 
 import replay
-from kvtrace.config import load_config
 from kvtrace.models.config_json.families import architectures
-from kvtrace.pipeline import record
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 from replay.document import ResultDocument
 from tests.golden import GOLDEN, path_of
 

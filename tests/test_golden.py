@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from kvtrace.config import load_config
-from kvtrace.pipeline import record
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 from tests.golden import FOLDER, GOLDEN, path_of

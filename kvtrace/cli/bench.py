@@ -22,9 +22,9 @@ from kvtrace.cli.console import say
 from kvtrace.cli.help import HelpfulCommand
 from kvtrace.cli.metrics import trial_words
 from kvtrace.cli.replay_options import understood
-from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.files.outputs import check_apart
+from kvtrace.recording.config import resolve
 from kvtrace.trace.reader import open_trace
 from replay import stored
 from replay.invalid import LASTING

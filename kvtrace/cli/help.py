@@ -159,8 +159,8 @@ def _replay_words(name: str) -> list[str]:
 
 
 def _record_words(name: str) -> list[str]:
-    from kvtrace.config import RecordConfig
-    from kvtrace.source_config import SourceConfig
+    from kvtrace.recording.config import RecordConfig
+    from kvtrace.requests.source_config import SourceConfig
 
     for model in (RecordConfig, SourceConfig):
         if words := _words(model, name):

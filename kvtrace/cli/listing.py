@@ -10,11 +10,11 @@ from rich.table import Table
 
 from kvtrace import plugins
 from kvtrace.cli.console import plain_console
-from kvtrace.config import preset_names, preset_summary
 from kvtrace.errors import unknown_name
 from kvtrace.models import models
 from kvtrace.models.config_json.families import architectures
 from kvtrace.models.summary import groups
+from kvtrace.recording.config import preset_names, preset_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from rich.text import Text
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
-from kvtrace.stats import summarise
+from kvtrace.tools.stats import summarise
 from kvtrace.trace.check import CheckReport, check
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import BY_NAME

@@ -15,12 +15,12 @@ from kvtrace.cli import whatif_page
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
-from kvtrace.config import resolve
 from kvtrace.errors import UsageError
 from kvtrace.files.outfile import OutFile
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.models import load_model
-from kvtrace.sampling import sampled
+from kvtrace.recording.config import resolve
+from kvtrace.recording.sampling import sampled
 from kvtrace.show import csvcells
 from kvtrace.show.tables import fitting
 from kvtrace.trace.reader import open_trace

@@ -20,7 +20,7 @@ from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import TraceRows, read_batches
-from kvtrace.request import ranges
+from kvtrace.requests.request import ranges
 from kvtrace.sidecar import NAMES, MapWriter, map_path
 from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import US_NS, format_bytes

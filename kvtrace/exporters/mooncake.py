@@ -13,7 +13,7 @@ from kvtrace.exporters import Exported, ExportOptions
 from kvtrace.files.outfile import OutFile
 from kvtrace.foreign.order import joined_columns
 from kvtrace.foreign.requests import LastRows
-from kvtrace.served import GENERATED, check_requests, served
+from kvtrace.hierarchy.served import GENERATED, check_requests, served
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 
 from kvtrace.foreign.devices import Devices, Unknown, nothing_queued, parse_device
 from kvtrace.foreign.order import TimeOrder
-from kvtrace.inputs.blockio import FILES_MAX, PLACE_MAX
-from kvtrace.inputs.ioimport import write_trace
-from kvtrace.inputs.words import Names, read_lines, word_hashes
+from kvtrace.formats.common.blockio import FILES_MAX, PLACE_MAX
+from kvtrace.formats.common.ioimport import write_trace
+from kvtrace.formats.common.words import Names, read_lines, word_hashes
 from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kvtrace.formats.common.blockio import Columns
+    from kvtrace.formats.common.words import Lines, Picked
     from kvtrace.importers import Imported, ImportOptions
-    from kvtrace.inputs.blockio import Columns
-    from kvtrace.inputs.words import Lines, Picked
 
 OPTIONS = ("device_filter",)
 SECTOR_BYTES = 512

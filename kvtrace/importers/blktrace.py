@@ -13,8 +13,8 @@ from kvtrace.errors import TraceError
 from kvtrace.files.textfile import open_binary
 from kvtrace.foreign.devices import Devices, Unknown, nothing_queued
 from kvtrace.foreign.order import TimeOrder
-from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
-from kvtrace.inputs.ioimport import LAST_NS, write_trace
+from kvtrace.formats.common.blockio import COLUMNS, FILES_MAX, PLACE_MAX
+from kvtrace.formats.common.ioimport import LAST_NS, write_trace
 from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.interleave import interleaved
 from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kvtrace.formats.common.blockio import Columns
     from kvtrace.importers import Imported, ImportOptions
-    from kvtrace.inputs.blockio import Columns
 
 OPTIONS = ("device_filter",)
 MANY = True

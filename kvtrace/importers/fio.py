@@ -14,10 +14,10 @@ from kvtrace.files.textfile import open_binary
 from kvtrace.fiolog import FIRST_LINES
 from kvtrace.foreign import incoming
 from kvtrace.foreign.order import zero_ns
+from kvtrace.formats.common.blockio import COLUMNS, FILES_MAX, PLACE_MAX
+from kvtrace.formats.common.ioimport import LAST_NS, never_back, write_trace
+from kvtrace.formats.common.words import Names, one_of, read_lines, word_hashes
 from kvtrace.importers import Imported
-from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
-from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
-from kvtrace.inputs.words import Names, one_of, read_lines, word_hashes
 from kvtrace.sidecar import NAMES, MapReader
 from kvtrace.trace.interleave import interleaved
 from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kvtrace.formats.common.blockio import Columns
+    from kvtrace.formats.common.words import Lines, Picked
     from kvtrace.importers import ImportOptions
-    from kvtrace.inputs.blockio import Columns
-    from kvtrace.inputs.words import Lines, Picked
 
 OPTIONS = ("map",)
 MANY = True

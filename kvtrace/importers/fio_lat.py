@@ -10,9 +10,9 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.foreign.order import LEAD_NS_MAX, zero_ns
-from kvtrace.inputs.blockio import COLUMNS, FILES_MAX, PLACE_MAX
-from kvtrace.inputs.ioimport import LAST_NS, never_back, write_trace
-from kvtrace.inputs.words import read_lines
+from kvtrace.formats.common.blockio import COLUMNS, FILES_MAX, PLACE_MAX
+from kvtrace.formats.common.ioimport import LAST_NS, never_back, write_trace
+from kvtrace.formats.common.words import read_lines
 from kvtrace.trace.interleave import interleaved
 from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
 from kvtrace.units import MS_NS
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kvtrace.formats.common.blockio import Columns
+    from kvtrace.formats.common.words import Lines, Picked
     from kvtrace.importers import Imported, ImportOptions
-    from kvtrace.inputs.blockio import Columns
-    from kvtrace.inputs.words import Lines, Picked
 
 OPTIONS = ()
 MANY = True

@@ -19,9 +19,9 @@ from kvtrace.files.outputs import check_writable
 from kvtrace.files.textfile import open_binary
 from kvtrace.foreign.names import NamesFile
 from kvtrace.foreign.order import TimeOrder
+from kvtrace.formats.common.capacity import Capacity, Evictions, TooSmallError, sufficient
+from kvtrace.formats.common.words import BAD, seconds_ns
 from kvtrace.importers import Imported, header_of, names_path, with_model
-from kvtrace.inputs.capacity import Capacity, Evictions, TooSmallError, sufficient
-from kvtrace.inputs.words import BAD, seconds_ns
 from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import MAX_SIZE_BYTES, Op, Tier

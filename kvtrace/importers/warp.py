@@ -17,7 +17,7 @@ from kvtrace.foreign.names import Names, parts_of
 from kvtrace.foreign.order import Reordered, Spool
 from kvtrace.foreign.requoted import Requoted
 from kvtrace.foreign.table import UTC_NS, Table, coded, header_of, need_columns, refuse, sizes
-from kvtrace.request import ranges
+from kvtrace.requests.request import ranges
 from kvtrace.sidecar import NAMES, MapReader
 from kvtrace.trace.schema import Op, Tier
 

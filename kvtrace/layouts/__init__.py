@@ -15,8 +15,8 @@ import numpy as np
 
 from kvtrace import plugins
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy import NO_STATE, StateSize
-from kvtrace.request import ranges
+from kvtrace.hierarchy.hierarchy import NO_STATE, StateSize
+from kvtrace.requests.request import ranges
 from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.events import BlockEvents
+    from kvtrace.hierarchy.events import BlockEvents
     from kvtrace.models.layers import Held
 
 ALL_RANKS = "all"

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 from kvtrace import plugins
 from kvtrace.errors import UsageError
 from kvtrace.files.textfile import open_binary
-from kvtrace.inputs.paths import input_files
+from kvtrace.requests.paths import input_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
-    from kvtrace.request import Source
-    from kvtrace.source_config import SourceConfig
+    from kvtrace.requests.request import Source
+    from kvtrace.requests.source_config import SourceConfig
 
 
 _FOLDER = "kvtrace.sources"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.compiled.hashmap import Interner
-from kvtrace.config import RecordConfig, resolve
 from kvtrace.errors import TraceError
-from kvtrace.hierarchy import CutRequests, HierarchySpec, endless
-from kvtrace.kernel import RUN
-from kvtrace.recording import policies, tier_spec
-from kvtrace.request import Ragged, RequestBatch, ranges
-from kvtrace.served import GENERATED, begins, check_requests, merged, served
+from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec, endless
+from kvtrace.hierarchy.kernel import RUN
+from kvtrace.hierarchy.served import GENERATED, begins, check_requests, merged, served
+from kvtrace.recording.config import RecordConfig, resolve
+from kvtrace.recording.parts import policies, tier_spec
+from kvtrace.requests.request import Ragged, RequestBatch, ranges
 from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from kvtrace.whatif.counting import Counter

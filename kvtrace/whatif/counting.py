@@ -13,7 +13,7 @@ from kvtrace.trace.schema import Op, Phase, Tier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.events import BlockEvents, Tally
+    from kvtrace.hierarchy.events import BlockEvents, Tally
     from kvtrace.layouts import Layout
 
 _LOOKUP = constant(Op.LOOKUP)

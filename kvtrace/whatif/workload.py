@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy import Hierarchy, endless
-from kvtrace.recording import Recording
-from kvtrace.simulation import Simulation
-from kvtrace.sizing import search
+from kvtrace.hierarchy.hierarchy import Hierarchy, endless
+from kvtrace.recording.parts import Recording
+from kvtrace.recording.simulation import Simulation
+from kvtrace.recording.sizing import search
 from kvtrace.trace.schema import Tier
 from kvtrace.whatif.counting import Counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from kvtrace.config import RecordConfig
-    from kvtrace.events import BlockEvents, HierarchyStats, Tally
-    from kvtrace.hierarchy import CutRequests, HierarchySpec
+    from kvtrace.hierarchy.events import BlockEvents, HierarchyStats, Tally
+    from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec
+    from kvtrace.recording.config import RecordConfig
     from kvtrace.trace.header import SourceInfo
 
 Options = dict[str, Any]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kvtrace
-from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.fitting import Shrunk, possible, shrunk
 from kvtrace.models import load_model
-from kvtrace.pipeline import record
 from kvtrace.placement.extents import RESERVED_BYTES
+from kvtrace.recording.config import load_config
+from kvtrace.recording.fitting import Shrunk, possible, shrunk
+from kvtrace.recording.pipeline import record
 from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, MIB, UNLIMITED
 from kvtrace.whatif.workload import Configured
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kvtrace.pipeline import Recorded
+    from kvtrace.recording.pipeline import Recorded
     from tests.cli.conftest import Outcome
 
 cli = cli_conftest.cli

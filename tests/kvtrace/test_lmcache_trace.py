@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtrace import exporters, importers
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import ExportOptions
 from kvtrace.foreign import lct
 from kvtrace.importers import ImportOptions
-from kvtrace.pipeline import record
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 from kvtrace.sources.lmcache import frames
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace

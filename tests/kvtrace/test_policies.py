@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace import eviction, plugins
-from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
-from kvtrace.kernel import RUN
-from kvtrace.request import Ragged, RequestBatch
+from kvtrace import plugins
+from kvtrace.hierarchy import eviction
+from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
+from kvtrace.hierarchy.kernel import RUN
+from kvtrace.requests.request import Ragged, RequestBatch
 from kvtrace.trace.schema import Tier
 from tests.examples import rest_slow
 from tests.golden import path_of

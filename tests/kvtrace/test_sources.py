@@ -12,11 +12,11 @@ import pytest
 import zstandard
 
 from kvtrace import plugins
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.inputs import csvrows, jsonstream, lines
-from kvtrace.recording import Recording
-from kvtrace.source_config import SourceConfig
+from kvtrace.recording.config import load_config
+from kvtrace.recording.parts import Recording
+from kvtrace.requests import csvrows, jsonstream, lines
+from kvtrace.requests.source_config import SourceConfig
 from kvtrace.units import MS_NS, S_NS
 from tests.kvtrace import request_files as files
 from tests.kvtrace.request_files import GOOD, SAMPLES, good, read, write

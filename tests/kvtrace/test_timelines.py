@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtrace import exporters
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.exporters import ExportOptions
-from kvtrace.pipeline import record
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier

@@ -239,8 +239,8 @@ def test_a_killed_recording_leaves_a_partial_file(tmp_path: Path) -> None:
     """What a kill leaves has a draft's name: never a short trace under the final one."""
     code = (
         "import os, signal, sys\n"
-        "from kvtrace.config import load_config\n"
-        "from kvtrace.pipeline import record\n"
+        "from kvtrace.recording.config import load_config\n"
+        "from kvtrace.recording.pipeline import record\n"
         "from tests.making import SMALL\n"
         "kill = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "record(load_config(None, SMALL), sys.argv[1], progress=kill)\n"

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import record
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Tier

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.config import resolve
-from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
+from kvtrace.recording.config import resolve
+from kvtrace.recording.pipeline import record
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay.divided import places
