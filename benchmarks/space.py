@@ -32,8 +32,8 @@ from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Tier
 from kvtrace.trace.writer import TraceWriter
-from replay.geometry import Geometry
-from replay.plan import Planner, make_ring
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 
 SMALL = {"tiers.gpu.capacity": "0", "tiers.cpu.capacity": "1GiB", "tiers.nvme.capacity": "3GiB"}
 

@@ -7,32 +7,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import clock, environment, fidelity, payload
-from replay.counters import LaneCounters
+from replay import clock, fidelity
 from replay.counts import counts_of
 from replay.histogram import COARSE_BITS, Histogram
-from replay.loop import (
+from replay.host import environment
+from replay.ops.contract import (
     DEPENDENCY_FAILED,
     SECTOR_BYTES,
     VERIFY_FAILED,
     Verify,
 )
+from replay.ops.counters import LaneCounters
 from replay.options import Payload, ReplayOptions, Timing
+from replay.payload import stamps as payload
 from replay.result import DeviceView, IoGroup, LaneResult, PayloadInfo, Result
 from replay.trace_info import describe
 from replay.verdict import Findings, judge
 
 if TYPE_CHECKING:
     from kvtrace.trace.reader import Trace
-    from replay.device import DeviceState, DiskStat
-    from replay.done import Done
-    from replay.environment import Environment
+    from replay.device.sysfs import DeviceState, DiskStat
     from replay.fidelity import Fidelity
     from replay.host.bpf import BlockLatency
+    from replay.host.environment import Environment
     from replay.host.series import DeviceSeries, HostSeries
-    from replay.prepare import Prepared
+    from replay.ops.done import Done
+    from replay.payload.reduction import Reduction
+    from replay.plan.prepare import Prepared
     from replay.recorder import Recorder
-    from replay.reduction import Reduction
     from replay.requests.measure import Requests
     from replay.result import Populated, ToolCost
     from replay.tally import Tally

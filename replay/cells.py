@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.done import Done
+    from replay.ops.done import Done
 
 NO_SIZE = 0xFF
 """In place of a size class: the op moves nothing, or sizes aren't told apart."""

@@ -9,7 +9,7 @@ from kvtrace.units import S_NS
 from replay import clock
 
 if TYPE_CHECKING:
-    from replay.loop import Control
+    from replay.ops.contract import Control
     from replay.watch import Stop
 
 _POLL_S = 0.02

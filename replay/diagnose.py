@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replay import folder, payload
-from replay.loop import SECTOR_BYTES, LaneKind
-from replay.read_back import read_back
+from replay.ops.contract import SECTOR_BYTES, LaneKind
+from replay.payload import stamps as payload
+from replay.state.read_back import read_back
 from replay.tally import SHOWN
+from replay.targets.support import folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replay.done import Done
-    from replay.loop import Lane
+    from replay.ops.contract import Lane
+    from replay.ops.done import Done
 
 _ALIGN_BYTES = 4096
 

@@ -11,19 +11,19 @@ from typing import Literal
 from pydantic import Field
 
 from kvtrace.fields import Section
-from replay.device import DeviceState
-from replay.environment import Environment
+from replay.device.sysfs import DeviceState
 from replay.health import HealthDocument
 from replay.host.document import (
     BlockLatencyDocument,
     DeviceSeriesDocument,
     HostSeriesDocument,
 )
-from replay.marker import Preconditioned
+from replay.host.environment import Environment
 from replay.options import ReplayOptions
 from replay.reason import Reason
 from replay.requests.document import RequestsDocument
 from replay.result import PayloadInfo, Populated
+from replay.safety.marker import Preconditioned
 from replay.summaries import Distribution, Percentiles
 from replay.trace_info import TraceInfo
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.loop import Mode
+from replay.ops.contract import Mode
 
 if TYPE_CHECKING:
     from kvtrace.placement.survey import Survey

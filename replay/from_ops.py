@@ -18,9 +18,9 @@ from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import format_count
 from replay import clock, fidelity, from_run, signs
 from replay import document as doc
-from replay.done import Done
 from replay.fidelity import PhaseCount
-from replay.loop import NO_TIME_NS, Action, Mode
+from replay.ops.contract import NO_TIME_NS, Action, Mode
+from replay.ops.done import Done
 from replay.reason import Reason
 from replay.recorder import Recorder
 from replay.requests.document import document_of as requests_document

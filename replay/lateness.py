@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.done import Done
 from replay.histogram import Histogram
-from replay.loop import NO_TIME_NS, Mode
+from replay.ops.contract import NO_TIME_NS, Mode
+from replay.ops.done import Done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

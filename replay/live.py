@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.trace.schema import Tier
-    from replay.loop import Control
+    from replay.ops.contract import Control
     from replay.recorder import Recorder
 
 PERIOD_NS = S_NS

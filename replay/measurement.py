@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kvtrace.units import S_NS, US_NS
-from replay import clock, engines, sample
-from replay.counters import LaneCounters
+from replay import clock
+from replay import engine as engines
 from replay.deadline import Deadline
-from replay.done import Done, Taker
-from replay.drive import drive, thread_lanes
-from replay.feed import Drain, Feed
+from replay.engine.drive import drive, thread_lanes
+from replay.engine.feed import Drain, Feed
 from replay.host import bpftrace
 from replay.host.sampler import Sampler
 from replay.live import LiveView
-from replay.loop import INTERRUPTED, Control, LoopOptions, Outcome, Times, Verify
+from replay.ops.contract import INTERRUPTED, Control, LoopOptions, Outcome, Times, Verify
+from replay.ops.counters import LaneCounters
+from replay.ops.done import Done, Taker
 from replay.options import ReplayOptions, Spin, Timing
-from replay.plan import RING_OPS
+from replay.plan.planner import RING_OPS
 from replay.recorder import Recorder
 from replay.requests.measure import Requests, RequestSink
-from replay.simulated import SimulatedTarget
+from replay.state import sample
 from replay.tally import Tally
+from replay.targets.support.simulated import SimulatedTarget
 from replay.violations import OrderChecker
 
 if TYPE_CHECKING:
@@ -33,13 +35,13 @@ if TYPE_CHECKING:
     from kvtrace.placement.rows import RowSource
     from kvtrace.trace.reader import Trace
     from kvtrace.trace.schema import Tier
-    from replay.feed import Sink
-    from replay.fresh import FreshPayload
+    from replay.engine.feed import Sink
     from replay.host.bpf import BlockLatency
     from replay.host.bpftrace import Tracer
     from replay.host.series import DeviceSeries, HostSeries
-    from replay.loop import Engine, Lane
-    from replay.prepare import Prepared
+    from replay.ops.contract import Engine, Lane
+    from replay.payload.fresh import FreshPayload
+    from replay.plan.prepare import Prepared
     from replay.result import Result
     from replay.watch import Stop, Watcher
 

@@ -12,7 +12,7 @@ from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES, SLACK_R
 from kvtrace.placement.rows import Limit
 from kvtrace.trace.schema import Tier
 from kvtrace.units import S_NS
-from replay.loop import Mode
+from replay.ops.contract import Mode
 
 
 class Timing(StrEnum):

@@ -21,7 +21,7 @@ from kvtrace.units import S_NS
 from replay import clock, report
 from replay.executed import ExecutedRows
 from replay.from_run import document_of
-from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
+from replay.ops.contract import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 from replay.safety.storage import files_below
 from replay.trace_info import REPLAY, RESULT_KEY, WHOLE
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kvtrace.trace.reader import Trace
     from kvtrace.trace.schema import Tier
     from replay.document import ResultDocument
-    from replay.done import Done
+    from replay.ops.done import Done
     from replay.result import Result
 
 _ERRNO = {

@@ -13,7 +13,7 @@ from replay.gaps import Gaps
 from replay.histogram import Histogram, Summary
 from replay.in_flight import Flight, InFlight
 from replay.lateness import Division
-from replay.loop import NO_TIME_NS, Mode
+from replay.ops.contract import NO_TIME_NS, Mode
 from replay.slices import Heat, Series, Slices
 from replay.window import Completed, Window
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.counters import LaneCounters
-    from replay.done import Done
     from replay.lateness import Waits
+    from replay.ops.counters import LaneCounters
+    from replay.ops.done import Done
 
 ON_SCHEDULE_NS = 1_000_000
 """An op submitted within this of its due time is on schedule."""

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 from kvtrace.errors import UsageError
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import format_count
-from replay.loop import NO_TIME_NS
-from replay.reduction import Reduction
+from replay.ops.contract import NO_TIME_NS
+from replay.payload.reduction import Reduction
 from replay.totals import Totals
 from replay.trace_info import TraceInfo
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from replay.counters import LaneCounters
-    from replay.device import DeviceChange, DeviceState, DiskStat
+    from replay.device.sysfs import DeviceChange, DeviceState, DiskStat
     from replay.document import ResultDocument
-    from replay.done import Done
-    from replay.environment import Environment
     from replay.fidelity import Fidelity, Skipped
     from replay.histogram import Summary
     from replay.host.bpf import BlockLatency
+    from replay.host.environment import Environment
     from replay.host.series import DeviceSeries, HostSeries
-    from replay.marker import Preconditioned
+    from replay.ops.counters import LaneCounters
+    from replay.ops.done import Done
     from replay.options import ReplayOptions
     from replay.recorder import Groups, LaneMeasure
     from replay.requests.measure import RequestsMeasure
+    from replay.safety.marker import Preconditioned
     from replay.verdict import Verdict
 
 

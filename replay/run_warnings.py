@@ -10,7 +10,7 @@ from replay.reason import Reason
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replay.environment import TargetEnvironment
+    from replay.host.environment import TargetEnvironment
     from replay.verdict import Findings
 
 

@@ -12,20 +12,23 @@ from kvtrace import arguments
 from kvtrace.errors import TargetError
 from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.units import S_NS, format_bytes
-from replay import device, engines, nvme_cli, payload, sample
+from replay import engine as engines
 from replay import targets as target_folder
 from replay.assess import Measured, assess
+from replay.device import nvme_cli
+from replay.device import sysfs as device
 from replay.diagnose import describe_mismatches
-from replay.drive import peak_memory_bytes
-from replay.fresh import FreshPayload
-from replay.initial_state import InitialState
+from replay.engine.drive import peak_memory_bytes
+from replay.engine.native import allocate
 from replay.measurement import Measurement
-from replay.native import allocate
 from replay.options import Payload, ReplayOptions
-from replay.prepare import Prepared, prepare, schedule_text
-from replay.reduction import measure_sample
+from replay.payload import stamps as payload
+from replay.payload.fresh import FreshPayload
+from replay.payload.reduction import measure_sample
+from replay.plan.prepare import Prepared, prepare, schedule_text
 from replay.result import ToolCost
 from replay.safety.consent import ChangedError
+from replay.state.initial_state import InitialState
 from replay.targets import RunMark
 from replay.watch import Silent, Stop, Watcher
 
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.device import DeviceState, DiskStat
-    from replay.loop import Engine, Lane, Outcome
+    from replay.device.sysfs import DeviceState, DiskStat
     from replay.measurement import Journal
-    from replay.reduction import Reduction
+    from replay.ops.contract import Engine, Lane, Outcome
+    from replay.payload.reduction import Reduction
     from replay.result import Populated, Result
+    from replay.state import sample
     from replay.targets import Target, TargetSpec
 
 _ENGINE_NOTES = {

@@ -17,12 +17,12 @@ import numpy as np
 from kvtrace.compiled.jit import helper, kernel
 from kvtrace.units import S_NS
 from replay.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper, uppers
-from replay.loop import Action
+from replay.ops.contract import Action
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.done import Done
+    from replay.ops.done import Done
 
 FIRST_WIDTH_NS = S_NS // 16
 SLICES_MAX = 512

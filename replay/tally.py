@@ -7,8 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from replay.done import Done
-from replay.loop import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED, Action
+from replay.ops.contract import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED, Action
+from replay.ops.done import Done
 
 _NAMES = {
     DEPENDENCY_FAILED: "dependency_failed",

@@ -13,8 +13,8 @@ from replay.run_warnings import warnings
 if TYPE_CHECKING:
     from kvtrace.trace.schema import Tier
     from replay.counts import Counts
-    from replay.environment import TargetEnvironment
     from replay.fidelity import Fidelity, Skipped
+    from replay.host.environment import TargetEnvironment
     from replay.recorder import LaneMeasure
     from replay.result import PayloadInfo
 

@@ -9,13 +9,13 @@ import numpy as np
 from kvtrace.compiled.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.loop import SECTOR_BYTES
+from replay.ops.contract import SECTOR_BYTES
 from replay.overlaps import Overlaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.done import Done
+    from replay.ops.done import Done
 
 _READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
 _EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.units import S_NS
-from replay.loop import Action
+from replay.ops.contract import Action
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.done import Done
+    from replay.ops.done import Done
 
 _COMPLETE, _SIZE, _WRITE = range(3)
 

@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from kvtrace.cli.main import app
-from replay import engines
+from replay import engine as engines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,7 @@ from kvtrace.trace.reader import open_trace
 from replay import stored
 from replay.invalid import LASTING
 from replay.options import Populate
-from replay.prepare import choose_targets, prepare
+from replay.plan.prepare import choose_targets, prepare
 from replay.safety.storage import files_below
 from replay.trials import folder as bench_folder
 from replay.trials import report

@@ -151,7 +151,7 @@ def choices(command: str, param: Any) -> list[str]:
 
 
 def _replay_words(name: str) -> list[str]:
-    from replay import engines
+    from replay import engine as engines
     from replay.options import ReplayOptions
 
     fixed = {"cpu": ["memory", "none"], "target": ["null"], "engine": ["auto", *engines.PREFERENCE]}

@@ -17,8 +17,8 @@ from kvtrace.show.printable import printable
 from kvtrace.show.tables import wrapped
 from kvtrace.trace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
-from replay.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.safety.storage import files_below
+from replay.state.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.targets import TargetSpec
 from replay.watch import Stop
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.trace.schema import Tier
 from replay import TargetSpec
-from replay.loop import Fsync
+from replay.ops.contract import Fsync
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.schema import Phase, Qos
 from replay.executed import ExecutedRows
 from replay.histogram import Histogram, Summary
-from replay.loop import INTERRUPTED, NO_TIME_NS, Mode
+from replay.ops.contract import INTERRUPTED, NO_TIME_NS, Mode
 from replay.requests.levels import TARGET_P95_NS
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kvtrace.placement.rows import RowSource
     from kvtrace.trace.schema import Tier
-    from replay.done import Done
+    from replay.ops.done import Done
 
 _BEGIN, _END, _IO, _WAITED, _STATE = range(5)
 _COLUMNS = 5

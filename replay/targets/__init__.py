@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Protocol, cast
 from kvtrace import arguments
 from kvtrace.errors import unknown_name
 from kvtrace.trace.schema import Tier
-from replay.loop import Fsync
+from replay.ops.contract import Fsync
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
     from kvtrace.placement.extents import Need, Space
-    from replay.loop import Lane
-    from replay.marker import Preconditioned
+    from replay.ops.contract import Lane
+    from replay.safety.marker import Preconditioned
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -71,7 +71,7 @@ class TargetSpec:
             "allow_signature": tuple(arguments.texts(allow_signature, "allow_signature")),
             "unit": arguments.text(unit, "unit"),
             "trim": arguments.flag(trim, "trim"),
-            "fsync": arguments.instance(fsync, "fsync", Fsync, "a replay.loop.Fsync"),
+            "fsync": arguments.instance(fsync, "fsync", Fsync, "a replay.ops.contract.Fsync"),
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)  # frozen for everybody else
@@ -256,7 +256,8 @@ class TargetInfo:
 
 def names() -> tuple[str, ...]:
     """Return the names of all targets."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in modules if name != "support"))
 
 
 def _load(name: str) -> _Module:

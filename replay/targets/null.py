@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.placement.extents import Need, Space
 from kvtrace.trace.schema import Tier
-from replay.loop import Lane, LaneKind
+from replay.ops.contract import Lane, LaneKind
 from replay.targets import Bookkeeper
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from replay.document import LaneDocument, ResultDocument
-    from replay.environment import TargetEnvironment
+    from replay.host.environment import TargetEnvironment
     from replay.trials.setup import Setup
     from replay.trials.sides import Side
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from replay.document import ResultDocument
-    from replay.environment import Environment
+    from replay.host.environment import Environment
 
 TRIALS_FOLDER = "results"
 TRIAL_GLOB = "trial-*.json"

@@ -258,7 +258,7 @@ def test_a_signal_ends_a_run_in_good_order(
 
 
 def _filled(path: Path) -> bool:
-    from replay.marker import Marker
+    from replay.safety.marker import Marker
 
     if not path.exists():
         return False

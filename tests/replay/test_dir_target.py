@@ -15,11 +15,13 @@ import replay
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import Need
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay import ReplayOptions, TargetSpec, folder, statx, targets
-from replay.loop import Fsync
-from replay.marker import Marker
+from replay import ReplayOptions, TargetSpec, targets
+from replay.device import statx
+from replay.ops.contract import Fsync
+from replay.safety.marker import Marker
 from replay.targets import RunMark
 from replay.targets.dir import OBJECT_BYTES_MAX, DirTarget
+from replay.targets.support import folder
 from replay.watch import Silent
 from tests.replay.conftest import MIB, Row, simple_rows, write_trace
 

@@ -25,7 +25,7 @@ from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, clock
 from replay.output import PARTS_SUFFIX, left_parts
-from replay.simulated import faulty_target, stall_target
+from replay.targets.support.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import MIB, Row, file_target, simple_rows, write_trace
 from tests.replay.test_options import simulated

@@ -9,7 +9,7 @@ import pytest
 
 import replay
 from kvtrace.trace.schema import Tier
-from replay.loop import Action
+from replay.ops.contract import Action
 from replay.targets import TargetSpec
 from tests.making import make
 from tests.replay.recomputed import check_percentiles
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.done import Done
+    from replay.ops.done import Done
     from replay.options import ReplayOptions
     from replay.result import LaneResult
 

@@ -13,7 +13,7 @@ from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from replay.histogram import COARSE_BITS, Histogram
 from replay.live import Live, LiveLane, LiveView
-from replay.loop import Control, Mode
+from replay.ops.contract import Control, Mode
 from replay.recorder import Recorder
 from replay.watch import Silent, Together
 from tests.cli import conftest as cli_conftest

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import native
-from replay.native import library
+from replay.engine import native
+from replay.engine.native import library
 
 NATIVE = Path(native.__file__).parent
 PROJECT = """
@@ -21,12 +21,12 @@ PROJECT = """
 name = "sample"
 version = "1"
 [tool.setuptools]
-packages = ["replay", "replay.native"]
+packages = ["replay", "replay.engine.native"]
 [tool.setuptools.cmdclass]
-build_ext = "replay.native.build.BuildLibrary"
-bdist_wheel = "replay.native.build.PlatformWheel"
+build_ext = "replay.engine.native.build.BuildLibrary"
+bdist_wheel = "replay.engine.native.build.PlatformWheel"
 [[tool.setuptools.ext-modules]]
-name = "replay.native.kvloop"
+name = "replay.engine.native.kvloop"
 optional = true
 sources = [{sources}]
 extra-compile-args = ["-std=gnu11", "-O0"]
@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     sources = sorted(NATIVE.glob("*.c"))
     for path in [*sources, *NATIVE.glob("*.h"), NATIVE / "build.py"]:
         shutil.copy(path, folder)
-    listed = ", ".join(f'"replay/native/{path.name}"' for path in sources)
+    listed = ", ".join(f'"replay/engine/native/{path.name}"' for path in sources)
     (tmp_path / "pyproject.toml").write_text(PROJECT.format(sources=listed))
     return tmp_path
 

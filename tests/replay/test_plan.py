@@ -17,10 +17,10 @@ from kvtrace.placement.extents import Space, lane_of_tier
 from kvtrace.placement.rows import Limit, TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.divided import places
-from replay.geometry import Geometry
-from replay.loop import EXTRA, Action, Ops
-from replay.plan import Planner, make_ring
+from replay.ops.contract import EXTRA, Action, Ops
+from replay.ops.divided import places
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 from tests.examples import examples
 from tests.replay.conftest import MemoryTrace, Row
 

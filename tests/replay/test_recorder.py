@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from kvtrace.trace.schema import Op, Phase, Qos, Tier
-from replay.counters import LaneCounters
-from replay.done import Done, Taker
 from replay.histogram import Histogram
 from replay.lateness import Copier, Division, Submitter, divide
-from replay.loop import DEPENDENCY_FAILED, Mode, Times
+from replay.ops.contract import DEPENDENCY_FAILED, Mode, Times
+from replay.ops.counters import LaneCounters
+from replay.ops.done import Done, Taker
 from replay.recorder import LaneMeasure, Recorder
 from replay.violations import OrderChecker
 from tests.replay.conftest import Row, simple_rows

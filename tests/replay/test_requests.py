@@ -13,8 +13,8 @@ from kvtrace.placement.rows import TraceRows
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
-from replay.done import Done
-from replay.loop import NO_TIME_NS, Action, Mode
+from replay.ops.contract import NO_TIME_NS, Action, Mode
+from replay.ops.done import Done
 from replay.requests.document import document_of
 from replay.requests.measure import Requests, RequestSink
 from tests.making import write_rows

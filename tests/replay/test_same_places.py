@@ -19,8 +19,8 @@ from kvtrace.placement.survey import survey
 from kvtrace.sidecar import map_path
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Tier
-from replay.geometry import Geometry
-from replay.plan import Planner, make_ring
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows

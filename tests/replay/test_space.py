@@ -18,8 +18,8 @@ from kvtrace.recording.config import resolve
 from kvtrace.recording.pipeline import record
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.divided import places
-from replay.loop import DIVIDED, EXTRA, Ops
+from replay.ops.contract import DIVIDED, EXTRA, Ops
+from replay.ops.divided import places
 from tests.examples import examples
 from tests.replay.fragments import IO_BYTES, fragmenting, planned, random_rows
 

@@ -15,9 +15,9 @@ from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MIB, MS_NS, S_NS
 from replay import report, stored
-from replay.counters import LaneCounters
 from replay.in_flight import InFlight
-from replay.loop import Mode
+from replay.ops.contract import Mode
+from replay.ops.counters import LaneCounters
 from replay.output import Outputs
 from replay.recorder import Recorder
 from replay.report import terminal

@@ -11,10 +11,10 @@ import pytest
 from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, S_NS
 from replay.counts import Counts
-from replay.environment import TargetEnvironment
 from replay.fidelity import Fidelity
 from replay.histogram import QUANTILES, Summary
 from replay.host.beneath import Beneath
+from replay.host.environment import TargetEnvironment
 from replay.in_flight import Flight
 from replay.invalid import CODES
 from replay.recorder import LaneMeasure, Lateness

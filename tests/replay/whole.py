@@ -12,7 +12,7 @@ import numpy as np
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS
-from replay.simulated import SimulatedTarget, stall_target
+from replay.targets.support.simulated import SimulatedTarget, stall_target
 from replay.watch import Silent
 from tests.making import make
 from tests.replay.test_options import simulated

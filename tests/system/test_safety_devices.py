@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import replay
 from kvtrace.cli.main import app
 from kvtrace.errors import TargetError, UsageError
-from replay import ReplayOptions, TargetSpec, preflight
-from replay.precondition import PreconditionOptions, precondition
-from replay.safety import users
+from replay import ReplayOptions, TargetSpec
+from replay.safety import preflight, users
 from replay.safety.storage import parse_table
+from replay.state.precondition import PreconditionOptions, precondition
 from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
 

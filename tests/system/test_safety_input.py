@@ -16,8 +16,8 @@ from kvtrace.trace.schema import MAX_TIME_NS, Op, Tier
 from replay import ReplayOptions, TargetSpec, assess
 from replay.counts import Counts, counts_of
 from replay.options import Timing
-from replay.prepare import prepare, schedule_text
-from replay.simulated import faulty_target
+from replay.plan.prepare import prepare, schedule_text
+from replay.targets.support.simulated import faulty_target
 from replay.watch import Silent, Stop
 from tests.support.hostile import parquet
 
