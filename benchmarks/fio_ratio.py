@@ -32,7 +32,7 @@ from benchmarks.scratch import Scratch, cell_ops, reserved_pages, run_ops, scrat
 from benchmarks.scratch import parser as scratch_parser
 from replay import engine as engines
 from replay.engine import native
-from replay.measurement import SPIN_NS
+from replay.execution.measurement import SPIN_NS
 from replay.ops.contract import Verify
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from benchmarks.scratch import parser as scratch_parser
 from replay import engine as engines
 from replay.engine import native
 from replay.engine.native.testing import make_ops
-from replay.measurement import SPIN_NS
+from replay.execution.measurement import SPIN_NS
 from replay.ops.contract import Action, Ops
 
 BAR_RATIO = 0.98

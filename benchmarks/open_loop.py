@@ -30,7 +30,7 @@ from benchmarks.scratch import Scratch, cell_ops, run_ops, scratch
 from benchmarks.scratch import parser as scratch_parser
 from replay.engine import native
 from replay.engine.native.testing import make_ops
-from replay.measurement import SPIN_NS
+from replay.execution.measurement import SPIN_NS
 from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, Times, Verify, run_whole
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import replay
 from kvtrace.models.config_json.families import architectures
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
-from replay.document import ResultDocument
+from replay.result.document import ResultDocument
 from tests.golden import GOLDEN, path_of
 
 MODELS_PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-SCHEMA_PATH = Path(replay.__file__).parent / "result.schema.json"
+SCHEMA_PATH = Path(replay.__file__).parent / "result" / "result.schema.json"
 
 
 def schema_text() -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.document import Percentiles
+    from replay.result.document import Percentiles
 
 OPS, GAP_NS, SERVICE_NS = 1_000, 10 * MS_NS, MS_NS
 SLOW_NS = 10 * MS_NS

@@ -26,10 +26,10 @@ from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, Usag
 from kvtrace.files.outputs import check_apart
 from kvtrace.recording.config import resolve
 from kvtrace.trace.reader import open_trace
-from replay import stored
-from replay.invalid import LASTING
 from replay.options import Populate
 from replay.plan.prepare import choose_targets, prepare
+from replay.result import stored
+from replay.result.invalid import LASTING
 from replay.safety.storage import files_below
 from replay.trials import folder as bench_folder
 from replay.trials import report
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from replay import ReplayOptions, TargetSpec
-    from replay.document import ResultDocument
-    from replay.reason import Reason
+    from replay.result.document import ResultDocument
+    from replay.result.reason import Reason
 
 MIN_WINDOW = "60s"
 _OURS = ("out", "report_to", "force", "as_json")

@@ -13,7 +13,7 @@ from kvtrace.errors import UsageError
 from kvtrace.files.outfile import write_all
 from kvtrace.files.outputs import check_apart, check_writable
 from replay.report.cells import WIDTH
-from replay.stored import consistent
+from replay.result.stored import consistent
 from replay.trials import report, terminal
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of

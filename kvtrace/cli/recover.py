@@ -9,7 +9,7 @@ import typer
 
 from kvtrace.cli.console import say
 from kvtrace.files.outputs import check_apart, check_writable
-from replay.output import left_parts, recover
+from replay.execution.output import left_parts, recover
 
 
 def recover_command(

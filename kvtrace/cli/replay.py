@@ -17,8 +17,8 @@ from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
 from kvtrace.files.outputs import check_apart
 from kvtrace.trace.reader import open_trace
 from replay import ReplayOptions, Stop, TargetSpec, run
-from replay.from_run import document_of
-from replay.output import Outputs
+from replay.execution.output import Outputs
+from replay.result.from_run import document_of
 
 if TYPE_CHECKING:
     from kvtrace.trace.reader import Trace

@@ -16,10 +16,11 @@ from kvtrace.errors import UsageError
 from kvtrace.files.outfile import write_all
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
-from replay import report, stored
-from replay.document import ResultDocument
+from replay import report
 from replay.report import cells, terminal
 from replay.report import json as json_report
+from replay.result import stored
+from replay.result.document import ResultDocument
 
 
 def report_command(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from kvtrace import importers, plugins
 from kvtrace.errors import KvtraceError, TraceError
-from replay import stored
+from replay.result import stored
 from replay.trials import tools
 from replay.trials.figures import of_result
 from replay.trials.sides import Side, Trial, load_side
 
 if TYPE_CHECKING:
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 _OURS = (".parquet", ".json")
 

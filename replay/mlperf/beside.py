@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS
-from replay.lookups import lookups_of
 from replay.mlperf.tiers import READ, WRITE, TierMoved, moved
-from replay.summaries import percentile
+from replay.result.lookups import lookups_of
+from replay.result.summaries import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 GB = 10**9
 Value = float | int | str | bool | None

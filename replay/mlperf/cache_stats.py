@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import GIB, MS_NS
-from replay.lookups import lookups_of, objects_per_block, shared_of
 from replay.mlperf.tiers import NAMES, READ, WRITE, TierMoved, elapsed_s, moved, ops
-from replay.summaries import Distribution, percentile
+from replay.result.lookups import lookups_of, objects_per_block, shared_of
+from replay.result.summaries import Distribution, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replay.document import ResultDocument
-    from replay.health import HealthDocument
+    from replay.result.document import ResultDocument
+    from replay.result.health import HealthDocument
 
 Pair = tuple[str, Any]
 PERCENTILES = ("p50", "p95", "p99", "p999", "p9999")

@@ -6,17 +6,17 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS
-from replay.lookups import shared_of
 from replay.mlperf.beside import beside
 from replay.mlperf.cache_stats import PERCENTILES, cache_stats
 from replay.mlperf.tiers import elapsed_s
 from replay.mlperf.tracing import device_latency_tracing
-from replay.totals import request_io_ns
+from replay.result.lookups import shared_of
+from replay.result.totals import request_io_ns
 
 if TYPE_CHECKING:
-    from replay.document import ResultDocument
-    from replay.requests.document import QosRequestsDocument
-    from replay.summaries import Percentiles
+    from replay.result.document import ResultDocument
+    from replay.result.requests import QosRequestsDocument
+    from replay.result.summaries import Percentiles
 
 _NEVER = (
     "storage_read_host_*", "storage_write_host_*", "end_to_end_latencies", "storage_latencies",

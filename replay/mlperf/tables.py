@@ -14,8 +14,8 @@ from replay.mlperf.tracing import device_latency_tracing, percentile_us
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replay.document import ResultDocument
     from replay.mlperf.beside import Beside
+    from replay.result.document import ResultDocument
 
 Value = object
 _TITLES = dict(zip(PERCENTILES, ("P50", "P95", "P99", "P99.9", "P99.99"), strict=True))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.summaries import Distribution, merged
-from replay.totals import REQUEST_PHASES
+from replay.result.summaries import Distribution, merged
+from replay.result.totals import REQUEST_PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 NAMES: Mapping[str, str] = {
     Tier.GPU.label: "gpu",

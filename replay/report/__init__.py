@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.files.drafts import Draft
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 
 class _Form(Protocol):

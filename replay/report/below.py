@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from replay.document import LaneDocument
     from replay.host.document import BlockLatencyDocument, HostSeriesDocument
+    from replay.result.document import LaneDocument
 
 BLOCK_ROWS = 12
 """So many kinds of requests are shown, the most frequent ones; a file has all."""

@@ -10,7 +10,7 @@ from replay.mlperf.summary import result_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 SUFFIX = ".mlperf.json"
 

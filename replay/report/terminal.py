@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from replay.document import (
+    from replay.result.document import (
         LaneDocument,
         LatenessSummary,
         ResultDocument,
         TimeSlices,
     )
-    from replay.reason import Reason
+    from replay.result.reason import Reason
 
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from replay.document import LaneDocument, ResultDocument
+    from replay.result.document import LaneDocument, ResultDocument
     from replay.workbook import Row, Sheet
 
 SUFFIX = ".xlsx"

@@ -14,7 +14,7 @@ from replay.engine.drive import drive, thread_lanes
 from replay.ops.contract import SECTOR_BYTES, Control, LoopOptions, Mode, Times, Verify
 from replay.options import Checking, Payload
 from replay.plan.writes import fill_ops
-from replay.result import Populated
+from replay.result.model import Populated
 from replay.state import populate
 from replay.watch import RunInterruptedError
 

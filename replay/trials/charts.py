@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.show.charting import COLOURS, legend, legend_px
-from replay.summaries import TITLES
+from replay.result.summaries import TITLES
 from replay.trials import words
 from replay.trials.figures import BYTES_PER_S, NS, rate_name, response_name, time_name
 from replay.trials.headline import OPS, TIERS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from kvtrace.fields import Section
-from replay.reason import Reason
+from replay.result.reason import Reason
 from replay.trials.facts import facts
 from replay.trials.headline import sentences
 

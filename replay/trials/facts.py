@@ -14,8 +14,8 @@ from replay.trials.setup import io_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from replay.document import LaneDocument, ResultDocument
     from replay.host.environment import TargetEnvironment
+    from replay.result.document import LaneDocument, ResultDocument
     from replay.trials.setup import Setup
     from replay.trials.sides import Side
 

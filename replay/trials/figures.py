@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.summaries import TITLES, has_few, merged, percentile
+from replay.result.summaries import TITLES, has_few, merged, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from replay.document import GroupDocument, ResultDocument
-    from replay.summaries import Distribution, Percentiles
+    from replay.result.document import GroupDocument, ResultDocument
+    from replay.result.summaries import Distribution, Percentiles
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
 

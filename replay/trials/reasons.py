@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replay.reason import Reason
+    from replay.result.reason import Reason
     from replay.trials.document import SideDocument
 
 

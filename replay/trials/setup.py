@@ -10,7 +10,7 @@ from kvtrace.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
     from replay.trials.sides import Side
 
 

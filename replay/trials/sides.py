@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.show.printable import utf8
-from replay import stored
+from replay.result import stored
 from replay.trials import tools
 from replay.trials.figures import Figure, of_result
 from replay.trials.setup import UNKNOWN, Setup, setup_of
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from replay.document import ResultDocument
     from replay.host.environment import Environment
+    from replay.result.document import ResultDocument
 
 TRIALS_FOLDER = "results"
 TRIAL_GLOB = "trial-*.json"

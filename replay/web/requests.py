@@ -12,9 +12,9 @@ from replay.web.page import Cell
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from replay.health import HealthDocument, Judged
-    from replay.requests.document import RequestsDocument, RequestTimesDocument
-    from replay.summaries import Percentiles
+    from replay.result.health import HealthDocument, Judged
+    from replay.result.requests import RequestsDocument, RequestTimesDocument
+    from replay.result.summaries import Percentiles
 
 _NOTE = (
     "End to end: from when a request's first op was due until its last one completed, the time for "

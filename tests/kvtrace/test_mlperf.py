@@ -23,7 +23,7 @@ from kvtrace.sidecar import map_path
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.trace_info import describe
+from replay.result.trace_info import describe
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows

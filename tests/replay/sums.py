@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 MOVES = ("read", "write")
 FORMS = (".json", ".csv", ".html", ".xlsx", ".mlperf.json")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvtrace.units import MS_NS
-from replay import stored
-from replay.reason import Reason
-from replay.summaries import has_few
+from replay.result import stored
+from replay.result.reason import Reason
+from replay.result.summaries import has_few
 from replay.trials import charts
 from replay.trials.comparison import compare
 from replay.trials.document import ComparisonDocument, document_of

@@ -24,7 +24,7 @@ from kvtrace.errors import TargetError
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, TargetSpec, clock
-from replay.output import PARTS_SUFFIX, left_parts
+from replay.execution.output import PARTS_SUFFIX, left_parts
 from replay.targets.support.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import MIB, Row, file_target, simple_rows, write_trace
@@ -272,8 +272,8 @@ def test_a_result_that_cannot_be_kept_ends_the_run_at_once(
 
 _RUN = """
 import sys
-import replay.measurement, replay.output
-replay.measurement._FLUSH_NS = replay.output._FLUSH_NS = 0
+import replay.execution.measurement, replay.execution.output
+replay.execution.measurement._FLUSH_NS = replay.execution.output._FLUSH_NS = 0
 from kvtrace.cli.main import main
 sys.argv = ["kvtrace", "replay", *sys.argv[1:]]
 main()

@@ -12,7 +12,6 @@ from kvtrace.trace.header import Header
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import MS_NS
-from replay import stored
 from replay.host.document import (
     BlockGroupDocument,
     BlockLatencyDocument,
@@ -20,6 +19,7 @@ from replay.host.document import (
     HostSeriesDocument,
 )
 from replay.report import html
+from replay.result import stored
 from replay.web import charts
 from tests.replay.browser import opened, undrawn
 from tests.replay.synthetic import one_stall
@@ -27,7 +27,7 @@ from tests.replay.synthetic import one_stall
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 pytestmark = pytest.mark.slow
 CHARTS = 10

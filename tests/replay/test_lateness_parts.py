@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from replay.ops.done import Done
     from replay.options import ReplayOptions
-    from replay.result import LaneResult
+    from replay.result.model import LaneResult
 
 SUBMIT_NS, BYTES_PER_NS = 10_000, 25
 PARTS = ("dependency_wait", "slot_wait", "burst_wait", "host")

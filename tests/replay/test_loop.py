@@ -22,7 +22,7 @@ from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from replay import ReplayOptions
-from replay.output import Outputs
+from replay.execution.output import Outputs
 from tests.making import write_rows
 from tests.replay.conftest import (
     MemoryTrace,

@@ -21,7 +21,7 @@ PROJECT = """
 name = "sample"
 version = "1"
 [tool.setuptools]
-packages = ["replay", "replay.engine.native"]
+packages = ["replay", "replay.engine", "replay.engine.native"]
 [tool.setuptools.cmdclass]
 build_ext = "replay.engine.native.build.BuildLibrary"
 bdist_wheel = "replay.engine.native.build.PlatformWheel"
@@ -37,7 +37,7 @@ extra-link-args = ["-pthread"]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a project with the library's sources and build commands, and nothing else."""
-    folder = tmp_path / "replay" / "native"
+    folder = tmp_path / "replay" / "engine" / "native"
     folder.mkdir(parents=True)
     sources = sorted(NATIVE.glob("*.c"))
     for path in [*sources, *NATIVE.glob("*.h"), NATIVE / "build.py"]:
@@ -58,7 +58,7 @@ def setuptools_command(project: Path, *words: str, compiler: str | None = None) 
 @pytest.mark.slow
 def test_builds_without_python_and_never_keeps_an_old_library(project: Path) -> None:
     """The build yields a plain library; without a compiler it succeeds and leaves none."""
-    built = project / "replay" / "native" / "kvloop.so"
+    built = project / "replay" / "engine" / "native" / "kvloop.so"
     setuptools_command(project, "build_ext", "--inplace")
     loaded = ctypes.CDLL(str(built))
     assert loaded.kv_abi_version() == library.ABI_VERSION

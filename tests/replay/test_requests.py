@@ -13,10 +13,10 @@ from kvtrace.placement.rows import TraceRows
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
+from replay.measure.requests.measure import Requests, RequestSink
 from replay.ops.contract import NO_TIME_NS, Action, Mode
 from replay.ops.done import Done
-from replay.requests.document import document_of
-from replay.requests.measure import Requests, RequestSink
+from replay.result.requests import document_of
 from tests.making import write_rows
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.trace.reader import Trace
-    from replay.requests.document import RequestsDocument
+    from replay.result.requests import RequestsDocument
 
 EIO = 5
 

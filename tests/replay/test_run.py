@@ -18,7 +18,7 @@ from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, TargetSpec
-from replay.output import Outputs
+from replay.execution.output import Outputs
 from replay.safety.marker import Marker
 from replay.watch import RunInterruptedError, Silent
 from tests.replay.conftest import MIB, Row, file_target, null_target, simple_rows, write_trace

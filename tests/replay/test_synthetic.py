@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from replay import stored
 from replay.report import suffixes
 from replay.report.csv import COLUMNS
+from replay.result import stored
 from replay.trials import report, terminal
 from replay.trials.comparison import compare
 from replay.trials.document import document_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.document import Percentiles, ResultDocument
+    from replay.result.document import Percentiles, ResultDocument
 
 cli = cli_conftest.cli
 openpyxl = pytest.importorskip("openpyxl")

@@ -9,8 +9,8 @@ import pytest
 
 from kvtrace.errors import UsageError
 from kvtrace.units import MS_NS
-from replay import stored
-from replay.summaries import Distribution, merged, percentile
+from replay.result import stored
+from replay.result.summaries import Distribution, merged, percentile
 from replay.trials import report, xlsx
 from replay.trials.comparison import compare
 from replay.trials.document import document_of

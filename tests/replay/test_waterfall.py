@@ -15,8 +15,8 @@ from rich.console import Console
 import replay
 from kvtrace.trace.schema import Tier
 from replay import ReplayOptions
-from replay.from_run import document_of
 from replay.report import terminal
+from replay.result.from_run import document_of
 from replay.targets.support.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay import by_hand

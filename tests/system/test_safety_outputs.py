@@ -301,7 +301,7 @@ def test_a_result_trace_that_fails_costs_no_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part that can't be written ends neither the run nor its reports."""
-    from replay import output
+    from replay.execution import output
 
     def full(_: object) -> None:
         raise TargetError("can't write: No space left on device", where="part")

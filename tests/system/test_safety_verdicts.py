@@ -9,10 +9,10 @@ import pytest
 import replay
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Result
-from replay.invalid import CODES
 from replay.ops.contract import Verify
 from replay.payload.stamps import SAMPLE_ONE_IN, verifies_body
-from replay.verdict import UNVERIFIED
+from replay.result.invalid import CODES
+from replay.result.verdict import UNVERIFIED
 from replay.watch import Silent
 from tests.replay.conftest import MIB, Row, file_target, null_target, simple_rows, write_trace
 

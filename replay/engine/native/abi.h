@@ -42,7 +42,7 @@ enum { KV_DEPENDENCY_FAILED = -1, KV_VERIFY_FAILED = -2, KV_INTERRUPTED = -3 };
 #define KV_DIVIDED (1ull << 63) /* in an op's offset: the rest is its first pair of `extents` */
 
 /* Latencies of single I/Os: size class floor(log2(bytes)), then a log-linear bucket with
- * 2^KV_IO_BITS parts per power of two (replay/histogram.py, COARSE_BITS). */
+ * 2^KV_IO_BITS parts per power of two (replay/measure/histogram.py, COARSE_BITS). */
 #define KV_IO_SIZE_CLASSES 32
 #define KV_IO_BITS 5
 #define KV_IO_BUCKETS ((1 << KV_IO_BITS) * (64 - KV_IO_BITS))

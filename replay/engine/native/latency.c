@@ -1,4 +1,4 @@
-/* Latencies of single I/Os, counted as they finish: log-linear, as in replay/histogram.py. */
+/* Latencies of single I/Os, counted as they finish: log-linear, as in replay/measure/histogram.py. */
 #include "loop.h"
 
 #define PARTS (1ull << KV_IO_BITS)

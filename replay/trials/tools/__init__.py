@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 from kvtrace.errors import TraceError
 from kvtrace.files.documents import MAX_BYTES
 from kvtrace.files.textfile import open_binary
-from replay.stored import foreign_form, is_mlperf_report
+from replay.result.stored import foreign_form, is_mlperf_report
 from replay.trials.setup import UNKNOWN, Setup
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from replay.summaries import TITLES, has_few
+from replay.result.summaries import TITLES, has_few
 from replay.trials.figures import BYTES_PER_S, COUNT, NS, PER_S, Figure
 from replay.trials.setup import Setup, io_class
 

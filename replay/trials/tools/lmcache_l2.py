@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS, S_NS
-from replay.summaries import TITLES
+from replay.result.summaries import TITLES
 from replay.trials.figures import BYTES_PER_S, COUNT, NS, Figure
 
 if TYPE_CHECKING:

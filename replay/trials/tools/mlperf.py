@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS
-from replay.summaries import TITLES
+from replay.result.summaries import TITLES
 from replay.trials.figures import BYTES_PER_S, NS, PER_S, Figure
 
 if TYPE_CHECKING:

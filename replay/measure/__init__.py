@@ -1,0 +1,1 @@
+"""What finished ops amount to, while a run goes on."""

@@ -1,0 +1,305 @@
+"""What makes a result INVALID: one check per reason, each with its figure and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvtrace.units import MIB, MS_NS, US_NS, format_bytes, format_count, format_duration_ns
+from replay.result.reason import Reason
+
+if TYPE_CHECKING:
+    from replay.result.verdict import Findings
+
+HOST_LATENESS_NS = 100 * US_NS
+HOST_LATENESS_RATIO = 0.01
+_MORE_CPU = (
+    "give the loop more CPU (--threads, --spin on, fewer busy processes) or use the compiled engine"
+)
+SHARED_RATIO = 0.05
+SHARED_BYTES = 64 * MIB
+RUN_TIME_RATIO = 0.99
+"""How much of its run time a run lasts at least."""
+SUSPENDED_NS = 10 * MS_NS
+CODES = (
+    "failed_ops",
+    "verify_failed",
+    "host_lateness",
+    "unwritten",
+    "tier_not_executed",
+    "short_window",
+    "trace_ended",
+    "nothing_measured",
+    "interrupted",
+    "target_changed",
+    "clock_suspended",
+    "page_cache",
+    "device_shared",
+    "order_violated",
+    "planner_stall",
+    "payload_repeated",
+    "counts_differ",
+)
+"""What can make a result INVALID; each may be accepted."""
+
+
+LASTING = frozenset(CODES) - {
+    "host_lateness", "interrupted", "target_changed", "clock_suspended", "device_shared",
+    "planner_stall",
+}  # fmt: skip
+"""Reasons that another run of the same trace, on the same target, would have again."""
+
+
+def reasons(findings: Findings) -> list[Reason]:
+    """Return all that speaks against the numbers."""
+    return [reason for check in _CHECKS for reason in check(findings)]
+
+
+def _failed(found: Findings) -> list[Reason]:
+    if not found.failed_ops:
+        return []
+    after = found.dependency_failed_ops
+    more = f"; {format_count(after)} more waited for one of them" if after else ""
+    return [
+        Reason(
+            "failed_ops",
+            f"{format_count(found.failed_ops)} ops failed, the first with "
+            f"{found.first_error}{more}",
+            "see the kernel's log and the device's health; failed ops are in no percentile",
+        )
+    ]
+
+
+def _mismatched(found: Findings) -> list[Reason]:
+    if not found.mismatched_ops:
+        return []
+    first = found.mismatches[0] if found.mismatches else "not readable any more"
+    return [
+        Reason(
+            "verify_failed",
+            f"{format_count(found.mismatched_ops)} reads returned other bytes than were "
+            f"written; first: {first}",
+            "is another process writing there? Else the storage loses or mixes up data",
+        )
+    ]
+
+
+def _late(found: Findings) -> list[Reason]:
+    reasons = []
+    if not found.scheduled:
+        return _idle(found)
+    for lane in found.lanes:
+        limit_ns = max(HOST_LATENESS_NS, int(lane.service["p99"] * HOST_LATENESS_RATIO))
+        late_ns = lane.lateness.host["p99"]
+        if late_ns > limit_ns:
+            reasons.append(
+                Reason(
+                    "host_lateness",
+                    f"tier {lane.tier.label}: the tool itself was late by "
+                    f"{format_duration_ns(late_ns)} at P99, above {format_duration_ns(limit_ns)}",
+                    f"{_MORE_CPU}, or lower --speed",
+                )
+            )
+    return reasons
+
+
+def _idle(found: Findings) -> list[Reason]:
+    """Return where the tool left queue slots unused.
+
+    In max mode only that changes a throughput, and nothing of it is in a service time.
+    """
+    reasons = []
+    for lane in found.lanes:
+        if lane.tier in found.inline_tiers:
+            continue  # the loop itself is what such a lane measures
+        idle_ns = lane.lateness.host.mean or 0.0
+        ratio = idle_ns / max(1.0, idle_ns + (lane.service.mean or 0.0))
+        if ratio > HOST_LATENESS_RATIO:
+            reasons.append(
+                Reason(
+                    "host_lateness",
+                    f"tier {lane.tier.label}: for {ratio:.1%} of the time that an op had a queue "
+                    "slot the tool hadn't submitted it yet, so that throughput may be lower by as "
+                    "much",
+                    _MORE_CPU,
+                )
+            )
+    return reasons
+
+
+def _unwritten(found: Findings) -> list[Reason]:
+    parts = []
+    if found.original_reads:
+        parts.append(f"{format_count(found.original_reads)} reads of objects nobody has written")
+    if found.beyond_reads:
+        parts.append(f"{format_count(found.beyond_reads)} reads beyond what was written")
+    if not parts:
+        return []
+    return [
+        Reason(
+            "unwritten",
+            ", ".join(parts),
+            "use --populate touched: storage answers such reads without touching its medium",
+        )
+    ]
+
+
+def _not_executed(found: Findings) -> list[Reason]:
+    return [
+        Reason(
+            "tier_not_executed",
+            f"tier {name} was named by --tiers and had no target, or the trace has no such rows",
+            "give it a target, or leave it out of --tiers",
+        )
+        for name in found.named_not_executed
+    ]
+
+
+def _short(found: Findings) -> list[Reason]:
+    measured_ns = max(found.window_ns, found.ended_after_ns)
+    if measured_ns >= found.min_window_ns:
+        return []
+    return [
+        Reason(
+            "short_window",
+            f"{format_duration_ns(measured_ns)} measured, "
+            f"{format_duration_ns(found.min_window_ns)} asked for",
+            "replay a longer trace, or repeat it (--run-time with --loop)"
+            + (", or a lower --speed" if found.scheduled else "")
+            + "; --min-window sets the limit",
+        )
+    ]
+
+
+def _ended(found: Findings) -> list[Reason]:
+    if found.window_ns >= RUN_TIME_RATIO * found.run_time_ns:
+        return []
+    return [
+        Reason(
+            "trace_ended",
+            f"the trace ended after {format_duration_ns(found.window_ns)} of the "
+            f"{format_duration_ns(found.run_time_ns)} of --run-time",
+            "add --loop to repeat the trace, or lower --run-time",
+        )
+    ]
+
+
+def _nothing(found: Findings) -> list[Reason]:
+    if found.measured_ops and found.window_ns > 0:
+        return []
+    what = "the window has no length" if found.measured_ops else "no read or write was measured"
+    return [
+        Reason(
+            "nothing_measured",
+            what,
+            "replay more of the trace (--limit), warm up for less (--warmup), or give the tiers "
+            "with reads and writes a target",
+        )
+    ]
+
+
+def _interrupted(found: Findings) -> list[Reason]:
+    if not found.interrupted:
+        return []
+    return [Reason("interrupted", "stopped by a signal", "let it run to its end")]
+
+
+def _changed(found: Findings) -> list[Reason]:
+    return [
+        Reason("target_changed", change, "keep others away from the target, and run again")
+        for change in found.changed
+    ]
+
+
+def _suspended(found: Findings) -> list[Reason]:
+    if found.suspended_ns <= SUSPENDED_NS:
+        return []
+    return [
+        Reason(
+            "clock_suspended",
+            f"the machine slept for {format_duration_ns(found.suspended_ns)} during the run, which "
+            "none of its times shows",
+            "keep it awake (systemd-inhibit --what=sleep), and run again",
+        )
+    ]
+
+
+def _cached(found: Findings) -> list[Reason]:
+    return [
+        Reason(
+            "page_cache",
+            f"{target.title} is a loop device through the page cache: writes end in memory, and "
+            "reads may come from it",
+            "losetup --direct-io=on, or use the file itself",
+        )
+        for target in found.targets
+        if target.beneath.cached and found.own_bytes
+    ]
+
+
+def _shared(found: Findings) -> list[Reason]:
+    foreign = found.foreign_bytes
+    if foreign is None or foreign <= max(SHARED_BYTES, int(found.own_bytes * SHARED_RATIO)):
+        return []
+    return [
+        Reason(
+            "device_shared",
+            f"the device moved {format_bytes(foreign)} more than the run's "
+            f"{format_bytes(found.own_bytes)}",
+            "stop what else uses the device",
+        )
+    ]
+
+
+def _violated(found: Findings) -> list[Reason]:
+    if not found.fidelity.order_violations:
+        return []
+    return [
+        Reason(
+            "order_violated",
+            f"{format_count(found.fidelity.order_violations)} ops began before what they wait for",
+            "this is a defect of kvtrace: report it with the trace",
+        )
+    ]
+
+
+def _stalled(found: Findings) -> list[Reason]:
+    if not found.planner_stalls:
+        return []
+    return [
+        Reason(
+            "planner_stall",
+            f"the loop had to wait for its plan {format_count(found.planner_stalls)} times",
+            "free a CPU for the planner, or "
+            + ("lower --speed" if found.scheduled else "use a smaller --queue-depth"),
+        )
+    ]
+
+
+def _repeated(found: Findings) -> list[Reason]:
+    if not found.repeated_payload or not found.own_bytes:
+        return []
+    return [
+        Reason(
+            "payload_repeated",
+            "the arena's bytes were written again and again without stamps",
+            "use --payload fresh with --dedup-ratio, or no --dedup-ratio",
+        )
+    ]
+
+
+def _miscounted(found: Findings) -> list[Reason]:
+    if found.counts is None or found.counts.add_up:
+        return []
+    return [
+        Reason(
+            "counts_differ",
+            f"{found.counts}: they don't add up",
+            "this is a defect of kvtrace: report it with the trace",
+        )
+    ]
+
+
+_CHECKS = (
+    _failed, _mismatched, _late, _unwritten, _not_executed, _short, _ended, _nothing, _interrupted,
+    _changed, _suspended, _cached, _shared, _violated, _stalled, _repeated, _miscounted,
+)  # fmt: skip
