@@ -26,14 +26,14 @@ from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, Usag
 from kvtrace.files.outputs import check_apart
 from kvtrace.recording.config import resolve
 from kvtrace.trace.reader import open_trace
+from replay.compare import folder as bench_folder
+from replay.compare import report
+from replay.compare.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
 from replay.options import Populate
 from replay.plan.prepare import choose_targets, prepare
 from replay.result import stored
 from replay.result.invalid import LASTING
 from replay.safety.storage import files_below
-from replay.trials import folder as bench_folder
-from replay.trials import report
-from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
 from replay.watch import RunInterruptedError, Silent, Stop
 
 if TYPE_CHECKING:

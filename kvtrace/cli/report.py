@@ -17,8 +17,9 @@ from kvtrace.files.outfile import write_all
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
 from replay import report
-from replay.report import cells, terminal
 from replay.report import json as json_report
+from replay.report import terminal
+from replay.report.support import cells
 from replay.result import stored
 from replay.result.document import ResultDocument
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from kvtrace import importers, plugins
 from kvtrace.errors import KvtraceError, TraceError
+from replay.compare import tools
+from replay.compare.figures import of_result
+from replay.compare.sides import Side, Trial, load_side
 from replay.result import stored
-from replay.trials import tools
-from replay.trials.figures import of_result
-from replay.trials.sides import Side, Trial, load_side
 
 if TYPE_CHECKING:
     from replay.result.document import ResultDocument

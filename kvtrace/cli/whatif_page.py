@@ -18,9 +18,10 @@ from kvtrace.errors import UsageError
 from kvtrace.files.outfile import OutFile, write_whole
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers
-from replay import report, workbook
-from replay.web import page
-from replay.web.page import Cell, Chart
+from replay import report
+from replay.report.support import workbook
+from replay.report.web import page
+from replay.report.web.page import Cell, Chart
 
 SUFFIXES = (".html", ".json", ".xlsx")
 _TITLE = "What if the tiers were others?"

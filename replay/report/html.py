@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
-from replay.report.cells import FEW_MARK, FEW_NOTE
+from replay.report.support.cells import FEW_MARK, FEW_NOTE
+from replay.report.web import below, charts, page, requests
+from replay.report.web.page import Cell
 from replay.result.summaries import TITLES
-from replay.web import below, charts, page, requests
-from replay.web.page import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

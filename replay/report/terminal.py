@@ -12,8 +12,8 @@ from rich.text import Text
 from kvtrace.show.printable import printable
 from kvtrace.show.tables import wrapped
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns, format_rate
-from replay.report import below, requests
-from replay.report.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells
+from replay.report.support import below, requests
+from replay.report.support.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import openpyxl
 import pytest
 
-from replay.trials.figures import of_result
+from replay.compare.figures import of_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, run
 from replay.host import bpf, bpftrace
 from replay.host.document import block_document
-from replay.report import below
+from replay.report.support import below
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import file_target, null_target, write_trace
 

@@ -19,8 +19,8 @@ from replay.host.document import (
     HostSeriesDocument,
 )
 from replay.report import html
+from replay.report.web import charts
 from replay.result import stored
-from replay.web import charts
 from tests.replay.browser import opened, undrawn
 from tests.replay.synthetic import one_stall
 

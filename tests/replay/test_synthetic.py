@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from replay.compare import report, terminal
+from replay.compare.comparison import compare
+from replay.compare.document import document_of
+from replay.compare.sides import load_side
 from replay.report import suffixes
 from replay.report.csv import COLUMNS
 from replay.result import stored
-from replay.trials import report, terminal
-from replay.trials.comparison import compare
-from replay.trials.document import document_of
-from replay.trials.sides import load_side
 from tests.cli import conftest as cli_conftest
 from tests.examples import rest_slow
 from tests.replay import synthetic

@@ -1,0 +1,1 @@
+"""What several forms of report share."""

@@ -1,0 +1,114 @@
+"""Parts of a result's page about requests and about MLPerf's criteria."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvtrace.units import MS_NS, format_duration_ns
+from replay.report.support.requests import FROM_SUBMIT, judged, level, limit, timed_from_submit
+from replay.report.web import page
+from replay.report.web.page import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from replay.result.health import HealthDocument, Judged
+    from replay.result.requests import RequestsDocument, RequestTimesDocument
+    from replay.result.summaries import Percentiles
+
+_NOTE = (
+    "End to end: from when a request's first op was due until its last one completed, the time for "
+    "generation between them included. Storage I/O: its ops' service times, summed though they "
+    "overlap. Waited: how long an op of it was due and hadn't completed. Demotions are nobody's."
+)
+_MAX_NOTE = (
+    f"{FROM_SUBMIT[0].upper()}{FROM_SUBMIT[1:]}. End to end: until the last op completed. "
+    "Storage I/O: the ops' service times, summed though they overlap. Waited: how long an op of "
+    "the request was in flight. Demotions are nobody's."
+)
+_LEVELS_NOTE = (
+    "Within target: the share of a class's requests; a level is met by 95 of 100. Generation can't "
+    "be made faster by storage: judge storage by the waiting."
+)
+_TIMES = (
+    ("end to end", "end_to_end_ns"),
+    ("storage I/O", "storage_io_ns"),
+    ("waited", "waited_ns"),
+)
+
+
+def requests(
+    found: RequestsDocument | None,
+    heads: list[str],
+    cells: Callable[[Percentiles], list[Cell | str]],
+) -> str:
+    """Return the section; `cells` gives a row's percentiles under `heads`."""
+    if found is None:
+        return ""
+    rows = [*_rows("all", found, cells)]
+    for each in found.by_qos:
+        rows += _rows(each.qos, each, cells)
+    failed = page.note(f"{found.failed:,} requests failed: they are in no time.")
+    return page.section(
+        "Requests",
+        page.note(_MAX_NOTE if timed_from_submit(found) else _NOTE),
+        failed if found.failed else "",
+        page.table(["class", "time", *heads], rows, texts=2),
+        page.heading("Service levels") + page.note(_LEVELS_NOTE) + _levels(found)
+        if found.by_qos
+        else "",
+    )
+
+
+def _rows(
+    name: str, found: RequestTimesDocument, cells: Callable[[Percentiles], list[Cell | str]]
+) -> Iterator[list[Cell | str]]:
+    for title, field in _TIMES:
+        yield [name, title, *cells(getattr(found, field))]
+
+
+def _levels(found: RequestsDocument) -> str:
+    rows: list[list[Cell | str]] = [
+        [
+            each.qos,
+            Cell(
+                format_duration_ns(each.end_to_end_level.target_p95_ns),
+                each.end_to_end_level.target_p95_ns,
+            ),
+            *(
+                Cell(level(judged_by), judged_by.compliance_ratio)
+                for judged_by in (each.end_to_end_level, each.waited_level)
+            ),
+            Cell(f"{each.count:,}", each.count),
+        ]
+        for each in found.by_qos
+    ]
+    heads = ["class", "target", "within target, end to end", "within target, waited", "requests"]
+    return page.table(heads, rows)
+
+
+def health(found: HealthDocument | None) -> str:
+    """Return the section on criteria."""
+    if found is None:
+        return ""
+    said = (
+        f"By the MLPerf KV benchmark's criteria: {found.status}, {found.measured_count} of "
+        f"{len(found.criteria)} measured. By ours: {found.status_ours}. Neither is the verdict, "
+        "which says whether the figures may be used."
+    )
+    rows: list[list[Cell | str]] = [
+        [each.title, each.name, limit(each.theirs), _cell(each.theirs), limit(each.ours),
+         _cell(each.ours)]
+        for each in found.criteria
+    ]  # fmt: skip
+    heads = ["criterion", "MLPerf's name", "its limit", "found", "our limit", "found by ours"]
+    why = {each.why: each.title for each in found.criteria}  # one sentence, several criteria
+    notes = "".join(page.note(f"Why ours: {sentence}.") for sentence in why)
+    return page.section("Storage health", page.note(said), page.table(heads, rows, texts=6), notes)
+
+
+def _cell(found: Judged) -> Cell:
+    value = found.actual
+    if value is not None and found.unit != "ratio":
+        value *= MS_NS
+    return Cell(judged(found), value)
