@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import GIB, MIB, print_table
 from benchmarks.scratch import reserved_pages
-from kvtrace import exporters
-from kvtrace.exporters import ExportOptions
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Tier
 from replay import ReplayOptions, TargetSpec

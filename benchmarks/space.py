@@ -97,7 +97,7 @@ def main() -> None:
     chosen = parser.parse_args()
     duration = {"duration": f"{chosen.seconds}s"}
     rows = []
-    for layout in plugins.names("kvtrace.layouts"):
+    for layout in plugins.names(plugins.LAYOUT):
         rows += needs(layout, SMALL | duration | {"layout": layout}, None)
     for preset in preset_names():
         rows += needs(preset, duration, preset)

@@ -144,9 +144,9 @@ def choices(command: str, param: Any) -> list[str]:
         return _replay_words(name)
     if command in ("record", "whatif"):
         return _record_words(name)
-    folder = {("import", "format"): "importers", ("export", "to"): "exporters"}
-    if (command, name) in folder:
-        return sorted(plugins.names(f"kvtrace.{folder[command, name]}"))
+    kinds = {("import", "format"): plugins.IMPORTER, ("export", "to"): plugins.EXPORTER}
+    if (command, name) in kinds:
+        return plugins.names(kinds[command, name])
     return []
 
 

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtrace import importers, plugins
+from kvtrace import plugins
 from kvtrace.errors import KvtraceError, TraceError
+from kvtrace.formats.common import importing as importers
 from replay.compare import tools
 from replay.compare.figures import of_result
 from replay.compare.sides import Side, Trial, load_side
@@ -34,7 +35,7 @@ def load(path: Path, label: str | None) -> Side:
                     "a report by --report NAME.json",
                     "a result trace",
                     *tools.forms(),
-                    f"logs of {', '.join(plugins.names(importers.FOLDER))}",
+                    f"logs of {', '.join(plugins.names(plugins.IMPORTER))}",
                 )
             ),
         )

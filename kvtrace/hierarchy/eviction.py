@@ -18,7 +18,7 @@ POLICY = 20
 
 def setup(row: Any, name: str, capacity_bytes: int) -> None:
     """Prepare the row of an empty tier. Raises UsageError for a policy nobody knows."""
-    module = plugins.load("kvtrace.policies", name, kind="policy")
+    module = plugins.load(plugins.POLICY, name)
     row[POLICY] = NAMES.index(name)
     if hasattr(module, "setup"):
         module.setup(row, capacity_bytes)

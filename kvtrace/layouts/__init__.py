@@ -268,7 +268,7 @@ def create(name: str, geometry: Geometry) -> Layout:
 
     Raises UsageError for a name nobody knows, or for blocks of parts of rows.
     """
-    layout: Layout = plugins.load("kvtrace.layouts", name, kind="layout").create(geometry)
+    layout: Layout = plugins.load(plugins.LAYOUT, name).create(geometry)
     rows = geometry.row_tokens
     if rows > 1 and (layout.block_tokens is None or layout.block_tokens % rows):
         raise UsageError(

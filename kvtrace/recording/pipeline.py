@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from kvtrace import arguments
-from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
 from kvtrace.files.drafts import draft_path
 from kvtrace.files.outputs import check_apart
+from kvtrace.formats.mlperf_csv.csvfile import CsvWriter, is_csv
 from kvtrace.hierarchy import nodes
 from kvtrace.hierarchy.events import HierarchyStats
 from kvtrace.hierarchy.service import service

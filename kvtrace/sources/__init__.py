@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from kvtrace.requests.source_config import SourceConfig
 
 
-_FOLDER = "kvtrace.sources"
 _START_BYTES = 1 << 16
 _NOT_KNOWN = "no source is known to read it, and synthetic, the default, takes no input"
 
@@ -58,12 +57,12 @@ def recognised(inputs: Sequence[str]) -> str:
     path = input_files(tuple(inputs))[0]
     with open_binary(path) as stream:
         start = stream.read(_START_BYTES)
-    names = plugins.names(_FOLDER)
+    names = plugins.names(plugins.SOURCE)
     readers = [name for name in names if hasattr(_module(name), "recognises")]
     found = [name for name in readers if _module(name).recognises(start)]
     if len(found) == 1:
         return found[0]
-    other = None if found else plugins.recognising("kvtrace.importers", path, kind="format")
+    other = None if found else plugins.recognising(plugins.IMPORTER, path)
     raise UsageError(
         "it could be of several sources" if found else _NOT_KNOWN,
         where=f"--input {path}",
@@ -79,7 +78,7 @@ def keys(name: str) -> frozenset[str]:
 
 
 def _module(name: str) -> ModuleType:
-    return plugins.load(_FOLDER, name, kind="source")
+    return plugins.load(plugins.SOURCE, name)
 
 
 def _check_keys(config: SourceConfig, used: frozenset[str]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
+from kvtrace.formats.mlperf_csv.csvfile import CsvWriter, is_csv
 from kvtrace.trace.header import Header, Producer, Resident, Totals
 from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.trace.writer import TraceWriter
@@ -59,7 +59,7 @@ def opened(path: Path) -> Iterator[Trace]:
         with open_trace(path) as trace:
             yield trace
         return
-    from kvtrace import importers  # needed for other tools' files only
+    from kvtrace.formats.common import importing as importers  # needed for other tools' files only
 
     with TemporaryDirectory(prefix="kvtrace-") as folder:
         made = Path(folder) / "imported.parquet"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import unknown_name
-from kvtrace.foreign.oracle import NEVER, RECORD
+from kvtrace.formats.oracle.record import NEVER, RECORD
 from kvtrace.trace.reuse import ReuseDistances
 from kvtrace.whatif.simulated import hits_apart, need_library
 

@@ -7,14 +7,12 @@ without having touched anything.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from kvtrace import arguments
-from kvtrace.errors import unknown_name
+from kvtrace import arguments, plugins
+from kvtrace.errors import UsageError, unknown_name
 from kvtrace.trace.schema import Tier
 from replay.ops.contract import Fsync
 
@@ -256,24 +254,26 @@ class TargetInfo:
 
 def names() -> tuple[str, ...]:
     """Return the names of all targets."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(sorted(name for name in modules if name != "support"))
+    return tuple(plugins.names(plugins.TARGET))
 
 
 def _load(name: str) -> _Module:
-    if name not in names():
-        raise unknown_name("target", name, names(), where="--target")
-    return cast("_Module", importlib.import_module(f"{__name__}.{name}"))
+    return cast("_Module", plugins.load(plugins.TARGET, name))
 
 
 def describe() -> tuple[TargetInfo, ...]:
     """Return what can be said of each target."""
-    found = []
-    for name in names():
+    return tuple(_described(name) for name in names())
+
+
+def _described(name: str) -> TargetInfo:
+    try:
         module = _load(name)
-        summary = (module.__doc__ or "").partition("\n")[0]
-        found.append(TargetInfo(name, summary, module.TIERS, module.unavailable()))
-    return tuple(found)
+    except UsageError as error:  # a plug-in of the user's own that is broken
+        return TargetInfo(name, "", (), str(error))
+    return TargetInfo(
+        name, (module.__doc__ or "").partition("\n")[0], module.TIERS, module.unavailable()
+    )
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import zstandard
 
-from kvtrace.importers.blktrace import MAGIC, RECORD
+from kvtrace.formats.blktrace.importer import MAGIC, RECORD
 from replay.safety.marker import Marker
 from tests.fuzz import command
 from tests.fuzz.parquets import read

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace import importers
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.importers.blktrace import MAGIC, RECORD
+from kvtrace.formats.blktrace.importer import MAGIC, RECORD
+from kvtrace.formats.common import importing as importers
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 

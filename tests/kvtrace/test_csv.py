@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 import zstandard
 
-from kvtrace import exporters, importers
-from kvtrace.csvfile import LOSES
-from kvtrace.exporters import ExportOptions
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.mlperf_csv.csvfile import LOSES
 from kvtrace.trace.check import check
 from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace

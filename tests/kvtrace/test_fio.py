@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters, fiolog, importers
 from kvtrace.errors import TargetError, TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.exporters import fio as exporter
-from kvtrace.sidecar import map_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.formats.fio import exporter
+from kvtrace.formats.fio import iolog as fiolog
 from kvtrace.trace.check import check
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.reader import open_trace

@@ -120,10 +120,10 @@ def test_later_turns_read_all_earlier_ones(tmp_path: Path) -> None:
     assert reads == {1: [0], 2: [1, 0], 3: [2, 1, 0]}
 
 
-@pytest.mark.parametrize("name", plugins.names("kvtrace.layouts"))
+@pytest.mark.parametrize("name", plugins.names(plugins.LAYOUT))
 def test_every_layout_lists_itself(name: str) -> None:
     """Each layout is found by its file, says what it is and keeps its name."""
-    module = plugins.load("kvtrace.layouts", name, kind="layout")
+    module = plugins.load(plugins.LAYOUT, name)
     assert plugins.summary(module).endswith(".")
     assert module.create(Geometry(Held(own=64), 2, layers=(Held(own=64),))).name == name
 

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters, importers
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.foreign import lct
-from kvtrace.importers import ImportOptions
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.lmcache import lct
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
 from kvtrace.sources.lmcache import frames

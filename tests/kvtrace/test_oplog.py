@@ -9,14 +9,15 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from kvtrace import exporters, importers
 from kvtrace.errors import KvtraceError, TraceError, UsageError
-from kvtrace.exporters import ExportOptions
 from kvtrace.files.textfile import open_binary
-from kvtrace.foreign.oplog import COLUMNS, WITH_CATEGORIES
-from kvtrace.foreign.oplog_export import LOSES, resident_path
-from kvtrace.importers import ImportOptions
-from kvtrace.sidecar import map_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.formats.warp.oplog import COLUMNS, WITH_CATEGORIES
+from kvtrace.formats.warp.oplog_export import LOSES, resident_path
 from kvtrace.trace.check import check
 from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace

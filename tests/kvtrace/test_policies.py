@@ -62,7 +62,7 @@ def their_misses(ids: np.ndarray, policy: str, capacity: int) -> int:
 
 def test_every_policy_in_the_folder_is_known() -> None:
     """A file in `policies` that `eviction` doesn't call would be a policy in name only."""
-    assert sorted(eviction.NAMES) == plugins.names("kvtrace.policies")
+    assert sorted(eviction.NAMES) == plugins.names(plugins.POLICY)
     assert set(eviction.NAMES) == set(THEIR_NAMES)
 
 

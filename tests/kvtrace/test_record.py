@@ -47,7 +47,7 @@ def sources(draw: st.DrawFn) -> dict[str, Any]:
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
     """Configurations in which tiers come out absent, tight, ample or unlimited."""
     parallel = draw(st.sampled_from((1, 2)))
-    layout = draw(st.sampled_from(plugins.names("kvtrace.layouts")))
+    layout = draw(st.sampled_from(plugins.names(plugins.LAYOUT)))
     sizes = st.sampled_from(("0", "100MiB", "300MiB", "2GiB", "unlimited"))
     capacities = {name: draw(sizes) for name in ("gpu", "cpu", "nvme", "object")}
     if all(size == "0" for size in capacities.values()):

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from minio.error import InvalidResponseError
 
-from kvtrace import exporters, importers
-from kvtrace.exporters import ExportOptions
-from kvtrace.foreign.oplog_export import resident_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.warp.oplog_export import resident_path
 from kvtrace.trace.check import check
 from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
 from kvtrace.trace.header import Header

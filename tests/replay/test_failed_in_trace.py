@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import replay
-from kvtrace import exporters
 from kvtrace.errors import UsageError
-from kvtrace.exporters import ExportOptions
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier

@@ -32,7 +32,7 @@ SEED = int(os.environ.get("KVTRACE_KILL_SEED", "0"))
 ROUNDS = 1
 _RUN = """
 import sys
-import kvtrace.csvfile, replay.execution.measurement, replay.execution.output
+import kvtrace.formats.mlperf_csv.csvfile, replay.execution.measurement, replay.execution.output
 from kvtrace.cli.main import main
 replay.execution.measurement._FLUSH_NS = replay.execution.output._FLUSH_NS = 50_000_000
 sys.argv = ["kvtrace", *sys.argv[1:]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.compiled.jit import kernel
-from kvtrace.foreign.incoming import phases
+from kvtrace.formats.common.incoming import phases
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import Op, Tier

@@ -9,7 +9,7 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.files.outputs import check_writable
 from kvtrace.formats.common.blockio import Objects
-from kvtrace.importers import Imported, header_of
+from kvtrace.formats.common.importing import Imported, header_of
 from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:

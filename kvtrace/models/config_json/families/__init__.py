@@ -21,8 +21,8 @@ def architectures() -> list[tuple[str, str]]:
     """Return every `model_type` that is understood, with its family; sorted."""
     return sorted(
         (model_type, plugins.summary(module))
-        for name in plugins.names(__name__)
-        for module in [plugins.load(__name__, name, kind="family")]
+        for name in plugins.names(plugins.FAMILY)
+        for module in [plugins.load(plugins.FAMILY, name)]
         for model_type in module.READERS
     )
 
@@ -31,6 +31,6 @@ def architectures() -> list[tuple[str, str]]:
 def readers() -> dict[str, Reader]:
     """Return the reader of every `model_type` that is understood."""
     found: dict[str, Reader] = {}
-    for name in plugins.names(__name__):
-        found |= plugins.load(__name__, name, kind="family").READERS
+    for name in plugins.names(plugins.FAMILY):
+        found |= plugins.load(plugins.FAMILY, name).READERS
     return found

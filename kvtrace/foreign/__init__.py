@@ -1,1 +1,0 @@
-"""What exporters to, and importers from, other tools' formats share beyond options and files."""
