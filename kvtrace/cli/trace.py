@@ -17,7 +17,7 @@ from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
 from kvtrace.tools.stats import summarise
 from kvtrace.trace.check import CheckReport, check
-from kvtrace.trace.reader import open_trace
+from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.trace.schema import BY_NAME
 from kvtrace.units import format_bytes, format_count, parse_bytes
 
@@ -26,6 +26,15 @@ _FRAME = 3
 
 TraceArgument = Annotated[Path, typer.Argument(help="A trace.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ReportOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        help="Report file (.html with charts, .json, .xlsx); may be repeated.",
+        show_default=False,
+    ),
+]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace reports that exist.")]
 
 
 def info_command(
@@ -41,15 +50,33 @@ def info_command(
             help="Live set and space needed of each tier; a pass over all rows.",
         ),
     ] = True,
+    report_to: ReportOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a trace is and what it amounts to."""
+    """Show a trace's header, totals and hit ratios; with --report, what it looks like over time."""
+    reports = report_to or []
+    if reports:
+        from kvtrace.cli.forms import check_reports  # it brings the reports of replays
+
+        check_reports(reports, [trace], force=force)
     with open_trace(trace) as opened:
         found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
+        if reports:
+            _report(opened, found, reports, force=force)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
         _print_info(found)
+
+
+def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: bool) -> None:
+    # Only a report needs them: they bring the page's program and compiled code.
+    from kvtrace.cli.forms import write_reports
+    from kvtrace.cli.trace_page import forms
+    from kvtrace.tools.profile import profile
+
+    write_reports(forms(info, profile(trace)), paths, force=force)
 
 
 def _print_info(found: dict[str, Any]) -> None:

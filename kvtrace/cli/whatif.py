@@ -13,6 +13,7 @@ from rich.console import RenderableType
 
 from kvtrace.cli import whatif_page
 from kvtrace.cli.console import plain_console
+from kvtrace.cli.forms import check_form
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
@@ -150,7 +151,7 @@ def whatif_command(
     for path in outputs:
         check_writable(path, force=force)
     for path in reports:
-        whatif_page.check_suffix(path)
+        check_form(path)
     if plot_ is not None:
         plot.check(plot_)
     with _workload(trace, options, config, set_ or [], preset) as workload:

@@ -120,23 +120,40 @@ def _told(of: Distribution) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Differences of two traces, and the distributions they are of, by tier and quantity."""
+
+    differences: list[Difference]
+    distributions: dict[tuple[str, str], tuple[Distribution, Distribution]]
+
+
 def compare(a: Trace, b: Trace) -> list[Difference]:
     """Return how far two traces are apart, per tier that either has and per quantity.
 
     `read_share`, bytes read ÷ bytes read or written, has the difference as its `ks`. Memory grows
     with the objects that are there at a time.
     """
+    return compared(a, b).differences
+
+
+def compared(a: Trace, b: Trace) -> Comparison:
+    """Return what `compare` does, and the distributions."""
     surveys = _surveyed(a), _surveyed(b)
-    found = []
+    differences: list[Difference] = []
+    distributions: dict[tuple[str, str], tuple[Distribution, Distribution]] = {}
     for tier in sorted(set(surveys[0]) | set(surveys[1])):
         ours, theirs = (survey.get(tier, _OfTier()) for survey in surveys)
         for name, unit in QUANTITIES.items():
             pair = ours.quantities[name], theirs.quantities[name]
+            distributions[tier.label, name] = pair
             ks, wasserstein = distances(*pair)
             a_told, b_told = (_told(of) for of in pair)
-            found.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
+            differences.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
         shares = ours.read_share, theirs.read_share
         apart = abs(shares[0] - shares[1]) if all(tier in survey for survey in surveys) else 1.0
         a_told, b_told = ({"mean": share} for share in shares)
-        found.append(Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None))
-    return found
+        differences.append(
+            Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None)
+        )
+    return Comparison(differences, distributions)

@@ -17,6 +17,7 @@ from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, MIB, UNLIMITED
 from kvtrace.whatif.workload import Configured
 from tests.cli import conftest as cli_conftest
+from tests.examples import rest_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +83,8 @@ def test_thinner_layers_change_no_hit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fit_bytes", "nvme"),
-    [(8 * GIB, 6 * GIB), (2 * GIB, 6 * GIB), (200 * MIB, 6 * GIB), (40 * MIB, 6 * GIB),
-     (2 * GIB, UNLIMITED), (100 * MIB, UNLIMITED)],
+    rest_slow([(2 * GIB, 6 * GIB), (100 * MIB, UNLIMITED), (8 * GIB, 6 * GIB),
+               (200 * MIB, 6 * GIB), (40 * MIB, 6 * GIB), (2 * GIB, UNLIMITED)], quick=2),
 )  # fmt: skip
 def test_what_was_fitted_needs_no_more_than_the_device(
     tmp_path: Path, fit_bytes: int, nvme: int
@@ -168,7 +169,8 @@ def test_what_if_tries_the_whole_node() -> None:
 
 def test_the_command_says_by_how_much(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """Trials on stderr, the result in the summary; the trace fits."""
-    ended = cli("record", tmp_path / "t.parquet", "--preset", "mlperf-storage-8b", "--fit", "4GiB")
+    ended = cli("record", tmp_path / "t.parquet", "--preset", "mlperf-storage-8b", "--fit", "4GiB",
+                "--duration", "20s")  # fmt: skip
     assert ended.code == 0, ended.err
     assert "requests, needs" in ended.err
     assert "smaller node: " in ended.out

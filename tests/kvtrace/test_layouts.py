@@ -31,7 +31,9 @@ SIZES = [
     ("llama3.1-70b", 8, "lmcache", 46 * 8, 10_485_760),
     ("deepseek-v3", 8, "lmcache", 46, 17_989_632),
     ("llama3.1-8b", 1, "lmcache-layerwise", 46 * 32, 1_048_576),
-    ("llama3.1-70b", 8, "lmcache-layerwise", 46 * 80 * 8, 131_072),
+    pytest.param(
+        "llama3.1-70b", 8, "lmcache-layerwise", 46 * 80 * 8, 131_072, marks=pytest.mark.slow
+    ),
     ("deepseek-v3", 8, "lmcache-layerwise", 46 * 61, 294_912),
     ("llama3.1-8b", 1, "vllm", 750, 2_097_152),
     ("llama3.1-70b", 8, "vllm", 750, 5_242_880),

@@ -19,6 +19,7 @@ from replay.result import stored
 from replay.result.reason import Reason
 from replay.result.summaries import has_few
 from tests.cli import conftest as cli_conftest
+from tests.examples import rest_slow
 from tests.replay import synthetic
 from tests.replay.conftest import simple_rows, write_trace
 
@@ -257,7 +258,7 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("name", rest_slow(UNLIKE, quick=3))
 def test_unlike_settings_are_cautioned(
     name: str,
     result: Callable[..., Path],

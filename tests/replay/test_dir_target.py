@@ -23,6 +23,7 @@ from replay.targets import RunMark
 from replay.targets.dir import OBJECT_BYTES_MAX, DirTarget
 from replay.targets.support import folder
 from replay.watch import Silent
+from tests.examples import rest_slow
 from tests.replay.conftest import MIB, Row, simple_rows, write_trace
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def reads(count: int = 5, size: int = 5000) -> list[Row]:
     return [(i, R, Tier.NVME, 1000 + i, Phase.DECODE, size) for i in range(count)]
 
 
-@pytest.mark.parametrize("mode", ["open", "max", "closed"])
+@pytest.mark.parametrize("mode", rest_slow(["open", "max", "closed"]))
 @pytest.mark.parametrize("fsync", list(Fsync))
 def test_a_run_is_valid_end_to_end(
     direct_path: Path, quick: Quick, mode: str, fsync: Fsync

@@ -513,7 +513,7 @@ def test_a_plan_through_a_small_ring_is_the_whole_plan(
 def test_memory_follows_what_is_live() -> None:
     """Keys that come and go, each once, leave neither state nor waits behind."""
     rows: list[Row] = []
-    for key in range(60_000):
+    for key in range(20_000):
         rows += [
             (key, W, NVME, key, PREFILL, KIB4),
             (key, R, NVME, key, DECODE, KIB4),

@@ -180,7 +180,7 @@ def test_the_bound_holds_where_no_two_free_blocks_are_neighbours() -> None:
 
 def test_many_parts_are_waited_for_through_joins() -> None:
     """A write into what tens of thousands of deletes have freed waits for each of them."""
-    count = 40_000
+    count = 20_000
     rows: list[Row] = [(0, W, NVME, key, PREFILL, KIB4) for key in range(count)]
     rows += [(0, D, NVME, key, EVICT, KIB4) for key in range(count)]
     rows += [(0, W, NVME, count, PREFILL, count * KIB4)]

@@ -57,7 +57,11 @@ def allowed(device: Path, *signatures: str) -> TargetSpec:
     )
 
 
-@pytest.mark.parametrize("signatures", [(), ("ext4",), ANY], ids=["none", "ext4", "any"])
+@pytest.mark.parametrize(
+    "signatures",
+    [(), ANY, pytest.param(("ext4",), marks=pytest.mark.slow)],
+    ids=["none", "any", "ext4"],
+)
 @pytest.mark.parametrize("offset", [0, 8 * MIB], ids=["same-offset", "other-offset"])
 def test_a_loop_device_whose_file_backs_a_mounted_one(
     offset: int, signatures: tuple[str, ...], disks: Disks, attempt: Attempt

@@ -164,7 +164,15 @@ def _chart(chart: Chart, number: int) -> str:
 
 
 def whole(title: str, body: Iterable[str]) -> str:
-    """Return a page that needs nothing but itself."""
+    """Return a page that needs nothing but itself; its parts are drawn here, one by one.
+
+    altair checks every part of a chart against its schema as it is made, which is most of a page's
+    time; the tests that open pages in a browser check what comes of them.
+    """
+    from altair.utils.schemapi import debug_mode
+
+    with debug_mode(False):
+        content = "\n".join(part for part in body if part)
     style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8")
                      for kind in ("css", "js"))  # fmt: skip
     return (
@@ -172,6 +180,6 @@ def whole(title: str, body: Iterable[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{text(title)}</title>\n<style>{style}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
+        + content
         + f"\n<script>{drawing_program()}</script>\n<script>{script}</script>\n</body></html>\n"
     )
