@@ -285,7 +285,7 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
         reports = [word for path in forms for word in ("--report", _word(path))]
         of_trial = trial_words(words, steps.folder.name, number, trials)
         code = steps.run(
-            "replay", _word(steps.folder / TRACE), *of_trial, *reports,
+            "replay", _word(steps.folder / TRACE), "--full", *of_trial, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
         if steps.children.stopped and not forms[0].exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvtrace.cli.metrics import Exposure, MetricsOptions
-from kvtrace.cli.parsing import REPORT_HELP
+from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.cli.replay_options import understood
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
@@ -290,6 +290,7 @@ def replay_command(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite outputs.", rich_help_panel=_OUTPUT)
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help=FULL_HELP, rich_help_panel=_OUTPUT)] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the JSON report.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -309,10 +310,10 @@ def replay_command(
             try:
                 outputs.write(result)
             except TargetError:
-                show(document_of(result), as_json=as_json)
+                show(document_of(result), as_json=as_json, full=full)
                 raise
             exposure.finish(result)
-        show(document_of(result), as_json=as_json)
+        show(document_of(result), outputs.files, as_json=as_json, full=full)
         exposure.hold()
     raise typer.Exit(_exit_code(result))
 

@@ -233,7 +233,9 @@ def test_a_trace_that_ends_too_early_is_a_reason(tmp_path: Path, quick: Quick) -
     trace = write_trace(tmp_path / "t.parquet", simple_rows(5, gap_ns=MS_NS))
     result = replay.run(trace, [null_target()], quick(run_time_ns=10 * S_NS))
     (ended,) = [reason for reason in result.verdict.reasons if reason.code == "trace_ended"]
-    took = re.fullmatch(r"the trace ended after (\S+) ms of the 10\.0 s of --run-time", ended.figure)
+    took = re.fullmatch(
+        r"the trace ended after (\S+) ms of the 10\.0 s of --run-time", ended.figure
+    )
     assert took is not None, ended.figure
     # Its last op is due 18 ms after its first; how much later it starts is the machine's.
     assert float(took[1]) >= 18
