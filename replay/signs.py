@@ -1,4 +1,4 @@
-"""Signs in a lane's times that a reader of its percentiles should know of."""
+"""Warnings derived from the latency time series: drift, stalls, queueing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _drifted(lane: LaneMeasure) -> list[Reason]:
             "drift",
             f"tier {lane.tier.label}: median service time changed by {lane.drift_ratio:+.0%} "
             "from the first quarter to the last",
-            "run longer, or let the device settle",
+            "run longer, or raise --settle",
         )
     ]
 
@@ -71,7 +71,7 @@ def _still(lane: LaneMeasure) -> list[Reason]:
             "standstill",
             f"tier {lane.tier.label}: nothing completed for {format_duration_ns(length_ns)}, from "
             f"{begin_ns / S_NS:.1f} s on",
-            "look at the highest percentiles and the heat map: a mean over the run hides it",
+            "check the highest percentiles and the heat map; means hide a stall",
         )
     ]
 
@@ -87,7 +87,6 @@ def _waited(lane: LaneMeasure) -> list[Reason]:
             "waiting",
             f"tier {lane.tier.label}: P99 response {format_duration_ns(lane.response['p99'])}, "
             f"P99 service {format_duration_ns(service_ns)}",
-            "users see response times: service times leave out the wait for a turn "
-            "(coordinated omission)",
+            "use response times: service times exclude queueing (coordinated omission)",
         )
     ]

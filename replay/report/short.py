@@ -289,4 +289,6 @@ def _files(files: Sequence[Path], room: _Room) -> Iterator[Text]:
     lines = _cut(_fold(names, WIDTH - _LABEL), room.files)
     if len(lines) == 1 and cell_len(f"{lines[0]}  {note}") <= WIDTH - _LABEL:
         lines = [f"{lines[0]}  {note}"]
+    elif len(lines) < room.files:
+        lines.append(note)
     yield from _labelled("report", lines)
