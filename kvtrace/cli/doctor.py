@@ -27,11 +27,11 @@ _WIDTH = 80
 def doctor_command(
     device: Annotated[
         Path | None,
-        typer.Option(help="Target to look at: block device, file (also a new one) or folder."),
+        typer.Option(help="Target to check: block device, existing or new file, or directory."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what will spoil a replay on this machine; takes 2 s, changes nothing.
+    """Check this machine for problems that would invalidate a replay (2 s, read-only).
 
     Exit 0: nothing makes it impossible, though there may be warnings. Exit 4: something does.
     """

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 REPORT_HELP = (
-    "Report file: .json, .html, .xlsx, .csv, or .mlperf.json for the tools of MLPerf Storage's KV "
-    "benchmark; may be repeated."
+    "Write a report: .json, .html, .xlsx, .csv, or .mlperf.json for the tools of MLPerf "
+    "Storage's KV benchmark; may be repeated."
 )
 """Help of `--report` for one result. A test compares it with the forms that there are."""
-FULL_HELP = "Print all tables, not only the 20 lines of the short report."
+FULL_HELP = "Print all tables instead of the short report."
 
 
 def parsed(option: str, parse: Callable[[str], Value], text: str | None) -> Value | None:

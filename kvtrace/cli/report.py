@@ -28,8 +28,8 @@ def report_command(
         list[Path],
         typer.Argument(
             metavar="RESULT",
-            help="JSON reports, or result traces (also imported ones with outcomes); several are "
-            "shown one after the other.",
+            help="JSON reports or result traces, also imported ones with outcomes; each is "
+            "printed in turn.",
             show_default=False,
         ),
     ],
@@ -40,16 +40,18 @@ def report_command(
     from_ops: Annotated[
         bool,
         typer.Option(
-            "--from-ops", help="Compute it again from a result trace's ops, whatever it carries."
+            "--from-ops",
+            help="Recompute the result from a result trace's ops instead of "
+            "reading the stored one.",
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
     full: Annotated[bool, typer.Option("--full", help=FULL_HELP)] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the JSON report; of several results, a list.")
+        bool, typer.Option("--json", help="Print JSON; for several results, a list.")
     ] = False,
 ) -> None:
-    """Show RESULT again, and write it in other forms."""
+    """Print stored results, or write one in other forms."""
     outputs = report_to or []
     if outputs and len(results) > 1:
         raise UsageError(

@@ -24,7 +24,7 @@ from kvtrace.units import format_bytes, format_count, parse_bytes
 _FRAME = 3
 """What a column takes beside its text."""
 
-TraceArgument = Annotated[Path, typer.Argument(help="A trace.", show_default=False)]
+TraceArgument = Annotated[Path, typer.Argument(help="Trace to read.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -32,18 +32,18 @@ def info_command(
     trace: TraceArgument,
     drive: Annotated[
         str | None,
-        typer.Option(help="Size of a drive, for drive writes per day.", show_default=False),
+        typer.Option(help="Drive size for drive writes per day, e.g. 3.84TB.", show_default=False),
     ] = None,
     space: Annotated[
         bool,
         typer.Option(
             "--space/--no-space",
-            help="Live set and space needed of each tier; a pass over all rows.",
+            help="Compute each tier's live set and space needed, by a pass over all rows.",
         ),
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a trace is and what it amounts to."""
+    """Show a trace's header, totals and hit ratios."""
     with open_trace(trace) as opened:
         found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
     if as_json:
@@ -159,7 +159,7 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
-    """Check a trace's invariants; exit 3 with the first offending rows if one is broken."""
+    """Check a trace's invariants; exit 3 with the first offending rows if one fails."""
     with open_trace(trace) as opened:
         found = check(opened)
         rows = [row for violation in found.violations for row in violation.rows]
@@ -210,7 +210,7 @@ def _print_check(path: Path, found: CheckReport, offending: pl.DataFrame | None)
 
 def head_command(
     trace: TraceArgument,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 10,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of rows to print.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
     """Print the first rows of a trace."""
