@@ -1,4 +1,4 @@
-"""What comes out of a simulation: what happens to blocks, and counts of it."""
+"""Output of a simulation: events of blocks, and their counts."""
 
 from __future__ import annotations
 
@@ -132,5 +132,5 @@ class Tally:
     last_ns: int
 
     def since(self, earlier: Tally) -> Tally:
-        """Return what was counted since then."""
+        """Return the counts since then."""
         return Tally(self.ops - earlier.ops, self.tokens, self.last_ns)

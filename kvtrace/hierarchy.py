@@ -47,7 +47,7 @@ class StateSize:
         return bool(self.constant_bytes or self.window_token_bytes)
 
     def at(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the bytes behind so many tokens."""
+        """Return the bytes behind a number of tokens."""
         window = np.minimum(tokens, self.window_tokens)
         state = self.constant_bytes + window * self.window_token_bytes
         return -(-state // self.align_bytes) * self.align_bytes
@@ -344,7 +344,7 @@ class Hierarchy:
         return Tally(ops, int(count[kernel.TALLIED]), int(count[kernel.TALLIED_NS]))
 
     def stats(self) -> HierarchyStats:
-        """Return what was counted so far."""
+        """Return the counts."""
         count = [int(value) for value in self._count]
         present = [tier.tier for tier in self.spec.tiers]
         return HierarchyStats(

@@ -1,4 +1,4 @@
-"""How many ops of a lane were in flight: the mean over the run, and the most at any instant."""
+"""Ops in flight of a lane: mean over the run, and maximum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a result INVALID: one check per reason, each with its figure and what to do."""
+"""INVALID reasons: one check per reason, each with its figure and remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MORE_CPU = "give the loop more CPU (--threads, --spin on, fewer busy processes)
 SHARED_RATIO = 0.05
 SHARED_BYTES = 64 * MIB
 RUN_TIME_RATIO = 0.99
-"""How much of its run time a run lasts at least."""
+"""Fraction of its run time that a run must last."""
 SUSPENDED_NS = 10 * MS_NS
 CODES = (
     "failed_ops",
@@ -37,7 +37,7 @@ CODES = (
     "payload_repeated",
     "counts_differ",
 )
-"""What can make a result INVALID; each may be accepted."""
+"""Codes of INVALID reasons; each can be accepted."""
 
 
 LASTING = frozenset(CODES) - {

@@ -20,7 +20,7 @@ and edges before the first one that wasn't; extents so far, and those of ops tak
 NODES, NODE_FLOOR = range(2)
 """Places in `Lists.cursor`: nodes so far; those before it are of ops below the floor."""
 JOIN_COUNT = 1 << 14
-"""A list of so many ops is replaced by one op that waits for them."""
+"""Length from which a list of ops is replaced by one op that waits for them."""
 _DEDUPE = 16
 _NOTHING = int(Action.NONE)
 _EXTRA, _NO_CLOCK = int(EXTRA), int(NO_CLOCK)

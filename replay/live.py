@@ -1,4 +1,4 @@
-"""What a run does at this moment, about once a second: for a bar on a terminal and for metrics."""
+"""Live figures of a run, about once a second, for the progress bar and for metrics."""
 
 from __future__ import annotations
 

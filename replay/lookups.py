@@ -1,4 +1,4 @@
-"""What a recording says of its cache: what was asked for, and what was found."""
+"""Look-ups of a recording's cache: requests, hits and misses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Lookups:
 
     @property
     def accesses(self) -> int:
-        """How often something that had been there was asked for."""
+        """Requests for blocks that were cached earlier."""
         return self.hits + self.misses
 
     @property

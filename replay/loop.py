@@ -1,4 +1,4 @@
-"""What every engine takes and gives back: lanes and a ring of ops in, times out.
+"""The engines' interface: lanes and a ring of ops in, times out.
 
 The planner decides everything that can be decided before the clock starts and hands it over as
 columns; an engine submits, reaps and stamps. The columns are a ring: a run of any length needs the
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from replay.counters import LaneCounters
 
 SECTOR_BYTES = 512
-"""What lengths are counted in, and what has a stamp of its own."""
+"""Unit of lengths; each unit has its own stamp."""
 NO_TIME_NS = -1
 """In a time column: it never happened. In `Ops.due_ns` (closed mode): when the op's gate opens."""
 UNBOUNDED_BYTES = (1 << 63) - 1

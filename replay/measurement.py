@@ -276,7 +276,7 @@ class Measurement:
         return found
 
     def device_series(self) -> tuple[DeviceSeries | None, ...]:
-        """Return what the lanes' devices did so far."""
+        """Return the activity of the lanes' devices."""
         start_ns = int(self._control.start_ns[0])
         return tuple(
             None if path is None else self._sampler.device(lane, start_ns)
@@ -284,7 +284,7 @@ class Measurement:
         )
 
     def host_series(self) -> HostSeries | None:
-        """Return what the machine did so far; in virtual time that says nothing."""
+        """Return the machine's activity; meaningless in virtual time."""
         if self._in_virtual_time:
             return None
         return self._sampler.host(int(self._control.start_ns[0]))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kvtrace.placement.survey import Survey
 
 RING_OPS = 1 << 20
-"""How far ahead of the loop the plan goes, at most."""
+"""Ops that the plan may be ahead of the loop."""
 EDGES_PER_OP = 4
 _LOOP_OPS, _LOOP_ROUNDS = 1 << 12, 1 << 10
 """A loop of few rows is planned for as many ops and rounds at least: each round has its cost."""

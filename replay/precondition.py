@@ -42,7 +42,7 @@ _TIB = 1 << 40
 _SHUFFLE_STREAM = 2
 """Spawn key of the random numbers that shuffle a pass."""
 NO_TRACE = "precondition"
-"""What the marker has for a trace's sha256."""
+"""The marker's value in place of a trace's sha256."""
 
 
 class _Conditionable(Target, Protocol):
@@ -139,7 +139,7 @@ def precondition(
     watcher: Watcher | None = None,
     stop: Stop | None = None,
 ) -> Preconditioning:
-    """Return what was written to the target of `spec`, after the checks that a replay makes.
+    """Fill the target of `spec` after a replay's checks, and return the measured passes.
 
     Passes go on to `options.passes`, or until a whole pass at random has ended in a steady rate.
     Prints nothing, ends nothing. Raises UsageError or TargetError; before a byte was written where

@@ -56,7 +56,7 @@ def run(
     stop: Stop | None = None,
     journal: Journal | None = None,
 ) -> Result:
-    """Return what replaying `trace` on `targets` found. Prints nothing, ends nothing.
+    """Replay `trace` on `targets` and return the result. Prints nothing, never exits.
 
     `targets`: specs, or ready-made targets of your own, one tier each.
     `stop` ends it from elsewhere (a signal handler): the result then is partial and INVALID.

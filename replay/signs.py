@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 STILL_NS = 250 * MS_NS
 STILL_SERVICES = 10
-"""A device stood still if nothing completed for so long, and for so many median service times."""
+"""A stall: no completion for this time, and for this number of median service times."""
 WAIT_RATIO, WAIT_NS = 2.0, MS_NS
-"""Waits count where response times are so many times, and so much above, service times at P99."""
+"""Waiting counts where P99 response exceeds P99 service by this factor, and by this time."""
 DRIFT_RATIO = 0.10
-"""Median service times of the first and the last quarter may differ by so much."""
+"""Allowed difference of median service times between the first and the last quarter."""
 
 
 def warnings(lanes: Iterable[LaneMeasure]) -> list[Reason]:
-    """Return what is to be said of each lane."""
+    """Return the warnings of each lane."""
     found = []
     for lane in lanes:
         found += [*_drifted(lane), *_still(lane), *_waited(lane)]

@@ -1,4 +1,4 @@
-"""What happened when: counts and latencies per slice of time, for plots and for what changes.
+"""Counts and latencies per slice of time, for plots and drift.
 
 Ops are counted where they complete. Their bytes are spread evenly over their service time: an
 object that takes longer than a slice would else show a peak that no device has.

@@ -1,4 +1,4 @@
-"""What a result says of the trace that was replayed."""
+"""Description of the replayed trace in a result."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Findings:
     unconditioned: bool = False
     """Whether a device in an unknown state was written."""
     throttled: tuple[str, ...] = ()
-    """Devices that went slower for their heat."""
+    """Devices with thermal throttling."""
     no_bpf: str = ""
     """Why the block layer's latencies, which were asked for, couldn't be had."""
     engine: str = ""

@@ -1,4 +1,4 @@
-"""What a run tells while it runs, and how it is stopped."""
+"""Progress reports of a run, and its stop signal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Watcher(Protocol):
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores all reports."""
 
     def say(self, text: str) -> None:
         """Drop it."""

@@ -49,7 +49,7 @@ _OURS = ("out", "report_to", "force", "as_json")
 
 
 class _WithReplayOptions(HelpfulCommand):
-    """Takes the options of a replay, too: they are left in the context's arguments."""
+    """Takes the options of a replay as well: they stay in the context's arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep apart what is a replay's."""

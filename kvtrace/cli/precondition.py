@@ -149,7 +149,7 @@ _INDENT = " " * 11
 
 
 def _summary(done: Preconditioning) -> str:
-    """Return what people want to know, in lines of 80 columns at most where names allow."""
+    """Return the summary in lines of 80 columns at most where names allow."""
     turns = done.written_bytes / done.span_bytes
     lines = [
         printable(done.title),

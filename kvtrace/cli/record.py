@@ -340,7 +340,7 @@ def record_command(
 
 
 def _tell_trial(trial: Trial) -> None:
-    """Say what one number of users came to."""
+    """Print the outcome of one number of users."""
     p95 = ", ".join(f"{word} {ns / MS_NS:,.0f} ms" for word, ns in trial.p95_ns.items())
     verdict = "within the targets" if trial.met else "too many"
     say(f"{trial.users:,} users: P95 of loads {p95}: {verdict}", err=True)

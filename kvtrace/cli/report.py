@@ -87,7 +87,7 @@ def show(
 def _rendered(
     document: ResultDocument, files: Sequence[Path], *, as_json: bool, full: bool
 ) -> str | list[RenderableType]:
-    """Return what is printed of a result: JSON, or parts for a terminal."""
+    """Return the printed form of a result: JSON, or parts for a terminal."""
     if as_json:
         return json_report.text(document)
     return list(terminal.render(document) if full else short.render(document, files))

@@ -22,7 +22,7 @@ from kvtrace.stats import summarise
 from kvtrace.units import format_bytes, format_count, parse_bytes
 
 _FRAME = 3
-"""What a column takes beside its text."""
+"""Columns that a table's column takes beside its text."""
 
 TraceArgument = Annotated[Path, typer.Argument(help="Trace to read.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -101,7 +101,7 @@ def _print_info(found: dict[str, Any]) -> None:
 
 
 def _basis(header: dict[str, Any]) -> str:
-    """Say how the node's figures follow from the rows."""
+    """Print how the node's figures follow from the rows."""
     ranks = header["tensor_parallel"] or 1
     if header["ranks"] == "one" and ranks > 1:
         return f"all {ranks} ranks; the rows are of one"
@@ -109,7 +109,7 @@ def _basis(header: dict[str, Any]) -> str:
 
 
 def _start(header: dict[str, Any]) -> str:
-    """Say whether the time that rates were taken over includes filling empty tiers."""
+    """Print whether the rates' time includes the cold start."""
     warmed = (header["config"] or {}).get("warmup") or (header["resident"] or {}).get("objects")
     return "behind a warm-up" if warmed else "the cold start included"
 

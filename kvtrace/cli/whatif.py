@@ -304,7 +304,7 @@ def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
         f"ideal {first.stats.ideal_hits / max(1, first.stats.blocks):.3f} (prefixes, no limit)"
     )
     if first.optimal is not None:
-        console.print("OPT: the most that so many blocks, each by itself, could serve")
+        console.print("OPT: upper bound for a cache of as many blocks, each counted by itself")
     if answers.curves:
         console.print(_curves(answers))
 

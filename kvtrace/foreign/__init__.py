@@ -1,1 +1,1 @@
-"""What exporters to, and importers from, other tools' formats share beyond options and files."""
+"""Code that exporters and importers of other tools' formats share, beyond options and files."""

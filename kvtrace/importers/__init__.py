@@ -128,7 +128,7 @@ def _first_filled(paths: Sequence[Path]) -> Path:
 
 
 def recognised(path: Path) -> str | None:
-    """Return the name of a file's format; None if nobody knows it."""
+    """Return the name of a file's format; None if it is unknown."""
     with open_binary(path) as stream:
         start = stream.read(_START_BYTES)
     for name in plugins.names(FOLDER):

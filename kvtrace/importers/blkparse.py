@@ -92,7 +92,7 @@ class _Found:
         return np.array([*self.numbers, 0], np.int64)[place]
 
     def notes(self, late: int) -> list[str]:
-        """Return what was left out or changed."""
+        """Return notes on rows left out or changed."""
         said = [f"{self.others:,} events of other kinds left out"]
         if self.empty:
             said.append(f"{self.empty:,} queue events without data left out")

@@ -134,7 +134,7 @@ class _Found:
     syncs: int = 0
 
     def notes(self) -> list[str]:
-        """Return what had to be changed."""
+        """Return notes on changed rows."""
         said = [f"{len(self.files.names):,} files"]
         if self.late:
             said.append(f"{self.late:,} rows were earlier than the one before: they follow it")

@@ -85,7 +85,7 @@ class _Found:
     unissued: int = 0
 
     def notes(self) -> list[str]:
-        """Return what had to be changed."""
+        """Return notes on changed rows."""
         said = ["times are of whole milliseconds, rows in order of completion"]
         if self.nowhere:
             said.append(

@@ -1,4 +1,4 @@
-"""Which turns a session had so far, for layouts whose objects are turns."""
+"""Turns of sessions, for layouts whose objects are turns."""
 
 from __future__ import annotations
 

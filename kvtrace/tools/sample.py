@@ -46,10 +46,10 @@ def parse_share(text: str, *, where: str) -> Share:
 
 
 def need_sessions(trace: Trace, *, where: str) -> None:
-    """Raise UsageError if a trace doesn't know its sessions."""
+    """Raise UsageError for a trace without sessions."""
     if "session" not in trace.columns:
         raise UsageError(
-            "the trace doesn't know its sessions",
+            "the trace has no sessions",
             where=where,
             got=", ".join(trace.columns),
             accepted="a trace with the column `session`",

@@ -1,4 +1,4 @@
-"""Which blocks are asked for, one after the other, whatever the tiers: for ceilings and curves."""
+"""Block references in order, independent of tiers, for ceilings and curves."""
 
 from __future__ import annotations
 

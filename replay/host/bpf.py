@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 NOTE = (
     "times of the block layer, from handing a request to the driver to its completion: all "
-    "requests of the device, whoever made them, as merged or split by the kernel; percentiles are "
+    "requests of the device from all processes, as merged or split by the kernel; percentiles are "
     "up to an eighth too long"
 )
 ATTACHED = "attached"
-"""What the program prints when all of it is in place."""
+"""Line that the program prints once all probes are attached."""
 _PARTS_BITS = 3
 _NO_BYTES_CLASS = 255
 _SECTOR_BITS = 9

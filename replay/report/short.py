@@ -204,7 +204,7 @@ def _on_schedule(result: ResultDocument) -> str:
 
 
 def _longest_wait(lateness: LatenessSummary | None) -> str:
-    """Return what ops of the headline tier waited for in most of their lateness."""
+    """Return the cause of most lateness of the headline tier's ops."""
     if lateness is None:
         return ""
     parts = {name: getattr(lateness, name) for name in _WAITS}

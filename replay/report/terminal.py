@@ -190,7 +190,7 @@ def moved_per_s(slices: TimeSlices) -> list[float]:
 
 
 def sparkline(values: Sequence[float], bars: int) -> str:
-    """Return at most so many bars, each the highest of its part, from nothing up to the highest."""
+    """Return at most `bars` bars, each the maximum of its part, from zero up to the highest."""
     parts = min(bars, len(values))
     edges = [len(values) * part // parts for part in range(parts + 1)]
     tops = [max(values[begin:end]) for begin, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""What each class of urgency is promised: 95 of 100 requests within a time."""
+"""Service levels per QoS class: 95 of 100 requests within a target."""
 
 from __future__ import annotations
 

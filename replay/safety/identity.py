@@ -1,4 +1,4 @@
-"""Whether a target still is what was checked: what an open descriptor says of it."""
+"""Identity of an open target, to verify that it is still the checked one."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def _load(name: str) -> _Module:
 
 
 def describe() -> tuple[TargetInfo, ...]:
-    """Return what can be said of each target."""
+    """Return a description of each target."""
     found = []
     for name in names():
         module = _load(name)
@@ -276,7 +276,7 @@ def describe() -> tuple[TargetInfo, ...]:
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:
-    """Return what a run is given as targets. Raises UsageError for anything else."""
+    """Return a run's targets. Raises UsageError for anything else."""
     if isinstance(targets, TargetSpec | str) or not isinstance(targets, Iterable):
         raise arguments.wrong("targets", targets, "a list of replay.TargetSpec(...) or targets")
     listed = tuple(targets)

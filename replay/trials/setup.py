@@ -1,4 +1,4 @@
-"""How a result was measured, and what makes the figures of two of them unfair to compare."""
+"""Setup of a measurement, and differences that make a comparison unfair."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_the_table_fits_80_columns() -> None:
     text = "\n".join(lines)
     assert "block layer" in text
     assert "32.8µs" in text
-    assert "whoever made them" in text
+    assert "from all processes" in text
     assert not list(below.block_layer(None))
 
 

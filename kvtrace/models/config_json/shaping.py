@@ -1,4 +1,4 @@
-"""Which keys look as if they shaped the cache, so that one nobody read is refused by name."""
+"""Keys that may shape the cache: an unread one is refused by name."""
 
 from __future__ import annotations
 
