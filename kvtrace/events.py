@@ -67,7 +67,7 @@ _HISTOGRAMS = ("first_token", "prefill_wait")
 
 @dataclass(frozen=True, slots=True)
 class HierarchyStats:
-    """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing.
+    """Counts of a simulation. `ideal_hits`: hits of a cache that forgets nothing.
 
     `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
     `shared_…`: of blocks of system prompts and documents, as far as the source tells them apart.

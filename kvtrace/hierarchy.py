@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 EVENTS_PER_CALL = 1 << 16
 _FIRST_SLOTS = 1 << 14
 
-# At most so many events does one step make: of a block that it pushes down through all tiers (read,
-# write, delete on each), and of one that it asks for (read, a write per tier, and pushed down).
+# Most events of one step: of a block that it pushes down through all tiers (read, write, delete on
+# each), and of one that it requests (read, a write per tier, and pushed down).
 _EVENTS_PER_EVICTED = 3 * kernel.TIERS
 _EVENTS_PER_ASKED = 1 + kernel.TIERS + _EVENTS_PER_EVICTED
 
@@ -74,7 +74,7 @@ class TierSpec:
     eviction: str = "lru"
 
     def sizes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what blocks of so many tokens take; of -n, the checkpoint behind n tokens."""
+        """Return the bytes of blocks by their tokens; of -n, the checkpoint behind n tokens."""
         blocks = tokens * self.token_bytes + self.block_bytes
         return np.where(tokens < 0, self.state.at(-tokens), blocks) if self.state else blocks
 
@@ -91,8 +91,8 @@ class HierarchySpec:
 
     Virtual time per generated token in ns, per prompt token that no tier had in ps of the whole
     node, which `prefill_slots` requests share; `decode_slots` generate at once, 0 for any number;
-    `reread_tokens` 0: no decode re-reads. `second_use`: nvme and what is below it take only blocks
-    that were asked for twice. `hybrid`: a hit ends at a checkpoint. `lookups`: are events, too.
+    `reread_tokens` 0: no decode re-reads. `second_use`: nvme and slower tiers take only blocks
+    requested twice. `hybrid`: a hit ends at a checkpoint. `lookups`: look-ups are events.
     """
 
     tiers: tuple[TierSpec, ...]
@@ -184,7 +184,7 @@ class Hierarchy:
     """One node's tiers. `events` runs requests through them; state stays from call to call.
 
     `numbered`: identities are 1, 2, … in order of first appearance, which makes look-ups direct.
-    `tallied_tokens`: blocks of so many tokens make no events, `tally` has their counts.
+    `tallied_tokens`: blocks of that number of tokens make no events, `tally` has their counts.
     """
 
     def __init__(
@@ -338,7 +338,7 @@ class Hierarchy:
                     return
 
     def tally(self) -> Tally:
-        """Return the events of `tallied_tokens` so far."""
+        """Return the events of `tallied_tokens`."""
         count = self._count
         ops = count[kernel.TALLY : kernel.TALLY + kernel.TALLIES].copy()
         return Tally(ops, int(count[kernel.TALLIED]), int(count[kernel.TALLIED_NS]))

@@ -291,7 +291,7 @@ def _objects_bytes(path: Path) -> int:
 
 
 def check_free(facts: FolderFacts, needed_bytes: int, objects: int) -> None:
-    """Return if so much fits and 5 % of the file system stay free. Raises TargetError.
+    """Return if that number of bytes fits and 5 % of the file system stay free. Raises TargetError.
 
     Objects of earlier runs are counted as free: they are removed first.
     """

@@ -48,7 +48,7 @@ _FLUSH_NS = 5 * S_NS
 
 
 class Journal(Protocol):
-    """Keeps what a run has found so far, so that a crash loses little."""
+    """Keeps a run's intermediate results, so that a crash loses little."""
 
     def begin(self, rows: RowSource, tiers: Sequence[Tier], *, timed: bool) -> None:
         """Take the rows that are replayed and the tiers that are executed; the run begins.
@@ -67,7 +67,7 @@ class Journal(Protocol):
 
 
 class Assess(Protocol):
-    """Makes a result of what was found so far."""
+    """Makes a result of the ops measured up to now."""
 
     def __call__(self, outcome: Outcome, priority: str, *, final: bool) -> Result:
         """Return it; `final`: the run has ended."""

@@ -105,17 +105,17 @@ class Planner:
 
     @property
     def planned(self) -> int:
-        """How many ops there are so far."""
+        """Number of ops."""
         return int(self._ring.cursor[OPS])
 
     @property
     def edges(self) -> int:
-        """How many waits there are so far."""
+        """Number of waits."""
         return int(self._ring.cursor[EDGES])
 
     @property
     def extent_ends(self) -> NDArray[np.int64]:
-        """Per lane: where the space that the plan uses so far ends."""
+        """Per lane: the end of the space that the plan uses."""
         return np.asarray(self._state.ground.lanes["top"], np.int64)
 
     @property

@@ -53,7 +53,7 @@ class _Conditionable(Target, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PreconditionOptions:
-    """How a device is filled. `passes`: at most so many, the first of them sequential."""
+    """How a device is filled. `passes`: the maximum, the first of them sequential."""
 
     passes: int = 2
     io_size_bytes: int = 128 * KIB

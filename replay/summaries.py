@@ -80,7 +80,7 @@ def merged(found: Iterable[Distribution | None]) -> Distribution:
 
 
 def percentile(found: Distribution, name: str) -> int | None:
-    """Return the end of the bucket that holds the percentile; None without values."""
+    """Return the upper end of the percentile's bucket; None without values."""
     total = sum(found.count)
     if not total:
         return None

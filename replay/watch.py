@@ -28,11 +28,11 @@ class Watcher(Protocol):
         ...
 
     def stage(self, name: str, total: int | None) -> None:
-        """Take note that a stage begins, of so many rows, ops or bytes."""
+        """Take note that a stage begins, with its number of rows, ops or bytes."""
         ...
 
     def advance(self, done: int) -> None:
-        """So much of the stage is done."""
+        """`done` rows, ops or bytes of the stage are complete."""
         ...
 
     def look(self, live: Live) -> None:
@@ -86,7 +86,7 @@ class Together:
 class Stop:
     """A switch that ends a run: it submits nothing more, drains, and gives a partial result.
 
-    `requested`: somebody wanted that, so that the result is INVALID.
+    `requested`: a user's stop, which makes the result INVALID.
     """
 
     def __init__(self) -> None:

@@ -119,6 +119,49 @@ def test_no_global_randomness() -> None:
         assert not pattern.search(path.read_text()), name_of(path)
 
 
+# Phrases of translated prose: in docs, help texts, messages and docstrings.
+PHRASES = re.compile(
+    r"\b(?:nobody|somebody|whoever|in vain|to mind|that which|cool it)\b"
+    r"|, too(?! (?:many|much|long|few|large))[.,;:)\s]"
+    r"|\bso (?:many|much) (?:of|more|blocks|tokens|bytes|ops|nodes|ids|milliseconds)\b"
+    r"|\bhad been there\b|\bfor its heat\b|\bthe numbers may be used\b|\bdoesn't know\b",
+    re.IGNORECASE,
+)
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+UNREAD = {"decisions.md": "what was decided keeps the words of its day"}
+# A docstring names what it is about: it neither asks nor says that something says something.
+FIRST_WORDS = re.compile(r"(?:Says?|Tells?|What(?!-if)|How|Where|Why|Which|Whoever)\b")
+
+
+def texts(path: Path) -> list[str]:
+    """Return the strings of a file: docstrings, help and messages."""
+    values = (node.value for node in nodes(path) if isinstance(node, ast.Constant))
+    return [value for value in values if isinstance(value, str)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_plain(page: Path) -> None:
+    """No page has a phrase that reads like a translation."""
+    if page.name not in UNREAD:
+        text = " ".join(page.read_text().split())
+        assert not [text[m.start() - 30 : m.end() + 20] for m in PHRASES.finditer(text)]
+
+
+def test_strings_are_plain() -> None:
+    """Help, messages and docstrings neither."""
+    for path in SOURCES:
+        for text in texts(path):
+            match = PHRASES.search(" ".join(text.split()))
+            assert match is None, (name_of(path), text)
+
+
+def test_modules_say_what_they_hold() -> None:
+    """The first line of a module is a noun phrase or a statement, not a question."""
+    for path in SOURCES:
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        assert not FIRST_WORDS.match(first), (name_of(path), first)
+
+
 FOLDERS = ("sources", "layouts", "policies", "importers", "exporters")
 
 

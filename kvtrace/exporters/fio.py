@@ -265,7 +265,7 @@ class _Log:
         self._map.close()
 
     def names(self) -> list[str]:
-        """Return the names of the files so far."""
+        """Return the files' names."""
         if not self._target.per_key:
             return [self._target.name]
         keys = self._names.keys[: self._names.count].tolist()

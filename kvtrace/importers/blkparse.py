@@ -73,7 +73,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of the file so far."""
+    """State over the file."""
 
     chosen: Devices
     devices: Names = field(default_factory=Names)

@@ -138,7 +138,7 @@ class Sequences:
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of all files so far."""
+    """State over all files."""
 
     chosen: Devices
     devices: KeyTable = field(default_factory=KeyTable)

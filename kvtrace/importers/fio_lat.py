@@ -79,7 +79,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of all logs so far."""
+    """State over all logs."""
 
     nowhere: int = 0
     unissued: int = 0

@@ -155,7 +155,7 @@ class FileSource(RequestFiles["Piece"]):
             "no session is left",
             where="--scale-sessions",
             got=self._copies.scale,
-            accepted="so much that at least one stays",
+            accepted="a ratio that keeps at least one",
             hint="give a larger one, or another --seed",
         )
 

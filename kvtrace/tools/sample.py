@@ -61,7 +61,7 @@ class SessionSample:
 
     These are all that happens to the objects that its sessions touch, but for other sessions'
     reads and look-ups: an object that was evicted and stored again on another session's behalf
-    must be so here, too. Memory grows with those objects. `rows(names)` gives the rows to choose
+    must be so here as well. Memory grows with those objects. `rows(names)` gives the rows to choose
     from, and is called anew for each pass over them.
     """
 
