@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each with the exit code it ends in."""
+"""Errors that users can meet, each with its exit code."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TargetError(KvtraceError):
 
 
 def unknown_name(kind: str, got: str, known: Iterable[str], *, where: object = None) -> UsageError:
-    """Return the error for a name nobody knows, with the nearest known ones."""
+    """Return the error for an unknown name, with the nearest known ones."""
     names = sorted(known)
     near = get_close_matches(got, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else None
@@ -128,7 +128,7 @@ _SHORTAGES = (
     "ThreadPoolBuildError",
     "terminated abruptly",
 )
-"""What packages say, in errors of their own, where a limit was met."""
+"""Messages of packages' own errors where a resource limit was met."""
 
 
 def limit_met(error: BaseException) -> TargetError | None:

@@ -15,7 +15,7 @@ def now_ns() -> int:
 
 
 def suspended_ns() -> int:
-    """Return for how long the machine has slept so far, plus what never changes.
+    """Return how long the machine has been suspended, plus a constant.
 
     CLOCK_BOOTTIME goes on while it sleeps and CLOCK_MONOTONIC doesn't. Of several looks the one
     whose readings lie closest together counts.

@@ -1,4 +1,4 @@
-"""What a run is asked to do, checked once."""
+"""Options of a run, validated once."""
 
 from __future__ import annotations
 

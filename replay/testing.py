@@ -1,4 +1,4 @@
-"""For whoever makes a target: what every target must do, as checks, and targets that misbehave.
+"""Conformance checks for targets, and targets that misbehave.
 
 In a target's own tests::
 
@@ -277,7 +277,7 @@ def takes_parts_of_objects(kit: Kit, folder: Path) -> None:
 
 
 def knows_what_was_never_written(kit: Kit, folder: Path) -> None:
-    """Check that a read of what nobody wrote is told: by its bytes, or by an errno."""
+    """Check that a read of unwritten bytes is detectable: by its bytes, or by an errno."""
     with opened(kit, folder) as session:
         written = Row(Action.WRITE, 1, 0, MIB)
         never = Row(Action.READ, 2, 2 * MIB, MIB, 2 * MIB)
@@ -376,7 +376,7 @@ def check_target(kit: Kit, folder: Path) -> None:
 
 
 def _digest(folder: Path) -> dict[str, str]:
-    """Return what is in a folder."""
+    """Return the contents of a directory."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file()

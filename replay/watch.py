@@ -1,4 +1,4 @@
-"""What a run tells while it runs, and how it is stopped."""
+"""Progress reports of a run, and its stop signal."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Watcher(Protocol):
         ...
 
     def stage(self, name: str, total: int | None) -> None:
-        """Take note that a stage begins, of so many rows, ops or bytes."""
+        """Take note that a stage begins, with its number of rows, ops or bytes."""
         ...
 
     def advance(self, done: int) -> None:
-        """So much of the stage is done."""
+        """`done` rows, ops or bytes of the stage are complete."""
         ...
 
     def look(self, live: Live) -> None:
@@ -41,7 +41,7 @@ class Watcher(Protocol):
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores all reports."""
 
     def say(self, text: str) -> None:
         """Drop it."""
@@ -86,7 +86,7 @@ class Together:
 class Stop:
     """A switch that ends a run: it submits nothing more, drains, and gives a partial result.
 
-    `requested`: somebody wanted that, so that the result is INVALID.
+    `requested`: a user's stop, which makes the result INVALID.
     """
 
     def __init__(self) -> None:

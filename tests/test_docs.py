@@ -55,6 +55,12 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(navigated(config["nav"])) == [page.name for page in PAGES]
 
 
+def test_the_readme_is_short() -> None:
+    """At most 120 lines; everything else is on pages."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_links_lead_to_files(path: Path) -> None:
     """What a page links to or shows is there: pages, images, other files."""

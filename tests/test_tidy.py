@@ -131,6 +131,71 @@ def test_no_global_randomness() -> None:
         assert not pattern.search(path.read_text()), name_of(path)
 
 
+MOST_ENTRIES = {"kvtrace": 24, "replay": 21}
+
+
+@pytest.mark.parametrize("package", MOST_ENTRIES)
+def test_packages_stay_small_at_the_top(package: str) -> None:
+    """Each entry of a package's top has its line in docs/architecture.md, and they stay few."""
+    entries = {
+        path.stem
+        for path in (ROOT / package).iterdir()
+        if not path.name.startswith("__") and path.name != "py.typed"
+    }
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert len(entries) <= MOST_ENTRIES[package]
+    assert not {
+        entry for entry in entries if f"`{entry}`" not in page and f"`{entry}/`" not in page
+    }
+
+
+# Phrases of translated prose: in docs, help texts, messages and docstrings.
+PHRASES = re.compile(
+    r"\b(?:nobody|somebody|whoever|in vain|to mind|that which|cool it)\b"
+    r"|, too(?! (?:many|much|long|few|large))[.,;:)\s]"
+    r"|\bso (?:many|much) (?:of|more|blocks|tokens|bytes|ops|nodes|ids|milliseconds)\b"
+    r"|\bhad been there\b|\bfor its heat\b|\bthe numbers may be used\b|\bdoesn't know\b",
+    re.IGNORECASE,
+)
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+UNREAD = {"decisions.md": "what was decided keeps the words of its day"}
+# A docstring names what it is about: it neither asks nor says that something says something.
+FIRST_WORDS = re.compile(r"(?:Says?|Tells?|What(?!-if)|How|Where|Why|Which|Whoever)\b")
+
+
+def texts(path: Path) -> list[str]:
+    """Return the strings of a file: docstrings, help and messages."""
+    values = (
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+    )
+    return [value for value in values if isinstance(value, str)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_plain(page: Path) -> None:
+    """No page has a phrase that reads like a translation."""
+    if page.name not in UNREAD:
+        text = " ".join(page.read_text().split())
+        assert not [text[m.start() - 30 : m.end() + 20] for m in PHRASES.finditer(text)]
+
+
+def test_strings_are_plain() -> None:
+    """Help, messages and docstrings neither."""
+    for path in SOURCES:
+        for text in texts(path):
+            match = PHRASES.search(" ".join(text.split()))
+            assert match is None, (name_of(path), text)
+
+
+def test_modules_say_what_they_hold() -> None:
+    """The first line of a module is a noun phrase or a statement, not a question."""
+    for path in SOURCES:
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        assert not FIRST_WORDS.match(first), (name_of(path), first)
+
+
 KINDS = (*plugins.ADDABLE, plugins.POLICY)
 
 

@@ -49,7 +49,7 @@ _OURS = ("out", "report_to", "force", "as_json")
 
 
 class _WithReplayOptions(HelpfulCommand):
-    """Takes the options of a replay, too: they are left in the context's arguments."""
+    """Takes the options of a replay as well: they stay in the context's arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep apart what is a replay's."""
@@ -89,32 +89,34 @@ def bench_command(
     context: typer.Context,
     preset: Annotated[
         str | None,
-        typer.Argument(help="What to record; see `kvtrace list presets`.", show_default=False),
+        typer.Argument(help="Preset to record; see `kvtrace list presets`.", show_default=False),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(help="New folder for all that is made.", show_default=False),
+        typer.Option(help="New directory for all outputs.", show_default=False),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="How often the trace is replayed.")] = 5,
+    trials: Annotated[int, typer.Option(min=1, help="Number of replays of the trace.")] = 5,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Trace to replay (copied), instead of a preset.", show_default=False),
+        typer.Option(help="Copy and replay this trace instead of a preset.", show_default=False),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value over the preset.", show_default=False),
+        typer.Option(
+            "--set", help="Set section.key=value; overrides the preset.", show_default=False
+        ),
     ] = None,
     precondition: Annotated[
         bool,
-        typer.Option("--precondition", help="Bring the device to a known state first."),
+        typer.Option("--precondition", help="Precondition the device first."),
     ] = False,
     check: Annotated[
         Path | None,
-        typer.Option(help="Verify such a folder, and do nothing else.", show_default=False),
+        typer.Option(help="Verify this bench directory; run nothing.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Record PRESET (or take --trace), replay it --trials times, and say how sure the figures are.
+    """Record PRESET (or use --trace), replay it --trials times, and print each figure's spread.
 
     All other options are those of `kvtrace replay`: at least a target, such as --device PATH.
     A trial is INVALID below --min-window 60s unless that option says otherwise.
@@ -285,7 +287,7 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
         reports = [word for path in forms for word in ("--report", _word(path))]
         of_trial = trial_words(words, steps.folder.name, number, trials)
         code = steps.run(
-            "replay", _word(steps.folder / TRACE), *of_trial, *reports,
+            "replay", _word(steps.folder / TRACE), "--full", *of_trial, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
         if steps.children.stopped and not forms[0].exists():

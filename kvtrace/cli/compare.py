@@ -24,24 +24,24 @@ def compare_command(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="JSON reports, result traces, folders of `kvtrace bench`, JSON results of fio, "
-            "warp, LMCache and MLPerf Storage's KV benchmark, or logs that `kvtrace import` knows; "
-            "the first is what the others are compared with.",
+            help="JSON reports, result traces, directories of `kvtrace bench`, JSON "
+            "results of fio, warp, LMCache or MLPerf Storage's KV benchmark, or logs "
+            "that `kvtrace import` reads; the first is the baseline.",
             show_default=False,
         ),
     ],
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a side, in their order; may be repeated."),
+        typer.Option(help="Name of each result, in order; may be repeated."),
     ] = None,
     report_to: Annotated[
         list[Path] | None,
-        typer.Option("--report", help="Report file (.html, .json, .xlsx); may be repeated."),
+        typer.Option("--report", help="Write a report: .html, .json or .xlsx; may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Put RESULTS side by side: ratios, and whether they exceed the noise of trials."""
+    """Compare results: ratios, and whether they exceed the trials' noise."""
     labels = label or []
     if len(labels) > len(results):
         raise UsageError("more labels than results", where="--label", got=len(labels))

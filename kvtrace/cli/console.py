@@ -1,4 +1,4 @@
-"""What the command line prints goes through here: text is text, no markup, nothing steers."""
+"""Consoles of the command line: text is never markup and never steers the terminal."""
 
 from __future__ import annotations
 

@@ -17,36 +17,37 @@ from kvtrace.trace.reader import open_trace
 from kvtrace.units import parse_bytes
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_TIERS_HELP = "fio, warp, sai3, oracle, lmcache: whose rows, e.g. cpu,nvme."
-_ENDPOINT_HELP = "warp: address of the server; sai3: a URI instead of --bucket."
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+_TIERS_HELP = "fio, warp, sai3, oracle, lmcache: export only these tiers, e.g. cpu,nvme."
+_ENDPOINT_HELP = "warp: server address; sai3: URI that replaces --bucket."
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite OUT.")]
 
 
 def import_command(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Another tool's trace, one file or several.", show_default=False),
+        typer.Argument(help="Files of another tool's trace or log.", show_default=False),
     ],
-    out: Annotated[Path, typer.Argument(help="Trace to make (.parquet).", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Trace to write (.parquet).", show_default=False)],
     format_: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="Its format, if not recognised; see `kvtrace list importers`.",
+            help="Format of FILES (detected); see `kvtrace list importers`.",
             show_default=False,
         ),
     ] = None,
     nvme_capacity: Annotated[
         str | None,
         typer.Option(
-            help="mlperf-csv: what nvme held, e.g. 50GiB; deletes are inferred.", show_default=False
+            help="mlperf-csv: infer deletes from the run's nvme capacity, e.g. 50GiB.",
+            show_default=False,
         ),
     ] = None,
     tier: Annotated[
         str | None,
         typer.Option(
             "--tier",
-            help="warp, elbencho, cachebench, oracle: tier that the ops are done on.",
+            help="warp, elbencho, cachebench, oracle, lmcache: tier of the ops.",
             show_default=False,
         ),
     ] = None,
@@ -54,8 +55,8 @@ def import_command(
         Path | None,
         typer.Option(
             "--map",
-            help="fio, warp: the .map.parquet that an export left beside FILE: keys, tiers, phases "
-            "and requests come back.",
+            help="fio, warp: restore keys, tiers, phases and requests from the export's "
+            ".map.parquet.",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +64,7 @@ def import_command(
         str | None,
         typer.Option(
             "--model",
-            help="mlperf-csv: the run's model, by name or file: bytes become tokens.",
+            help="mlperf-csv: the run's model, name or file, to convert bytes to tokens.",
             show_default=False,
         ),
     ] = None,
@@ -71,15 +72,15 @@ def import_command(
         list[str] | None,
         typer.Option(
             "--device-filter",
-            help="blktrace, blkparse: take the I/O of this device only, as MAJOR,MINOR; may be "
-            "repeated.",
+            help="blktrace, blkparse: import only this device's I/O, as MAJOR,MINOR; may "
+            "be repeated.",
             show_default=False,
         ),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn another tool's trace into ours."""
+    """Convert another tool's trace or log to a kvtrace trace."""
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
     options = importers.ImportOptions(
@@ -101,70 +102,83 @@ def import_command(
 
 
 def export_command(
-    trace: Annotated[Path, typer.Argument(help="A trace.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="File to make.", show_default=False)],
+    trace: Annotated[Path, typer.Argument(help="Trace to read.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="File to write.", show_default=False)],
     to: Annotated[
-        str, typer.Option("--to", help="Format; see `kvtrace list exporters`.", show_default=False)
+        str,
+        typer.Option(
+            "--to", help="Format to write; see `kvtrace list exporters`.", show_default=False
+        ),
     ],
     with_deletes: Annotated[
-        bool, typer.Option("--with-deletes", help="mlperf-csv: keep deletes.")
+        bool, typer.Option("--with-deletes", help="mlperf-csv: write deletes.")
     ] = False,
     tiers: Annotated[
         str | None, typer.Option("--tiers", help=_TIERS_HELP, show_default=False)
     ] = None,
     device: Annotated[
-        str, typer.Option(help="fio: block device; deletes become trims.", show_default=False)
+        str,
+        typer.Option(help="fio: block device to run on; deletes become trims.", show_default=False),
     ] = "",
     filename: Annotated[
         str,
-        typer.Option(help="fio: file on it instead; default: OUT with .dat.", show_default=False),
+        typer.Option(
+            help="fio: file to run on instead of --device (OUT with .dat).", show_default=False
+        ),
     ] = "",
     file_per_key: Annotated[
-        bool, typer.Option("--file-per-key", help="fio: a file per object, in --filename.")
+        bool,
+        typer.Option("--file-per-key", help="fio: use a file per object, in directory --filename."),
     ] = False,
     size: Annotated[
         str | None,
-        typer.Option(help="fio: of device or file; default: what is needed.", show_default=False),
+        typer.Option(
+            help="fio: size of the device or file (the space needed).", show_default=False
+        ),
     ] = None,
-    extent_align: Annotated[str, typer.Option(help="fio: objects start on multiples.")] = "4KiB",
+    extent_align: Annotated[str, typer.Option(help="fio: align objects to this size.")] = "4KiB",
     io_size: Annotated[
         str | None,
         typer.Option(
-            help="fio: longer ops are split; default: 4MiB, as a replay's.", show_default=False
+            help="fio: split ops longer than this (4MiB, as a replay).", show_default=False
         ),
     ] = None,
     queue_depth: Annotated[
         int | None,
         typer.Option(
-            help="fio: ops in flight; default: a replay's (1024, --no-stall 32), or less.",
+            help="fio: ops in flight (1024, or 32 with --no-stall; fewer where buffers "
+            "exceed 1 GiB).",
             show_default=False,
         ),
     ] = None,
     no_stall: Annotated[
-        bool, typer.Option("--no-stall", help="fio: a job at maximum speed, not timed.")
+        bool,
+        typer.Option("--no-stall", help="fio: write a job that runs at maximum speed, untimed."),
     ] = False,
     fio_version: Annotated[
         str,
         typer.Option(
-            help="fio: that is to run it, e.g. 3.41; default: found here.", show_default=False
+            help="fio: version that will run the job, e.g. 3.41 (the installed one).",
+            show_default=False,
         ),
     ] = "",
     bucket: Annotated[
         str, typer.Option("--bucket", help="sai3: bucket of the objects.", show_default="kvtrace")
     ] = "",
     prefix: Annotated[
-        str, typer.Option("--prefix", help="warp, sai3: what names begin with.")
+        str, typer.Option("--prefix", help="warp, sai3: prefix of object names.")
     ] = "",
     endpoint: Annotated[
         str, typer.Option("--endpoint", help=_ENDPOINT_HELP, show_default=False)
     ] = "",
     with_cat: Annotated[
-        bool, typer.Option("--with-cat", help="warp: columns last_byte and cat (1 miss, 2 hit).")
+        bool,
+        typer.Option("--with-cat", help="warp: add columns last_byte and cat (1 miss, 2 hit)."),
     ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a trace in another tool's format, and say what that loses."""
+    """Convert a trace to another tool's format, and print what the format loses."""
     options = exporters.ExportOptions(
         force=force,
         with_deletes=with_deletes,

@@ -27,7 +27,7 @@ _NOWHERE = "nothing here has room for a replay: see the reasons above"
 def discover_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show GPUs, CPU, memory and storage, what can be replayed on, and commands that do it."""
+    """List GPUs, CPUs, memory and storage, with record and replay commands for them."""
     seen, cards = machine.observe(), gpus.observe()
     drives, places = disks.observe_disks(), disks.observe_file_systems()
     suggestion = suggest(seen, cards, drives, places)

@@ -27,13 +27,13 @@ _WIDTH = 80
 def doctor_command(
     device: Annotated[
         Path | None,
-        typer.Option(help="Target to look at: block device, file (also a new one) or folder."),
+        typer.Option(help="Target to check: block device, existing or new file, or directory."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what will spoil a replay on this machine; takes 2 s, changes nothing.
+    """Check this machine for problems that would invalidate a replay (2 s, read-only).
 
-    Exit 0: nothing makes it impossible, though there may be warnings. Exit 4: something does.
+    Exit 0 without errors, warnings or not; exit 4 if an error makes a replay impossible.
     """
     target, sysfs = (None, None) if device is None else place.observe(device)
     snapshot = Snapshot(machine.observe(), activity.measure(sysfs), target)
@@ -60,6 +60,6 @@ def _show(found: tuple[Finding, ...]) -> None:
             )
     counts = {level: sum(finding.level == level for finding in found) for level in Level}
     console.print(
-        f"{counts[Level.OK]} fine, {counts[Level.WARNING]} to mind, "
-        f"{counts[Level.IMPOSSIBLE]} that make a replay impossible"
+        f"{counts[Level.OK]} ok, {counts[Level.WARNING]} warnings, "
+        f"{counts[Level.IMPOSSIBLE]} errors"
     )

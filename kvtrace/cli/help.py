@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from enum import Enum
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from rich.console import Console
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 _LEFT, _WIDEST = 27, 100
 """Columns of what can be given; what is longer stands on a line of its own."""
 _KINDS = {"int": "N", "integer": "N", "float": "X", "path": "PATH", "file": "FILE"}
+_VALUES = {
+    "SIZE": ("size", "io-size", "extent-align", "arena", "gpu-mem", "cpu-mem", "nvme-capacity",
+             "object-capacity", "fit", "drive"),
+    "TIME": ("settle", "warmup", "run-time", "min-window", "duration", "from", "to", "spread",
+             "metrics-hold", "dequantise"),
+    "RATE": ("rate", "decode-rate", "prefill-rate"),
+    "RATIO": ("high-watermark", "low-watermark"),
+    "NAME": ("source", "model", "layout", "preset", "dtype", "label", "metrics-run"),
+    "CODE": ("accept",),
+    "TIERS": ("tiers",),
+}  # fmt: skip
+_VALUE_OF = {f"--{name}": word for word, names in _VALUES.items() for name in names}
+"""What options of text take; sizes, times and rates are given with their unit."""
+AS_RECORD = "As in `kvtrace record`."
+"""Stands for the help of the option of `kvtrace record` with the same name."""
 Rows = list[tuple[str, str]]
 
 
@@ -108,7 +124,8 @@ def _kind(param: Any, ctx: Any) -> str:
     """Return what an option takes, in one word; releases of typer call it differently."""
     shown = param.get_help_record(ctx)[0].removeprefix(param.opts[0])
     known = re.findall(r"[a-z]+", shown.lower())
-    return next((_KINDS[word] for word in known if word in _KINDS), "TEXT")
+    word = next((_KINDS[word] for word in known if word in _KINDS), "TEXT")
+    return _VALUE_OF.get(param.opts[0], word) if word == "TEXT" else word
 
 
 def _option(param: Any, ctx: Any) -> str:
@@ -124,6 +141,8 @@ def _option(param: Any, ctx: Any) -> str:
 
 def _text(param: Any, ctx: Any) -> str:
     text, notes = param.help or "", []
+    if text == AS_RECORD:
+        text = _help_of_record(param.opts[0])
     if param.multiple and "may be repeated" not in text:
         notes.append("may be repeated")
     default = param.get_default(ctx, call=False)
@@ -135,6 +154,13 @@ def _text(param: Any, ctx: Any) -> str:
     if param.required and param.opts[0].startswith("-"):
         notes.append("required")
     return f"{text} [{', '.join(notes)}]" if notes else text
+
+
+def _help_of_record(option: str) -> str:
+    """Return the help of an option of `kvtrace record`."""
+    params = import_module("kvtrace.cli.main").command("record").params
+    text: str = next(each.help for each in params if option in each.opts)
+    return text
 
 
 def choices(command: str, param: Any) -> list[str]:

@@ -88,7 +88,7 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
 
 def list_command(
     kind: Annotated[
-        str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; else all.", show_default=False)
+        str | None, typer.Argument(help=f"{', '.join(KINDS)} (all).", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -45,7 +45,7 @@ _MODULES = {
     "doctor": "doctor",
     "list": "listing",
 }
-"""Where each command is, in the order of the help."""
+"""Module of each command, in the order of the help."""
 
 
 class _Commands(TyperGroup):

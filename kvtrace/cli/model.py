@@ -21,12 +21,17 @@ def model_command(
         str, typer.Argument(help="Name, TOML file or config.json; see `kvtrace list models`.")
     ],
     tensor_parallel: Annotated[
-        int, typer.Option("--tensor-parallel", "--tp", min=1, help="Ranks that share the model.")
+        int,
+        typer.Option(
+            "--tensor-parallel", "--tp", min=1, help="Number of ranks that share the model."
+        ),
     ] = 1,
-    dtype: Annotated[str | None, typer.Option(help="Type of the KV cache (the file's).")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Data type of the KV cache (the file's).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a model keeps per token and per sequence, by group of layers."""
+    """Show a model's KV bytes per token and per sequence, by group of layers."""
     loaded = load_model(model)
     notes = loaded.notes_on(tensor_parallel, dtype)
     rows = groups(loaded, tensor_parallel, dtype)

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 REPORT_HELP = (
-    "Report file: .json, .html, .xlsx, .csv, or .mlperf.json for the tools of MLPerf Storage's KV "
-    "benchmark; may be repeated."
+    "Write a report: .json, .html, .xlsx, .csv, or .mlperf.json for the tools of MLPerf "
+    "Storage's KV benchmark; may be repeated."
 )
-"""Of `--report` of one result. A test compares it with the forms that there are."""
+"""Help of `--report` for one result. A test compares it with the forms that there are."""
+FULL_HELP = "Print all tables instead of the short report."
 
 
 def parsed(option: str, parse: Callable[[str], Value], text: str | None) -> Value | None:

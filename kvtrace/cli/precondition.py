@@ -27,48 +27,47 @@ _SAFETY = "Safety"
 
 
 def precondition_command(
-    device: Annotated[
-        Path, typer.Option(help="Block device or file that is filled.", show_default=False)
-    ],
+    device: Annotated[Path, typer.Option(help="Block device or file to fill.", show_default=False)],
     size: Annotated[
         str | None,
-        typer.Option(help="Size of a new file, or of the part that is filled."),
+        typer.Option(help="Size of a new file, or of the part of the device to fill (all)."),
     ] = None,
     passes: Annotated[
-        int, typer.Option(help="Passes at most: the first sequential, the others random.")
+        int, typer.Option(help="Passes at most; the first is sequential, the others random.")
     ] = 2,
-    io_size: Annotated[str, typer.Option(help="Size of a write.")] = "128KiB",
+    io_size: Annotated[str, typer.Option(help="Size of each write.")] = "128KiB",
     queue_depth: Annotated[int, typer.Option(help="Writes in flight.")] = 32,
-    engine: Annotated[str, typer.Option(help="auto, uring, threads or python.")] = "auto",
+    engine: Annotated[str, typer.Option(help="I/O engine; auto: the first that works.")] = "auto",
     run_id: Annotated[
-        int | None, typer.Option(help="0 to 65535: the same bytes in the same order.")
+        int | None,
+        typer.Option(help="Run id, 0 to 65535; equal ids give equal bytes and order (random)."),
     ] = None,
     arena: Annotated[
         str | None,
-        typer.Option(help="Unique payload bytes; default 1GiB where memory allows."),
+        typer.Option(help="Size of the unique payload (1GiB where memory allows)."),
     ] = None,
     require_steady: Annotated[
-        bool, typer.Option("--require-steady", help="Exit 5 unless it ended steady.")
+        bool, typer.Option("--require-steady", help="Exit 5 unless the write rate became steady.")
     ] = False,
     allow_destroy: Annotated[
         str | None,
         typer.Option(
-            help="Serial, WWN or by-id name of the device that may be overwritten.",
+            help="Permit overwriting the device with this serial, WWN or by-id name.",
             rich_help_panel=_SAFETY,
         ),
     ] = None,
     allow_signature: Annotated[
         list[str] | None,
         typer.Option(
-            help="Type of signature that may be destroyed, or unknown: data of no known format.",
+            help="Permit destroying this type of signature; unknown: data of no known format.",
             rich_help_panel=_SAFETY,
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Report file (.json).")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report (.json).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the report.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fill a device with unique data, then overwrite it at random until its rate is steady."""
+    """Fill a device with unique data, then overwrite it randomly until its rate is steady."""
     size_bytes = parsed("--size", parse_bytes, size)
     if size_bytes is not None and size_bytes <= 0:
         raise UsageError("not a size", where="--size", got=size, accepted="a size above 0")
@@ -150,7 +149,7 @@ _INDENT = " " * 11
 
 
 def _summary(done: Preconditioning) -> str:
-    """Return what people want to know, in lines of 80 columns at most where names allow."""
+    """Return the summary in lines of 80 columns at most where names allow."""
     turns = done.written_bytes / done.span_bytes
     lines = [
         printable(done.title),

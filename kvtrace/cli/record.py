@@ -43,41 +43,38 @@ def record_command(
     out: Annotated[
         Path,
         typer.Argument(
-            help="Trace to make: .parquet, .csv, .csv.zst, or a directory of parts (no suffix).",
+            help="Trace to write: .parquet, .csv, .csv.zst, or a new directory of parts.",
             show_default=False,
         ),
     ],
     source: Annotated[
         str | None,
-        _option(
-            "synthetic (default), mooncake, ...; see `kvtrace list sources`. With --input it is "
-            "recognised.",
-            _SOURCE,
-        ),
+        _option("Source (synthetic; with --input: detected); see `kvtrace list sources`.", _SOURCE),
     ] = None,
     input_: Annotated[
         list[str] | None,
-        _option("File or directory with requests; may be repeated.", _SOURCE, "--input"),
+        _option("Read requests from this file or directory; may be repeated.", _SOURCE, "--input"),
     ] = None,
     users: Annotated[
         str | None,
         _option(
-            "Synthetic, closed loop: users with think time (10); `auto`: as many as the tiers "
-            "serve within the targets of `sizing`.",
+            "Simulate N users in a closed loop with think time (10); auto: as many as the "
+            "tiers serve within the `sizing` targets.",
             _SOURCE,
         ),
     ] = None,
     rate: Annotated[
-        str | None, _option("Open arrivals of sessions: requests per second, e.g. 10/s.", _SOURCE)
+        str | None,
+        _option("Start sessions in an open loop at this mean request rate, e.g. 10/s.", _SOURCE),
     ] = None,
     arrival: Annotated[
         str | None,
-        _option("constant, poisson (default), gamma (bursty) or diurnal (a day's waves).", _SOURCE),
+        _option("Arrivals with --rate (poisson); gamma is bursty, diurnal a daily cycle.", _SOURCE),
     ] = None,
     multi_turn: Annotated[
         bool | None,
         _option(
-            "Sessions of several turns (default) or of one.",
+            "Let sessions have several turns (default), or one.",
             _SOURCE,
             "--multi-turn/--no-multi-turn",
         ),
@@ -85,180 +82,191 @@ def record_command(
     prefix_caching: Annotated[
         bool | None,
         _option(
-            "System prompts are shared between sessions (default) or each session's own.",
+            "Share system prompts between sessions (default) or not.",
             _SOURCE,
             "--prefix-caching/--no-prefix-caching",
         ),
     ] = None,
     rag: Annotated[
         bool | None,
-        _option("A tenth of the requests retrieve chunks of documents.", _SOURCE, "--rag/--no-rag"),
+        _option(
+            "Let a tenth of the requests retrieve document chunks (no).", _SOURCE, "--rag/--no-rag"
+        ),
     ] = None,
     speed: Annotated[
-        float | None, _option("Files: arrival or think times are divided by it (1).", _SOURCE)
+        float | None, _option("Divide a file's arrival or think times by X (1).", _SOURCE)
     ] = None,
-    cycles: Annotated[
-        int | None, _option("Files: their requests N times over (1).", _SOURCE)
-    ] = None,
+    cycles: Annotated[int | None, _option("Repeat a file's requests N times (1).", _SOURCE)] = None,
     scale_sessions: Annotated[
-        float | None, _option("Files: below 1 sessions are left out, above copied (1).", _SOURCE)
+        float | None,
+        _option("Scale a file's number of sessions: sample below 1, copy above 1 (1).", _SOURCE),
     ] = None,
     dequantise: Annotated[
-        str | None, _option("Files: spread times over a coarse clock's tick, e.g. 3s.", _SOURCE)
+        str | None, _option("Spread a file's times over its clock tick, e.g. 3s (off).", _SOURCE)
     ] = None,
     source_block_tokens: Annotated[
         int | None,
-        _option(
-            "mooncake, bailian: tokens that each id of the file stands for (512, 16).", _SOURCE
-        ),
+        _option("mooncake, bailian: tokens per block id in the file (512, 16).", _SOURCE),
     ] = None,
     invent_sessions: Annotated[
         float | None,
-        _option("azure, burstgpt: probability that an invented session goes on (none).", _SOURCE),
+        _option(
+            "azure, burstgpt: invent sessions that continue with probability X (off).", _SOURCE
+        ),
     ] = None,
     tokenizer: Annotated[
-        str | None, _option("sharegpt: a tokenizer.json (characters / 4).", _SOURCE)
+        str | None,
+        _option("sharegpt: count tokens with this tokenizer.json (characters / 4).", _SOURCE),
     ] = None,
     model: Annotated[
         str | None,
-        _option("Name, TOML file or config.json (llama3.1-8b); see `kvtrace list models`.", _MODEL),
+        _option(
+            "Model, TOML file or config.json (llama3.1-8b); see `kvtrace list models`.", _MODEL
+        ),
     ] = None,
-    dtype: Annotated[str | None, _option("Type of KV values (the model's own).", _MODEL)] = None,
+    dtype: Annotated[str | None, _option("Data type of KV values (the model's).", _MODEL)] = None,
     layers: Annotated[
-        int | None, _option("Layers of the model that are kept: thinner objects (all).", _MODEL)
+        int | None, _option("Keep only N layers of the model, for smaller objects (all).", _MODEL)
     ] = None,
     layout: Annotated[
-        str | None, _option("lmcache (default), vllm, ...; see `kvtrace list layouts`.", _MODEL)
+        str | None,
+        _option("Engine's layout of blocks (lmcache); see `kvtrace list layouts`.", _MODEL),
     ] = None,
-    block_tokens: Annotated[
-        int | None, _option("Tokens of a block (the layout's own).", _MODEL)
-    ] = None,
+    block_tokens: Annotated[int | None, _option("Tokens per block (the layout's).", _MODEL)] = None,
     ranks: Annotated[
-        str | None, _option("Ranks whose objects are emitted: all or one.", _MODEL)
+        str | None, _option("Emit the objects of all ranks or of one (the layout's).", _MODEL)
     ] = None,
     state_interval: Annotated[
         int | None,
-        _option("Hybrid models: keep the state every N tokens, too (prompts' ends only).", _MODEL),
+        _option(
+            "Hybrid models: store the state every N tokens too (at prompts' ends only).", _MODEL
+        ),
     ] = None,
     lookups: Annotated[
         bool | None,
-        _option("Look-ups of a prompt's keys are ops (no).", _MODEL, "--lookups/--no-lookups"),
+        _option("Emit a look-up per key of a prompt (no).", _MODEL, "--lookups/--no-lookups"),
     ] = None,
-    tensor_parallel: Annotated[int | None, _option("GPUs that share a model (1).", _MODEL)] = None,
+    tensor_parallel: Annotated[
+        int | None, _option("Number of GPUs that share a model (1).", _MODEL)
+    ] = None,
     num_gpus: Annotated[
-        int | None, _option("GPUs of the node (as many as --tensor-parallel).", _MODEL)
+        int | None, _option("Number of GPUs of the node (--tensor-parallel).", _MODEL)
     ] = None,
     nodes: Annotated[
         int | None,
-        _option("Nodes, each with tiers of its own; requests go by session or user (1).", _MODEL),
+        _option("Number of nodes with tiers of their own; sessions stay on one (1).", _MODEL),
     ] = None,
     gpu_mem: Annotated[
-        str | None, _option("KV budget of each GPU (16GiB); 0: no such tier.", _TIERS)
+        str | None, _option("KV-cache memory per GPU (16GiB); 0 removes the tier.", _TIERS)
     ] = None,
-    cpu_mem: Annotated[str | None, _option("Tier cpu (64GiB).", _TIERS)] = None,
+    cpu_mem: Annotated[
+        str | None, _option("Capacity of tier cpu (64GiB); 0 removes it.", _TIERS)
+    ] = None,
     nvme_capacity: Annotated[
-        str | None, _option("Tier nvme: a size or `unlimited` (2TiB).", _TIERS)
+        str | None, _option("Capacity of tier nvme, or `unlimited` (2TiB); 0 removes it.", _TIERS)
     ] = None,
     object_capacity: Annotated[
-        str | None, _option("Tier object: a size or `unlimited` (0).", _TIERS)
+        str | None, _option("Capacity of tier object, or `unlimited` (0: no such tier).", _TIERS)
     ] = None,
     write_policy: Annotated[
-        str | None, _option("waterfall (default) or write-through.", _TIERS)
+        str | None,
+        _option("Write new blocks to the fastest tier (waterfall) or to all tiers.", _TIERS),
     ] = None,
     promotion: Annotated[
         str | None,
-        _option("none or on-hit (on-hit with write-through, else none).", _TIERS),
+        _option("Copy blocks to the fastest tier on a hit (with write-through on-hit).", _TIERS),
     ] = None,
-    touch_order: Annotated[str | None, _option("tail-first (default) or in-order.", _TIERS)] = None,
+    touch_order: Annotated[
+        str | None, _option("Order in which a request touches its blocks (tail-first).", _TIERS)
+    ] = None,
     eviction: Annotated[
-        list[str] | None,
-        _option("[TIER=]POLICY: lru (default), fifo, sieve or s3-fifo.", _TIERS),
+        list[str] | None, _option("Eviction policy, as [TIER=]POLICY (lru).", _TIERS)
     ] = None,
     admission: Annotated[
-        str | None, _option("Of nvme: always (default) or second-use.", _TIERS)
+        str | None,
+        _option("Admit blocks to nvme always (default), or on their second use.", _TIERS),
     ] = None,
     high_watermark: Annotated[
-        list[str] | None, _option("[TIER=]RATIO at which eviction starts (1.0).", _TIERS)
+        list[str] | None, _option("Start eviction at [TIER=]RATIO of the capacity (1.0).", _TIERS)
     ] = None,
     low_watermark: Annotated[
-        list[str] | None, _option("[TIER=]RATIO at which eviction stops (1.0).", _TIERS)
+        list[str] | None, _option("Stop eviction at [TIER=]RATIO of the capacity (1.0).", _TIERS)
     ] = None,
     store_generated: Annotated[
-        str | None, _option("Store generated tokens: auto (default), yes or no.", _TIERS)
+        str | None,
+        _option("Store generated tokens; auto: if source and layout can (auto).", _TIERS),
     ] = None,
     prefill_only: Annotated[
-        bool, _option("The node prefills and hands over: nothing is generated.", _TIERS)
+        bool, _option("Simulate a prefill node: generate no tokens (no).", _TIERS)
     ] = False,
     decode_only: Annotated[
-        bool, _option("The node is given all prompts on its slowest tier.", _TIERS)
+        bool,
+        _option("Simulate a decode node: its slowest tier begins with all prompts (no).", _TIERS),
     ] = False,
     warmup: Annotated[
         str | None,
-        _option("Simulate first: a duration, a number of requests or `steady` (full).", _TIME),
-    ] = None,
-    duration: Annotated[
-        str | None, _option("Virtual time in which requests arrive, e.g. 1h (60s).", _TIME)
-    ] = None,
-    requests: Annotated[int | None, _option("Requests at most.", _TIME)] = None,
-    generation: Annotated[
-        str | None,
-        _option("Per generated token: none, fast (2 ms), realistic (30 ms, default).", _TIME),
-    ] = None,
-    decode_rate: Annotated[
-        str | None,
-        _option("Tokens per second that a request generates; instead of --generation.", _TIME),
-    ] = None,
-    decode_batch: Annotated[
-        int | None, _option("Requests that generate at once; others wait (no limit).", _TIME)
-    ] = None,
-    prefill_rate: Annotated[
-        str | None,
         _option(
-            "Prompt tokens per second that the node computes; requests queue for it (no limit).",
+            "Simulate without ops first: a time, a number of requests, or `steady` "
+            "(until the slowest tier is full).",
             _TIME,
         ),
     ] = None,
+    duration: Annotated[
+        str | None, _option("Virtual time during which requests arrive, e.g. 1h (60s).", _TIME)
+    ] = None,
+    requests: Annotated[int | None, _option("Stop after N requests (no limit).", _TIME)] = None,
+    generation: Annotated[
+        str | None,
+        _option("Time per generated token: none, fast (2 ms) or realistic (30 ms).", _TIME),
+    ] = None,
+    decode_rate: Annotated[
+        str | None, _option("Tokens per second of each request; replaces --generation.", _TIME)
+    ] = None,
+    decode_batch: Annotated[
+        int | None, _option("Let at most N requests generate at once (no limit).", _TIME)
+    ] = None,
+    prefill_rate: Annotated[
+        str | None,
+        _option("Prompt tokens per second of the node; requests queue (no limit).", _TIME),
+    ] = None,
     prefill_slots: Annotated[
-        int | None,
-        _option("Prompts computed at once, each at its share of the prefill rate (1).", _TIME),
+        int | None, _option("Compute N prompts at once, each at 1/N of --prefill-rate (1).", _TIME)
     ] = None,
     fit: Annotated[
         str | None,
-        _option(
-            "Shrink load, tiers and, if need be, layers so that tier nvme fits a device of this "
-            "size.",
-            _RUN,
-        ),
+        _option("Shrink load, tiers and, if necessary, layers to fit nvme to this size.", _RUN),
     ] = None,
     scale: Annotated[
-        float | None, _option("Shrink load and tiers to this ratio, e.g. 0.1 (1).", _RUN)
+        float | None, _option("Multiply load and tiers by this ratio, e.g. 0.1 (1).", _RUN)
     ] = None,
-    seed: Annotated[int | None, _option("Seed of all that is drawn (0).", _RUN)] = None,
+    seed: Annotated[int | None, _option("Random seed (0).", _RUN)] = None,
     preset: Annotated[
-        str | None, _option("A ready configuration; see `kvtrace list presets`.", _RUN)
+        str | None, _option("Start from this configuration; see `kvtrace list presets`.", _RUN)
     ] = None,
     config: Annotated[
-        Path | None, _option("YAML file of these options, over --preset.", _RUN)
+        Path | None, _option("Read options from this YAML file; overrides --preset.", _RUN)
     ] = None,
     set_: Annotated[
-        list[str] | None, _option("section.key=value over --config.", _RUN, "--set")
+        list[str] | None, _option("Set section.key=value; overrides --config.", _RUN, "--set")
     ] = None,
     workers: Annotated[
         int,
         typer.Option(
-            help="Threads and processes beside the simulation.", min=1, rich_help_panel=_RUN
+            help="Threads and processes in addition to the simulation's.",
+            min=1,
+            rich_help_panel=_RUN,
         ),
     ] = 1,
-    force: Annotated[bool, _option("Replace OUT if it exists.", _RUN)] = False,
+    force: Annotated[bool, _option("Overwrite OUT.", _RUN)] = False,
     dry_run: Annotated[
         bool, _option("Simulate and print the summary; write nothing.", _RUN, "--dry-run")
     ] = False,
     show_config: Annotated[
-        bool, _option("Print the configuration, each value with its origin; write nothing.", _RUN)
+        bool, _option("Print each option's value and origin; write nothing.", _RUN)
     ] = False,
     as_json: Annotated[bool, _option("Print the summary as JSON.", _RUN, "--json")] = False,
 ) -> None:
-    """Make a trace: requests through the tiers of a node, in virtual time."""
+    """Record a trace: simulate requests through a node's tiers in virtual time."""
     options: dict[str, Any] = {
         "source.name": source,
         "source.input": input_,
@@ -332,7 +340,7 @@ def record_command(
 
 
 def _tell_trial(trial: Trial) -> None:
-    """Say what one number of users came to."""
+    """Print the outcome of one number of users."""
     p95 = ", ".join(f"{word} {ns / MS_NS:,.0f} ms" for word, ns in trial.p95_ns.items())
     verdict = "within the targets" if trial.met else "too many"
     say(f"{trial.users:,} users: P95 of loads {p95}: {verdict}", err=True)

@@ -1,4 +1,4 @@
-"""What `kvtrace record` says of a finished recording, for people and as JSON."""
+"""Output of `kvtrace record` for a finished recording, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def summary(made: Recorded) -> dict[str, Any]:
-    """Return what `record --json` prints."""
+    """Return the JSON of `record --json`."""
     totals, counted = made.header.totals, made.header.statistics
     return {
         "path": str(made.path),
@@ -41,7 +41,7 @@ def summary(made: Recorded) -> dict[str, Any]:
 
 
 def space_document(needs: dict[Tier, Need]) -> dict[str, dict[str, int]]:
-    """Return what each tier needs of a target, as JSON."""
+    """Return each tier's space needed, as JSON."""
     return {
         tier.label: {
             "live_bytes_max": need.live_bytes,
@@ -58,7 +58,7 @@ def _sha256(made: Recorded) -> str:
 
 
 def about_model(notes: Iterable[str]) -> list[str]:
-    """Say what of the model isn't stated, or is kept more than once."""
+    """Return notes on the model: unstated settings, replicated state."""
     return [f"model: {text}" for text in notes]
 
 
@@ -92,7 +92,7 @@ def about_size(counted: Mapping[str, Any]) -> list[str]:
         return []
     by = Shrunk(found["load_ratio"], found["time_ratio"], found["layers"], found["of_layers"])
     if by.nothing:
-        return ["the whole node fits as it is"]
+        return ["the whole node fits unchanged"]
     told = [f"smaller node: {by.text}"]
     if (of_whole := found["whole"]) is not None:
         ratio = of_whole["read_write_ratio"]
@@ -102,7 +102,7 @@ def about_size(counted: Mapping[str, Any]) -> list[str]:
             f"{'unknown' if ratio is None else f'{ratio:.2f}'}"
         )
     if counted["requests"] < REQUESTS_MIN:
-        told.append(f"{counted['requests']:,} requests are few: hit ratios depend on chance")
+        told.append(f"{counted['requests']:,} requests are few: hit ratios vary by chance")
     return told
 
 
@@ -111,7 +111,7 @@ def about_reads(made: Recorded) -> list[str]:
     cells = [cell for cell in made.header.totals.cells if cell.tier == Tier.NVME.label]
     if not made.header.statistics.get("shrunk") or any(cell.op == "read" for cell in cells):
         return []
-    return ["tier nvme is written and never read: a replay says nothing of a drive's reads"]
+    return ["tier nvme is written and never read: a replay can't measure a drive's reads"]
 
 
 def _one_of(made: Recorded) -> int:
@@ -147,7 +147,7 @@ def _unlimited(made: Recorded) -> list[str]:
 
 
 def _service(counted: dict[str, Any]) -> list[str]:
-    """Say how busy prefill was, how long requests waited, and when their first tokens came."""
+    """Return lines on prefill's load, requests' waits and first-token times."""
     served = counted.get("service")
     if served is None:
         return []

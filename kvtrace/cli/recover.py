@@ -17,14 +17,14 @@ def recover_command(
         Path,
         typer.Argument(
             metavar="RESULT",
-            help="The --out of the killed replay, or the folder of parts it left beside it.",
+            help="--out of the killed replay, or the directory of parts beside it.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Trace to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
-    """Make one trace of the parts of a result that a killed replay has left; they stay."""
+    """Recover a trace from the parts that a killed replay left; keep the parts."""
     folder = left_parts(parts)
     check_apart([out], [folder])
     check_writable(out, force=force)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvtrace.cli.metrics import Exposure, MetricsOptions
-from kvtrace.cli.parsing import REPORT_HELP
+from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.cli.replay_options import understood
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
@@ -34,41 +34,47 @@ _TARGETS, _TIMING, _STATE, _SAFETY, _OUTPUT = (
 
 
 def replay_command(
-    trace: Annotated[Path, typer.Argument(help="The trace to replay.", show_default=False)],
+    trace: Annotated[Path, typer.Argument(help="Trace to replay.", show_default=False)],
     device: Annotated[
         Path | None,
-        typer.Option(help="Block device or file for tier nvme.", rich_help_panel=_TARGETS),
+        typer.Option(
+            help="Replay tier nvme on this block device or file.", rich_help_panel=_TARGETS
+        ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Size of a new file, or of the part that is used.", rich_help_panel=_TARGETS
+            help="Size of a new file, or of the part of the device to use (the space "
+            "needed, or all).",
+            rich_help_panel=_TARGETS,
         ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            help="null: measures the tool itself, on all tiers.", rich_help_panel=_TARGETS
+            help="null: execute all tiers without I/O, to measure kvtrace itself.",
+            rich_help_panel=_TARGETS,
         ),
     ] = None,
     cpu: Annotated[
-        str, typer.Option(help="memory or none: target of tier cpu.", rich_help_panel=_TARGETS)
+        str, typer.Option(help="Replay tier cpu in memory, or not.", rich_help_panel=_TARGETS)
     ] = "none",
     gpu: Annotated[
-        str, typer.Option(help="cuda:N or none: target of tier gpu.", rich_help_panel=_TARGETS)
+        str,
+        typer.Option(help="Replay tier gpu on cuda:N, or not (none).", rich_help_panel=_TARGETS),
     ] = "none",
     folder: Annotated[
         Path | None,
         typer.Option(
             "--dir",
-            help="Folder for tier nvme, one file per object, instead of --device.",
+            help="Replay tier nvme in this directory, one file per object.",
             rich_help_panel=_TARGETS,
         ),
     ] = None,
     fsync: Annotated[
         str,
         typer.Option(
-            help="none, file or dir: what of --dir a write makes durable.",
+            help="--dir: sync nothing, the file, or file and directory on each write.",
             rich_help_panel=_TARGETS,
         ),
     ] = "none",
@@ -76,21 +82,22 @@ def replay_command(
         bool,
         typer.Option(
             "--trim",
-            help="Deletes discard their extent (holes in a file).",
+            help="Discard the extent on each delete; punch holes in a file.",
             rich_help_panel=_TARGETS,
         ),
     ] = False,
     tiers: Annotated[
         str | None,
         typer.Option(
-            help="Tiers to execute, e.g. cpu,nvme; default: those with a target.",
+            help="Execute these tiers, e.g. cpu,nvme (those with a target).",
             rich_help_panel=_TARGETS,
         ),
     ] = None,
     mode: Annotated[
         str,
         typer.Option(
-            help="open (by the trace's clock), closed (by completions) or max.",
+            help="Pace ops by the trace's clock (open), by completions (closed) or by the "
+            "queue depth (max).",
             rich_help_panel=_TIMING,
         ),
     ] = "open",
@@ -98,28 +105,32 @@ def replay_command(
         bool,
         typer.Option(
             "--sync-stores",
-            help="closed: stores, evictions and promotions hold up their request too.",
+            help="closed: let requests also wait for their stores, evictions and promotions.",
             rich_help_panel=_TIMING,
         ),
     ] = False,
     speed: Annotated[
-        float, typer.Option(help="Due times are divided by it.", rich_help_panel=_TIMING)
+        float,
+        typer.Option(help="Divide due times by X; 2 is twice as fast.", rich_help_panel=_TIMING),
     ] = 1.0,
     queue_depth: Annotated[
         int | None,
-        typer.Option(help="I/Os in flight at most; 32 in max, else 1024.", rich_help_panel=_TIMING),
+        typer.Option(
+            help="I/Os in flight at most (1024, or 32 in mode max).", rich_help_panel=_TIMING
+        ),
     ] = None,
     io_size: Annotated[
-        str, typer.Option(help="Longest single I/O.", rich_help_panel=_TIMING)
+        str,
+        typer.Option(help="Size of the longest I/O; split longer ops.", rich_help_panel=_TIMING),
     ] = "4MiB",
     engine: Annotated[
-        str, typer.Option(help="auto, uring, threads or python.", rich_help_panel=_TIMING)
+        str, typer.Option(help="I/O engine; auto: the first that works.", rich_help_panel=_TIMING)
     ] = "auto",
     spin: Annotated[
         str,
         typer.Option(
-            help="Poll before blocking: on, off, or auto: where a CPU is spare, in max mode only "
-            "while it moves more bytes.",
+            help="Poll for completions before blocking: on, off, auto (when a CPU is idle; "
+            "in mode max, while polling moves more bytes).",
             rich_help_panel=_TIMING,
         ),
     ] = "auto",
@@ -128,16 +139,18 @@ def replay_command(
     ] = 1,
     priority: Annotated[
         str,
-        typer.Option(help="none, nice or rt: of the loop threads.", rich_help_panel=_TIMING),
+        typer.Option(
+            help="Scheduling priority of the loop threads: none, nice -15, or real-time.",
+            rich_help_panel=_TIMING,
+        ),
     ] = "none",
     warmup: Annotated[
-        str,
-        typer.Option(help="Ops of so long aren't measured.", rich_help_panel=_TIMING),
+        str, typer.Option(help="Exclude ops due in the first DURATION.", rich_help_panel=_TIMING)
     ] = "0s",
     run_time: Annotated[
         str | None,
         typer.Option(
-            help="End the run this long after the warm-up, e.g. 300s.",
+            help="End the run this long after the warm-up, e.g. 300s (the trace's length).",
             rich_help_panel=_TIMING,
             show_default=False,
         ),
@@ -146,61 +159,73 @@ def replay_command(
         bool,
         typer.Option(
             "--loop",
-            help="Repeat the trace, with fresh keys, until --run-time is over.",
+            help="Repeat the trace with fresh keys until --run-time ends.",
             rich_help_panel=_TIMING,
         ),
     ] = False,
     limit: Annotated[
         str | None,
         typer.Option(
-            help="Replay only so much: rows (1000) or time (60s).", rich_help_panel=_TIMING
+            help="Replay only the first rows (1000) or the first time (60s).",
+            rich_help_panel=_TIMING,
         ),
     ] = None,
     with_failed: Annotated[
         bool,
         typer.Option(
             "--with-failed",
-            help="Also execute ops that had failed where the trace was recorded.",
+            help="Execute ops that failed when the trace was recorded as well.",
             rich_help_panel=_TIMING,
         ),
     ] = False,
     extent_align: Annotated[
-        str | None, typer.Option(help="Raise extents' alignment.", rich_help_panel=_STATE)
+        str | None,
+        typer.Option(
+            help="Align extents to at least this size (the device's needs, at least 4KiB).",
+            rich_help_panel=_STATE,
+        ),
     ] = None,
     slack: Annotated[
         float,
-        typer.Option(help="Space beyond the live set, as a part of it.", rich_help_panel=_STATE),
+        typer.Option(help="Extra space, as a fraction of the live set.", rich_help_panel=_STATE),
     ] = 0.05,
     arena: Annotated[
         str | None,
         typer.Option(
-            help="Unique payload bytes; default 1GiB where memory allows.", rich_help_panel=_STATE
+            help="Size of the unique payload (1GiB where memory allows).", rich_help_panel=_STATE
         ),
     ] = None,
     payload: Annotated[
         str,
         typer.Option(
-            help="arena (one block of unique bytes) or fresh (generated as it runs).",
+            help="Payload: arena (one block of unique bytes, reused with stamps) or fresh "
+            "(generated during the run).",
             rich_help_panel=_STATE,
         ),
     ] = "arena",
     dedup_ratio: Annotated[
         int,
         typer.Option(
-            help="Payload has duplicates; above 1 it isn't stamped.", rich_help_panel=_STATE
+            help="Make the payload deduplicable by this ratio; above 1 without stamps.",
+            rich_help_panel=_STATE,
         ),
     ] = 1,
     compress_ratio: Annotated[
-        int, typer.Option(help="Payload can be compressed so far.", rich_help_panel=_STATE)
+        int,
+        typer.Option(help="Make the payload compressible by this ratio.", rich_help_panel=_STATE),
     ] = 1,
     run_id: Annotated[
         int | None,
-        typer.Option(help="0 to 65535: repeat a run byte for byte.", rich_help_panel=_STATE),
+        typer.Option(
+            help="Run id, 0 to 65535; equal ids give equal payloads (random).",
+            rich_help_panel=_STATE,
+        ),
     ] = None,
     populate: Annotated[
         str,
         typer.Option(
-            help="touched, all or none: what is written before the clock starts.",
+            help="Objects to write before the run: those that the trace reads (touched), "
+            "all, or none.",
             rich_help_panel=_STATE,
         ),
     ] = "touched",
@@ -208,33 +233,35 @@ def replay_command(
         bool,
         typer.Option(
             "--reuse-populated",
-            help="Take the objects that an earlier run has populated.",
+            help="Reuse the objects that an earlier run populated.",
             rich_help_panel=_STATE,
         ),
     ] = False,
     settle: Annotated[
         str,
-        typer.Option(help="Longest wait for the device to be quiet.", rich_help_panel=_STATE),
+        typer.Option(
+            help="Wait at most this long for the device to become idle.", rich_help_panel=_STATE
+        ),
     ] = "10s",
     verify: Annotated[
         str,
         typer.Option(
-            help="How reads are verified: none, stamps (in every sector), sample (stamps, and "
-            "every byte of one read in 128), full (every byte).",
+            help="Verify reads: none, stamps (of every sector), sample (stamps, and every "
+            "byte of one read in 128), full (every byte).",
             rich_help_panel=_STATE,
         ),
     ] = "sample",
     allow_destroy: Annotated[
         str | None,
         typer.Option(
-            help="Serial, WWN or by-id name of the device that may be overwritten.",
+            help="Permit overwriting the device with this serial, WWN or by-id name.",
             rich_help_panel=_SAFETY,
         ),
     ] = None,
     allow_signature: Annotated[
         list[str] | None,
         typer.Option(
-            help="Type of signature that may be destroyed, or unknown: data of no known format.",
+            help="Permit destroying this type of signature; unknown: data of no known format.",
             rich_help_panel=_SAFETY,
         ),
     ] = None,
@@ -242,59 +269,63 @@ def replay_command(
         bool,
         typer.Option(
             "--bpf",
-            help="Count the block layer's latencies too, by bpftrace (needs root).",
+            help="Measure block-layer latencies with bpftrace (needs root).",
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
     min_window: Annotated[
-        str, typer.Option(help="A shorter run is INVALID.", rich_help_panel=_OUTPUT)
+        str, typer.Option(help="Mark a shorter run INVALID.", rich_help_panel=_OUTPUT)
     ] = "10s",
     accept: Annotated[
         list[str] | None,
-        typer.Option(help="Reason that stays visible but exits 0.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            help="Exit 0 despite this INVALID reason; it is still reported.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Result trace (.parquet).", rich_help_panel=_OUTPUT),
+        typer.Option(help="Write the result trace (.parquet).", rich_help_panel=_OUTPUT),
     ] = None,
     report_to: Annotated[
-        list[Path] | None,
-        typer.Option("--report", help=REPORT_HELP, rich_help_panel=_OUTPUT),
+        list[Path] | None, typer.Option("--report", help=REPORT_HELP, rich_help_panel=_OUTPUT)
     ] = None,
     metrics_port: Annotated[
         str | None,
         typer.Option(
-            help="Serve metrics for Prometheus while it runs: [ADDRESS:]PORT.",
+            help="Serve Prometheus metrics during the run on [ADDRESS:]PORT.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
     metrics_hold: Annotated[
         str | None,
         typer.Option(
-            help="Keep the port open so long after the end (30s); Ctrl-C ends it.",
+            help="Keep the port open this long after the end, e.g. 30s; Ctrl-C closes it (0s).",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
     metrics_textfile: Annotated[
         Path | None,
         typer.Option(
-            help="Keep metrics in a file for node_exporter (.prom).", rich_help_panel=_OUTPUT
+            help="Write metrics to this file for node_exporter (.prom).", rich_help_panel=_OUTPUT
         ),
     ] = None,
     metrics_run: Annotated[
         str | None,
         typer.Option(
-            help="Label `run` of all metrics; default: when it began.", rich_help_panel=_OUTPUT
+            help="Value of the label `run` of all metrics (the start time).",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite outputs.", rich_help_panel=_OUTPUT)
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help=FULL_HELP, rich_help_panel=_OUTPUT)] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the JSON report.", rich_help_panel=_OUTPUT)
     ] = False,
 ) -> None:
-    """Do what TRACE says on real tiers, with unique payloads, and say whether it may be used."""
+    """Replay TRACE on real storage tiers and report whether the results are valid."""
     specs, options = understood(locals())
     inputs = tuple(path for path in (trace, device, folder) if path is not None)
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
@@ -309,10 +340,10 @@ def replay_command(
             try:
                 outputs.write(result)
             except TargetError:
-                show(document_of(result), as_json=as_json)
+                show(document_of(result), as_json=as_json, full=full)
                 raise
             exposure.finish(result)
-        show(document_of(result), as_json=as_json)
+        show(document_of(result), outputs.files, as_json=as_json, full=full)
         exposure.hold()
     raise typer.Exit(_exit_code(result))
 

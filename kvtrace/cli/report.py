@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +12,14 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from kvtrace.cli.console import PlainConsole, plain_console
-from kvtrace.cli.parsing import REPORT_HELP
+from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.errors import UsageError
 from kvtrace.files.outfile import write_all
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
 from replay import report
 from replay.report import json as json_report
-from replay.report import terminal
+from replay.report import short, terminal
 from replay.report.support import cells
 from replay.result import stored
 from replay.result.document import ResultDocument
@@ -29,8 +30,8 @@ def report_command(
         list[Path],
         typer.Argument(
             metavar="RESULT",
-            help="JSON reports, or result traces (also imported ones with outcomes); several are "
-            "shown one after the other.",
+            help="JSON reports or result traces, also imported ones with outcomes; each is "
+            "printed in turn.",
             show_default=False,
         ),
     ],
@@ -41,15 +42,18 @@ def report_command(
     from_ops: Annotated[
         bool,
         typer.Option(
-            "--from-ops", help="Compute it again from a result trace's ops, whatever it carries."
+            "--from-ops",
+            help="Recompute the result from a result trace's ops instead of "
+            "reading the stored one.",
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite outputs.")] = False,
+    full: Annotated[bool, typer.Option("--full", help=FULL_HELP)] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the JSON report; of several results, a list.")
+        bool, typer.Option("--json", help="Print JSON; for several results, a list.")
     ] = False,
 ) -> None:
-    """Show RESULT again, and write it in other forms."""
+    """Print stored results, or write one in other forms."""
     outputs = report_to or []
     if outputs and len(results) > 1:
         raise UsageError(
@@ -65,7 +69,9 @@ def report_command(
         check_writable(path, force=force)
     documents = [stored.load(path, from_ops=from_ops) for path in results]
     with stored.consistent(", ".join(map(str, results))):
-        rendered = [_rendered(document, as_json=as_json) for document in documents]
+        rendered = [
+            _rendered(document, outputs, as_json=as_json, full=full) for document in documents
+        ]
         write_all(outputs, lambda path: report.write(documents[0], path, force=force))
     if len(results) == 1:
         _print(rendered[0])
@@ -73,14 +79,20 @@ def report_command(
         _show_all(results, rendered, as_json=as_json)
 
 
-def show(document: ResultDocument, *, as_json: bool) -> None:
-    """Print a result."""
-    _print(_rendered(document, as_json=as_json))
+def show(
+    document: ResultDocument, files: Sequence[Path] = (), *, as_json: bool, full: bool
+) -> None:
+    """Print a result that was written to `files`: the short report, all tables, or JSON."""
+    _print(_rendered(document, files, as_json=as_json, full=full))
 
 
-def _rendered(document: ResultDocument, *, as_json: bool) -> str | list[RenderableType]:
-    """Return what is printed of a result: JSON, or parts for a terminal."""
-    return json_report.text(document) if as_json else list(terminal.render(document))
+def _rendered(
+    document: ResultDocument, files: Sequence[Path], *, as_json: bool, full: bool
+) -> str | list[RenderableType]:
+    """Return the printed form of a result: JSON, or parts for a terminal."""
+    if as_json:
+        return json_report.text(document)
+    return list(terminal.render(document) if full else short.render(document, files))
 
 
 def _print(rendered: str | list[RenderableType]) -> None:

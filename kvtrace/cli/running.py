@@ -1,4 +1,4 @@
-"""What commands share that take long and write: stopping in good order, a bar."""
+"""Shared parts of long commands that write: orderly stopping, a progress bar."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class _Sink(io.FileIO):
 class Streams:
     """The process's own output streams, guarded until `end`.
 
-    No result is lost because nobody can be told of it: what can't be written is dropped, and
+    No result is lost because it can't be printed: such output is dropped, and
     characters that a terminal can't show are escaped.
     """
 
@@ -59,7 +59,7 @@ def _occupy_descriptors() -> None:
 
 
 def _guarded(name: str) -> _Sink | None:
-    """Guard a stream of the interpreter's; None if it was closed, or somebody else's."""
+    """Guard a stream of the interpreter's; None if it was closed or replaced."""
     stream: TextIO | None = getattr(sys, name)
     if stream is None:
         setattr(sys, name, io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace"))

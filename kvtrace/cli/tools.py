@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from kvtrace.tools.diff import Comparison, Difference
     from kvtrace.trace.reader import Trace
 
-InArgument = Annotated[Path, typer.Argument(help="A trace, or a CSV.", show_default=False)]
-OutArgument = Annotated[
-    Path, typer.Argument(help="Trace to make: .parquet, .csv or .csv.zst.", show_default=False)
+InArgument = Annotated[
+    Path, typer.Argument(help="Trace to read, Parquet or CSV.", show_default=False)
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+OutArgument = Annotated[
+    Path, typer.Argument(help="Trace to write: .parquet, .csv or .csv.zst.", show_default=False)
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite OUT.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed (0).")]
 
 
 def slice_command(
@@ -41,35 +43,42 @@ def slice_command(
     out: OutArgument,
     begin: Annotated[
         str | None,
-        typer.Option("--from", help="First time that is kept, e.g. 10s.", show_default=False),
+        typer.Option(
+            "--from", help="Keep rows from this time on, e.g. 10s (0s).", show_default=False
+        ),
     ] = None,
     end: Annotated[
         str | None,
-        typer.Option("--to", help="First time that isn't kept any more.", show_default=False),
+        typer.Option(
+            "--to", help="Keep rows before this time, e.g. 20s (the end).", show_default=False
+        ),
     ] = None,
     rows: Annotated[
         str | None,
         typer.Option(
-            help="Rows FIRST:END, counted from 0, END not kept; either may be left out.",
+            help="Keep rows FIRST:END, counted from 0, without END; either may be omitted.",
             show_default=False,
         ),
     ] = None,
     tier: Annotated[
         list[str] | None,
-        typer.Option(help="Tiers that are kept; may be repeated.", show_default=False),
+        typer.Option(help="Keep this tier; may be repeated (all).", show_default=False),
     ] = None,
     sessions: Annotated[
         str | None,
-        typer.Option(help="Sample of sessions: 50, 10% or 0.1.", show_default=False),
+        typer.Option(
+            help="Keep a random sample of sessions: 50, 10% or 0.1 (all).", show_default=False
+        ),
     ] = None,
     seed: SeedOption = 0,
     keep_time: Annotated[
-        bool, typer.Option("--keep-time", help="The first row keeps its time, instead of 0.")
+        bool,
+        typer.Option("--keep-time", help="Keep the first row's time instead of moving it to 0."),
     ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut out a time range, rows, tiers or a sample of sessions; what they find there is resident.
+    """Extract a time range, rows, tiers or a sample of sessions from a trace.
 
     Conditions are combined. A sample of sessions keeps all that happens to its objects.
     """
@@ -91,15 +100,19 @@ def slice_command(
 
 def merge_command(
     out: OutArgument,
-    traces: Annotated[list[Path], typer.Argument(help="Traces, a node each.", show_default=False)],
+    traces: Annotated[
+        list[Path], typer.Argument(help="Traces to merge; each becomes a node.", show_default=False)
+    ],
     shared_keys: Annotated[
         bool,
-        typer.Option("--shared-keys", help="Equal keys are the same object (parts of one trace)."),
+        typer.Option(
+            "--shared-keys", help="Treat equal keys as the same object, for parts of one trace."
+        ),
     ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge traces by time; keys, requests and sessions get their node's number."""
+    """Merge traces by time, each as a node with its own keys, requests and sessions."""
     _check_out(out, traces, force=force)
     with ExitStack() as stack:
         sources = [stack.enter_context(opened(path)) for path in traces]
@@ -109,20 +122,19 @@ def merge_command(
 def scale_command(
     trace: InArgument,
     out: OutArgument,
-    time: Annotated[
-        float, typer.Option(help="Times are multiplied by it: 2 is half as fast.")
-    ] = 1.0,
+    time: Annotated[float, typer.Option(help="Multiply times by X; 2 is half as fast.")] = 1.0,
     sessions: Annotated[
-        float, typer.Option(help="Sessions are multiplied by it: copies, or a sample.")
+        float,
+        typer.Option(help="Multiply the number of sessions by X: copy above 1, sample below."),
     ] = 1.0,
     spread: Annotated[
-        str, typer.Option(help="Copies begin up to so much later, drawn from the seed.")
+        str, typer.Option(help="Start each copy up to this much later, at random.")
     ] = "1s",
     seed: SeedOption = 0,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a trace slower or faster, lighter or heavier."""
+    """Scale a trace's times or its number of sessions."""
     if time == 1.0 and sessions == 1.0:
         raise UsageError("nothing to scale", accepted="--time X, --sessions X or both")
     spread_ns = 0 if spread == "0" else parse_duration_ns(spread)
@@ -137,12 +149,15 @@ def anonymise_command(
     out: OutArgument,
     key_file: Annotated[
         Path,
-        typer.Option(help="Secret of 16 to 64 bytes: one key, one renaming.", show_default=False),
+        typer.Option(
+            help="File with a secret of 16 to 64 bytes; equal secrets give equal hashes.",
+            show_default=False,
+        ),
     ],
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Rename keys, blocks, sessions and requests by a keyed hash; say nothing of the source."""
+    """Replace keys, blocks, sessions and requests by keyed hashes; drop the source's details."""
     secret = read_secret(key_file)
     _check_out(out, [trace, key_file], force=force)
     with opened(trace) as source:
@@ -155,7 +170,7 @@ def diff_command(
     fail_above: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Exit 5 if a distance (0 to 1) is larger.", show_default=False
+            min=0, max=1, help="Exit 5 if a distance exceeds X, 0 to 1 (never).", show_default=False
         ),
     ] = None,
     report_to: Annotated[
@@ -169,7 +184,7 @@ def diff_command(
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two traces: sizes, reuse distances, gaps between ops and reads:writes per tier."""
+    """Compare two traces per tier: sizes, reuse distances, gaps between ops, read share."""
     from kvtrace.tools.diff import compared  # it compiles what the other commands don't need
 
     if report_to:

@@ -22,9 +22,9 @@ from kvtrace.trace.schema import BY_NAME
 from kvtrace.units import format_bytes, format_count, parse_bytes
 
 _FRAME = 3
-"""What a column takes beside its text."""
+"""Columns that a table's column takes beside its text."""
 
-TraceArgument = Annotated[Path, typer.Argument(help="A trace.", show_default=False)]
+TraceArgument = Annotated[Path, typer.Argument(help="Trace to read.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportOption = Annotated[
     list[Path] | None,
@@ -41,13 +41,13 @@ def info_command(
     trace: TraceArgument,
     drive: Annotated[
         str | None,
-        typer.Option(help="Size of a drive, for drive writes per day.", show_default=False),
+        typer.Option(help="Drive size for drive writes per day, e.g. 3.84TB.", show_default=False),
     ] = None,
     space: Annotated[
         bool,
         typer.Option(
             "--space/--no-space",
-            help="Live set and space needed of each tier; a pass over all rows.",
+            help="Compute each tier's live set and space needed, by a pass over all rows.",
         ),
     ] = True,
     report_to: ReportOption = None,
@@ -128,7 +128,7 @@ def _print_info(found: dict[str, Any]) -> None:
 
 
 def _basis(header: dict[str, Any]) -> str:
-    """Say how the node's figures follow from the rows."""
+    """Print how the node's figures follow from the rows."""
     ranks = header["tensor_parallel"] or 1
     if header["ranks"] == "one" and ranks > 1:
         return f"all {ranks} ranks; the rows are of one"
@@ -136,7 +136,7 @@ def _basis(header: dict[str, Any]) -> str:
 
 
 def _start(header: dict[str, Any]) -> str:
-    """Say whether the time that rates were taken over includes filling empty tiers."""
+    """Print whether the rates' time includes the cold start."""
     warmed = (header["config"] or {}).get("warmup") or (header["resident"] or {}).get("objects")
     return "behind a warm-up" if warmed else "the cold start included"
 
@@ -186,7 +186,7 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
-    """Check a trace's invariants; exit 3 with the first offending rows if one is broken."""
+    """Check a trace's invariants; exit 3 with the first offending rows if one fails."""
     with open_trace(trace) as opened:
         found = check(opened)
         rows = [row for violation in found.violations for row in violation.rows]
@@ -237,7 +237,7 @@ def _print_check(path: Path, found: CheckReport, offending: pl.DataFrame | None)
 
 def head_command(
     trace: TraceArgument,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 10,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of rows to print.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
     """Print the first rows of a trace."""

@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from kvtrace.cli import whatif_page
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.forms import check_form
+from kvtrace.cli.help import AS_RECORD
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
@@ -47,68 +48,93 @@ def whatif_command(
     trace: Annotated[
         Path | None,
         typer.Argument(
-            help="A trace, whose requests are taken; else those of a recording's options.",
+            help="Take the requests from this trace; without it, from the options below.",
             show_default=False,
         ),
     ] = None,
-    source: Annotated[str | None, _option("As of `kvtrace record`.", _SOURCE)] = None,
-    input_: Annotated[list[str] | None, _option("As of record.", _SOURCE, "--input")] = None,
-    users: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    rate: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    arrival: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
+    source: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    input_: Annotated[list[str] | None, _option(AS_RECORD, _SOURCE, "--input")] = None,
+    users: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    rate: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    arrival: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
     multi_turn: Annotated[
-        bool | None, _option("As of record.", _SOURCE, "--multi-turn/--no-multi-turn")
+        bool | None, _option(AS_RECORD, _SOURCE, "--multi-turn/--no-multi-turn")
     ] = None,
     prefix_caching: Annotated[
-        bool | None, _option("As of record.", _SOURCE, "--prefix-caching/--no-prefix-caching")
+        bool | None, _option(AS_RECORD, _SOURCE, "--prefix-caching/--no-prefix-caching")
     ] = None,
-    rag: Annotated[bool | None, _option("As of record.", _SOURCE, "--rag/--no-rag")] = None,
-    speed: Annotated[float | None, _option("As of record.", _SOURCE)] = None,
-    cycles: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    scale_sessions: Annotated[float | None, _option("As of record.", _SOURCE)] = None,
-    dequantise: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    source_block_tokens: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    invent_sessions: Annotated[float | None, _option("As of record.", _SOURCE)] = None,
-    tokenizer: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    model: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    layout: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    block_tokens: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    tensor_parallel: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    num_gpus: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    duration: Annotated[str | None, _option("As of record.", _SOURCE)] = None,
-    requests: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    seed: Annotated[int | None, _option("As of record.", _SOURCE)] = None,
-    preset: Annotated[str | None, _option("A ready configuration.", _SOURCE)] = None,
-    config: Annotated[Path | None, _option("YAML file, over --preset.", _SOURCE)] = None,
+    rag: Annotated[bool | None, _option(AS_RECORD, _SOURCE, "--rag/--no-rag")] = None,
+    speed: Annotated[float | None, _option(AS_RECORD, _SOURCE)] = None,
+    cycles: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    scale_sessions: Annotated[float | None, _option(AS_RECORD, _SOURCE)] = None,
+    dequantise: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    source_block_tokens: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    invent_sessions: Annotated[float | None, _option(AS_RECORD, _SOURCE)] = None,
+    tokenizer: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    model: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    layout: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    block_tokens: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    tensor_parallel: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    num_gpus: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    duration: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    requests: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    seed: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    preset: Annotated[
+        str | None, _option("Start from this configuration; see `kvtrace list presets`.", _SOURCE)
+    ] = None,
+    config: Annotated[
+        Path | None, _option("Read options from this YAML file; overrides --preset.", _SOURCE)
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        _option("section.key=value over --config: any other option of record.", _SOURCE, "--set"),
+        _option(
+            "Set section.key=value, for any other option of record; overrides --config.",
+            _SOURCE,
+            "--set",
+        ),
     ] = None,
-    gpu_mem: Annotated[str | None, _option("KV budget of each GPU.", _CHOICES)] = None,
-    cpu_mem: Annotated[str | None, _option("Tier cpu, e.g. 64GiB,1TiB.", _CHOICES)] = None,
-    nvme_capacity: Annotated[str | None, _option("Tier nvme.", _CHOICES)] = None,
-    object_capacity: Annotated[str | None, _option("Tier object.", _CHOICES)] = None,
-    eviction: Annotated[str | None, _option("E.g. lru,s3-fifo.", _CHOICES)] = None,
-    write_policy: Annotated[str | None, _option("waterfall,write-through.", _CHOICES)] = None,
+    gpu_mem: Annotated[
+        str | None, _option("KV-cache memory per GPU, e.g. 16GiB,32GiB.", _CHOICES)
+    ] = None,
+    cpu_mem: Annotated[
+        str | None, _option("Capacities of tier cpu, e.g. 64GiB,1TiB.", _CHOICES)
+    ] = None,
+    nvme_capacity: Annotated[
+        str | None, _option("Capacities of tier nvme, e.g. 1TiB,unlimited.", _CHOICES)
+    ] = None,
+    object_capacity: Annotated[str | None, _option("Capacities of tier object.", _CHOICES)] = None,
+    eviction: Annotated[
+        str | None, _option("Eviction policies, e.g. lru,s3-fifo.", _CHOICES)
+    ] = None,
+    write_policy: Annotated[
+        str | None, _option("Write policies, e.g. waterfall,write-through.", _CHOICES)
+    ] = None,
     curve: Annotated[
-        bool, _option("Also LRU's miss ratio at all sizes of one tier.", _CHOICES, "--curve")
+        bool,
+        _option(
+            "Add LRU's miss ratio at every size of one tier, and the optimum's.",
+            _CHOICES,
+            "--curve",
+        ),
     ] = False,
     policies: Annotated[
         str | None,
-        _option("Curves of arc, lirs, w-tinylfu, ... too (libCacheSim).", _CHOICES),
+        _option("Add curves of these libCacheSim policies, e.g. arc,lirs,w-tinylfu.", _CHOICES),
     ] = None,
-    csv_: Annotated[Path | None, _option("Table as CSV.", _OUT, "--csv")] = None,
-    plot_: Annotated[Path | None, _option("Charts: .html, .svg or .png.", _OUT, "--plot")] = None,
+    csv_: Annotated[Path | None, _option("Write the table as CSV.", _OUT, "--csv")] = None,
+    plot_: Annotated[
+        Path | None, _option("Write the charts: .html, .svg or .png.", _OUT, "--plot")
+    ] = None,
     report_to: Annotated[
         list[Path] | None,
         _option(
-            "Report file (.html, .json, .xlsx): tables, charts; may be repeated.", _OUT, "--report"
+            "Write tables and charts: .html, .json or .xlsx; may be repeated.", _OUT, "--report"
         ),
     ] = None,
-    force: Annotated[bool, _option("Replace files that exist.", _OUT)] = False,
+    force: Annotated[bool, _option("Overwrite outputs.", _OUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Try capacities and policies on the same requests: hit ratios, bytes, drive writes per day."""
+    """Compare tier capacities and policies: hit ratios, bytes, drive writes per day."""
     options: Options = {
         "source.name": source,
         "source.input": input_,
@@ -203,11 +229,7 @@ def _inputs(
 
 
 def _workload(
-    trace: Path | None,
-    options: Options,
-    config: Path | None,
-    sets: list[str],
-    preset: str | None,
+    trace: Path | None, options: Options, config: Path | None, sets: list[str], preset: str | None
 ) -> AbstractContextManager[Workload]:
     from contextlib import contextmanager
 
@@ -283,7 +305,7 @@ def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
         f"ideal {first.stats.ideal_hits / max(1, first.stats.blocks):.3f} (prefixes, no limit)"
     )
     if first.optimal is not None:
-        console.print("OPT: the most that so many blocks, each by itself, could serve")
+        console.print("OPT: upper bound for a cache of as many blocks, each counted by itself")
     if answers.curves:
         console.print(_curves(answers))
 

@@ -47,7 +47,7 @@ def _hit(tier: Tier) -> Callable[[Outcome], float | None]:
 
 
 def byte_columns(answers: Answers) -> Columns:
-    """Return what the node reads and writes per tier, and how nvme wears."""
+    """Return the node's reads and writes per tier, and nvme's wear."""
     columns = [
         Column(f"{tier.label} {past} (GiB)", _moved(tier, op))
         for tier in tiers_of(answers)

@@ -56,7 +56,7 @@ class SessionBlocks:
     a run of blocks of its own, wherever in the prompt it stands (its KV is reused as systems do
     that blend cached chunks). With `generated`, the blocks that generation completes follow those
     of the prompt; the first of them starts with the prompt's partial tail. A checkpoint is due at
-    the last block of each run and, with `state_interval`, wherever so many tokens are full.
+    the last block of each run and, with `state_interval`, after each that number of tokens.
     """
 
     tells_shared = True
@@ -127,7 +127,7 @@ class SessionTurns:
     tells_shared = True
 
     def cut(self, batch: RequestBatch) -> CutRequests:
-        """Return the requests with one block per turn so far."""
+        """Return the requests with one block per turn."""
         turns = batch.turn_tokens or Ragged.from_counts(
             np.ones(len(batch), np.int64), batch.input_tokens
         )

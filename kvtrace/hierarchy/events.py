@@ -1,4 +1,4 @@
-"""What comes out of a simulation: what happens to blocks, and counts of it."""
+"""Output of a simulation: events of blocks, and their counts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _HISTOGRAMS = ("first_token", "prefill_wait")
 
 @dataclass(frozen=True, slots=True)
 class HierarchyStats:
-    """Counts of a simulation so far. `ideal_hits`: hits of a cache that forgets nothing.
+    """Counts of a simulation. `ideal_hits`: hits of a cache that forgets nothing.
 
     `unique_blocks` and `unique_states`: blocks and checkpoints that appeared in the trace.
     `shared_…`: of blocks of system prompts and documents, as far as the source tells them apart.
@@ -132,5 +132,5 @@ class Tally:
     last_ns: int
 
     def since(self, earlier: Tally) -> Tally:
-        """Return what was counted since then."""
+        """Return the counts since then."""
         return Tally(self.ops - earlier.ops, self.tokens, self.last_ns)

@@ -17,7 +17,7 @@ POLICY = 20
 
 
 def setup(row: Any, name: str, capacity_bytes: int) -> None:
-    """Prepare the row of an empty tier. Raises UsageError for a policy nobody knows."""
+    """Prepare the row of an empty tier. Raises UsageError for an unknown policy."""
     module = plugins.load(plugins.POLICY, name)
     row[POLICY] = NAMES.index(name)
     if hasattr(module, "setup"):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 EVENTS_PER_CALL = 1 << 16
 _FIRST_SLOTS = 1 << 14
 
-# At most so many events does one step make: of a block that it pushes down through all tiers (read,
-# write, delete on each), and of one that it asks for (read, a write per tier, and pushed down).
+# Most events of one step: of a block that it pushes down through all tiers (read, write, delete on
+# each), and of one that it requests (read, a write per tier, and pushed down).
 _EVENTS_PER_EVICTED = 3 * kernel.TIERS
 _EVENTS_PER_ASKED = 1 + kernel.TIERS + _EVENTS_PER_EVICTED
 
@@ -48,7 +48,7 @@ class StateSize:
         return bool(self.constant_bytes or self.window_token_bytes)
 
     def at(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the bytes behind so many tokens."""
+        """Return the bytes behind a number of tokens."""
         window = np.minimum(tokens, self.window_tokens)
         state = self.constant_bytes + window * self.window_token_bytes
         return -(-state // self.align_bytes) * self.align_bytes
@@ -75,7 +75,7 @@ class TierSpec:
     eviction: str = "lru"
 
     def sizes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what blocks of so many tokens take; of -n, the checkpoint behind n tokens."""
+        """Return the bytes of blocks by their tokens; of -n, the checkpoint behind n tokens."""
         blocks = tokens * self.token_bytes + self.block_bytes
         return np.where(tokens < 0, self.state.at(-tokens), blocks) if self.state else blocks
 
@@ -92,8 +92,8 @@ class HierarchySpec:
 
     Virtual time per generated token in ns, per prompt token that no tier had in ps of the whole
     node, which `prefill_slots` requests share; `decode_slots` generate at once, 0 for any number;
-    `reread_tokens` 0: no decode re-reads. `second_use`: nvme and what is below it take only blocks
-    that were asked for twice. `hybrid`: a hit ends at a checkpoint. `lookups`: are events, too.
+    `reread_tokens` 0: no decode re-reads. `second_use`: nvme and slower tiers take only blocks
+    requested twice. `hybrid`: a hit ends at a checkpoint. `lookups`: look-ups are events.
     """
 
     tiers: tuple[TierSpec, ...]
@@ -197,7 +197,7 @@ class Hierarchy:
     """One node's tiers. `events` runs requests through them; state stays from call to call.
 
     `numbered`: identities are 1, 2, … in order of first appearance, which makes look-ups direct.
-    `tallied_tokens`: blocks of so many tokens make no events, `tally` has their counts.
+    `tallied_tokens`: blocks of that number of tokens make no events, `tally` has their counts.
     """
 
     def __init__(
@@ -351,13 +351,13 @@ class Hierarchy:
                     return
 
     def tally(self) -> Tally:
-        """Return the events of `tallied_tokens` so far."""
+        """Return the events of `tallied_tokens`."""
         count = self._count
         ops = count[kernel.TALLY : kernel.TALLY + kernel.TALLIES].copy()
         return Tally(ops, int(count[kernel.TALLIED]), int(count[kernel.TALLIED_NS]))
 
     def stats(self) -> HierarchyStats:
-        """Return what was counted so far."""
+        """Return the counts."""
         count = [int(value) for value in self._count]
         present = [tier.tier for tier in self.spec.tiers]
         return HierarchyStats(

@@ -49,7 +49,7 @@ SLOT_COLUMNS = FIRST_LINK + TIERS
 HELD = (1 << TIERS) - 1
 _RETIRED, _SEEN, _AGAIN = 1 << 8, 1 << 9, 1 << 10
 _KNOWN = (1 << 9) - 1
-"""Who knows the block: tiers, policies, whoever may ask for it again."""
+"""Holders of the block: tiers, policies, sessions that may request it again."""
 
 # Columns of `tiers`, behind those of the policies. HIGH and LOW are the watermarks, 0 for a tier
 # that is absent.
@@ -442,7 +442,7 @@ def _look_up(slots: Any, table: Any, count: Any, blocks: Any, begin: int, end: i
 def _ask(
     slots: Any, table: Any, tiers: Any, count: Any, events: Any, rows: Any, blocks: Any, i: int
 ) -> None:
-    """Look up each of a prompt's blocks: where it is, or in vain on the slowest tier."""
+    """Look up each of a prompt's blocks: on its tier, or as a miss on the slowest."""
     begin = rows[i, BEGIN] - count[ID_BASE]
     for at in range(begin, begin + rows[i, PROMPT]):
         ident, tokens = blocks[at, B_IDENT], blocks[at, B_TOKENS]

@@ -27,7 +27,7 @@ def check_requests(trace: Trace) -> None:
     missing = [name for name in _NEEDED if name not in trace.columns]
     if missing:
         raise TraceError(
-            "doesn't know its requests",
+            "has no requests",
             where=trace.path,
             got=", ".join(trace.columns),
             accepted="a trace with the columns request and step",

@@ -1,4 +1,4 @@
-"""How well the simulated node served its requests: prefill, queueing, time to first token."""
+"""Service of the simulated node: prefill, queueing, time to first token."""
 
 from __future__ import annotations
 

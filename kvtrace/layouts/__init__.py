@@ -102,7 +102,7 @@ class Layout:
     emitted: `stored_token_bytes` on cpu, nvme and object; `hbm_token_bytes` on gpu. A checkpoint of
     a hybrid model becomes one object of size `state` for each entry of `state_ranks`, of
     `state_copies` that the node stores and `hbm_state_copies` that its GPUs hold. `reread_tokens`:
-    while generating, a turn's own object is read once per so many tokens.
+    while generating, a turn's own object is read once per that number of tokens.
     """
 
     name: str
@@ -196,7 +196,7 @@ class Layout:
         return min(factors, default=1.0)
 
     def _sizes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the sizes of the objects of blocks of so many tokens, a row per block."""
+        """Return the sizes of the objects of blocks by their tokens, a row per block."""
         each = np.array(self.part_bytes or (0,), np.int64)
         sizes: NDArray[np.int64] = tokens[:, None] * each
         if self.token_divisor > 1:
@@ -266,7 +266,7 @@ class Layout:
 def create(name: str, geometry: Geometry) -> Layout:
     """Return the layout called `name`.
 
-    Raises UsageError for a name nobody knows, or for blocks of parts of rows.
+    Raises UsageError for an unknown name, or for blocks of parts of rows.
     """
     layout: Layout = plugins.load(plugins.LAYOUT, name).create(geometry)
     rows = geometry.row_tokens

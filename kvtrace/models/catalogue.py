@@ -58,7 +58,7 @@ def models() -> Iterator[Model]:
 def load_model(name: str | os.PathLike[str]) -> Model:
     """Return the model called `name`, or the one in a file: ours (.toml) or a config.json.
 
-    Raises UsageError for a name nobody knows, TraceError for a bad file.
+    Raises UsageError for an unknown name, TraceError for a bad file.
     """
     path = arguments.path(name, "name")
     path = _added().get(str(name), path)

@@ -1,4 +1,4 @@
-"""How many bytes of KV state a model keeps: per token, per sequence, per rank."""
+"""Bytes of a model's KV state: per token, per sequence, per rank."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _READ, _WRITE, _DELETE = int(Op.READ), int(Op.WRITE), int(Op.DELETE)
 _OUT = 0
-"""Place in the cursor, beside `BORN`: extents filled in so far."""
+"""Place in the cursor, beside `BORN`: extents filled in."""
 PLACED, MORE_NODES, MORE_OUT, UNALIGNED = range(4)
 
 

@@ -1,4 +1,4 @@
-"""Where objects live on a target: what a lane offers, what a trace needs of it, what it gets."""
+"""Placement of objects on a target: the space offered, needed and granted."""
 
 from __future__ import annotations
 

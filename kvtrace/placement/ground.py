@@ -3,7 +3,7 @@
 A lane whose extents all have one length keeps freed ones in a queue. Other lanes keep every extent
 and every freed part as a *node*, linked in order of address. Neighbouring free nodes are a *hole*,
 kept in bins by length, the hole that changed longest ago first. A free node remembers the *ref* of
-what freed it, so that whoever takes it can wait for that; nodes of one ref are joined.
+the op that freed it, so that its next user can wait for that op; nodes of one ref are joined.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Ground(NamedTuple):
 
 
 def make_ground(lanes: NDArray[np.void], nodes: int = 1 << 10) -> Ground:
-    """Return the space of `lanes` with nothing in it, and room for so many nodes."""
+    """Return the space of `lanes` with nothing in it, and room for `nodes` nodes."""
     count = len(lanes)
     cursor = np.zeros(3, np.int64)
     cursor[NODES] = 1

@@ -94,7 +94,7 @@ class KeyTable:
         return self.keys.size
 
     def has_room(self, extra_count: int) -> bool:
-        """Whether so many more keys can be added."""
+        """Whether `extra_count` more keys can be added."""
         return self.count + extra_count <= self.capacity
 
     def add(self, keys: Keys) -> NDArray[np.int32]:

@@ -227,7 +227,7 @@ def _first_ns(rows: TraceRows) -> int:
 def _turnover(
     rows: TraceRows, state: Surveyor, once: Survey, lane_of_tier: NDArray[np.int8]
 ) -> Turnover:
-    """Return what has to happen between rounds, from the state behind the first one."""
+    """Return the ops between rounds, from the state behind the first one."""
     first_ns = _first_ns(rows)
     length_ns = once.last_ns - first_ns
     lanes = state.objects.shape[1]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ARENA, BORN = range(2)
-"""Places in an allocator's cursor: the arena's end so far; in the chunk of births."""
+"""Places in an allocator's cursor: the arena's end; in the chunk of births."""
 ALIGN_BYTES_MIN = 512
 """No extent is shorter."""
 

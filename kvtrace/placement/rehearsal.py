@@ -1,4 +1,4 @@
-"""What a surveyed trace comes to: its live set, and the space that its extents take in all."""
+"""A surveyed trace's live set, and the space of its extents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each tier of a trace needs of a target: of a file, or of rows as they are made."""
+"""Space that each tier of a trace needs, from a file or from rows as they are made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kvtrace.trace.reader import Trace
 
 ALIGN_BYTES = 4096
-"""What extents are multiples of on most targets."""
+"""Alignment of extents on most targets."""
 _ALL = tuple(Tier)
 
 
@@ -56,6 +56,6 @@ class NeedCounter:
         self._rows += len(columns["timestamp"])
 
     def needs(self) -> dict[Tier, Need]:
-        """Return what each tier needs."""
+        """Return each tier's need."""
         self._surveyor.finish()
         return _needs(self._surveyor.result(self._rows, 0, None, 0))

@@ -124,7 +124,7 @@ def dead_read(rows: RowSource, row: int, key: int, tier: Tier) -> TraceError:
 def _without_ghosts(
     rows: RowSource, lane_of_tier: NDArray[np.int8], state: Surveyor
 ) -> NDArray[np.bool_]:
-    """Return which originals are none of those deleted so long ago that it was forgotten.
+    """Return the originals that were not deleted and forgotten.
 
     They seem to be touched for the first time, but an earlier row has them: a late read of one is a
     bad trace, a late delete of one does nothing.

@@ -41,7 +41,7 @@ from kvtrace.policies.support.sizes import size
 SMALL_RATIO = 0.1
 GHOST_RATIO = 0.9
 _MOVES = 2
-"""Times that a block of the small queue must have been asked for to move to the main one."""
+"""Requests of a block in the small queue before it moves to the main one."""
 
 # In a slot's marks: how often it was asked for (up to 3), whether it is in the main queue, and
 # whether it is to enter that.

@@ -230,7 +230,7 @@ def load_config(
     sets: Iterable[str] = (),
     preset: str | None = None,
 ) -> RecordConfig:
-    """Return what `resolve` resolves to.
+    """Return the configuration that `resolve` makes.
 
     Raises UsageError for an argument, key or value that isn't accepted.
     """
@@ -253,7 +253,7 @@ def resolve(
     sets: Iterable[str] = (),
     preset: str | None = None,
 ) -> Resolved:
-    """Return what defaults, a preset, a YAML file, `sets` and options come to, in that order.
+    """Merge defaults, a preset, a YAML file, `sets` and options, in that order.
 
     `options`: by dotted key; None is left out. `sets`: `section.key=value`, value in YAML. Raises
     UsageError that names the key, and the nearest known one where it is unknown.

@@ -51,7 +51,7 @@ class Outcome:
     write_bytes: int
 
     def document(self) -> dict[str, Any]:
-        """Return what the header says of the whole node: hit ratios, and read:write of nvme."""
+        """Return the whole node's hit ratios and nvme's read:write for the header."""
         ratio = self.read_bytes / self.write_bytes if self.write_bytes else None
         return {"hit_ratio": self.hit_ratio, "read_write_ratio": ratio}
 

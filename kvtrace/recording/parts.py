@@ -265,7 +265,7 @@ def tier_spec(
     block_bytes: int = 0,
     state: StateSize = NO_STATE,
 ) -> TierSpec:
-    """Return a tier of a node of so many GPUs as it is configured, for blocks of such a size."""
+    """Return a node's tier as configured, for blocks of such a size."""
     limits = config.tiers.of(tier)
     return TierSpec(
         tier=tier,

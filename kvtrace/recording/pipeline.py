@@ -170,7 +170,7 @@ def record(
 
 
 def _measure(config: RecordConfig) -> Outcome:
-    """Return what a recording comes to, without writing it."""
+    """Simulate a recording without writing it, and return its totals."""
     made = record(config, "fitting.parquet", dry_run=True)
     assert made.needs is not None
     cells = [cell for cell in made.header.totals.cells if cell.tier == Tier.NVME.label]

@@ -1,4 +1,4 @@
-"""What a source's sessions were before they were thinned or copied, to compare the result with."""
+"""Counts of a source's sessions before sampling or copying, for comparison with the result."""
 
 from __future__ import annotations
 

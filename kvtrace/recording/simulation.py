@@ -119,7 +119,7 @@ class Simulation:
         return replace(since, last_ns=since.last_ns - self._begin_ns)
 
     def stats(self) -> HierarchyStats:
-        """Return what was counted since the trace began."""
+        """Return the counts since the trace began."""
         stats = self._hierarchy.stats()
         if self._before is None:
             return stats

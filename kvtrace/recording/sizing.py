@@ -1,4 +1,4 @@
-"""How many users a node serves: simulations against a service model of its tiers, no device.
+"""The number of users that a node serves: simulations against a service model of its tiers.
 
 Storage takes no virtual time in a simulation. Here each tier serves its ops one after the other, in
 order of time, at a given bandwidth and latency; a request's load is over when the last of its reads

@@ -59,7 +59,7 @@ def decode(text: str, where: str) -> Any:
     """Return the JSON value in `text`. Raises TraceError."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError, too
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is also a ValueError
         raise TraceError(f"not JSON: {error}", where=where) from error
 
 
@@ -116,7 +116,7 @@ def hash_ids(
     full_only: bool = False,
     option: str | None = None,
 ) -> list[int]:
-    """Return the ids of a request of so many tokens: one per block, a partial last one included.
+    """Return the ids of a request by its tokens: one per block, a partial last one included.
 
     With `full_only` that of a partial one may be missing. `option`: how a user says how many tokens
     an id stands for. Raises TraceError for another count: with ids of another size, hits would be
@@ -140,7 +140,7 @@ def hash_ids(
 
 
 def _fitting(tokens: int, count: int, option: str | None) -> str | None:
-    """Say which block size would fit so many ids: the power of two, or the smallest."""
+    """Return the block size that would fit the number of ids: the power of two, or the smallest."""
     if count < 1 or count > tokens:
         return None
     smallest = -(-tokens // count)

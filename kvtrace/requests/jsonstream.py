@@ -94,7 +94,7 @@ class _Values:
             except (ValueError, RecursionError) as error:
                 raise TraceError(f"not JSON: {error}", where=self._place) from error
             else:
-                # A number at the end may go on: 1.5e of 1.5e10 is one, too.
+                # A number at the end may go on: 1.5e of 1.5e10 is one as well.
                 ends = self._text[end - 1] in '}]"' or len(self._text) - end >= _NEAR_THE_END
                 if ends or self._ended:
                     self._at = end

@@ -1,4 +1,4 @@
-"""Which files the inputs of a source are."""
+"""Files of a source's inputs."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class RequestBatch:
     qos            wire value of `schema.Qos`
     block_ids      identities of the prompt's blocks of `Source.block_tokens` tokens, or None for
                    a source whose sessions know their tokens (each session's context only grows)
-    turn_tokens    for such sources: prompt tokens that each turn so far added, itself included
+    turn_tokens    for such sources: prompt tokens that each turn up to this one added
     shared         what of the prompt other sessions share, or None
     """
 

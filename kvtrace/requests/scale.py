@@ -47,7 +47,7 @@ class Copies:
 
     @property
     def listed_ids(self) -> dict[str, int]:
-        """Return how many ids the requests so far listed, partial last ones included."""
+        """Return the number of ids listed by requests, partial last ones included."""
         return {"references": self.references, "unique": len(self._interner)}
 
     def whole(self, session: NDArray[np.int64]) -> NDArray[np.int64]:

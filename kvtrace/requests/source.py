@@ -27,7 +27,7 @@ FILE_KEYS = frozenset({"speed", "cycles", "scale_sessions", "dequantise"})
 """Configuration keys of every source whose files tell when requests arrive."""
 
 BLOCK_OPTION = "--source-block-tokens"
-"""How a user says how many tokens an id of a file stands for."""
+"""Option that sets the tokens per id of a file."""
 
 _TICK_STREAM = 20
 
@@ -155,7 +155,7 @@ class FileSource(RequestFiles["Piece"]):
             "no session is left",
             where="--scale-sessions",
             got=self._copies.scale,
-            accepted="so much that at least one stays",
+            accepted="a ratio that keeps at least one",
             hint="give a larger one, or another --seed",
         )
 

@@ -1,4 +1,4 @@
-"""How many tokens a text has: by a tokenizer, or by its length."""
+"""Token counts of texts, by a tokenizer or by length."""
 
 from __future__ import annotations
 

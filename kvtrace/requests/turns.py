@@ -1,4 +1,4 @@
-"""Which turns a session had so far, for layouts whose objects are turns."""
+"""Turns of sessions, for layouts whose objects are turns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TurnHistory:
-    """The tokens by which each turn so far made its session's context longer.
+    """The tokens that each turn added to its session's context.
 
     A prompt that isn't longer than the one before it didn't grow out of it: what follows is a
     session of its own.
@@ -52,5 +52,5 @@ class TurnHistory:
         return sessions, Ragged.from_counts(counts, np.array(added, np.int64))
 
     def forget(self) -> None:
-        """Let no later request follow those so far."""
+        """Let no later request follow those already there."""
         self._turns.clear()

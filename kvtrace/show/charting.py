@@ -1,4 +1,4 @@
-"""What all charts share: colours, and legends that fit a phone."""
+"""Colours and legends shared by all charts; legends fit a phone."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def read_secret(path: Path) -> bytes:
 class Renamer:
     """Gives ids new names: 64 bits of BLAKE2b with a secret key, one family per column.
 
-    Equal ids of a column stay equal; without the key nobody can tell which they were, nor that a
+    Equal ids of a column stay equal; without the key the originals are unknown, nor that a
     key and a session had the same number. Source: RFC 7693 (keyed BLAKE2b).
     """
 

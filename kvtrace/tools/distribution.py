@@ -45,7 +45,7 @@ class Distribution:
         return sum(v * n for v, n in self._counts.items()) / max(1, self.count)
 
     def quantile(self, share: float) -> float:
-        """Return the least value that so much of the numbers doesn't exceed; 0 without any."""
+        """Return the least number that `share` of the numbers doesn't exceed; 0 without numbers."""
         values, up_to = self.sorted()
         if not len(values):
             return 0.0

@@ -1,4 +1,4 @@
-"""Which objects are there while rows go by, and which of them a part of the rows finds there."""
+"""Objects live while rows are read, and those that a part of the rows finds resident."""
 
 from __future__ import annotations
 

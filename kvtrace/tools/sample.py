@@ -46,10 +46,10 @@ def parse_share(text: str, *, where: str) -> Share:
 
 
 def need_sessions(trace: Trace, *, where: str) -> None:
-    """Raise UsageError if a trace doesn't know its sessions."""
+    """Raise UsageError for a trace without sessions."""
     if "session" not in trace.columns:
         raise UsageError(
-            "the trace doesn't know its sessions",
+            "the trace has no sessions",
             where=where,
             got=", ".join(trace.columns),
             accepted="a trace with the column `session`",
@@ -61,7 +61,7 @@ class SessionSample:
 
     These are all that happens to the objects that its sessions touch, but for other sessions'
     reads and look-ups: an object that was evicted and stored again on another session's behalf
-    must be so here, too. Memory grows with those objects. `rows(names)` gives the rows to choose
+    must be so here as well. Memory grows with those objects. `rows(names)` gives the rows to choose
     from, and is called anew for each pass over them.
     """
 

@@ -111,7 +111,7 @@ def sliced(trace: Trace, cut: Cut) -> Stream:
     What it reads or deletes before writing it becomes resident. A demotion that an end of the
     range would cut in half isn't there at all: one whose read comes before it has left its object
     where it wrote it, one whose write comes behind it has yet to happen. Raises UsageError for a
-    sample of sessions that the trace doesn't know.
+    sample of sessions of a trace without sessions.
     """
     window, sample = _Window(trace, cut), None
     if cut.sessions is not None:

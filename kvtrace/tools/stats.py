@@ -1,4 +1,4 @@
-"""What a trace amounts to: ops and bytes, sizes, working set, read:write, writes per day."""
+"""Totals of a trace: ops and bytes, sizes, working set, read:write, writes per day."""
 
 from __future__ import annotations
 

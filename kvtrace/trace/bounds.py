@@ -46,7 +46,7 @@ class Bounds:
         self._total_bytes = 0
 
     def check(self, columns: Mapping[str, NDArray[Any]], first_row: int) -> None:
-        """Raise TraceError for a time, size or offset out of range, or too many bytes so far."""
+        """Raise TraceError for a time, size or offset out of range, or too many bytes."""
         if "timestamp" in columns:
             times = columns["timestamp"]
             bad = (times < 0) | (times > MAX_TIME_NS)

@@ -257,7 +257,7 @@ class Checker:
         self._rows += count
 
     def report(self) -> CheckReport:
-        """Return what was found, demotions that never ended included."""
+        """Return the report, demotions that never ended included."""
         for demotion in self._evictions[: self._evict_count[0]]:
             if demotion[_EV_BYTES]:
                 _note(self._found, EVICT_WITHOUT_WRITE, demotion[_EV_ROW])

@@ -45,7 +45,7 @@ class TotalsCounter:
         self._last_ns = int(columns["timestamp"][-1])
 
     def totals(self) -> Totals:
-        """Return what was counted so far."""
+        """Return the counts."""
         cells = [
             Cell(
                 tier=tier.label,

@@ -83,7 +83,7 @@ class Trace:
         """Return the rows as a polars LazyFrame; word columns are categorical or strings."""
         import polars as pl  # a fifth of the command line's start, and few need it
 
-        parts: Any = [arrow_source(part.absolute()) for part in self.parts]  # ~ is a name, too
+        parts: Any = [arrow_source(part.absolute()) for part in self.parts]  # ~ is a name as well
         self._sources += [part for part in parts if not isinstance(part, Path)]
         return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
 

@@ -50,7 +50,7 @@ HEAD_NAME = "header.parquet"
 # Chosen by measurement: dictionaries for what takes few values, deltas for dense numbers, and
 # nothing for times, and for what stays the same over many rows, or alternates: zstd alone makes as
 # little of it. fastparquet reads deltas of 28 bits and more wrongly, so that numbers which aren't
-# dense (hashes, a node's number in the top bits) have none, which takes less space, too.
+# dense (hashes, a node's number in the top bits) have none, which also takes less space.
 _DICTIONARY = ("op", "tier", "phase", "size", "qos", "error")
 _DELTA = ("key", "block", "offset")
 _DELTA_BELOW = 1 << 27

@@ -1,4 +1,4 @@
-"""What other tiers would do with the same requests: hit ratios and bytes without any I/O.
+"""What-if analysis: hit ratios and bytes of other tiers for the same requests, without I/O.
 
 `kvtrace.whatif(...)` asks: this package stands under the function's name, and is called as it is.
 """

@@ -50,7 +50,7 @@ class Answers:
 def answer(
     workload: Workload, choices: Mapping[str, Sequence[str]], *, curves: Sequence[str] | None
 ) -> Answers:
-    """Return what every combination of `choices` comes to.
+    """Simulate every combination of `choices` and return the answers.
 
     `curves`: policies whose curves are wanted beside those of LRU and the optimum; None: no curves.
     """

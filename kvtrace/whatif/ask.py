@@ -65,7 +65,7 @@ def whatif(
     *,
     curves: bool | Iterable[str] = False,
 ) -> WhatIf:
-    """Return what every combination of `choices` comes to, without any I/O.
+    """Simulate every combination of `choices`, without any I/O, and return the answers.
 
     `requests`: a trace, or the configuration of a recording (`kvtrace.load_config`). `choices`:
     values, or lists of them, by key of a configuration: `tiers.cpu.capacity`, `eviction`,

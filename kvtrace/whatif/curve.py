@@ -88,7 +88,7 @@ def simulated_curves(
 ) -> Iterator[Curve]:
     """Yield the curves of policies that libCacheSim simulates.
 
-    Raises UsageError for a policy nobody knows, TargetError without libCacheSim.
+    Raises UsageError for an unknown policy, TargetError without libCacheSim.
     """
     for policy in policies:
         if policy not in SIMULATED:

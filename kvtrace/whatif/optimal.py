@@ -36,7 +36,7 @@ def _next_uses(key: Any, asked: Any, group: Any, following: Any, out: Any) -> No
         for i in range(begin, end):
             out[i] = following[key[i]]
         for i in range(begin, end):
-            following[key[i]] = _NEVER  # stored anew anyway, unless it is asked for, too
+            following[key[i]] = _NEVER  # stored anew anyway, unless it is also requested
         for i in range(begin, end):
             if asked[i]:
                 following[key[i]] = group[i]

@@ -1,4 +1,4 @@
-"""Which blocks are asked for, one after the other, whatever the tiers: for ceilings and curves."""
+"""Block references in order, independent of tiers, for ceilings and curves."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class References:
         return int(self.key.max(initial=-1)) + 1
 
     def optimal_ratio(self, blocks: int) -> float:
-        """Return the hit ratio that no cache of so many blocks exceeds."""
+        """Return the upper bound of a cache's hit ratio by its blocks."""
         room = min(blocks, self.distinct)
         return optimal_hits(self.key, self.asked, self.group, room) / max(1, self.blocks)
 

@@ -132,7 +132,7 @@ class Configured:
         return _Taped(config, self._tape)
 
     def source(self) -> SourceInfo | None:
-        """Return what the source tells: what it left out, doesn't know or made up."""
+        """Return notes on the source: omitted, unknown and invented facts."""
         return None if self._read is None else self._read.source.info
 
     def run(self, options: Options) -> Run:

@@ -104,7 +104,7 @@ def _cautions(sides: Sequence[Side]) -> list[str]:
     documents = [trial.document for side in sides for trial in side.trials
                  if trial.document is not None]  # fmt: skip
     if len({document.trace.sha256 for document in documents if document.kind == "replay"}) > 1:
-        cautions.append("the sides replayed different traces: ratios compare workloads, too")
+        cautions.append("the sides replayed different traces: ratios also compare workloads")
     cautions += setup.cautions(sides)
     if any(len(side.trials) == 1 for side in sides) and len(sides) > 1:
         cautions.append("a side of one trial has no known noise: small ratios may be chance")

@@ -1,4 +1,4 @@
-"""What was compared: what each side ran on, what it replayed and how, as people read it."""
+"""Facts of a comparison: each side's device, trace and settings, as text."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _of_first(fact: Callable[[ResultDocument], str | None]) -> Callable[[Side], 
 
 
 def _of_setup(shown: Callable[[Setup], object]) -> Callable[[Side], str | None]:
-    """Return a fact that other tools may state, too."""
+    """Return a fact that other tools may state as well."""
 
     def of_side(side: Side) -> str | None:
         texts = dict.fromkeys(shown(trial.setup) for trial in side.trials)

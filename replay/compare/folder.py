@@ -35,7 +35,7 @@ TRACE = "trace/trace.parquet"
 BENCH_FORMS = ("bench.json", "bench.html", "bench.xlsx")
 BENCH, SYSTEM, COMMANDS, CHECKSUMS = "bench.json", "system.json", "commands.log", "checksums.sha256"
 _NEW_IN_2 = {"ci95", "values", "few_samples"}
-"""What a comparison of version 1 says of a figure otherwise, or not at all."""
+"""Fields of figures that comparisons of version 1 lack or name differently."""
 
 MLPERF_FOLDER, MLPERF_SUFFIX = "mlperf", ".mlperf.json"
 

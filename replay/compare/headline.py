@@ -1,4 +1,4 @@
-"""What a comparison comes to, in a few sentences that claim no more than its statistics."""
+"""Outcome of a comparison in a few sentences that claim no more than its statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why the trials of a side are INVALID, each reason once."""
+"""INVALID reasons of a side's trials, each once."""
 
 from __future__ import annotations
 

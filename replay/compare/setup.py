@@ -1,4 +1,4 @@
-"""How a result was measured, and what makes the figures of two of them unfair to compare."""
+"""Setup of a measurement, and differences that make a comparison unfair."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def io_text(size_class: int) -> str:
 
 
 _ROUNDS, _PART_RATIO = 3, 1.1
-"""From so many rounds on a part of one more matters little; parts are alike within that ratio."""
+"""From this number of rounds on, a part of one more matters little; parts are alike within the
+ratio."""
 _UNLIKE: tuple[tuple[str, str, Callable[..., str], str], ...] = (
     ("mode", "modes", str, "rates follow the trace in open mode and the device in max mode"),
     ("depth", "queue depths", str, "throughput and latency both grow with the depth"),

@@ -1,4 +1,4 @@
-"""What is compared: one result or the trials of one thing, under a name."""
+"""Sides of a comparison: one result or several trials, under a name."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _options(document: ResultDocument) -> str:
 
 
 def digest(environment: Environment | None) -> str:
-    """Return what identifies the machine, its settings and targets; not the command, nor paths."""
+    """Return the identity of machine, settings and targets, without command and paths."""
     if environment is None:
         return ""
     found = dataclasses.asdict(environment)

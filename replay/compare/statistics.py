@@ -1,4 +1,4 @@
-"""What several trials say of one figure: mean, spread, how sure it is, which of them are odd."""
+"""Statistics of one figure over trials: mean, spread, confidence interval, outliers."""
 
 from __future__ import annotations
 

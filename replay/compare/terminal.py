@@ -63,7 +63,7 @@ def _reasons(side: SideDocument) -> Iterator[RenderableType]:
 
 
 def _spreads(comparison: ComparisonDocument) -> RenderableType:
-    """Return what the trials of one side say of each figure."""
+    """Return the table of one side's figures over its trials."""
     rows = []
     for figure in comparison.figures:
         side = figure.sides[0]

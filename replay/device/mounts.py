@@ -1,4 +1,4 @@
-"""What is mounted and what is swapped to, as the kernel lists it."""
+"""Mounts and swap areas, as the kernel lists them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mount:
 
 
 def mounts(table: Path = _OWN_MOUNTS) -> tuple[Mount, ...]:
-    """Return what is mounted in the mount namespace of `table`. Source: proc_pid_mountinfo(5)."""
+    """Return the mounts in the mount namespace of `table`. Source: proc_pid_mountinfo(5)."""
     entries = []
     for line in (device.read_text(table) or "").splitlines():
         left, _, right = line.partition(" - ")

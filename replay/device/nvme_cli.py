@@ -1,4 +1,4 @@
-"""What `nvme` (nvme-cli) says of a drive's wear, where its log pages can't be read directly.
+"""Wear of a drive by `nvme` (nvme-cli), where its log pages can't be read directly.
 
 The pages themselves are `smart.py`'s: this is for what only nvme-cli can get at (a vendor's log),
 and for systems on which it may ask and we may not.

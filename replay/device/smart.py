@@ -1,4 +1,4 @@
-"""What an NVMe drive says of its own health: two log pages, read and parsed."""
+"""Health of an NVMe drive: two log pages, read and parsed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Smart:
     warm_minutes: int
     """Above the warning or the critical temperature."""
     thermal_throttles: int
-    """How often the drive went slower to get cooler."""
+    """Thermal throttling events of the drive."""
     nand_written_bytes: int | None = None
 
     def with_nand(self, written_bytes: int | None) -> Smart:

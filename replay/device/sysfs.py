@@ -1,4 +1,4 @@
-"""What the kernel says of a block device: identity, users, limits, counters (all from sysfs)."""
+"""Block devices in sysfs: identity, users, limits, counters."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ class DeviceChange:
     temperature_c: tuple[float, float] | None
     """Before and after."""
     throttled: bool | None
-    """Whether it went slower for its heat, or was above its warning temperature."""
+    """Whether it throttled thermally, or was above its warning temperature."""
     media_errors: int | None
     unsafe_shutdowns: int | None
     used_percent: int | None

@@ -26,7 +26,7 @@ class Availability:
 
 
 def availability() -> tuple[Availability, ...]:
-    """Return what each engine says of itself, fastest first."""
+    """Return each engine's availability, fastest first."""
     reasons = {engine.name: engine.available() or "" for engine in (uring, threads)}
     return tuple(
         Availability(name, not reasons.get(name), reasons.get(name, "")) for name in PREFERENCE

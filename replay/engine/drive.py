@@ -48,7 +48,7 @@ def drive(
 
     with ThreadPoolExecutor(1) as pool, ExitStack() as failing:
         future: Future[Outcome] = pool.submit(work)
-        # Nobody takes results out any more if `look` fails: without a stop the engine, which is
+        # Results are no longer taken out if `look` fails: without a stop the engine, which is
         # waited for here, would go on to the end of the trace or wait for ever.
         failing.callback(control.stop.fill, 1)
         again = False

@@ -1,4 +1,4 @@
-"""How the engine `python` does one op: piece after piece, each prepared, moved and checked."""
+"""One op in the engine `python`: each piece is prepared, moved and checked in turn."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from replay.watch import Stop
 
 _POLL_S = 0.02
-"""How often to look whether the clock has started; the end itself is met more exactly."""
+"""Interval of polling for the clock's start; the end itself is met more exactly."""
 
 
 class Deadline:

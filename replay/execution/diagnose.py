@@ -40,7 +40,7 @@ def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str
 
 
 def _there(lane: Lane, expected: payload.Stamp, place: int) -> str:
-    """Return what stands in the sector at `place` now, for people."""
+    """Return a description of the sector at `place`."""
     start = place // _ALIGN_BYTES * _ALIGN_BYTES
     try:
         block = read_back(lane, expected.key, start, _ALIGN_BYTES)

@@ -50,7 +50,7 @@ _FLUSH_NS = 5 * S_NS
 
 
 class Journal(Protocol):
-    """Keeps what a run has found so far, so that a crash loses little."""
+    """Keeps a run's intermediate results, so that a crash loses little."""
 
     def begin(self, rows: RowSource, tiers: Sequence[Tier], *, timed: bool) -> None:
         """Take the rows that are replayed and the tiers that are executed; the run begins.
@@ -69,7 +69,7 @@ class Journal(Protocol):
 
 
 class Assess(Protocol):
-    """Makes a result of what was found so far."""
+    """Makes a result of the ops measured up to now."""
 
     def __call__(self, outcome: Outcome, priority: str, *, final: bool) -> Result:
         """Return it; `final`: the run has ended."""
@@ -278,7 +278,7 @@ class Measurement:
         return found
 
     def device_series(self) -> tuple[DeviceSeries | None, ...]:
-        """Return what the lanes' devices did so far."""
+        """Return the activity of the lanes' devices."""
         start_ns = int(self._control.start_ns[0])
         return tuple(
             None if path is None else self._sampler.device(lane, start_ns)
@@ -286,7 +286,7 @@ class Measurement:
         )
 
     def host_series(self) -> HostSeries | None:
-        """Return what the machine did so far; in virtual time that says nothing."""
+        """Return the machine's activity; meaningless in virtual time."""
         if self._in_virtual_time:
             return None
         return self._sampler.host(int(self._control.start_ns[0]))

@@ -256,6 +256,11 @@ class Outputs:
         self._undo = ExitStack()
 
     @property
+    def files(self) -> list[Path]:
+        """The reports, then the result trace."""
+        return [*self.reports, *([] if self.out is None else [self.out])]
+
+    @property
     def left(self) -> list[Path]:
         """Folders of parts that earlier runs with the same `out` have left."""
         return [] if self.out is None else drafts_of(self.out, PARTS_SUFFIX)
@@ -272,11 +277,10 @@ class Outputs:
                 got=repr(self.out.suffix),
                 accepted=TRACE_SUFFIX,
             )
-        outputs = [*self.reports, *([] if self.out is None else [self.out])]
         for path in self.reports:
             report.check_suffix(path)
-        check_apart(outputs, [*self.inputs, *chain(*map(files_below, self.inputs))])
-        for path in outputs:
+        check_apart(self.files, [*self.inputs, *chain(*map(files_below, self.inputs))])
+        for path in self.files:
             check_writable(path, force=self.force)
         self._reserve()
 

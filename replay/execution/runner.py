@@ -60,11 +60,11 @@ def run(
     stop: Stop | None = None,
     journal: Journal | None = None,
 ) -> Result:
-    """Return what replaying `trace` on `targets` found. Prints nothing, ends nothing.
+    """Replay `trace` on `targets` and return the result. Prints nothing, never exits.
 
     `targets`: specs, or ready-made targets of your own, one tier each.
     `stop` ends it from elsewhere (a signal handler): the result then is partial and INVALID.
-    `journal` is given finished ops while it runs, and every few seconds the result so far.
+    `journal` is given finished ops while it runs, and every few seconds the intermediate result.
     Raises UsageError, TraceError or TargetError before anything was written where that can be
     known, and RunInterruptedError if stopped before the clock started.
     """

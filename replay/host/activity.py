@@ -1,4 +1,4 @@
-"""What others do on the machine while we do nothing: measured over a moment."""
+"""Load of other processes on the machine, measured over a moment."""
 
 from __future__ import annotations
 

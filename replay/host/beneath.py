@@ -1,4 +1,4 @@
-"""What lies below a target other than a drive of its own: memory, a virtual disk, a limit."""
+"""Layers below a target other than its own drive: memory, a virtual disk, a limit."""
 
 from __future__ import annotations
 

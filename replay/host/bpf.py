@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 NOTE = (
     "times of the block layer, from handing a request to the driver to its completion: all "
-    "requests of the device, whoever made them, as merged or split by the kernel; percentiles are "
+    "requests of the device from all processes, as merged or split by the kernel; percentiles are "
     "up to an eighth too long"
 )
 ATTACHED = "attached"
-"""What the program prints when all of it is in place."""
+"""Line that the program prints once all probes are attached."""
 _PARTS_BITS = 3
 _NO_BYTES_CLASS = 255
 _SECTOR_BITS = 9
@@ -36,8 +36,9 @@ _OPS = {"R": "read", "W": "write", "D": "discard", "F": "flush"}
 class BlockGroup:
     """One device's requests of one operation and size class.
 
-    `size_class_bytes`: at least so long, and less than twice; 0: without bytes. `bucket_us`: lower
-    edges of the buckets that have any, `bucket_count`: how many. Percentiles are upper edges.
+    `size_class_bytes`: lengths are at least this, and less than twice this; 0: without bytes.
+    `bucket_us`: lower edges of the filled buckets, `bucket_count`: their counts. Percentiles are
+    upper edges.
     """
 
     device: str
@@ -125,7 +126,7 @@ def _maps(text: str) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def is_attached(text: str) -> bool:
-    """Return whether what was printed so far says that the program is in place."""
+    """Return whether the output says that the program is in place."""
     lines = (json.loads(line) for line in text.splitlines() if line.startswith("{") and "}" in line)
     return any(line.get("type") == "printf" and line["data"].strip() == ATTACHED for line in lines)
 

@@ -1,4 +1,4 @@
-"""What will spoil a replay here: checks over a snapshot. Nothing here reads the machine."""
+"""Checks of a snapshot for problems that would invalidate a replay; reads no machine state."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def check_uring(snapshot: Snapshot) -> Finding:
         "io_uring",
         reason is not None,
         reason or "works",
-        "sysctl kernel.io_uring_disabled=0, or a container policy that allows it; until then "
+        "set sysctl kernel.io_uring_disabled=0, or allow io_uring in the container's policy; "
         "--engine threads is slower and takes a thread per I/O",
     )
 
@@ -83,9 +83,9 @@ def check_cpus(snapshot: Snapshot) -> Finding:
     return _judged(
         "cpus",
         cpus < CPUS_MIN,
-        f"{cpus} CPUs may be used",
-        f"give it {CPUS_MIN} or more (taskset, cpuset of the container): the loop, the planner "
-        "and the kernel's own work share them; else keep to --spin off and --threads 1",
+        f"{cpus} CPUs usable",
+        f"allow {CPUS_MIN} or more CPUs (taskset, the container's cpuset) for the loop, the "
+        "planner and the kernel; otherwise use --spin off and --threads 1",
     )
 
 
@@ -96,7 +96,7 @@ def check_governor(snapshot: Snapshot) -> Finding:
     return _judged(
         "cpu_governor",
         bool(slow),
-        ", ".join(governors) or "not under this system's control",
+        ", ".join(governors) or "not controlled by this system",
         "cpupower frequency-set -g performance",
     )
 
@@ -108,8 +108,8 @@ def check_clocksource(snapshot: Snapshot) -> Finding:
         "clocksource",
         source is not None and source not in _FAST_CLOCKS,
         source or "unknown",
-        "each reading of this clock is a system call or worse: boot with clocksource=tsc if the "
-        "CPU's is stable",
+        "boot with clocksource=tsc if the CPU's TSC is stable: each reading of this clock is a "
+        "system call or slower",
     )
 
 
@@ -136,7 +136,7 @@ def check_huge_pages(snapshot: Snapshot) -> Finding:
     """Check that reserved huge pages are enough; without any, transparent ones do."""
     machine = snapshot.machine
     free = _huge_bytes(machine)
-    figure = f"{machine.huge_pages_free} of {machine.huge_pages} reserved ones are free, "
+    figure = f"{machine.huge_pages_free} of {machine.huge_pages} reserved pages free, "
     short = free < NEEDED_BYTES and (
         machine.huge_pages > 0 or machine.transparent_huge_pages == "never"
     )
@@ -156,7 +156,7 @@ def check_transparent(snapshot: Snapshot) -> Finding:
     return _judged(
         "transparent_huge_pages",
         word in (None, "never") and _huge_bytes(snapshot.machine) < NEEDED_BYTES,
-        word or "not there",
+        word or "unavailable",
         "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: on 4 KiB pages fast devices "
         "reach about half their throughput",
     )
@@ -169,8 +169,8 @@ def check_memory(snapshot: Snapshot) -> Finding:
         "memory",
         available < 2 * NEEDED_BYTES,
         f"{format_bytes(available)} available",
-        f"stop what takes it, or use a smaller --arena: {format_bytes(NEEDED_BYTES)} are for "
-        "payload and reads, more for the plan",
+        f"free memory, or use a smaller --arena: payload and reads take "
+        f"{format_bytes(NEEDED_BYTES)}, the plan more",
     )
 
 
@@ -181,13 +181,13 @@ def check_swap(snapshot: Snapshot) -> Finding:
         "swap",
         machine.swap_used_bytes > 0,
         f"{format_bytes(machine.swap_used_bytes)} of {format_bytes(machine.swap_bytes)} in use",
-        "swapoff -a once there is memory: pages that come back in the middle of a run are latency "
-        "that isn't the target's",
+        "run swapoff -a once memory is free: pages swapped in during a run add latency that isn't "
+        "the target's",
     )
 
 
 def check_steal(snapshot: Snapshot) -> Finding:
-    """Check that a hypervisor gives the CPUs to nobody else."""
+    """Check that the hypervisor doesn't give the CPUs to other guests."""
     found = snapshot.activity
     return _judged(
         "cpu_steal",
@@ -203,13 +203,13 @@ def check_neighbours(snapshot: Snapshot) -> Finding:
     return _judged(
         "busy_cpus",
         found.busy_cpus > BUSY_RATIO_MAX * cpus,
-        f"others use {found.busy_cpus:.2f} of {cpus} CPUs",
+        f"other processes use {found.busy_cpus:.2f} of {cpus} CPUs",
         "stop them (see `top`), or keep them off some CPUs with taskset",
     )
 
 
 def check_device_busy(snapshot: Snapshot) -> Finding | None:
-    """Check that nobody else uses the target's device."""
+    """Check that no other process uses the target's device."""
     found = snapshot.activity
     if found.device_bytes_per_s is None or found.device_busy_ratio is None:
         return None
@@ -217,9 +217,9 @@ def check_device_busy(snapshot: Snapshot) -> Finding | None:
     return _judged(
         "busy_device",
         busy or found.device_bytes_per_s > DEVICE_BYTES_PER_S_MAX,
-        f"others move {format_bytes(round(found.device_bytes_per_s))}/s, "
+        f"other processes move {format_bytes(round(found.device_bytes_per_s))}/s, "
         f"busy {found.device_busy_ratio:.0%}",
-        "stop what uses the device (see `iotop`, `fuser -v`): its I/O would count as yours",
+        "stop the other users of the device (see `iotop`, `fuser -v`)",
     )
 
 
@@ -234,7 +234,7 @@ def check_refused(snapshot: Snapshot) -> Finding | None:
         "target",
         bool(place.refused),
         place.refused or figure,
-        "name another target: `kvtrace discover` lists what can be used here",
+        "use another target: `kvtrace discover` lists the usable ones",
         Level.IMPOSSIBLE,
     )
 
@@ -264,7 +264,7 @@ def check_space(snapshot: Snapshot) -> Finding | None:
         found.usable_bytes < FREE_BYTES_MIN,
         f"{format_bytes(found.usable_bytes)} usable of {format_bytes(found.size_bytes)} at "
         f"{found.point} (5 % stay free)",
-        "free space or name another place: a small working set is served by the drive's cache",
+        "free space or use another place: a drive's cache serves a small working set",
         Level.IMPOSSIBLE if full else Level.WARNING,
     )
 
@@ -295,8 +295,8 @@ def check_virtual(snapshot: Snapshot) -> Finding | None:
         "virtual_disk",
         virtual or in_memory,
         f"{disk.name} ({disk.model}) is {kind}",
-        "its host's cache, limits and neighbours are measured, too: use a drive that was passed "
-        "through, or report it as what it is",
+        "figures include the host's cache, limits and other guests: pass a drive through, or "
+        "report the disk as virtual",
     )
 
 
@@ -308,7 +308,7 @@ def check_memory_below(snapshot: Snapshot) -> Finding | None:
     kind = place.file_system.type if place.file_system is not None else "unknown"
     return _judged(
         "in_memory", place.beneath.in_memory, f"file system {kind}",
-        "name a file on a drive: this measures memory",
+        "use a file on a drive: this measures memory",
     )  # fmt: skip
 
 
@@ -319,8 +319,8 @@ def check_io_limit(snapshot: Snapshot) -> Finding | None:
     limit = snapshot.place.beneath.io_limit
     return _judged(
         "io_limit", bool(limit), limit or "no limit of a cgroup",
-        "raise io.max of the cgroup (of a container: its I/O limits), or report the figures as "
-        "those of the limit",
+        "raise io.max of the cgroup (of a container: its I/O limits), or report the "
+        "limit with the figures",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a report shows and keeps of the device and the machine below a run."""
+"""The device and the machine below a run in reports and stored results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a path is that somebody wants to replay on: a device, a file (there or new), or a folder."""
+"""Kind of a replay target's path: a device, an existing or new file, or a directory."""
 
 from __future__ import annotations
 

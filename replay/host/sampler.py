@@ -95,11 +95,11 @@ class Sampler:
         self._samples = samples
 
     def device(self, which: int, start_ns: int) -> DeviceSeries | None:
-        """Return what one of the devices did so far; None where there is none."""
+        """Return a device's activity; None without one."""
         return device_series(self._samples, which, start_ns)
 
     def host(self, start_ns: int) -> HostSeries | None:
-        """Return what the machine did so far."""
+        """Return the machine's activity."""
         return host_series(
             self._samples,
             start_ns,

@@ -1,4 +1,4 @@
-"""What a device and the machine did, interval by interval, from samples of the kernel's counters.
+"""Activity of device and machine per interval, from samples of the kernel's counters.
 
 All counters only grow, so that a sample that is left out merges two intervals and loses nothing.
 """

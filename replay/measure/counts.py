@@ -1,4 +1,4 @@
-"""What became of every row of a trace: rows = ops + errors + not executed."""
+"""Outcome of every row of a trace: rows = ops + errors + not executed."""
 
 from __future__ import annotations
 

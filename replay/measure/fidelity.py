@@ -1,4 +1,4 @@
-"""How faithfully a run did what the trace says."""
+"""Fidelity of a run to its trace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Fidelity:
     stretch_ratio: float | None
     """First to last submit ÷ first to last due."""
     order_violations: int | None
-    """None where nobody has looked."""
+    """None where it wasn't checked."""
     phases: tuple[PhaseCount, ...]
 
 

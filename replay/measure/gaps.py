@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 1 << 17
-"""So many of the latest times are kept back: an earlier one may still come."""
+"""The number of the latest times kept back: an earlier one may still come."""
 
 
 class Gaps:

@@ -116,7 +116,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def value_at(self, ten_thousandths: int) -> int:
-        """Return the smallest value that so many of all don't exceed; 0 if there are none."""
+        """Return the percentile's value; 0 without values."""
         return self._value_at(np.cumsum(self.counts), ten_thousandths)
 
     def _value_at(self, reached: NDArray[np.int64], ten_thousandths: int) -> int:

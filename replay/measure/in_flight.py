@@ -1,4 +1,4 @@
-"""How many ops of a lane were in flight: the mean over the run, and the most at any instant."""
+"""Ops in flight of a lane: mean over the run, and maximum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 1 << 16
-"""So many ops are kept back for others that were submitted earlier."""
+"""Ops kept back for others that were submitted earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class InFlight:
         return int((begun - np.searchsorted(ends_ns, submit_ns, side="right")).max())
 
     def flight(self) -> Flight:
-        """Return mean and most so far."""
+        """Return mean and maximum."""
         most = self._max
         if self._count:
             ops = self._by_submit()

@@ -1,4 +1,4 @@
-"""How late an op was submitted, and why: predecessors, a slot, others due at once, or the tool."""
+"""Lateness of submits by cause: predecessors, a queue slot, a burst, or kvtrace itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 1 << 16
-"""So many ops are kept back for others that could have started earlier."""
+"""Ops kept back for others that could have started earlier."""
 SUBMIT_NS = 10_000
 SUBMIT_BYTES_PER_NS = 25
 """What an ideal submitter needs for one I/O of a burst: the longer of 10 µs and its bytes at

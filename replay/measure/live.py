@@ -1,4 +1,4 @@
-"""What a run does at this moment, about once a second: for a bar on a terminal and for metrics."""
+"""Live figures of a run, about once a second, for the progress bar and for metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LiveLane:
     """One tier. Counts are since the clock's zero; rates and times are of the last second or so.
 
     Times are None while nothing has completed. `ops`: reads and writes that succeeded, of which
-    `service` has the service times: both are of the ops that were taken out so far.
+    `service` has the service times: both are of the ops already taken out.
     """
 
     tier: Tier

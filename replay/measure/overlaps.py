@@ -25,7 +25,7 @@ BEGIN, END, ALL_DONE, WRITE_DONE = range(4)
 class Overlaps:
     """Counts the ops of one lane that were submitted before what they overlap had completed.
 
-    A write waits for all I/O on its bytes so far, a read for writes.
+    A write waits for all earlier I/O on its bytes, a read for writes.
     """
 
     def __init__(self) -> None:

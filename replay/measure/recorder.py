@@ -182,7 +182,7 @@ class _Lane:
     def measure(
         self, tier: Tier, counters: Sequence[LaneCounters], found: Latencies
     ) -> LaneMeasure:
-        """Return what the lane did so far; `found`: its ops within the window."""
+        """Return the lane's measure; `found`: its ops within the window."""
         window = self.window
         end_ns = window.end_ns if self.submitted else max(window.end_ns, self.asked_end_ns)
         scheduled = self.mode != Mode.MAX
@@ -329,7 +329,7 @@ class Recorder:
         return took_ns / planned_ns if planned_ns > 0 else None
 
     def measure(self, lane: int, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
-        """Return what one lane, whose ops are those of `tier`, did so far."""
+        """Return the measure of one lane, whose ops are those of `tier`."""
         total = Latencies()
         for (code, _), found in self._cells.items():
             if code >> 6 == tier:

@@ -1,4 +1,4 @@
-"""What happened when: counts and latencies per slice of time, for plots and for what changes.
+"""Counts and latencies per slice of time, for plots and drift.
 
 Ops are counted where they complete. Their bytes are spread evenly over their service time: an
 object that takes longer than a slice would else show a peak that no device has.
@@ -155,12 +155,12 @@ class Slices:
 
     @property
     def errors(self) -> int:
-        """How many ops failed so far."""
+        """Failed ops."""
         return int(self._table[_ERRORS].sum())
 
     @property
     def ops(self) -> int:
-        """Reads and writes that succeeded so far."""
+        """Reads and writes that succeeded."""
         return int(self._table[_OPS : _OPS + 2].sum())
 
     @property
@@ -169,7 +169,7 @@ class Slices:
         return int(self._table[_BYTES : _BYTES + 2].sum())
 
     def service_counts(self) -> NDArray[np.int64]:
-        """Return how many service times fell into each coarse bucket so far."""
+        """Return the number of service times in each coarse bucket."""
         return np.asarray(self._latencies[:_RESPONSE].sum(axis=(0, 1)))
 
     def recent(self, begin_ns: int, end_ns: int) -> Recent:

@@ -20,7 +20,7 @@ SHOWN = 5
 
 
 def error_name(code: int) -> str:
-    """Return what an op's error is called, e.g. `EIO` or `dependency_failed`."""
+    """Return the name of an op's error, e.g. `EIO` or `dependency_failed`."""
     return _NAMES.get(code) or errno.errorcode.get(code, str(code))
 
 

@@ -25,8 +25,8 @@ _TIER = np.dtype(
     [("all_done", "i8"), ("alone_done", "i8"), ("evict_row", "i8"), ("evict_done", "i8")],
     align=True,
 )
-"""Of one key on one tier: when all so far, and all writes and deletes, are done; the last evict
-write, 1 + its place in the trace, and when it is done."""
+"""Of one key on one tier: when all earlier ops, and all writes and deletes, are done; the last
+evict write, 1 + its place in the trace, and when it is done."""
 _PLACE = np.dtype([("all_done", "i8"), ("write_done", "i8")], align=True)
 
 

@@ -1,4 +1,4 @@
-"""What a lane completed between the end of the warm-up and its last submit, reads and writes."""
+"""Reads and writes that a lane completed between the end of the warm-up and its last submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does, for Prometheus: its metrics, and an HTTP endpoint that serves them."""
+"""Metrics of a run for Prometheus, and the HTTP endpoint that serves them."""
 
 from __future__ import annotations
 

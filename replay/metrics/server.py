@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS_MAX = 8
 TIMEOUT_S = 5
-"""How long a client may take to ask, and to take its answer."""
+"""Time limit of a client for its request, and for reading the answer."""
 
 
 class _Handler(WSGIRequestHandler):

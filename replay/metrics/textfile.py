@@ -19,7 +19,7 @@ SUFFIX = ".prom"
 """node_exporter reads no other."""
 PERIOD_S = 1.0
 _OURS = b"# HELP kvtrace_"
-"""How each file that was written here begins."""
+"""First line of each file written here."""
 
 
 class MetricsFile:

@@ -1,4 +1,4 @@
-"""What every engine takes and gives back: lanes and a ring of ops in, times out.
+"""The engines' interface: lanes and a ring of ops in, times out.
 
 The planner decides everything that can be decided before the clock starts and hands it over as
 columns; an engine submits, reaps and stamps. The columns are a ring: a run of any length needs the
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from replay.ops.counters import LaneCounters
 
 SECTOR_BYTES = 512
-"""What lengths are counted in, and what has a stamp of its own."""
+"""Unit of lengths; each unit has its own stamp."""
 NO_TIME_NS = -1
 """In a time column: it never happened. In `Ops.due_ns` (closed mode): when the op's gate opens."""
 UNBOUNDED_BYTES = (1 << 63) - 1
@@ -162,7 +162,7 @@ class Ops:
     a read with `Verify.FULL`: where the bytes it must find start): a
     virtual offset that grows without end, of which each piece's physical place is `virtual % arena
     size`; the planner never lets a piece straddle the end. Stamps: `key`, `sector` of the op's
-    first 512 bytes in its object, `generation`. `cell` is what the op is in the trace, for whoever
+    first 512 bytes in its object, `generation`. `cell` is the op's kind in the trace, for the
     measures; engines don't look at it. `clock` (closed mode, else of length 0): index of a clock,
     and `GATING`. An op on several extents has `DIVIDED` | k as its offset: pairs (offset, length)
     of the ring `extents`, from k on, are its own, as many as make up its length.
@@ -199,7 +199,7 @@ class Ops:
     def empty(
         cls, capacity: int, edge_capacity: int, *, clocks: bool = False, extents: int = 1
     ) -> Ops:
-        """Return room for so many ops, edges and pairs of `extents` (powers of two).
+        """Return room for ops, edges and pairs of `extents` (powers of two).
 
         Memory is taken as it is used.
         """
@@ -234,7 +234,7 @@ INTERRUPTED = -3
 """In `Times.error`: not executed, since the run was stopped."""
 
 NO_WAITER, FINISHED, FAILED = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
-"""Low half of `Times.state`: nobody waits for the op; it is finished; it is, and has failed. Any
+"""Low half of `Times.state`: no op waits for it; it is finished; it is, and has failed. Any
 other value is the latest of the ops that wait for it. The high half is the op's number."""
 
 
@@ -324,11 +324,11 @@ class LoopOptions:
 
 @dataclass(slots=True)
 class Control:
-    """Shared between a running engine, its planner and whoever watches.
+    """Shared between a running engine, its planner and watchers.
 
     Ops [drained, planned) are in the ring. The planner grows `planned[0]` after it has filled
     columns and called `Times.reset`, and sets `final[0]` before the engine may end; it may fill the
-    place of op i only when `drained[0] > i - capacity`. Whoever takes the times of finished ops out
+    place of op i only when `drained[0] > i - capacity`. The thread that drains finished ops
     grows `drained[0]`, in order. Set `stop[0]` to 1: the engine submits nothing more, drains and
     returns. `completed_ops` and `completed_bytes` (one element per lane) grow while it runs.
     `start_ns[0]`: clock zero, 0 until the clock has started.

@@ -1,4 +1,4 @@
-"""What an engine counts on each lane while it runs."""
+"""Counters of an engine per lane."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from replay.ops.contract import Ops
 
 OPS, EDGES, FLOOR, DRAINED, EDGE_FLOOR, EXTENTS, EXTENT_FLOOR = range(7)
-"""Places in `Ring.cursor`: ops and edges so far; the floor; ops that were taken out of the ring,
-and edges before the first one that wasn't; extents so far, and those of ops taken out."""
+"""Places in `Ring.cursor`: ops and edges; the floor; ops that were taken out of the ring,
+and edges before the first one that wasn't; extents, and those of ops taken out."""
 NODES, NODE_FLOOR = range(2)
-"""Places in `Lists.cursor`: nodes so far; those before it are of ops below the floor."""
+"""Places in `Lists.cursor`: nodes; those before it are of ops below the floor."""
 JOIN_COUNT = 1 << 14
-"""A list of so many ops is replaced by one op that waits for them."""
+"""Length from which a list of ops is replaced by one op that waits for them."""
 _DEDUPE = 16
 _NOTHING = int(Action.NONE)
 _EXTRA, _NO_CLOCK = int(EXTRA), int(NO_CLOCK)
@@ -88,7 +88,7 @@ def ring_of(ops: Ops) -> Ring:
 
 
 def make_lists(capacity: int, ring: Ring) -> Lists:
-    """Return room for so many nodes, a power of two."""
+    """Return room for `capacity` nodes, a power of two."""
     cursor = np.zeros(2, np.int64)
     cursor[NODES] = cursor[NODE_FLOOR] = 1
     return Lists(
@@ -102,7 +102,7 @@ def make_lists(capacity: int, ring: Ring) -> Lists:
 
 
 def enlarged(lists: Lists, ring: Ring, extra_count: int) -> Lists:
-    """Return the same lists with at least twice the room, and for so many more nodes."""
+    """Return the same lists with at least twice the room, and for `extra_count` more nodes."""
     needed = len(lists.op) * 2 + extra_count
     made = make_lists(power_of_two(needed), ring)
     made.cursor[:] = lists.cursor
@@ -115,14 +115,14 @@ def enlarged(lists: Lists, ring: Ring, extra_count: int) -> Lists:
 
 @helper
 def lists_have_room(lists: Lists, count: int) -> bool:
-    """Whether so many more nodes fit."""
+    """Whether that number of nodes fits."""
     used = lists.cursor[NODES] - lists.cursor[NODE_FLOOR]
     return bool(used + count <= lists.op.size)
 
 
 @helper
 def ring_has_room(ring: Ring, ops: int, edges: int) -> bool:
-    """Whether so many more ops and edges fit."""
+    """Whether that number of ops and edges fits."""
     cursor = ring.cursor
     if cursor[OPS] + ops - cursor[DRAINED] > ring.due.size:
         return False
@@ -131,7 +131,7 @@ def ring_has_room(ring: Ring, ops: int, edges: int) -> bool:
 
 @helper
 def extents_have_room(ring: Ring, count: int) -> bool:
-    """Whether so many more extents fit."""
+    """Whether that number of extents fits."""
     cursor = ring.cursor
     return bool(2 * (cursor[EXTENTS] + count - cursor[EXTENT_FLOOR]) <= ring.extents.size)
 

@@ -74,5 +74,5 @@ def allocate(size_bytes: int) -> tuple[NDArray[np.uint8], PageKind]:
 
 
 def at_address(address: int, size_bytes: int) -> NDArray[np.uint8]:
-    """Return memory that is somebody else's as bytes; it must outlive the array."""
+    """Return foreign memory as bytes; it must outlive the array."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))

@@ -78,7 +78,7 @@ def produce(
         place = filled % len(arena)
         stream.fill(arena[place : place + chunk_bytes])
         filled += chunk_bytes
-        # Lets nobody see the count before the bytes, on processors that reorder stores too.
+        # Publishes the bytes before the count, also on processors that reorder stores.
         fence.release()
         fence.acquire()
         control[FILLED] = filled

@@ -36,7 +36,7 @@ class Shared:
 
 
 class _Mapping:
-    """A range of addresses that numpy looks at, unmapped when nobody looks any more."""
+    """A range of addresses that numpy looks at, unmapped after the last view."""
 
     def __init__(self, begin: int, mapped_bytes: int, address: int, size_bytes: int) -> None:
         weakref.finalize(self, _libc().munmap, ctypes.c_void_p(begin), mapped_bytes)

@@ -1,4 +1,4 @@
-"""What a plan must know of targets, loop threads and payload, and the state that it begins with."""
+"""Inputs of a plan: targets, loop threads, payload and initial state."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class State(NamedTuple):
     """Per key: how many ops there were when it was last in a row."""
     ground: Ground
     next_thread: NDArray[np.int64]
-    """Per lane: ops so far."""
+    """Per lane: ops."""
     born_length: NDArray[np.int64]
     """Of the lives that are about to begin, in order."""
     cursor: NDArray[np.int64]

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kvtrace.placement.survey import Survey
 
 RING_OPS = 1 << 20
-"""How far ahead of the loop the plan goes, at most."""
+"""Ops that the plan may be ahead of the loop."""
 EDGES_PER_OP = 4
 _LOOP_OPS, _LOOP_ROUNDS = 1 << 12, 1 << 10
 """A loop of few rows is planned for as many ops and rounds at least: each round has its cost."""
@@ -106,17 +106,17 @@ class Planner:
 
     @property
     def planned(self) -> int:
-        """How many ops there are so far."""
+        """Number of ops."""
         return int(self._ring.cursor[OPS])
 
     @property
     def edges(self) -> int:
-        """How many waits there are so far."""
+        """Number of waits."""
         return int(self._ring.cursor[EDGES])
 
     @property
     def extent_ends(self) -> NDArray[np.int64]:
-        """Per lane: where the space that the plan uses so far ends."""
+        """Per lane: the end of the space that the plan uses."""
         return np.asarray(self._state.ground.lanes["top"], np.int64)
 
     @property

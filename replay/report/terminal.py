@@ -1,4 +1,4 @@
-"""The report for people: fits 80 columns."""
+"""The whole report for a terminal (`--full`): every table, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}
+STYLES = {"VALID": "bold green", "INVALID": "bold red", "UNJUDGED": "bold yellow"}
 
 
 def render(result: ResultDocument) -> Iterator[RenderableType]:
@@ -50,7 +50,7 @@ def render(result: ResultDocument) -> Iterator[RenderableType]:
 
 
 def _verdict(result: ResultDocument) -> Text:
-    text = Text(result.verdict, style=_STYLES[result.verdict])
+    text = Text(result.verdict, style=STYLES[result.verdict])
     for mark in dict.fromkeys(mark.code for mark in result.marks):
         text.append(f" {printable(mark)}", style="bold yellow")
     if result.reasons and result.acceptable:
@@ -164,16 +164,12 @@ def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
 
 def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
     """Yield throughput and P99 over time as lines of bars, each with what its highest bar is."""
-    width_s = slices.width_s
-    moved = [
-        (read + write) / width_s
-        for read, write in zip(slices.read_bytes, slices.write_bytes, strict=True)
-    ]
+    moved = moved_per_s(slices)
     p99 = [
         max(pair)
         for pair in zip(slices.read_service_p99_ns, slices.write_service_p99_ns, strict=True)
     ]
-    if len(moved) < _BARS_MIN:
+    if not moved:
         return
     for name, values, highest in (
         (" over time", moved, format_rate(max(moved))),
@@ -183,8 +179,18 @@ def _over_time(slices: TimeSlices) -> Iterator[tuple[str, str]]:
             yield name, f"{sparkline(values, _BARS)} max {highest}"
 
 
+def moved_per_s(slices: TimeSlices) -> list[float]:
+    """Return bytes/s read and written in each slice of time; none where slices are too few."""
+    if len(slices.read_bytes) < _BARS_MIN:
+        return []
+    return [
+        (read + write) / slices.width_s
+        for read, write in zip(slices.read_bytes, slices.write_bytes, strict=True)
+    ]
+
+
 def sparkline(values: Sequence[float], bars: int) -> str:
-    """Return at most so many bars, each the highest of its part, from nothing up to the highest."""
+    """Return at most `bars` bars, each the maximum of its part, from zero up to the highest."""
     parts = min(bars, len(values))
     edges = [len(values) * part // parts for part in range(parts + 1)]
     tops = [max(values[begin:end]) for begin, end in pairwise(edges)]

@@ -117,7 +117,7 @@ def _lanes(
 
 
 def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
-    """Return what all loop threads of a lane have counted."""
+    """Return the counts of all loop threads of a lane."""
     total = LaneCounters()
     for each in counters:
         for name in _SUMMED:

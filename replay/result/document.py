@@ -35,7 +35,7 @@ maps and the trace's header. Version 1 had no reader; its files are refused."""
 READ_VERSIONS = (2, SCHEMA_VERSION)
 
 Kind = Literal["replay", "ops"]
-"""Where a result comes from: a run of ours, or the finished ops of any tool."""
+"""Origin of a result: a replay, or finished ops of any tool."""
 Word = Literal["VALID", "INVALID", "UNJUDGED"]
 
 

@@ -1,4 +1,4 @@
-"""What makes a result INVALID: one check per reason, each with its figure and what to do."""
+"""INVALID reasons: one check per reason, each with its figure and remedy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ if TYPE_CHECKING:
 
 HOST_LATENESS_NS = 100 * US_NS
 HOST_LATENESS_RATIO = 0.01
-_MORE_CPU = (
-    "give the loop more CPU (--threads, --spin on, fewer busy processes) or use the compiled engine"
-)
+_MORE_CPU = "give the loop more CPU (--threads, --spin on, fewer busy processes)"
 SHARED_RATIO = 0.05
 SHARED_BYTES = 64 * MIB
 RUN_TIME_RATIO = 0.99
-"""How much of its run time a run lasts at least."""
+"""Fraction of its run time that a run must last."""
 SUSPENDED_NS = 10 * MS_NS
 CODES = (
     "failed_ops",
@@ -39,7 +37,7 @@ CODES = (
     "payload_repeated",
     "counts_differ",
 )
-"""What can make a result INVALID; each may be accepted."""
+"""Codes of INVALID reasons; each can be accepted."""
 
 
 LASTING = frozenset(CODES) - {
@@ -64,7 +62,7 @@ def _failed(found: Findings) -> list[Reason]:
             "failed_ops",
             f"{format_count(found.failed_ops)} ops failed, the first with "
             f"{found.first_error}{more}",
-            "see the kernel's log and the device's health; failed ops are in no percentile",
+            "check the kernel log and the device's health; failed ops are in no percentile",
         )
     ]
 
@@ -72,13 +70,14 @@ def _failed(found: Findings) -> list[Reason]:
 def _mismatched(found: Findings) -> list[Reason]:
     if not found.mismatched_ops:
         return []
-    first = found.mismatches[0] if found.mismatches else "not readable any more"
+    first = found.mismatches[0] if found.mismatches else "no longer readable"
     return [
         Reason(
             "verify_failed",
-            f"{format_count(found.mismatched_ops)} reads returned other bytes than were "
+            f"{format_count(found.mismatched_ops)} reads returned bytes that differ from those "
             f"written; first: {first}",
-            "is another process writing there? Else the storage loses or mixes up data",
+            "check whether another process writes to the target; otherwise the storage loses or "
+            "corrupts data",
         )
     ]
 
@@ -94,9 +93,9 @@ def _late(found: Findings) -> list[Reason]:
             reasons.append(
                 Reason(
                     "host_lateness",
-                    f"tier {lane.tier.label}: the tool itself was late by "
+                    f"tier {lane.tier.label}: kvtrace itself was late by "
                     f"{format_duration_ns(late_ns)} at P99, above {format_duration_ns(limit_ns)}",
-                    f"{_MORE_CPU}, or lower --speed",
+                    f"{_MORE_CPU}, use the compiled engine, or lower --speed",
                 )
             )
     return reasons
@@ -117,10 +116,9 @@ def _idle(found: Findings) -> list[Reason]:
             reasons.append(
                 Reason(
                     "host_lateness",
-                    f"tier {lane.tier.label}: for {ratio:.1%} of the time that an op had a queue "
-                    "slot the tool hadn't submitted it yet, so that throughput may be lower by as "
-                    "much",
-                    _MORE_CPU,
+                    f"tier {lane.tier.label}: kvtrace left queue slots empty for {ratio:.1%} "
+                    "of the time, so the device's throughput may be higher by as much",
+                    f"{_MORE_CPU} or use the compiled engine",
                 )
             )
     return reasons
@@ -129,16 +127,18 @@ def _idle(found: Findings) -> list[Reason]:
 def _unwritten(found: Findings) -> list[Reason]:
     parts = []
     if found.original_reads:
-        parts.append(f"{format_count(found.original_reads)} reads of objects nobody has written")
+        parts.append(
+            f"{format_count(found.original_reads)} reads of objects that were never written"
+        )
     if found.beyond_reads:
-        parts.append(f"{format_count(found.beyond_reads)} reads beyond what was written")
+        parts.append(f"{format_count(found.beyond_reads)} reads beyond the written length")
     if not parts:
         return []
     return [
         Reason(
             "unwritten",
             ", ".join(parts),
-            "use --populate touched: storage answers such reads without touching its medium",
+            "use --populate touched: storage answers such reads without accessing its medium",
         )
     ]
 
@@ -147,8 +147,8 @@ def _not_executed(found: Findings) -> list[Reason]:
     return [
         Reason(
             "tier_not_executed",
-            f"tier {name} was named by --tiers and had no target, or the trace has no such rows",
-            "give it a target, or leave it out of --tiers",
+            f"tier {name} is in --tiers, but has no target or no rows in the trace",
+            "add a target for the tier, or remove it from --tiers",
         )
         for name in found.named_not_executed
     ]
@@ -162,9 +162,9 @@ def _short(found: Findings) -> list[Reason]:
         Reason(
             "short_window",
             f"{format_duration_ns(measured_ns)} measured, "
-            f"{format_duration_ns(found.min_window_ns)} asked for",
+            f"at least {format_duration_ns(found.min_window_ns)} required",
             "replay a longer trace, or repeat it (--run-time with --loop)"
-            + (", or a lower --speed" if found.scheduled else "")
+            + (", or lower --speed" if found.scheduled else "")
             + "; --min-window sets the limit",
         )
     ]
@@ -191,8 +191,7 @@ def _nothing(found: Findings) -> list[Reason]:
         Reason(
             "nothing_measured",
             what,
-            "replay more of the trace (--limit), warm up for less (--warmup), or give the tiers "
-            "with reads and writes a target",
+            "raise --limit, lower --warmup, or add a target for a tier that has reads or writes",
         )
     ]
 
@@ -200,12 +199,12 @@ def _nothing(found: Findings) -> list[Reason]:
 def _interrupted(found: Findings) -> list[Reason]:
     if not found.interrupted:
         return []
-    return [Reason("interrupted", "stopped by a signal", "let it run to its end")]
+    return [Reason("interrupted", "stopped by a signal", "run again without interruption")]
 
 
 def _changed(found: Findings) -> list[Reason]:
     return [
-        Reason("target_changed", change, "keep others away from the target, and run again")
+        Reason("target_changed", change, "stop other users of the target and rerun")
         for change in found.changed
     ]
 
@@ -216,9 +215,9 @@ def _suspended(found: Findings) -> list[Reason]:
     return [
         Reason(
             "clock_suspended",
-            f"the machine slept for {format_duration_ns(found.suspended_ns)} during the run, which "
-            "none of its times shows",
-            "keep it awake (systemd-inhibit --what=sleep), and run again",
+            f"the machine was suspended for {format_duration_ns(found.suspended_ns)} during the "
+            "run; the run's times exclude that",
+            "prevent suspend (systemd-inhibit --what=sleep) and rerun",
         )
     ]
 
@@ -227,9 +226,9 @@ def _cached(found: Findings) -> list[Reason]:
     return [
         Reason(
             "page_cache",
-            f"{target.title} is a loop device through the page cache: writes end in memory, and "
-            "reads may come from it",
-            "losetup --direct-io=on, or use the file itself",
+            f"{target.title} is a loop device that uses the page cache: writes end in memory, "
+            "reads may come from memory",
+            "set up the loop device with losetup --direct-io=on, or use the file itself",
         )
         for target in found.targets
         if target.beneath.cached and found.own_bytes
@@ -245,7 +244,7 @@ def _shared(found: Findings) -> list[Reason]:
             "device_shared",
             f"the device moved {format_bytes(foreign)} more than the run's "
             f"{format_bytes(found.own_bytes)}",
-            "stop what else uses the device",
+            "stop the other users of the device and rerun",
         )
     ]
 
@@ -256,7 +255,8 @@ def _violated(found: Findings) -> list[Reason]:
     return [
         Reason(
             "order_violated",
-            f"{format_count(found.fidelity.order_violations)} ops began before what they wait for",
+            f"{format_count(found.fidelity.order_violations)} ops started before "
+            "the ops they depend on completed",
             "this is a defect of kvtrace: report it with the trace",
         )
     ]
@@ -268,7 +268,7 @@ def _stalled(found: Findings) -> list[Reason]:
     return [
         Reason(
             "planner_stall",
-            f"the loop had to wait for its plan {format_count(found.planner_stalls)} times",
+            f"the loop waited for the planner {format_count(found.planner_stalls)} times",
             "free a CPU for the planner, or "
             + ("lower --speed" if found.scheduled else "use a smaller --queue-depth"),
         )
@@ -281,8 +281,8 @@ def _repeated(found: Findings) -> list[Reason]:
     return [
         Reason(
             "payload_repeated",
-            "the arena's bytes were written again and again without stamps",
-            "use --payload fresh with --dedup-ratio, or no --dedup-ratio",
+            "the same payload bytes were written repeatedly, without stamps",
+            "add --payload fresh, or omit --dedup-ratio",
         )
     ]
 
@@ -293,7 +293,7 @@ def _miscounted(found: Findings) -> list[Reason]:
     return [
         Reason(
             "counts_differ",
-            f"{found.counts}: they don't add up",
+            f"{found.counts}: the counts do not add up",
             "this is a defect of kvtrace: report it with the trace",
         )
     ]

@@ -1,4 +1,4 @@
-"""What a recording says of its cache: what was asked for, and what was found."""
+"""Look-ups of a recording's cache: requests, hits and misses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Lookups:
     """Counts of a whole trace. `hits`: reads of requests' own, re-reads included.
 
-    `misses`: of what had been there before and was gone. `blocks`: asked for, once per request;
+    `misses`: on blocks that were cached earlier and evicted. `blocks`: asked for, once per request;
     `ideal_hit_blocks`: those that a cache which forgets nothing would have found.
     """
 
@@ -28,7 +28,7 @@ class Lookups:
 
     @property
     def accesses(self) -> int:
-        """How often something that had been there was asked for."""
+        """Requests for blocks that were cached earlier."""
         return self.hits + self.misses
 
     @property
@@ -49,7 +49,7 @@ NOTHING = Lookups(0, 0, 0, 0, 0)
 class Shared:
     """Blocks that sessions share (system prompts, documents), and those of one session's past.
 
-    `misses`, `session_misses`: asked for in vain though they had been there.
+    `misses`, `session_misses`: on blocks that were cached earlier and evicted.
     """
 
     blocks: int

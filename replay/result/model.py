@@ -1,4 +1,4 @@
-"""What a run found: everything a report shows, and the columns it was computed from."""
+"""Result of a run: every figure of a report, and the columns it was computed from."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class Result:
         return self.totals.kv_tokens_per_s(self.bytes_per_s)
 
     def document(self) -> ResultDocument:
-        """Return what every report shows, as it is stored."""
+        """Return the document that every report renders."""
         from replay.result.from_run import document_of  # it imports this module
 
         return document_of(self)

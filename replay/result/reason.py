@@ -1,4 +1,4 @@
-"""What speaks against a number, or should be known of it."""
+"""Reasons, marks and warnings of a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report shows and keeps of requests."""
+"""Requests in reports and stored results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class QosRequestsDocument(RequestTimesDocument):
 
 
 class RequestsDocument(RequestTimesDocument):
-    """All requests of which reads or writes were executed; demotions are nobody's."""
+    """Requests with executed reads or writes; demotions are not attributed to any request."""
 
     counted_from: Literal["due", "submit"] | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Signs in a lane's times that a reader of its percentiles should know of."""
+"""Warnings derived from the latency time series: drift, stalls, queueing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 STILL_NS = 250 * MS_NS
 STILL_SERVICES = 10
-"""A device stood still if nothing completed for so long, and for so many median service times."""
+"""A stall: no completion for this time, and for this number of median service times."""
 WAIT_RATIO, WAIT_NS = 2.0, MS_NS
-"""Waits count where response times are so many times, and so much above, service times at P99."""
+"""Waiting counts where P99 response exceeds P99 service by this factor, and by this time."""
 DRIFT_RATIO = 0.10
-"""Median service times of the first and the last quarter may differ by so much."""
+"""Allowed difference of median service times between the first and the last quarter."""
 
 
 def warnings(lanes: Iterable[LaneMeasure]) -> list[Reason]:
-    """Return what is to be said of each lane."""
+    """Return the warnings of each lane."""
     found = []
     for lane in lanes:
         found += [*_drifted(lane), *_still(lane), *_waited(lane)]
@@ -57,7 +57,7 @@ def _drifted(lane: LaneMeasure) -> list[Reason]:
             "drift",
             f"tier {lane.tier.label}: median service time changed by {lane.drift_ratio:+.0%} "
             "from the first quarter to the last",
-            "run longer, or let the device settle",
+            "run longer, or raise --settle",
         )
     ]
 
@@ -71,7 +71,7 @@ def _still(lane: LaneMeasure) -> list[Reason]:
             "standstill",
             f"tier {lane.tier.label}: nothing completed for {format_duration_ns(length_ns)}, from "
             f"{begin_ns / S_NS:.1f} s on",
-            "look at the highest percentiles and the heat map: a mean over the run hides it",
+            "check the highest percentiles and the heat map; means hide a stall",
         )
     ]
 
@@ -87,7 +87,6 @@ def _waited(lane: LaneMeasure) -> list[Reason]:
             "waiting",
             f"tier {lane.tier.label}: P99 response {format_duration_ns(lane.response['p99'])}, "
             f"P99 service {format_duration_ns(service_ns)}",
-            "users see response times: service times leave out the wait for a turn "
-            "(coordinated omission)",
+            "use response times: service times exclude queueing (coordinated omission)",
         )
     ]

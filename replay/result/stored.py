@@ -82,9 +82,9 @@ def parse(text: bytes, where: object) -> ResultDocument:
         first = invalid.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise TraceError(
-            f"isn't a whole result: {place}: {first['msg']}",
+            f"not a complete result: {place}: {first['msg']}",
             where=where,
-            hint="make the report again: kvtrace report RESULT.parquet",
+            hint="rewrite the report: kvtrace report RESULT.parquet --report NAME.json",
         ) from error
     return document if document.schema_version == SCHEMA_VERSION else _upgraded(document)
 
@@ -106,17 +106,17 @@ def _parsed(text: bytes, where: object) -> dict[str, Any]:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TraceError(
-            "isn't whole JSON: cut off, or another file",
+            "not valid JSON: truncated, or not a kvtrace report",
             where=where,
             got=f"{len(text):,} bytes",
             accepted="a report written by --report NAME.json",
-            hint="copy it again, or make it again from the result trace (--out)",
+            hint="copy it again, or rewrite it from the result trace (--out)",
         ) from error
     if is_mlperf_report(found):
         raise foreign_form(where)
     if not isinstance(found, dict) or "schema_version" not in found or "verdict" not in found:
         raise TraceError(
-            "isn't a result", where=where, accepted="a report written by --report NAME.json"
+            "not a result", where=where, accepted="a report written by --report NAME.json"
         )
     return found
 
@@ -129,7 +129,7 @@ def is_mlperf_report(found: object) -> bool:
 def foreign_form(where: object) -> TraceError:
     """Return the refusal of such a report."""
     return TraceError(
-        "is a result in the MLPerf benchmark's form, for its tools only",
+        "a result in the MLPerf benchmark's format, for its tools only",
         where=where,
         accepted="the report that was written by --report NAME.json, or the result trace (--out)",
     )

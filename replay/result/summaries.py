@@ -80,7 +80,7 @@ def merged(found: Iterable[Distribution | None]) -> Distribution:
 
 
 def percentile(found: Distribution, name: str) -> int | None:
-    """Return the smallest bucket's end that so many of all values don't exceed; None of none."""
+    """Return the upper end of the percentile's bucket; None without values."""
     total = sum(found.count)
     if not total:
         return None

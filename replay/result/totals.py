@@ -1,4 +1,4 @@
-"""What all lanes of a result did together."""
+"""Totals of all lanes of a result."""
 
 from __future__ import annotations
 

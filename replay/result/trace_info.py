@@ -1,4 +1,4 @@
-"""What a result says of the trace that was replayed."""
+"""Description of the replayed trace in a result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TraceInfo:
     whole: bool = False
     """Whether all of it was replayed, as far as its tiers were executed."""
     rounds: float = 1.0
-    """How often the ops of executed tiers were begun; below 1: so much of them."""
+    """How often the ops of executed tiers were begun; below 1: that share of them."""
 
 
 def describe(

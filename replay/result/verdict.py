@@ -85,7 +85,7 @@ class Findings:
     unconditioned: bool = False
     """Whether a device in an unknown state was written."""
     throttled: tuple[str, ...] = ()
-    """Devices that went slower for their heat."""
+    """Devices with thermal throttling."""
     no_bpf: str = ""
     """Why the block layer's latencies, which were asked for, couldn't be had."""
     engine: str = ""
@@ -120,8 +120,8 @@ def _unverified(found: Findings) -> list[Reason]:
         Reason(
             UNVERIFIED,
             f"none of {format_count(found.moved_reads)} reads was verified",
-            "--verify sample, without --dedup-ratio and with --populate touched, finds data that "
-            "was lost or mixed up",
+            "use --verify sample and --populate touched, without --dedup-ratio, to detect lost or "
+            "corrupted data",
         )
     ]
 
@@ -133,14 +133,16 @@ def _overloaded(found: Findings) -> list[Reason]:
     for lane in found.lanes:
         slot_ns, service_ns = lane.lateness.slot_wait["p99"], lane.service["p99"]
         if slot_ns > service_ns or lane.backlog_growing:
-            what = "the backlog grew to the end" if lane.backlog_growing else "slots ran out"
+            what = (
+                "the backlog grew until the end" if lane.backlog_growing else "queue slots ran out"
+            )
             marks.append(
                 Reason(
                     OVERLOADED,
                     f"tier {lane.tier.label}: {what} (P99 slot wait "
                     f"{format_duration_ns(slot_ns)}, P99 service {format_duration_ns(service_ns)})",
-                    "a saturation result: response times depend on the run's length; lower "
-                    "--speed for latencies",
+                    "the device is saturated: response times depend on the run's length; lower "
+                    "--speed to measure latency",
                 )
             )
     return marks

@@ -1,4 +1,4 @@
-"""Warnings of a result: what leaves it VALID, and should be known."""
+"""Warnings: findings that leave a result VALID."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _stamps_only(found: Findings) -> list[Reason]:
     return [
         Reason(
             "stamps_only",
-            f"reads were verified by their {found.coverage.coverage}: a changed bit elsewhere "
-            "isn't seen",
-            "--verify full compares every byte, --verify sample that of one read in 128",
+            f"reads were verified by {found.coverage.coverage}: corruption between stamps goes "
+            "undetected",
+            "--verify full compares every byte, --verify sample every byte of one read in 128",
         )
     ]
 
@@ -37,15 +37,15 @@ def _beneath(target: TargetEnvironment) -> Iterator[Reason]:
     if below.virtual:
         yield Reason(
             "virtual_disk",
-            f"{target.title} is on a virtual disk: its host's cache, limits and neighbours are "
-            "measured too",
-            "use a drive that is passed through, or report it as a virtual disk",
+            f"{target.title} is on a virtual disk: figures include the host's cache, limits and "
+            "other guests",
+            "pass a drive through, or report the disk as virtual",
         )
     if below.io_limit:
         yield Reason(
             "io_limit",
-            f"{target.title}: a cgroup allows {below.io_limit}",
-            "raise io.max of the cgroup, or report the figures as those of the limit",
+            f"{target.title}: a cgroup limits I/O to {below.io_limit}",
+            "raise the cgroup's io.max, or report the limit with the figures",
         )
 
 
@@ -55,27 +55,27 @@ def _part(found: Findings) -> list[Reason]:
     return [
         Reason(
             "part_of_trace",
-            f"the run did {found.part_ratio:.1%} of the trace: its mix of reads and writes is "
-            "that of the beginning",
-            "a longer --run-time, or a smaller trace, does whole rounds; compare drives by the "
-            "same part (--limit) or by whole rounds",
+            f"the run replayed {found.part_ratio:.1%} of the trace, so its mix of reads and writes "
+            "is that of the trace's beginning",
+            "raise --run-time or use a smaller trace; compare drives by the same part (--limit) or "
+            "by whole rounds",
         )
     ]
 
 
 def warnings(found: Findings) -> list[Reason]:
-    """Return what a reader of the numbers should know, each with a remedy."""
+    """Return warnings: facts that a reader of the figures needs, each with a remedy."""
     warnings = []
     if found.unconditioned and found.own_bytes:
         warnings.append(
             Reason(
                 "not_preconditioned",
-                "writes went to a device in an unknown state",
-                "`kvtrace precondition` fills it, so that its garbage collection is measured too",
+                "the device's state is unknown",
+                "run `kvtrace precondition` first, so that the run includes garbage collection",
             )
         )
     warnings += [
-        Reason("throttled", f"{name} went slower for its heat", "cool it, and run again")
+        Reason("throttled", f"{name}: thermal throttling", "improve cooling and rerun")
         for name in found.throttled
     ]
     warnings += [reason for target in found.targets for reason in _beneath(target)]
@@ -84,8 +84,9 @@ def warnings(found: Findings) -> list[Reason]:
         warnings.append(
             Reason(
                 "failed_left_out",
-                f"{found.left_out_ops:,} ops that had failed in the trace were not executed",
-                "--with-failed executes them",
+                f"{found.left_out_ops:,} ops that failed when the trace was recorded were "
+                "not executed",
+                "add --with-failed to execute them",
             )
         )
     warnings += _part(found)
@@ -94,8 +95,8 @@ def warnings(found: Findings) -> list[Reason]:
         warnings.append(
             Reason(
                 "no_bpf",
-                f"the block layer's latencies couldn't be had: {found.no_bpf}",
-                "see docs/host.md, or leave out --bpf",
+                f"block-layer latencies are missing: {found.no_bpf}",
+                "see docs/host.md, or omit --bpf",
             )
         )
     if found.engine == "python":
@@ -103,7 +104,7 @@ def warnings(found: Findings) -> list[Reason]:
             Reason(
                 "python_engine",
                 "50 to 200 µs of CPU and lateness per op, 16 threads at most",
-                "install a C compiler and install kvtrace again",
+                "install a C compiler and reinstall kvtrace",
             )
         )
     if found.small_pages:

@@ -1,4 +1,4 @@
-"""Whether a target still is what was checked: what an open descriptor says of it."""
+"""Identity of an open target, to verify that it is still the checked one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Identity:
     size_bytes: int | None
     """Of a block device; None of a file, which a run makes longer."""
     sequence: int | None
-    """The kernel's count of disks so far, when this one came or was changed."""
+    """The kernel's disk sequence number: its count when this disk came or was changed."""
     serials: tuple[str, ...]
     model: str
     backing: Backing | None

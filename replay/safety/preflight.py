@@ -294,7 +294,7 @@ def check_unshared(facts: FileFacts) -> None:
 
 
 def check_free(path: Path, more_bytes: int, place: Path | None = None) -> None:
-    """Return if so much more may be at `path` and 5 % of its file system stay free.
+    """Return if that number of bytes fits at `path` and 5 % of its file system stay free.
 
     `place`: on the same file system; else the folder that `path` is in.
     """

@@ -1,4 +1,4 @@
-"""What is on a device: known formats by their magic, and data that nothing recognises."""
+"""Content of a device: known formats by their magic, and unrecognised data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNKNOWN = "unknown"
-"""What --allow-signature calls data that isn't recognised."""
+"""Name of unrecognised data in --allow-signature."""
 _PAGE_BYTES, _SAMPLES = 4096, 256
 _SHOWN = 4
 _BLKID_NOTHING, _BLKID_AMBIVALENT = 2, 8

@@ -1,4 +1,4 @@
-"""Which block devices share storage: each as the byte ranges that it takes of what lies below."""
+"""Block devices that share storage, as byte ranges of the devices below."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EVERYTHING = 1 << 63
 _DEPTH_MAX = 16
 
 Base = tuple[str | int, ...]
-"""What bytes belong to: ("device", number), ("file", device, inode) or ("drive", WWID)."""
+"""Owner of bytes: ("device", number), ("file", device, inode) or ("drive", WWID)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ _TIB = 1 << 40
 _SHUFFLE_STREAM = 2
 """Spawn key of the random numbers that shuffle a pass."""
 NO_TRACE = "precondition"
-"""What the marker has for a trace's sha256."""
+"""The marker's value in place of a trace's sha256."""
 
 
 class _Conditionable(Target, Protocol):
@@ -57,7 +57,7 @@ class _Conditionable(Target, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PreconditionOptions:
-    """How a device is filled. `passes`: at most so many, the first of them sequential."""
+    """How a device is filled. `passes`: the maximum, the first of them sequential."""
 
     passes: int = 2
     io_size_bytes: int = 128 * KIB
@@ -143,7 +143,7 @@ def precondition(
     watcher: Watcher | None = None,
     stop: Stop | None = None,
 ) -> Preconditioning:
-    """Return what was written to the target of `spec`, after the checks that a replay makes.
+    """Fill the target of `spec` after a replay's checks, and return the measured passes.
 
     Passes go on to `options.passes`, or until a whole pass at random has ended in a steady rate.
     Prints nothing, ends nothing. Raises UsageError or TargetError; before a byte was written where

@@ -1,4 +1,4 @@
-"""What is on a target now, read past the loop: after populating, and after a run."""
+"""Reads of a target outside the loop: after populating, and after a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a rate has become steady: the test that SNIA's SSD performance test specification has."""
+"""Steady-state test of SNIA's SSD performance test specification."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def _load(name: str) -> _Module:
 
 
 def describe() -> tuple[TargetInfo, ...]:
-    """Return what can be said of each target."""
+    """Return a description of each target."""
     return tuple(_described(name) for name in names())
 
 
@@ -277,7 +277,7 @@ def _described(name: str) -> TargetInfo:
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:
-    """Return what a run is given as targets. Raises UsageError for anything else."""
+    """Return a run's targets. Raises UsageError for anything else."""
     if isinstance(targets, TargetSpec | str) or not isinstance(targets, Iterable):
         raise arguments.wrong("targets", targets, "a list of replay.TargetSpec(...) or targets")
     listed = tuple(targets)

@@ -122,7 +122,7 @@ def test_sessions_must_be_known(tmp_path: Path, cli: Cli, small_trace: Path) -> 
     ):
         outcome = cli(*arguments)
         assert outcome.code == 2
-        assert "--sessions: the trace doesn't know its sessions" in outcome.error
+        assert "--sessions: the trace has no sessions" in outcome.error
 
 
 def test_a_short_key_is_refused(tmp_path: Path, cli: Cli, small_trace: Path) -> None:

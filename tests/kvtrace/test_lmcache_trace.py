@@ -298,7 +298,7 @@ def test_tier_is_the_users_choice(tmp_path: Path) -> None:
 def test_traces_without_requests_are_refused(tmp_path: Path) -> None:
     """Which blocks are one prompt can't be told without requests and steps."""
     path = write_rows(tmp_path / "t.parquet", ROWS)
-    with pytest.raises(TraceError, match="doesn't know its requests"):
+    with pytest.raises(TraceError, match="has no requests"):
         export(path, tmp_path / "t.lct")
     path = write_rows(
         tmp_path / "e.parquet", [ROWS[4]], request=STEPS["request"][4:5], step=STEPS["step"][4:5]

@@ -127,7 +127,7 @@ def test_a_request_in_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("header", "more", "out", "message"),
     [
-        (Header(**WHOLE), False, "t.jsonl", "doesn't know its requests"),
+        (Header(**WHOLE), False, "t.jsonl", "has no requests"),
         (Header(), True, "t.jsonl", "its blocks make no ids of 512 tokens"),
         (
             Header(layout={"block_tokens": 100, "name": "x"}),

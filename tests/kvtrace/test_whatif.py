@@ -179,7 +179,7 @@ def test_a_trace_that_tells_nothing_is_refused(tmp_path: Path) -> None:
     pl.read_parquet(path).drop("request").write_parquet(tmp_path / "bare.parquet")
     with (
         open_trace(tmp_path / "bare.parquet") as trace,
-        pytest.raises(TraceError, match=r"doesn't know its requests.*--config"),
+        pytest.raises(TraceError, match=r"has no requests.*--config"),
     ):
         Traced(trace)
     record(load_config(None, SMALL | {"requests": 3, "model": "gpt-oss-20b"}), path.with_stem("h"))

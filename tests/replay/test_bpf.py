@@ -104,7 +104,7 @@ def test_the_table_fits_80_columns() -> None:
     text = "\n".join(lines)
     assert "block layer" in text
     assert "32.8µs" in text
-    assert "whoever made them" in text
+    assert "from all processes" in text
     assert not list(below.block_layer(None))
 
 
@@ -271,7 +271,7 @@ def test_the_option_says_on_stderr_what_is_missing(
     """`--bpf` where it can't be had: a line on stderr, a warning in the report, exit 0."""
     trace = write_trace(tmp_path / "t.parquet", [(0, Op.WRITE, Tier.NVME, 1, Phase.EVICT, 4096)])
     words = ("--target", "null", "--min-window", "0s", "--accept", "host_lateness")
-    found = cli("replay", trace, *words, "--bpf")
+    found = cli("replay", trace, *words, "--bpf", "--full")
     assert found.code == 0
     assert "--bpf: the block layer's latencies won't be there: no target" in found.err
     assert "no_bpf (warning)" in found.out

@@ -58,8 +58,8 @@ QUICK = ("--arena", "16MiB", "--settle", "0s", "--min-window", "0s", *ACCEPT)
 
 
 def test_a_run_prints_its_report_in_80_columns(run: Run, trace: Path, direct_path: Path) -> None:
-    """Exit 0; the report is on stdout and fits; what happens is told on stderr."""
-    found = run(trace, "--device", direct_path / "target", *QUICK)
+    """Exit 0; the report is on stdout and fits; messages go to stderr."""
+    found = run(trace, "--device", direct_path / "target", *QUICK, "--full")
     assert found.code == 0
     assert "VALID" in found.stdout.splitlines()[0]
     assert all(len(line) <= 80 for line in found.stdout.splitlines())

@@ -126,7 +126,7 @@ def test_a_result_says_why_its_engine_is_not_the_fastest(direct_path: Path) -> N
     accept = ("--accept", "host_lateness", "--accept", "device_shared")
     report = direct_path / "report.json"
     words = (trace, "--device", direct_path / "target", *accept, "--verify", "full")
-    done = run_without_io_uring(*words, "--report", report)
+    done = run_without_io_uring(*words, "--full", "--report", report)
     assert done.returncode == 0, done.stderr
     tool = json.loads(report.read_text())["tool"]
     assert tool["engine"] == "threads"

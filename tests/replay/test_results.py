@@ -139,10 +139,10 @@ def test_bad_results_are_refused_with_what_to_do(report: Path, tmp_path: Path) -
     cut_trace = tmp_path / "cut.parquet"
     cut_trace.write_bytes(report.with_name("r.parquet").read_bytes()[:5000])
     cases = [
-        (cut, "cut off.*copy it again"),
+        (cut, "truncated.*copy it again"),
         (changed(report, schema_version=SCHEMA_VERSION + 1), "unknown schema.*update kvtrace"),
         (changed(report, schema_version=1), "unknown schema.*replay again"),
-        (other, "isn't a result"),
+        (other, "not a result"),
         (tmp_path / "none.json", "can't read"),
         (trace, "has no column submit.*--out"),
         (cut_trace, "cut.parquet"),
@@ -150,7 +150,7 @@ def test_bad_results_are_refused_with_what_to_do(report: Path, tmp_path: Path) -
     for path, message in cases:
         with pytest.raises(TraceError, match=message):
             stored.load(path)
-    with pytest.raises(TraceError, match=r"isn't a whole result: wrong.*make the report again"):
+    with pytest.raises(TraceError, match=r"not a complete result: wrong.*rewrite the report"):
         stored.load(changed(report, wrong=1))
     with pytest.raises(UsageError, match="has no ops"):
         stored.load(report, from_ops=True)

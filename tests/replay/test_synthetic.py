@@ -229,7 +229,8 @@ def forms(
     source = tmp_path / "r.json"
     source.write_text(result.model_dump_json())
     made = {form: tmp_path / f"again.{form}" for form in READERS if form != "txt"}
-    found = cli("report", source, *(word for path in made.values() for word in ("--report", path)))
+    words = [word for path in made.values() for word in ("--report", path)]
+    found = cli("report", source, "--full", *words)
     assert found.code == 0, found.err
     printed = tmp_path / "again.txt"
     printed.write_text(found.out)

@@ -94,7 +94,7 @@ def must_name(answer: tuple[int, str, dict[str, Any]], *named: str) -> None:
     assert codes(found) - BUSY == {"verify_failed"}
     assert found["errors_by_name"] == {"verify_failed": len(named)}
     assert list(found["payload"]["mismatches"]) == list(named)
-    assert f"{len(named)} reads returned other bytes than were written; first: " in printed
+    assert f"{len(named)} reads returned bytes that differ from those written; first: " in printed
     assert named[0] in printed
 
 

@@ -129,13 +129,13 @@ class Command:
         *words: object,
         watcher: Silent | None = None,
     ) -> tuple[Outcome, dict[str, Any]]:
-        """Run it; return what it did and printed, and its report as JSON."""
+        """Run it with `--full`; return its outcome and its report as JSON."""
         made = tuple(targets)
         self.monkeypatch.setattr("kvtrace.cli.replay_options.target_specs", lambda **_: made)
         if watcher is not None:
             self.monkeypatch.setattr("kvtrace.cli.replay.Shown", lambda: watcher)
         report = self.folder / "report.json"
-        outcome = self.cli("replay", trace, *QUICK, "--report", report, "--force", *words)
+        outcome = self.cli("replay", trace, *QUICK, "--full", "--report", report, "--force", *words)
         return outcome, json.loads(report.read_text())
 
 

@@ -73,7 +73,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of the file so far."""
+    """State over the file."""
 
     chosen: Devices
     devices: Names = field(default_factory=Names)
@@ -92,7 +92,7 @@ class _Found:
         return np.array([*self.numbers, 0], np.int64)[place]
 
     def notes(self, late: int) -> list[str]:
-        """Return what was left out or changed."""
+        """Return notes on rows left out or changed."""
         said = [f"{self.others:,} events of other kinds left out"]
         if self.empty:
             said.append(f"{self.empty:,} queue events without data left out")

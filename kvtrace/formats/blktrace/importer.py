@@ -55,7 +55,7 @@ _READ, _WRITE, _DISCARD, _NOTIFY = 1 << 16, 1 << 17, 1 << 29, 1 << 26
 _OF_CGROUP = 1 << 8
 _ACTION = 0xFFFF & ~_OF_CGROUP
 _REMAP = np.dtype([("above", ">u4"), ("below", ">u4"), ("sector", ">u8")])
-"""What follows a remap event. Source: struct blk_io_trace_remap of the same file."""
+"""The record behind a remap event. Source: struct blk_io_trace_remap of the same file."""
 _BLOCK_BYTES = 4 << 20
 _LENGTH_AT = 46
 
@@ -138,7 +138,7 @@ class Sequences:
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of all files so far."""
+    """State over all files."""
 
     chosen: Devices
     devices: KeyTable = field(default_factory=KeyTable)
@@ -149,7 +149,7 @@ class _Found:
     sequences: Sequences = field(default_factory=Sequences)
 
     def notes(self, late: int) -> list[str]:
-        """Return what was left out or changed."""
+        """Return notes on rows left out or changed."""
         said = [f"{self.others:,} events of other kinds left out"]
         if self.empty:
             said.append(f"{self.empty:,} queue events without data left out")

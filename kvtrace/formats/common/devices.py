@@ -127,7 +127,7 @@ class Devices:
         return np.isin(device, list(self._wanted))
 
     def notes(self) -> list[str]:
-        """Return what was left out."""
+        """Return notes on rows left out."""
         return [
             f"device {label(device)} left out: {seen.events:,} queue events, "
             f"{seen.size_bytes:,} bytes"
@@ -155,7 +155,7 @@ class Unknown:
         count[1] += int(sizes_bytes.sum())
 
     def notes(self) -> list[str]:
-        """Return what was left out."""
+        """Return notes on rows left out."""
         return [
             f"{count:,} queue events of kind {kind} left out: {size_bytes:,} bytes, neither read, "
             "written nor discarded"

@@ -55,7 +55,7 @@ class ExportOptions:
     endpoint: str = ""
     """warp: the server's address; sai3: the URI that names are below."""
     with_cat: bool = False
-    """warp: the columns last_byte and cat, too."""
+    """warp: add the columns last_byte and cat."""
 
 
 @dataclass(frozen=True, slots=True)

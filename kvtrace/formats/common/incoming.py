@@ -31,7 +31,7 @@ PHASES = {
     Op.DELETE: Phase.EVICT,
     Op.LOOKUP: Phase.DECODE,
 }
-"""Why an op is done, as far as the op tells."""
+"""Phase of an op, as far as its kind determines it."""
 EIO = 5
 
 
@@ -73,7 +73,7 @@ class Lost:
             self.note(name, reason, int(size[row]), 1 if count is None else int(count[row]))
 
     def notes(self) -> list[str]:
-        """Return what was left out."""
+        """Return notes on rows left out."""
         return [
             f"{count:,} ops {name} left out: {size_bytes:,} bytes"
             for name, (count, size_bytes) in sorted(self._counts.items())

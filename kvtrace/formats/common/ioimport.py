@@ -1,4 +1,4 @@
-"""What importers of I/O at offsets share: from batches of it to a trace."""
+"""Shared code of importers of I/O at offsets: from batches to a trace."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class TimeOrder:
         waiting: Columns = {}
         for later, columns in zip(behind, batches, strict=True):
             joined = in_order_of(joined_columns(waiting, columns), by) if self.disorder else columns
-            # What is as late as something to come stands before it, too.
+            # An op as late as a coming one stands before it as well.
             end = int(np.searchsorted(joined[by], later, side="right"))
             if end:
                 rows = {name: values[:end] for name, values in joined.items()}

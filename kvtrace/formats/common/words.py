@@ -124,7 +124,7 @@ def _hashes(
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Some lines of a file. `first`: number of the first one, from 1; empty lines count, too."""
+    """Some lines of a file. `first`: number of the first one, from 1; empty lines count."""
 
     path: Path
     first: int

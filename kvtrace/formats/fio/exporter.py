@@ -265,7 +265,7 @@ class _Log:
         self._map.close()
 
     def names(self) -> list[str]:
-        """Return the names of the files so far."""
+        """Return the files' names."""
         if not self._target.per_key:
             return [self._target.name]
         keys = self._names.keys[: self._names.count].tolist()
@@ -313,7 +313,7 @@ def _lines_of_files(
 def _loses(
     trace: Trace, ready: Prepared, tiers: tuple[Tier, ...], target: _Target, log: _Log
 ) -> tuple[str, ...]:
-    """Return what the log can't hold, with figures."""
+    """Return the log's losses, with figures."""
     words = ", ".join(tier.label for tier in tiers)
     failed = ready.survey.failed_rows
     others = trace.rows - failed - int(ready.survey.cell_ops[list(tiers)].sum())

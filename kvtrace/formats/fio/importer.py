@@ -127,14 +127,14 @@ def _with_identity(
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of all logs so far."""
+    """State over all logs."""
 
     files: Names = field(default_factory=Names)
     late: int = 0
     syncs: int = 0
 
     def notes(self) -> list[str]:
-        """Return what had to be changed."""
+        """Return notes on changed rows."""
         said = [f"{len(self.files.names):,} files"]
         if self.late:
             said.append(f"{self.late:,} rows were earlier than the one before: they follow it")
@@ -221,7 +221,7 @@ def _columns(io: Picked, clock: _Clock, found: _Found) -> Columns:
 class _Clock:
     """Turns a log's times into ns since its start.
 
-    A `wait` of version 2 ends so many milliseconds after the job's start, not after the line
+    A `wait` of version 2 gives milliseconds since the job's start, not after the line
     before; one that is over already doesn't wait. Source: axboe/fio, iolog.c (`read_iolog_get`).
     """
 

@@ -14,7 +14,7 @@ PIECE_BYTES_MAX = 1 << 30
 """Longer ops are split: fio reads lengths into 32 bits, and a system call moves 2 GiB at most."""
 NAME_CHARS_MAX = 256
 CLOSE_AFTER_US = 1_000_000
-"""The log closes its files so much after the last op: fio goes on reaping until then."""
+"""The log closes its files this long after the last op: fio goes on reaping until then."""
 PERCENTILES = "50:90:95:99:99.9:99.99"
 BUFFERS_BYTES_MAX = 1 << 30
 """fio holds a buffer of the longest op for each op in flight."""

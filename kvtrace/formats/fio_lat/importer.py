@@ -79,13 +79,13 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of all logs so far."""
+    """State over all logs."""
 
     nowhere: int = 0
     unissued: int = 0
 
     def notes(self) -> list[str]:
-        """Return what had to be changed."""
+        """Return notes on changed rows."""
         said = ["times are of whole milliseconds, rows in order of completion"]
         if self.nowhere:
             said.append(

@@ -50,7 +50,7 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
         raise UsageError(f"needs the package {NEEDS}", where="format lmcache",
                          hint="pip install 'kvtrace[lmcache]'") from error  # fmt: skip
     if missing := [name for name in ("request", "step") if name not in trace.columns]:
-        raise TraceError("doesn't know its requests", where=trace.path,
+        raise TraceError("has no requests", where=trace.path,
                          accepted=f"a trace with the column {missing[0]}")  # fmt: skip
     model = (trace.header.model or {}).get("name") or "kvtrace"
     calls = lct.Calls(str(model).replace("@", "-"), trace.header.tensor_parallel or 1)

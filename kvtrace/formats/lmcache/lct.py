@@ -29,7 +29,7 @@ LOOK_UP, RESERVE, FINISH_WRITE, ENTER, EXIT, FINISH_READ = (
 HASH_BYTES = 32
 KEY_BYTES = 8
 OWN_HASH = bytes(HASH_BYTES - KEY_BYTES)
-"""What a chunk's hash begins with if it is one of our keys."""
+"""Prefix of a chunk's hash that holds one of kvtrace's keys."""
 OWN_REQUEST = "kvtrace-"
 _MAX_RANK = 255
 

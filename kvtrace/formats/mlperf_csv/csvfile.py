@@ -32,7 +32,7 @@ LOSES = (
     "nanoseconds below a microsecond",
     "the header",
 )
-"""What a trace loses by becoming this CSV."""
+"""Losses of a trace in this CSV."""
 
 
 def is_csv(path: Path) -> bool:

@@ -94,7 +94,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
 
 
 def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[Evictions | Capacity]:
-    """Return what adds the deletes that the file lacks."""
+    """Return the filter that adds the deletes that the file lacks."""
     capacity = options.nvme_capacity_bytes
     if found.has_deletes:
         if capacity is not None:

@@ -40,7 +40,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     """Write the trace's requests, in order of arrival.
 
-    Raises TraceError for a trace that doesn't know them, or of blocks that don't divide 512 tokens.
+    Raises TraceError for a trace without them, or of blocks that don't divide 512 tokens.
     """
     if not out.name.endswith(SUFFIXES):
         raise UsageError("unknown kind of output", where=out, accepted=", ".join(SUFFIXES))

@@ -73,7 +73,7 @@ def _scratch(out: Path) -> IO[bytes]:
 
 
 class _Accesses:
-    """The accesses of a trace as records; `count` of them were given so far."""
+    """The accesses of a trace as records; `count`: records returned."""
 
     def __init__(self, trace: Trace, options: ExportOptions) -> None:
         self._trace, self._tiers = trace, options.tiers

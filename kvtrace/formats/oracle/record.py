@@ -12,4 +12,4 @@ MAX_SIZE_BYTES = (1 << 32) - 1
 MAX_TIME_S = (1 << 32) - 1
 NEVER = -1
 NEVER_TOO = np.iinfo(np.int64).max
-"""What some writers of the format have instead of −1."""
+"""Value that some writers of the format use instead of −1."""

@@ -51,7 +51,7 @@ TYPES = {
     "end": UTC_NS,
     "duration_ns": pa.int64(),
 }
-"""What is read; who the client was (a log of s3dlio may say so by an access key) isn't."""
+"""Columns that are read; the client is not, since a log of s3dlio may hold an access key there."""
 OPS = {
     "GET": Op.READ,
     "GET_RANGE": Op.READ,
@@ -79,7 +79,7 @@ _MISSING_ERROR = (
     r"|not exist|no such (key|file|object)"
     r"|(^|file|object|key|path|blob|at location .*|:) *not found"
 )
-"""What S3, warp and the stores of s3dlio say of an object that isn't there."""
+"""Error words of S3, warp and s3dlio's stores for a missing object."""
 _SCHEME = r"^[a-z0-9]+://"
 
 

@@ -31,7 +31,7 @@ LOSES = (
     "time before the first op",
     "the header",
 )
-"""What a trace loses by becoming an operation log."""
+"""Losses of a trace in an operation log."""
 _COLUMNS = ("phase", "request", "rank", "offset", "error")
 _RESIDENT_ROWS = 1 << 17
 

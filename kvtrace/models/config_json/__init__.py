@@ -14,7 +14,7 @@ from kvtrace.models.config_json.refused import REFUSED
 from kvtrace.models.config_json.shaping import refuse_unread
 
 TEXT_KEYS = ("text_config", "llm_config", "language_config", "thinker_config")
-"""Where multimodal models keep the configuration of their language model."""
+"""Keys of the language model's configuration in multimodal models."""
 TEXT_TYPES = {
     "llava": "llama",
     "gemma3": "gemma3_text",

@@ -176,7 +176,7 @@ class Keys:
             yield from inner.origin()
 
     def unread(self) -> Iterable[tuple[str, Any]]:
-        """Yield the keys with a value that nobody read, with where they stand."""
+        """Yield the unread keys with a value, with their places."""
         for key, value in self.data.items():
             if value is not None and key not in self.read | self.ignored:
                 yield f"{self.path}{key}", value

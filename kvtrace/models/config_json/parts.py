@@ -1,4 +1,4 @@
-"""What a reader says of a layer: one part or several, as fields of a group without its count."""
+"""Parts of a layer as a reader returns them: fields of a group without its count."""
 
 from __future__ import annotations
 

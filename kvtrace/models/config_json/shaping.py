@@ -1,4 +1,4 @@
-"""Which keys look as if they shaped the cache, so that one nobody read is refused by name."""
+"""Keys that may shape the cache: an unread one is refused by name."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ PLAIN = frozenset(_PLAIN.split())
 
 
 def refuse_unread(keys: Keys, *, strict: bool = False, wrapper: bool = False) -> None:
-    """Raise TraceError naming a key that nobody read and that looks as if it shaped the cache.
+    """Raise TraceError naming an unread key that may shape the cache.
 
     `strict`, for types that aren't known: any key that isn't known to be harmless is refused.
     `wrapper`: the object holds the language model's beside those of other modalities, and has

@@ -1,4 +1,4 @@
-"""How many bytes a block takes on a tier."""
+"""Bytes of a block on each tier."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def forms() -> tuple[str, ...]:
 def load(path: Path) -> Theirs | None:
     """Return what a file of another tool says; None of a report of ours, or what is no JSON.
 
-    Raises TraceError for JSON that nobody knows, and for one that lacks what its kind has.
+    Raises TraceError for unknown JSON, and for one that lacks what its kind has.
     """
     found = _object(path) if is_json(path) and path.is_file() else None
     if found is None or all(name in found for name in OURS):

@@ -26,7 +26,7 @@ _ENGINES = {"io_uring": "uring"}
 _ONE_AT_A_TIME = ("psync", "sync", "vsync", "pvsync", "pvsync2", "mmap")
 """Engines whose jobs have one I/O in flight, whatever iodepth says. Source: fio's HOWTO."""
 _TIER = "nvme"
-"""What fio writes to is compared with tier nvme."""
+"""fio's target counts as tier nvme."""
 
 
 def recognises(found: dict[str, Any]) -> bool:

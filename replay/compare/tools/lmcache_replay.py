@@ -46,6 +46,6 @@ def _all(ops: dict[str, Any]) -> Iterator[Figure]:
 
 
 def _short(name: str) -> str:
-    """Return what is called; of the ends of a context manager, whose, too."""
+    """Return the called name; of the ends of a context manager, with its owner."""
     *_, owner, last = ("", *name.split("."))
     return f"{owner}.{last.strip('_')}" if last.startswith("__") else last

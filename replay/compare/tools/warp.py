@@ -1,4 +1,4 @@
-"""What warp says of a run: `warp analyze --json`, or the NAME.json.zst that a run leaves."""
+"""Results of warp: `warp analyze --json`, or the NAME.json.zst that a run leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the compiled loop gets into an installation: a plain shared library, built by setuptools.
+"""Build of the compiled loop: a plain shared library, built by setuptools.
 
 The library has no CPython API, so it is built without `Python.h`, carries no ABI tag in its name,
 and one wheel per platform serves every Python 3. Without a C compiler the installation succeeds

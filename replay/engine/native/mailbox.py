@@ -41,8 +41,8 @@ class MailboxClosedError(Exception):
 class Mailbox:
     """Jobs of one or more lanes. `take` and `done` may be called from any thread.
 
-    Whoever takes jobs must answer each, or the lane waits for ever; once it is closed the library
-    answers those that nobody has taken. `release` it when no lane and no thread uses it any more.
+    A thread that takes jobs must answer each, or the lane waits for ever; once closed, the library
+    answers those not yet taken. `release` it when no lane and no thread uses it any more.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -83,7 +83,7 @@ class Mailbox:
         assert not failed, f"job {job.piece:#x} isn't waited for"
 
     def close(self) -> None:
-        """Let all jobs that nobody has taken, and all that come, fail with ECANCELED."""
+        """Let all jobs not yet taken, and all that come, fail with ECANCELED."""
         if self.address:
             self._library.kv_mailbox_close(self.address)
 

@@ -1,1 +1,1 @@
-"""What storage took of each inference request, by class of urgency."""
+"""Storage time of each inference request, by QoS class."""

@@ -1,4 +1,4 @@
-"""What each class of urgency is promised: 95 of 100 requests within a time."""
+"""Service levels per QoS class: 95 of 100 requests within a target."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ TARGET_P95_NS: Mapping[Qos, int] = {
 }
 """Source: the default QoS profiles of the MLPerf Storage KV cache benchmark, v3.0 (2026)."""
 MET_RATIO = 0.95
-"""So many of a class's requests must be within its target."""
+"""The share of a class's requests that must be within its target."""

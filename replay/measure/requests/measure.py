@@ -1,4 +1,4 @@
-"""What storage took of each inference request: all ops of a request put together."""
+"""Storage time of each inference request, over all its ops."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Requests:
             self._columns = np.concatenate((self._columns, more), axis=1)
 
     def measure(self) -> RequestsMeasure | None:
-        """Return what was found so far; None if no op names its request."""
+        """Return the requests' times; None if no op names its request."""
         columns = self._columns[:, : self._table.count]
         state = columns[_STATE]
         columns = columns[:, state & _OUTSIDE == 0]

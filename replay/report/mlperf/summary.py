@@ -22,7 +22,7 @@ _NEVER = (
     "storage_read_host_*", "storage_write_host_*", "end_to_end_latencies", "storage_latencies",
     "prefill_latencies", "decode_latencies", "throughput_timeline",
 )  # fmt: skip
-"""What a run of ours has no counterpart of: serialising in Python, and lists of single times."""
+"""Figures without a counterpart in a replay: serialising in Python, and lists of single times."""
 _QOS = ("interactive", "responsive", "batch")
 
 

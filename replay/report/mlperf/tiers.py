@@ -1,4 +1,4 @@
-"""What was moved on each tier, as the benchmark counts and as we do."""
+"""Bytes moved on each tier, by the benchmark's definition and by kvtrace's."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def _width_us(edge_us: float) -> float:
 
 
 def percentile_us(buckets: list[dict[str, Any]], percent: float) -> float:
-    """Return where the bucket ends that so many of all requests don't exceed."""
+    """Return the end of the bucket that holds a percentile of the requests."""
     rank = sum(bucket["count"] for bucket in buckets) * percent / 100
     reached = 0
     for bucket in buckets:

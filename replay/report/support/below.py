@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from replay.result.document import LaneDocument
 
 BLOCK_ROWS = 12
-"""So many kinds of requests are shown, the most frequent ones; a file has all."""
+"""Kinds of requests that are shown, the most frequent first; files have all."""
 
 
 def device_row(lane: LaneDocument) -> Iterator[tuple[str, str]]:

@@ -69,7 +69,7 @@ def interarrival(due: Distribution | None, submit: Distribution | None) -> list[
 
 
 def cumulative(found: Distribution, points: int = _POINTS) -> list[tuple[int, float]]:
-    """Return at most so many (value, share of all that doesn't exceed it)."""
+    """Return at most `points` pairs of a value and the share of values up to it."""
     total, reached, sums = sum(found.count), 0, []
     for count in found.count:
         reached += count

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _NOTE = (
     "End to end: from when a request's first op was due until its last one completed, the time for "
     "generation between them included. Storage I/O: its ops' service times, summed though they "
-    "overlap. Waited: how long an op of it was due and hadn't completed. Demotions are nobody's."
+    "overlap. Waited: how long an op was due and not completed. Demotions belong to no request."
 )
 _MAX_NOTE = (
     f"{FROM_SUBMIT[0].upper()}{FROM_SUBMIT[1:]}. End to end: until the last op completed. "
     "Storage I/O: the ops' service times, summed though they overlap. Waited: how long an op of "
-    "the request was in flight. Demotions are nobody's."
+    "the request was in flight. Demotions belong to no request."
 )
 _LEVELS_NOTE = (
     "Within target: the share of a class's requests; a level is met by 95 of 100. Generation can't "

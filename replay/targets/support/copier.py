@@ -132,7 +132,7 @@ class Copier:
         try:
             while self._step():
                 pass
-        finally:  # whatever happened: nobody waits for ever
+        finally:  # in any case, so that no thread waits for ever
             self.mailbox.close()
             self._abandon()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MARKER_NAME = ".kvtrace"
 SUBFOLDERS = tuple(f"{number:02x}" for number in range(256))
 _OWN_TEMPORARY = re.compile(r"\.kvtrace\.[0-9a-f]{16}\.(?:tmp|probe)")
-"""What a kill may leave of the marker and the probe."""
+"""Files of marker and probe that a kill may leave."""
 _OURS = re.compile(r"([0-9a-f]{16})(\.kv|\.[0-9a-f]+-[0-9a-f]+\.tmp)")
 _MASK = (1 << 64) - 1
 _MIN_ALIGN_BYTES = 4096
@@ -292,7 +292,7 @@ def _objects_bytes(path: Path) -> int:
 
 
 def check_free(facts: FolderFacts, needed_bytes: int, objects: int) -> None:
-    """Return if so much fits and 5 % of the file system stay free. Raises TargetError.
+    """Return if that number of bytes fits and 5 % of the file system stay free. Raises TargetError.
 
     Objects of earlier runs are counted as free: they are removed first.
     """

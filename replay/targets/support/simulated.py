@@ -64,7 +64,7 @@ class SimulatedTarget(Bookkeeper):
 def faulty_target(
     results: Mapping[int, int], delays_ns: Sequence[int] = (0,), period_ios: int = 1 << 16
 ) -> SimulatedTarget:
-    """Return a target whose n-th I/O ends as `results[n]` says: −errno, or so many bytes.
+    """Return a target whose n-th I/O ends as `results[n]` says: −errno, or a number of bytes.
 
     All other I/Os are whole. `delays_ns` are service times, repeated. After `period_ios` I/Os
     everything begins again, and so it does with every engine call.
