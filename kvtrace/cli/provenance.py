@@ -1,4 +1,4 @@
-"""How a trace was made, from its header, as rows of a table."""
+"""Provenance of a trace, from its header, as rows of a table."""
 
 from __future__ import annotations
 

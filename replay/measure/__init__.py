@@ -1,1 +1,1 @@
-"""What finished ops amount to, while a run goes on."""
+"""Measures of finished ops, while a run goes on."""

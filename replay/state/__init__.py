@@ -1,1 +1,1 @@
-"""What is on a target before and after a run."""
+"""The state of targets before and after a run."""

@@ -1,1 +1,1 @@
-"""What eviction policies are made of."""
+"""Parts of eviction policies: linked lists, sizes of blocks."""

@@ -1,1 +1,1 @@
-"""What several forms of report share."""
+"""Parts that several forms of report share."""

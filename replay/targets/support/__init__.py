@@ -1,1 +1,1 @@
-"""What several targets share."""
+"""Parts that several targets share."""
