@@ -130,6 +130,9 @@ def summary(module: ModuleType) -> str:
 
 def unavailable(module: ModuleType) -> str | None:
     """Return why a plug-in can't be used here, or None if it can."""
+    if hasattr(module, "unavailable"):
+        reason: str | None = module.unavailable()
+        return reason
     needs: str | None = getattr(module, "NEEDS", None)
     if needs is None or importlib.util.find_spec(needs) is not None:
         return None

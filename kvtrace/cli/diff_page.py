@@ -57,9 +57,10 @@ def forms(a: Side, b: Side, comparison: Comparison, fields: dict[str, Any]) -> F
 def sentences(a: Side, b: Side, differences: list[Difference]) -> list[str]:
     """Return how far the traces are apart, and in what most."""
     lines = [
-        f"{side.label}: {side.info['rows']:,} ops over {format_duration_ns(_span_ns(side))}, "
-        f"{format_bytes(_moved(side, Op.READ))} read, "
-        f"{format_bytes(_moved(side, Op.WRITE))} written."
+        f"{side.label}: {side.info['rows']:,} ops over "
+        f"{format_duration_ns(side.profile.slices.span_ns)}, "
+        f"{format_bytes(side.profile.moved(Op.READ))} read, "
+        f"{format_bytes(side.profile.moved(Op.WRITE))} written."
         for side in (a, b)
     ]
     if not differences:
@@ -71,18 +72,8 @@ def sentences(a: Side, b: Side, differences: list[Difference]) -> list[str]:
     return [f"They differ most in tier {most.tier}'s {name}: distance {most.ks:.3f}.", *lines]
 
 
-def _span_ns(side: Side) -> int:
-    return side.profile.slices.last_ns - side.profile.slices.first_ns
-
-
-def _moved(side: Side, op: Op) -> int:
-    return sum(tier.moved(op) for tier in side.profile.tiers.values())
-
-
 def _body(title: str, a: Side, b: Side, comparison: Comparison) -> Iterator[str]:
-    lines = sentences(a, b, comparison.differences)
-    told = "".join(f'<p class="headline">{page.text(line)}</p>' for line in lines)
-    yield f"<header><h1>{page.text(title)}</h1>{told}</header>"
+    yield page.header(title, sentences(a, b, comparison.differences))
     apart = [chart for chart in _apart(a, b, comparison) if chart is not None]
     alike = _alike(comparison)
     note = f"No further apart than {LEVEL}, and not drawn: {', '.join(alike)}." if alike else ""

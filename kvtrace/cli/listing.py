@@ -67,12 +67,6 @@ def _presets() -> list[Entry]:
     return [(name, "yes", preset_summary(name)) for name in preset_names()]
 
 
-def _targets() -> list[Entry]:
-    from replay.targets import describe
-
-    return [(info.name, info.unavailable or "yes", info.summary) for info in describe()]
-
-
 KINDS: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
     "architectures": _architectures,
@@ -82,7 +76,7 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "policies": lambda: _plugins(plugins.POLICY),
     "importers": lambda: _plugins(plugins.IMPORTER),
     "exporters": lambda: _plugins(plugins.EXPORTER),
-    "targets": _targets,
+    "targets": lambda: _plugins(plugins.TARGET),
 }
 
 

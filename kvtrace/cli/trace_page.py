@@ -71,9 +71,9 @@ def sentences(info: Info, profile: Profile) -> list[str]:
     first = (
         f"{info['rows']:,} ops on {len(info['tiers'])} "
         f"{'tier' if len(info['tiers']) == 1 else 'tiers'} ({', '.join(info['tiers'])}) over "
-        f"{format_duration_ns(profile.slices.last_ns - profile.slices.first_ns)}: "
-        f"{format_bytes(_moved(profile, Op.READ))} read, "
-        f"{format_bytes(_moved(profile, Op.WRITE))} written."
+        f"{format_duration_ns(profile.slices.span_ns)}: "
+        f"{format_bytes(profile.moved(Op.READ))} read, "
+        f"{format_bytes(profile.moved(Op.WRITE))} written."
     )
     told = [first, _touched(info, profile)]
     if profile.hit_ratio is not None:
@@ -101,15 +101,8 @@ def _unlimited(profile: Profile) -> float:
     return min(1.0, profile.keys.distances.count / max(1, profile.asked))
 
 
-def _moved(profile: Profile, op: Op) -> int:
-    return sum(tier.moved(op) for tier in profile.tiers.values())
-
-
 def _body(info: Info, profile: Profile) -> Iterator[str]:
-    lines = "".join(
-        f'<p class="headline">{page.text(line)}</p>' for line in sentences(info, profile)
-    )
-    yield f"<header><h1>{page.text(info['path'])}</h1>{lines}</header>"
+    yield page.header(info["path"], sentences(info, profile))
     drawn = 0
     for title, notes, parts in _sections(profile):
         made = [chart for chart in parts if chart is not None]

@@ -97,11 +97,7 @@ def _body(answers: Answers, choices: dict[str, list[str]], notes: list[str]) -> 
 
 
 def _head(answers: Answers, choices: dict[str, list[str]]) -> str:
-    sentences = "".join(
-        f'<p class="headline">{page.text(line)}</p>'
-        for line in headline(answers, swept_keys(choices))
-    )
-    return f"<header><h1>{_TITLE}</h1>{sentences}</header>"
+    return page.header(_TITLE, headline(answers, swept_keys(choices)))
 
 
 def _charts(answers: Answers, choices: dict[str, list[str]]) -> str:

@@ -37,6 +37,11 @@ class Slices:
         width_ns = -(-span_ns // SLICES_MAX)
         return cls(first_ns, last_ns, width_ns, -(-span_ns // width_ns))
 
+    @property
+    def span_ns(self) -> int:
+        """Time from the first row to the last."""
+        return self.last_ns - self.first_ns
+
     def begin_ns(self) -> NDArray[np.int64]:
         """Return when each part begins."""
         return self.first_ns + np.arange(self.count) * self.width_ns
@@ -65,7 +70,7 @@ class Profile:
     @property
     def lasts(self) -> bool:
         """Whether there is time between rows, so that there are rates."""
-        return self.slices.last_ns > self.slices.first_ns
+        return self.slices.span_ns > 0
 
     @property
     def hit_ratio(self) -> float | None:
@@ -73,8 +78,12 @@ class Profile:
         hits, missed = int(self.hits.sum()), int(self.computed.sum())
         return hits / (hits + missed) if self.by_request and hits + missed else None
 
+    def moved(self, op: Op) -> int:
+        """Return the bytes of all rows of an op, on all tiers."""
+        return sum(tier.moved(op) for tier in self.tiers.values())
+
     def lru_hit_ratio(self, objects: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the hit ratios of LRU caches of so many objects, each the only one."""
+        """Return the hit ratio of a single LRU cache, for each capacity in `objects`."""
         values, up_to = self.keys.distances.sorted()
         shares = np.concatenate(([0.0], up_to))[np.searchsorted(values, objects, "left")]
         again = self.keys.distances.count

@@ -37,11 +37,8 @@ def text(comparison: ComparisonDocument, title: str) -> str:
 
 
 def _body(comparison: ComparisonDocument, title: str) -> Iterator[str]:
-    sentences = "".join(
-        f'<p class="headline">{page.text(each)}</p>' for each in comparison.headline
-    )
-    reasons = "".join(map(_reasons, comparison.sides))
-    yield f"<header><h1>{page.text(title)}</h1>{sentences}{reasons}{_cautions(comparison)}</header>"
+    reasons = map(_reasons, comparison.sides)
+    yield page.header(title, comparison.headline, *reasons, _cautions(comparison))
     yield page.section("At a glance", page.note(_CHARTS), *_charts(comparison))
     alone = len(comparison.sides) == 1
     yield page.section(f"What was {'measured' if alone else 'compared'}", _facts(comparison))

@@ -148,9 +148,8 @@ def _how(result: ResultDocument) -> str:
 
 def _rates(result: ResultDocument, room: _Room) -> Iterator[Text]:
     """Yield each tier's throughput; beneath that of the headline tier its course over time."""
-    lanes = result.lanes[: len(_MODES) + 1]
-    for lane in lanes:
-        label = "throughput" if len(lanes) == 1 else f"{lane.tier} throughput"[: _LABEL - 1]
+    for lane in result.lanes:
+        label = "throughput" if len(result.lanes) == 1 else f"{lane.tier} throughput"[: _LABEL - 1]
         yield from _labelled(label, _cut(_fold(_rate(result, lane), WIDTH - _LABEL), room.rate))
         if room.course and lane.tier == result.headline_tier:
             yield from _course(lane)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kvtrace import arguments, plugins
-from kvtrace.errors import UsageError, unknown_name
+from kvtrace.errors import unknown_name
 from kvtrace.trace.schema import Tier
 from replay.ops.contract import Fsync
 
@@ -242,16 +242,6 @@ class _Module(Protocol):
     def make(self, spec: TargetSpec) -> Target: ...
 
 
-@dataclass(frozen=True, slots=True)
-class TargetInfo:
-    """What `list` shows of a target."""
-
-    name: str
-    summary: str
-    tiers: tuple[Tier, ...]
-    unavailable: str | None
-
-
 def names() -> tuple[str, ...]:
     """Return the names of all targets."""
     return tuple(plugins.names(plugins.TARGET))
@@ -259,21 +249,6 @@ def names() -> tuple[str, ...]:
 
 def _load(name: str) -> _Module:
     return cast("_Module", plugins.load(plugins.TARGET, name))
-
-
-def describe() -> tuple[TargetInfo, ...]:
-    """Return a description of each target."""
-    return tuple(_described(name) for name in names())
-
-
-def _described(name: str) -> TargetInfo:
-    try:
-        module = _load(name)
-    except UsageError as error:  # a plug-in of the user's own that is broken
-        return TargetInfo(name, "", (), str(error))
-    return TargetInfo(
-        name, (module.__doc__ or "").partition("\n")[0], module.TIERS, module.unavailable()
-    )
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:

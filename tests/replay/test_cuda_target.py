@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import replay
+from kvtrace import plugins
 from kvtrace.errors import TargetError
 from kvtrace.placement.extents import Need
 from kvtrace.trace.schema import Op, Phase, Tier
@@ -361,7 +362,7 @@ def test_why_there_is_no_gpu_is_said(
     spec = None if torch is None else object()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     monkeypatch.setitem(sys.modules, "torch", torch)
-    reason = {info.name: info.unavailable for info in targets.describe()}["cuda"]
+    reason = plugins.unavailable(plugins.load(plugins.TARGET, "cuda"))
     assert reason is not None
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(reason)

@@ -59,6 +59,12 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{text(title)}</h2>\n" + "\n".join(found) + "</section>" if found else ""
 
 
+def header(title: str, sentences: Iterable[str], *more: str) -> str:
+    """Return the page's title, and beneath it what the page comes to."""
+    lines = "".join(f'<p class="headline">{text(line)}</p>' for line in sentences)
+    return f"<header><h1>{text(title)}</h1>{lines}{''.join(more)}</header>"
+
+
 def heading(title: str) -> str:
     """Return a heading within a section."""
     return f"<h3>{text(title)}</h3>"
