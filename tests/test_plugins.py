@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -165,3 +166,13 @@ def test_an_entry_point_names_a_package(tmp_path: Path, monkeypatch: pytest.Monk
     finally:
         monkeypatch.undo()
         plugins._checked.cache_clear()
+
+
+def test_a_target_that_is_always_there(folder: Path, cli: Cli) -> None:
+    """A target without `unavailable()` is listed as available."""
+    (folder / "targets" / "plain.py").write_text('"""A plain target."""\n\n\ndef make(spec): ...\n')
+    listed = cli("list", "targets", "--json")
+    assert listed.code == 0, listed.err
+    assert {"name": "plain", "available": "yes", "what": "A plain target."} in json.loads(
+        listed.out
+    )["targets"]
