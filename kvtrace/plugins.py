@@ -25,7 +25,7 @@ def names(folder: str) -> list[str]:
 @cache
 def _names(places: tuple[str, ...]) -> tuple[str, ...]:
     """Return what lies in these places, each looked at once per process."""
-    return tuple(sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(places)))
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(places)))
 
 
 def load(folder: str, name: str, *, kind: str) -> ModuleType:

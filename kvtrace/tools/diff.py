@@ -79,8 +79,8 @@ class _OfTier:
         touches = op != Op.LOOKUP
         gone = op[touches] == Op.DELETE
         numbers = self._numbers.of(op[touches], columns["key"][touches])
-        found = self._reuse.add(numbers, gone)
-        self.quantities["reuse_distance"].add(found[(found != FIRST) & ~gone])
+        distances = self._reuse.add(numbers, gone)
+        self.quantities["reuse_distance"].add(distances[(distances != FIRST) & ~gone])
 
     @property
     def read_share(self) -> float:
@@ -127,16 +127,18 @@ def compare(a: Trace, b: Trace) -> list[Difference]:
     with the objects that are there at a time.
     """
     surveys = _surveyed(a), _surveyed(b)
-    found = []
+    differences = []
     for tier in sorted(set(surveys[0]) | set(surveys[1])):
         ours, theirs = (survey.get(tier, _OfTier()) for survey in surveys)
         for name, unit in QUANTITIES.items():
             pair = ours.quantities[name], theirs.quantities[name]
             ks, wasserstein = distances(*pair)
             a_told, b_told = (_told(of) for of in pair)
-            found.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
+            differences.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
         shares = ours.read_share, theirs.read_share
         apart = abs(shares[0] - shares[1]) if all(tier in survey for survey in surveys) else 1.0
         a_told, b_told = ({"mean": share} for share in shares)
-        found.append(Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None))
-    return found
+        differences.append(
+            Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None)
+        )
+    return differences

@@ -109,9 +109,9 @@ def _config(header: Header, options: Options) -> RecordConfig:
     """Return what the trace was recorded with, `options` on top; else the defaults."""
     known = {name: deepcopy(header.config[name]) for name in _CONFIGURED if name in header.config}
     if header.tiers:  # of a merged or scaled trace they are larger than its configuration says
-        there = {info.name: info.capacity_bytes for info in header.tiers}
+        capacities = {info.name: info.capacity_bytes for info in header.tiers}
         for tier in Tier:
-            limit = there.get(tier.label, 0)
+            limit = capacities.get(tier.label, 0)
             each = (header.num_gpus or 1) if tier is Tier.GPU else 1
             known[f"tiers.{tier.label}.capacity"] = UNLIMITED if limit is None else limit // each
     return resolve(None, known | options).config
@@ -145,11 +145,11 @@ def served(trace: Trace) -> Iterator[Columns]:
     names += ["block"] if "block" in trace.columns else []
     for columns in trace.batches(names, nulls=True):
         op, phase, step = columns["op"], columns["phase"], np.ma.filled(columns["step"], 0)
-        found = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
+        is_hit = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
         computed = (op == Op.WRITE) & (phase == Phase.PREFILL) & (step == STORE)
         generated = (op == Op.WRITE) & (phase == Phase.DECODE) & (step >= FIRST_DECODE)
-        kind = np.where(found, FOUND, np.where(computed, COMPUTED, GENERATED))
-        kept = (found | computed | generated) & ~np.ma.getmaskarray(columns["request"])
+        kind = np.where(is_hit, FOUND, np.where(computed, COMPUTED, GENERATED))
+        kept = (is_hit | computed | generated) & ~np.ma.getmaskarray(columns["request"])
         block = np.ma.getdata(columns.get("block", columns["key"]))
         yield _merged(
             {

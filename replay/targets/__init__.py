@@ -267,12 +267,12 @@ def _load(name: str) -> _Module:
 
 def describe() -> tuple[TargetInfo, ...]:
     """Return a description of each target."""
-    found = []
+    entries = []
     for name in names():
         module = _load(name)
         summary = (module.__doc__ or "").partition("\n")[0]
-        found.append(TargetInfo(name, summary, module.TIERS, module.unavailable()))
-    return tuple(found)
+        entries.append(TargetInfo(name, summary, module.TIERS, module.unavailable()))
+    return tuple(entries)
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:
