@@ -119,7 +119,7 @@ def test_a_recording_without_tier_nvme_is_no_trace_for_a_drive(
     ended = cli("record", tmp_path / "t.parquet", *words)
     assert ended.code == 0, ended.err
     assert "tier nvme is written and never read" in ended.out
-    assert "fits as it is" in ended.out
+    assert "fits unchanged" in ended.out
 
 
 def test_a_load_of_arrivals_and_other_limits_shrink_too() -> None:
