@@ -1,1 +1,1 @@
-"""How values become text, cells, tables and charts."""
+"""Values as text, cells, tables and charts."""

@@ -1,4 +1,4 @@
-"""What a trace looks like: rates over time, bytes held, hits, sizes, reuse; one pass over it."""
+"""The profile of a trace: rates over time, bytes held, hits, sizes, reuse; one pass over it."""
 
 from __future__ import annotations
 
