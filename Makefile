@@ -8,8 +8,8 @@ DOCS   := $(VENV)/.docs
 QUICK  := $(VENV)/.compiled
 BOUNDS_TESTS := tests/kvtrace/test_check.py tests/kvtrace/test_blktrace.py \
     tests/replay/test_plan.py tests/replay/test_space.py tests/replay/test_native_bounds.py
-JITTED := $(shell grep -rl "from kvtrace.jit import" kvtrace replay --include=*.py)
-NATIVE := $(wildcard replay/native/*.c replay/native/*.h)
+JITTED := $(shell grep -rl "from kvtrace.compiled.jit import" kvtrace replay --include=*.py)
+NATIVE := $(wildcard replay/engine/native/*.c replay/engine/native/*.h)
 
 FUZZ_SECONDS ?= 60
 FUZZ_INPUTS  ?= 1000000000
@@ -104,5 +104,5 @@ $(DOCS): $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist demo docs/site docs/.cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f replay/native/*.so
+	rm -f replay/engine/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay import native
+from replay.engine import native
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

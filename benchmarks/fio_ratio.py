@@ -30,9 +30,10 @@ from benchmarks.common import GIB, KIB, parse_size, payload, print_table, size_n
 from benchmarks.fio import Cell, Figures
 from benchmarks.scratch import Scratch, cell_ops, reserved_pages, run_ops, scratch
 from benchmarks.scratch import parser as scratch_parser
-from replay import engines, native
-from replay.loop import Verify
-from replay.measurement import SPIN_NS
+from replay import engine as engines
+from replay.engine import native
+from replay.execution.measurement import SPIN_NS
+from replay.ops.contract import Verify
 
 if TYPE_CHECKING:
     import argparse

@@ -23,12 +23,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.foreign_logs import LOGS, batches, write_log
-from kvtrace import exporters, importers
-from kvtrace.exporters import ExportOptions
-from kvtrace.header import Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
+from kvtrace.trace.writer import TraceWriter
 
 BAR_ROWS_PER_CPU_S = 500_000
 BAR_MEMORY_GROWTH = 0.20

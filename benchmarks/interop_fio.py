@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import GIB, MIB, print_table
 from benchmarks.scratch import reserved_pages
-from kvtrace import exporters
-from kvtrace.exporters import ExportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from replay import ReplayOptions, TargetSpec
 from replay import run as replay_run
 from replay.options import Timing

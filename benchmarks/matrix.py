@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--sources", default=",".join(["synthetic", *REQUESTS]))
-    parser.add_argument("--layouts", default=",".join(plugins.names("kvtrace.layouts")))
+    parser.add_argument("--layouts", default=",".join(plugins.names(plugins.LAYOUT)))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:

@@ -22,10 +22,11 @@ from benchmarks import fio
 from benchmarks.common import GIB, KIB, MIB, payload, print_table
 from benchmarks.scratch import Scratch, reserved_pages, run_ops, scratch
 from benchmarks.scratch import parser as scratch_parser
-from replay import engines, native
-from replay.loop import Action, Ops
-from replay.measurement import SPIN_NS
-from replay.native.testing import make_ops
+from replay import engine as engines
+from replay.engine import native
+from replay.engine.native.testing import make_ops
+from replay.execution.measurement import SPIN_NS
+from replay.ops.contract import Action, Ops
 
 BAR_RATIO = 0.98
 DEPTH = 8

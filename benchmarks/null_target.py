@@ -16,9 +16,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import NS_PER_S, print_table
-from replay import native
-from replay.loop import Lane, LaneKind, LoopOptions, Mode, Times, run_whole
-from replay.native.testing import make_ops
+from replay.engine import native
+from replay.engine.native.testing import make_ops
+from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, Times, run_whole
 
 BAR_OPS_PER_CPU_S = 500_000
 LANE = Lane(LaneKind.NULL, queue_depth=32, io_bytes=4 << 20)

@@ -28,10 +28,10 @@ from benchmarks.common import GIB, KIB, NS_PER_S, payload, print_table, size_nam
 from benchmarks.fio import Cell
 from benchmarks.scratch import Scratch, cell_ops, run_ops, scratch
 from benchmarks.scratch import parser as scratch_parser
-from replay import native
-from replay.loop import Lane, LaneKind, LoopOptions, Mode, Times, Verify, run_whole
-from replay.measurement import SPIN_NS
-from replay.native.testing import make_ops
+from replay.engine import native
+from replay.engine.native.testing import make_ops
+from replay.execution.measurement import SPIN_NS
+from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, Times, Verify, run_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,10 +20,10 @@ import zstandard
 from common import GIB, MIB, NS_PER_S, parse_size, print_table, size_name
 from numpy.typing import NDArray
 
-from replay import native
-from replay.fresh import CHUNK_BYTES, default_threads
-from replay.producer import Stream
-from replay.reduction import Measure
+from replay.engine import native
+from replay.payload.fresh import CHUNK_BYTES, default_threads
+from replay.payload.producer import Stream
+from replay.payload.reduction import Measure
 
 OBJECT_BYTES = 2 * MIB
 FILE_POOLS = 3

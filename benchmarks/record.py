@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kvtrace.config import load_config
-from kvtrace.pipeline import record
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 
 PRESSURE = {
     "model": "llama3.1-70b",

@@ -14,15 +14,15 @@ import numpy as np
 
 from benchmarks.common import MIB
 from benchmarks.fio import PERCENTILES, Cell, Figures
-from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Ops, Verify, run_whole
-from replay.native.testing import make_ops
+from replay.engine.native.testing import make_ops
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Ops, Verify, run_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from replay import native
+    from replay.engine import native
 
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 FIO_HUGE_BYTES = 384 * MIB

@@ -21,7 +21,7 @@ import msgpack
 import numpy as np
 
 from kvtrace import sources
-from kvtrace.config import load_config
+from kvtrace.recording.config import load_config
 from kvtrace.sources import SourceContext
 
 IDS = 24

@@ -22,18 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import plan
 from benchmarks.common import print_table
 from kvtrace import plugins
-from kvtrace.config import preset_names, resolve
-from kvtrace.header import Header
-from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SLACK_RATIO, SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.writer import TraceWriter
-from replay.geometry import Geometry
-from replay.plan import Planner, make_ring
+from kvtrace.recording.config import preset_names, resolve
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
+from kvtrace.trace.writer import TraceWriter
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 
 SMALL = {"tiers.gpu.capacity": "0", "tiers.cpu.capacity": "1GiB", "tiers.nvme.capacity": "3GiB"}
 
@@ -97,7 +97,7 @@ def main() -> None:
     chosen = parser.parse_args()
     duration = {"duration": f"{chosen.seconds}s"}
     rows = []
-    for layout in plugins.names("kvtrace.layouts"):
+    for layout in plugins.names(plugins.LAYOUT):
         rows += needs(layout, SMALL | duration | {"layout": layout}, None)
     for preset in preset_names():
         rows += needs(preset, duration, preset)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import replay
 from benchmarks.common import GIB, parse_size, print_table
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from replay import ReplayOptions, TargetSpec
 
 KINDS = ("none", "stamps", "sample", "full")

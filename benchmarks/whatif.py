@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import libcachesim
 import numpy as np
 
-from kvtrace.config import load_config
-from kvtrace.hashmap import Interner
-from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
-from kvtrace.kernel import RUN
-from kvtrace.request import Ragged, RequestBatch
-from kvtrace.schema import Tier
+from kvtrace.compiled.hashmap import Interner
+from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
+from kvtrace.hierarchy.kernel import RUN
+from kvtrace.recording.config import load_config
+from kvtrace.requests.request import Ragged, RequestBatch
+from kvtrace.trace.schema import Tier
 from kvtrace.whatif.curve import lru_hits, write_oracle
 from kvtrace.whatif.grid import outcomes
 from kvtrace.whatif.references import References, collect

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
-    from kvtrace.config import RecordConfig, load_config
     from kvtrace.errors import KvtraceError
     from kvtrace.models import Model, load_model
-    from kvtrace.pipeline import Recorded, record
-    from kvtrace.reader import Trace
-    from kvtrace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
+    from kvtrace.recording.config import RecordConfig, load_config
+    from kvtrace.recording.pipeline import Recorded, record
+    from kvtrace.trace.reader import Trace
+    from kvtrace.trace.reader import open_trace as open  # the verb users expect: kvtrace.open(path)
     from kvtrace.whatif.ask import WhatIf, whatif
 
 __version__ = VERSION
@@ -41,12 +41,12 @@ _LAZY = {
     "KvtraceError": ("kvtrace.errors", "KvtraceError"),
     "Model": ("kvtrace.models", "Model"),
     "load_model": ("kvtrace.models", "load_model"),
-    "RecordConfig": ("kvtrace.config", "RecordConfig"),
-    "load_config": ("kvtrace.config", "load_config"),
-    "Recorded": ("kvtrace.pipeline", "Recorded"),
-    "record": ("kvtrace.pipeline", "record"),
-    "Trace": ("kvtrace.reader", "Trace"),
-    "open": ("kvtrace.reader", "open_trace"),
+    "RecordConfig": ("kvtrace.recording.config", "RecordConfig"),
+    "load_config": ("kvtrace.recording.config", "load_config"),
+    "Recorded": ("kvtrace.recording.pipeline", "Recorded"),
+    "record": ("kvtrace.recording.pipeline", "record"),
+    "Trace": ("kvtrace.trace.reader", "Trace"),
+    "open": ("kvtrace.trace.reader", "open_trace"),
     "WhatIf": ("kvtrace.whatif.ask", "WhatIf"),
 }
 

@@ -7,7 +7,7 @@ import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

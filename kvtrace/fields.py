@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kvtrace.arguments import changed
 from kvtrace.errors import KvtraceError
-from kvtrace.schema import MAX_TIME_NS
+from kvtrace.trace.schema import MAX_TIME_NS
 from kvtrace.units import UNLIMITED, parse_bytes, parse_duration_ns, parse_rate_per_s
 
 if TYPE_CHECKING:

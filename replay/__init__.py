@@ -1,9 +1,9 @@
 """replay: does what a trace says, on real tiers, and says what it found."""
 
+from replay.execution.runner import run
 from replay.options import ReplayOptions
-from replay.result import Result
-from replay.runner import run
-from replay.stored import load
+from replay.result.model import Result
+from replay.result.stored import load
 from replay.targets import TargetSpec
 from replay.watch import Stop, Watcher
 

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from kvtrace.arguments import Checked
 from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES, SLACK_RATIO
 from kvtrace.placement.rows import Limit
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import S_NS
-from replay.loop import Mode
+from replay.ops.contract import Mode
 
 
 class Timing(StrEnum):

@@ -22,8 +22,9 @@ import numpy as np
 
 from kvtrace.placement.extents import Need, align_up
 from kvtrace.units import KIB, MIB
-from replay import engines
-from replay.loop import (
+from replay import engine as engines
+from replay.engine.native import allocate
+from replay.ops.contract import (
     SECTOR_BYTES,
     VERIFY_FAILED,
     Action,
@@ -35,10 +36,9 @@ from replay.loop import (
     power_of_two,
     run_whole,
 )
-from replay.native import allocate
-from replay.producer import Stream
-from replay.simulated import SimulatedTarget, faulty_target, stall_target
+from replay.payload.producer import Stream
 from replay.targets import RunMark
+from replay.targets.support.simulated import SimulatedTarget, faulty_target, stall_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.placement.extents import Space
-    from replay.loop import Times
+    from replay.ops.contract import Times
     from replay.targets import Target
 
 __all__ = [

@@ -11,7 +11,7 @@ from kvtrace.errors import EXIT_INVALID, KvtraceError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.live import Live
+    from replay.measure.live import Live
 
 
 class RunInterruptedError(KvtraceError):

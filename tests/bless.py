@@ -10,14 +10,14 @@ import textwrap
 from pathlib import Path
 
 import replay
-from kvtrace.config import load_config
 from kvtrace.models.config_json.families import architectures
-from kvtrace.pipeline import record
-from replay.document import ResultDocument
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
+from replay.result.document import ResultDocument
 from tests.golden import GOLDEN, path_of
 
 MODELS_PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-SCHEMA_PATH = Path(replay.__file__).parent / "result.schema.json"
+SCHEMA_PATH = Path(replay.__file__).parent / "result" / "result.schema.json"
 
 
 def schema_text() -> str:

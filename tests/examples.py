@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 QUICK = os.environ.get("KVTRACE_TESTS") == "quick"
 """Set by `make check`; `make test` tries all."""
-_PART, _LEAST = 4, 5
+_PART, _LEAST = 6, 5
 
 
 def examples(count: int) -> int:
-    """Return `count`; where tests must be quick, a quarter of it."""
+    """Return `count`; where tests must be quick, a sixth of it."""
     return max(_LEAST, count // _PART) if QUICK else count
 
 

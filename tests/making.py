@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.config import load_config
-from kvtrace.header import Header
-from kvtrace.pipeline import Recorded, record
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import Recorded, record
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import kvtrace
 import replay
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from tests.cli import conftest as cli_conftest
 from tests.making import make
 
@@ -96,4 +96,4 @@ def test_paths_may_be_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_calls_say_what_they_take() -> None:
     """What is a package underneath reads as a function."""
     assert list(inspect.signature(kvtrace.whatif).parameters) == ["requests", "choices", "curves"]
-    assert (kvtrace.whatif.__doc__ or "").startswith("What-if analysis: ")
+    assert (kvtrace.whatif.__doc__ or "").startswith("What-if analysis")

@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from kvtrace.cli.main import app
-from replay import engines
+from replay import engine as engines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +137,7 @@ def test_the_faq_names_what_there_is() -> None:
     said = {part for code in re.findall(r"`([a-z_.]+)`", text) for part in code.split(".")}
     reasons = first_arguments("replay", "Reason")
     doctor = first_arguments("replay/host", "_judged") | first_arguments("replay/host", "Finding")
-    schema = json.loads((ROOT / "replay" / "result.schema.json").read_text())
+    schema = json.loads((ROOT / "replay" / "result" / "result.schema.json").read_text())
     known = reasons | doctor | set(fields(schema))
     assert len(reasons) > 15
     assert len(doctor) > 10

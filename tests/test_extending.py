@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import runpy
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,42 +11,32 @@ import polars as pl
 import pytest
 
 import kvtrace
-from kvtrace.check import check
 from kvtrace.cli.listing import KINDS
 from kvtrace.models import load_model
-from kvtrace.schema import Tier
+from kvtrace.trace.check import check
+from kvtrace.trace.schema import Tier
 from replay import TargetSpec, targets
 from tests.cli import conftest as cli_conftest
 from tests.making import make
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 # pytest finds fixtures by their names in the module.
 cli = cli_conftest.cli
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL))
-PACKAGES = ("kvtrace.sources", "kvtrace.layouts", "kvtrace.exporters", "replay.targets")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files; each package also looks for plug-ins in its part of it."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page's files, among them a plug-in folder that is in use."""
     for name, text in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    before = set(sys.modules)
-    for name in PACKAGES:
-        package: Any = importlib.import_module(name)
-        more = tmp_path.joinpath(*name.split("."))
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(more)])
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(
-            sys.modules[name].__file__
-        ):
-            del sys.modules[name]
+    monkeypatch.setenv("KVTRACE_PLUGINS", str(tmp_path / "plugins"))
+    return tmp_path
 
 
 def test_what_is_added_is_listed(cli: Callable[..., cli_conftest.Outcome]) -> None:
@@ -68,7 +56,7 @@ def test_what_is_added_is_listed(cli: Callable[..., cli_conftest.Outcome]) -> No
 
 def test_the_model(folder: Path) -> None:
     """It loads as what it says that it comes to."""
-    model = load_model(str(folder / "kvtrace/models/example-3b.toml"))
+    model = load_model(str(folder / "plugins/models/example-3b.toml"))
     assert model.rank_bytes_per_token() == 2 * 28 * 8 * 128 * 2 == 114_688
 
 

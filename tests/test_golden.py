@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from kvtrace.check import check
-from kvtrace.config import load_config
-from kvtrace.pipeline import record
-from kvtrace.reader import open_trace
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 from tests.golden import FOLDER, GOLDEN, path_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 import kvtrace
 import replay
 from kvtrace.errors import KvtraceError
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay.options import ReplayOptions
 from replay.targets.null import make as make_null
 from tests.making import make

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import replay
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import MIB, MS_NS, S_NS
-from kvtrace.writer import TraceWriter
 from replay.testing import SimulatedTarget, stall_target
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.document import Percentiles
+    from replay.result.document import Percentiles
 
 OPS, GAP_NS, SERVICE_NS = 1_000, 10 * MS_NS, MS_NS
 SLOW_NS = 10 * MS_NS

@@ -22,26 +22,26 @@ from kvtrace.cli.console import say
 from kvtrace.cli.help import HelpfulCommand
 from kvtrace.cli.metrics import trial_words
 from kvtrace.cli.replay_options import understood
-from kvtrace.config import resolve
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
-from kvtrace.outputs import check_apart
-from kvtrace.reader import open_trace
-from replay import stored
-from replay.invalid import LASTING
+from kvtrace.files.outputs import check_apart
+from kvtrace.recording.config import resolve
+from kvtrace.trace.reader import open_trace
+from replay.compare import folder as bench_folder
+from replay.compare import report
+from replay.compare.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
 from replay.options import Populate
-from replay.prepare import choose_targets, prepare
+from replay.plan.prepare import choose_targets, prepare
+from replay.result import stored
+from replay.result.invalid import LASTING
 from replay.safety.storage import files_below
-from replay.trials import folder as bench_folder
-from replay.trials import report
-from replay.trials.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
 from replay.watch import RunInterruptedError, Silent, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from replay import ReplayOptions, TargetSpec
-    from replay.document import ResultDocument
-    from replay.reason import Reason
+    from replay.result.document import ResultDocument
+    from replay.result.reason import Reason
 
 MIN_WINDOW = "60s"
 _OURS = ("out", "report_to", "force", "as_json")

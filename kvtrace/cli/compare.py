@@ -10,14 +10,14 @@ import typer
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
-from kvtrace.outfile import write_all
-from kvtrace.outputs import check_apart, check_writable
-from replay.report.cells import WIDTH
-from replay.stored import consistent
-from replay.trials import report, terminal
-from replay.trials.comparison import compare
-from replay.trials.document import ComparisonDocument, document_of
-from replay.trials.sides import check_alike
+from kvtrace.files.outfile import write_all
+from kvtrace.files.outputs import check_apart, check_writable
+from replay.compare import report, terminal
+from replay.compare.comparison import compare
+from replay.compare.document import ComparisonDocument, document_of
+from replay.compare.sides import check_alike
+from replay.report.support.cells import WIDTH
+from replay.result.stored import consistent
 
 
 def compare_command(

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 
 
 class PlainConsole(Console):

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from kvtrace import exporters, importers
 from kvtrace.cli.console import say
 from kvtrace.cli.parsing import parse_tier, parse_tiers, parsed
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.trace.reader import open_trace
 from kvtrace.units import parse_bytes
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kvtrace.cli.console import plain_console
 from kvtrace.errors import EXIT_OK, EXIT_TARGET
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 from replay.host import activity, machine, place
 from replay.host.doctor import Level, Snapshot, examine
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from kvtrace import plugins
-from kvtrace.tables import wrapped as wrap
+from kvtrace.show.tables import wrapped as wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -170,14 +170,14 @@ def choices(command: str, param: Any) -> list[str]:
         return _replay_words(name)
     if command in ("record", "whatif"):
         return _record_words(name)
-    folder = {("import", "format"): "importers", ("export", "to"): "exporters"}
-    if (command, name) in folder:
-        return sorted(plugins.names(f"kvtrace.{folder[command, name]}"))
+    kinds = {("import", "format"): plugins.IMPORTER, ("export", "to"): plugins.EXPORTER}
+    if (command, name) in kinds:
+        return plugins.names(kinds[command, name])
     return []
 
 
 def _replay_words(name: str) -> list[str]:
-    from replay import engines
+    from replay import engine as engines
     from replay.options import ReplayOptions
 
     fixed = {"cpu": ["memory", "none"], "target": ["null"], "engine": ["auto", *engines.PREFERENCE]}
@@ -185,8 +185,8 @@ def _replay_words(name: str) -> list[str]:
 
 
 def _record_words(name: str) -> list[str]:
-    from kvtrace.config import RecordConfig
-    from kvtrace.source_config import SourceConfig
+    from kvtrace.recording.config import RecordConfig
+    from kvtrace.requests.source_config import SourceConfig
 
     for model in (RecordConfig, SourceConfig):
         if words := _words(model, name):

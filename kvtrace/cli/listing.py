@@ -10,11 +10,11 @@ from rich.table import Table
 
 from kvtrace import plugins
 from kvtrace.cli.console import plain_console
-from kvtrace.config import preset_names, preset_summary
-from kvtrace.errors import unknown_name
+from kvtrace.errors import UsageError, unknown_name
 from kvtrace.models import models
 from kvtrace.models.config_json.families import architectures
 from kvtrace.models.summary import groups
+from kvtrace.recording.config import preset_names, preset_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +25,16 @@ Entry = tuple[str, str, str]
 """Name, availability, what it is."""
 
 
-def _folder(package: str) -> list[Entry]:
-    modules = [(name, plugins.load(package, name, kind="name")) for name in plugins.names(package)]
-    return [
-        (name, plugins.unavailable(module) or "yes", plugins.summary(module))
-        for name, module in modules
-    ]
+def _plugins(kind: plugins.Kind) -> list[Entry]:
+    return [_entry(kind, name) for name in plugins.names(kind)]
+
+
+def _entry(kind: plugins.Kind, name: str) -> Entry:
+    try:
+        module = plugins.load(kind, name)
+    except UsageError as error:  # a plug-in of the user's own that is broken
+        return (name, str(error), "")
+    return (name, plugins.unavailable(module) or "yes", plugins.summary(module))
 
 
 def _models() -> list[Entry]:
@@ -72,12 +76,12 @@ def _targets() -> list[Entry]:
 KINDS: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
     "architectures": _architectures,
-    "sources": lambda: _folder("kvtrace.sources"),
-    "layouts": lambda: _folder("kvtrace.layouts"),
+    "sources": lambda: _plugins(plugins.SOURCE),
+    "layouts": lambda: _plugins(plugins.LAYOUT),
     "presets": _presets,
-    "policies": lambda: _folder("kvtrace.policies"),
-    "importers": lambda: _folder("kvtrace.importers"),
-    "exporters": lambda: _folder("kvtrace.exporters"),
+    "policies": lambda: _plugins(plugins.POLICY),
+    "importers": lambda: _plugins(plugins.IMPORTER),
+    "exporters": lambda: _plugins(plugins.EXPORTER),
     "targets": _targets,
 }
 

@@ -16,7 +16,7 @@ from kvtrace.cli.help import HelpfulCommand, overview
 from kvtrace.cli.limits import check_limits
 from kvtrace.cli.streams import Streams
 from kvtrace.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, KvtraceError, limit_met
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 from kvtrace.version import VERSION
 
 # Nothing here multiplies matrices, and OpenBLAS sends itself SIGINT where it can't start threads.
@@ -124,7 +124,7 @@ def main() -> NoReturn:
     """Run the command line; exit with the code that the outcome has."""
     streams = Streams()
     code = _run()
-    jit = sys.modules.get("kvtrace.jit")
+    jit = sys.modules.get("kvtrace.compiled.jit")
     if jit is not None and jit.Notes.uncached is not None:
         note = printable(jit.Notes.uncached)
         print(f"kvtrace: compiled code can't be kept, so each run compiles it: {note}; "

@@ -12,11 +12,11 @@ from kvtrace.cli.console import say
 from kvtrace.cli.parsing import parsed
 from kvtrace.cli.running import handling
 from kvtrace.errors import UsageError
-from kvtrace.printable import printable
+from kvtrace.show.printable import printable
 from kvtrace.units import S_NS, format_duration_ns, parse_duration_ns
 from replay import TargetSpec
-from replay.metrics import Ended, Metrics, MetricsPort, check_package, parse_address
-from replay.metrics_file import MetricsFile
+from replay.metrics.prometheus import Ended, Metrics, MetricsPort, check_package, parse_address
+from replay.metrics.textfile import MetricsFile
 from replay.watch import Together
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,14 +11,14 @@ import typer
 from kvtrace.cli.parsing import parsed
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError
-from kvtrace.outfile import OutFile
-from kvtrace.outputs import check_apart, check_writable
-from kvtrace.printable import printable
-from kvtrace.schema import Tier
-from kvtrace.tables import wrapped
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.outputs import check_apart, check_writable
+from kvtrace.show.printable import printable
+from kvtrace.show.tables import wrapped
+from kvtrace.trace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
-from replay.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.safety.storage import files_below
+from replay.state.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.targets import TargetSpec
 from replay.watch import Stop
 

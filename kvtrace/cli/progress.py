@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kvtrace.pipeline import Progress as RecordProgress
+    from kvtrace.recording.pipeline import Progress as RecordProgress
 
 
 @contextmanager

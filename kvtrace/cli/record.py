@@ -12,19 +12,19 @@ import typer
 from kvtrace.cli.console import say
 from kvtrace.cli.progress import record_bar
 from kvtrace.cli.recorded import show, summary
-from kvtrace.config import resolve
-from kvtrace.config_text import as_yaml
 from kvtrace.errors import UsageError
-from kvtrace.outputs import check_apart
-from kvtrace.pipeline import record
-from kvtrace.recording import Recording
-from kvtrace.schema import Tier
+from kvtrace.files.outputs import check_apart
+from kvtrace.recording.config import resolve
+from kvtrace.recording.config_text import as_yaml
+from kvtrace.recording.parts import Recording
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kvtrace.sizing import Trial
+    from kvtrace.recording.sizing import Trial
 
 _SOURCE, _MODEL, _TIERS, _TIME, _RUN = (
     "Source",

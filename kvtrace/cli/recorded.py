@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.cli.console import figures, plain_console
-from kvtrace.config import RecordConfig
-from kvtrace.fitting import DEFAULT_DURATION_NS, REQUESTS_MIN, Shrunk
-from kvtrace.header import SourceInfo
-from kvtrace.pipeline import Recorded
 from kvtrace.placement.extents import Need
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.stats import DAY_S
+from kvtrace.recording.config import RecordConfig
+from kvtrace.recording.fitting import DEFAULT_DURATION_NS, REQUESTS_MIN, Shrunk
+from kvtrace.recording.pipeline import Recorded
+from kvtrace.tools.stats import DAY_S
+from kvtrace.trace.header import SourceInfo
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from kvtrace.units import S_NS, format_bytes, format_count
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from kvtrace.cli.console import say
-from kvtrace.outputs import check_apart, check_writable
-from replay.output import left_parts, recover
+from kvtrace.files.outputs import check_apart, check_writable
+from replay.execution.output import left_parts, recover
 
 
 def recover_command(

@@ -14,14 +14,14 @@ from kvtrace.cli.replay_options import understood
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
-from kvtrace.outputs import check_apart
-from kvtrace.reader import open_trace
+from kvtrace.files.outputs import check_apart
+from kvtrace.trace.reader import open_trace
 from replay import ReplayOptions, Stop, TargetSpec, run
-from replay.from_run import document_of
-from replay.output import Outputs
+from replay.execution.output import Outputs
+from replay.result.from_run import document_of
 
 if TYPE_CHECKING:
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
     from replay import Result
 
 _TARGETS, _TIMING, _STATE, _SAFETY, _OUTPUT = (

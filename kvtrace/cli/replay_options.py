@@ -10,7 +10,7 @@ from kvtrace.cli.targets import target_specs
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, TargetSpec
-from replay.invalid import CODES
+from replay.result.invalid import CODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

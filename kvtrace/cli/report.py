@@ -14,13 +14,15 @@ from rich.text import Text
 from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.errors import UsageError
-from kvtrace.outfile import write_all
-from kvtrace.outputs import check_apart, check_writable
-from kvtrace.printable import printable
-from replay import report, stored
-from replay.document import ResultDocument
-from replay.report import cells, short, terminal
+from kvtrace.files.outfile import write_all
+from kvtrace.files.outputs import check_apart, check_writable
+from kvtrace.show.printable import printable
+from replay import report
 from replay.report import json as json_report
+from replay.report import short, terminal
+from replay.report.support import cells
+from replay.result import stored
+from replay.result.document import ResultDocument
 
 
 def report_command(

@@ -21,7 +21,7 @@ from rich.progress import (
 
 from kvtrace.cli.console import plain_console
 from kvtrace.units import format_duration_ns
-from replay.live import Live
+from replay.measure.live import Live
 from replay.watch import Stop
 
 

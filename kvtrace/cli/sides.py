@@ -7,15 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtrace import importers, plugins
+from kvtrace import plugins
 from kvtrace.errors import KvtraceError, TraceError
-from replay import stored
-from replay.trials import tools
-from replay.trials.figures import of_result
-from replay.trials.sides import Side, Trial, load_side
+from kvtrace.formats.common import importing as importers
+from replay.compare import tools
+from replay.compare.figures import of_result
+from replay.compare.sides import Side, Trial, load_side
+from replay.result import stored
 
 if TYPE_CHECKING:
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 _OURS = (".parquet", ".json")
 
@@ -34,7 +35,7 @@ def load(path: Path, label: str | None) -> Side:
                     "a report by --report NAME.json",
                     "a result trace",
                     *tools.forms(),
-                    f"logs of {', '.join(plugins.names(importers.FOLDER))}",
+                    f"logs of {', '.join(plugins.names(plugins.IMPORTER))}",
                 )
             ),
         )

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import TargetSpec
-from replay.loop import Fsync
+from replay.ops.contract import Fsync
 
 if TYPE_CHECKING:
     from pathlib import Path

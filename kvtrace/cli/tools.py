@@ -12,18 +12,20 @@ import typer
 
 from kvtrace.cli.console import figures, plain_console, say
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
-from kvtrace.outputs import check_apart, check_writable
-from kvtrace.schema import Tier
+from kvtrace.files.outputs import check_apart, check_writable
+from kvtrace.show.printable import printable
 from kvtrace.tools.anonymise import anonymised, read_secret
 from kvtrace.tools.merge import merged
 from kvtrace.tools.sample import parse_share
 from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import Written, opened, write
+from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes, format_duration_ns, parse_duration_ns
 
 if TYPE_CHECKING:
-    from kvtrace.tools.diff import Difference
+    from kvtrace.tools.diff import Comparison, Difference
+    from kvtrace.trace.reader import Trace
 
 InArgument = Annotated[
     Path, typer.Argument(help="Trace to read, Parquet or CSV.", show_default=False)
@@ -171,24 +173,61 @@ def diff_command(
             min=0, max=1, help="Exit 5 if a distance exceeds X, 0 to 1 (never).", show_default=False
         ),
     ] = None,
+    report_to: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--report",
+            help="Report file (.html with charts, .json, .xlsx); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two traces per tier: sizes, reuse distances, gaps between ops, read share."""
-    from kvtrace.tools.diff import compare  # it compiles what the other commands don't need
+    from kvtrace.tools.diff import compared  # it compiles what the other commands don't need
 
+    if report_to:
+        from kvtrace.cli.forms import check_reports
+
+        check_reports(report_to, [a, b], force=force)
     with opened(a) as first, opened(b) as second:
-        differences = compare(first, second)
-        rows = first.rows, second.rows
-    largest = max(difference.ks for difference in differences)
-    if as_json:
+        comparison = compared(first, second)
+        found, rows = comparison.differences, (first.rows, second.rows)
+        largest = max((difference.ks for difference in found), default=0.0)
         fields = {"a": {"path": str(a), "rows": rows[0]}, "b": {"path": str(b), "rows": rows[1]},
-                  "largest": largest,
-                  "differences": [asdict(each) for each in differences]}  # fmt: skip
+                  "largest": largest, "differences": [asdict(each) for each in found]}  # fmt: skip
+        if report_to:
+            _report([(a, first), (b, second)], comparison, fields, report_to, force=force)
+    if as_json:
         typer.echo(json.dumps(fields, indent=2))
     else:
         _print_diff(differences, largest)
     if fail_above is not None and largest > fail_above:
         raise typer.Exit(EXIT_INVALID)
+
+
+def _report(
+    sides: list[tuple[Path, Trace]],
+    comparison: Comparison,
+    fields: dict[str, Any],
+    paths: list[Path],
+    *,
+    force: bool,
+) -> None:
+    # Only a report needs them: they bring the page's program and compiled code.
+    from kvtrace.cli.diff_page import Side, forms
+    from kvtrace.cli.forms import write_reports
+    from kvtrace.tools.profile import profile
+    from kvtrace.tools.stats import summarise
+
+    names = [printable(path.name) for path, _ in sides]
+    labels = names if names[0] != names[1] else [f"A {names[0]}", f"B {names[1]}"]
+    a, b = (
+        Side(label, summarise(trace, space=False) | {"path": str(path)}, profile(trace))
+        for label, (path, trace) in zip(labels, sides, strict=True)
+    )
+    write_reports(forms(a, b, comparison, fields), paths, force=force)
 
 
 def _check_out(out: Path, inputs: list[Path], *, force: bool) -> None:

@@ -12,13 +12,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.check import CheckReport, check
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.errors import EXIT_TRACE
-from kvtrace.printable import printable
-from kvtrace.reader import open_trace
-from kvtrace.schema import BY_NAME
-from kvtrace.stats import summarise
+from kvtrace.show.printable import printable
+from kvtrace.tools.stats import summarise
+from kvtrace.trace.check import CheckReport, check
+from kvtrace.trace.reader import Trace, open_trace
+from kvtrace.trace.schema import BY_NAME
 from kvtrace.units import format_bytes, format_count, parse_bytes
 
 _FRAME = 3
@@ -26,6 +26,15 @@ _FRAME = 3
 
 TraceArgument = Annotated[Path, typer.Argument(help="Trace to read.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ReportOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        help="Report file (.html with charts, .json, .xlsx); may be repeated.",
+        show_default=False,
+    ),
+]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace reports that exist.")]
 
 
 def info_command(
@@ -41,20 +50,38 @@ def info_command(
             help="Compute each tier's live set and space needed, by a pass over all rows.",
         ),
     ] = True,
+    report_to: ReportOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a trace's header, totals and hit ratios."""
+    """Show a trace's header, totals and hit ratios; with --report, what it looks like over time."""
+    reports = report_to or []
+    if reports:
+        from kvtrace.cli.forms import check_reports  # it brings the reports of replays
+
+        check_reports(reports, [trace], force=force)
     with open_trace(trace) as opened:
-        summary = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
+        found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
+        if reports:
+            _report(opened, found, reports, force=force)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         _print_info(summary)
 
 
-def _print_info(summary: dict[str, Any]) -> None:
-    console, header = plain_console(), summary["header"]
-    title = Text(printable(summary["path"]), "bold")
+def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: bool) -> None:
+    # Only a report needs them: they bring the page's program and compiled code.
+    from kvtrace.cli.forms import write_reports
+    from kvtrace.cli.trace_page import forms
+    from kvtrace.tools.profile import profile
+
+    write_reports(forms(info, profile(trace)), paths, force=force)
+
+
+def _print_info(found: dict[str, Any]) -> None:
+    console, header = plain_console(), found["header"]
+    title = Text(printable(found["path"]), "bold")
     console.print(title.append(f"  format {header['format_version']}", "not bold"))
     for name, text in _description(header):
         console.print(f"  {name:<10}{text}")

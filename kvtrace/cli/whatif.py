@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from kvtrace import csvcells
 from kvtrace.cli import whatif_page
 from kvtrace.cli.console import plain_console
+from kvtrace.cli.forms import check_form
 from kvtrace.cli.help import AS_RECORD
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
-from kvtrace.config import resolve
 from kvtrace.errors import UsageError
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.models import load_model
-from kvtrace.outfile import OutFile
-from kvtrace.outputs import check_apart, check_writable
-from kvtrace.reader import open_trace
-from kvtrace.sampling import sampled
-from kvtrace.schema import Tier
-from kvtrace.tables import fitting
+from kvtrace.recording.config import resolve
+from kvtrace.recording.sampling import sampled
+from kvtrace.show import csvcells
+from kvtrace.show.tables import fitting
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, format_bytes
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers, answer
@@ -176,7 +177,7 @@ def whatif_command(
     for path in outputs:
         check_writable(path, force=force)
     for path in reports:
-        whatif_page.check_suffix(path)
+        check_form(path)
     if plot_ is not None:
         plot.check(plot_)
     with _workload(trace, options, config, set_ or [], preset) as workload:

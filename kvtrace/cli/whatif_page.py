@@ -14,33 +14,19 @@ from kvtrace.cli.whatif_tables import (
     short_number,
     swept_keys,
 )
-from kvtrace.errors import UsageError
-from kvtrace.outfile import OutFile, write_whole
+from kvtrace.files.outfile import OutFile, write_whole
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers
-from replay import report, workbook
-from replay.web import page
-from replay.web.page import Cell, Chart
+from replay.report.support import workbook
+from replay.report.web import page
+from replay.report.web.page import Cell, Chart
 
-SUFFIXES = (".html", ".json", ".xlsx")
 _TITLE = "What if the tiers were others?"
 _NODE = (
     "Bytes are the whole node's, over the whole run. GiB per day and drive writes per day are at "
     "its mean rate, the tiers' filling at the start included."
 )
 _OPT = "OPT: the most that any cache of as many blocks, each by itself, could serve. "
-
-
-def check_suffix(path: Path) -> None:
-    """Return if a what-if can be written to a file of that name. Raises UsageError, TargetError."""
-    if path.suffix not in SUFFIXES:
-        accepted = ", ".join(SUFFIXES)
-        raise UsageError(
-            "unknown form of report", where=path, got=repr(path.suffix), accepted=accepted
-        )
-    if path.suffix == ".html":
-        plot.needed("--report")
-    report.check_suffix(path)
 
 
 def write_page(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import GIB
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers

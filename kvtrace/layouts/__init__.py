@@ -15,16 +15,16 @@ import numpy as np
 
 from kvtrace import plugins
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy import NO_STATE, StateSize
-from kvtrace.request import ranges
-from kvtrace.schema import Op, Tier
+from kvtrace.hierarchy.hierarchy import NO_STATE, StateSize
+from kvtrace.requests.request import ranges
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.events import BlockEvents
+    from kvtrace.hierarchy.events import BlockEvents
     from kvtrace.models.layers import Held
 
 ALL_RANKS = "all"
@@ -268,7 +268,7 @@ def create(name: str, geometry: Geometry) -> Layout:
 
     Raises UsageError for an unknown name, or for blocks of parts of rows.
     """
-    layout: Layout = plugins.load("kvtrace.layouts", name, kind="layout").create(geometry)
+    layout: Layout = plugins.load(plugins.LAYOUT, name).create(geometry)
     rows = geometry.row_tokens
     if rows > 1 and (layout.block_tokens is None or layout.block_tokens % rows):
         raise UsageError(

@@ -19,7 +19,7 @@ from kvtrace.models.layers import (
     Layers,
     check_parallel,
 )
-from kvtrace.schema import MAX_SIZE_BYTES
+from kvtrace.trace.schema import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from kvtrace.errors import UsageError
-from kvtrace.schema import MAX_SIZE_BYTES
+from kvtrace.trace.schema import MAX_SIZE_BYTES
 
 Positive = Annotated[int, Field(gt=0, le=1 << 24)]
 """Heads, dimensions: far above any model's, and no product of them overflows."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.compiled.jit import helper, kernel
 from kvtrace.errors import UsageError
-from kvtrace.jit import helper, kernel
 from kvtrace.placement.ground import Ground, Record, enlarged, make_ground, nodes_have_room
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.placement.places import (
@@ -21,7 +21,7 @@ from kvtrace.placement.places import (
     settle,
 )
 from kvtrace.placement.rehearsal import unpack
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 from kvtrace.units import format_bytes
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from kvtrace.errors import TargetError
 from kvtrace.placement.ground import LANE, MIXED, UNBOUNDED, UNIFORM
 from kvtrace.placement.rehearsal import measure, rehearse
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 from kvtrace.placement.ground import (
     NODES,
     REFS,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 
 Keys = NDArray[np.uint64]
 Slots = NDArray[np.int32]

@@ -19,9 +19,9 @@ from kvtrace.errors import UsageError
 from kvtrace.placement.objects import LIVE
 from kvtrace.placement.rows import Chunk, TraceRows
 from kvtrace.placement.survey import survey_whole
-from kvtrace.schema import BY_NAME, Op, Phase
+from kvtrace.trace.schema import BY_NAME, Op, Phase
+from kvtrace.trace.writer import numpy_dtype
 from kvtrace.units import format_bytes
-from kvtrace.writer import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.placement.survey import Survey, Surveyor
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 _NEXT = 0x9E3779B97F4A7C15
 """Added to names of one round for those of the next: odd, so that none comes back within 2⁶⁴."""

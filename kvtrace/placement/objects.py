@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 from kvtrace.placement.keys import find_or_add
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

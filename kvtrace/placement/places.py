@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.jit import helper, kernel
+from kvtrace.compiled.jit import helper, kernel
 from kvtrace.placement.ground import MIXED, REFS, UNIFORM, Ground, Record, enlarged, nodes_have_room
 from kvtrace.placement.holes import enqueue, next_uniform, occupy, vacate
 

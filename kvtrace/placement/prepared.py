@@ -13,10 +13,10 @@ from kvtrace.placement.allocator import Allocator
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import Survey, survey
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 
 @dataclass(frozen=True, slots=True)

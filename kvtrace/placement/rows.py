@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kvtrace.schema import Op
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
 SESSION_COLUMNS = ("session", "request")

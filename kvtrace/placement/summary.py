@@ -8,14 +8,14 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import Need, Space, lane_of_tier
 from kvtrace.placement.rows import Chunk, TraceRows, batches_of
 from kvtrace.placement.survey import Surveyor, survey
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from kvtrace.placement.survey import Survey
-    from kvtrace.reader import Trace
+    from kvtrace.trace.reader import Trace
 
 ALIGN_BYTES = 4096
 """Alignment of extents on most targets."""

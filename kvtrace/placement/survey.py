@@ -17,7 +17,7 @@ from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.placement.objects import LANE_BITS, NO_CHANGE, OBJECT, ORIGINAL
 from kvtrace.placement.rows import SESSION_COLUMNS, Batch, RowSource, read_batches, stream_keys
 from kvtrace.placement.spool import Spool
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

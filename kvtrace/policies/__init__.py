@@ -1,7 +1,7 @@
 """Eviction policies: which block leaves a full tier. One file each.
 
 A policy is a module of small functions compiled by numba on the arrays that the state machine has
-anyway (`kvtrace.eviction` names and calls them):
+anyway (`kvtrace.hierarchy.eviction` names and calls them):
 
 insert(slots, tiers, tier, slot) the block enters
 victim(slots, tiers, tier)       which one leaves next, NONE for an empty tier
@@ -15,15 +15,15 @@ expect(slots, tiers, tier, slot) a block is about to enter; room for it is made 
 forget(slots, tiers, tier)       a slot that isn't remembered any more although no tier holds it;
                                  NONE: there is none (`REMEMBERED` in WHERE says what is)
 
-A slot has the links of a list per tier (`kvtrace.linkedlist`), and `MARK_BITS` bits per tier in its
-WHERE (`marks`, `mark`). A tier's row has the columns up to TIER_COLUMNS.
+A slot has the links of a list per tier (`support.linked_list`), and `MARK_BITS` bits per tier in
+its WHERE (`marks`, `mark`). A tier's row has the columns up to TIER_COLUMNS.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import helper
+from kvtrace.compiled.jit import helper
 
 NONE = -1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
-from kvtrace.linkedlist import append, unlink
+from kvtrace.compiled.jit import kernel
 from kvtrace.policies import NEWEST, OLDEST
+from kvtrace.policies.support.linked_list import append, unlink
 
 
 @kernel

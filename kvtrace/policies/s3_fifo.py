@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import helper
-from kvtrace.linkedlist import append, unlink
+from kvtrace.compiled.jit import helper
 from kvtrace.policies import (
     GHOST_BYTES,
     GHOST_NEWEST,
@@ -36,7 +35,8 @@ from kvtrace.policies import (
     mark,
     marks,
 )
-from kvtrace.sizes import size
+from kvtrace.policies.support.linked_list import append, unlink
+from kvtrace.policies.support.sizes import size
 
 SMALL_RATIO = 0.1
 GHOST_RATIO = 0.9

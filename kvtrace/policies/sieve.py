@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtrace.jit import kernel
-from kvtrace.linkedlist import append, newer, unlink
+from kvtrace.compiled.jit import kernel
 from kvtrace.policies import HAND, NEWEST, NONE, OLDEST, mark, marks
+from kvtrace.policies.support.linked_list import append, newer, unlink
 
 
 def setup(row: Any, capacity_bytes: int) -> None:

@@ -11,21 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvtrace import importers, plugins
+from kvtrace import plugins
 from kvtrace.errors import UsageError
-from kvtrace.inputs.paths import input_files
-from kvtrace.textfile import open_binary
+from kvtrace.files.textfile import open_binary
+from kvtrace.requests.paths import input_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
-    from kvtrace.request import Source
-    from kvtrace.source_config import SourceConfig
+    from kvtrace.requests.request import Source
+    from kvtrace.requests.source_config import SourceConfig
 
 
-_FOLDER = "kvtrace.sources"
 _START_BYTES = 1 << 16
 _NOT_KNOWN = "no source is known to read it, and synthetic, the default, takes no input"
 
@@ -58,12 +57,12 @@ def recognised(inputs: Sequence[str]) -> str:
     path = input_files(tuple(inputs))[0]
     with open_binary(path) as stream:
         start = stream.read(_START_BYTES)
-    names = plugins.names(_FOLDER)
+    names = plugins.names(plugins.SOURCE)
     readers = [name for name in names if hasattr(_module(name), "recognises")]
-    matches = [name for name in readers if _module(name).recognises(start)]
-    if len(matches) == 1:
-        return matches[0]
-    other = None if matches else importers.recognised(path)
+    found = [name for name in readers if _module(name).recognises(start)]
+    if len(found) == 1:
+        return found[0]
+    other = None if found else plugins.recognising(plugins.IMPORTER, path)
     raise UsageError(
         "it could be of several sources" if matches else _NOT_KNOWN,
         where=f"--input {path}",
@@ -79,7 +78,7 @@ def keys(name: str) -> frozenset[str]:
 
 
 def _module(name: str) -> ModuleType:
-    return plugins.load(_FOLDER, name, kind="source")
+    return plugins.load(plugins.SOURCE, name)
 
 
 def _check_keys(config: SourceConfig, used: frozenset[str]) -> None:

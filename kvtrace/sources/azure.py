@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.inputs import csvrows
-from kvtrace.inputs.lengths import LENGTHS_KEYS, lengths_source
-from kvtrace.inputs.rows import Piece, alone
+from kvtrace.requests import csvrows
+from kvtrace.requests.lengths import LENGTHS_KEYS, lengths_source
+from kvtrace.requests.rows import Piece, alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kvtrace.inputs.source import FileSource, Told
+    from kvtrace.requests.source import FileSource, Told
     from kvtrace.sources import SourceContext
 
 KEYS = LENGTHS_KEYS

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.compiled.hashmap import Interner
+from kvtrace.compiled.jit import compiled
 from kvtrace.errors import TraceError
-from kvtrace.hashmap import Interner
-from kvtrace.inputs import jsonlines
-from kvtrace.inputs.rows import MAX_TIME_NS, FileRows, Piece
-from kvtrace.inputs.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
-from kvtrace.jit import compiled
+from kvtrace.requests import jsonlines
+from kvtrace.requests.rows import MAX_TIME_NS, FileRows, Piece
+from kvtrace.requests.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.inputs.lines import Lines
+    from kvtrace.requests.lines import Lines
     from kvtrace.sources import SourceContext
 
 KEYS = FILE_KEYS | {"block_tokens"}

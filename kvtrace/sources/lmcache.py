@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.inputs import jsonlines
-from kvtrace.inputs.rows import MAX_TOKENS, Piece, alone
-from kvtrace.inputs.source import FILE_KEYS, FileSource, Told, need_input
+from kvtrace.files.textfile import open_binary
 from kvtrace.models import dtype_bytes
-from kvtrace.request import Ragged
-from kvtrace.textfile import open_binary
+from kvtrace.requests import jsonlines
+from kvtrace.requests.request import Ragged
+from kvtrace.requests.rows import MAX_TOKENS, Piece, alone
+from kvtrace.requests.source import FILE_KEYS, FileSource, Told, need_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

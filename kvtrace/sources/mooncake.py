@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.inputs import jsonlines
-from kvtrace.inputs.rows import FileRows, Piece, alone
-from kvtrace.inputs.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
+from kvtrace.requests import jsonlines
+from kvtrace.requests.rows import FileRows, Piece, alone
+from kvtrace.requests.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kvtrace.inputs.lines import Lines
+    from kvtrace.requests.lines import Lines
     from kvtrace.sources import SourceContext
 
 KEYS = FILE_KEYS | {"block_tokens"}

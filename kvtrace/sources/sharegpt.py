@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.inputs import jsonlines, jsonstream, tokens
-from kvtrace.inputs.rows import MAX_TOKENS
-from kvtrace.inputs.sessions import SESSION_KEYS, Sessions, SessionSource
-from kvtrace.inputs.source import Told, need_input
+from kvtrace.requests import jsonlines, jsonstream, tokens
+from kvtrace.requests.rows import MAX_TOKENS
+from kvtrace.requests.sessions import SESSION_KEYS, Sessions, SessionSource
+from kvtrace.requests.source import Told, need_input
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.arrivals import ARRIVAL_KEYS, gaps_ns, of_the_day
 from kvtrace.errors import UsageError
-from kvtrace.header import SourceInfo
-from kvtrace.request import (
+from kvtrace.requests.arrivals import ARRIVAL_KEYS, gaps_ns, of_the_day
+from kvtrace.requests.request import (
     FOLLOW_ASK,
     FOLLOW_NONE,
     UNKNOWN_NS,
@@ -19,7 +18,8 @@ from kvtrace.request import (
     SharedTokens,
     ranges,
 )
-from kvtrace.schema import Qos
+from kvtrace.trace.header import SourceInfo
+from kvtrace.trace.schema import Qos
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.source_config import SourceConfig
+    from kvtrace.requests.source_config import SourceConfig
     from kvtrace.sources import SourceContext
 
 KEYS = ARRIVAL_KEYS | {

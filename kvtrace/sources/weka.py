@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.inputs import jsonlines, jsonstream
-from kvtrace.inputs.sessions import SESSION_KEYS, Sessions, SessionSource
-from kvtrace.inputs.source import Told, need_input
-from kvtrace.request import Ragged
+from kvtrace.requests import jsonlines, jsonstream
+from kvtrace.requests.request import Ragged
+from kvtrace.requests.sessions import SESSION_KEYS, Sessions, SessionSource
+from kvtrace.requests.source import Told, need_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.header import Header, Producer, SourceInfo
 from kvtrace.models import model_names
 from kvtrace.tools.stream import IDS, Stream
+from kvtrace.trace.header import Header, Producer, SourceInfo
 from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 16, 64
 ID_BYTES = 8

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.jit import constant, kernel
-from kvtrace.reuse import FIRST, ReuseDistances
-from kvtrace.schema import Op, Tier
+from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
+from kvtrace.compiled.jit import constant, kernel
 from kvtrace.tools.distribution import Distribution, distances
+from kvtrace.trace.reuse import FIRST, ReuseDistances
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 QUANTITIES = {
     "size": "bytes",
@@ -120,18 +120,33 @@ def _told(of: Distribution) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Differences of two traces, and the distributions they are of, by tier and quantity."""
+
+    differences: list[Difference]
+    distributions: dict[tuple[str, str], tuple[Distribution, Distribution]]
+
+
 def compare(a: Trace, b: Trace) -> list[Difference]:
     """Return how far two traces are apart, per tier that either has and per quantity.
 
     `read_share`, bytes read ÷ bytes read or written, has the difference as its `ks`. Memory grows
     with the objects that are there at a time.
     """
+    return compared(a, b).differences
+
+
+def compared(a: Trace, b: Trace) -> Comparison:
+    """Return what `compare` does, and the distributions."""
     surveys = _surveyed(a), _surveyed(b)
-    differences = []
+    differences: list[Difference] = []
+    distributions: dict[tuple[str, str], tuple[Distribution, Distribution]] = {}
     for tier in sorted(set(surveys[0]) | set(surveys[1])):
         ours, theirs = (survey.get(tier, _OfTier()) for survey in surveys)
         for name, unit in QUANTITIES.items():
             pair = ours.quantities[name], theirs.quantities[name]
+            distributions[tier.label, name] = pair
             ks, wasserstein = distances(*pair)
             a_told, b_told = (_told(of) for of in pair)
             differences.append(Difference(tier.label, name, unit, a_told, b_told, ks, wasserstein))
@@ -141,4 +156,4 @@ def compare(a: Trace, b: Trace) -> list[Difference]:
         differences.append(
             Difference(tier.label, "read_share", "ratio", a_told, b_told, apart, None)
         )
-    return differences
+    return Comparison(differences, distributions)

@@ -20,12 +20,13 @@ class Distribution:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
-    def add(self, values: NDArray[np.int64]) -> None:
-        """Count some more numbers."""
+    def add(self, values: NDArray[np.int64], weight: int = 1) -> None:
+        """Count some more numbers, each `weight` times."""
         exponents = np.frexp(values.astype(np.float64))[1]
         shift = np.maximum(0, exponents - KEPT_BITS)
-        kept, counts = np.unique(values >> shift << shift, return_counts=True)
-        self._counts.update(dict(zip(kept.tolist(), counts.tolist(), strict=True)))
+        found, counts = np.unique(values >> shift << shift, return_counts=True)
+        counts *= weight
+        self._counts.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
     @property
     def count(self) -> int:

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 
 from kvtrace.errors import UsageError
-from kvtrace.schema import NODE_SHIFT
 from kvtrace.tools.stream import IDS
+from kvtrace.trace.schema import NODE_SHIFT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 MAX_NODES = 1 << 16
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.jit import constant, kernel
-from kvtrace.schema import Op, Tier
+from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 # Columns of an object's row behind its key. KNOWN: the kept rows have asked for it, so that it is
 # decided whether they found it there.

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.check import Checker
 from kvtrace.errors import TraceError
-from kvtrace.header import RESIDENT_DTYPE, Header, Resident, SourceInfo, TierInfo
-from kvtrace.interleave import interleaved
-from kvtrace.schema import COLUMNS, Tier
 from kvtrace.tools.ids import Apart
 from kvtrace.tools.stream import Stream, derived_header, described
+from kvtrace.trace.check import Checker
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, Resident, SourceInfo, TierInfo
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.schema import COLUMNS, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 
 def all_columns(traces: Sequence[Trace]) -> tuple[str, ...]:

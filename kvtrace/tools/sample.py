@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.compiled.hashmap import MISSING, Interner
 from kvtrace.errors import UsageError
-from kvtrace.hashmap import MISSING, Interner
-from kvtrace.schema import Op, Phase
 from kvtrace.tools.ids import mixed
+from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 _TOP = (1 << 64) - 1
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.interleave import interleaved
-from kvtrace.reader import open_trace
 from kvtrace.tools.ids import Apart
 from kvtrace.tools.merge import joined_resident, joined_tiers, moved
 from kvtrace.tools.sample import Share, need_sessions
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import MEASURED, Stream, derived_header, described
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.reader import open_trace
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.reader import Columns, Trace
 
 MAX_FACTOR = 1000
 MAX_LAST_NS = 1 << 61

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.schema import Op, Phase, Tier
 from kvtrace.tools.live import LiveObjects
 from kvtrace.tools.sample import SessionSample, Share, need_sessions
 from kvtrace.tools.stream import Stream, derived_header, described
+from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.header import Header
+    from kvtrace.trace.reader import Columns, Trace
 
 
 @dataclass(frozen=True, slots=True)

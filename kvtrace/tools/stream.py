@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.csvfile import CsvWriter, is_csv
 from kvtrace.errors import UsageError
-from kvtrace.header import Header, Producer, Resident, Totals
-from kvtrace.reader import Trace, open_trace
+from kvtrace.formats.mlperf_csv.csvfile import CsvWriter, is_csv
+from kvtrace.trace.header import Header, Producer, Resident, Totals
+from kvtrace.trace.reader import Trace, open_trace
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.version import VERSION
-from kvtrace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kvtrace.reader import Columns
+    from kvtrace.trace.reader import Columns
 
 IDS = ("key", "request", "session", "block")
 """Columns that name things."""
@@ -59,7 +59,7 @@ def opened(path: Path) -> Iterator[Trace]:
         with open_trace(path) as trace:
             yield trace
         return
-    from kvtrace import importers  # needed for other tools' files only
+    from kvtrace.formats.common import importing as importers  # needed for other tools' files only
 
     with TemporaryDirectory(prefix="kvtrace-") as folder:
         made = Path(folder) / "imported.parquet"

@@ -14,28 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.config import RecordConfig, resolve
+from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import TraceError
-from kvtrace.hashmap import Interner
-from kvtrace.hierarchy import CutRequests, HierarchySpec
-from kvtrace.kernel import FIRST_DECODE, LOAD, RUN, STORE
-from kvtrace.recording import policies, tier_spec
-from kvtrace.request import Ragged, RequestBatch, ranges
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec, endless
+from kvtrace.hierarchy.kernel import RUN
+from kvtrace.hierarchy.served import GENERATED, begins, check_requests, merged, served
+from kvtrace.recording.config import RecordConfig, resolve
+from kvtrace.recording.parts import policies, tier_spec
+from kvtrace.requests.request import Ragged, RequestBatch, ranges
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from kvtrace.whatif.counting import Counter
-from kvtrace.whatif.workload import Options, Run, endless, plain_run
+from kvtrace.whatif.workload import Options, Run, plain_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from kvtrace.header import Header, SourceInfo
-    from kvtrace.reader import Columns, Trace
+    from kvtrace.trace.header import Header, SourceInfo
+    from kvtrace.trace.reader import Columns, Trace
 
-FOUND, COMPUTED, GENERATED = range(3)
-_NEEDED = ("request", "step")
 _CONFIGURED = ("tiers", "eviction", "admission", "write_policy", "promotion", "touch_order")
 """Keys of a recording's configuration that a what-if takes over from the trace."""
 
@@ -117,74 +116,10 @@ def _config(header: Header, options: Options) -> RecordConfig:
     return resolve(None, known | options).config
 
 
-def check_requests(trace: Trace) -> None:
-    """Raise TraceError for a trace whose requests can't be told from its rows."""
-    missing = [name for name in _NEEDED if name not in trace.columns]
-    if missing:
-        raise TraceError(
-            "has no requests",
-            where=trace.path,
-            got=", ".join(trace.columns),
-            accepted="a trace with the columns request and step",
-            hint="use the options of a recording: --config, --preset, --source",
-        )
-    attention = (trace.header.model or {}).get("attention", ())
-    kinds = {layers.get("kind") for layers in attention}
-    whole = (trace.header.layout or {}).get("block_tokens") is None
-    if kinds & {"window", "linear"} and not whole:
-        raise TraceError(
-            "is of a hybrid model, whose checkpoints can't be told from blocks",
-            where=trace.path,
-            hint="use the options of the recording: --config, --preset, --source",
-        )
-
-
-def served(trace: Trace) -> Iterator[Columns]:
-    """Yield (request, kind, block, tier, bytes, time, objects) of the rows that serve requests."""
-    names = ["timestamp", "op", "size", "tier", "phase", "request", "step", "key"]
-    names += ["block"] if "block" in trace.columns else []
-    for columns in trace.batches(names, nulls=True):
-        op, phase, step = columns["op"], columns["phase"], np.ma.filled(columns["step"], 0)
-        is_hit = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
-        computed = (op == Op.WRITE) & (phase == Phase.PREFILL) & (step == STORE)
-        generated = (op == Op.WRITE) & (phase == Phase.DECODE) & (step >= FIRST_DECODE)
-        kind = np.where(is_hit, FOUND, np.where(computed, COMPUTED, GENERATED))
-        kept = (is_hit | computed | generated) & ~np.ma.getmaskarray(columns["request"])
-        block = np.ma.getdata(columns.get("block", columns["key"]))
-        yield _merged(
-            {
-                "request": np.ma.getdata(columns["request"])[kept],
-                "kind": kind[kept],
-                "block": block[kept],
-                "tier": columns["tier"][kept],
-                "bytes": columns["size"][kept].astype(np.int64),
-                "time": columns["timestamp"][kept],
-                "objects": np.ones(int(kept.sum()), np.int64),
-            }
-        )
-
-
-def _merged(rows: Columns) -> Columns:
-    """Return one row for each run of rows of one block's objects on one tier."""
-    begins = _begins(rows, ("request", "kind", "block", "tier"))
-    if not len(begins):
-        return rows
-    merged = {name: values[begins] for name, values in rows.items()}
-    return merged | {n: np.add.reduceat(rows[n], begins) for n in ("bytes", "objects")}
-
-
 def _parts(block_bytes: int, objects: int) -> tuple[int, ...]:
     """Return the sizes of a block's objects, as even as they can be."""
     return tuple(block_bytes * (i + 1) // objects - block_bytes * i // objects
                  for i in range(objects))  # fmt: skip
-
-
-def _begins(rows: Columns, names: tuple[str, ...]) -> NDArray[np.int64]:
-    anew = np.zeros(len(rows["request"]), np.bool_)
-    anew[:1] = True
-    for name in names:
-        anew[1:] |= rows[name][1:] != rows[name][:-1]
-    return np.flatnonzero(anew)
 
 
 def _joined(parts: Iterator[Columns]) -> Columns:
@@ -195,8 +130,8 @@ def _joined(parts: Iterator[Columns]) -> Columns:
     rows = {name: np.concatenate([part[name] for part in listed]) for name in listed[0]}
     if not len(rows["block"]):
         return rows
-    rows = _merged(rows)
-    firsts = _begins(rows, ("request", "kind", "block"))
+    rows = merged(rows)
+    firsts = begins(rows, ("request", "kind", "block"))
     return {name: values[firsts] for name, values in rows.items()}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.whatif.curve import Curve, lru_curve, optimal_curve, simulated_curves, sizes
 from kvtrace.whatif.grid import Outcome, combinations, outcomes
 from kvtrace.whatif.references import References, collect
@@ -14,7 +14,7 @@ from kvtrace.whatif.references import References, collect
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kvtrace.header import SourceInfo
+    from kvtrace.trace.header import SourceInfo
     from kvtrace.whatif.workload import Run, Workload
 
 FINE_SIZES, COARSE_SIZES = 64, 16

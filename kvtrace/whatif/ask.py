@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtrace import arguments
-from kvtrace.config import RecordConfig, changed_config
 from kvtrace.errors import UsageError
-from kvtrace.reader import Trace, open_trace
+from kvtrace.recording.config import RecordConfig, changed_config
+from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.whatif.accesses import Traced
 from kvtrace.whatif.answers import Answers, answer
 from kvtrace.whatif.workload import Configured

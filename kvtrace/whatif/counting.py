@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.header import Cell
-from kvtrace.jit import constant, kernel
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.compiled.jit import constant, kernel
+from kvtrace.trace.header import Cell
+from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.events import BlockEvents, Tally
+    from kvtrace.hierarchy.events import BlockEvents, Tally
     from kvtrace.layouts import Layout
 
 _LOOKUP = constant(Op.LOOKUP)

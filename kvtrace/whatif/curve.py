@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import unknown_name
-from kvtrace.foreign.oracle import NEVER, RECORD
-from kvtrace.reuse import ReuseDistances
+from kvtrace.formats.oracle.record import NEVER, RECORD
+from kvtrace.trace.reuse import ReuseDistances
 from kvtrace.whatif.simulated import hits_apart, need_library
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError
-from kvtrace.schema import Op, Tier
-from kvtrace.stats import DAY_S
+from kvtrace.tools.stats import DAY_S
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from kvtrace.events import HierarchyStats
-    from kvtrace.hierarchy import HierarchySpec
+    from kvtrace.hierarchy.events import HierarchyStats
+    from kvtrace.hierarchy.hierarchy import HierarchySpec
     from kvtrace.whatif.counting import Counter
     from kvtrace.whatif.references import References
     from kvtrace.whatif.workload import Options, Run, Workload

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.jit import kernel
+from kvtrace.compiled.jit import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import IO, TYPE_CHECKING, Any
 
-from kvtrace.charting import COLOURS, GREYS, legend, legend_px
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.outfile import OutFile
-from kvtrace.schema import Op, Tier
+from kvtrace.files.outfile import OutFile
+from kvtrace.show.charting import COLOURS, GREYS, legend, legend_px
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import GIB, parse_bytes
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.schema import Op, Phase
+from kvtrace.trace.schema import Op, Phase
 from kvtrace.units import UNLIMITED
 from kvtrace.whatif.counting import stored_tokens
 from kvtrace.whatif.optimal import optimal_hits

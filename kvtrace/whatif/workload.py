@@ -5,23 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import UsageError
-from kvtrace.hashmap import Interner
-from kvtrace.hierarchy import Hierarchy
-from kvtrace.recording import Recording
-from kvtrace.schema import Tier
-from kvtrace.simulation import Simulation
-from kvtrace.sizing import search
-from kvtrace.units import UNLIMITED
+from kvtrace.hierarchy.hierarchy import Hierarchy, endless
+from kvtrace.recording.parts import Recording
+from kvtrace.recording.simulation import Simulation
+from kvtrace.recording.sizing import search
+from kvtrace.trace.schema import Tier
 from kvtrace.whatif.counting import Counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from kvtrace.config import RecordConfig
-    from kvtrace.events import BlockEvents, HierarchyStats, Tally
-    from kvtrace.header import SourceInfo
-    from kvtrace.hierarchy import CutRequests, HierarchySpec
+    from kvtrace.hierarchy.events import BlockEvents, HierarchyStats, Tally
+    from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec
+    from kvtrace.recording.config import RecordConfig
+    from kvtrace.trace.header import SourceInfo
 
 Options = dict[str, Any]
 """Configuration keys, dotted, with values as users write them."""
@@ -165,18 +164,6 @@ def _run(recording: Recording, *, tallies: bool) -> Run:
         factors={tier: layout.occupancy_factor(tier) for tier in Tier},
         block_tokens=layout.block_tokens,
     )
-
-
-def endless(spec: HierarchySpec) -> HierarchySpec:
-    """Return the specification of one unlimited tier that looks up and stores every block."""
-    tiers = tuple(
-        replace(tier, capacity_bytes=UNLIMITED if tier.tier is Tier.NVME else 0)
-        for tier in spec.tiers
-    )
-    return replace(
-        spec, tiers=tiers, write_through=False, promote=False, second_use=False, hybrid=False,
-        tail_first=False, lookups=True, reread_tokens=0,
-    )  # fmt: skip
 
 
 def plain_run(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvtrace.units import format_bytes
-from replay import device, mounts
+from replay.device import mounts
+from replay.device import sysfs as device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

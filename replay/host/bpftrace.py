@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from kvtrace.units import MS_NS, S_NS
-from replay import clock, device
+from replay import clock
+from replay.device import sysfs as device
 from replay.host.bpf import BlockLatency, is_attached, kernel_number, parse, program
 
 if TYPE_CHECKING:

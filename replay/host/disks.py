@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
-from replay import device, mounts, preflight
+from replay.device import mounts
+from replay.device import sysfs as device
 from replay.host import beneath
-from replay.safety import signatures
+from replay.safety import preflight, signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

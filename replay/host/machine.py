@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvtrace.units import KIB
-from replay.device import read_text
+from replay.device.sysfs import read_text
+from replay.engine.native.library import uring_available
 from replay.host.numa import Node, nodes
-from replay.native.library import uring_available
 
 _CPU = Path("/sys/devices/system/cpu")
 _CLOCK = Path("/sys/devices/system/clocksource/clocksource0")

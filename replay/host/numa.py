@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvtrace.units import KIB
-from replay.device import read_text
+from replay.device.sysfs import read_text
 
 _NODES = Path("/sys/devices/system/node")
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
-from replay import device, mounts, preflight
+from replay.device import mounts
+from replay.device import sysfs as device
 from replay.host import beneath
 from replay.host.beneath import NOTHING, Beneath
 from replay.host.disks import Disk, FileSystem, direct_io, observe_disk, observe_file_system
-from replay.safety import consent, signatures
+from replay.safety import consent, preflight, signatures
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.units import S_NS
 from replay import clock
-from replay.device import read_text
+from replay.device.sysfs import read_text
 from replay.host.numa import node_of_cpus
 from replay.host.series import DeviceSeries, HostSeries, Sample, device_series, host_series
 

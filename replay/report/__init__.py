@@ -6,19 +6,18 @@ extra `report`; `terminal` has none of them.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import pkgutil
 from typing import TYPE_CHECKING, Protocol, cast
 
+from kvtrace import plugins
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.outfile import fill, write_whole
+from kvtrace.files.outfile import fill, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvtrace.drafts import Draft
-    from replay.document import ResultDocument
+    from kvtrace.files.drafts import Draft
+    from replay.result.document import ResultDocument
 
 
 class _Form(Protocol):
@@ -28,11 +27,8 @@ class _Form(Protocol):
 
 
 def _forms() -> dict[str, _Form]:
-    modules = [
-        importlib.import_module(f"{__name__}.{module.name}")
-        for module in pkgutil.iter_modules(__path__)
-    ]
-    return {module.SUFFIX: cast("_Form", module) for module in modules if hasattr(module, "SUFFIX")}
+    modules = [plugins.load(plugins.REPORT, name) for name in plugins.names(plugins.REPORT)]
+    return {module.SUFFIX: cast("_Form", module) for module in modules}
 
 
 def suffixes() -> tuple[str, ...]:

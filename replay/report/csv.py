@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from kvtrace import csvcells
-from replay.histogram import QUANTILES
+from kvtrace.show import csvcells
+from replay.measure.histogram import QUANTILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from replay.document import ResultDocument
-    from replay.summaries import Percentiles
+    from replay.result.document import ResultDocument
+    from replay.result.summaries import Percentiles
 
 SUFFIX = ".csv"
 _COUNTED = ("verdict", "tier", "phase", "op", "qos", "size_class_bytes", "ops", "bytes", "errors")

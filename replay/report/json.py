@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 SUFFIX = ".json"
 _NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")

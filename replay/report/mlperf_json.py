@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from replay.mlperf.summary import result_of
+from replay.report.mlperf.summary import result_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 SUFFIX = ".mlperf.json"
 

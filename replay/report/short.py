@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from kvtrace.printable import printable
-from kvtrace.tables import wrapped
+from kvtrace.show.printable import printable
+from kvtrace.show.tables import wrapped
 from kvtrace.units import format_bytes, format_count, format_rate
 from replay.report import short_times
-from replay.report.cells import WIDTH
+from replay.report.support.cells import WIDTH
 from replay.report.terminal import STYLES, moved_per_s, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.document import LaneDocument, LatenessSummary, ResultDocument
-    from replay.reason import Reason
+    from replay.result.document import LaneDocument, LatenessSummary, ResultDocument
+    from replay.result.reason import Reason
 
 LINES = 20
 """Lines of the report at most."""

@@ -9,24 +9,24 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kvtrace.printable import printable
-from kvtrace.tables import wrapped
+from kvtrace.show.printable import printable
+from kvtrace.show.tables import wrapped
 from kvtrace.units import GIB, format_bytes, format_count, format_duration_ns, format_rate
-from replay.report import below, requests
-from replay.report.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells
+from replay.report.support import below, requests
+from replay.report.support.cells import FEW_MARK, WIDTH, count_cells, table_of_times, time_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from replay.document import (
+    from replay.result.document import (
         LaneDocument,
         LatenessSummary,
         ResultDocument,
         TimeSlices,
     )
-    from replay.reason import Reason
+    from replay.result.reason import Reason
 
 _BARS, _BARS_MIN = 40, 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -8,18 +8,18 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from replay import workbook
-from replay.mlperf import tables
-from replay.mlperf.beside import beside
-from replay.mlperf.summary import summary_of
 from replay.report import csv
+from replay.report.mlperf import tables
+from replay.report.mlperf.beside import beside
+from replay.report.mlperf.summary import summary_of
+from replay.report.support import workbook
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from replay.document import LaneDocument, ResultDocument
-    from replay.workbook import Row, Sheet
+    from replay.report.support.workbook import Row, Sheet
+    from replay.result.document import LaneDocument, ResultDocument
 
 SUFFIX = ".xlsx"
 PACKAGES = workbook.PACKAGES

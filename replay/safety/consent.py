@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from kvtrace.units import MIB
-from replay import device
+from replay.device import sysfs as device
 from replay.safety import signatures, users
 from replay.safety.identity import identify
 
 if TYPE_CHECKING:
-    from replay.preflight import FileFacts
+    from replay.safety.preflight import FileFacts
     from replay.safety.signatures import Sample, Signature
     from replay.targets import TargetSpec
 

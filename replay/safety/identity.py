@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from replay import device
+from replay.device import sysfs as device
 
 # Source: include/uapi/linux/fs.h and loop.h.
 _BLKGETSIZE64, _BLKGETDISKSEQ = 0x80081272, 0x80081280

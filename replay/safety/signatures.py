@@ -14,7 +14,7 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from kvtrace.units import MIB
-from replay.direct import read_block
+from replay.device.direct import read_block
 from replay.safety.identity import block_size_bytes, size_bytes
 from replay.safety.magics import MAGICS
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from replay import device, mounts
+from replay.device import mounts
+from replay.device import sysfs as device
 from replay.safety.identity import loop_backing
 
 _BLOCK = Path("/sys/class/block")

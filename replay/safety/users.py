@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from kvtrace.units import MS_NS
-from replay import clock, device, mounts
+from replay import clock
+from replay.device import mounts
+from replay.device import sysfs as device
 from replay.safety import storage
 from replay.safety.storage import Relation, Relative, number_of
 

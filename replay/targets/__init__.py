@@ -7,24 +7,22 @@ without having touched anything.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from kvtrace import arguments
-from kvtrace.errors import unknown_name
-from kvtrace.schema import Tier
-from replay.loop import Fsync
+from kvtrace import arguments, plugins
+from kvtrace.errors import UsageError, unknown_name
+from kvtrace.trace.schema import Tier
+from replay.ops.contract import Fsync
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
     from kvtrace.placement.extents import Need, Space
-    from replay.loop import Lane
-    from replay.marker import Preconditioned
+    from replay.ops.contract import Lane
+    from replay.safety.marker import Preconditioned
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -71,7 +69,7 @@ class TargetSpec:
             "allow_signature": tuple(arguments.texts(allow_signature, "allow_signature")),
             "unit": arguments.text(unit, "unit"),
             "trim": arguments.flag(trim, "trim"),
-            "fsync": arguments.instance(fsync, "fsync", Fsync, "a replay.loop.Fsync"),
+            "fsync": arguments.instance(fsync, "fsync", Fsync, "a replay.ops.contract.Fsync"),
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)  # frozen for everybody else
@@ -256,23 +254,26 @@ class TargetInfo:
 
 def names() -> tuple[str, ...]:
     """Return the names of all targets."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(plugins.names(plugins.TARGET))
 
 
 def _load(name: str) -> _Module:
-    if name not in names():
-        raise unknown_name("target", name, names(), where="--target")
-    return cast("_Module", importlib.import_module(f"{__name__}.{name}"))
+    return cast("_Module", plugins.load(plugins.TARGET, name))
 
 
 def describe() -> tuple[TargetInfo, ...]:
     """Return a description of each target."""
-    entries = []
-    for name in names():
+    return tuple(_described(name) for name in names())
+
+
+def _described(name: str) -> TargetInfo:
+    try:
         module = _load(name)
-        summary = (module.__doc__ or "").partition("\n")[0]
-        entries.append(TargetInfo(name, summary, module.TIERS, module.unavailable()))
-    return tuple(entries)
+    except UsageError as error:  # a plug-in of the user's own that is broken
+        return TargetInfo(name, "", (), str(error))
+    return TargetInfo(
+        name, (module.__doc__ or "").partition("\n")[0], module.TIERS, module.unavailable()
+    )
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:

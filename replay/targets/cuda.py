@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from kvtrace.placement.extents import Need, Space, pool_space
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import US_NS, format_bytes
-from replay import accelerator
-from replay.copier import Copier
-from replay.loop import Lane, LaneKind
-from replay.native import threads
-from replay.native.mailbox import Mailbox
+from replay.engine.native import threads
+from replay.engine.native.mailbox import Mailbox
+from replay.ops.contract import Lane, LaneKind
 from replay.targets import Bookkeeper
+from replay.targets.support import accelerator
+from replay.targets.support.copier import Copier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.accelerator import Device
     from replay.targets import RunMark, TargetSpec
+    from replay.targets.support.accelerator import Device
 
 TIERS = (Tier.GPU,)
 _ALIGN_BYTES = 4096

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import Need, Space
-from kvtrace.printable import utf8
-from kvtrace.schema import Tier
+from kvtrace.show.printable import utf8
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, format_bytes
-from replay import folder, preflight, statx
-from replay.loop import Lane, LaneKind
-from replay.marker import Marker
-from replay.native import threads
+from replay.device import statx
+from replay.engine.native import threads
+from replay.ops.contract import Lane, LaneKind
+from replay.safety import preflight
+from replay.safety.marker import Marker
 from replay.targets import Bookkeeper, RunMark, TargetSpec
+from replay.targets.support import folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.folder import FolderFacts
+    from replay.targets.support.folder import FolderFacts
 
 TIERS = (Tier.NVME,)
 OBJECT_BYTES_MAX = 512 * MIB

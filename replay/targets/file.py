@@ -12,13 +12,13 @@ import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
-from kvtrace.printable import utf8
-from kvtrace.schema import Tier
+from kvtrace.show.printable import utf8
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, format_bytes
-from replay import device, preflight
-from replay.loop import Lane, LaneKind
-from replay.marker import MARKER_BYTES, Marker, Preconditioned
-from replay.safety import consent
+from replay.device import sysfs as device
+from replay.ops.contract import Lane, LaneKind
+from replay.safety import consent, preflight
+from replay.safety.marker import MARKER_BYTES, Marker, Preconditioned
 from replay.targets import RunMark, TargetSpec, Unwritten
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
 from kvtrace.placement.extents import Need, Space, pool_space
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes
-from replay.loop import Lane, LaneKind
-from replay.native import allocate
-from replay.payload import available_bytes
+from replay.engine.native import allocate
+from replay.ops.contract import Lane, LaneKind
+from replay.payload.stamps import available_bytes
 from replay.targets import Bookkeeper
 
 if TYPE_CHECKING:

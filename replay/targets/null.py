@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.placement.extents import Need, Space
-from kvtrace.schema import Tier
-from replay.loop import Lane, LaneKind
+from kvtrace.trace.schema import Tier
+from replay.ops.contract import Lane, LaneKind
 from replay.targets import Bookkeeper
 
 if TYPE_CHECKING:

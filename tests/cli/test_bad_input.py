@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from kvtrace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from tests.making import write_rows
 
 if TYPE_CHECKING:
@@ -387,8 +387,8 @@ def test_recording_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def stop(_: object) -> None:
         raise RuntimeError("stop")
 
-    from kvtrace.config import load_config
-    from kvtrace.pipeline import record
+    from kvtrace.recording.config import load_config
+    from kvtrace.recording.pipeline import record
     from tests.making import SMALL
 
     with pytest.raises(RuntimeError, match="stop"):

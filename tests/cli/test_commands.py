@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvtrace.cli.listing import KINDS
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import file_sha256
 from kvtrace.units import format_bytes, format_count
-from kvtrace.writer import file_sha256
 from tests.making import write_rows
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from kvtrace.cli.main import _MODULES as COMMANDS
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase
-from kvtrace.tables import fitting, wrapped
+from kvtrace.show.tables import fitting, wrapped
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import format_rate
-from kvtrace.writer import TraceWriter
-from replay import stored
 from replay.report import terminal
+from replay.result import stored
 from tests.making import make
 from tests.replay.synthetic import bimodal, with_requests
 from tests.support.command import Ended, kvtrace
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 LONG = "a-name-as-long-as-people-make-them-with-all-that-is-in-it-and-then-some-more-of-it-too"
 NUMBER = re.compile(r"\d[\d,.]*\d|\d")

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from kvtrace.errors import EXIT_OK, EXIT_USAGE
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.making import write_rows
 
 if TYPE_CHECKING:

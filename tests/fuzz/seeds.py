@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import zstandard
 
-from kvtrace.importers.blktrace import MAGIC, RECORD
-from replay.marker import Marker
+from kvtrace.formats.blktrace.importer import MAGIC, RECORD
+from replay.safety.marker import Marker
 from tests.fuzz import command
 from tests.fuzz.parquets import read
 from tests.kvtrace import request_files

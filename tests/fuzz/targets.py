@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from replay.marker import Marker
+from replay.safety.marker import Marker
 from tests.fuzz import mutations as m
 from tests.fuzz.parquets import of_trace
 from tests.fuzz.seeds import TIERS_OF_EXPORTS

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-from kvtrace.header import RESIDENT_DTYPE, Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import RESIDENT_DTYPE, Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

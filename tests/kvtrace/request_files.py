@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kvtrace import sources
-from kvtrace.config import load_config
-from kvtrace.request import Ragged
+from kvtrace.recording.config import load_config
+from kvtrace.requests.request import Ragged
 from kvtrace.sources import SourceContext
 
 SAMPLES = Path(__file__).parents[3] / "shared/samples"

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minio import Minio
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from minio import Minio
 
 ACCESS, SECRET = "AKIATESTTESTTEST", "secret-of-this-test-only"
 RCLONE = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
@@ -54,4 +54,6 @@ def _wait(server: subprocess.Popen[bytes], address: str) -> None:
 
 def client(address: str, secret: str = SECRET) -> Minio:
     """Return a client of the server."""
+    from minio import Minio
+
     return Minio(address, access_key=ACCESS, secret_key=secret, secure=False)

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace import importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.importers.blktrace import MAGIC, RECORD
-from kvtrace.reader import open_trace
+from kvtrace.formats.blktrace.importer import MAGIC, RECORD
+from kvtrace.formats.common import importing as importers
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 
 if TYPE_CHECKING:
     from pathlib import Path

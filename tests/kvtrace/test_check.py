@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kvtrace import check as module
-from kvtrace.check import MEANINGS, CheckReport, check
 from kvtrace.errors import TraceError
-from kvtrace.header import RESIDENT_DTYPE, Header, Resident, SourceInfo, TierInfo
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace import check as module
+from kvtrace.trace.check import MEANINGS, CheckReport, check
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, Resident, SourceInfo, TierInfo
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from tests.making import write_rows
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from kvtrace.config import load_config, preset_names, preset_summary, resolve
-from kvtrace.config_text import as_yaml
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import record
-from kvtrace.recording import Recording
+from kvtrace.recording.config import load_config, preset_names, preset_summary, resolve
+from kvtrace.recording.config_text import as_yaml
+from kvtrace.recording.parts import Recording
+from kvtrace.recording.pipeline import record
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from kvtrace import importers, plugins
+from kvtrace import plugins
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.importers import ImportOptions
-from kvtrace.outfile import OutFile
-from kvtrace.schema import Phase, Tier
-from kvtrace.sidecar import MapWriter, map_path
-from kvtrace.textfile import open_binary
+from kvtrace.files.outfile import OutFile
+from kvtrace.files.textfile import open_binary
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.common.sidecar import MapWriter, map_path
+from kvtrace.trace.schema import Phase, Tier
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,14 @@ import polars as pl
 import pytest
 import zstandard
 
-from kvtrace import exporters, importers
-from kvtrace.check import check
-from kvtrace.csvfile import LOSES
-from kvtrace.exporters import ExportOptions
-from kvtrace.header import Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.mlperf_csv.csvfile import LOSES
+from kvtrace.trace.check import check
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.making import make, write_rows
 
 SAMPLES = Path(__file__).parents[3] / "shared/samples/mlperf"

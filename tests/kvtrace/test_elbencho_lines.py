@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvtrace.errors import TraceError
-from kvtrace.foreign import elbencho
-from kvtrace.foreign.elbencho import FIELDS, OPS, WORDS, Lines
-from kvtrace.foreign.elbencho_ops import Follower
-from kvtrace.foreign.names import texts
+from kvtrace.formats.common.names import texts
+from kvtrace.formats.elbencho import lines as elbencho
+from kvtrace.formats.elbencho.lines import FIELDS, OPS, WORDS, Lines
+from kvtrace.formats.elbencho.ops import Follower
 
 LOG = Path("ops.log")
 DATES = st.one_of(

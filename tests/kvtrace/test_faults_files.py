@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from kvtrace import importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.importers import ImportOptions
-from kvtrace.importers.blktrace import MAGIC, VERSION
-from kvtrace.reader import open_trace
+from kvtrace.formats.blktrace.importer import MAGIC, VERSION
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:
-    from kvtrace.importers import Imported
+    from kvtrace.formats.common.importing import Imported
 
 FAULTS = Path(__file__).parent / "faults"
 SAMPLES = Path(__file__).parents[3] / "shared/samples/faults"

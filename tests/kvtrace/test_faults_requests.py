@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.inputs.families import families
-from kvtrace.inputs.rows import alone
-from kvtrace.pipeline import record
-from kvtrace.request import Ragged
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
+from kvtrace.requests.families import families
+from kvtrace.requests.request import Ragged
+from kvtrace.requests.rows import alone
 from kvtrace.sources import recognised
 from tests.kvtrace import request_files
 from tests.kvtrace.request_files import GOOD, good, read, write
 
 if TYPE_CHECKING:
-    from kvtrace.pipeline import Recorded
+    from kvtrace.recording.pipeline import Recorded
 
 FAULTS = Path(__file__).parent / "faults"
 SAMPLES = Path(__file__).parents[3] / "shared/samples/faults"

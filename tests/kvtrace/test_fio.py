@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters, fiolog, importers
-from kvtrace.check import check
 from kvtrace.errors import TargetError, TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.exporters import fio as exporter
-from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.sidecar import map_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.formats.fio import exporter
+from kvtrace.formats.fio import iolog as fiolog
+from kvtrace.trace.check import check
+from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.options import ReplayOptions, Timing
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
@@ -363,8 +365,8 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[Row], e
 def test_residents_that_nothing_reads_keep_their_place(tmp_path: Path) -> None:
     """Declared residents have extents, whether read or not, as in a replay."""
     resident = np.array([(NVME, 5, 4096), (NVME, 6, 4096)], RESIDENT_DTYPE)
-    from kvtrace.header import Header
-    from kvtrace.writer import TraceWriter
+    from kvtrace.trace.header import Header
+    from kvtrace.trace.writer import TraceWriter
 
     with (
         open_trace(write_rows(tmp_path / "a.parquet", [(0, R, 4096, NVME, 6, DECODE)])) as trace,

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from kvtrace import exporters, fiolog, importers
-from kvtrace.check import check
-from kvtrace.exporters import ExportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.sidecar import map_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.formats.fio import iolog as fiolog
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from tests.making import Row, make, write_rows
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from kvtrace.cli.parsing import parse_tier, parse_tiers
 from kvtrace.errors import UsageError
-from kvtrace.foreign.lanes import Lanes
-from kvtrace.foreign.names import Names, names_path, parts_of
-from kvtrace.foreign.objects import Objects
-from kvtrace.foreign.order import Again, Reordered, Spool
-from kvtrace.schema import Op, Tier
+from kvtrace.formats.common.names import Names, names_path, parts_of
+from kvtrace.formats.common.objects import Objects
+from kvtrace.formats.common.order import Again, Reordered, Spool
+from kvtrace.formats.perfetto.lanes import Lanes
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,8 +168,8 @@ def test_objects_are_followed(
     found = []
     places = [0, *sorted(cuts), len(lives)]
     patch = pytest.MonkeyPatch()
-    patch.setattr("kvtrace.foreign.objects._DEAD_AT_ONCE", 1 if forget else 1 << 16)
-    patch.setattr("kvtrace.foreign.objects._MERGED_AT_ONCE", 2)
+    patch.setattr("kvtrace.formats.common.objects._DEAD_AT_ONCE", 1 if forget else 1 << 16)
+    patch.setattr("kvtrace.formats.common.objects._MERGED_AT_ONCE", 2)
     with Objects() as objects:
         for begin, end in pairwise(places):
             if part := lives[begin:end]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.eviction import NAMES
-from kvtrace.hierarchy import CutRequests, Hierarchy, HierarchySpec, StateSize, TierSpec
-from kvtrace.kernel import CHECKPOINT, RUN, SHARED
-from kvtrace.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.hierarchy.eviction import NAMES
+from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy, HierarchySpec, StateSize, TierSpec
+from kvtrace.hierarchy.kernel import CHECKPOINT, RUN, SHARED
+from kvtrace.requests.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
 from tests.examples import examples
 from tests.kvtrace.reference import Block, Reference, Request, Rules

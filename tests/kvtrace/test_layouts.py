@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 
 from kvtrace import layouts, plugins
-from kvtrace.check import check
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy import StateSize
+from kvtrace.hierarchy.hierarchy import StateSize
 from kvtrace.layouts import Geometry
 from kvtrace.models.layers import Held
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from tests.making import make
 
@@ -31,7 +31,9 @@ SIZES = [
     ("llama3.1-70b", 8, "lmcache", 46 * 8, 10_485_760),
     ("deepseek-v3", 8, "lmcache", 46, 17_989_632),
     ("llama3.1-8b", 1, "lmcache-layerwise", 46 * 32, 1_048_576),
-    ("llama3.1-70b", 8, "lmcache-layerwise", 46 * 80 * 8, 131_072),
+    pytest.param(
+        "llama3.1-70b", 8, "lmcache-layerwise", 46 * 80 * 8, 131_072, marks=pytest.mark.slow
+    ),
     ("deepseek-v3", 8, "lmcache-layerwise", 46 * 61, 294_912),
     ("llama3.1-8b", 1, "vllm", 750, 2_097_152),
     ("llama3.1-70b", 8, "vllm", 750, 5_242_880),
@@ -120,10 +122,10 @@ def test_later_turns_read_all_earlier_ones(tmp_path: Path) -> None:
     assert reads == {1: [0], 2: [1, 0], 3: [2, 1, 0]}
 
 
-@pytest.mark.parametrize("name", plugins.names("kvtrace.layouts"))
+@pytest.mark.parametrize("name", plugins.names(plugins.LAYOUT))
 def test_every_layout_lists_itself(name: str) -> None:
     """Each layout is found by its file, says what it is and keeps its name."""
-    module = plugins.load("kvtrace.layouts", name, kind="layout")
+    module = plugins.load(plugins.LAYOUT, name)
     assert plugins.summary(module).endswith(".")
     assert module.create(Geometry(Held(own=64), 2, layers=(Held(own=64),))).name == name
 

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters, importers
-from kvtrace.check import check
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.foreign import lct
-from kvtrace.importers import ImportOptions
-from kvtrace.pipeline import record
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.lmcache import lct
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
 from kvtrace.sources.lmcache import frames
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import read_rows
 from tests.making import make, write_rows

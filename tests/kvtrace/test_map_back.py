@@ -9,14 +9,15 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.sidecar import map_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make

@@ -14,16 +14,17 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters, importers
-from kvtrace.check import check
-from kvtrace.csvfile import HEADER
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.sidecar import map_path
-from replay.trace_info import describe
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.formats.mlperf_csv.csvfile import HEADER
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay.result.trace_info import describe
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace.check import check
-from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
-from kvtrace.recording import Recording
+from kvtrace.recording.config import load_config
+from kvtrace.recording.parts import Recording
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 from tests.making import SMALL, make
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_a_node_is_as_if_recorded_alone(tmp_path: Path) -> None:
     make(path, nodes=2, **OPEN)
     merged = pl.read_parquet(path).filter(pl.col("key") // (1 << 48) == 1)
     recording = Recording(load_config(None, SMALL | dotted(OPEN | {"nodes": 2})), node=1)
-    from kvtrace.simulation import Simulation
+    from kvtrace.recording.simulation import Simulation
 
     parts = list(recording.batches(Simulation(recording)))
     keys = np.concatenate([part["key"] for part in parts])

@@ -9,18 +9,19 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.errors import KvtraceError, TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.foreign.oplog import COLUMNS, WITH_CATEGORIES
-from kvtrace.foreign.oplog_export import LOSES, resident_path
-from kvtrace.header import Header
-from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.sidecar import map_path
-from kvtrace.textfile import open_binary
+from kvtrace.files.textfile import open_binary
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.formats.warp.oplog import COLUMNS, WITH_CATEGORIES
+from kvtrace.formats.warp.oplog_export import LOSES, resident_path
+from kvtrace.trace.check import check
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, residents, rows
 from tests.making import write_rows

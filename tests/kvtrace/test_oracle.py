@@ -10,14 +10,15 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from kvtrace import exporters, importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_TIME_NS, Op, Phase, Tier
-from kvtrace.sidecar import map_path
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.formats.common.sidecar import map_path
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import MAX_TIME_NS, Op, Phase, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make, write_rows
@@ -143,8 +144,8 @@ def test_many_blocks_are_linked(
 
     Also of more objects than are looked at in one go.
     """
-    monkeypatch.setattr("kvtrace.exporters.oracle._OBJECTS_AT_ONCE", objects_at_once)
-    monkeypatch.setattr("kvtrace.exporters.oracle._BLOCK_RECORDS", 7)
+    monkeypatch.setattr("kvtrace.formats.oracle.exporter._OBJECTS_AT_ONCE", objects_at_once)
+    monkeypatch.setattr("kvtrace.formats.oracle.exporter._BLOCK_RECORDS", 7)
     keys = np.random.default_rng(3).integers(0, 9, 100)
     recorded = [
         (at, Op.WRITE if key not in keys[:at] else Op.READ, 5, Tier.GPU, int(key), Phase.DECODE)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import importers
-from kvtrace.check import check
 from kvtrace.errors import TraceError
-from kvtrace.importers import ImportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
+from kvtrace.formats.common import importing as importers
+from kvtrace.formats.common.importing import ImportOptions
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, residents, rows
 
@@ -139,7 +139,7 @@ def test_elbencho_ops_that_overlap(
         for ms, at, end in sorted(lines)
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvtrace.foreign.elbencho._BLOCK_BYTES", block)
+        patch.setattr("kvtrace.formats.elbencho.lines._BLOCK_BYTES", block)
         bring(log(folder, *text), folder / "t.parquet")
     found = read_rows(folder / "t.parquet", ["submit", "op", "size", "complete"])
     first = min(start for start, *_ in expected)
@@ -240,7 +240,7 @@ def test_cachebench_round_trip(
         )
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvtrace.importers.cachebench._ROWS_PER_BATCH", block)
+        patch.setattr("kvtrace.formats.cachebench.importer._ROWS_PER_BATCH", block)
         bring(csv(folder, NEW.partition(",usecase")[0], *lines), folder / "t.parquet")
     found = read_rows(folder / "t.parquet", ["timestamp", "op", "size", "key"])
     seconds = columns["timestamp"] // 10**9

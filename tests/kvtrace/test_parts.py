@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kvtrace import parts, writer
-from kvtrace.check import check
 from kvtrace.errors import TargetError, TraceError
-from kvtrace.header import RESIDENT_DTYPE
-from kvtrace.parts import PartsWriter
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace import parts, writer
+from kvtrace.trace.check import check
+from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.parts import PartsWriter
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.making import make
 
 if TYPE_CHECKING:

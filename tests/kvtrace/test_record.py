@@ -16,16 +16,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from kvtrace import kernel, plugins, simulation
-from kvtrace.blocks import HashedBlocks
-from kvtrace.check import check
-from kvtrace.config import RecordConfig, load_config
+from kvtrace import plugins
 from kvtrace.errors import UsageError
-from kvtrace.eviction import NAMES
-from kvtrace.hierarchy import Hierarchy
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
-from kvtrace.writer import file_sha256
+from kvtrace.hierarchy import kernel
+from kvtrace.hierarchy.blocks import HashedBlocks
+from kvtrace.hierarchy.eviction import NAMES
+from kvtrace.hierarchy.hierarchy import Hierarchy
+from kvtrace.recording import simulation
+from kvtrace.recording.config import RecordConfig, load_config
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
+from kvtrace.trace.writer import file_sha256
 from tests.examples import examples
 from tests.making import make
 
@@ -45,7 +47,7 @@ def sources(draw: st.DrawFn) -> dict[str, Any]:
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
     """Configurations in which tiers come out absent, tight, ample or unlimited."""
     parallel = draw(st.sampled_from((1, 2)))
-    layout = draw(st.sampled_from(plugins.names("kvtrace.layouts")))
+    layout = draw(st.sampled_from(plugins.names(plugins.LAYOUT)))
     sizes = st.sampled_from(("0", "100MiB", "300MiB", "2GiB", "unlimited"))
     capacities = {name: draw(sizes) for name in ("gpu", "cpu", "nvme", "object")}
     if all(size == "0" for size in capacities.values()):
@@ -135,7 +137,7 @@ def test_workers_and_batches_dont_show(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_workers_dont_show_in_parsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file parsed by several processes in other pieces gives the same bytes."""
-    monkeypatch.setattr("kvtrace.inputs.lines.LINES_PER_PIECE", 100)
+    monkeypatch.setattr("kvtrace.requests.lines.LINES_PER_PIECE", 100)
     options: dict[str, Any] = {"source__name": "mooncake", "source__input": [str(MOONCAKE)]}
     options |= {"source__users": None, "duration": None}
     make(tmp_path / "one.parquet", **options)
@@ -209,7 +211,7 @@ def test_grouping_chains_identities() -> None:
     """A group of blocks is the same only if all that came before it is the same."""
     import numpy as np
 
-    from kvtrace.request import Ragged
+    from kvtrace.requests.request import Ragged
     from tests.kvtrace.test_hierarchy import Request, cut
 
     batch = cut([Request(0, [], input_tokens=64), Request(0, [], input_tokens=64, row=1)]).batch

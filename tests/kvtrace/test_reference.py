@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.config import load_config
-from kvtrace.eviction import NAMES
-from kvtrace.recording import Recording
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.simulation import Simulation
-from kvtrace.source_config import ARRIVING
+from kvtrace.hierarchy.eviction import NAMES
+from kvtrace.recording.config import load_config
+from kvtrace.recording.parts import Recording
+from kvtrace.recording.simulation import Simulation
+from kvtrace.requests.source_config import ARRIVING
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.kvtrace.reference import Block, Reference, Request, Rules
 from tests.kvtrace.reference_inputs import FILES
 
 if TYPE_CHECKING:
-    from kvtrace.request import RequestBatch
+    from kvtrace.requests.request import RequestBatch
 
 TIERS = ("gpu", "cpu", "nvme", "object")
 MIB = 1 << 20

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import record
-from kvtrace.recording import Recording
-from kvtrace.schema import Qos
-from kvtrace.sizing import Trial, _Server, measure
+from kvtrace.recording.config import load_config
+from kvtrace.recording.parts import Recording
+from kvtrace.recording.pipeline import record
+from kvtrace.recording.sizing import Trial, _Server, measure
+from kvtrace.trace.schema import Qos
 from tests.making import SMALL
 
 if TYPE_CHECKING:

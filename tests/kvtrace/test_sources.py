@@ -12,11 +12,11 @@ import pytest
 import zstandard
 
 from kvtrace import plugins
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.inputs import csvrows, jsonstream, lines
-from kvtrace.recording import Recording
-from kvtrace.source_config import SourceConfig
+from kvtrace.recording.config import load_config
+from kvtrace.recording.parts import Recording
+from kvtrace.requests import csvrows, jsonstream, lines
+from kvtrace.requests.source_config import SourceConfig
 from kvtrace.units import MS_NS, S_NS
 from tests.kvtrace import request_files as files
 from tests.kvtrace.request_files import GOOD, SAMPLES, good, read, write
@@ -204,15 +204,15 @@ def test_files_in_name_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_sources_say_which_keys_they_use(name: str) -> None:
     """Every key of the configuration belongs to a source, and no source names another."""
-    module = plugins.load("kvtrace.sources", name, kind="source")
+    module = plugins.load(plugins.SOURCE, name)
     assert set(SourceConfig.model_fields) >= module.KEYS
 
 
 def test_every_key_is_used() -> None:
     """No key of the configuration is without a source."""
     used = {"name", "input"}
-    for name in plugins.names("kvtrace.sources"):
-        used |= plugins.load("kvtrace.sources", name, kind="source").KEYS
+    for name in plugins.names(plugins.SOURCE):
+        used |= plugins.load(plugins.SOURCE, name).KEYS
     assert used == set(SourceConfig.model_fields)
 
 
@@ -231,7 +231,7 @@ VALUES: dict[str, Any] = {
 @pytest.mark.parametrize("name", [*FILES, "synthetic"])
 def test_keys_without_effect_are_refused(tmp_path: Path, name: str) -> None:
     """A key that the source doesn't use is refused with one clear line, its default isn't."""
-    used = plugins.load("kvtrace.sources", name, kind="source").KEYS
+    used = plugins.load(plugins.SOURCE, name).KEYS
     paths = [good(tmp_path, name)] if name in GOOD else []
     fields = SourceConfig.model_fields
     unused = sorted(set(fields) - used - {"name", "input"})

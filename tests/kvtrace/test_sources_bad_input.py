@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvtrace.errors import EXIT_TRACE, EXIT_USAGE, KvtraceError
-from kvtrace.inputs import jsonstream
+from kvtrace.requests import jsonstream
 from tests.kvtrace.request_files import (
     AZURE_HEADER,
     BURSTGPT_HEADER,

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.header import Header
-from kvtrace.pipeline import record
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.examples import examples
 from tests.kvtrace.random_traces import Rows, read_rows, rows
 from tests.making import make, write_rows

@@ -11,13 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.check import check
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.header import Header, SourceInfo, TierInfo
-from kvtrace.interleave import interleaved
-from kvtrace.reader import open_trace
-from kvtrace.reuse import FIRST, ReuseDistances
-from kvtrace.schema import Op, Phase, Tier
 from kvtrace.tools import merge
 from kvtrace.tools.anonymise import anonymised
 from kvtrace.tools.diff import compare
@@ -28,6 +22,12 @@ from kvtrace.tools.sample import Share
 from kvtrace.tools.scale import Scaling, scaled
 from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stream import opened, write
+from kvtrace.trace.check import check
+from kvtrace.trace.header import Header, SourceInfo, TierInfo
+from kvtrace.trace.interleave import interleaved
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.reuse import FIRST, ReuseDistances
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.examples import examples
 from tests.making import make, write_rows
 

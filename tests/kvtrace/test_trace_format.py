@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kvtrace
-from kvtrace.drafts import drafts_of
 from kvtrace.errors import TargetError
-from kvtrace.header import RESIDENT_DTYPE, Header, TierInfo
-from kvtrace.reader import open_trace
-from kvtrace.schema import (
+from kvtrace.files.drafts import drafts_of
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, TierInfo
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import (
     COLUMNS,
     MAX_SIZE_BYTES,
     MAX_TIME_NS,
@@ -32,7 +32,7 @@ from kvtrace.schema import (
     Phase,
     Tier,
 )
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.writer import TraceWriter
 from tests.examples import examples
 from tests.making import write_rows
 
@@ -239,8 +239,8 @@ def test_a_killed_recording_leaves_a_partial_file(tmp_path: Path) -> None:
     """What a kill leaves has a draft's name: never a short trace under the final one."""
     code = (
         "import os, signal, sys\n"
-        "from kvtrace.config import load_config\n"
-        "from kvtrace.pipeline import record\n"
+        "from kvtrace.recording.config import load_config\n"
+        "from kvtrace.recording.pipeline import record\n"
         "from tests.making import SMALL\n"
         "kill = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "record(load_config(None, SMALL), sys.argv[1], progress=kill)\n"

@@ -24,6 +24,8 @@ from kvtrace.models.geometry import validated
 if TYPE_CHECKING:
     from kvtrace.models import Model
 
+pytestmark = pytest.mark.slow
+"""It makes a thousand configurations; real ones are read by test_config_json.py."""
 TABLE = Path(__file__).parent / "data" / "transformers_caches.csv"
 INDEXER_BYTES = {128: 132}
 """Engines keep an indexer's key in fp8 with one fp32 scale (vLLM 0.32, SGLang 0.5)."""

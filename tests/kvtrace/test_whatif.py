@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvtrace.cli.record import summary
-from kvtrace.config import load_config
 from kvtrace.errors import TraceError
-from kvtrace.hierarchy import Hierarchy, HierarchySpec, TierSpec
-from kvtrace.pipeline import record
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
+from kvtrace.hierarchy.hierarchy import Hierarchy, HierarchySpec, TierSpec
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from kvtrace.whatif import simulated
 from kvtrace.whatif import workload as workloads

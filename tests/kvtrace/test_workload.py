@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kvtrace.check import check
-from kvtrace.config import load_config
 from kvtrace.errors import UsageError
-from kvtrace.pipeline import record
-from kvtrace.reader import open_trace
-from kvtrace.schema import Tier
+from kvtrace.recording.config import load_config
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Tier
 from tests.making import make
 
 if TYPE_CHECKING:

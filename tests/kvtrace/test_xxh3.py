@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvtrace.xxh3 import LANES, hash_of
+from kvtrace.compiled.xxh3 import LANES, hash_of
 
 
 def ours(data: bytes, begin: int, end: int) -> int:

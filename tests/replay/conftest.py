@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvtrace.header import RESIDENT_DTYPE, Header
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import RESIDENT_DTYPE, Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from replay import ReplayOptions, TargetSpec
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replay import clock
-from replay.native.memory import at_address
+from replay.payload.memory import at_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

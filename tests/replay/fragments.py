@@ -11,13 +11,13 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import Need, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.schema import Op, Phase, Tier
-from replay.geometry import Geometry
-from replay.plan import Planner, make_ring
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 from tests.replay.conftest import MemoryTrace, Row
 
 if TYPE_CHECKING:
-    from replay.loop import Ops
+    from replay.ops.contract import Ops
 
 R, W, D = Op.READ, Op.WRITE, Op.DELETE
 NVME, CPU = Tier.NVME, Tier.CPU

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import openpyxl
 import pytest
 
-from replay.trials.figures import of_result
+from replay.compare.figures import of_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 MOVES = ("read", "write")
 FORMS = (".json", ".csv", ".html", ".xlsx", ".mlperf.json")

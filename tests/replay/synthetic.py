@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
-from replay.requests.document import (
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
+from replay.result.requests import (
     QosRequestsDocument,
     RequestsDocument,
     ServiceLevelDocument,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 OPS = 10_000
 GAP_NS = 1_000_000

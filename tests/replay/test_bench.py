@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replay.trials.document import ComparisonDocument
-from replay.trials.folder import CHECKSUMS, verify, write_checksums
+from replay.compare.document import ComparisonDocument
+from replay.compare.folder import CHECKSUMS, verify, write_checksums
 from tests.cli import conftest as cli_conftest
 from tests.replay.browser import opened, undrawn
 from tests.replay.conftest import simple_rows, write_trace

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, run
 from replay.host import bpf, bpftrace
 from replay.host.document import block_document
-from replay.report import below
+from replay.report.support import below
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import file_target, null_target, write_trace
 

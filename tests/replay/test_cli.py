@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import Row, simple_rows, write_trace
 
@@ -258,7 +258,7 @@ def test_a_signal_ends_a_run_in_good_order(
 
 
 def _filled(path: Path) -> bool:
-    from replay.marker import Marker
+    from replay.safety.marker import Marker
 
     if not path.exists():
         return False

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.schema import Op, Phase, Tier
-from replay import TargetSpec, native
-from replay.simulated import stall_target
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import TargetSpec
+from replay.engine import native
+from replay.targets.support.simulated import stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import Row, simple_rows, write_trace
 from tests.replay.seccomp import FORBID_URING

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvtrace.units import MS_NS
-from replay import stored
-from replay.reason import Reason
-from replay.summaries import has_few
-from replay.trials import charts
-from replay.trials.comparison import compare
-from replay.trials.document import ComparisonDocument, document_of
-from replay.trials.figures import BYTES_PER_S, NS, Figure, of_result
-from replay.trials.sides import Side, Trial
-from replay.trials.words import interval, marked, times, value
+from replay.compare import charts
+from replay.compare.comparison import compare
+from replay.compare.document import ComparisonDocument, document_of
+from replay.compare.figures import BYTES_PER_S, NS, Figure, of_result
+from replay.compare.sides import Side, Trial
+from replay.compare.words import interval, marked, times, value
+from replay.result import stored
+from replay.result.reason import Reason
+from replay.result.summaries import has_few
 from tests.cli import conftest as cli_conftest
+from tests.examples import rest_slow
 from tests.replay import synthetic
 from tests.replay.conftest import simple_rows, write_trace
 
@@ -257,7 +258,7 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("name", rest_slow(UNLIKE, quick=3))
 def test_unlike_settings_are_cautioned(
     name: str,
     result: Callable[..., Path],

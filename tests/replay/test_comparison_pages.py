@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvtrace.units import MS_NS
-from replay.trials import html, xlsx
-from replay.trials.comparison import compare
-from replay.trials.document import ComparisonDocument, document_of
-from replay.trials.figures import BYTES_PER_S, NS, Figure
-from replay.trials.sides import Side, Trial
-from replay.workbook import BROKEN, SHARE, TIMES, WHOLE, number_format
+from replay.compare import html, xlsx
+from replay.compare.comparison import compare
+from replay.compare.document import ComparisonDocument, document_of
+from replay.compare.figures import BYTES_PER_S, NS, Figure
+from replay.compare.sides import Side, Trial
+from replay.report.support.workbook import BROKEN, SHARE, TIMES, WHOLE, number_format
 from tests.replay.browser import opened, undrawn
 
 if TYPE_CHECKING:

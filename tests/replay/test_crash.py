@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from kvtrace.cli.main import app
-from kvtrace.drafts import drafts_of
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
-from replay.output import left_parts
+from kvtrace.files.drafts import drafts_of
+from kvtrace.trace.reader import open_trace
+from replay.execution.output import left_parts
 from tests.replay.conftest import simple_rows, write_trace
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _RUN = """
 import sys
-import replay.measurement, replay.output
-replay.measurement._FLUSH_NS = replay.output._FLUSH_NS = 0
+import replay.execution.measurement, replay.execution.output
+replay.execution.measurement._FLUSH_NS = replay.execution.output._FLUSH_NS = 0
 from kvtrace.cli.main import main
 sys.argv = ["kvtrace", *sys.argv[1:]]
 main()

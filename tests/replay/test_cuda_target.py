@@ -16,12 +16,13 @@ import pytest
 import replay
 from kvtrace.errors import TargetError
 from kvtrace.placement.extents import Need
-from kvtrace.schema import Op, Phase, Tier
-from replay import ReplayOptions, TargetSpec, accelerator, targets
-from replay.copier import STAGING_SLOTS, Copier
-from replay.native.mailbox import Job, Request
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import ReplayOptions, TargetSpec, targets
+from replay.engine.native.mailbox import Job, Request
 from replay.targets import RunMark
 from replay.targets.cuda import CudaTarget
+from replay.targets.support import accelerator
+from replay.targets.support.copier import STAGING_SLOTS, Copier
 from tests.replay.conftest import MIB, Row, write_trace
 from tests.replay.fake_cuda import EPOCH_NS, FakeCuda
 

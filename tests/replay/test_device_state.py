@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from replay import device, nvme_cli, smart
+from replay.device import nvme_cli, smart
+from replay.device import sysfs as device
 
 UNIT = 512_000
 

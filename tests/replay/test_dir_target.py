@@ -14,13 +14,16 @@ import pytest
 import replay
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.placement.extents import Need
-from kvtrace.schema import Op, Phase, Tier
-from replay import ReplayOptions, TargetSpec, folder, statx, targets
-from replay.loop import Fsync
-from replay.marker import Marker
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import ReplayOptions, TargetSpec, targets
+from replay.device import statx
+from replay.ops.contract import Fsync
+from replay.safety.marker import Marker
 from replay.targets import RunMark
 from replay.targets.dir import OBJECT_BYTES_MAX, DirTarget
+from replay.targets.support import folder
 from replay.watch import Silent
+from tests.examples import rest_slow
 from tests.replay.conftest import MIB, Row, simple_rows, write_trace
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ def reads(count: int = 5, size: int = 5000) -> list[Row]:
     return [(i, R, Tier.NVME, 1000 + i, Phase.DECODE, size) for i in range(count)]
 
 
-@pytest.mark.parametrize("mode", ["open", "max", "closed"])
+@pytest.mark.parametrize("mode", rest_slow(["open", "max", "closed"]))
 @pytest.mark.parametrize("fsync", list(Fsync))
 def test_a_run_is_valid_end_to_end(
     direct_path: Path, quick: Quick, mode: str, fsync: Fsync

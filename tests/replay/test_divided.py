@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 
 import replay
-from kvtrace.schema import Op, Phase, Tier
-from replay import TargetSpec, engines
-from replay.loop import DIVIDED, Action, Lane, LaneKind, LoopOptions, Mode, Ops, Verify, run_whole
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import TargetSpec
+from replay import engine as engines
+from replay.ops.contract import (
+    DIVIDED,
+    Action,
+    Lane,
+    LaneKind,
+    LoopOptions,
+    Mode,
+    Ops,
+    Verify,
+    run_whole,
+)
 from tests.replay.conftest import Row, file_target, write_trace
 from tests.replay.fragments import planned, random_rows
 

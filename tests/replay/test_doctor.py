@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvtrace.units import GIB, KIB, MIB, S_NS
-from replay import mounts
+from replay.device import mounts
 from replay.host import activity, beneath, doctor, place
 from replay.host.beneath import Beneath
 from replay.host.doctor import CHECKS, Level, Snapshot, examine
@@ -288,9 +288,9 @@ def test_a_loop_device_is_on_what_its_file_is_on(
     disk.mkdir()
     (tmp_path / "image").touch()
     (loop / "loop/backing_file").write_text(f"{tmp_path}/image")
-    monkeypatch.setattr("replay.device.sysfs_of", lambda _: disk)
+    monkeypatch.setattr("replay.device.sysfs.sysfs_of", lambda _: disk)
     assert beneath.observe(loop, None).virtual
-    monkeypatch.setattr("replay.device.sysfs_of", lambda _: tmp_path / "sda")
+    monkeypatch.setattr("replay.device.sysfs.sysfs_of", lambda _: tmp_path / "sda")
     assert not beneath.observe(loop, None).virtual
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import replay
-from kvtrace import exporters
-from kvtrace.check import check
 from kvtrace.errors import UsageError
-from kvtrace.exporters import ExportOptions
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions
 from tests.making import write_rows
 from tests.replay.conftest import null_target

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError, UsageError
-from replay import native
-from replay.fresh import FreshPayload
-from replay.loop import (
+from replay.engine import native
+from replay.ops.contract import (
     Action,
     Control,
     Lane,
@@ -27,7 +26,8 @@ from replay.loop import (
     Times,
     Verify,
 )
-from replay.producer import Stream
+from replay.payload.fresh import FreshPayload
+from replay.payload.producer import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def test_a_producer_that_dies_is_an_error_and_no_hang(ring: FreshPayload) -> Non
 
 def test_what_the_producer_says_last_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason of its end is in the message."""
-    monkeypatch.setattr("replay.producer.__file__", "/nowhere/producer.py")
+    monkeypatch.setattr("replay.payload.producer.__file__", "/nowhere/producer.py")
     with FreshPayload(2 * MIB, 5, chunk_bytes=MIB) as ring:
         with pytest.raises(TargetError, match="No such file"):
             ring.wait_filled(MIB)
@@ -159,7 +159,7 @@ def test_the_loop_writes_more_than_the_ring_holds(ring: FreshPayload) -> None:
 
 ORPHAN = """
 import os
-from replay.fresh import FreshPayload
+from replay.payload.fresh import FreshPayload
 ring = FreshPayload(2 << 20, 5, chunk_bytes=1 << 20)
 ring.start()
 ring.wait_filled(1 << 20)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from replay import gaps
-from replay.gaps import Gaps
-from replay.histogram import Histogram
+from replay.measure import gaps
+from replay.measure.gaps import Gaps
+from replay.measure.histogram import Histogram
 
 
 @pytest.mark.parametrize("disorder", [0, 3, 40])

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MIB, MS_NS
-from replay import stored
+from replay.result import stored
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import simple_rows, write_trace
 from tests.replay.synthetic import write_ops
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.health import HealthDocument, Judged
+    from replay.result.health import HealthDocument, Judged
 
 cli = cli_conftest.cli
 Kind = tuple[Tier, Phase, Op]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.histogram import ERROR_RATIO, QUANTILES, Histogram
+from replay.measure.histogram import ERROR_RATIO, QUANTILES, Histogram
 
 NANOSECONDS = st.lists(st.integers(0, 1 << 50), min_size=1, max_size=400)
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import MS_NS
-from kvtrace.writer import TraceWriter
-from replay import stored
 from replay.host.document import (
     BlockGroupDocument,
     BlockLatencyDocument,
@@ -20,14 +19,15 @@ from replay.host.document import (
     HostSeriesDocument,
 )
 from replay.report import html
-from replay.web import charts
+from replay.report.web import charts
+from replay.result import stored
 from tests.replay.browser import opened, undrawn
 from tests.replay.synthetic import one_stall
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 pytestmark = pytest.mark.slow
 CHARTS = 10

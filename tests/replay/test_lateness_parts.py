@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 import replay
-from kvtrace.schema import Tier
-from replay.loop import Action
+from kvtrace.trace.schema import Tier
+from replay.ops.contract import Action
 from replay.targets import TargetSpec
 from tests.making import make
 from tests.replay.recomputed import check_percentiles
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.done import Done
+    from replay.ops.done import Done
     from replay.options import ReplayOptions
-    from replay.result import LaneResult
+    from replay.result.model import LaneResult
 
 SUBMIT_NS, BYTES_PER_NS = 10_000, 25
 PARTS = ("dependency_wait", "slot_wait", "burst_wait", "host")

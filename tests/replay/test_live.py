@@ -9,12 +9,12 @@ import pytest
 
 import replay
 from kvtrace.cli.running import now_text
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
-from replay.histogram import COARSE_BITS, Histogram
-from replay.live import Live, LiveLane, LiveView
-from replay.loop import Control, Mode
-from replay.recorder import Recorder
+from replay.measure.histogram import COARSE_BITS, Histogram
+from replay.measure.live import Live, LiveLane, LiveView
+from replay.measure.recorder import Recorder
+from replay.ops.contract import Control, Mode
 from replay.watch import Silent, Together
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import simple_rows, write_trace

@@ -18,11 +18,11 @@ from kvtrace.errors import UsageError
 from kvtrace.placement.extents import lane_of_tier
 from kvtrace.placement.looped import Looped, loop
 from kvtrace.placement.rows import TraceRows
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
 from replay import ReplayOptions
-from replay.output import Outputs
+from replay.execution.output import Outputs
 from tests.making import write_rows
 from tests.replay.conftest import (
     MemoryTrace,
@@ -270,7 +270,8 @@ def test_requests_of_each_round_are_their_own(tmp_path: Path, quick: Quick) -> N
         assert result.requests.whole.failed == 0
         # Closed loops keep their pace, too: no round begins before the recorded gap has passed.
         assert result.trace.rounds <= run_time_ns / (len(rows) * 100_000) + 2
-        assert 50 < result.requests.whole.count <= 50 * result.trace.rounds
+        # Requests of the last round that were cut off count by what they had finished.
+        assert 50 < result.requests.whole.count <= 50 * (result.trace.rounds + 1)
 
 
 def test_failed_ops_of_the_trace_are_no_rows_of_the_result(tmp_path: Path, quick: Quick) -> None:

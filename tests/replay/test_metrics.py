@@ -22,10 +22,10 @@ import replay
 from kvtrace.cli import metrics as cli_metrics
 from kvtrace.cli.metrics import Exposure, MetricsOptions, trial_words
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MIB, MS_NS
-from replay.metrics import Ended, Metrics, MetricsPort, parse_address
-from replay.metrics_file import MetricsFile
+from replay.metrics.prometheus import Ended, Metrics, MetricsPort, parse_address
+from replay.metrics.textfile import MetricsFile
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import simple_rows, write_trace
 from tests.replay.test_live import view
@@ -33,7 +33,7 @@ from tests.replay.test_live import view
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replay.live import Live
+    from replay.measure.live import Live
 
 openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")
 cli = cli_conftest.cli
@@ -332,7 +332,7 @@ def test_the_file_has_what_the_port_has(
 
 def test_the_file_follows_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is replaced, never written in place, whenever there is something new."""
-    monkeypatch.setattr("replay.metrics_file.PERIOD_S", 0.01)
+    monkeypatch.setattr("replay.metrics.textfile.PERIOD_S", 0.01)
     metrics, path = metrics_of_a_run(), tmp_path / "m.prom"
     with MetricsFile(metrics, path, force=False):
         first = path.stat().st_ino
@@ -353,8 +353,8 @@ def test_the_file_follows_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def taken_elsewhere(path: Path) -> None:
     """Open the same file from another process; raise what it says."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom replay.metrics import Metrics\n"
-        "from replay.metrics_file import MetricsFile\n"
+        "import sys\nfrom pathlib import Path\nfrom replay.metrics.prometheus import Metrics\n"
+        "from replay.metrics.textfile import MetricsFile\n"
         "with MetricsFile(Metrics('r', 't', {}), Path(sys.argv[1]), force=True): pass\n"
     )
     ended = subprocess.run(

@@ -10,12 +10,13 @@ import pytest
 
 from kvtrace.cli.main import main
 from kvtrace.errors import TraceError
-from kvtrace.schema import Op, Phase, Tier
-from replay import report, stored
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import report
+from replay.compare import tools
 from replay.host.document import BlockGroupDocument, BlockLatencyDocument
-from replay.mlperf.tables import metrics, parameters, tracing_rows
-from replay.mlperf.tracing import device_latency_tracing
-from replay.trials import tools
+from replay.report.mlperf.tables import metrics, parameters, tracing_rows
+from replay.report.mlperf.tracing import device_latency_tracing
+from replay.result import stored
 from tests.making import make
 from tests.replay.synthetic import write_ops
 

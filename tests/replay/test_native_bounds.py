@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import native
-from replay.engines.python import PythonEngine
+from replay.engine import native
+from replay.engine.python import PythonEngine
 from tests.examples import examples
 from tests.support import bounds_model
 
 if TYPE_CHECKING:
-    from replay.loop import Engine
+    from replay.ops.contract import Engine
 
 NATIVE = Path(native.__file__).parent
 ROOT = Path(__file__).parents[2]

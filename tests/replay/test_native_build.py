@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import native
-from replay.native import library
+from replay.engine import native
+from replay.engine.native import library
 
 NATIVE = Path(native.__file__).parent
 PROJECT = """
@@ -21,12 +21,12 @@ PROJECT = """
 name = "sample"
 version = "1"
 [tool.setuptools]
-packages = ["replay", "replay.native"]
+packages = ["replay", "replay.engine", "replay.engine.native"]
 [tool.setuptools.cmdclass]
-build_ext = "replay.native.build.BuildLibrary"
-bdist_wheel = "replay.native.build.PlatformWheel"
+build_ext = "replay.engine.native.build.BuildLibrary"
+bdist_wheel = "replay.engine.native.build.PlatformWheel"
 [[tool.setuptools.ext-modules]]
-name = "replay.native.kvloop"
+name = "replay.engine.native.kvloop"
 optional = true
 sources = [{sources}]
 extra-compile-args = ["-std=gnu11", "-O0"]
@@ -37,12 +37,12 @@ extra-link-args = ["-pthread"]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a project with the library's sources and build commands, and nothing else."""
-    folder = tmp_path / "replay" / "native"
+    folder = tmp_path / "replay" / "engine" / "native"
     folder.mkdir(parents=True)
     sources = sorted(NATIVE.glob("*.c"))
     for path in [*sources, *NATIVE.glob("*.h"), NATIVE / "build.py"]:
         shutil.copy(path, folder)
-    listed = ", ".join(f'"replay/native/{path.name}"' for path in sources)
+    listed = ", ".join(f'"replay/engine/native/{path.name}"' for path in sources)
     (tmp_path / "pyproject.toml").write_text(PROJECT.format(sources=listed))
     return tmp_path
 
@@ -58,7 +58,7 @@ def setuptools_command(project: Path, *words: str, compiler: str | None = None) 
 @pytest.mark.slow
 def test_builds_without_python_and_never_keeps_an_old_library(project: Path) -> None:
     """The build yields a plain library; without a compiler it succeeds and leaves none."""
-    built = project / "replay" / "native" / "kvloop.so"
+    built = project / "replay" / "engine" / "native" / "kvloop.so"
     setuptools_command(project, "build_ext", "--inplace")
     loaded = ctypes.CDLL(str(built))
     assert loaded.kv_abi_version() == library.ABI_VERSION

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import native
-from replay.engines.python import PythonEngine
-from replay.loop import DEPENDENCY_FAILED, GATING, NO_CLOCK, NO_TIME_NS, Action, Engine, Mode
+from replay.engine import native
+from replay.engine.python import PythonEngine
+from replay.ops.contract import (
+    DEPENDENCY_FAILED,
+    GATING,
+    NO_CLOCK,
+    NO_TIME_NS,
+    Action,
+    Engine,
+    Mode,
+)
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     NULL_LANE,

@@ -12,8 +12,17 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import folder, native
-from replay.loop import DEPENDENCY_FAILED, VERIFY_FAILED, Action, Fsync, Lane, LaneKind, Verify
+from replay.engine import native
+from replay.ops.contract import (
+    DEPENDENCY_FAILED,
+    VERIFY_FAILED,
+    Action,
+    Fsync,
+    Lane,
+    LaneKind,
+    Verify,
+)
+from replay.targets.support import folder
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     KIB,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import native
-from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify
+from replay.engine import native
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Verify
 from tests.examples import examples
 from tests.replay.test_native_kit import Ran, make_ops, run
 

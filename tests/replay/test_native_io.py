@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import native
-from replay.loop import (
+from replay.engine import native
+from replay.ops.contract import (
     DEPENDENCY_FAILED,
     NO_TIME_NS,
     Action,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from replay import native
-from replay.loop import (
+from replay.engine import native
+from replay.engine.native import testing
+from replay.ops.contract import (
     NO_TIME_NS,
     Control,
     Engine,
@@ -26,14 +27,13 @@ from replay.loop import (
     Times,
     Verify,
 )
-from replay.native import testing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from replay.counters import LaneCounters
+    from replay.ops.counters import LaneCounters
 
 KIB = 1024
 MIB = 1024 * KIB

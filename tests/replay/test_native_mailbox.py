@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import clock, native
-from replay.loop import (
+from replay import clock
+from replay.engine.native.mailbox import Job, Mailbox, MailboxClosedError, Request
+from replay.ops.contract import (
     INTERRUPTED,
     NO_TIME_NS,
     VERIFY_FAILED,
@@ -22,8 +23,7 @@ from replay.loop import (
     LaneKind,
     Verify,
 )
-from replay.native.mailbox import Job, Mailbox, MailboxClosedError, Request
-from replay.native.memory import at_address
+from replay.payload.memory import at_address
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     HOUR_NS,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from replay.engine import native
 
 engine, arena = kit.engine, kit.arena
 PIECE = 64 * KIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from replay import native
+from replay.engine import native
 
 if native.threads.available() is not None:
     pytest.skip(str(native.threads.available()), allow_module_level=True)

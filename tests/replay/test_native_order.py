@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from replay import native
-from replay.loop import (
+from replay.engine import native
+from replay.ops.contract import (
     INTERRUPTED,
     NO_TIME_NS,
     Action,

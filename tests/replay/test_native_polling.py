@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replay import native
-from replay.loop import LoopOptions, Mode, Verify, run_whole
-from replay.native.testing import make_ops
+from replay.engine import native
+from replay.engine.native.testing import make_ops
+from replay.ops.contract import LoopOptions, Mode, Verify, run_whole
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import simulated_lane
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replay import native
+from replay.engine import native
 from tests.replay.seccomp import FORBID_URING
 
 if native.threads.available() is not None:
@@ -19,9 +19,9 @@ SCRIPT = (
     + """
 import numpy as np
 from kvtrace.errors import TargetError
-from replay import engines
-from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
-from replay.native.testing import make_ops
+from replay import engine as engines
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
+from replay.engine.native.testing import make_ops
 
 chosen = engines.choose("auto")
 assert chosen.name == "threads", chosen.name

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError
-from replay import native
-from replay.engines.python import PythonEngine
-from replay.loop import Action, Mode, Verify
+from replay.engine import native
+from replay.engine.python import PythonEngine
+from replay.ops.contract import Action, Mode, Verify
 from tests.replay import test_native_kit as kit
 from tests.replay.test_native_kit import (
     KIB,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from replay import native
-from replay.engines.python import PythonEngine
-from replay.loop import (
+from replay.engine import native
+from replay.engine.python import PythonEngine
+from replay.ops.contract import (
     DEPENDENCY_FAILED,
     INTERRUPTED,
     VERIFY_FAILED,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from replay import native
-from replay.loop import (
+from replay.engine import native
+from replay.ops.contract import (
     DEPENDENCY_FAILED,
     VERIFY_FAILED,
     Action,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from replay import device, nvme_cli, smart
+from replay.device import nvme_cli, smart
+from replay.device import sysfs as device
 from tests.replay.test_device_state import CONTROLLER, PCI, QUEUE, page, write
 
 UNIT = 512_000

@@ -12,11 +12,11 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.header import Header
-from kvtrace.schema import Op, Phase, Tier
-from kvtrace.writer import TraceWriter
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import TraceWriter
 from replay import ReplayOptions, TargetSpec
-from replay.simulated import SimulatedTarget, faulty_target, stall_target
+from replay.targets.support.simulated import SimulatedTarget, faulty_target, stall_target
 from tests.examples import rest_slow
 from tests.replay.conftest import MIB, Row, file_target, make_columns, simple_rows, write_trace
 

@@ -10,9 +10,9 @@ import pytest
 import zstandard
 
 from kvtrace.units import MS_NS
-from replay.trials import tools
-from replay.trials.document import ComparisonDocument
-from replay.trials.setup import Setup
+from replay.compare import tools
+from replay.compare.document import ComparisonDocument
+from replay.compare.setup import Setup
 from tests.cli import conftest as cli_conftest
 from tests.replay import synthetic
 

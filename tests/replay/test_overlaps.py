@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.schema import Op
-from replay import overlaps
-from replay.overlaps import Overlaps
+from kvtrace.trace.schema import Op
+from replay.measure import overlaps
+from replay.measure.overlaps import Overlaps
 from tests.examples import examples
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import UsageError
-from replay import native, payload
-from replay.producer import Stream
-from replay.reduction import measure_sample
+from replay.engine import native
+from replay.payload import stamps as payload
+from replay.payload.producer import Stream
+from replay.payload.reduction import measure_sample
 
 MIB = 1 << 20
 

@@ -16,11 +16,11 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import Space, lane_of_tier
 from kvtrace.placement.rows import Limit, TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.schema import Op, Phase, Tier
-from replay.divided import places
-from replay.geometry import Geometry
-from replay.loop import EXTRA, Action, Ops
-from replay.plan import Planner, make_ring
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay.ops.contract import EXTRA, Action, Ops
+from replay.ops.divided import places
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 from tests.examples import examples
 from tests.replay.conftest import MemoryTrace, Row
 
@@ -513,7 +513,7 @@ def test_a_plan_through_a_small_ring_is_the_whole_plan(
 def test_memory_follows_what_is_live() -> None:
     """Keys that come and go, each once, leave neither state nor waits behind."""
     rows: list[Row] = []
-    for key in range(60_000):
+    for key in range(20_000):
         rows += [
             (key, W, NVME, key, PREFILL, KIB4),
             (key, R, NVME, key, DECODE, KIB4),

@@ -23,12 +23,15 @@ from kvtrace.cli.precondition import precondition_command
 from kvtrace.cli.running import Shown
 from kvtrace.errors import KvtraceError, TargetError, UsageError
 from kvtrace.placement.extents import RESERVED_BYTES
-from kvtrace.schema import Tier
-from replay import engines, payload, preflight, targets
-from replay.loop import INTERRUPTED, Outcome
-from replay.marker import Marker, Preconditioned
-from replay.precondition import Preconditioning, PreconditionOptions, precondition
-from replay.reduction import measure_sample
+from kvtrace.trace.schema import Tier
+from replay import engine as engines
+from replay import targets
+from replay.ops.contract import INTERRUPTED, Outcome
+from replay.payload import stamps as payload
+from replay.payload.reduction import measure_sample
+from replay.safety import preflight
+from replay.safety.marker import Marker, Preconditioned
+from replay.state.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.targets import RunMark, TargetSpec
 from replay.watch import Silent, Stop
 

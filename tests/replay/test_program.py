@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from replay.web import program
+from replay.report.web import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The reference engine keeps the contract of replay/loop.py.
+"""The reference engine keeps the contract of replay/ops/contract.py.
 
 What it shares with the compiled loop in streaming and in closed mode is tested beside that.
 """
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from kvtrace.errors import TargetError
-from replay.engines.python import PythonEngine
-from replay.loop import (
+from replay.engine.python import PythonEngine
+from replay.ops.contract import (
     DEPENDENCY_FAILED,
     INTERRUPTED,
     NO_TIME_NS,

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvtrace.schema import Op, Phase, Qos, Tier
-from replay.counters import LaneCounters
-from replay.done import Done, Taker
-from replay.histogram import Histogram
-from replay.lateness import Copier, Division, Submitter, divide
-from replay.loop import DEPENDENCY_FAILED, Mode, Times
-from replay.recorder import LaneMeasure, Recorder
-from replay.violations import OrderChecker
+from kvtrace.trace.schema import Op, Phase, Qos, Tier
+from replay.measure.histogram import Histogram
+from replay.measure.lateness import Copier, Division, Submitter, divide
+from replay.measure.recorder import LaneMeasure, Recorder
+from replay.measure.violations import OrderChecker
+from replay.ops.contract import DEPENDENCY_FAILED, Mode, Times
+from replay.ops.counters import LaneCounters
+from replay.ops.done import Done, Taker
 from tests.replay.conftest import Row, simple_rows
 from tests.replay.test_plan import make_planner
 
@@ -301,7 +301,7 @@ def test_batches_make_no_difference_to_how_lateness_divides(
     monkeypatch: pytest.MonkeyPatch, batch: int, copies: bool
 ) -> None:
     """Ops could start in another order than the trace's; those that come late are waited for."""
-    monkeypatch.setattr("replay.lateness.KEPT", 64)
+    monkeypatch.setattr("replay.measure.lateness.KEPT", 64)
     rng = np.random.default_rng(5)
     ready = np.arange(400) * 8_000 + rng.integers(0, 200_000, 400)
     submit = np.sort(ready + rng.integers(0, 30_000, 400))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from replay.reduction import measure_sample
+from replay.payload.reduction import measure_sample
 
 MIB = 1 << 20
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import MIB, Row, simple_rows, write_trace
 from tests.replay.test_safety import digest

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from replay import stored
 from replay.report import csv, html, terminal
+from replay.result import stored
 from tests.replay.synthetic import bimodal, with_requests
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 
 @pytest.fixture

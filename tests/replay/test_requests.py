@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from kvtrace.placement.rows import TraceRows
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
-from replay.done import Done
-from replay.loop import NO_TIME_NS, Action, Mode
-from replay.requests.document import document_of
-from replay.requests.measure import Requests, RequestSink
+from replay.measure.requests.measure import Requests, RequestSink
+from replay.ops.contract import NO_TIME_NS, Action, Mode
+from replay.ops.done import Done
+from replay.result.requests import document_of
 from tests.making import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from kvtrace.reader import Trace
-    from replay.requests.document import RequestsDocument
+    from kvtrace.trace.reader import Trace
+    from replay.result.requests import RequestsDocument
 
 EIO = 5
 

@@ -13,10 +13,10 @@ import pytest
 import replay
 from kvtrace.cli.parsing import REPORT_HELP
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import report as forms
-from replay import stored
-from replay.document import SCHEMA_VERSION, ResultDocument
+from replay.result import stored
+from replay.result.document import SCHEMA_VERSION, ResultDocument
 from tests.bless import SCHEMA_PATH, schema_text
 from tests.cli import conftest as cli_conftest
 from tests.making import make

@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 
 import replay
-import replay.engines
+import replay.engine
 from kvtrace.errors import TargetError, TraceError, UsageError
-from kvtrace.header import Header
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, TargetSpec
-from replay.marker import Marker
-from replay.output import Outputs
+from replay.execution.output import Outputs
+from replay.safety.marker import Marker
 from replay.watch import RunInterruptedError, Silent
 from tests.replay.conftest import MIB, Row, file_target, null_target, simple_rows, write_trace
 
@@ -315,7 +315,7 @@ def test_without_the_compiled_loop_python_is_used_and_said(
     tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fallback is in the result with what it costs; asking for what isn't there is refused."""
-    for engine in (replay.engines.uring, replay.engines.threads):
+    for engine in (replay.engine.uring, replay.engine.threads):
         monkeypatch.setattr(type(engine), "available", lambda _: "no compiler")
     trace = write_trace(tmp_path / "t.parquet", simple_rows(2))
     result = replay.run(trace, [null_target()], quick())

@@ -13,9 +13,11 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError
-from kvtrace.schema import Op, Phase, Tier
-from replay import ReplayOptions, TargetSpec, device, mounts, preflight
-from replay.safety import identity, signatures
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import ReplayOptions, TargetSpec
+from replay.device import mounts
+from replay.device import sysfs as device
+from replay.safety import identity, preflight, signatures
 from tests.replay.conftest import MIB, Row, file_target, simple_rows, write_trace
 
 Quick = Callable[..., ReplayOptions]

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace import exporters
 from kvtrace.errors import UsageError
-from kvtrace.exporters import ExportOptions
+from kvtrace.formats.common import exporting as exporters
+from kvtrace.formats.common.exporting import ExportOptions
+from kvtrace.formats.common.sidecar import map_path
 from kvtrace.placement import extents
 from kvtrace.placement.extents import RESERVED_BYTES, SLACK_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
-from kvtrace.sidecar import map_path
-from replay.geometry import Geometry
-from replay.plan import Planner, make_ring
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
+from replay.plan.geometry import Geometry
+from replay.plan.planner import Planner, make_ring
 from tests.examples import examples
 from tests.kvtrace.random_rows import traces
 from tests.making import Row, write_rows

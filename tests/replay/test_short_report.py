@@ -15,11 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import replay
-from kvtrace.schema import Op, Phase, Tier
-from replay import stored
-from replay.reason import Reason
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.report import short
-from replay.report.cells import WIDTH
+from replay.report.support.cells import WIDTH
+from replay.result import stored
+from replay.result.reason import Reason
 from tests.cli import conftest as cli_conftest
 from tests.examples import examples
 from tests.replay import synthetic
@@ -29,7 +29,7 @@ from tests.replay.test_recorder import reads
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from replay.document import ResultDocument
+    from replay.result.document import ResultDocument
 
 cli = cli_conftest.cli
 MADE = (synthetic.constant, synthetic.bimodal, synthetic.one_stall, synthetic.errors,

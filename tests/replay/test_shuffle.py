@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from replay.shuffle import Shuffle
+from replay.state.shuffle import Shuffle
 
 
 def shuffled(count: int, seed: int) -> np.ndarray:

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.config import resolve
-from kvtrace.pipeline import record
 from kvtrace.placement import extents
 from kvtrace.placement.extents import SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from replay.divided import places
-from replay.loop import DIVIDED, EXTRA, Ops
+from kvtrace.recording.config import resolve
+from kvtrace.recording.pipeline import record
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay.ops.contract import DIVIDED, EXTRA, Ops
+from replay.ops.divided import places
 from tests.examples import examples
 from tests.replay.fragments import IO_BYTES, fragmenting, planned, random_rows
 
@@ -180,7 +180,7 @@ def test_the_bound_holds_where_no_two_free_blocks_are_neighbours() -> None:
 
 def test_many_parts_are_waited_for_through_joins() -> None:
     """A write into what tens of thousands of deletes have freed waits for each of them."""
-    count = 40_000
+    count = 20_000
     rows: list[Row] = [(0, W, NVME, key, PREFILL, KIB4) for key in range(count)]
     rows += [(0, D, NVME, key, EVICT, KIB4) for key in range(count)]
     rows += [(0, W, NVME, count, PREFILL, count * KIB4)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.steady import WINDOWS, assess
+from replay.state.steady import WINDOWS, assess
 
 
 def test_fewer_than_five_windows_say_nothing() -> None:

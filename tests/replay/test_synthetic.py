@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from replay import stored
+from replay.compare import report, terminal
+from replay.compare.comparison import compare
+from replay.compare.document import document_of
+from replay.compare.sides import load_side
 from replay.report import suffixes
 from replay.report.csv import COLUMNS
-from replay.trials import report, terminal
-from replay.trials.comparison import compare
-from replay.trials.document import document_of
-from replay.trials.sides import load_side
+from replay.result import stored
 from tests.cli import conftest as cli_conftest
 from tests.examples import rest_slow
 from tests.replay import synthetic
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.document import Percentiles, ResultDocument
+    from replay.result.document import Percentiles, ResultDocument
 
 cli = cli_conftest.cli
 openpyxl = pytest.importorskip("openpyxl")

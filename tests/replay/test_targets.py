@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from kvtrace.placement.extents import Need
-from kvtrace.schema import Tier
-from replay import engines, targets
-from replay.loop import Action, LoopOptions, Mode, Ops, Verify, run_whole
+from kvtrace.trace.schema import Tier
+from replay import engine as engines
+from replay import targets
+from replay.ops.contract import Action, LoopOptions, Mode, Ops, Verify, run_whole
 from replay.targets import RunMark, Target, TargetSpec
 from replay.targets.cuda import CudaTarget
 from replay.targets.file import FileTarget
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.placement.extents import Space
-    from replay.loop import Times
+    from replay.ops.contract import Times
 
 KIB, MIB, MS = 1 << 10, 1 << 20, 1_000_000
 compiled = pytest.mark.skipif(

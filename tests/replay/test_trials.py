@@ -9,15 +9,15 @@ import pytest
 
 from kvtrace.errors import UsageError
 from kvtrace.units import MS_NS
-from replay import stored
-from replay.summaries import Distribution, merged, percentile
-from replay.trials import report, xlsx
-from replay.trials.comparison import compare
-from replay.trials.document import document_of
-from replay.trials.figures import Figure, of_result
-from replay.trials.sides import Side, Trial, check_alike, load_side
-from replay.trials.statistics import differs, odd, spread, t_95
-from replay.trials.words import judged, value
+from replay.compare import report, xlsx
+from replay.compare.comparison import compare
+from replay.compare.document import document_of
+from replay.compare.figures import Figure, of_result
+from replay.compare.sides import Side, Trial, check_alike, load_side
+from replay.compare.statistics import differs, odd, spread, t_95
+from replay.compare.words import judged, value
+from replay.result import stored
+from replay.result.summaries import Distribution, merged, percentile
 from tests.cli import conftest as cli_conftest
 from tests.replay import synthetic
 from tests.replay.conftest import simple_rows, write_trace

@@ -11,10 +11,11 @@ import pytest
 
 import replay
 from kvtrace.errors import TargetError
-from kvtrace.schema import Op, Phase, Tier
-from replay import ReplayOptions, device, native
-from replay.loop import Action, Lane, LaneKind, Verify
-from replay.marker import Marker
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay import ReplayOptions
+from replay.device import sysfs as device
+from replay.ops.contract import Action, Lane, LaneKind, Verify
+from replay.safety.marker import Marker
 from replay.targets import TargetSpec
 from replay.targets.file import FileTarget, make
 from tests.replay import test_native_kit as kit
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from replay.engine import native
 
 engine, arena, open_file = kit.engine, kit.arena, kit.open_file
 R, W, D = Op.READ, Op.WRITE, Op.DELETE

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, S_NS
-from replay.counts import Counts
-from replay.environment import TargetEnvironment
-from replay.fidelity import Fidelity
-from replay.histogram import QUANTILES, Summary
 from replay.host.beneath import Beneath
-from replay.in_flight import Flight
-from replay.invalid import CODES
-from replay.recorder import LaneMeasure, Lateness
-from replay.slices import Series
-from replay.verdict import NEVER_ACCEPTED, OVERLOADED, Findings, judge
-from replay.window import Completed
+from replay.host.environment import TargetEnvironment
+from replay.measure.counts import Counts
+from replay.measure.fidelity import Fidelity
+from replay.measure.histogram import QUANTILES, Summary
+from replay.measure.in_flight import Flight
+from replay.measure.recorder import LaneMeasure, Lateness
+from replay.measure.slices import Series
+from replay.measure.window import Completed
+from replay.result.invalid import CODES
+from replay.result.verdict import NEVER_ACCEPTED, OVERLOADED, Findings, judge
 
 
 def flat(value: int, count: int = 100_000) -> Summary:

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 import replay
-from kvtrace.schema import Tier
+from kvtrace.trace.schema import Tier
 from replay import ReplayOptions
-from replay.from_run import document_of
 from replay.report import terminal
-from replay.simulated import faulty_target, stall_target
+from replay.result.from_run import document_of
+from replay.targets.support.simulated import faulty_target, stall_target
 from tests.cli import conftest as cli_conftest
 from tests.replay import by_hand
 from tests.replay.conftest import MIB, file_target, write_trace

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import Row, file_target, write_trace
 from tests.replay.whole import Command, Midway, codes

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from replay import stored
 from replay.host.document import BlockGroupDocument, BlockLatencyDocument
 from replay.report import csv, xlsx
+from replay.result import stored
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import simple_rows, write_trace
 from tests.replay.synthetic import errors, with_requests

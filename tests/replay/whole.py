@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS
-from replay.simulated import SimulatedTarget, stall_target
+from replay.targets.support.simulated import SimulatedTarget, stall_target
 from replay.watch import Silent
 from tests.making import make
 from tests.replay.test_options import simulated

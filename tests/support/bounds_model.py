@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replay import native
-from replay.engines.python import PythonEngine
-from replay.loop import (
+from replay.engine import native
+from replay.engine.native import library, testing
+from replay.engine.python import PythonEngine
+from replay.ops.contract import (
     SECTOR_BYTES,
     Action,
     Lane,
@@ -29,12 +30,11 @@ from replay.loop import (
     Verify,
     run_whole,
 )
-from replay.native import library, testing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.loop import Engine
+    from replay.ops.contract import Engine
 
 KIB = 1 << 10
 TARGET_BYTES = 256 * KIB

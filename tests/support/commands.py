@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.making import write_rows
 from tests.support.command import kvtrace
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.schema import BY_NAME, COLUMNS, HEADER_KEY, Op, Phase, Tier, words_array
+from kvtrace.trace.schema import BY_NAME, COLUMNS, HEADER_KEY, Op, Phase, Tier, words_array
 
 HOSTILE = Path(__file__).parents[3] / "shared" / "samples" / "hostile"
 """Small traces made by hand; present where the project is developed."""

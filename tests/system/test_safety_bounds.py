@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from kvtrace.bounds import Bounds
-from kvtrace.check import check
 from kvtrace.errors import TraceError
-from kvtrace.header import RESIDENT_DTYPE, Header, pack_resident
-from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_SIZE_BYTES, MAX_TIME_NS
-from kvtrace.writer import RESIDENT_KEY, TraceWriter
-from replay import native
-from replay.engines.python import PythonEngine
-from replay.loop import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
-from replay.native import testing
+from kvtrace.trace.bounds import Bounds
+from kvtrace.trace.check import check
+from kvtrace.trace.header import RESIDENT_DTYPE, Header, pack_resident
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS
+from kvtrace.trace.writer import RESIDENT_KEY, TraceWriter
+from replay.engine import native
+from replay.engine.native import testing
+from replay.engine.python import PythonEngine
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
 from tests.support.hostile import HOSTILE, NVME, parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from replay.loop import Engine
+    from replay.ops.contract import Engine
 
 KIB, MIB = 1 << 10, 1 << 20
 EXTREMES = (0, 1 << 31, 1 << 32, 1 << 40, 1 << 48, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)

@@ -14,6 +14,7 @@ import replay
 from kvtrace.errors import TargetError
 from replay import ReplayOptions
 from replay.safety.magics import MAGICS, Magic
+from tests.examples import rest_slow
 from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
 
@@ -61,13 +62,15 @@ def test_every_magic_is_found(magic: Magic, disks: Disks) -> None:
 
 @pytest.mark.parametrize(
     ("program", "kind"),
-    [
-        (("mkfs.ext4", "-q", "-F"), "ext4"),
-        (("mkfs.xfs", "-q", "-f"), "xfs"),
-        (("mkfs.btrfs", "-q", "-f"), "btrfs"),
-        (("mkfs.ntfs", "-q", "-F", "-f"), "ntfs"),
-        (("mkswap",), "swap"),
-    ],
+    rest_slow(
+        [
+            (("mkfs.ext4", "-q", "-F"), "ext4"),
+            (("mkfs.xfs", "-q", "-f"), "xfs"),
+            (("mkfs.btrfs", "-q", "-f"), "btrfs"),
+            (("mkfs.ntfs", "-q", "-F", "-f"), "ntfs"),
+            (("mkswap",), "swap"),
+        ]
+    ),  # the kinds by their signatures: test_refusals.py
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_file_systems_as_their_tools_make_them(
@@ -130,7 +133,7 @@ def test_size_is_a_wall_of_a_file_too(disks: Disks) -> None:
     assert path.read_bytes()[16 * MIB :] == before[16 * MIB :]
 
 
-@pytest.mark.parametrize("place", [0, 5000, 20 * MIB + 17, 64 * MIB - 9], ids=str)
+@pytest.mark.parametrize("place", rest_slow([20 * MIB + 17, 0, 5000, 64 * MIB - 9]), ids=str)
 def test_data_that_isnt_recognised(place: int, disks: Disks) -> None:
     """Bytes without a known format need consent of their own; the message shows where they are."""
     image = disks.image()
@@ -178,7 +181,7 @@ def test_a_file_of_ours_that_was_made_longer(disks: Disks) -> None:
     assert digest(path) == before
 
 
-@pytest.mark.parametrize("place", [510, 512, 1080, 4096, 64 << 10], ids=str)
+@pytest.mark.parametrize("place", rest_slow([1080, 510, 512, 4096, 64 << 10], quick=2), ids=str)
 def test_a_file_of_ours_that_became_an_image(place: int, disks: Disks) -> None:
     """Fdisk and mdadm leave the first bytes alone: a header of ours doesn't outlive them."""
     path = disks.folder / "target"

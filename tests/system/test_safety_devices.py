@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import replay
 from kvtrace.cli.main import app
 from kvtrace.errors import TargetError, UsageError
-from replay import ReplayOptions, TargetSpec, preflight
-from replay.precondition import PreconditionOptions, precondition
-from replay.safety import users
+from replay import ReplayOptions, TargetSpec
+from replay.safety import preflight, users
 from replay.safety.storage import parse_table
+from replay.state.precondition import PreconditionOptions, precondition
 from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
 
@@ -57,7 +57,11 @@ def allowed(device: Path, *signatures: str) -> TargetSpec:
     )
 
 
-@pytest.mark.parametrize("signatures", [(), ("ext4",), ANY], ids=["none", "ext4", "any"])
+@pytest.mark.parametrize(
+    "signatures",
+    [(), ANY, pytest.param(("ext4",), marks=pytest.mark.slow)],
+    ids=["none", "any", "ext4"],
+)
 @pytest.mark.parametrize("offset", [0, 8 * MIB], ids=["same-offset", "other-offset"])
 def test_a_loop_device_whose_file_backs_a_mounted_one(
     offset: int, signatures: tuple[str, ...], disks: Disks, attempt: Attempt

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvtrace import jit
+from kvtrace.compiled import jit
 from tests.support.command import apart, kvtrace
 from tests.support.commands import MAKINGS, REPLAY, inputs, make, whole
 from tests.support.digests import drafts, states

@@ -11,13 +11,14 @@ import pytest
 
 import replay
 from kvtrace.errors import UsageError
-from kvtrace.reader import open_trace
-from kvtrace.schema import MAX_TIME_NS, Op, Tier
-from replay import ReplayOptions, TargetSpec, assess
-from replay.counts import Counts, counts_of
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import MAX_TIME_NS, Op, Tier
+from replay import ReplayOptions, TargetSpec
+from replay.measure.counts import Counts, counts_of
 from replay.options import Timing
-from replay.prepare import prepare, schedule_text
-from replay.simulated import faulty_target
+from replay.plan.prepare import prepare, schedule_text
+from replay.result import assess
+from replay.targets.support.simulated import faulty_target
 from replay.watch import Silent, Stop
 from tests.support.hostile import parquet
 
@@ -96,7 +97,9 @@ def test_rows_are_ops_errors_and_not_executed(
     target.spec = replace(target.spec, tiers=(Tier.NVME,))
     stop = Stop()
     if stopped:
-        monkeypatch.setattr("replay.measurement.Measurement._look", lambda *_: stop.set() or False)
+        monkeypatch.setattr(
+            "replay.execution.measurement.Measurement._look", lambda *_: stop.set() or False
+        )
     fixed = {"mode": Timing.MAX, "populate": "none", "arena_bytes": 16 << 20}
     chosen = ReplayOptions(**fixed | options)
     result = replay.run(path, [target], chosen, stop=stop)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvtrace.errors import UsageError
-from kvtrace.outputs import check_apart
+from kvtrace.files.outputs import check_apart
 from tests.support.command import kvtrace
 from tests.support.commands import RECORD, REPLAY, inputs, make
 from tests.support.digests import states

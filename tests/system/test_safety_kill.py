@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from kvtrace.drafts import drafts_of
-from kvtrace.reader import open_trace
-from kvtrace.schema import Op, Phase, Tier
-from replay.output import PARTS_SUFFIX
+from kvtrace.files.drafts import drafts_of
+from kvtrace.trace.reader import open_trace
+from kvtrace.trace.schema import Op, Phase, Tier
+from replay.execution.output import PARTS_SUFFIX
 from tests.making import write_rows
 from tests.support.command import kvtrace
 from tests.support.commands import whole
@@ -32,9 +32,9 @@ SEED = int(os.environ.get("KVTRACE_KILL_SEED", "0"))
 ROUNDS = 1
 _RUN = """
 import sys
-import kvtrace.csvfile, replay.measurement, replay.output
+import kvtrace.formats.mlperf_csv.csvfile, replay.execution.measurement, replay.execution.output
 from kvtrace.cli.main import main
-replay.measurement._FLUSH_NS = replay.output._FLUSH_NS = 50_000_000
+replay.execution.measurement._FLUSH_NS = replay.execution.output._FLUSH_NS = 50_000_000
 sys.argv = ["kvtrace", *sys.argv[1:]]
 print("begun", flush=True)
 main()

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from replay import metrics_server
-from replay.metrics import Metrics, MetricsPort, parse_address
-from replay.metrics_server import CONNECTIONS_MAX
+from replay.metrics import server as metrics_server
+from replay.metrics.prometheus import Metrics, MetricsPort, parse_address
+from replay.metrics.server import CONNECTIONS_MAX
 
 pytest.importorskip("prometheus_client")
 

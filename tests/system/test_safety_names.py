@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import openpyxl
 import pytest
 
-from kvtrace import csvcells
 from kvtrace.errors import KvtraceError
-from kvtrace.header import Header
-from kvtrace.printable import printable, utf8
-from kvtrace.reader import open_trace
+from kvtrace.show import csvcells
+from kvtrace.show.printable import printable, utf8
+from kvtrace.trace.header import Header
+from kvtrace.trace.reader import open_trace
 from replay.report import write
-from replay.stored import load
+from replay.result.stored import load
 from tests.making import write_rows
 from tests.support.command import apart, kvtrace
 from tests.support.commands import REPLAY, ROWS, inputs

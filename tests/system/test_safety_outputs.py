@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace import drafts
 from kvtrace.errors import TargetError
-from kvtrace.outputs import Reservation
-from kvtrace.reader import open_trace
+from kvtrace.files import drafts
+from kvtrace.files.outputs import Reservation
+from kvtrace.trace.reader import open_trace
 from tests.support.command import kvtrace
 from tests.support.commands import MAKINGS, QUICK, REPLAY, inputs, make, whole
 from tests.support.digests import drafts as left
@@ -241,7 +241,7 @@ def test_a_folder_of_objects_has_other_files(
 HOLD = """
 import sys, time
 from pathlib import Path
-from kvtrace.outputs import Reservation
+from kvtrace.files.outputs import Reservation
 Reservation(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -301,7 +301,7 @@ def test_a_result_trace_that_fails_costs_no_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part that can't be written ends neither the run nor its reports."""
-    from replay import output
+    from replay.execution import output
 
     def full(_: object) -> None:
         raise TargetError("can't write: No space left on device", where="part")

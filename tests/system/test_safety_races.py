@@ -11,10 +11,12 @@ import pytest
 
 import replay
 from kvtrace.errors import KvtraceError
-from kvtrace.schema import Tier
-from replay import ReplayOptions, TargetSpec, payload, populate, targets
-from replay.folder import object_name
-from replay.precondition import PreconditionOptions, precondition
+from kvtrace.trace.schema import Tier
+from replay import ReplayOptions, TargetSpec, targets
+from replay.payload import stamps as payload
+from replay.state import populate
+from replay.state.precondition import PreconditionOptions, precondition
+from replay.targets.support.folder import object_name
 from replay.watch import Silent
 from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool

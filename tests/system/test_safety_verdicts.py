@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import replay
-from kvtrace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Result
-from replay.invalid import CODES
-from replay.loop import Verify
-from replay.payload import SAMPLE_ONE_IN, verifies_body
-from replay.verdict import UNVERIFIED
+from replay.ops.contract import Verify
+from replay.payload.stamps import SAMPLE_ONE_IN, verifies_body
+from replay.result.invalid import CODES
+from replay.result.verdict import UNVERIFIED
 from replay.watch import Silent
 from tests.replay.conftest import MIB, Row, file_target, null_target, simple_rows, write_trace
 

@@ -21,8 +21,8 @@ def architectures() -> list[tuple[str, str]]:
     """Return every `model_type` that is understood, with its family; sorted."""
     return sorted(
         (model_type, plugins.summary(module))
-        for name in plugins.names(__name__)
-        for module in [plugins.load(__name__, name, kind="family")]
+        for name in plugins.names(plugins.FAMILY)
+        for module in [plugins.load(plugins.FAMILY, name)]
         for model_type in module.READERS
     )
 
@@ -30,7 +30,7 @@ def architectures() -> list[tuple[str, str]]:
 @cache
 def readers() -> dict[str, Reader]:
     """Return the reader of every `model_type` that is understood."""
-    readers: dict[str, Reader] = {}
-    for name in plugins.names(__name__):
-        readers |= plugins.load(__name__, name, kind="family").READERS
-    return readers
+    found: dict[str, Reader] = {}
+    for name in plugins.names(plugins.FAMILY):
+        found |= plugins.load(plugins.FAMILY, name).READERS
+    return found

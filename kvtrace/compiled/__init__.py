@@ -1,0 +1,1 @@
+"""Code compiled by numba that everything may use."""

@@ -1,0 +1,1 @@
+"""Files of any kind: read with bounds, written whole or not at all."""

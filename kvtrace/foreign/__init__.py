@@ -1,1 +1,0 @@
-"""Code that exporters and importers of other tools' formats share, beyond options and files."""

@@ -1,0 +1,1 @@
+"""Formats of other tools, one folder each: reading and writing side by side."""

@@ -1,0 +1,1 @@
+"""blkparse: text of traces of the block layer."""

@@ -1,0 +1,1 @@
+"""blktrace: binary traces of the block layer."""

@@ -1,0 +1,1 @@
+"""CacheBench: key-value traces of CacheLib."""

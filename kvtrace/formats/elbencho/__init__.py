@@ -1,0 +1,1 @@
+"""elbencho: ops logs."""

@@ -1,0 +1,1 @@
+"""fio: logs of I/O, and jobs that run them."""

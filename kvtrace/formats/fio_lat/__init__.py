@@ -1,0 +1,1 @@
+"""fio: latency logs."""

@@ -1,0 +1,1 @@
+"""LMCache: .lct recordings of its storage manager."""

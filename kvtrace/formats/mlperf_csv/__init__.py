@@ -1,0 +1,1 @@
+"""The MLPerf Storage KV benchmark's CSV."""

@@ -1,0 +1,119 @@
+"""The CSV of the MLPerf Storage KV benchmark: its words, and a writer like that of traces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from kvtrace.errors import TargetError
+from kvtrace.files.outfile import OutFile
+from kvtrace.trace.header import Header, Totals
+from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.writer import RowWriter
+from kvtrace.units import S_NS, US_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+HEADER = ("Timestamp", "Operation", "Object_Size_Bytes", "Tier", "Key", "Phase")
+OPS = {Op.READ: "Read", Op.WRITE: "Write", Op.DELETE: "Delete"}
+TIERS = {Tier.GPU: "Tier-0", Tier.CPU: "Tier-1", Tier.NVME: "Tier-2"}
+PHASES = {Phase.PREFILL: "Prefill", Phase.DECODE: "Decode", Phase.EVICT: "Evict"}
+LOSES = (
+    "delete rows (kept by --with-deletes), lookup rows and rows of the object tier",
+    "phase promote, which becomes Decode",
+    "request, session, step, rank, block, offset, qos and recorded times",
+    "nanoseconds below a microsecond",
+    "the header",
+)
+"""Losses of a trace in this CSV."""
+
+
+def is_csv(path: Path) -> bool:
+    """Return whether `path` is named like such a CSV: .csv or .csv.zst."""
+    return path.name.endswith((".csv", ".csv.zst"))
+
+
+class CsvWriter(RowWriter):
+    """Writes rows as CSV to `path`, which appears whole at `close` or not at all.
+
+    `dropped` counts the rows that the format has no word for.
+    """
+
+    def __init__(
+        self, path: Path, *, with_deletes: bool = False, epoch_ns: int = 0, force: bool = False
+    ) -> None:
+        self._file = OutFile(path, force=force)
+        self.path = path
+        self.rows = 0
+        self.dropped = 0
+        self._ops = [op for op in OPS if with_deletes or op is not Op.DELETE]
+        self._epoch_ns = epoch_ns
+        self._draft = self._file.draft
+        try:
+            self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
+        except TargetError:
+            self.abort()
+            raise
+
+    def fits(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Return which rows the format has a word for."""
+        kept = np.isin(columns["op"], self._ops) & np.isin(columns["tier"], list(TIERS))
+        return np.asarray(kept, np.bool_)
+
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Take rows: one array per column, words as wire values."""
+        kept = self.fits(columns)
+        self.dropped += int(len(kept) - kept.sum())
+        self.rows += int(kept.sum())
+        columns = {
+            name: columns[name][kept]
+            for name in ("timestamp", "op", "size", "tier", "key", "phase")
+        }
+        times = pl.Series(columns["timestamp"]).cast(pl.Int64) + self._epoch_ns
+        keys = np.ascontiguousarray(columns["key"].astype(">u8")).view("S8")
+        frame = pl.DataFrame({"ns": times}).select(
+            Timestamp=pl.format(
+                "{}.{}",
+                pl.col("ns") // S_NS,
+                (pl.col("ns") % S_NS // US_NS).cast(pl.String).str.zfill(6),
+            ),
+            Operation=_words(columns["op"], OPS),
+            Object_Size_Bytes=pl.Series(columns["size"]),
+            Tier=_words(columns["tier"], TIERS),
+            Key=_hex(keys),
+            Phase=_words(columns["phase"], PHASES | {Phase.PROMOTE: "Decode"}),
+        )
+        self._write(frame, header=False)
+
+    def _write(self, frame: pl.DataFrame, *, header: bool) -> None:
+        self._file.write(frame.write_csv(include_header=header).encode())
+
+    def close(self, **header_fields: object) -> Header:
+        """Finish the file under its final name; return a header with the count of rows."""
+        self._file.close()
+        header = Header(totals=Totals(rows=self.rows), dropped_rows=self.dropped)
+        return header.model_copy(update=header_fields)
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        self._file.abort()
+
+
+def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:
+    labels = pl.Series([words.get(wire, "") for wire in range(max(words) + 1)], dtype=pl.String)
+    return labels.gather(pl.Series(values, dtype=pl.UInt32))
+
+
+def _hex(keys: NDArray[np.bytes_]) -> pl.Series:
+    array = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(8), len(keys), [None, pa.py_buffer(keys)]
+    )
+    series = pl.Series(pl.from_arrow(array.cast(pa.binary())))
+    return series.bin.encode("hex")

@@ -1,0 +1,1 @@
+"""Mooncake: request traces."""

@@ -1,0 +1,1 @@
+"""libCacheSim: oracleGeneral traces."""

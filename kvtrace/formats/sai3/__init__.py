@@ -1,0 +1,1 @@
+"""sai3-bench: operation logs."""

@@ -1,0 +1,1 @@
+"""warp: operation logs, which several tools share."""

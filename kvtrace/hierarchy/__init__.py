@@ -1,0 +1,1 @@
+"""The tier hierarchy in virtual time."""

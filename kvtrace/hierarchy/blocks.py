@@ -1,0 +1,228 @@
+"""Cuts requests into blocks of the size that a layout wants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from kvtrace.compiled.jit import compiled
+from kvtrace.errors import UsageError
+from kvtrace.hierarchy.hierarchy import CutRequests
+from kvtrace.hierarchy.kernel import CHECKPOINT, RUN, SHARED
+from kvtrace.requests.request import Ragged, RequestBatch, ranges
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kvtrace.requests.request import SharedTokens
+
+INDEX_BITS = 24
+"""A session's blocks are numbered below 2²⁴: identity = session · 2²⁴ + index."""
+# What system prompts' and documents' blocks have in their identities; negative ones are those of
+# checkpoints (`kernel`).
+_PREFIX, _DOCUMENT = 1 << 62, 1 << 61
+
+
+def _flags(
+    index: NDArray[np.int64], prompt: NDArray[np.int64], block_tokens: int, state_interval: int
+) -> NDArray[np.int64]:
+    """Return the flags of the blocks of contexts: `index` in its own, that of `prompt` blocks."""
+    flags: NDArray[np.int64] = RUN * (index == 0) + CHECKPOINT * (index == prompt - 1)
+    if state_interval:
+        begin = index * block_tokens
+        full = (begin + block_tokens) // state_interval > begin // state_interval
+        flags |= CHECKPOINT * full
+    return flags
+
+
+class Cutter(Protocol):
+    """Gives each request its blocks.
+
+    `tells_shared`: whether blocks that sessions share are told from those of one session.
+    """
+
+    tells_shared: bool
+
+    def cut(self, batch: RequestBatch) -> CutRequests:
+        """Return the requests with their blocks."""
+        ...
+
+
+class SessionBlocks:
+    """Blocks of `block_tokens` of a session's growing context; a partial block isn't stored.
+
+    Blocks wholly inside a shared system prompt are those of all its sessions. A document's chunk is
+    a run of blocks of its own, wherever in the prompt it stands (its KV is reused as systems do
+    that blend cached chunks). With `generated`, the blocks that generation completes follow those
+    of the prompt; the first of them starts with the prompt's partial tail. A checkpoint is due at
+    the last block of each run and, with `state_interval`, after each that number of tokens.
+    """
+
+    tells_shared = True
+
+    def __init__(self, block_tokens: int, *, generated: bool, state_interval: int = 0) -> None:
+        self.block_tokens = block_tokens
+        self.generated = generated
+        self.state_interval = state_interval
+
+    def cut(self, batch: RequestBatch) -> CutRequests:
+        """Return the requests with their blocks. Raises UsageError for chunks below a block."""
+        size, shared = self.block_tokens, batch.shared
+        zeros = np.zeros(len(batch), np.int64)
+        chunks = zeros if shared is None else shared.chunks.counts
+        chunk_tokens = shared.chunk_tokens if shared is not None and chunks.any() else size
+        per_chunk = chunk_tokens // size
+        if per_chunk == 0:
+            raise UsageError(
+                "a document's chunk is smaller than a block",
+                where="source.rag.chunk_tokens", got=chunk_tokens,
+                accepted=f"at least the {size} tokens of a block",
+            )  # fmt: skip
+        context = batch.input_tokens - chunks * chunk_tokens
+        of_chunks, prompt = chunks * per_chunk, context // size
+        total = (context + (batch.output_tokens if self.generated else zeros)) // size
+        counts = of_chunks + total
+        row = np.repeat(np.arange(len(batch)), counts)
+        index = ranges(counts) - of_chunks[row]
+        end = (index + 1) * size
+        ident = (batch.session << INDEX_BITS)[row] + index
+        at = np.where(index < prompt[row], end, end - context[row])
+        flags = _flags(index, prompt[row], size, self.state_interval)
+        if shared is not None:
+            common = end <= shared.prefix_tokens[row]
+            ident = np.where(common, _PREFIX + (shared.prefix << INDEX_BITS)[row] + index, ident)
+            flags |= SHARED * common
+            self._put_chunks(shared, np.flatnonzero(index < 0), ident, at, flags)
+        blocks = Ragged.from_counts(counts, ident)
+        tokens = np.full(len(ident), size)
+        return CutRequests(batch, blocks, tokens, at, flags, of_chunks + prompt)
+
+    def _put_chunks(
+        self,
+        shared: SharedTokens,
+        places: NDArray[np.int64],
+        ident: NDArray[np.int64],
+        at: NDArray[np.int64],
+        flags: NDArray[np.int64],
+    ) -> None:
+        """Fill in the blocks of documents, which are at `places`, in order of their chunks."""
+        per_chunk = shared.chunk_tokens // self.block_tokens
+        chunk = np.repeat(shared.chunks.values, per_chunk)
+        index = np.tile(np.arange(per_chunk), len(shared.chunks.values))
+        ident[places] = _DOCUMENT + (chunk << INDEX_BITS) + index
+        at[places] = (index + 1) * self.block_tokens
+        ends = CHECKPOINT * (index == per_chunk - 1)
+        flags[places] = SHARED + RUN * (index == 0) + ends
+
+
+class SessionTurns:
+    """One block per turn of a session, of the tokens by which it made the context longer.
+
+    These are the turn's own input and, from the second turn on, the answer before it, which its
+    prompt repeats: a later turn's objects hold its whole context. A shared system prompt and the
+    chunks of documents are blocks of their own, before those of the turns.
+    """
+
+    tells_shared = True
+
+    def cut(self, batch: RequestBatch) -> CutRequests:
+        """Return the requests with one block per turn."""
+        turns = batch.turn_tokens or Ragged.from_counts(
+            np.ones(len(batch), np.int64), batch.input_tokens
+        )
+        shared, ones = batch.shared, np.ones(len(batch), np.int64)
+        prefix = 0 * ones if shared is None else (shared.prefix_tokens > 0).astype(np.int64)
+        chunks = 0 * ones if shared is None else shared.chunks.counts
+        counts = prefix + chunks + turns.counts
+        row = np.repeat(np.arange(len(batch)), counts)
+        index = ranges(counts)
+        turn = index - (prefix + chunks)[row]
+        own = turn >= 0
+        ident = (batch.session << INDEX_BITS)[row] + turn
+        tokens, flags = np.zeros(len(row), np.int64), np.full(len(row), RUN)
+        tokens[own] = turns.values
+        if shared is not None:
+            first = index < prefix[row]
+            ident[first] = _PREFIX + (shared.prefix[row][first] << INDEX_BITS)
+            tokens[first] = shared.prefix_tokens[row][first]
+            chunk = ~own & ~first
+            ident[chunk] = _DOCUMENT + (shared.chunks.values << INDEX_BITS)
+            tokens[chunk] = shared.chunk_tokens
+            flags[~own] |= SHARED
+        blocks = Ragged.from_counts(counts, ident)
+        return CutRequests(batch, blocks, tokens, tokens, flags, counts)
+
+
+class HashedBlocks:
+    """Blocks of `block_tokens` from a source's prefix-chained ids of `source_tokens` each.
+
+    Splitting: (id, index), for the parts wholly inside the prompt. Grouping: the chained hash of
+    the group before it and its members; an incomplete group isn't stored. Raises UsageError if
+    neither size divides the other.
+    """
+
+    tells_shared = False
+
+    def __init__(self, source_tokens: int, block_tokens: int, *, state_interval: int = 0) -> None:
+        if source_tokens % block_tokens and block_tokens % source_tokens:
+            raise UsageError(
+                "block size doesn't fit the source's",
+                where="--block-tokens",
+                got=block_tokens,
+                accepted=f"a divisor or multiple of {source_tokens}",
+                hint=f"nearest: {nearest_block_tokens(source_tokens, block_tokens)}",
+            )
+        self.source_tokens = source_tokens
+        self.block_tokens = block_tokens
+        self.state_interval = state_interval
+
+    def cut(self, batch: RequestBatch) -> CutRequests:
+        """Return the requests with the full blocks of their prompts, as far as ids tell them.
+
+        A source may list full blocks of its own only: what is behind them has no identity.
+        """
+        assert batch.block_ids is not None
+        known = np.minimum(batch.input_tokens, batch.block_ids.counts * self.source_tokens)
+        counts = known // self.block_tokens
+        ids, begin = batch.block_ids.values, batch.block_ids.begin[:-1]
+        if self.source_tokens >= self.block_tokens:
+            factor = self.source_tokens // self.block_tokens
+            index = ranges(counts)
+            member = ids[np.repeat(begin, counts) + index // factor]
+            blocks = Ragged.from_counts(counts, member * factor + index % factor)
+        else:
+            group = self.block_tokens // self.source_tokens
+            blocks = Ragged.from_counts(counts, _group(ids, begin, counts, group))
+        index, row = ranges(counts), np.repeat(np.arange(len(batch)), counts)
+        tokens, end = np.full(len(index), self.block_tokens), (index + 1) * self.block_tokens
+        flags = _flags(index, counts[row], self.block_tokens, self.state_interval)
+        return CutRequests(batch, blocks, tokens, end, flags, counts)
+
+
+def nearest_block_tokens(source_tokens: int, block_tokens: int) -> int:
+    """Return the divisor or multiple of `source_tokens` that is nearest to `block_tokens`."""
+    divisors = [n for n in range(1, source_tokens + 1) if source_tokens % n == 0]
+    below = max(1, block_tokens // source_tokens) * source_tokens
+    candidates = [*divisors, below, below + source_tokens]
+    return min(candidates, key=lambda n: (abs(n - block_tokens), n))
+
+
+@compiled
+def _group(
+    ids: NDArray[np.int64], begin: NDArray[np.int64], counts: NDArray[np.int64], group: int
+) -> NDArray[np.int64]:
+    out = np.empty(counts.sum(), np.int64)
+    at = 0
+    for i in range(counts.shape[0]):
+        chained = np.uint64(0x9E3779B97F4A7C15)
+        for j in range(counts[i]):
+            for k in range(group):
+                chained ^= np.uint64(ids[begin[i] + j * group + k])
+                chained *= np.uint64(0xFF51AFD7ED558CCD)
+                chained ^= chained >> np.uint64(32)
+                chained *= np.uint64(0xC4CEB9FE1A85EC53)
+                chained ^= chained >> np.uint64(29)
+            out[at] = np.int64(chained)
+            at += 1
+    return out

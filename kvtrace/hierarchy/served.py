@@ -1,0 +1,87 @@
+"""Rows of a trace that serve requests: hits, misses that were computed, generated blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.hierarchy.kernel import FIRST_DECODE, LOAD, STORE
+from kvtrace.trace.schema import Op, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from kvtrace.trace.reader import Columns, Trace
+
+HIT, COMPUTED, GENERATED = range(3)
+"""Values of the column `kind` that `served` yields."""
+_NEEDED = ("request", "step")
+
+
+def check_requests(trace: Trace) -> None:
+    """Raise TraceError for a trace whose requests can't be told from its rows."""
+    missing = [name for name in _NEEDED if name not in trace.columns]
+    if missing:
+        raise TraceError(
+            "has no requests",
+            where=trace.path,
+            got=", ".join(trace.columns),
+            accepted="a trace with the columns request and step",
+            hint="use the options of a recording: --config, --preset, --source",
+        )
+    attention = (trace.header.model or {}).get("attention", ())
+    kinds = {layers.get("kind") for layers in attention}
+    whole = (trace.header.layout or {}).get("block_tokens") is None
+    if kinds & {"window", "linear"} and not whole:
+        raise TraceError(
+            "is of a hybrid model, whose checkpoints can't be told from blocks",
+            where=trace.path,
+            hint="use the options of the recording: --config, --preset, --source",
+        )
+
+
+def served(trace: Trace) -> Iterator[Columns]:
+    """Yield (request, kind, block, tier, bytes, time, objects) of the rows that serve requests."""
+    names = ["timestamp", "op", "size", "tier", "phase", "request", "step", "key"]
+    names += ["block"] if "block" in trace.columns else []
+    for columns in trace.batches(names, nulls=True):
+        op, phase, step = columns["op"], columns["phase"], np.ma.filled(columns["step"], 0)
+        hit = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
+        computed = (op == Op.WRITE) & (phase == Phase.PREFILL) & (step == STORE)
+        generated = (op == Op.WRITE) & (phase == Phase.DECODE) & (step >= FIRST_DECODE)
+        kind = np.where(hit, HIT, np.where(computed, COMPUTED, GENERATED))
+        kept = (hit | computed | generated) & ~np.ma.getmaskarray(columns["request"])
+        block = np.ma.getdata(columns.get("block", columns["key"]))
+        yield merged(
+            {
+                "request": np.ma.getdata(columns["request"])[kept],
+                "kind": kind[kept],
+                "block": block[kept],
+                "tier": columns["tier"][kept],
+                "bytes": columns["size"][kept].astype(np.int64),
+                "time": columns["timestamp"][kept],
+                "objects": np.ones(int(kept.sum()), np.int64),
+            }
+        )
+
+
+def merged(rows: Columns) -> Columns:
+    """Merge each run of rows of one block's objects on one tier into one row."""
+    firsts = begins(rows, ("request", "kind", "block", "tier"))
+    if not len(firsts):
+        return rows
+    merged = {name: values[firsts] for name, values in rows.items()}
+    return merged | {n: np.add.reduceat(rows[n], firsts) for n in ("bytes", "objects")}
+
+
+def begins(rows: Columns, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the index of each row that differs from the one before it in one of `names`."""
+    anew = np.zeros(len(rows["request"]), np.bool_)
+    anew[:1] = True
+    for name in names:
+        anew[1:] |= rows[name][1:] != rows[name][:-1]
+    return np.flatnonzero(anew)

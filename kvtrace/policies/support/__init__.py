@@ -1,0 +1,1 @@
+"""Parts of eviction policies: linked lists, sizes of blocks."""

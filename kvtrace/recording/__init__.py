@@ -1,0 +1,1 @@
+"""Making a trace: configuration, simulation, sizing, pipeline."""

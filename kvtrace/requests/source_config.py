@@ -1,0 +1,162 @@
+"""The configuration of where requests come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvtrace.fields import (
+    MAX_FACTOR,
+    Count,
+    DurationNs,
+    Factor,
+    Range,
+    RatePerS,
+    Ratio,
+    Seconds,
+    Section,
+    Tokens,
+)
+from kvtrace.units import S_NS
+
+GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
+"""Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
+
+
+class Template(Section):
+    """One kind of user: prompt tokens added per turn, generated tokens, think time in seconds."""
+
+    context_tokens: Range
+    generated_tokens: Range
+    think_s: Seconds
+    weight: Factor = 1.0
+
+
+TEMPLATES = {
+    "chatbot": Template(context_tokens=(512, 4096), generated_tokens=(50, 200), think_s=(0.1, 0.5)),
+    "coding": Template(context_tokens=(4096, 25000), generated_tokens=(100, 500), think_s=(0.2, 1)),
+    "document": Template(
+        context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
+    ),
+}
+
+
+class SystemPrompts(Section):
+    """Prompts that `probability` of all sessions begin with, one of `count`; tokens of each."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.2
+    count: Annotated[int, Field(gt=0, lt=1 << 30)] = 3
+    tokens: Range = (512, 2048)
+
+
+class Rag(Section):
+    """Documents: `probability` of all requests retrieve `top_k` chunks of one of them."""
+
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.1
+    documents: Annotated[int, Field(gt=0, lt=1 << 20)] = 1000
+    document_tokens: Range = (4096, 16384)
+    chunk_tokens: Tokens = 512
+    top_k: Count = 5
+    popularity: Literal["zipfian", "uniform"] = "zipfian"
+    zipf_exponent: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.popularity == "uniform" and self.zipf_exponent != 1.0:
+            raise ValueError("zipf_exponent has no effect with popularity: uniform")
+        return self
+
+
+DEFAULT_USERS = 10
+QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
+
+
+DEFAULT_RATE_PER_S = 1.0
+"""Of the sources of `ARRIVING`, whose files don't tell when sessions begin."""
+ARRIVING = ("sharegpt", "weka")
+
+
+class SourceConfig(Section):
+    """Where requests come from. Each source says which keys have an effect on it (its `KEYS`)."""
+
+    name: str = "synthetic"
+    input: tuple[str, ...] = ()
+    speed: Factor = 1.0
+    users: Count | Literal["auto"] | None = None
+    rate: RatePerS | None = None
+    arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
+    gamma_shape: Annotated[float, Field(ge=1e-3, le=1e6)] = 0.5
+    diurnal_amplitude: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    diurnal_period: DurationNs = 24 * 3600 * S_NS
+    multi_turn: bool = True
+    end_probability: Ratio = 0.2
+    max_turns: Count = 50
+    max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
+    templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
+    prefix_caching: bool = True
+    system_prompts: SystemPrompts = SystemPrompts()
+    rag: Rag | None = None
+    qos_mix: dict[str, Annotated[float, Field(ge=0, le=MAX_FACTOR)]] = QOS_MIX
+    cycles: Count = 1
+    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    dequantise: DurationNs | None = None
+    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tokenizer: str | None = None
+    block_tokens: Tokens | None = None
+    think_s: Seconds = (0.1, 0.5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_users(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        name = data.get("name", "synthetic")
+        if data.get("users") is None and data.get("rate") is None:
+            if name == "synthetic":
+                return data | {"users": DEFAULT_USERS}
+            if name in ARRIVING:
+                return data | {"rate": DEFAULT_RATE_PER_S}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.users is not None and self.rate is not None:
+            raise ValueError("users (closed loop) and rate (open arrivals) exclude each other")
+        ranges: dict[str, tuple[float, float]] = {
+            "system_prompts.tokens": self.system_prompts.tokens, "think_s": self.think_s
+        }  # fmt: skip
+        if self.rag is not None:
+            ranges["rag.document_tokens"] = self.rag.document_tokens
+        for name, template in self.templates.items():
+            for key in ("context_tokens", "generated_tokens", "think_s"):
+                ranges[f"template {name}: {key}"] = getattr(template, key)
+        for name, (low, high) in ranges.items():
+            if low > high:
+                raise ValueError(f"{name}: range {low} to {high} runs backwards")
+        if set(self.qos_mix) != set(QOS_MIX) or not sum(self.qos_mix.values()) > 0:
+            raise ValueError(f"qos_mix needs a weight for each of {', '.join(QOS_MIX)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_effects(self) -> Self:
+        """Refuse a key that was set, and not to its default, but is idle beside the others.
+
+        What has no effect on a source at all, the source refuses.
+        """
+        if self.name not in ("synthetic", *ARRIVING):
+            return self
+        diurnal, shared = self.arrival == "diurnal", self.system_prompts.probability > 0
+        for key, effective, wanted in (
+            ("arrival", self.rate is not None, "a rate"),
+            ("gamma_shape", self.arrival == "gamma", "arrival: gamma"),
+            ("diurnal_amplitude", diurnal, "arrival: diurnal"),
+            ("diurnal_period", diurnal, "arrival: diurnal"),
+            ("end_probability", self.multi_turn, "multi_turn"),
+            ("max_turns", self.multi_turn, "multi_turn"),
+            ("prefix_caching", shared, "system_prompts.probability above 0"),
+        ):
+            default = type(self).model_fields[key].default
+            if getattr(self, key) != default and not effective:
+                raise ValueError(f"{key} has no effect without {wanted}")
+        return self

@@ -1,0 +1,1 @@
+"""Values as text, cells, tables and charts."""

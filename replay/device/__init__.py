@@ -1,0 +1,1 @@
+"""Block devices and mounts, as the kernel describes them."""

@@ -1,0 +1,1 @@
+"""One replay from start to end."""

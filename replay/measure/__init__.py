@@ -1,0 +1,1 @@
+"""Measures of finished ops, while a run goes on."""

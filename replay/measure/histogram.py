@@ -1,0 +1,214 @@
+"""Log-linear histograms: exact below 256, and within 1/256 above; two of them add up to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.compiled.jit import helper, kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BITS = 8
+COARSE_BITS = 5
+"""Of the many histograms of time slices and of single I/Os: within 1/32."""
+ERROR_RATIO = 1 / (1 << BITS)
+"""A percentile is never below the exact one, and above it by less than this part of it."""
+FEW_SAMPLES = 10
+QUANTILES = {
+    "p50": 5000,
+    "p90": 9000,
+    "p95": 9500,
+    "p99": 9900,
+    "p999": 9990,
+    "p9999": 9999,
+}
+"""Name and ten-thousandths."""
+
+
+_MANTISSA_BITS, _EXPONENT_BIAS = 52, 1023
+_EXACT_FLOAT = 1 << 53
+"""Integers below it are exact as doubles. Source: IEEE 754."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The filled buckets of a histogram: the largest value of each, and how many it has."""
+
+    upper: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+
+NO_BUCKETS = Buckets(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Percentiles by name, and which of them have fewer than 10 samples beyond them."""
+
+    percentiles: dict[str, int]
+    max: int
+    count: int
+    few_samples: tuple[str, ...]
+    mean: float | None = None
+    """Exact; None where the values themselves weren't seen, or there are none."""
+    buckets: Buckets = field(default=NO_BUCKETS, compare=False, repr=False)
+
+    def __getitem__(self, name: str) -> int:
+        return self.percentiles[name]
+
+
+class Histogram:
+    """Counts of non-negative integers. `bits` sets the error: 2^−bits."""
+
+    def __init__(self, bits: int = BITS) -> None:
+        self.bits = bits
+        self.counts = np.zeros(bucket_count(bits), np.int64)
+        self.max = 0
+        self._total: int | None = 0
+
+    @classmethod
+    def of(cls, values: NDArray[np.int64], bits: int = BITS) -> Histogram:
+        """Return the histogram of `values`; those below 0 count as 0."""
+        made = cls(bits)
+        made.add(values)
+        return made
+
+    @classmethod
+    def from_counts(cls, counts: NDArray[np.int64], bits: int) -> Histogram:
+        """Return a histogram of what was counted elsewhere, in the same buckets."""
+        made = cls(bits)
+        made.counts = counts
+        made._total = None
+        filled = np.flatnonzero(counts)
+        made.max = upper(int(filled[-1]), bits) if len(filled) else 0
+        return made
+
+    @classmethod
+    def counted(cls, counts: NDArray[np.int64], bits: int, largest: int, total: int) -> Histogram:
+        """Return a histogram of values that were counted elsewhere, with their largest and sum."""
+        made = cls.from_counts(counts, bits)
+        made.max, made._total = largest, total
+        return made
+
+    def add(self, values: NDArray[np.int64]) -> None:
+        """Count `values`."""
+        largest, total = count_values(self.counts, values, self.bits)
+        self.max = max(self.max, largest)
+        if self._total is not None:
+            self._total += int(total)
+
+    def merge(self, other: Histogram) -> None:
+        """Count what `other` has counted."""
+        assert self.bits == other.bits
+        self.counts += other.counts
+        self.max = max(self.max, other.max)
+        known = self._total is not None and other._total is not None
+        self._total = self._total + other._total if known else None  # type: ignore[operator]
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return int(self.counts.sum())
+
+    def value_at(self, ten_thousandths: int) -> int:
+        """Return the percentile's value; 0 without values."""
+        return self._value_at(np.cumsum(self.counts), ten_thousandths)
+
+    def _value_at(self, reached: NDArray[np.int64], ten_thousandths: int) -> int:
+        """Return `value_at`, given how many values each bucket and those below it have."""
+        rank = rank_of(int(reached[-1]), ten_thousandths)
+        if rank == 0:
+            return 0
+        bucket = int(np.searchsorted(reached, rank))
+        return min(upper(bucket, self.bits), self.max)
+
+    def summary(self) -> Summary:
+        """Return all percentiles."""
+        reached = np.cumsum(self.counts)
+        count = int(reached[-1])
+        return Summary(
+            {name: self._value_at(reached, part) for name, part in QUANTILES.items()},
+            self.max,
+            count,
+            tuple(
+                name
+                for name, part in QUANTILES.items()
+                if count - rank_of(count, part) < FEW_SAMPLES
+            ),
+            self._total / count if count and self._total is not None else None,
+            self.buckets(),
+        )
+
+    def buckets(self) -> Buckets:
+        """Return what is filled; the last bucket ends at the largest value."""
+        filled = np.flatnonzero(self.counts)
+        ends = uppers(self.bits)[filled]
+        return Buckets(np.minimum(ends, self.max), self.counts[filled])
+
+    def distance(self, other: Histogram) -> float:
+        """Return the mean distance between the sorted values of both (Wasserstein-1)."""
+        if not self.count or not other.count:
+            return 0.0
+        parts = np.cumsum(self.counts) / self.count - np.cumsum(other.counts) / other.count
+        used = max(np.flatnonzero(self.counts)[-1], np.flatnonzero(other.counts)[-1]) + 1
+        widths = np.diff(uppers(self.bits)[: min(used + 1, len(self.counts))].astype(float))
+        return float((np.abs(parts[: len(widths)]) * widths).sum())
+
+
+def bucket_count(bits: int) -> int:
+    """Return how many buckets there are."""
+    return (1 << bits) * (64 - bits)
+
+
+def rank_of(count: int, ten_thousandths: int) -> int:
+    """Return how many of `count` sorted values a percentile covers."""
+    return -(-count * ten_thousandths // 10_000)
+
+
+@helper
+def bucket_of(value: int, bits: int) -> int:
+    """Return the bucket of a value, at least 0."""
+    sub = 1 << bits
+    if value < 2 * sub:
+        return value
+    shift = 0
+    if value < _EXACT_FLOAT:  # its power of two is a double's exponent: no loop
+        power = np.float64(value).view(np.int64) >> _MANTISSA_BITS
+        shift = int(power) - _EXPONENT_BIAS - bits
+    while value >> shift >= 2 * sub:
+        shift += 1
+    return shift * sub + (value >> shift)
+
+
+@kernel
+def count_values(
+    counts: NDArray[np.int64], values: NDArray[np.int64], bits: int
+) -> tuple[int, int]:
+    """Count `values`, those below 0 as 0; return the largest, and the sum."""
+    largest = total = 0
+    for value in values:
+        known = max(0, value)
+        largest = max(largest, known)
+        total += known
+        counts[bucket_of(known, bits)] += 1
+    return largest, total
+
+
+def upper(bucket: int, bits: int) -> int:
+    """Return the largest value of a bucket."""
+    return int(uppers(bits)[bucket])
+
+
+@cache
+def uppers(bits: int) -> NDArray[np.int64]:
+    """Return the largest value of each bucket."""
+    bucket = np.arange(bucket_count(bits))
+    shift = np.maximum(bucket // (1 << bits) - 1, 0)
+    ends: NDArray[np.int64] = ((bucket - shift * (1 << bits) + 1) << shift) - 1
+    ends.flags.writeable = False
+    return ends

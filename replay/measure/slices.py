@@ -1,0 +1,307 @@
+"""Counts and latencies per slice of time, for plots and drift.
+
+Ops are counted where they complete. Their bytes are spread evenly over their service time: an
+object that takes longer than a slice would else show a peak that no device has.
+
+Slices begin at 1/16 s and double in width whenever a run outgrows their number, so that a run of
+any length takes the same memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvtrace.compiled.jit import helper, kernel
+from kvtrace.units import S_NS
+from replay.measure.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper, uppers
+from replay.ops.contract import Action
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from replay.ops.done import Done
+
+FIRST_WIDTH_NS = S_NS // 16
+SLICES_MAX = 512
+HEAT_SLICES_MAX, HEAT_PER_OCTAVE = 128, 2
+_COUNTS = (
+    "due", "completed", "errors", "reads", "writes", "read_bytes", "write_bytes"
+)  # fmt: skip
+_DUE, _COMPLETED, _ERRORS, _OPS, _BYTES = 0, 1, 2, 3, 5
+"""Rows of counts; of ops and bytes the reads', the writes' come after."""
+_LATE = ("lateness_max_ns", "host_lateness_max_ns")
+_LATENCIES = ("read_service", "write_service", "response")
+_RESPONSE = 2
+_WRITE = int(Action.WRITE)
+_STEP, _PARTIAL = 0, 1
+
+
+class Level:
+    """How many spans overlap, as the mean of each slice."""
+
+    def __init__(self) -> None:
+        self.columns = np.zeros((2, SLICES_MAX + 1), np.int64)
+
+    def widen(self, width_ns: int) -> None:
+        """Go on with slices twice as wide as `width_ns`."""
+        half = SLICES_MAX // 2
+        step, partial_ns = self.columns[_STEP], self.columns[_PARTIAL]
+        odd_steps = step[1:SLICES_MAX:2].copy()
+        partial = partial_ns[0:SLICES_MAX:2] + partial_ns[1:SLICES_MAX:2]
+        partial += odd_steps * width_ns
+        steps = step[0 : SLICES_MAX + 1 : 2].copy()
+        steps[1:] += odd_steps
+        self.columns[:] = 0
+        step[: half + 1], partial_ns[:half] = steps, partial
+
+    def mean(self, width_ns: int) -> NDArray[np.float64]:
+        """Return the mean number of overlapping spans per slice."""
+        whole = np.cumsum(self.columns[_STEP])[:SLICES_MAX] * width_ns
+        return (whole + self.columns[_PARTIAL, :SLICES_MAX]) / width_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One lane's slices as columns, of equal length, from the start of the run."""
+
+    width_ns: int
+    columns: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Service times, longest lateness, and ops in flight of some slices."""
+
+    service: Histogram
+    lateness_max_ns: int
+    in_flight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """Counts per slice of time and class of service time; classes lie between `edges_ns`."""
+
+    width_ns: int
+    edges_ns: NDArray[np.int64]
+    reads: NDArray[np.int64]
+    writes: NDArray[np.int64]
+
+
+def _edges_ns(first_ns: int, last_ns: int) -> NDArray[np.int64]:
+    """Return edges, `HEAT_PER_OCTAVE` per doubling, from below the first to not below the last."""
+    begin = np.floor(np.log2(max(1, first_ns)) * HEAT_PER_OCTAVE) - 1
+    end = np.ceil(np.log2(max(1, last_ns)) * HEAT_PER_OCTAVE)
+    edges = np.exp2(np.arange(begin, end + 1) / HEAT_PER_OCTAVE).astype(np.int64)
+    edges[-1] = max(edges[-1], last_ns)
+    return np.unique(edges)
+
+
+class Slices:
+    """Slices of one lane. Times are since the start of the run."""
+
+    def __init__(self) -> None:
+        self.width_ns = FIRST_WIDTH_NS
+        self.used = 0
+        self._table = np.zeros((len(_COUNTS), SLICES_MAX), np.int64)
+        self._late_max_ns = np.zeros((len(_LATE), SLICES_MAX), np.int64)
+        shape = (len(_LATENCIES), SLICES_MAX, bucket_count(COARSE_BITS))
+        self._latencies = np.zeros(shape, np.int64)
+        self.in_flight, self.planned = Level(), Level()
+
+    def add(self, done: Done, start_ns: int) -> None:
+        """Count finished ops that move bytes."""
+        if not len(done):
+            return
+        submit, complete = done.submit_ns - start_ns, done.complete_ns - start_ns
+        due = np.maximum(done.due_ns - start_ns, 0)
+        last = int(max(due.max(), complete.max()))
+        while last >= self.width_ns * SLICES_MAX:
+            self._widen()
+        self.used = max(self.used, last // self.width_ns + 1)
+        _count(
+            self.width_ns,
+            done.action,
+            done.error,
+            done.size_bytes,
+            due,
+            submit,
+            complete,
+            self._table,
+            self._late_max_ns[0],
+            self._latencies,
+            self.in_flight.columns,
+            self.planned.columns,
+        )
+
+    def add_host_lateness(self, submit_ns: NDArray[np.int64], host_ns: NDArray[np.int64]) -> None:
+        """Note how late the tool was with ops that were counted before."""
+        np.maximum.at(self._late_max_ns[1], submit_ns // self.width_ns, host_ns)
+
+    def _widen(self) -> None:
+        half = SLICES_MAX // 2
+        for column in (*self._table, *self._latencies):
+            merged = column[0::2] + column[1::2]
+            column[:half], column[half:] = merged, 0
+        for column in self._late_max_ns:
+            merged = np.maximum(column[0::2], column[1::2])
+            column[:half], column[half:] = merged, 0
+        for level in (self.in_flight, self.planned):
+            level.widen(self.width_ns)
+        self.width_ns *= 2
+        self.used = -(-self.used // 2)
+
+    @property
+    def errors(self) -> int:
+        """Failed ops."""
+        return int(self._table[_ERRORS].sum())
+
+    @property
+    def ops(self) -> int:
+        """Reads and writes that succeeded."""
+        return int(self._table[_OPS : _OPS + 2].sum())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that they moved."""
+        return int(self._table[_BYTES : _BYTES + 2].sum())
+
+    def service_counts(self) -> NDArray[np.int64]:
+        """Return the number of service times in each coarse bucket."""
+        return np.asarray(self._latencies[:_RESPONSE].sum(axis=(0, 1)))
+
+    def recent(self, begin_ns: int, end_ns: int) -> Recent:
+        """Return what is known of the slices between two times."""
+        begin = max(0, begin_ns // self.width_ns)
+        within = slice(begin, max(begin + 1, end_ns // self.width_ns))
+        counts = self._latencies[:_RESPONSE, within].sum(axis=(0, 1))
+        levels = self.in_flight.mean(self.width_ns)[within]
+        return Recent(
+            Histogram.from_counts(counts, COARSE_BITS),
+            int(self._late_max_ns[0, within].max(initial=0)),
+            float(levels.mean()) if len(levels) else 0.0,
+        )
+
+    def waiting_min(self, begin_ns: int, end_ns: int) -> int:
+        """Return the fewest ops that were due and not completed at the end of a slice in between.
+
+        A queue that keeps up is all but empty now and then, however bursty its load.
+        """
+        begin = min(begin_ns // self.width_ns, SLICES_MAX - 1)
+        end = min(max(end_ns // self.width_ns, begin + 1), SLICES_MAX)
+        waiting = np.cumsum(self._table[_DUE] - self._table[_COMPLETED])
+        return int(waiting[begin:end].min())
+
+    def median_service(self, begin: float, end: float) -> tuple[int, int]:
+        """Return the median service time within a part of the run, and of how many ops it is."""
+        rows = slice(int(begin * self.used), max(int(begin * self.used) + 1, int(end * self.used)))
+        counts = self._latencies[:_RESPONSE, rows].sum(axis=(0, 1))
+        histogram = Histogram.from_counts(counts, COARSE_BITS)
+        return histogram.value_at(5000), histogram.count
+
+    def heat(self) -> Heat | None:
+        """Return how many reads and writes took how long when; None if there were none."""
+        by_op = self._latencies[:_RESPONSE, : self.used]
+        filled = np.flatnonzero(by_op.any(axis=(0, 1)))
+        if not len(filled):
+            return None
+        edges = _edges_ns(upper(int(filled[0]), COARSE_BITS), upper(int(filled[-1]), COARSE_BITS))
+        ends = uppers(COARSE_BITS)[filled]
+        row = np.maximum(np.searchsorted(edges, ends) - 1, 0)
+        together = -(-self.used // HEAT_SLICES_MAX)
+        slices = np.arange(self.used) // together
+        heats = np.zeros((len(by_op), int(slices[-1]) + 1, len(edges) - 1), np.int64)
+        for heat, counts in zip(heats, by_op, strict=True):
+            np.add.at(heat, (slices[:, None], row[None, :]), counts[:, filled])
+        return Heat(self.width_ns * together, edges, *heats)
+
+    def series(self, *, scheduled: bool, divided: bool) -> Series:
+        """Return all columns; without a schedule there is no response time.
+
+        Not `divided`: of lateness only the whole is known.
+        """
+        used = slice(0, self.used)
+        columns: dict[str, NDArray[np.generic]] = {
+            "begin_ns": np.arange(self.used, dtype=np.int64) * self.width_ns,
+            **{name: values[used] for name, values in zip(_COUNTS, self._table, strict=True)},
+            **{name: values[used] for name, values in zip(_LATE, self._late_max_ns, strict=True)},
+            "in_flight_mean": self.in_flight.mean(self.width_ns)[used],
+        }
+        if not divided:
+            del columns[_LATE[1]]
+        for name, counts in zip(_LATENCIES, self._latencies, strict=True):
+            if name == "response" and not scheduled:
+                continue
+            rows = [Histogram.from_counts(row, COARSE_BITS) for row in counts[used]]
+            columns[f"{name}_p50_ns"] = np.array([row.value_at(5000) for row in rows], np.int64)
+            columns[f"{name}_p99_ns"] = np.array([row.value_at(9900) for row in rows], np.int64)
+        return Series(self.width_ns, columns)
+
+
+@helper
+def _move(level: NDArray[np.int64], at_ns: int, index: int, width_ns: int, sign: int) -> None:
+    """Begin (+1) or end (−1) a span in slice `index`, which is that of `at_ns`."""
+    level[_STEP, index + 1] += sign
+    level[_PARTIAL, index] += sign * ((index + 1) * width_ns - at_ns)
+
+
+@helper
+def _spread(
+    column: NDArray[np.int64], size: int, submit_ns: int, complete_ns: int, width_ns: int
+) -> None:
+    """Add an op's bytes to the slices of its service time; they add up to `size` exactly.
+
+    What is added up to an edge doesn't depend on the slices' width, so that slices may be merged.
+    """
+    last = complete_ns // width_ns
+    added = 0
+    for index in range(submit_ns // width_ns, last):
+        part = ((index + 1) * width_ns - submit_ns) / (complete_ns - submit_ns)
+        reached = int(size * part)
+        column[index] += reached - added
+        added = reached
+    column[last] += size - added
+
+
+@kernel
+def _count(
+    width_ns: int,
+    action: NDArray[np.uint8],
+    error: NDArray[np.int32],
+    size: NDArray[np.int64],
+    due: NDArray[np.int64],
+    submit: NDArray[np.int64],
+    complete: NDArray[np.int64],
+    table: NDArray[np.int64],
+    late: NDArray[np.int64],
+    latencies: NDArray[np.int64],
+    in_flight: NDArray[np.int64],
+    planned: NDArray[np.int64],
+) -> None:
+    """Count each op in the slices in which it was due, was submitted, and ended."""
+    for op in range(due.size):
+        at, began, planned_at = (
+            complete[op] // width_ns,
+            submit[op] // width_ns,
+            due[op] // width_ns,
+        )
+        took = complete[op] - submit[op]
+        planned_end = min(due[op] + took, width_ns * SLICES_MAX - 1)
+        table[_DUE, planned_at] += 1
+        table[_COMPLETED, at] += 1
+        late[began] = max(late[began], submit[op] - due[op])
+        _move(in_flight, submit[op], began, width_ns, 1)
+        _move(in_flight, complete[op], at, width_ns, -1)
+        _move(planned, due[op], planned_at, width_ns, 1)
+        _move(planned, planned_end, planned_end // width_ns, width_ns, -1)
+        if error[op] != 0:
+            table[_ERRORS, at] += 1
+            continue
+        which = 1 if action[op] == _WRITE else 0
+        table[_OPS + which, at] += 1
+        _spread(table[_BYTES + which], size[op], submit[op], complete[op], width_ns)
+        latencies[which, at, bucket_of(max(0, took), COARSE_BITS)] += 1
+        answered = max(0, complete[op] - due[op])
+        latencies[_RESPONSE, at, bucket_of(answered, COARSE_BITS)] += 1

@@ -1,0 +1,1 @@
+"""Columns of ops, and the contract between planner, engines and targets."""

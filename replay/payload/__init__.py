@@ -1,0 +1,1 @@
+"""Unique bytes for writes, and the stamps that prove a read."""

@@ -1,0 +1,1 @@
+"""From rows of a trace to a ring of ops: order, gates, bulk writes."""

@@ -1,0 +1,1 @@
+"""A result: its figures, its verdict, its document."""

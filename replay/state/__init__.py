@@ -1,0 +1,1 @@
+"""The state of targets before and after a run."""
