@@ -81,8 +81,8 @@ def _moved(side: Side, op: Op) -> int:
 
 def _body(title: str, a: Side, b: Side, comparison: Comparison) -> Iterator[str]:
     lines = sentences(a, b, comparison.differences)
-    told = "".join(f'<p class="headline">{page.text(line)}</p>' for line in lines)
-    yield f"<header><h1>{page.text(title)}</h1>{told}</header>"
+    headline = "".join(f'<p class="headline">{page.text(line)}</p>' for line in lines)
+    yield f"<header><h1>{page.text(title)}</h1>{headline}</header>"
     apart = [chart for chart in _apart(a, b, comparison) if chart is not None]
     alike = _alike(comparison)
     note = f"No further apart than {LEVEL}, and not drawn: {', '.join(alike)}." if alike else ""

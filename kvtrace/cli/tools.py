@@ -193,10 +193,11 @@ def diff_command(
         check_reports(report_to, [a, b], force=force)
     with opened(a) as first, opened(b) as second:
         comparison = compared(first, second)
-        found, rows = comparison.differences, (first.rows, second.rows)
-        largest = max((difference.ks for difference in found), default=0.0)
+        differences, rows = comparison.differences, (first.rows, second.rows)
+        largest = max((difference.ks for difference in differences), default=0.0)
         fields = {"a": {"path": str(a), "rows": rows[0]}, "b": {"path": str(b), "rows": rows[1]},
-                  "largest": largest, "differences": [asdict(each) for each in found]}  # fmt: skip
+                  "largest": largest,
+                  "differences": [asdict(each) for each in differences]}  # fmt: skip
         if report_to:
             _report([(a, first), (b, second)], comparison, fields, report_to, force=force)
     if as_json:

@@ -61,9 +61,9 @@ def info_command(
 
         check_reports(reports, [trace], force=force)
     with open_trace(trace) as opened:
-        found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
+        summary = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
         if reports:
-            _report(opened, found, reports, force=force)
+            _report(opened, summary, reports, force=force)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -79,9 +79,9 @@ def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: boo
     write_reports(forms(info, profile(trace)), paths, force=force)
 
 
-def _print_info(found: dict[str, Any]) -> None:
-    console, header = plain_console(), found["header"]
-    title = Text(printable(found["path"]), "bold")
+def _print_info(summary: dict[str, Any]) -> None:
+    console, header = plain_console(), summary["header"]
+    title = Text(printable(summary["path"]), "bold")
     console.print(title.append(f"  format {header['format_version']}", "not bold"))
     for name, text in _description(header):
         console.print(f"  {name:<10}{text}")
