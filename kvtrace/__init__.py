@@ -60,8 +60,8 @@ def __getattr__(name: str) -> Any:
         return import_module("kvtrace.whatif")
     if name not in _LAZY:
         raise AttributeError(f"module 'kvtrace' has no attribute {name!r}")
-    module, found = _LAZY[name]
-    return getattr(import_module(module), found)
+    module, place = _LAZY[name]
+    return getattr(import_module(module), place)
 
 
 def __dir__() -> list[str]:

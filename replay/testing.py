@@ -240,25 +240,25 @@ def keeps_order_under_load(kit: Kit, folder: Path) -> None:
 def _random_rows(rng: np.random.Generator, sizes: Sequence[int], count: int = 400) -> list[Row]:
     """Return ops on one extent per size: reads overlap, writes and deletes are exclusive."""
     rows: list[Row] = []
-    there: list[Row | None] = [None] * len(sizes)
+    latest: list[Row | None] = [None] * len(sizes)
     last: list[tuple[int, ...]] = [()] * len(sizes)
     reads: list[tuple[int, ...]] = [()] * len(sizes)
     for index in range(count):
         place, choice = int(rng.integers(len(sizes))), rng.random()
-        row = there[place]
+        row = latest[place]
         if row is not None and choice < 0.6:
             rows.append(replace(row, action=Action.READ, after=last[place]))
             reads[place] += (index,)
             continue
         if row is not None and choice < 0.7:
             rows.append(replace(row, action=Action.DELETE, after=last[place] + reads[place]))
-            there[place] = None
+            latest[place] = None
         else:
             # Bytes that lie in the arena side by side, so that no two writes in flight share them.
             made = Row(Action.WRITE, index, place * 2 * MIB, sizes[place], place * 2 * MIB)
             if row is not None:
                 made = replace(made, key=row.key, generation=row.generation + 1)
-            there[place] = made
+            latest[place] = made
             rows.append(replace(made, after=last[place] + reads[place]))
         last[place], reads[place] = (index,), ()
     return rows

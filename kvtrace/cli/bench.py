@@ -69,17 +69,17 @@ class _WithReplayOptions(HelpfulCommand):
 def _split(args: Sequence[str], values: Mapping[str, bool]) -> tuple[list[str], list[str]]:
     """Return (others, those in `values`), each with its value if it takes one."""
     others: list[str] = []
-    found: list[str] = []
+    forwarded: list[str] = []
     coming = iter(args)
     for word in coming:
         name, equals, _ = word.partition("=")
         if name not in values:
             others.append(word)
             continue
-        found.append(word)
+        forwarded.append(word)
         if values[name] and not equals:
-            found += [value for value in [next(coming, None)] if value is not None]
-    return others, found
+            forwarded += [value for value in [next(coming, None)] if value is not None]
+    return others, forwarded
 
 
 COMMAND_CLASS = _WithReplayOptions
@@ -153,8 +153,8 @@ def bench_command(
             say(f"preconditioning {asked['device']}", err=True)
             steps.run("precondition", *preparing)
         valid = _replay_all(steps, words, trials)
-        found = _finish(steps)
-    show(found, as_json=as_json)
+        comparison = _finish(steps)
+    show(comparison, as_json=as_json)
     raise typer.Exit(EXIT_OK if valid else EXIT_INVALID)
 
 
@@ -292,36 +292,36 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
         )  # fmt: skip
         if steps.children.stopped and not forms[0].exists():
             raise RunInterruptedError("stopped before the trial had a result", where=steps.folder)
-        found = stored.load(forms[0])
-        say(f"trial {number} of {trials}: {_said(found)}", err=True)
+        document = stored.load(forms[0])
+        say(f"trial {number} of {trials}: {_said(document)}", err=True)
         good &= code == EXIT_OK
         if steps.children.stopped:
             raise RunInterruptedError(
                 f"stopped in trial {number} of {trials}", where=steps.folder,
                 hint="its result is INVALID (interrupted)",
             )  # fmt: skip
-        lasting = [r for r in found.reasons if r.code in LASTING and not r.accepted]
+        lasting = [r for r in document.reasons if r.code in LASTING and not r.accepted]
         if lasting:
             raise _UselessError(number, lasting)
     return good
 
 
-def _said(found: ResultDocument) -> str:
-    rate = found.throughput_bytes_per_s
+def _said(document: ResultDocument) -> str:
+    rate = document.throughput_bytes_per_s
     speed = "no window" if rate is None else f"{rate / 1e9:.3f} GB/s"
-    why = ", ".join(reason.code for reason in found.reasons)
-    return f"{found.verdict}{f' ({why})' if why else ''}, {speed}"
+    why = ", ".join(reason.code for reason in document.reasons)
+    return f"{document.verdict}{f' ({why})' if why else ''}, {speed}"
 
 
 def _finish(steps: _Steps) -> Any:
     """Write what the trials say together, the system's description and the checksums."""
     folder = steps.folder
     steps.run("discover", "--json", into=folder / SYSTEM)
-    found = bench_folder.summary(folder)
+    comparison = bench_folder.summary(folder)
     for name in BENCH_FORMS:
-        report.write(found, folder / name, f"Trials: {folder.name}")
+        report.write(comparison, folder / name, f"Trials: {folder.name}")
     bench_folder.write_checksums(folder)
-    return found
+    return comparison
 
 
 def _verify(folder: Path, *, as_json: bool) -> int:

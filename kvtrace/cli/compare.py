@@ -51,11 +51,11 @@ def compare_command(
         sides = [load(path, name) for path, name in zip(results, names, strict=True)]
         for side in sides:
             check_alike(side.trials)
-        found = document_of(compare(sides))
+        document = document_of(compare(sides))
         write_all(
-            report_to or [], lambda path: report.write(found, path, "Comparison", force=force)
+            report_to or [], lambda path: report.write(document, path, "Comparison", force=force)
         )
-    show(found, as_json=as_json)
+    show(document, as_json=as_json)
 
 
 def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> None:
@@ -66,11 +66,11 @@ def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> No
         check_writable(path, force=force)
 
 
-def show(found: ComparisonDocument, *, as_json: bool) -> None:
+def show(document: ComparisonDocument, *, as_json: bool) -> None:
     """Print a comparison."""
     if as_json:
-        print(found.model_dump_json(indent=2))
+        print(document.model_dump_json(indent=2))
         return
     console = plain_console(width_max=WIDTH)
-    for part in terminal.render(found):
+    for part in terminal.render(document):
         console.print(part)

@@ -41,10 +41,10 @@ def _plain(segment: Segment) -> Segment:
 
 def plain_console(*, width_max: int | None = None, **options: Any) -> PlainConsole:
     """Return a console on stdout, or with `stderr=True` on stderr, at most so wide."""
-    found = PlainConsole(markup=False, emoji=False, highlight=False, **options)
+    console = PlainConsole(markup=False, emoji=False, highlight=False, **options)
     if width_max is not None:
-        found.width = min(found.width, width_max)
-    return found
+        console.width = min(console.width, width_max)
+    return console
 
 
 def figures(names: Iterable[str], *, left: Iterable[str] = (), title: str = "") -> Table:

@@ -37,20 +37,20 @@ def doctor_command(
     """
     target, sysfs = (None, None) if device is None else place.observe(device)
     snapshot = Snapshot(machine.observe(), activity.measure(sysfs), target)
-    found = examine(snapshot)
-    impossible = any(finding.level == Level.IMPOSSIBLE for finding in found)
+    findings = examine(snapshot)
+    impossible = any(finding.level == Level.IMPOSSIBLE for finding in findings)
     if as_json:
-        checks = [dataclasses.asdict(finding) for finding in found]
+        checks = [dataclasses.asdict(finding) for finding in findings]
         document = {"possible": not impossible, "checks": checks, **dataclasses.asdict(snapshot)}
         print(json.dumps(document, indent=2))
     else:
-        _show(found)
+        _show(findings)
     raise typer.Exit(EXIT_TARGET if impossible else EXIT_OK)
 
 
-def _show(found: tuple[Finding, ...]) -> None:
+def _show(findings: tuple[Finding, ...]) -> None:
     console = plain_console(width_max=_WIDTH)
-    for finding in found:
+    for finding in findings:
         line = Text(finding.level, style=_STYLES[finding.level])
         line.append(f" {finding.code}: {printable(finding.figure)}", style="default")
         console.print(line)
@@ -58,7 +58,7 @@ def _show(found: tuple[Finding, ...]) -> None:
             console.print(
                 Padding(Text(f"→ {printable(finding.remedy)}", style="dim"), (0, 0, 0, 2))
             )
-    counts = {level: sum(finding.level == level for finding in found) for level in Level}
+    counts = {level: sum(finding.level == level for finding in findings) for level in Level}
     console.print(
         f"{counts[Level.OK]} ok, {counts[Level.WARNING]} warnings, "
         f"{counts[Level.IMPOSSIBLE]} errors"

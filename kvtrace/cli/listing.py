@@ -89,18 +89,18 @@ def list_command(
     """List models, sources, layouts, policies, importers, exporters and targets."""
     if kind is not None and kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
-    found = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
+    listed = {name: KINDS[name]() for name in ([kind] if kind else KINDS)}
     if as_json:
         fields = {
             name: [
                 dict(zip(("name", "available", "what"), entry, strict=True)) for entry in entries
             ]
-            for name, entries in found.items()
+            for name, entries in listed.items()
         }
         typer.echo(json.dumps(fields, indent=2))
         return
     console = plain_console()
-    for name, entries in found.items():
+    for name, entries in listed.items():
         table = Table(title=name, title_justify="left", show_header=False, box=None)
         for entry in entries:
             table.add_row(*entry[:1], "" if entry[1] == "yes" else entry[1], entry[2])

@@ -91,11 +91,11 @@ def precondition_command(
     stop, shown = Stop(), Shown(in_bytes=True)
     with stopping(stop), shown.progress:
         done = precondition(spec, options, watcher=shown, stop=stop)
-    found = _document(done)
+    document = _document(done)
     if report is not None:
         with OutFile(report, force=force) as file:
-            file.write((json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
-    typer.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else _summary(done))
+            file.write((json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    typer.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else _summary(done))
     good = not done.interrupted and (done.steady is True or not require_steady)
     raise typer.Exit(EXIT_OK if good else EXIT_INVALID)
 
@@ -110,7 +110,7 @@ def _check_report(path: Path | None, device: Path, *, force: bool) -> None:
 
 
 def _document(done: Preconditioning) -> dict[str, Any]:
-    found = done.steadiness
+    steadiness = done.steadiness
     return {
         "schema_version": SCHEMA_VERSION,
         "target": done.title,
@@ -123,11 +123,11 @@ def _document(done: Preconditioning) -> dict[str, Any]:
         "interrupted": done.interrupted,
         "steady": done.steady,
         "steadiness": None
-        if found is None
+        if steadiness is None
         else {
-            "average_bytes_per_s": found.average,
-            "range_ratio": found.range_ratio,
-            "slope_ratio": found.slope_ratio,
+            "average_bytes_per_s": steadiness.average,
+            "range_ratio": steadiness.range_ratio,
+            "slope_ratio": steadiness.slope_ratio,
         },
         "windows": [
             {
@@ -172,12 +172,12 @@ def _summary(done: Preconditioning) -> str:
 
 
 def _steady(done: Preconditioning) -> str:
-    found = done.steadiness
-    if found is None:
+    steadiness = done.steadiness
+    if steadiness is None:
         return "unknown: too little was written at random (--passes 2 or more)"
-    word = "yes" if found.steady else "no"
-    hint = "" if found.steady else "; more --passes may help"
+    word = "yes" if steadiness.steady else "no"
+    hint = "" if steadiness.steady else "; more --passes may help"
     return (
-        f"{word}: rates of the last half pass within {found.range_ratio:.1%} (limit 20%), "
-        f"slope {found.slope_ratio:.1%} (10%){hint}"
+        f"{word}: rates of the last half pass within {steadiness.range_ratio:.1%} (limit 20%), "
+        f"slope {steadiness.slope_ratio:.1%} (10%){hint}"
     )

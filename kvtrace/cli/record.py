@@ -320,11 +320,11 @@ def record_command(
     }
     if rag is not None:
         options["source.rag"] = {} if rag else None
-    found = resolve(config, options, set_ or (), preset)
-    resolved = found.config
+    resolution = resolve(config, options, set_ or (), preset)
+    resolved = resolution.config
     if show_config:
         Recording(resolved)
-        typer.echo(as_yaml(found), nl=False)
+        typer.echo(as_yaml(resolution), nl=False)
         return
     check_apart([out], [] if config is None else [config])
     started = time.monotonic()
@@ -376,14 +376,14 @@ def _evictions(texts: Iterable[str]) -> dict[str, str]:
 
 def _watermarks(key: str, texts: Iterable[str]) -> dict[str, float]:
     """Return `[TIER=]RATIO` options as configuration keys; without a tier it's of all of them."""
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     option = f"--{key.replace('_', '-')}"
     for name, ratio in _of_tiers(option, texts):
         tiers = [tier.label for tier in Tier] if name is None else [name]
         try:
-            found |= {f"tiers.{tier}.{key}": float(ratio) for tier in tiers}
+            ratios |= {f"tiers.{tier}.{key}": float(ratio) for tier in tiers}
         except ValueError:
             raise UsageError(
                 "not a ratio", where=option, got=repr(ratio), accepted="[TIER=]RATIO, e.g. nvme=0.9"
             ) from None
-    return found
+    return ratios

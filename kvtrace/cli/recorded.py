@@ -73,37 +73,37 @@ def about_source(info: SourceInfo | None) -> list[str]:
     ]
 
 
-def about_sample(found: Mapping[str, Any] | None) -> list[str]:
+def about_sample(sampled: Mapping[str, Any] | None) -> list[str]:
     """Say what `--scale-sessions` left or copied, and what that did to the reuse."""
-    if not found:
+    if not sampled:
         return []
-    word = "of" if found["scale_sessions"] < 1 else "made of"
+    word = "of" if sampled["scale_sessions"] < 1 else "made of"
     return [
-        f"sampled: {found['requests']:,} requests {word} {found['requests_before']:,}, by whole "
-        f"{found['by']} (--scale-sessions {found['scale_sessions']:g}); ideal hit ratio "
-        f"{found['ideal_prefix_hit_before']:.3f} before, {found['ideal_prefix_hit']:.3f} after"
+        f"sampled: {sampled['requests']:,} requests {word} {sampled['requests_before']:,}, by "
+        f"whole {sampled['by']} (--scale-sessions {sampled['scale_sessions']:g}); ideal hit ratio "
+        f"{sampled['ideal_prefix_hit_before']:.3f} before, {sampled['ideal_prefix_hit']:.3f} after"
     ]
 
 
 def about_size(counted: Mapping[str, Any]) -> list[str]:
     """Say how much smaller the node is than the one that was asked for, and what that changes."""
-    found = counted.get("shrunk")
-    if not found:
+    shrunk = counted.get("shrunk")
+    if not shrunk:
         return []
-    by = Shrunk(found["load_ratio"], found["time_ratio"], found["layers"], found["of_layers"])
+    by = Shrunk(shrunk["load_ratio"], shrunk["time_ratio"], shrunk["layers"], shrunk["of_layers"])
     if by.nothing:
         return ["the whole node fits unchanged"]
-    told = [f"smaller node: {by.text}"]
-    if (of_whole := found["whole"]) is not None:
+    notes = [f"smaller node: {by.text}"]
+    if (of_whole := shrunk["whole"]) is not None:
         ratio = of_whole["read_write_ratio"]
         hits = ", ".join(f"{tier} {hit:.3f}" for tier, hit in of_whole["hit_ratio"].items())
-        told.append(
+        notes.append(
             f"the whole node: hit ratio {hits}; read:write of nvme "
             f"{'unknown' if ratio is None else f'{ratio:.2f}'}"
         )
     if counted["requests"] < REQUESTS_MIN:
-        told.append(f"{counted['requests']:,} requests are few: hit ratios vary by chance")
-    return told
+        notes.append(f"{counted['requests']:,} requests are few: hit ratios vary by chance")
+    return notes
 
 
 def about_reads(made: Recorded) -> list[str]:
@@ -132,18 +132,18 @@ def _of_one(made: Recorded) -> str:
 def _unlimited(made: Recorded) -> list[str]:
     """Say of a tier that never deletes how much the node writes to it in a day."""
     totals = made.header.totals
-    told = []
+    notes = []
     for info in made.header.tiers:
         written = info.occupancy_factor * sum(
             c.bytes for c in totals.cells if c.tier == info.name and c.op == "write"
         )
         if info.capacity_bytes is None and written and totals.duration_ns:
             per_day = written * DAY_S * S_NS / totals.duration_ns
-            told.append(
+            notes.append(
                 f"{info.name} is unlimited: nothing is deleted from it, "
                 f"{format_bytes(per_day)} are written per day (mean of the whole trace)"
             )
-    return told
+    return notes
 
 
 def _service(counted: dict[str, Any]) -> list[str]:

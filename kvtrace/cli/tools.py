@@ -193,16 +193,17 @@ def diff_command(
         check_reports(report_to, [a, b], force=force)
     with opened(a) as first, opened(b) as second:
         comparison = compared(first, second)
-        found, rows = comparison.differences, (first.rows, second.rows)
-        largest = max((difference.ks for difference in found), default=0.0)
+        differences, rows = comparison.differences, (first.rows, second.rows)
+        largest = max((difference.ks for difference in differences), default=0.0)
         fields = {"a": {"path": str(a), "rows": rows[0]}, "b": {"path": str(b), "rows": rows[1]},
-                  "largest": largest, "differences": [asdict(each) for each in found]}  # fmt: skip
+                  "largest": largest,
+                  "differences": [asdict(each) for each in differences]}  # fmt: skip
         if report_to:
             _report([(a, first), (b, second)], comparison, fields, report_to, force=force)
     if as_json:
         typer.echo(json.dumps(fields, indent=2))
     else:
-        _print_diff(found, largest)
+        _print_diff(differences, largest)
     if fail_above is not None and largest > fail_above:
         raise typer.Exit(EXIT_INVALID)
 
@@ -273,10 +274,10 @@ def _tell(made: Written, *, as_json: bool) -> None:
         say("  a CSV doesn't list what is there at the start; an import finds it again")
 
 
-def _print_diff(found: list[Difference], largest: float) -> None:
+def _print_diff(differences: list[Difference], largest: float) -> None:
     names = ("tier", "quantity", "A median", "B median", "A mean", "B mean", "KS")
     table = figures(names, left=names[:2], title="A and B")
-    for each in found:
+    for each in differences:
         cells = [
             _value(of.get(name), each.unit) for name in ("p50", "mean") for of in (each.a, each.b)
         ]

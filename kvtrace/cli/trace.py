@@ -61,13 +61,13 @@ def info_command(
 
         check_reports(reports, [trace], force=force)
     with open_trace(trace) as opened:
-        found = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
+        summary = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
         if reports:
-            _report(opened, found, reports, force=force)
+            _report(opened, summary, reports, force=force)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(summary, indent=2))
     else:
-        _print_info(found)
+        _print_info(summary)
 
 
 def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: bool) -> None:
@@ -79,25 +79,25 @@ def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: boo
     write_reports(forms(info, profile(trace)), paths, force=force)
 
 
-def _print_info(found: dict[str, Any]) -> None:
-    console, header = plain_console(), found["header"]
-    title = Text(printable(found["path"]), "bold")
+def _print_info(summary: dict[str, Any]) -> None:
+    console, header = plain_console(), summary["header"]
+    title = Text(printable(summary["path"]), "bold")
     console.print(title.append(f"  format {header['format_version']}", "not bold"))
     for name, text in _description(header):
         console.print(f"  {name:<10}{text}")
     console.print(
-        f"  {'rows':<10}{found['rows']:,} over {found['duration_s']:,.3f} s, "
-        f"{found['objects']:,} objects, {format_bytes(found['bytes'])}"
+        f"  {'rows':<10}{summary['rows']:,} over {summary['duration_s']:,.3f} s, "
+        f"{summary['objects']:,} objects, {format_bytes(summary['bytes'])}"
     )
-    if found["requests"] is not None:
+    if summary["requests"] is not None:
         console.print(
-            f"  {'requests':<10}{found['requests']:,}, {found['blocks']:,} blocks asked for, "
-            f"ideal prefix hit {found['ideal_prefix_hit']:.4f}"
+            f"  {'requests':<10}{summary['requests']:,}, {summary['blocks']:,} blocks asked for, "
+            f"ideal prefix hit {summary['ideal_prefix_hit']:.4f}"
         )
-    console.print(f"  {'content':<10}{found['content_sha256']}")
+    console.print(f"  {'content':<10}{summary['content_sha256']}")
     words = ("tier", "phase", "op")
     cells = figures((*words, "ops", "bytes", "object size"), left=words, title="rows")
-    for cell in found["cells"]:
+    for cell in summary["cells"]:
         sizes = sorted({cell["size_min"], cell["size_max"]})
         cells.add_row(
             cell["tier"],
@@ -110,10 +110,10 @@ def _print_info(found: dict[str, Any]) -> None:
     console.print(cells)
     names = ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day")
     tiers = figures(names, left=["tier"], title=f"of the node, {_basis(header)}")
-    for name, tier in found["tiers"].items():
+    for name, tier in summary["tiers"].items():
         tiers.add_row(
             name,
-            _number((found["hit_ratio"] or {}).get(name), ".4f"),
+            _number((summary["hit_ratio"] or {}).get(name), ".4f"),
             format_count(tier["objects"]),
             _number(tier["read_write_ratio"], ".2f"),
             "-" if tier["write_bytes_per_day"] is None
@@ -121,8 +121,8 @@ def _print_info(found: dict[str, Any]) -> None:
             _number(tier["drive_writes_per_day"], ".2f"),
         )  # fmt: skip
     console.print(tiers)
-    console.print(f"per day: at the mean rate of {found['duration_s']:,.1f} s, {_start(header)}")
-    for name, tier in found["tiers"].items():
+    console.print(f"per day: at the mean rate of {summary['duration_s']:,.1f} s, {_start(header)}")
+    for name, tier in summary["tiers"].items():
         if tier["space"] is not None:
             console.print(f"{name}: {tier['space']}", highlight=False)
 
@@ -188,14 +188,14 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
 def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
     """Check a trace's invariants; exit 3 with the first offending rows if one fails."""
     with open_trace(trace) as opened:
-        found = check(opened)
-        rows = [row for violation in found.violations for row in violation.rows]
+        checked = check(opened)
+        rows = [row for violation in checked.violations for row in violation.rows]
         offending = opened.collect(_rows(opened.lazy(), rows)) if rows else None
     if as_json:
-        typer.echo(json.dumps(_document(found), indent=2))
+        typer.echo(json.dumps(_document(checked), indent=2))
     else:
-        _print_check(trace, found, offending)
-    if not found.ok:
+        _print_check(trace, checked, offending)
+    if not checked.ok:
         raise typer.Exit(EXIT_TRACE)
 
 
@@ -203,29 +203,30 @@ def _rows(lazy: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
     return lazy.with_row_index("row").filter(pl.col("row").is_in(sorted(set(rows))))
 
 
-def _document(found: CheckReport) -> dict[str, Any]:
+def _document(checked: CheckReport) -> dict[str, Any]:
     return {
-        "ok": found.ok,
-        "rows": found.rows,
-        "derived_residents": found.derived,
-        "peak_bytes": {tier.label: peak for tier, peak in found.peak_bytes.items() if peak},
+        "ok": checked.ok,
+        "rows": checked.rows,
+        "derived_residents": checked.derived,
+        "peak_bytes": {tier.label: peak for tier, peak in checked.peak_bytes.items() if peak},
         "violations": [
-            {"meaning": v.meaning, "count": v.count, "rows": list(v.rows)} for v in found.violations
+            {"meaning": v.meaning, "count": v.count, "rows": list(v.rows)}
+            for v in checked.violations
         ],
     }
 
 
-def _print_check(path: Path, found: CheckReport, offending: pl.DataFrame | None) -> None:
+def _print_check(path: Path, checked: CheckReport, offending: pl.DataFrame | None) -> None:
     console = plain_console()
     peaks = ", ".join(
-        f"{tier.label} {format_bytes(peak)}" for tier, peak in found.peak_bytes.items() if peak
+        f"{tier.label} {format_bytes(peak)}" for tier, peak in checked.peak_bytes.items() if peak
     )
-    if found.derived:
-        console.print(f"{found.derived:,} objects are read before any write: taken for resident")
-    if found.ok:
-        console.print(f"{path}: fine: {found.rows:,} rows; most held: {peaks or 'nothing'}")
+    if checked.derived:
+        console.print(f"{checked.derived:,} objects are read before any write: taken for resident")
+    if checked.ok:
+        console.print(f"{path}: fine: {checked.rows:,} rows; most held: {peaks or 'nothing'}")
         return
-    for violation in found.violations:
+    for violation in checked.violations:
         console.print(
             f"{path}: {violation.count:,} rows: {violation.meaning} "
             f"(first: {', '.join(str(row) for row in violation.rows)})"

@@ -75,13 +75,13 @@ def sentences(info: Info, profile: Profile) -> list[str]:
         f"{format_bytes(profile.moved(Op.READ))} read, "
         f"{format_bytes(profile.moved(Op.WRITE))} written."
     )
-    told = [first, _touched(info, profile)]
+    sentences = [first, _touched(info, profile)]
     if profile.hit_ratio is not None:
-        told.append(
+        sentences.append(
             f"{profile.hit_ratio:.1%} of the objects that requests asked for were in a tier; an "
             f"unlimited cache would have served {_unlimited(profile):.1%}."
         )
-    return told
+    return sentences
 
 
 def _touched(info: Info, profile: Profile) -> str:
@@ -307,8 +307,8 @@ def _quantity_rows(profile: Profile) -> Iterator[tuple[str, str, dict[str, float
 
 def _quantities(profile: Profile) -> str:
     rows: list[list[Cell | str]] = []
-    for tier, name, told in _quantity_rows(profile):
-        count, *values = told.values()
+    for tier, name, amounts in _quantity_rows(profile):
+        count, *values = amounts.values()
         cells = [Cell(shown(value, name), value) for value in values]
         rows.append([tier, _QUANTITIES[name], number(count), *cells])
     return page.table(_QUANTITY_HEADS, rows, texts=2)
@@ -329,7 +329,9 @@ def _sheets(info: Info, profile: Profile) -> Iterator[workbook.Sheet]:
     names = ("tier", "phase", "op", "ops", "bytes", "size_min", "size_max")
     yield "Rows", names, [tuple(cell[name] for name in names) for cell in info["cells"]]
     yield "Over time", *_over_time(profile)
-    quantities = [(tier, name, *told.values()) for tier, name, told in _quantity_rows(profile)]
+    quantities = [
+        (tier, name, *amounts.values()) for tier, name, amounts in _quantity_rows(profile)
+    ]
     yield "Sizes and reuse", _QUANTITY_HEADS, list(quantities)
     sizes = profile.lru_sizes()
     ratios = zip(sizes.tolist(), profile.lru_hit_ratio(sizes).tolist(), strict=True)

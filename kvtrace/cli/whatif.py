@@ -254,8 +254,8 @@ def _workload(
     return given()
 
 
-def _write_csv(found: list[Outcome], path: Path, *, force: bool) -> None:
-    rows = [outcome.record() for outcome in found]
+def _write_csv(outcomes: list[Outcome], path: Path, *, force: bool) -> None:
+    rows = [outcome.record() for outcome in outcomes]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -319,8 +319,8 @@ def _table(title: str, swept: list[str], names: list[str], rows: list[list[str]]
     return fitting([*keys, *names], rows, names=len(keys), title=title, width=width)
 
 
-def _hits(found: list[Outcome], swept: list[str]) -> RenderableType:
-    tiers = [tier for tier in Tier if any(tier in outcome.tiers for outcome in found)]
+def _hits(outcomes: list[Outcome], swept: list[str]) -> RenderableType:
+    tiers = [tier for tier in Tier if any(tier in outcome.tiers for outcome in outcomes)]
     rows = [
         [
             *(str(each.options[key]) for key in swept),
@@ -328,15 +328,15 @@ def _hits(found: list[Outcome], swept: list[str]) -> RenderableType:
             f"{each.total_hit_ratio:.3f}",
             _number(each.optimal, ".3f"),
         ]
-        for each in found
+        for each in outcomes
     ]
     return _table("hit ratio", swept, [tier.label for tier in tiers] + ["all", "OPT"], rows)
 
 
-def _wear(found: list[Outcome], swept: list[str]) -> RenderableType:
+def _wear(outcomes: list[Outcome], swept: list[str]) -> RenderableType:
     names = ["GiB read", "written", "r:w", "GiB/day", "DWPD"]
     rows = []
-    for each in found:
+    for each in outcomes:
         moved = each.document()["tiers"].get(Tier.NVME.label, {})
         per_day = each.nvme_bytes_per_day
         sizes = [moved[n] / GIB if moved else None for n in ("read_bytes", "write_bytes")]

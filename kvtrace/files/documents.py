@@ -45,12 +45,12 @@ def read_document(
         raise error(f"can't read {what}: {failure}", where=path) from failure
 
 
-def parse_json(text: str | bytes, where: object, **told: Any) -> Any:
-    """Return the value in `text`. Raises TraceError, with `told` as its further fields."""
+def parse_json(text: str | bytes, where: object, **more: Any) -> Any:
+    """Return the value in `text`. Raises TraceError, with `more` as its further fields."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"not JSON: {error}", where=where, **told) from error
+        raise TraceError(f"not JSON: {error}", where=where, **more) from error
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:

@@ -150,8 +150,8 @@ def _place(path: Path) -> tuple[Identity | None, str]:
 def _above(path: Path) -> Iterator[Identity]:
     """Yield the identities of the directories that `path` is in, links resolved."""
     for folder in path.parent.resolve().joinpath(path.name).parents:
-        if (found := identity(folder)) is not None:
-            yield found
+        if (owner := identity(folder)) is not None:
+            yield owner
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

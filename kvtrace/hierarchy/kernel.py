@@ -142,11 +142,11 @@ def _next_tier(tiers: Any, tier: int, tokens: int) -> int:
 @kernel
 def _slowest(tiers: Any, tokens: int) -> int:
     """Return the last tier that takes a block of `tokens`, or NONE."""
-    found = NONE
+    slowest = NONE
     for tier in range(TIERS):
         if 0 < size(tiers, tier, tokens) <= tiers[tier, HIGH]:
-            found = tier
-    return found
+            slowest = tier
+    return slowest
 
 
 @helper

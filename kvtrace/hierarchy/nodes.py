@@ -35,8 +35,8 @@ def _rows_of(trace: Trace, node: int) -> Iterator[Columns]:
 
 def residents(traces: Sequence[Trace]) -> NDArray[np.void]:
     """Return what is there at the start on all nodes."""
-    found = [trace.resident() for trace in traces]
-    for node, objects in enumerate(found):
-        found[node] = objects.copy()
-        found[node]["key"] |= np.uint64(node) << np.uint64(NODE_SHIFT)
-    return np.concatenate(found)
+    residents = [trace.resident() for trace in traces]
+    for node, objects in enumerate(residents):
+        residents[node] = objects.copy()
+        residents[node]["key"] |= np.uint64(node) << np.uint64(NODE_SHIFT)
+    return np.concatenate(residents)

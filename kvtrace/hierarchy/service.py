@@ -41,10 +41,10 @@ def service(stats: HierarchyStats, config: RecordConfig) -> dict[str, Any] | Non
 
     Rates are of one node, over the time until its last prompt was computed.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if config.prefill_rate is not None and config.role != "decode":
         spent = max(1, stats.prefill_end_ns) * config.nodes
-        found |= {
+        fields |= {
             "prefill_tokens": stats.prefill_tokens,
             "prefill_tokens_per_s": stats.prefill_tokens * S_NS / spent,
             "prefill_busy_ratio": stats.prefill_busy_ns / spent,
@@ -52,8 +52,8 @@ def service(stats: HierarchyStats, config: RecordConfig) -> dict[str, Any] | Non
             "prefill_wait_ns": _percentiles(stats.prefill_wait),
         }
     if config.decode_batch is not None and config.role != "prefill":
-        found["decode_wait_ns_mean"] = stats.decode_wait_ns / max(1, stats.requests)
-    return found or None
+        fields["decode_wait_ns_mean"] = stats.decode_wait_ns / max(1, stats.requests)
+    return fields or None
 
 
 def _percentiles(bins: tuple[int, ...]) -> dict[str, int | None]:

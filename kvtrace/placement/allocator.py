@@ -150,10 +150,10 @@ class Allocator:
         self._place_originals()
 
     def _place_originals(self) -> None:
-        there = self._survey.originals
-        index = self._indices(np.ascontiguousarray(there["key"])).astype(np.int64)
-        lane = there["lane"].astype(np.int64)
-        length = np.ascontiguousarray(there["length"])
+        originals = self._survey.originals
+        index = self._indices(np.ascontiguousarray(originals["key"])).astype(np.int64)
+        lane = originals["lane"].astype(np.int64)
+        length = np.ascontiguousarray(originals["length"])
         self._ground = place_originals(self._place, self._ground, index, lane, length, self._align)
 
     def _indices(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:

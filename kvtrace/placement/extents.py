@@ -106,11 +106,11 @@ def needs(
     """
     align = [space.align_bytes for space in spaces]
     peaks = measure(survey, align)
-    found: list[Need] = []
+    needs: list[Need] = []
     for lane, space in enumerate(spaces):
         live_bytes = int(peaks["bytes_max"][lane])
         shortest, longest = int(peaks["shortest"][lane]), int(peaks["longest"][lane])
-        found.append(
+        needs.append(
             Need(
                 live_objects_max=int(peaks["objects_max"][lane]),
                 live_bytes=live_bytes,
@@ -119,16 +119,16 @@ def needs(
                 uniform_bytes=longest if shortest == longest else 0,
             )
         )
-    caps = [int(need.live_bytes * SPACE_RATIO) for need in found]
-    made = _lanes(found, spaces, [need.size_bytes for need in found], caps, part_bytes)
+    caps = [int(need.live_bytes * SPACE_RATIO) for need in needs]
+    made = _lanes(needs, spaces, [need.size_bytes for need in needs], caps, part_bytes)
     if not any_mixed(made):
-        return tuple(found)
+        return tuple(needs)
     tops = rehearse(survey, made, align)
     return tuple(
         replace(need, size_bytes=max(need.size_bytes, int(top) - space.begin_bytes))
         if kind == MIXED
         else need
-        for need, space, kind, top in zip(found, spaces, made["kind"], tops, strict=True)
+        for need, space, kind, top in zip(needs, spaces, made["kind"], tops, strict=True)
     )
 
 

@@ -117,12 +117,12 @@ def nodes_have_room(ground: Ground, lane: int, length: int) -> bool:
 @helper
 def _log2(value: int) -> int:
     """Return floor(log2(value)) of a value from 1 to 2^63 - 1."""
-    found = 0
+    exponent = 0
     for step in (32, 16, 8, 4, 2, 1):
         if value >> step:
             value >>= step
-            found += step
-    return found
+            exponent += step
+    return exponent
 
 
 @helper

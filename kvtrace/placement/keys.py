@@ -54,7 +54,7 @@ def find_or_add(slots: Slots, keys: Keys, count: int, key: np.uint64) -> int:
 
 @kernel
 def find_or_add_all(
-    slots: Slots, keys: Keys, count: int, wanted: Keys, found: NDArray[np.int32]
+    slots: Slots, keys: Keys, count: int, wanted: Keys, indices: NDArray[np.int32]
 ) -> int:
     """Fill in the index of each of `wanted`; return how many keys there are now.
 
@@ -63,7 +63,7 @@ def find_or_add_all(
     for at in range(wanted.size):
         index = find_or_add(slots, keys, count, wanted[at])
         count = max(count, index + 1)
-        found[at] = index
+        indices[at] = index
     return count
 
 
@@ -101,9 +101,9 @@ class KeyTable:
         """Return the index of each key; new ones are added."""
         if not self.has_room(len(keys)):
             self.keep(np.ones(self.count, bool), len(keys))
-        found = np.empty(len(keys), np.int32)
-        self.count = find_or_add_all(self.slots, self.keys, self.count, keys, found)
-        return found
+        indices = np.empty(len(keys), np.int32)
+        self.count = find_or_add_all(self.slots, self.keys, self.count, keys, indices)
+        return indices
 
     def keep(self, kept: NDArray[np.bool_], extra_count: int) -> None:
         """Keep the keys (by index) that are marked, with room for `extra_count` more.

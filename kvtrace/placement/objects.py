@@ -77,15 +77,15 @@ def _new_original(
 ) -> Any:
     at = tally[ORIGINALS]
     tally[ORIGINALS] = at + 1
-    found = originals[at]
-    found.key = key
-    found.lane = lane
+    original = originals[at]
+    original.key = key
+    original.lane = lane
     item.life = -1 - at
     item.state = LIVE
     item.original = 1
     item.written = ORIGINAL_BYTES
     item.length = 0
-    return found
+    return original
 
 
 @kernel
@@ -105,8 +105,8 @@ def add_resident(
         tally[KEYS] = max(tally[KEYS], index + 1)
         item: Any = objects[index, lane[row]]
         if item.state == UNKNOWN:
-            found = _new_original(item, originals, tally, new_keys[row], lane[row])
-            found.resident = 1
+            original = _new_original(item, originals, tally, new_keys[row], lane[row])
+            original.resident = 1
         item.length = max(item.length, size[row])
 
 
@@ -216,10 +216,10 @@ def survey_rows(
             tally[LIVES] += 1
             _note_change(changes, 2 * item.slot, tally)
         elif what != _WRITE and item.state == UNKNOWN:
-            found: Any = _new_original(item, originals, tally, key[row], lane)
-            found.initial = 1
-            found.row = first_row + row
-            found.deleted = what == _DELETE
+            original: Any = _new_original(item, originals, tally, key[row], lane)
+            original.initial = 1
+            original.row = first_row + row
+            original.deleted = what == _DELETE
         elif item.state == DEAD:
             if what == _READ:
                 tally[BAD_ROW] = row

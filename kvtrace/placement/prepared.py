@@ -34,10 +34,10 @@ class Prepared:
     @property
     def before_bytes(self) -> tuple[int, int]:
         """Count and bytes of the objects that are read without having been written."""
-        there = self.survey.originals
-        read = (there["initial"] > 0) & (there["deleted"] == 0)
-        read |= (there["resident"] > 0) & (there["touched"] > 0)
-        return int(read.sum()), int(there["length"][read].sum())
+        originals = self.survey.originals
+        read = (originals["initial"] > 0) & (originals["deleted"] == 0)
+        read |= (originals["resident"] > 0) & (originals["touched"] > 0)
+        return int(read.sum()), int(originals["length"][read].sum())
 
 
 def prepare(
@@ -57,24 +57,24 @@ def prepare(
     TraceError for a bad trace, TargetError if they need more space.
     """
     lanes = lane_of_tier(tiers)
-    found = survey(TraceRows(trace), lanes)
-    moved = found.cell_ops[list(tiers)][:, :, [Op.READ, Op.WRITE]]
+    surveyed = survey(TraceRows(trace), lanes)
+    moved = surveyed.cell_ops[list(tiers)][:, :, [Op.READ, Op.WRITE]]
     if not moved.any():
-        there = [tier.label for tier in Tier if found.cell_ops[tier].any()]
+        tiers_with_rows = [tier.label for tier in Tier if surveyed.cell_ops[tier].any()]
         raise UsageError(
             "nothing to export",
             where=trace.path,
             got=f"no read or write of {', '.join(tier.label for tier in tiers)}",
-            accepted=f"tiers of the trace: {', '.join(there) or 'none'}",
+            accepted=f"tiers of the trace: {', '.join(tiers_with_rows) or 'none'}",
             hint="name them by --tiers",
         )
     begin = 0 if per_object else align_up(RESERVED_BYTES, align_bytes)
     offered = (Space(align_bytes, begin, unbounded=per_object, per_object=per_object),) * len(tiers)
-    needs = extents.needs(found, offered, extents.SLACK_RATIO, part_bytes)
+    needs = extents.needs(surveyed, offered, extents.SLACK_RATIO, part_bytes)
     spaces = offered if per_object else _side_by_side(offered, needs, size_bytes, trace.path)
     made = extents.lanes(needs, spaces, extents.SLACK_RATIO, part_bytes)
-    allocator = Allocator(found, made, spaces, lanes, trace.path)
-    return Prepared(allocator, found, needs)
+    allocator = Allocator(surveyed, made, spaces, lanes, trace.path)
+    return Prepared(allocator, surveyed, needs)
 
 
 def _side_by_side(

@@ -54,9 +54,9 @@ class _Lives:
 
     def __init__(self, survey: Survey, align: Sequence[int]) -> None:
         self._survey, self._align = survey, align
-        there = survey.originals
-        self.lane = there["lane"].astype(np.int64)
-        self.length = aligned(np.ascontiguousarray(there["length"]), self.lane, align)
+        originals = survey.originals
+        self.lane = originals["lane"].astype(np.int64)
+        self.length = aligned(np.ascontiguousarray(originals["length"]), self.lane, align)
 
     def chunks(
         self,

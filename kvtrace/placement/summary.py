@@ -27,9 +27,9 @@ def needs_of(trace: Trace) -> dict[Tier, Need]:
     return _needs(survey(TraceRows(trace), lane_of_tier(_ALL)))
 
 
-def _needs(found: Survey) -> dict[Tier, Need]:
-    needs = extents.needs(found, (Space(ALIGN_BYTES),) * len(_ALL), extents.SLACK_RATIO)
-    used = found.cell_ops.sum(axis=1)
+def _needs(surveyed: Survey) -> dict[Tier, Need]:
+    needs = extents.needs(surveyed, (Space(ALIGN_BYTES),) * len(_ALL), extents.SLACK_RATIO)
+    used = surveyed.cell_ops.sum(axis=1)
     return {
         tier: need
         for tier, need in zip(_ALL, needs, strict=True)

@@ -129,17 +129,17 @@ def _without_ghosts(
     They seem to be touched for the first time, but an earlier row has them: a late read of one is a
     bad trace, a late delete of one does nothing.
     """
-    found = state.originals[: int(state.tally[objects.ORIGINALS])]
-    late = (found["initial"] > 0) & (found["row"] >= state.first_sweep_row)
+    originals = state.originals[: int(state.tally[objects.ORIGINALS])]
+    late = (originals["initial"] > 0) & (originals["row"] >= state.first_sweep_row)
     if not late.any():
-        return np.ones(len(found), bool)
-    ghosts = late & _touched_before(rows, lane_of_tier, found, late)
-    reads = np.flatnonzero(ghosts & (found["deleted"] == 0))
+        return np.ones(len(originals), bool)
+    ghosts = late & _touched_before(rows, lane_of_tier, originals, late)
+    reads = np.flatnonzero(ghosts & (originals["deleted"] == 0))
     if len(reads):
-        first = found[reads[found["row"][reads].argmin()]]
+        first = originals[reads[originals["row"][reads].argmin()]]
         tier = Tier(int(np.flatnonzero(lane_of_tier == first["lane"])[0]))
         raise dead_read(rows, int(first["row"]), int(first["key"]), tier)
-    ended = found["ended"][ghosts]
+    ended = originals["ended"][ghosts]
     state.changes.put(ended, np.full(len(ended), NO_CHANGE, np.int64))
     return ~ghosts
 
@@ -147,23 +147,23 @@ def _without_ghosts(
 def _touched_before(
     source: RowSource,
     lane_of_tier: NDArray[np.int8],
-    found: NDArray[np.void],
+    originals: NDArray[np.void],
     late: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Return which of the late originals an earlier row, or the list of residents, has."""
-    touched = np.zeros(len(found), bool)
-    order = np.argsort(found["key"], kind="stable")
+    touched = np.zeros(len(originals), bool)
+    order = np.argsort(originals["key"], kind="stable")
     order = order[late[order]]
-    keys = found["key"][order]
+    keys = originals["key"][order]
     residents = set(
         zip(
-            found["key"][found["resident"] > 0].tolist(),
-            found["lane"][found["resident"] > 0].tolist(),
+            originals["key"][originals["resident"] > 0].tolist(),
+            originals["lane"][originals["resident"] > 0].tolist(),
             strict=True,
         )
     )
     for at in order.tolist():
-        touched[at] = (int(found["key"][at]), int(found["lane"][at])) in residents
+        touched[at] = (int(originals["key"][at]), int(originals["lane"][at])) in residents
     for batch in read_batches(source):
         lane = lane_of_tier[batch.tier]
         rows = np.flatnonzero((lane >= 0) & (batch.op != int(Op.LOOKUP)) & np.isin(batch.key, keys))
@@ -171,8 +171,8 @@ def _touched_before(
             first = int(np.searchsorted(keys, batch.key[row]))
             while first < len(keys) and keys[first] == batch.key[row]:
                 at = order[first]
-                earlier = batch.first_row + row < found["row"][at]
-                touched[at] |= bool(earlier and found["lane"][at] == lane[row])
+                earlier = batch.first_row + row < originals["row"][at]
+                touched[at] |= bool(earlier and originals["lane"][at] == lane[row])
                 first += 1
     return touched
 

@@ -317,8 +317,8 @@ def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def preset_names() -> list[str]:
     """Return the names of the presets that come with kvtrace, sorted."""
-    found = files("kvtrace").joinpath("presets").iterdir()
-    return sorted(entry.name.removesuffix(".yaml") for entry in found)
+    entries = files("kvtrace").joinpath("presets").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries)
 
 
 def preset_summary(name: str) -> str:

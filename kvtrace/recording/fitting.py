@@ -170,11 +170,11 @@ def possible(config: RecordConfig, share: float) -> float:
 
 
 def refitted(
-    config: RecordConfig, measure: Measure, told: Callable[[str], None]
+    config: RecordConfig, measure: Measure, report: Callable[[str], None]
 ) -> tuple[RecordConfig, Shrunk | None]:
     """Return the configuration that `fit` or `scale` ask for, and how much smaller it is.
 
-    `told` hears of trials. Raises UsageError for a device that is too small for anything.
+    `report` hears of trials. Raises UsageError for a device that is too small for anything.
     """
     if config.scale is not None:
         by = replace(whole(config), share=possible(config, config.scale))
@@ -183,9 +183,9 @@ def refitted(
         return config, None
     if not config.tiers.nvme.capacity:
         raise UsageError("fits tier nvme to a device", where="fit", got="a node without it")
-    search = _Search(config, config.fit, measure, told)
+    search = _Search(config, config.fit, measure, report)
     by = search.run()
-    told("measuring the whole node")
+    report("measuring the whole node")
     of_whole = search.outcome(whole(config)).document()
     return shrunk(config, by), replace(by, of_whole=of_whole)
 
@@ -194,10 +194,10 @@ class _Search:
     """Looks for how much of a node fits a device, one thing after the other."""
 
     def __init__(
-        self, config: RecordConfig, fit_bytes: int, measure: Measure, told: Callable[[str], None]
+        self, config: RecordConfig, fit_bytes: int, measure: Measure, report: Callable[[str], None]
     ) -> None:
         self._config, self._fit_bytes = config, fit_bytes
-        self._measure, self._told = measure, told
+        self._measure, self._told = measure, report
         self._unlimited = config.tiers.nvme.capacity >= UNLIMITED
         self._outcomes: dict[Shrunk, Outcome] = {}
 

@@ -72,8 +72,8 @@ class Recording:
         config = self.config
         resolved = config.model_dump(mode="json", exclude={"source", "sizing"})
         # Paths tell of a machine: files are told by their sha256, in the source's own part.
-        told = {"name", *sources.keys(config.source.name)} - {"tokenizer"}
-        resolved["source"] = config.source.model_dump(mode="json", include=told)
+        accepted = {"name", *sources.keys(config.source.name)} - {"tokenizer"}
+        resolved["source"] = config.source.model_dump(mode="json", include=accepted)
         resolved["model"] = self.model.name
         return Header(
             producer=Producer(version=VERSION),

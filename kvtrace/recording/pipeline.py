@@ -231,7 +231,7 @@ def _record_nodes(
         ) as folder,
     ):
         parts = [Path(folder) / f"{node:05}.parquet" for node in range(config.nodes)]
-        found = _each_node(config, parts, workers)
+        recorded_nodes = _each_node(config, parts, workers)
         rows = 0
         with ExitStack() as stack:
             traces = [stack.enter_context(open_trace(part)) for part in parts]
@@ -242,10 +242,10 @@ def _record_nodes(
                 rows += len(columns["timestamp"])
                 if progress is not None:
                     progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
-        stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in found])
+        stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in recorded_nodes])
         # Each node has read all of the input.
         statistics = _statistics(config, stats, whole)
-        header = writer.close(source=found[0][1], statistics=statistics)
+        header = writer.close(source=recorded_nodes[0][1], statistics=statistics)
     return Recorded(path, header, stats, _needs_of(writer))
 
 

@@ -141,12 +141,12 @@ def _prefilled(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.int6
         second_use=False,
     )
     hierarchy = Hierarchy(spec)
-    found: dict[str, list[NDArray[np.int64]]] = {"key": [], "tokens": []}
+    chunks: dict[str, list[NDArray[np.int64]]] = {"key": [], "tokens": []}
     for part in hierarchy.events(twin.requests(), twin.more):
         wanted = (part.op == Op.WRITE) & (part.phase == Phase.PREFILL)
-        found["key"].append(part.key[wanted])
-        found["tokens"].append(part.tokens[wanted])
-    keys = np.concatenate([np.zeros(0, np.int64), *found["key"]])
-    tokens = np.concatenate([np.zeros(0, np.int64), *found["tokens"]])
+        chunks["key"].append(part.key[wanted])
+        chunks["tokens"].append(part.tokens[wanted])
+    keys = np.concatenate([np.zeros(0, np.int64), *chunks["key"]])
+    tokens = np.concatenate([np.zeros(0, np.int64), *chunks["tokens"]])
     held, idents = hierarchy.held_idents(Tier.NVME)
     return idents[np.searchsorted(held, keys)], tokens

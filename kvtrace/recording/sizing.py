@@ -82,11 +82,11 @@ class _Loads:
 
     def p95_ns(self) -> dict[str, float]:
         """Return the P95 of each class."""
-        found = {}
+        trials = {}
         for word in Qos:
             wait = self.wait_ns[self.seen & (self.qos == word)]
-            found[word.label] = float(np.percentile(wait, PERCENTILE)) if len(wait) else 0.0
-        return found
+            trials[word.label] = float(np.percentile(wait, PERCENTILE)) if len(wait) else 0.0
+        return trials
 
 
 def measure(recording: Recording, sizing: SizingConfig) -> dict[str, float]:
@@ -115,7 +115,7 @@ def _serve(part: BlockEvents, tier: TierSpec, server: _Server, loads: _Loads) ->
 def search(
     config: RecordConfig,
     prepare: Callable[[RecordConfig], Recording],
-    told: Callable[[Trial], None] | None = None,
+    report: Callable[[Trial], None] | None = None,
 ) -> RecordConfig:
     """Return the configuration with the largest number of users whose targets are met.
 
@@ -128,8 +128,8 @@ def search(
         source = config.source.model_copy(update={"users": users})
         p95_ns = measure(prepare(config.model_copy(update={"source": source})), sizing)
         met = all(p95_ns[word] <= target for word, target in sizing.targets)
-        if told is not None:
-            told(Trial(users, p95_ns, met))
+        if report is not None:
+            report(Trial(users, p95_ns, met))
         if users == 1 and not met:
             missed = ", ".join(
                 f"{word} {p95_ns[word] / MS_NS:,.0f} ms > {target / MS_NS:,.0f} ms"

@@ -110,12 +110,12 @@ def families(pieces: Iterable[FileRows], block_tokens: int) -> NDArray[np.int64]
     tree.cut(len(counts))
     named = np.full(len(interner) + 1, -1)
     named[list(tree.names)] = list(tree.names.values())
-    found = np.full(len(counts), -1)
+    families = np.full(len(counts), -1)
     owner = np.repeat(np.arange(len(counts)), counts)
     known = named[values] >= 0
-    found[owner[known]] = named[values[known]]
-    for row in np.flatnonzero((found < 0) & (counts > 0)).tolist():
-        found[row] = tree.heir(int(values[begin[row] + counts[row] - 1]))
-    alone = np.flatnonzero(found < 0)
-    found[alone] = len(tree.names) + np.arange(len(alone))
-    return found
+    families[owner[known]] = named[values[known]]
+    for row in np.flatnonzero((families < 0) & (counts > 0)).tolist():
+        families[row] = tree.heir(int(values[begin[row] + counts[row] - 1]))
+    alone = np.flatnonzero(families < 0)
+    families[alone] = len(tree.names) + np.arange(len(alone))
+    return families

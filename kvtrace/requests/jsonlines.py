@@ -122,21 +122,21 @@ def hash_ids(
     an id stands for. Raises TraceError for another count: with ids of another size, hits would be
     made up.
     """
-    found = fields.get("hash_ids")
+    hash_ids = fields.get("hash_ids")
     most = -(-tokens // block_tokens)
     least = tokens // block_tokens if full_only else most
-    count = len(found) if isinstance(found, list) else -1
-    if not isinstance(found, list) or not least <= count <= most:
+    count = len(hash_ids) if isinstance(hash_ids, list) else -1
+    if not isinstance(hash_ids, list) or not least <= count <= most:
         raise TraceError(
             "too many hash_ids" if count > most else "too few hash_ids",
             where=where,
-            got=count if count >= 0 else _shortened(found),
+            got=count if count >= 0 else _shortened(hash_ids),
             accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
             hint=_fitting(tokens, count, option),
         )
-    if not set(map(type, found)) <= {int}:
-        raise _bad_id(found, where)
-    return found
+    if not set(map(type, hash_ids)) <= {int}:
+        raise _bad_id(hash_ids, where)
+    return hash_ids
 
 
 def _fitting(tokens: int, count: int, option: str | None) -> str | None:

@@ -107,7 +107,7 @@ class _Values:
         cut_off |= error.pos >= len(self._text) - _NEAR_THE_END
         held = len(self._text) - self._at
         if not cut_off or held > MAX_VALUE_CHARACTERS or not self._more(held):
-            said = f"not JSON: {error.msg}"
+            message = f"not JSON: {error.msg}"
             if cut_off and self._ended:
-                raise TraceError(f"{said} where the file ends", where=self._place) from error
-            raise TraceError(said, where=self._place) from error
+                raise TraceError(f"{message} where the file ends", where=self._place) from error
+            raise TraceError(message, where=self._place) from error

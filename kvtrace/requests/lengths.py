@@ -20,21 +20,27 @@ NO_REUSE = "the file doesn't tell of reuse: each request is a session of its own
 def lengths_source(context: SourceContext, pieces: Callable[[Told], Iterator[Piece]]) -> FileSource:
     """Return the source. Raises UsageError without an input."""
     need_input(context, "FILE.csv")
-    probability, told = context.config.invent_sessions, Told()
+    probability, remarks = context.config.invent_sessions, Told()
     if probability is None:
-        told.notes.append(NO_REUSE)
+        remarks.notes.append(NO_REUSE)
     else:
-        told.invented.append(f"sessions: each goes on after a turn with probability {probability}")
+        remarks.invented.append(
+            f"sessions: each goes on after a turn with probability {probability}"
+        )
 
     def read() -> Iterator[Piece]:
-        found = pieces(told)
-        return found if probability is None else invent.sessions(found, probability, context.seed)
+        pieces_read = pieces(remarks)
+        return (
+            pieces_read
+            if probability is None
+            else invent.sessions(pieces_read, probability, context.seed)
+        )
 
     return FileSource(
         context,
         LENGTHS_KEYS,
         read,
         block_tokens=None,
-        told=told,
+        remarks=remarks,
         sessions_known=probability is not None,
     )

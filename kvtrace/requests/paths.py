@@ -17,8 +17,8 @@ def input_files(names: tuple[str, ...]) -> tuple[Path, ...]:
         path = Path(name)
         if not path.exists():
             raise UsageError("no such input", where="--input", got=name)
-        found = sorted(path.iterdir()) if path.is_dir() else [path]
-        paths.extend(entry for entry in found if entry.is_file())
+        entries = sorted(path.iterdir()) if path.is_dir() else [path]
+        paths.extend(entry for entry in entries if entry.is_file())
     if names and not paths:
         raise UsageError("no files in the input", where="--input", got=", ".join(names))
     return tuple(paths)

@@ -80,19 +80,19 @@ class SessionSource(RequestFiles[Sessions]):
         pieces: Callable[[], Iterator[Sessions]],
         *,
         block_tokens: int | None,
-        told: Told,
+        remarks: Told,
     ) -> None:
-        super().__init__(context, keys, pieces, block_tokens=block_tokens, told=told)
+        super().__init__(context, keys, pieces, block_tokens=block_tokens, remarks=remarks)
         self._queue = self._one_by_one()
 
     def batches(self) -> Iterator[RequestBatch]:
         """Yield each user's first session, or the sessions that arrive, in order of arrival."""
         self._learn()
-        found = False
+        is_waiting = False
         for batch in self._of_users() if self._context.config.users else self._arriving():
-            found = True
+            is_waiting = True
             yield batch
-        if not found:
+        if not is_waiting:
             raise self._nothing()
 
     def _learn(self) -> None:

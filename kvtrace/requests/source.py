@@ -47,24 +47,24 @@ class Told:
 
 
 def describe(
-    context: SourceContext, keys: frozenset[str], told: Told, copies: Copies, shas: list[str]
+    context: SourceContext, keys: frozenset[str], remarks: Told, copies: Copies, shas: list[str]
 ) -> SourceInfo:
     """Return the header's part about a source; what there is none of is left out."""
     # A path tells of a machine: the tokenizer is told by its sha256.
     used = context.config.model_dump(mode="json", include=set(keys) - {"tokenizer"})
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": context.config.name,
-        "parameters": used | told.parameters,
+        "parameters": used | remarks.parameters,
         "sha256": shas,
-        "invented": told.invented,
+        "invented": remarks.invented,
     }
     optional = {
-        "notes": told.notes,
-        "dropped": told.dropped,
+        "notes": remarks.notes,
+        "dropped": remarks.dropped,
         "listed_ids": copies.listed_ids if copies.references else None,
     }
     return SourceInfo.model_validate(
-        said | {key: value for key, value in optional.items() if value}
+        fields | {key: value for key, value in optional.items() if value}
     )
 
 
@@ -92,10 +92,10 @@ class RequestFiles(Generic[Read]):
         pieces: Callable[[], Iterator[Read]],
         *,
         block_tokens: int | None,
-        told: Told,
+        remarks: Told,
     ) -> None:
         self.block_tokens = block_tokens
-        self._context, self._keys, self._pieces, self._told = context, keys, pieces, told
+        self._context, self._keys, self._pieces, self._told = context, keys, pieces, remarks
         self._copies = Copies(context.config.scale_sessions, context.seed)
         self._history = TurnHistory() if context.by_turn else None
 
@@ -122,10 +122,10 @@ class FileSource(RequestFiles["Piece"]):
         pieces: Callable[[], Iterator[Piece]],
         *,
         block_tokens: int | None,
-        told: Told,
+        remarks: Told,
         sessions_known: bool = False,
     ) -> None:
-        super().__init__(context, keys, pieces, block_tokens=block_tokens, told=told)
+        super().__init__(context, keys, pieces, block_tokens=block_tokens, remarks=remarks)
         self.known = frozenset({"session"}) if sessions_known else frozenset[str]()
 
     def batches(self) -> Iterator[RequestBatch]:

@@ -13,11 +13,11 @@ def printable(text: object, *, keep_lines: bool = False) -> str:
     `keep_lines`: line feeds and tabs stay as they are. Bytes of a file name that aren't UTF-8
     become `\xNN`.
     """
-    found = str(text)
-    if found.isprintable():
-        return found
+    plain = str(text)
+    if plain.isprintable():
+        return plain
     kept = _LINES if keep_lines else frozenset()
-    return "".join(char if char in kept else _escaped(char) for char in found)
+    return "".join(char if char in kept else _escaped(char) for char in plain)
 
 
 def _escaped(char: str) -> str:
@@ -33,9 +33,9 @@ def utf8(text: object) -> str:
 
     JSON and XML hold anything but those.
     """
-    found = str(text)
+    plain = str(text)
     try:
-        found.encode()
+        plain.encode()
     except UnicodeEncodeError:
-        return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in found)
-    return found
+        return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in plain)
+    return plain

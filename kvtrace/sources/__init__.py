@@ -59,22 +59,22 @@ def recognised(inputs: Sequence[str]) -> str:
         start = stream.read(_START_BYTES)
     names = plugins.names(plugins.SOURCE)
     readers = [name for name in names if hasattr(_module(name), "recognises")]
-    found = [name for name in readers if _module(name).recognises(start)]
-    if len(found) == 1:
-        return found[0]
-    other = None if found else plugins.recognising(plugins.IMPORTER, path)
+    matches = [name for name in readers if _module(name).recognises(start)]
+    if len(matches) == 1:
+        return matches[0]
+    other = None if matches else plugins.recognising(plugins.IMPORTER, path)
     raise UsageError(
-        "it could be of several sources" if found else _NOT_KNOWN,
+        "it could be of several sources" if matches else _NOT_KNOWN,
         where=f"--input {path}",
-        accepted=", ".join(found or readers),
+        accepted=", ".join(matches or readers),
         hint=f"it is for kvtrace import ({other})" if other else "name it by --source",
     )
 
 
 def keys(name: str) -> frozenset[str]:
     """Return the keys of `SourceConfig` that have an effect on source `name`."""
-    found: frozenset[str] = _module(name).KEYS
-    return found
+    keys_of: frozenset[str] = _module(name).KEYS
+    return keys_of
 
 
 def _module(name: str) -> ModuleType:

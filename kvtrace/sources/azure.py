@@ -26,7 +26,7 @@ def recognises(start: bytes) -> bool:
     return csvrows.has_columns(start, (TIME, PROMPT, GENERATED))
 
 
-def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
+def _pieces(context: SourceContext, remarks: Told) -> Iterator[Piece]:
     count = 0
     for path in context.inputs:
         for lines, frame in csvrows.read(path, (TIME, PROMPT, GENERATED)):
@@ -35,7 +35,7 @@ def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
             outputs = csvrows.tokens(frame, GENERATED, lines)
             line, some = lines.first + np.arange(len(inputs)), np.flatnonzero(inputs)
             if len(some) < len(inputs):
-                told.drop("no prompt tokens", len(inputs) - len(some))
+                remarks.drop("no prompt tokens", len(inputs) - len(some))
             rows = alone(count, time_ns, inputs, outputs).take(some)
             yield Piece(lines.where, line[some], rows)
             count += len(inputs)

@@ -124,14 +124,14 @@ def _follow(
     return sessions, orphans, -1
 
 
-def _pieces(context: SourceContext, block_tokens: int, told: Told) -> Iterator[Piece]:
+def _pieces(context: SourceContext, block_tokens: int, remarks: Told) -> Iterator[Piece]:
     chats = _Chats()
     reader = partial(parse, block_tokens=block_tokens)
     for lines, (rows, pairs) in jsonlines.parsed(context.inputs, reader, context.workers):
         piece = Piece(lines.where, lines.first + np.arange(len(rows)), rows)
         rows.session[:] = chats.sessions(pairs, piece)
         if chats.orphans:
-            told.notes[:] = [
+            remarks.notes[:] = [
                 f"{chats.orphans:,} chats whose parent isn't in the file begin a session"
             ]
         yield piece
@@ -143,12 +143,12 @@ def create(context: SourceContext) -> FileSource:
     Raises UsageError without an input.
     """
     need_input(context, "FILE.jsonl")
-    told, block_tokens = Told(), context.config.block_tokens or BLOCK_TOKENS
+    remarks, block_tokens = Told(), context.config.block_tokens or BLOCK_TOKENS
     return FileSource(
         context,
         KEYS,
-        lambda: _pieces(context, block_tokens, told),
+        lambda: _pieces(context, block_tokens, remarks),
         block_tokens=block_tokens,
-        told=told,
+        remarks=remarks,
         sessions_known=True,
     )

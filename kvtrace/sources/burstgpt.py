@@ -26,7 +26,7 @@ def recognises(start: bytes) -> bool:
     return csvrows.has_columns(start, (TIME, PROMPT, GENERATED))
 
 
-def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
+def _pieces(context: SourceContext, remarks: Told) -> Iterator[Piece]:
     """Yield the requests that were answered; a later layout's other columns don't matter."""
     count = 0
     for path in context.inputs:
@@ -38,7 +38,7 @@ def _pieces(context: SourceContext, told: Told) -> Iterator[Piece]:
             failed, empty = outputs == 0, (outputs > 0) & (inputs == 0)
             for reason, which in (("failed: 0 response tokens", failed), ("no prompt", empty)):
                 if which.any():
-                    told.drop(reason, int(which.sum()))
+                    remarks.drop(reason, int(which.sum()))
             some = np.flatnonzero(~failed & ~empty)
             rows = alone(count, time_ns, inputs, outputs).take(some)
             yield Piece(lines.where, line[some], rows)

@@ -85,8 +85,8 @@ def frames(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def records(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield number, Unix time in ns and content of each record behind the header."""
-    found = frames(path)
-    _, header = next(found, (0, {}))
+    records = frames(path)
+    _, header = next(records, (0, {}))
     if header.get("type") != "header" or header.get("magic") != MAGIC:
         raise TraceError("not an .lct file", where=f"{path}:1", accepted="a header of magic LMCT")
     if header.get("format_version") != VERSION:
@@ -97,7 +97,7 @@ def records(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
             accepted=VERSION,
         )
     epoch_ns = jsonlines.seconds_ns(header, "t_wall_start", f"{path}:1")
-    for number, record in found:
+    for number, record in records:
         time_ns = jsonlines.seconds_ns(record, "t_mono", f"{path}:{number}")
         yield number, epoch_ns + time_ns, record
 
@@ -176,14 +176,14 @@ class _Recording:
         )
 
     def _all(self) -> Iterator[tuple[Path, _LookUp]]:
-        return ((path, found) for path in self._context.inputs for found in _look_ups(path))
+        return ((path, query) for path in self._context.inputs for query in _look_ups(path))
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the requests, a look-up that is asked again or is of no whole chunk left out."""
         count, seen = 0, set[str]()
         for path in self._context.inputs:
-            found = _look_ups(path)
-            while some := list(islice(found, REQUESTS_PER_PIECE)):
+            look_ups = _look_ups(path)
+            while some := list(islice(look_ups, REQUESTS_PER_PIECE)):
                 kept = [look_up for look_up in some if self._counts(look_up, path, seen)]
                 yield self._piece(path, kept, count)
                 count += len(kept)
@@ -208,7 +208,7 @@ class _Recording:
     def _piece(self, path: Path, look_ups: list[_LookUp], first: int) -> Piece:
         counts = np.array([len(look_up.chunks) for look_up in look_ups], np.int64)
         known = self._known
-        ids = [known.setdefault(chunk, len(known)) for found in look_ups for chunk in found.chunks]
+        ids = [known.setdefault(chunk, len(known)) for query in look_ups for chunk in query.chunks]
         rows = alone(
             first,
             np.array([look_up.time_ns for look_up in look_ups], np.int64),
@@ -240,5 +240,5 @@ def create(context: SourceContext) -> FileSource:
         KEYS,
         recording.pieces,
         block_tokens=recording.block_tokens,
-        told=recording.told,
+        remarks=recording.told,
     )

@@ -70,5 +70,5 @@ def create(context: SourceContext) -> FileSource:
         KEYS,
         lambda: _pieces(context, block_tokens),
         block_tokens=block_tokens,
-        told=Told(),
+        remarks=Told(),
     )

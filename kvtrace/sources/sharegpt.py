@@ -104,7 +104,7 @@ def _message(message: Any, place: str) -> tuple[bool, str]:
 
 
 def _conversations(
-    context: SourceContext, count: Callable[[str], int], told: Told
+    context: SourceContext, count: Callable[[str], int], remarks: Told
 ) -> Iterator[list[Turn]]:
     for path in context.inputs:
         for place, entry in jsonstream.values(path, array_only=True):
@@ -112,14 +112,16 @@ def _conversations(
             if turns:
                 yield turns
             else:
-                told.drop(TOO_SHORT, 1)
+                remarks.drop(TOO_SHORT, 1)
 
 
-def _pieces(context: SourceContext, count: Callable[[str], int], told: Told) -> Iterator[Sessions]:
-    found = _conversations(context, count, told)
+def _pieces(
+    context: SourceContext, count: Callable[[str], int], remarks: Told
+) -> Iterator[Sessions]:
+    conversations = _conversations(context, count, remarks)
     seeds = np.random.SeedSequence(context.seed, spawn_key=(_THINK_STREAM,))
     rng, (low, high) = np.random.default_rng(seeds), context.config.think_s
-    while some := list(islice(found, ENTRIES_PER_PIECE)):
+    while some := list(islice(conversations, ENTRIES_PER_PIECE)):
         prompts, answers = np.array([turn for turns in some for turn in turns], np.int64).T
         lengths = np.array([len(turns) for turns in some])
         # A later turn's prompt repeats all before it.
@@ -142,11 +144,11 @@ def create(context: SourceContext) -> SessionSource:
     Raises UsageError without an input or for a tokenizer that can't be used.
     """
     need_input(context, "FILE.json")
-    count, said = tokens.counter(context.config.tokenizer)
+    count, tokenizer_fields = tokens.counter(context.config.tokenizer)
     invented = ["arrivals", "think times"]
     if context.config.tokenizer is None:
         invented.append(f"tokens: {tokens.BY_LENGTH}")
-    told = Told(parameters=said, invented=invented)
+    remarks = Told(parameters=tokenizer_fields, invented=invented)
     return SessionSource(
-        context, KEYS, lambda: _pieces(context, count, told), block_tokens=None, told=told
+        context, KEYS, lambda: _pieces(context, count, remarks), block_tokens=None, remarks=remarks
     )

@@ -187,5 +187,5 @@ def create(context: SourceContext) -> SessionSource:
         KEYS,
         lambda: _pieces(context),
         block_tokens=first.block_tokens,
-        told=Told(invented=invented),
+        remarks=Told(invented=invented),
     )

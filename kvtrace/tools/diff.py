@@ -79,8 +79,8 @@ class _OfTier:
         touches = op != Op.LOOKUP
         gone = op[touches] == Op.DELETE
         numbers = self._numbers.of(op[touches], columns["key"][touches])
-        found = self._reuse.add(numbers, gone)
-        self.quantities["reuse_distance"].add(found[(found != FIRST) & ~gone])
+        distances = self._reuse.add(numbers, gone)
+        self.quantities["reuse_distance"].add(distances[(distances != FIRST) & ~gone])
 
     @property
     def read_share(self) -> float:

@@ -24,9 +24,9 @@ class Distribution:
         """Count some more numbers, each `weight` times."""
         exponents = np.frexp(values.astype(np.float64))[1]
         shift = np.maximum(0, exponents - KEPT_BITS)
-        found, counts = np.unique(values >> shift << shift, return_counts=True)
+        kept, counts = np.unique(values >> shift << shift, return_counts=True)
         counts *= weight
-        self._counts.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        self._counts.update(dict(zip(kept.tolist(), counts.tolist(), strict=True)))
 
     @property
     def count(self) -> int:

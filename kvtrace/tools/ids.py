@@ -67,6 +67,6 @@ class Apart:
 
 
 def _largest(trace: Trace, name: str) -> int:
-    found = trace.collect(trace.lazy().select(pl.col(name).max()), streaming=True).item() or 0
+    highest = trace.collect(trace.lazy().select(pl.col(name).max()), streaming=True).item() or 0
     resident = trace.resident()["key"] if name == "key" else np.zeros(0, np.uint64)
-    return max(int(found), int(resident.max(initial=0)))
+    return max(int(highest), int(resident.max(initial=0)))

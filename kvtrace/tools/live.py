@@ -25,18 +25,18 @@ _WRITE, _DELETE, _LOOKUP = constant(Op.WRITE), constant(Op.DELETE), constant(Op.
 
 @kernel
 def _observe(
-    op: Any, key: Any, end: Any, kept: Any, objects: Any, table: Any, count: Any, found: Any
+    op: Any, key: Any, end: Any, kept: Any, objects: Any, table: Any, count: Any, sizes: Any
 ) -> None:
     """Follow the objects.
 
-    `found` gets an object's size where a kept row is the first to ask for it, not writing it.
+    `sizes` gets an object's size where a kept row is the first to ask for it, not writing it.
     """
     for i in range(op.shape[0]):
         if op[i] == _LOOKUP:
             continue
         slot = find(table, objects, key[i])
         if kept[i] and op[i] != _WRITE and (slot == MISSING or not objects[slot, _KNOWN]):
-            found[i] = end[i] if slot == MISSING else objects[slot, _SIZE]
+            sizes[i] = end[i] if slot == MISSING else objects[slot, _SIZE]
         if op[i] == _DELETE:
             if slot != MISSING:
                 give_back(table, objects, count, slot)
@@ -67,9 +67,9 @@ class _OfTier:
         """Follow rows; return the size of what each kept row finds there first, else -1."""
         needed = int(self._count[0]) + len(op)
         self._table, self._objects = with_room(self._table, self._objects, needed)
-        found = np.full(len(op), -1, np.int64)
-        _observe(op, key.view(np.int64), end, kept, self._objects, self._table, self._count, found)
-        return found
+        sizes = np.full(len(op), -1, np.int64)
+        _observe(op, key.view(np.int64), end, kept, self._objects, self._table, self._count, sizes)
+        return sizes
 
 
 class LiveObjects:
@@ -105,13 +105,13 @@ class LiveObjects:
             rows = np.flatnonzero(tier == number)
             if not len(rows):
                 continue
-            found = objects.observe(op[rows], key[rows], end[rows], kept[rows])
-            there = found >= 0
-            part = np.zeros(int(there.sum()), RESIDENT_DTYPE)
-            part["tier"], part["key"], part["size"] = number, key[rows][there], found[there]
+            sizes = objects.observe(op[rows], key[rows], end[rows], kept[rows])
+            present = sizes >= 0
+            part = np.zeros(int(present.sum()), RESIDENT_DTYPE)
+            part["tier"], part["key"], part["size"] = number, key[rows][present], sizes[present]
             self._found.append(part)
 
     def found(self) -> NDArray[np.void]:
         """Return what the kept rows asked for before writing it, in order of (tier, key)."""
-        found = np.concatenate(self._found)
-        return found[np.lexsort((found["key"], found["tier"]))]
+        residents = np.concatenate(self._found)
+        return residents[np.lexsort((residents["key"], residents["tier"]))]

@@ -96,22 +96,22 @@ def joined_tiers(headers: Sequence[Header]) -> list[TierInfo]:
     """Return the tiers of several nodes, each as large as all of theirs together."""
     made = []
     for tier in Tier:
-        found = [info for h in headers for info in h.tiers if info.name == tier.label]
-        if not found:
+        infos = [info for h in headers for info in h.tiers if info.name == tier.label]
+        if not infos:
             continue
-        limits = [info.capacity_bytes for info in found]
-        factors = {info.occupancy_factor for info in found}
+        limits = [info.capacity_bytes for info in infos]
+        factors = {info.occupancy_factor for info in infos}
         known = all(header.tiers for header in headers) and None not in limits
         same = len(factors) == 1
         held = sum(
             (limit or 0) if same else int((limit or 0) / info.occupancy_factor)
-            for limit, info in zip(limits, found, strict=True)
+            for limit, info in zip(limits, infos, strict=True)
         )
         changes = {
             "capacity_bytes": held if known else None,
             "occupancy_factor": factors.pop() if same else 1.0,
         }
-        made.append(found[0].model_copy(update=changes))
+        made.append(infos[0].model_copy(update=changes))
     return made
 
 

@@ -54,16 +54,16 @@ class Cut:
 
     def history(self) -> dict[str, Any]:
         """Return what the header says of it."""
-        said = {
+        fields = {
             name: value
             for name, value in asdict(self).items()
             if value not in (None, (), False) and name not in ("tiers", "sessions", "seed")
         }
         if self.tiers:
-            said["tiers"] = [tier.label for tier in self.tiers]
+            fields["tiers"] = [tier.label for tier in self.tiers]
         if self.sessions is not None:
-            said |= {"sessions": self.sessions.count or self.sessions.ratio, "seed": self.seed}
-        return said
+            fields |= {"sessions": self.sessions.count or self.sessions.ratio, "seed": self.seed}
+        return fields
 
 
 class _Window:

@@ -96,29 +96,29 @@ def _slot(objects: Any, table: Any, count: Any, ident: int) -> int:
 
 
 @kernel
-def _note(found: Any, kind: int, row: int) -> None:
-    if found[kind, 0] + 1 < found.shape[1]:
-        found[kind, 1 + found[kind, 0]] = row
-    found[kind, 0] += 1
+def _note(tally: Any, kind: int, row: int) -> None:
+    if tally[kind, 0] + 1 < tally.shape[1]:
+        tally[kind, 1 + tally[kind, 0]] = row
+    tally[kind, 0] += 1
 
 
 @kernel
-def _read(objects: Any, tiers: Any, found: Any, slot: int, tier: int, end: int, row: int,
+def _read(objects: Any, tiers: Any, tally: Any, slot: int, tier: int, end: int, row: int,
           derive: bool) -> bool:  # fmt: skip
     """Check a read; return whether the object had to be taken for resident."""
     state = objects[slot, _STATE]
     if state == _DEAD:
-        _note(found, READ_OF_DEAD, row)
+        _note(tally, READ_OF_DEAD, row)
     elif state == _ALIVE:
         if end > objects[slot, _SIZE]:
-            _note(found, READ_BEYOND_END, row)
+            _note(tally, READ_BEYOND_END, row)
     elif derive:
         objects[slot, _STATE] = _ALIVE
         objects[slot, _SIZE] = end
         tiers[tier, 0] += end
         return True
     else:
-        _note(found, READ_BEFORE_WRITE, row)
+        _note(tally, READ_BEFORE_WRITE, row)
     return False
 
 
@@ -133,14 +133,14 @@ def _write(objects: Any, tiers: Any, slot: int, tier: int, end: int) -> None:
 
 
 @kernel
-def _delete(objects: Any, tiers: Any, found: Any, slot: int, tier: int, size: int, row: int,
+def _delete(objects: Any, tiers: Any, tally: Any, slot: int, tier: int, size: int, row: int,
             derive: bool) -> None:  # fmt: skip
     if objects[slot, _STATE] == _ALIVE:
         if objects[slot, _SIZE] != size:
-            _note(found, DELETE_SIZE, row)
+            _note(tally, DELETE_SIZE, row)
         tiers[tier, 0] -= objects[slot, _SIZE]
     elif objects[slot, _STATE] == _DEAD or not derive:
-        _note(found, DELETE_OF_DEAD, row)
+        _note(tally, DELETE_OF_DEAD, row)
     objects[slot, _STATE] = _DEAD
 
 
@@ -148,7 +148,7 @@ def _delete(objects: Any, tiers: Any, found: Any, slot: int, tier: int, size: in
 def _check_rows(
     op: Any, tier: Any, phase: Any, key: Any, size: Any, offset: Any, first_row: int,
     derive: bool, pairs: bool, objects: Any, table: Any, evictions: Any, evict_table: Any,
-    count: Any, evict_count: Any, tiers: Any, found: Any, nodes: int,
+    count: Any, evict_count: Any, tiers: Any, tally: Any, nodes: int,
 ) -> int:  # fmt: skip
     """Check rows; return how many objects had to be taken for resident."""
     derived = 0
@@ -160,27 +160,27 @@ def _check_rows(
         slot = _slot(objects, table, count, key[i] * 4 + where)
         end = size[i] + offset[i]
         if op[i] == _READ:
-            derived += _read(objects, tiers, found, slot, place, end, row, derive)
+            derived += _read(objects, tiers, tally, slot, place, end, row, derive)
         elif op[i] == _WRITE:
             _write(objects, tiers, slot, place, end)
         elif op[i] == _DELETE:
-            _delete(objects, tiers, found, slot, place, size[i], row, derive)
+            _delete(objects, tiers, tally, slot, place, size[i], row, derive)
         if tiers[place, 0] > tiers[place, 1]:
             tiers[place, 1] = tiers[place, 0]
             if tiers[place, 0] > tiers[place, 2]:
-                _note(found, OVER_CAPACITY, row)
+                _note(tally, OVER_CAPACITY, row)
         if pairs and phase[i] == _EVICT and op[i] <= _WRITE:
             demotion = _slot(evictions, evict_table, evict_count, key[i])
             pending = evictions[demotion, _EV_BYTES]
             if op[i] == _READ:
                 if pending:
-                    _note(found, EVICT_WITHOUT_WRITE, evictions[demotion, _EV_ROW])
+                    _note(tally, EVICT_WITHOUT_WRITE, evictions[demotion, _EV_ROW])
                 evictions[demotion, _EV_BYTES] = size[i]
                 evictions[demotion, _EV_TIER] = where
                 evictions[demotion, _EV_ROW] = row
             else:
                 if pending != size[i] or evictions[demotion, _EV_TIER] >= where:
-                    _note(found, EVICT_WITHOUT_READ, row)
+                    _note(tally, EVICT_WITHOUT_READ, row)
                 evictions[demotion, _EV_BYTES] = 0
     return derived
 
@@ -264,9 +264,9 @@ class Checker:
         return CheckReport(
             rows=self._rows,
             violations=tuple(
-                Violation(MEANINGS[kind], int(found[0]), tuple(found[1 : 1 + found[0]].tolist()))
-                for kind, found in enumerate(self._found)
-                if found[0]
+                Violation(MEANINGS[kind], int(row[0]), tuple(row[1 : 1 + row[0]].tolist()))
+                for kind, row in enumerate(self._found)
+                if row[0]
             ),
             peak_bytes={
                 tier: int(self._tiers[tier :: len(Tier), 1].max() * self._factors.get(tier, 1.0))
@@ -305,17 +305,17 @@ def _check_totals(trace: Trace, counted: Totals) -> None:
 
     A header without totals is of another writer; that of a part says nothing of the whole.
     """
-    said = trace.header.totals
-    if not said.rows or (len(trace.parts) > 1 and not trace.has_head):
+    stated = trace.header.totals
+    if not stated.rows or (len(trace.parts) > 1 and not trace.has_head):
         return
     cells = [
         {(cell.tier, cell.phase, cell.op, cell.ops, cell.bytes) for cell in totals.cells}
-        for totals in (said, counted)
+        for totals in (stated, counted)
     ]
     for name, got, accepted in (
-        ("rows", said.rows, counted.rows),
-        ("bytes", said.bytes, counted.bytes),
-        ("duration_ns", said.duration_ns, counted.duration_ns),
+        ("rows", stated.rows, counted.rows),
+        ("bytes", stated.bytes, counted.bytes),
+        ("duration_ns", stated.duration_ns, counted.duration_ns),
         ("cells", cells[0] - cells[1], cells[1] - cells[0]),
     ):
         if got != accepted:

@@ -264,27 +264,27 @@ def _unpacked(text: bytes, where: object) -> NDArray[np.void]:
     return np.frombuffer(data, RESIDENT_DTYPE)
 
 
-def checked_residents(found: NDArray[np.void], where: object) -> NDArray[np.void]:
+def checked_residents(residents: NDArray[np.void], where: object) -> NDArray[np.void]:
     """Return the objects. Raises TraceError for a tier or size out of range, or a repeated key."""
     for name, most in (("tier", len(Tier) - 1), ("size", MAX_SIZE_BYTES)):
-        bad = found[name] > most
+        bad = residents[name] > most
         if bad.any():
             at = int(bad.argmax())
             raise TraceError(
                 f"{name} out of range",
                 where=f"{where}: resident {at}, {name}",
-                got=int(found[name][at]),
+                got=int(residents[name][at]),
                 accepted=f"0 to {most}",
                 hint="write the trace again",
             )
-    if int(found["size"].sum(dtype=np.uint64)) >= MAX_TOTAL_BYTES:
+    if int(residents["size"].sum(dtype=np.uint64)) >= MAX_TOTAL_BYTES:
         raise TraceError(
             "residents are too large in all",
             where=where,
             accepted=f"less than {MAX_TOTAL_BYTES} bytes",
         )
     for tier in Tier:
-        keys = np.sort(found["key"][found["tier"] == tier])
+        keys = np.sort(residents["key"][residents["tier"] == tier])
         twice = np.flatnonzero(keys[1:] == keys[:-1])
         if len(twice):
             raise TraceError(
@@ -294,4 +294,4 @@ def checked_residents(found: NDArray[np.void], where: object) -> NDArray[np.void
                 accepted="each (tier, key) once",
                 hint="write the trace again",
             )
-    return found
+    return residents

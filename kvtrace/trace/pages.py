@@ -135,18 +135,18 @@ class _Footer(_Head):
         self._struct({3: self._column})
 
     def _column(self) -> None:
-        found: dict[int, int] = {}
+        pages: dict[int, int] = {}
         names: list[str] = []
         readers: dict[int, Callable[[], object]] = {
-            number: lambda number=number: found.__setitem__(number, self._signed())  # type: ignore[misc]
+            number: lambda number=number: pages.__setitem__(number, self._signed())  # type: ignore[misc]
             for number in (7, 9, 11)
         }
         readers[3] = lambda: self._each(lambda: names.append(self._text()))
         self._struct(readers)
-        begin = found.get(9, 0)
-        if 11 in found:
-            begin = min(begin, found[11])
-        self.chunks.append((".".join(names), 0, begin, begin + found.get(7, 0)))
+        begin = pages.get(9, 0)
+        if 11 in pages:
+            begin = min(begin, pages[11])
+        self.chunks.append((".".join(names), 0, begin, begin + pages.get(7, 0)))
 
     def _text(self) -> str:
         length = self._number()

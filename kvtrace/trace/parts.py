@@ -28,12 +28,12 @@ def part_name(number: int) -> str:
 
 def files_of_trace(folder: Path) -> list[Path]:
     """Return the files of a trace in a directory. Raises TargetError if anything else is in it."""
-    found = sorted(folder.iterdir())
-    parts = [folder / part_name(number) for number in range(len(found) - 1)]
-    foreign = [path for path in found if path not in (folder / HEAD_NAME, *parts)]
-    foreign += [path for path in found if path.is_symlink() or not path.is_file()]
-    if not foreign and found and _has_header(folder / HEAD_NAME):
-        return found
+    entries = sorted(folder.iterdir())
+    parts = [folder / part_name(number) for number in range(len(entries) - 1)]
+    foreign = [path for path in entries if path not in (folder / HEAD_NAME, *parts)]
+    foreign += [path for path in entries if path.is_symlink() or not path.is_file()]
+    if not foreign and entries and _has_header(folder / HEAD_NAME):
+        return entries
     raise TargetError(
         "is a directory that isn't a trace, or has other files in it",
         where=folder,

@@ -154,13 +154,13 @@ class Trace:
             for batch in file.iter_batches(batch_size=batch_rows, columns=read)
         )
         while (batch := self._next(iterator, first_row)) is not None:
-            found = {name: self._values(BY_NAME[name], batch, first_row) for name in read}
-            bounds.check_order(found["timestamp"], first_row)
-            bounds.check(found, first_row)
+            values = {name: self._values(BY_NAME[name], batch, first_row) for name in read}
+            bounds.check_order(values["timestamp"], first_row)
+            bounds.check(values, first_row)
             first_row += batch.num_rows
             if nulls:
-                found |= _masked(found, batch, names)
-            yield {name: found[name] for name in names}
+                values |= _masked(values, batch, names)
+            yield {name: values[name] for name in names}
 
     def _check_pages(self, names: Sequence[str]) -> None:
         """Check the pages of columns before they are unpacked, once."""
@@ -321,8 +321,8 @@ def _open_file(path: Path) -> pq.ParquetFile:
 
 def _metadata(file: pq.ParquetFile, key: bytes) -> bytes | None:
     """Return an entry of a file's key-value metadata."""
-    found = (file.metadata.metadata or {}).get(key)
-    return found or (file.schema_arrow.metadata or {}).get(key)
+    value = (file.metadata.metadata or {}).get(key)
+    return value or (file.schema_arrow.metadata or {}).get(key)
 
 
 def _check_magic(path: Path) -> None:
@@ -355,20 +355,20 @@ def _check_column(path: Path, schema: pa.Schema, column: Column) -> None:
                 accepted=", ".join(column.name for column in REQUIRED),
             )
         return
-    found = schema.field(indices[0]).type
-    accepted = found == column.type
-    if column.words is not None and pa.types.is_dictionary(found):
-        accepted = found.value_type in (pa.string(), pa.large_string())
+    arrow_type = schema.field(indices[0]).type
+    accepted = arrow_type == column.type
+    if column.words is not None and pa.types.is_dictionary(arrow_type):
+        accepted = arrow_type.value_type in (pa.string(), pa.large_string())
     if not accepted:
         raise TraceError(
-            f"wrong type of column {column.name}", where=path, got=found, accepted=column.type
+            f"wrong type of column {column.name}", where=path, got=arrow_type, accepted=column.type
         )
 
 
-def _masked(found: Columns, batch: pa.RecordBatch, names: Sequence[str]) -> Columns:
+def _masked(columns: Columns, batch: pa.RecordBatch, names: Sequence[str]) -> Columns:
     """Return the columns that have nulls, with a mask of them."""
     return {
-        name: np.ma.masked_array(found[name], batch.column(name).is_null().to_numpy(False))
+        name: np.ma.masked_array(columns[name], batch.column(name).is_null().to_numpy(False))
         for name in names
         if batch.column(name).null_count
     }

@@ -108,9 +108,9 @@ def _config(header: Header, options: Options) -> RecordConfig:
     """Return what the trace was recorded with, `options` on top; else the defaults."""
     known = {name: deepcopy(header.config[name]) for name in _CONFIGURED if name in header.config}
     if header.tiers:  # of a merged or scaled trace they are larger than its configuration says
-        there = {info.name: info.capacity_bytes for info in header.tiers}
+        capacities = {info.name: info.capacity_bytes for info in header.tiers}
         for tier in Tier:
-            limit = there.get(tier.label, 0)
+            limit = capacities.get(tier.label, 0)
             each = (header.num_gpus or 1) if tier is Tier.GPU else 1
             known[f"tiers.{tier.label}.capacity"] = UNLIMITED if limit is None else limit // each
     return resolve(None, known | options).config

@@ -56,9 +56,9 @@ def answer(
     """
     run = workload.reference_run()
     references = None if run is None else collect(run)
-    found = list(outcomes(workload, combinations(choices), references))
+    answered = list(outcomes(workload, combinations(choices), references))
     if curves is None:
-        return Answers(found, [], 0.0, workload.source())
+        return Answers(answered, [], 0.0, workload.source())
     if run is None or references is None:
         raise UsageError(
             "no curve of tiers that don't begin empty",
@@ -66,7 +66,7 @@ def answer(
             got="a warm-up or a decode-only node",
         )
     made = _curves(references, curves)
-    return Answers(found, made, _block_bytes(run, references), workload.source())
+    return Answers(answered, made, _block_bytes(run, references), workload.source())
 
 
 def _curves(references: References, policies: Sequence[str]) -> list[Curve]:

@@ -29,9 +29,9 @@ class WhatIf:
     answers: Answers
 
     def __repr__(self) -> str:
-        found = self.answers.outcomes
-        best = max(outcome.total_hit_ratio for outcome in found)
-        return f"<WhatIf {len(found):,} combinations: hit ratio up to {best:.3f}>"
+        outcomes = self.answers.outcomes
+        best = max(outcome.total_hit_ratio for outcome in outcomes)
+        return f"<WhatIf {len(outcomes):,} combinations: hit ratio up to {best:.3f}>"
 
     def __len__(self) -> int:
         return len(self.answers.outcomes)

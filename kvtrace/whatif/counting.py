@@ -126,19 +126,19 @@ class Counter:
 
     def cells(self) -> list[Cell]:
         """Return what was counted, in the order of a trace's totals."""
-        found = []
+        cells = []
         for tier in Tier:
             for phase in Phase:
                 for op in Op:
                     ops, moved = self._cells[op | tier << 2 | phase << 4].tolist()
                     if ops:
-                        found.append(
+                        cells.append(
                             Cell(
                                 tier=tier.label, phase=phase.label, op=op.label, ops=ops,
                                 bytes=moved,
                             )
                         )  # fmt: skip
-        return found
+        return cells
 
 
 def stored_tokens(events: BlockEvents) -> NDArray[np.int64]:

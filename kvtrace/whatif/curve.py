@@ -66,8 +66,8 @@ def lru_hits(references: References) -> NDArray[np.int64]:
     """Return the hits of an LRU cache of 0, 1, 2 … blocks, up to all that there are."""
     distances = ReuseDistances().add(references.key)
     counted = distances[references.asked & (distances >= 0)]
-    found = np.bincount(counted + 1, minlength=references.distinct + 1)
-    hits: NDArray[np.int64] = np.cumsum(found)
+    histogram = np.bincount(counted + 1, minlength=references.distinct + 1)
+    hits: NDArray[np.int64] = np.cumsum(histogram)
     return hits
 
 
@@ -121,5 +121,5 @@ def _curve(
     policy: str, references: References, blocks: Sequence[int], hits: Sequence[int | None]
 ) -> Curve:
     asked = max(1, references.blocks)
-    missed = [None if found is None else 1 - found / asked for found in hits]
+    missed = [None if hit_count is None else 1 - hit_count / asked for hit_count in hits]
     return Curve(policy, tuple(blocks), tuple(missed))

@@ -111,10 +111,12 @@ class Outcome:
             "ideal_prefix_hit": self.stats.ideal_hits / max(1, self.stats.blocks),
         }
         for tier in Tier:
-            there = tier in self.tiers
-            row[f"{tier.label}_hit_ratio"] = self.hit_ratio(tier) if there else None
+            has_tier = tier in self.tiers
+            row[f"{tier.label}_hit_ratio"] = self.hit_ratio(tier) if has_tier else None
             for op in (Op.READ, Op.WRITE):
-                row[f"{tier.label}_{op.label}_bytes"] = self.node_bytes(tier, op) if there else None
+                row[f"{tier.label}_{op.label}_bytes"] = (
+                    self.node_bytes(tier, op) if has_tier else None
+                )
         row |= {
             "nvme_read_write_ratio": self.read_write_ratio(Tier.NVME),
             "nvme_write_bytes_per_day": self.nvme_bytes_per_day,

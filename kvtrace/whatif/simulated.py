@@ -23,10 +23,10 @@ LIBRARY = "libcachesim"
 def need_library() -> None:
     """Raise TargetError without libCacheSim."""
     try:
-        found = find_spec(LIBRARY)
+        spec = find_spec(LIBRARY)
     except ValueError:  # it was made unavailable
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise TargetError(
             "libCacheSim isn't installed", where="--policies", hint="pip install kvtrace[whatif]"
         )
@@ -47,18 +47,18 @@ def hits_apart(
     path: str, policy: str, rooms: Sequence[int], distinct: int, touches: int
 ) -> list[int | None]:
     """Return `hits` for each number of blocks, None where the library gives up."""
-    found: list[int | None] = []
-    while len(found) < len(rooms):
+    sizes: list[int | None] = []
+    while len(sizes) < len(rooms):
         with ProcessPoolExecutor(
             1, mp_context=multiprocessing.get_context("spawn"), initializer=_be_quiet
         ) as pool:
             try:
-                for room in rooms[len(found) :]:
+                for room in rooms[len(sizes) :]:
                     task = pool.submit(hits, path, policy, room, distinct, touches)
-                    found.append(task.result())
+                    sizes.append(task.result())
             except BrokenProcessPool:
-                found.append(None)
-    return found
+                sizes.append(None)
+    return sizes
 
 
 def _be_quiet() -> None:

@@ -82,13 +82,13 @@ def _rate(name: str, value: float | None, unit: str) -> Iterator[Figure]:
         yield Figure(name, value, unit, True)
 
 
-def percentiles(name: str, found: Percentiles | None) -> Iterator[Figure]:
+def percentiles(name: str, times: Percentiles | None) -> Iterator[Figure]:
     """Yield the percentiles of a time."""
-    if found is None or not found.count:
+    if times is None or not times.count:
         return
     for quantile in TITLES:
-        few = quantile in found.few_samples
-        yield Figure(time_name(name, quantile), found[quantile], NS, False, few)
+        few = quantile in times.few_samples
+        yield Figure(time_name(name, quantile), times[quantile], NS, False, few)
 
 
 def latencies(name: str, groups: Sequence[GroupDocument]) -> Iterator[Figure]:

@@ -113,8 +113,8 @@ def write_checksums(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if path != folder / CHECKSUMS)
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != folder / CHECKSUMS)
 
 
 def verify(folder: Path) -> list[Finding]:

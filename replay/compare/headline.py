@@ -117,10 +117,10 @@ def _against(
             yield f"Compared with {base}, {label} is {_clause(total, at, 'in all')}."
         return
     speeds = [(op, _speed(pair, tier, op, paced=paced)) for op in OPS]
-    told = [_clause(figure, at, f"in {op}s") for op, figure in speeds if figure is not None]
+    speed = _merged([_clause(each, at, f"in {op}s") for op, each in speeds if each is not None])
     tails = [(op, _time(pair, tier, op, "p99", paced=paced)) for op in OPS]
     known = [(op, figure) for op, figure in tails if figure is not None]
-    yield f"Compared with {base}, {label} is {_merged(told)}{_tail(known, at, _merged(told))}."
+    yield f"Compared with {base}, {label} is {speed}{_tail(known, at, speed)}."
 
 
 def _tail(known: Sequence[tuple[str, FigureDocument]], at: int, speeds: str) -> str:

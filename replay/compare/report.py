@@ -29,15 +29,15 @@ def check_suffix(path: Path) -> None:
     report.check_suffix(path)
 
 
-def write(found: ComparisonDocument, path: Path, title: str, *, force: bool = False) -> None:
+def write(document: ComparisonDocument, path: Path, title: str, *, force: bool = False) -> None:
     """Write a comparison at `path`, whole or not at all. Raises TargetError."""
 
     def write_to(place: Path) -> None:
         if path.suffix == ".xlsx":
-            xlsx.write(found, place)
+            xlsx.write(document, place)
         elif path.suffix == ".html":
-            place.write_text(html.text(found, title), encoding="utf-8")
+            place.write_text(html.text(document, title), encoding="utf-8")
         else:
-            place.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+            place.write_text(document.model_dump_json(indent=2), encoding="utf-8")
 
     write_whole(path, write_to, force=force)

@@ -78,14 +78,14 @@ def load_trial(path: Path) -> Trial:
 def load_side(path: Path, label: str | None = None) -> Side:
     """Return a file's result, or the trials in a folder of `kvtrace bench`."""
     if path.is_dir() and not (path / "header.parquet").exists():
-        found = sorted((path / TRIALS_FOLDER).glob(TRIAL_GLOB))
-        if not found:
+        paths = sorted((path / TRIALS_FOLDER).glob(TRIAL_GLOB))
+        if not paths:
             raise TraceError(
                 "no trials in it",
                 where=path,
                 accepted=f"a folder of `kvtrace bench`, with {TRIALS_FOLDER}/{TRIAL_GLOB}",
             )
-        return Side(label or utf8(path.name), tuple(load_trial(each) for each in found))
+        return Side(label or utf8(path.name), tuple(load_trial(each) for each in paths))
     return Side(label or utf8(path.stem), (load_trial(path),))
 
 
@@ -119,11 +119,11 @@ def digest(environment: Environment | None) -> str:
     """Return the identity of machine, settings and targets, without command and paths."""
     if environment is None:
         return ""
-    found = dataclasses.asdict(environment)
-    del found["command"]
-    for target in found["targets"]:
+    fields = dataclasses.asdict(environment)
+    del fields["command"]
+    for target in fields["targets"]:
         del target["title"]
-    return _hashed(found)
+    return _hashed(fields)
 
 
 def _hashed(content: object) -> str:

@@ -35,10 +35,10 @@ def ask(words: tuple[str, ...]) -> dict[str, Any] | None:
         answer = subprocess.run(
             [program, *words], capture_output=True, text=True, check=False, timeout=_LIMIT_S
         )
-        found = json.loads(answer.stdout) if answer.returncode == 0 else None
+        parsed = json.loads(answer.stdout) if answer.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def ask_nobody(words: tuple[str, ...]) -> dict[str, Any] | None:
@@ -47,27 +47,27 @@ def ask_nobody(words: tuple[str, ...]) -> dict[str, Any] | None:
     return None
 
 
-def _number(found: Any) -> int | None:
+def _number(value: Any) -> int | None:
     """Return a number as nvme-cli writes it: plain, as text, in halves, or with its bits beside."""
-    if isinstance(found, dict):
-        if "lo" in found:
-            return int(found.get("hi", 0)) << 64 | int(found["lo"])
-        return _number(found.get("value"))
+    if isinstance(value, dict):
+        if "lo" in value:
+            return int(value.get("hi", 0)) << 64 | int(value["lo"])
+        return _number(value.get("value"))
     try:
-        return None if found is None else int(found)
+        return None if value is None else int(value)
     except ValueError:
         return None
 
 
 def smart(controller: Path, ask: Ask = ask) -> Smart | None:
     """Return the health log of the controller at `controller`; None if it can't be had."""
-    found = ask(("smart-log", "-o", "json", str(controller)))
-    temperature_k = _number((found or {}).get("temperature"))
-    if found is None or not temperature_k:
+    log = ask(("smart-log", "-o", "json", str(controller)))
+    temperature_k = _number((log or {}).get("temperature"))
+    if log is None or not temperature_k:
         return None
 
     def of(*names: str) -> int:
-        return sum(_number(found.get(name)) or 0 for name in names)
+        return sum(_number(log.get(name)) or 0 for name in names)
 
     return Smart(
         critical_warning=of("critical_warning"),
@@ -88,9 +88,9 @@ def nand_written_bytes(controller: Path, model: str, ask: Ask = ask) -> int | No
 
     A vendor's command is undefined on other vendors' drives, and isn't sent to them.
     """
-    found = ask(("ocp", "smart-add-log", "-o", "json", str(controller))) or {}
+    log = ask(("ocp", "smart-add-log", "-o", "json", str(controller))) or {}
     for name in ("Physical media units written", "physical_media_units_written"):
-        written = _number(found.get(name))
+        written = _number(log.get(name))
         if written is not None:
             return written
     if not model.upper().startswith(_INTEL_MODELS):
@@ -102,7 +102,7 @@ def nand_written_bytes(controller: Path, model: str, ask: Ask = ask) -> int | No
 
 def complete(known: Smart | None, controller: Path, model: str, ask: Ask = ask) -> Smart | None:
     """Return what is known, with what nvme-cli can add to it."""
-    found = known or smart(controller, ask)
-    if found is None or found.nand_written_bytes is not None:
-        return found
-    return found.with_nand(nand_written_bytes(controller, model, ask))
+    log = known or smart(controller, ask)
+    if log is None or log.nand_written_bytes is not None:
+        return log
+    return log.with_nand(nand_written_bytes(controller, model, ask))

@@ -55,8 +55,8 @@ def lowest_disks(sysfs: Path) -> tuple[Path, ...]:
     below = sorted((sysfs / "slaves").glob("*"))
     if not below:
         return (disk_of(sysfs),)
-    found = [disk for each in below for disk in lowest_disks(each.resolve())]
-    return tuple(dict.fromkeys(found))
+    disks = [disk for each in below for disk in lowest_disks(each.resolve())]
+    return tuple(dict.fromkeys(disks))
 
 
 def size_bytes(sysfs: Path) -> int:
@@ -79,24 +79,24 @@ def model(sysfs: Path) -> str:
 
 def identities(sysfs: Path) -> tuple[str, ...]:
     """Return serial, WWN and by-id names; of a partition the by-id names only."""
-    found: list[str] = []
+    names: list[str] = []
     if not (sysfs / "partition").exists():
         for name in ("serial", "device/serial", "wwid", "device/wwid"):
             text = read_text(sysfs / name)
-            if text and text not in found:
-                found.append(text)
+            if text and text not in names:
+                names.append(text)
     number = read_text(sysfs / "dev")
     if _BY_ID.is_dir() and number:
-        found += [link.name for link in sorted(_BY_ID.iterdir()) if _number(link) == number]
-    return tuple(found)
+        names += [link.name for link in sorted(_BY_ID.iterdir()) if _number(link) == number]
+    return tuple(names)
 
 
 def _number(path: Path) -> str | None:
     try:
-        found = path.stat().st_rdev
+        number = path.stat().st_rdev
     except OSError:
         return None
-    return f"{os.major(found)}:{os.minor(found)}"
+    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def partitions(sysfs: Path) -> tuple[Path, ...]:
@@ -106,18 +106,18 @@ def partitions(sysfs: Path) -> tuple[Path, ...]:
 
 def holders(sysfs: Path) -> tuple[str, ...]:
     """Return the devices that are built on this one or on a partition of it."""
-    found: list[str] = []
+    names: list[str] = []
     for part in (sysfs, *partitions(sysfs)):
         if (part / "holders").is_dir():
-            found += sorted(entry.name for entry in (part / "holders").iterdir())
-    return tuple(found)
+            names += sorted(entry.name for entry in (part / "holders").iterdir())
+    return tuple(names)
 
 
 def queue_limits(sysfs: Path) -> dict[str, str]:
     """Return the scheduler and the limits of the device's queue, as sysfs words them."""
     queue = disk_of(sysfs) / "queue"
-    found = {name: read_text(queue / name) for name in _QUEUE}
-    return {name: text for name, text in found.items() if text is not None}
+    limits = {name: read_text(queue / name) for name in _QUEUE}
+    return {name: text for name, text in limits.items() if text is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +223,13 @@ class DeviceState:
 
     def _throttled(self, before: DeviceState) -> bool | None:
         signs = [self._grown(before, name) for name in ("thermal_throttles", "warm_minutes")]
-        found = [bool(sign) for sign in signs if sign is not None]
-        found += [
+        known = [bool(sign) for sign in signs if sign is not None]
+        known += [
             at.now_c >= at.warning_c
             for at in (before.temperature, self.temperature)
             if at is not None and at.warning_c is not None
         ]
-        return any(found) if found else None
+        return any(known) if known else None
 
 
 @dataclass(frozen=True, slots=True)

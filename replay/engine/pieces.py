@@ -148,8 +148,8 @@ class Mover:
         write = self.ops.action[at] == Action.WRITE
         if self.lane.kind == LaneKind.MEMORY:
             assert self.lane.pool is not None
-            there = self.lane.pool[offset : offset + len(piece)]
-            np.copyto(there, piece) if write else np.copyto(piece, there)
+            pooled = self.lane.pool[offset : offset + len(piece)]
+            np.copyto(pooled, piece) if write else np.copyto(piece, pooled)
             return 0
         view = piece.data
         done = 0

@@ -290,10 +290,10 @@ class _Run:
     def _in_range(self, at: int, lane: Lane) -> bool:
         """Whether an op stays within the part of the target that its lane was given."""
         length = int(self.ops.length_sectors[at]) * SECTOR_BYTES
-        found = places(self.ops, at, 0, length)
+        placed = places(self.ops, at, 0, length)
         low, high = lane.bounds
-        inside = all(low <= begin and begin + size <= high for begin, size in found)
-        return inside and sum(size for _, size in found) == length
+        inside = all(low <= begin and begin + size <= high for begin, size in placed)
+        return inside and sum(size for _, size in placed) == length
 
     def _submit(self, state: _LaneState) -> None:
         while state.ready and state.busy < state.threads:

@@ -19,23 +19,21 @@ if TYPE_CHECKING:
 _ALIGN_BYTES = 4096
 
 
-def describe_mismatches(
-    found: Done | None, lanes: tuple[Lane, ...], run_id: int
-) -> tuple[str, ...]:
+def describe_mismatches(done: Done | None, lanes: tuple[Lane, ...], run_id: int) -> tuple[str, ...]:
     """Return object, offset and what is there now, of reads that failed verification."""
-    return () if found is None else tuple(_describe(found, lanes, run_id))[:SHOWN]
+    return () if done is None else tuple(_describe(done, lanes, run_id))[:SHOWN]
 
 
-def _describe(found: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str]:
-    for at in range(len(found)):
-        bad = int(found.bad_sector[at])
-        sector = int(found.sector[at]) + bad
-        place = int(found.bad_offset_bytes[at])
-        expected = payload.Stamp(int(found.key[at]), sector, int(found.generation[at]), run_id)
+def _describe(done: Done, lanes: tuple[Lane, ...], run_id: int) -> Iterator[str]:
+    for at in range(len(done)):
+        bad = int(done.bad_sector[at])
+        sector = int(done.sector[at]) + bad
+        place = int(done.bad_offset_bytes[at])
+        expected = payload.Stamp(int(done.key[at]), sector, int(done.generation[at]), run_id)
         yield (
             f"object {expected.key}, byte {sector * SECTOR_BYTES} "
             f"(target offset {place}): generation {expected.generation} expected, "
-            f"read again after the run: {_there(lanes[found.thread[at]], expected, place)}"
+            f"read again after the run: {_there(lanes[done.thread[at]], expected, place)}"
         )
 
 

@@ -270,12 +270,12 @@ class Measurement:
         if not self._options.bpf:
             return None
         self._watcher.stage("attaching bpftrace", None)
-        found = bpftrace.attach(self._devices, self._stop)
-        if isinstance(found, str):
-            self.bpf = found
-            self._watcher.say(f"--bpf: the block layer's latencies won't be there: {found}")
+        tracer = bpftrace.attach(self._devices, self._stop)
+        if isinstance(tracer, str):
+            self.bpf = tracer
+            self._watcher.say(f"--bpf: the block layer's latencies won't be there: {tracer}")
             return None
-        return found
+        return tracer
 
     def device_series(self) -> tuple[DeviceSeries | None, ...]:
         """Return the activity of the lanes' devices."""
@@ -318,13 +318,18 @@ class Measurement:
 
     def _draining(self, fresh: FreshPayload | None) -> Drain:
         if self._drain is None:
-            found = self.sinks
-            sinks: list[Sink] = [found.recorder, found.kept, found.sampler, found.checker]
+            open_sinks = self.sinks
+            sinks: list[Sink] = [
+                open_sinks.recorder,
+                open_sinks.kept,
+                open_sinks.sampler,
+                open_sinks.checker,
+            ]
             if self._options.run_time_ns is not None:
                 sinks = [_Reached(sink) for sink in sinks]
-            sinks.append(found.tally)
-            if found.requests is not None:
-                sinks.append(found.requests)
+            sinks.append(open_sinks.tally)
+            if open_sinks.requests is not None:
+                sinks.append(open_sinks.requests)
             if self._journal is not None:
                 sinks.append(_Journalled(self._journal, int(self._control.start_ns[0])))
             mode, threads = self._options.mode.loop_mode, self._options.threads

@@ -191,13 +191,13 @@ def left_parts(path: Path) -> Path:
     """
     if path.is_dir() and any(path.glob(f"part-*{TRACE_SUFFIX}")):
         return path
-    found = drafts_of(path, PARTS_SUFFIX) if path.parent.is_dir() else []
-    if len(found) == 1:
-        return found[0]
+    drafts = drafts_of(path, PARTS_SUFFIX) if path.parent.is_dir() else []
+    if len(drafts) == 1:
+        return drafts[0]
     raise UsageError(
-        "several runs have left parts" if found else "no parts of a result trace",
+        "several runs have left parts" if drafts else "no parts of a result trace",
         where=path,
-        got=", ".join(map(str, found)) or None,
+        got=", ".join(map(str, drafts)) or None,
         accepted=f"the --out of a run that was killed, or its folder .NAME.*{PARTS_SUFFIX}",
     )
 

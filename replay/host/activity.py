@@ -39,15 +39,15 @@ def between(first: Sample, last: Sample, *, ticks_per_s: int, cpus: int) -> Acti
     )
     assert host is not None
     window_s = float(host.width_s[0])
-    found = device_series(samples, 0, 0) if first.devices else None
-    moved = None if found is None else int(found.read_bytes[0] + found.write_bytes[0])
+    series = device_series(samples, 0, 0) if first.devices else None
+    moved = None if series is None else int(series.read_bytes[0] + series.write_bytes[0])
     stolen_s = float(host.steal_s[0])
     return Activity(
         window_s=window_s,
         busy_cpus=max(0.0, float(host.busy_s[0] - host.process_s[0]) - stolen_s) / window_s,
         steal_ratio=stolen_s / window_s / cpus,
         device_bytes_per_s=None if moved is None else moved / window_s,
-        device_busy_ratio=None if found is None else float(found.busy_ms[0]) / 1000 / window_s,
+        device_busy_ratio=None if series is None else float(series.busy_ms[0]) / 1000 / window_s,
     )
 
 

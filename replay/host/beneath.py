@@ -100,8 +100,8 @@ def io_limits(disk: Path, own: Path = _OWN_CGROUPS, root: Path = _CGROUPS) -> It
 
 def _of_version_2(path: Path, number: str | None) -> Iterator[str]:
     for line in (device.read_text(path) or "").splitlines():
-        found, *limits = line.split()
-        if found == number:
+        fields, *limits = line.split()
+        if fields == number:
             pairs = (limit.partition("=") for limit in limits)
             yield from (_words(name, value) for name, _, value in pairs if value != "max")
 
@@ -109,8 +109,8 @@ def _of_version_2(path: Path, number: str | None) -> Iterator[str]:
 def _of_version_1(folder: Path, number: str | None) -> Iterator[str]:
     for file, name in _THROTTLES.items():
         for line in (device.read_text(folder / f"blkio.throttle.{file}") or "").splitlines():
-            found, _, value = line.partition(" ")
-            if found == number:
+            parts, _, value = line.partition(" ")
+            if parts == number:
                 yield _words(name, value)
 
 

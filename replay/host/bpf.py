@@ -166,17 +166,17 @@ def parse(text: str, names: Mapping[int, str]) -> tuple[BlockGroup, ...]:
 
     Raises ValueError or KeyError for what the program doesn't print.
     """
-    found = dict(_maps(text))
+    maps = dict(_maps(text))
     buckets: dict[_Key, dict[int, int]] = {}
     sums: dict[_Key, int] = {}
     longest: dict[_Key, int] = {}
-    for joined, count in found.get("count", {}).items():
+    for joined, count in maps.get("count", {}).items():
         group, _, bucket = joined.rpartition(",")
         mine = buckets.setdefault(_key(group, names), {})
         mine[int(bucket)] = mine.get(int(bucket), 0) + count
-    for joined, value in found.get("sum", {}).items():
+    for joined, value in maps.get("sum", {}).items():
         sums[_key(joined, names)] = sums.get(_key(joined, names), 0) + value
-    for joined, value in found.get("max", {}).items():
+    for joined, value in maps.get("max", {}).items():
         longest[_key(joined, names)] = max(longest.get(_key(joined, names), 0), value)
     return tuple(_group(key, buckets[key], sums[key], longest[key]) for key in sorted(buckets))
 
@@ -187,7 +187,7 @@ def _key(joined: str, names: Mapping[int, str]) -> _Key:
 
 
 def _group(key: _Key, counts: dict[int, int], sum_ns: int, max_ns: int) -> BlockGroup:
-    found = sorted(counts.items())
+    buckets = sorted(counts.items())
     total = sum(counts.values())
     return BlockGroup(
         device=key[0],
@@ -195,9 +195,9 @@ def _group(key: _Key, counts: dict[int, int], sum_ns: int, max_ns: int) -> Block
         size_class_bytes=0 if key[2] == _NO_BYTES_CLASS else 1 << key[2] + _SECTOR_BITS,
         count=total,
         mean_us=sum_ns / total / 1000,
-        p50_us=_percentile_us(found, 0.50, max_ns),
-        p99_us=_percentile_us(found, 0.99, max_ns),
+        p50_us=_percentile_us(buckets, 0.50, max_ns),
+        p99_us=_percentile_us(buckets, 0.99, max_ns),
         max_us=max_ns / 1000,
-        bucket_us=np.array([_lower_edge_ns(bucket) / 1000 for bucket, _ in found]),
-        bucket_count=np.array([count for _, count in found], np.int64),
+        bucket_us=np.array([_lower_edge_ns(bucket) / 1000 for bucket, _ in buckets]),
+        bucket_count=np.array([count for _, count in buckets], np.int64),
     )

@@ -44,12 +44,12 @@ def watched(devices: tuple[Path | None, ...]) -> dict[int, str]:
 
     `devices`: sysfs directories. A device that is built on others has no requests of its own.
     """
-    found: dict[int, str] = {}
+    parents: dict[int, str] = {}
     for sysfs in devices:
         for disk in () if sysfs is None else device.lowest_disks(sysfs):
             major, _, minor = (device.read_text(disk / "dev") or "0:0").partition(":")
-            found[kernel_number(int(major), int(minor))] = disk.name
-    return found
+            parents[kernel_number(int(major), int(minor))] = disk.name
+    return parents
 
 
 @dataclass(slots=True)

@@ -103,13 +103,13 @@ def why_not_disk(disk: Disk) -> str | None:
     return None
 
 
-def why_not_file_system(found: FileSystem, least_bytes: int) -> str | None:
+def why_not_file_system(file_system: FileSystem, least_bytes: int) -> str | None:
     """Return why a replay can't have a file of `least_bytes` there, or None if it could."""
-    if not found.writable:
+    if not file_system.writable:
         return "not writable"
-    if found.direct is False:
-        return f"no O_DIRECT on {found.type}"
-    if found.usable_bytes < least_bytes:
+    if file_system.direct is False:
+        return f"no O_DIRECT on {file_system.type}"
+    if file_system.usable_bytes < least_bytes:
         return "too little free space"
     return None
 
@@ -199,11 +199,11 @@ def observe_file_system(mount: mounts.Mount) -> FileSystem | None:
 
 def observe_file_systems() -> tuple[FileSystem, ...]:
     """Return the file systems of block devices, each where it was mounted first."""
-    found: dict[str, FileSystem] = {}
+    file_systems: dict[str, FileSystem] = {}
     for mount in mounts.mounts():
-        if mount.number in found or not Path(mount.point).is_dir():
+        if mount.number in file_systems or not Path(mount.point).is_dir():
             continue
         seen = observe_file_system(mount)
         if seen is not None and seen.source and seen.size_bytes:
-            found[mount.number] = seen
-    return tuple(found.values())
+            file_systems[mount.number] = seen
+    return tuple(file_systems.values())

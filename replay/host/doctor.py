@@ -59,9 +59,9 @@ def _judged(
 
 def examine(snapshot: Snapshot) -> tuple[Finding, ...]:
     """Return what every check that applies found, the worst first."""
-    found = [check(snapshot) for check in CHECKS]
+    findings = [check(snapshot) for check in CHECKS]
     order = list(reversed(Level))
-    known = [finding for finding in found if finding is not None]
+    known = [finding for finding in findings if finding is not None]
     return tuple(sorted(known, key=lambda finding: order.index(finding.level)))
 
 
@@ -188,37 +188,37 @@ def check_swap(snapshot: Snapshot) -> Finding:
 
 def check_steal(snapshot: Snapshot) -> Finding:
     """Check that the hypervisor doesn't give the CPUs to other guests."""
-    found = snapshot.activity
+    activity = snapshot.activity
     return _judged(
         "cpu_steal",
-        found.steal_ratio > STEAL_RATIO_MAX,
-        f"{found.steal_ratio:.1%} of CPU time stolen in {found.window_s:.1f} s",
+        activity.steal_ratio > STEAL_RATIO_MAX,
+        f"{activity.steal_ratio:.1%} of CPU time stolen in {activity.window_s:.1f} s",
         "use a machine whose CPUs aren't shared",
     )
 
 
 def check_neighbours(snapshot: Snapshot) -> Finding:
     """Check that no other process uses the CPUs."""
-    found, cpus = snapshot.activity, snapshot.machine.cpus
+    activity, cpus = snapshot.activity, snapshot.machine.cpus
     return _judged(
         "busy_cpus",
-        found.busy_cpus > BUSY_RATIO_MAX * cpus,
-        f"other processes use {found.busy_cpus:.2f} of {cpus} CPUs",
+        activity.busy_cpus > BUSY_RATIO_MAX * cpus,
+        f"other processes use {activity.busy_cpus:.2f} of {cpus} CPUs",
         "stop them (see `top`), or keep them off some CPUs with taskset",
     )
 
 
 def check_device_busy(snapshot: Snapshot) -> Finding | None:
     """Check that no other process uses the target's device."""
-    found = snapshot.activity
-    if found.device_bytes_per_s is None or found.device_busy_ratio is None:
+    activity = snapshot.activity
+    if activity.device_bytes_per_s is None or activity.device_busy_ratio is None:
         return None
-    busy = found.device_busy_ratio > DEVICE_BUSY_MAX
+    busy = activity.device_busy_ratio > DEVICE_BUSY_MAX
     return _judged(
         "busy_device",
-        busy or found.device_bytes_per_s > DEVICE_BYTES_PER_S_MAX,
-        f"other processes move {format_bytes(round(found.device_bytes_per_s))}/s, "
-        f"busy {found.device_busy_ratio:.0%}",
+        busy or activity.device_bytes_per_s > DEVICE_BYTES_PER_S_MAX,
+        f"other processes move {format_bytes(round(activity.device_bytes_per_s))}/s, "
+        f"busy {activity.device_busy_ratio:.0%}",
         "stop the other users of the device (see `iotop`, `fuser -v`)",
     )
 
@@ -241,13 +241,14 @@ def check_refused(snapshot: Snapshot) -> Finding | None:
 
 def check_direct(snapshot: Snapshot) -> Finding | None:
     """Check that the file system does direct I/O."""
-    found = snapshot.place.file_system if snapshot.place is not None else None
-    if found is None:
+    file_system = snapshot.place.file_system if snapshot.place is not None else None
+    if file_system is None:
         return None
     return _judged(
         "direct_io",
-        found.direct is False,
-        f"{'no ' if found.direct is False else ''}O_DIRECT on {found.type} at {found.point}",
+        file_system.direct is False,
+        f"{'no ' if file_system.direct is False else ''}O_DIRECT on {file_system.type} "
+        f"at {file_system.point}",
         "use a block device, or a file system such as ext4 or xfs: buffered I/O measures memory",
         Level.IMPOSSIBLE,
     )
@@ -255,15 +256,15 @@ def check_direct(snapshot: Snapshot) -> Finding | None:
 
 def check_space(snapshot: Snapshot) -> Finding | None:
     """Check that the file system has room for a working set that is worth measuring."""
-    found = snapshot.place.file_system if snapshot.place is not None else None
-    if found is None:
+    file_system = snapshot.place.file_system if snapshot.place is not None else None
+    if file_system is None:
         return None
-    full = found.usable_bytes == 0
+    full = file_system.usable_bytes == 0
     return _judged(
         "free_space",
-        found.usable_bytes < FREE_BYTES_MIN,
-        f"{format_bytes(found.usable_bytes)} usable of {format_bytes(found.size_bytes)} at "
-        f"{found.point} (5 % stay free)",
+        file_system.usable_bytes < FREE_BYTES_MIN,
+        f"{format_bytes(file_system.usable_bytes)} usable of "
+        f"{format_bytes(file_system.size_bytes)} at {file_system.point} (5 % stay free)",
         "free space or use another place: a drive's cache serves a small working set",
         Level.IMPOSSIBLE if full else Level.WARNING,
     )

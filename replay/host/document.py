@@ -79,30 +79,30 @@ class BlockLatencyDocument(Section):
     groups: list[BlockGroupDocument]
 
 
-def _plain(found: Any) -> dict[str, Any]:
+def _plain(measured: Any) -> dict[str, Any]:
     """Return a dataclass's fields, arrays as lists."""
-    values = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
+    values = {each.name: getattr(measured, each.name) for each in dataclasses.fields(measured)}
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in values.items()
     }
 
 
-def device_document(found: DeviceSeries | None) -> DeviceSeriesDocument | None:
+def device_document(series: DeviceSeries | None) -> DeviceSeriesDocument | None:
     """Return it as a document has it."""
-    return None if found is None else DeviceSeriesDocument(**_plain(found))
+    return None if series is None else DeviceSeriesDocument(**_plain(series))
 
 
-def host_document(found: HostSeries | None) -> HostSeriesDocument | None:
+def host_document(series: HostSeries | None) -> HostSeriesDocument | None:
     """Return it as a document has it."""
-    return None if found is None else HostSeriesDocument(**_plain(found))
+    return None if series is None else HostSeriesDocument(**_plain(series))
 
 
-def block_document(found: BlockLatency | None) -> BlockLatencyDocument | None:
+def block_document(latency: BlockLatency | None) -> BlockLatencyDocument | None:
     """Return it as a document has it."""
-    if found is None:
+    if latency is None:
         return None
-    groups = [BlockGroupDocument(**_plain(group)) for group in found.groups]
+    groups = [BlockGroupDocument(**_plain(group)) for group in latency.groups]
     return BlockLatencyDocument(
-        start_s=found.start_s, end_s=found.end_s, note=found.note, groups=groups
+        start_s=latency.start_s, end_s=latency.end_s, note=latency.note, groups=groups
     )

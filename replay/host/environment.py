@@ -80,13 +80,13 @@ def _mount(path: Path | None) -> mounts.Mount | None:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    values = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            values[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return values
 
 
 def _field(path: str, name: str) -> str | None:

@@ -43,8 +43,8 @@ def _node_of(pci: str) -> int | None:
     return number if number >= 0 else None
 
 
-def _text(found: bytes | str) -> str:
-    return found.decode() if isinstance(found, bytes) else found
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
@@ -65,8 +65,8 @@ def observe(driver: Path = _DRIVER) -> Gpus:
         return Gpus((), NOT_INSTALLED)
     try:
         nvml.nvmlInit()
-        found = tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        gpus = tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
         nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         return Gpus((), f"NVML refuses: {error}")
-    return Gpus(found)
+    return Gpus(gpus)

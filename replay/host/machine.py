@@ -48,11 +48,11 @@ class Machine:
 
 def parse_fields(text: str) -> dict[str, str]:
     """Return what is before and behind the colon of each line; of a repeated name the first."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        found.setdefault(name.strip(), value.strip())
-    return found
+        values.setdefault(name.strip(), value.strip())
+    return values
 
 
 def chosen(text: str | None) -> str | None:

@@ -22,24 +22,24 @@ class Node:
 
 def parse_cpus(text: str) -> tuple[int, ...]:
     """Return the CPUs of a list such as `0-3,8`."""
-    found: list[int] = []
+    cpus: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if first:
-            found += range(int(first), int(last or first) + 1)
-    return tuple(found)
+            cpus += range(int(first), int(last or first) + 1)
+    return tuple(cpus)
 
 
 def nodes(place: Path = _NODES) -> tuple[Node, ...]:
     """Return the machine's nodes in order; none where the kernel doesn't say."""
-    found = []
+    numbers = []
     for path in place.glob("node[0-9]*"):
         lines = (read_text(path / "meminfo") or "").splitlines()
         total = next((line.split()[-2] for line in lines if "MemTotal" in line), "0")
         number = int(path.name.removeprefix("node"))
         cpus = parse_cpus(read_text(path / "cpulist") or "")
-        found.append(Node(number, cpus, int(total) * KIB))
-    return tuple(sorted(found, key=lambda node: node.number))
+        numbers.append(Node(number, cpus, int(total) * KIB))
+    return tuple(sorted(numbers, key=lambda node: node.number))
 
 
 def node_of_cpus(place: Path = _NODES) -> dict[int, int]:

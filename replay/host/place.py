@@ -46,13 +46,13 @@ def observe(path: Path) -> tuple[Place, Path | None]:
         return Place(str(path), "file", None, None, refused, ""), None
     sysfs = device.sysfs_of(folder.stat().st_dev)
     mount = mounts.mount_of(folder)
-    found = None if mount is None else observe_file_system(mount)
-    if found is not None and not refused:
-        refused = _refused_folder(folder, found)
+    file_system = None if mount is None else observe_file_system(mount)
+    if file_system is not None and not refused:
+        refused = _refused_folder(folder, file_system)
     disk = None if sysfs is None else observe_disk(device.disk_of(sysfs))
     kind = "folder" if path.is_dir() else "file"
     below = beneath.observe(sysfs, folder)
-    return Place(str(path), kind, disk, found, refused, "", below), sysfs
+    return Place(str(path), kind, disk, file_system, refused, "", below), sysfs
 
 
 def _refused(path: Path) -> str:
@@ -63,9 +63,9 @@ def _refused(path: Path) -> str:
     return ""
 
 
-def _refused_folder(folder: Path, found: FileSystem) -> str:
+def _refused_folder(folder: Path, file_system: FileSystem) -> str:
     if direct_io(folder) is False:
-        return f"no direct I/O (O_DIRECT) on {found.type}"
+        return f"no direct I/O (O_DIRECT) on {file_system.type}"
     if not os.access(folder, os.W_OK):
         return "the folder isn't writable"
     return ""

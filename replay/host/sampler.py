@@ -29,8 +29,8 @@ _PROCESSOR, _USER_TICKS, _SYSTEM_TICKS = 36, 11, 12
 def look(devices: tuple[Path | None, ...]) -> Sample:
     """Return what the counters are now; `devices` are sysfs directories."""
     machine = (read_text(_PROC_STAT) or "").partition("\n")[0]
-    found = tuple(None if path is None else _of_device(path) for path in devices)
-    return Sample(clock.now_ns(), clock.process_cpu_ns(), machine, found)
+    samples = tuple(None if path is None else _of_device(path) for path in devices)
+    return Sample(clock.now_ns(), clock.process_cpu_ns(), machine, samples)
 
 
 def _of_device(sysfs: Path) -> tuple[str, str] | None:

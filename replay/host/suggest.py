@@ -47,8 +47,12 @@ def suggest(
         words = ["--device", drive.path, "--allow-destroy", shlex.quote(drive.allow_destroy)]
         note = f"destroys everything on {drive.path} ({drive.model})"
         return _commands(machine, gpus, drive.size_bytes, words, note)
-    roomy = [found for found in file_systems if why_not_file_system(found, LEAST_BYTES) is None]
-    best = max(roomy, key=lambda found: found.usable_bytes, default=None)
+    roomy = [
+        file_system
+        for file_system in file_systems
+        if why_not_file_system(file_system, LEAST_BYTES) is None
+    ]
+    best = max(roomy, key=lambda file_system: file_system.usable_bytes, default=None)
     if best is None:
         return None
     path = f"{best.point.rstrip('/')}/kvtrace.dat"

@@ -50,12 +50,12 @@ def phases_of(
 ) -> tuple[PhaseCount, ...]:
     """Return what of each phase was done."""
     moves = [Op.READ, Op.WRITE]
-    found = []
+    skipped = []
     for phase in Phase:
         cells = survey.cell_ops[list(tiers), phase]
         if not cells.sum():
             continue
-        found.append(
+        skipped.append(
             PhaseCount(
                 phase,
                 int(cells.sum()),
@@ -64,7 +64,7 @@ def phases_of(
                 int(recorder.phase_bytes[phase]),
             )
         )
-    return tuple(found)
+    return tuple(skipped)
 
 
 def measure(

@@ -90,13 +90,13 @@ class Cells:
     def items(self) -> Iterator[tuple[Key, Latencies]]:
         """Yield what was counted of each cell and size class that there was."""
         for row, code in enumerate(self._codes):
-            found = Latencies()
-            found.ops, found.bytes, found.errors, moving = self._counts[row].tolist()
-            found.moves = bool(moving)
-            found.service, found.response, found.pace = (
+            latencies = Latencies()
+            latencies.ops, latencies.bytes, latencies.errors, moving = self._counts[row].tolist()
+            latencies.moves = bool(moving)
+            latencies.service, latencies.response, latencies.pace = (
                 self._histogram(row, which) for which in (_SERVICE, _RESPONSE, _PACE)
             )
-            yield (code >> 8, code & 0xFF), found
+            yield (code >> 8, code & 0xFF), latencies
 
     def _histogram(self, row: int, which: int) -> Histogram:
         largest, total = self._stats[row, which].tolist()

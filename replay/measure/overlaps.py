@@ -57,7 +57,7 @@ def _check(
     segments: NDArray[np.int64],
     count: NDArray[np.int64],
 ) -> int:
-    found, last = 0, -1
+    overlaps, last = 0, -1
     for row in range(number.size):
         first, end = begin[row], begin[row] + length[row]
         if count[0] + 2 > segments.shape[0]:
@@ -77,13 +77,13 @@ def _check(
             after += 1
         write = op[row] == _WRITE
         if submit[row] < (all_done if write else write_done) and number[row] != last:
-            found += 1
+            overlaps += 1
             last = number[row]
         all_done = max(all_done, complete[row])
         if write:
             write_done = max(write_done, complete[row])
         _replace(segments, count, low, after, first, end, all_done, write_done)
-    return found
+    return overlaps
 
 
 @kernel

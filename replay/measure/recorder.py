@@ -180,24 +180,24 @@ class _Lane:
         return Lateness(*(histogram.summary() for histogram in (self.late, *parts)))
 
     def measure(
-        self, tier: Tier, counters: Sequence[LaneCounters], found: Latencies
+        self, tier: Tier, counters: Sequence[LaneCounters], latencies: Latencies
     ) -> LaneMeasure:
-        """Return the lane's measure; `found`: its ops within the window."""
+        """Return the lane's measure; `latencies`: its ops within the window."""
         window = self.window
         end_ns = window.end_ns if self.submitted else max(window.end_ns, self.asked_end_ns)
         scheduled = self.mode != Mode.MAX
         return LaneMeasure(
             tier=tier,
-            ops=found.ops,
-            bytes=found.bytes,
+            ops=latencies.ops,
+            bytes=latencies.bytes,
             device_bytes=self.device_bytes,
-            errors=found.errors + self.warmup_errors,
+            errors=latencies.errors + self.warmup_errors,
             window_ns=end_ns - window.begin_ns,
             drain_ns=max(0, window.last_ns - end_ns),
             completed=window.completed(end_ns - window.begin_ns),
             service_ns_sum=self.service_ns_sum,
-            service=found.service.summary(),
-            response=found.response.summary() if scheduled else None,
+            service=latencies.service.summary(),
+            response=latencies.response.summary() if scheduled else None,
             lateness=self._lateness(),
             on_schedule_ratio=(
                 self.on_schedule / self.submitted if scheduled and self.submitted else None
@@ -331,9 +331,9 @@ class Recorder:
     def measure(self, lane: int, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
         """Return the measure of one lane, whose ops are those of `tier`."""
         total = Latencies()
-        for (code, _), found in self._cells.items():
+        for (code, _), latencies in self._cells.items():
             if code >> 6 == tier:
-                total.merge(found)
+                total.merge(latencies)
         return self.lanes[lane].measure(tier, counters, total)
 
     def groups(self) -> Groups:
@@ -341,13 +341,13 @@ class Recorder:
         whole: dict[Key, Latencies] = {}
         by_qos: dict[Key, Latencies] = {}
         by_size: dict[Key, Latencies] = {}
-        for (code, size), found in self._cells.items():
+        for (code, size), latencies in self._cells.items():
             of_any = code & ~3
-            whole.setdefault((of_any, NO_SIZE), Latencies()).merge(found)
+            whole.setdefault((of_any, NO_SIZE), Latencies()).merge(latencies)
             if code != of_any:
-                by_qos.setdefault((code, NO_SIZE), Latencies()).merge(found)
+                by_qos.setdefault((code, NO_SIZE), Latencies()).merge(latencies)
             if size != NO_SIZE:
-                by_size.setdefault((of_any, size), Latencies()).merge(found)
+                by_size.setdefault((of_any, size), Latencies()).merge(latencies)
         return Groups(self._list(whole), self._list(by_qos), self._list(by_size))
 
     def _list(self, groups: dict[Key, Latencies]) -> tuple[Group, ...]:
@@ -358,12 +358,12 @@ class Recorder:
                 Op(code >> 2 & 3),
                 Qos((code & 3) - 1) if code & 3 else None,
                 None if size == NO_SIZE else 1 << size,
-                found.ops,
-                found.bytes,
-                found.errors,
-                found.service.summary() if found.moves else None,
-                found.response.summary() if found.moves and self.mode != Mode.MAX else None,
-                found.pace.summary() if found.moves else None,
+                latencies.ops,
+                latencies.bytes,
+                latencies.errors,
+                latencies.service.summary() if latencies.moves else None,
+                latencies.response.summary() if latencies.moves and self.mode != Mode.MAX else None,
+                latencies.pace.summary() if latencies.moves else None,
             )
-            for (code, size), found in sorted(groups.items())
+            for (code, size), latencies in sorted(groups.items())
         )

@@ -94,9 +94,9 @@ def _edges_ns(first_ns: int, last_ns: int) -> NDArray[np.int64]:
     """Return edges, `HEAT_PER_OCTAVE` per doubling, from below the first to not below the last."""
     begin = np.floor(np.log2(max(1, first_ns)) * HEAT_PER_OCTAVE) - 1
     end = np.ceil(np.log2(max(1, last_ns)) * HEAT_PER_OCTAVE)
-    found = np.exp2(np.arange(begin, end + 1) / HEAT_PER_OCTAVE).astype(np.int64)
-    found[-1] = max(found[-1], last_ns)
-    return np.unique(found)
+    edges = np.exp2(np.arange(begin, end + 1) / HEAT_PER_OCTAVE).astype(np.int64)
+    edges[-1] = max(edges[-1], last_ns)
+    return np.unique(edges)
 
 
 class Slices:
@@ -198,8 +198,8 @@ class Slices:
         """Return the median service time within a part of the run, and of how many ops it is."""
         rows = slice(int(begin * self.used), max(int(begin * self.used) + 1, int(end * self.used)))
         counts = self._latencies[:_RESPONSE, rows].sum(axis=(0, 1))
-        found = Histogram.from_counts(counts, COARSE_BITS)
-        return found.value_at(5000), found.count
+        histogram = Histogram.from_counts(counts, COARSE_BITS)
+        return histogram.value_at(5000), histogram.count
 
     def heat(self) -> Heat | None:
         """Return how many reads and writes took how long when; None if there were none."""

@@ -47,9 +47,9 @@ class _Remembered:
             table.keep(kept, len(keys))
             self.values = carried(self.values, kept, table.capacity)
             self.seen = carried(self.seen, kept, table.capacity)
-        found = table.add(keys)
-        self.seen[found] = last
-        return found
+        indices = table.add(keys)
+        self.seen[indices] = last
+        return indices
 
 
 class OrderChecker:
@@ -129,15 +129,15 @@ def _check_keys(
     When the last transferring read of a key is done stands in the field `evict_done` of tier 0,
     which no evict write can have: nothing is above it.
     """
-    found = 0
+    violations = 0
     for row in range(index.size):
         where, what = tier[row], op[row]
         mine: Any = values[index[row], where]
         top: Any = values[index[row], 0]
         needed = mine.alone_done if what == _READ else mine.all_done
-        found += submit[row] < needed
+        violations += submit[row] < needed
         if what == _WRITE:
-            found += submit[row] < top.evict_done
+            violations += submit[row] < top.evict_done
             if phase[row] == _EVICT and where > 0:
                 mine.evict_row = number[row] + 1
                 mine.evict_done = complete[row]
@@ -147,13 +147,13 @@ def _check_keys(
                 other: Any = values[index[row], below]
                 if other.evict_row > latest:
                     latest, done = other.evict_row, other.evict_done
-            found += submit[row] < done
+            violations += submit[row] < done
         elif phase[row] in (_EVICT, _PROMOTE):
             top.evict_done = complete[row]
         mine.all_done = max(mine.all_done, complete[row])
         if what != _READ:
             mine.alone_done = max(mine.alone_done, complete[row])
-    return found
+    return violations
 
 
 @kernel
@@ -165,13 +165,13 @@ def _check_places(
     values: NDArray[np.void],
 ) -> int:
     """Count I/O that begins before what must be over at its extent: all for a write."""
-    found = 0
+    violations = 0
     for row in range(index.size):
         mine: Any = values[index[row], 0]
         if op[row] == _WRITE:
-            found += submit[row] < mine.all_done
+            violations += submit[row] < mine.all_done
             mine.write_done = max(mine.write_done, complete[row])
         else:
-            found += submit[row] < mine.write_done
+            violations += submit[row] < mine.write_done
         mine.all_done = max(mine.all_done, complete[row])
-    return found
+    return violations

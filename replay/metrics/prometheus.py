@@ -214,10 +214,10 @@ _METRICS = (
 
 def _buckets(lane: LiveLane) -> tuple[list[tuple[str, float]], float]:
     """Return cumulative counts by upper edge, and the sum, each bucket taken at its end."""
-    found: Histogram = lane.service
-    filled = np.flatnonzero(found.counts)
-    ends = uppers(found.bits)[filled]
-    counts = found.counts[filled]
+    histogram: Histogram = lane.service
+    filled = np.flatnonzero(histogram.counts)
+    ends = uppers(histogram.bits)[filled]
+    counts = histogram.counts[filled]
     buckets = [(str(edge / S_NS), float(counts[ends <= edge].sum())) for edge in EDGES_NS]
     total = float(counts.sum())
     return [*buckets, ("+Inf", total)], float((ends * counts).sum() / S_NS)

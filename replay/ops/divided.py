@@ -74,14 +74,14 @@ def places(ops: Ops, at: int, begin: int, length: int) -> list[tuple[int, int]]:
     offset = int(ops.offset_bytes[at])
     if not offset & DIVIDED:
         return [(offset + begin, length)]
-    found, pair, first = [], offset ^ DIVIDED, 0
+    pieces, pair, first = [], offset ^ DIVIDED, 0
     for _ in range(len(ops.extents) // 2):
         word = 2 * pair & (len(ops.extents) - 1)
         start, size = int(ops.extents[word]), int(ops.extents[word + 1])
         low, high = max(begin, first), min(begin + length, first + size)
         if low < high:
-            found.append((start + low - first, high - low))
+            pieces.append((start + low - first, high - low))
         pair, first = pair + 1, first + size
         if size == 0 or first >= begin + length:
             break
-    return found
+    return pieces

@@ -171,11 +171,11 @@ class Taker:
         bad = first + skip.astype(np.uint64)
         for index in np.flatnonzero(first >= np.uint64(DIVIDED)).tolist():
             op, size, bad_byte = int(at[index]), int(length[index]), int(skip[index])
-            if there := places(self.ops, op, bad_byte, SECTOR_BYTES):
-                bad[index] = there[0][0]
-            if there := places(self.ops, op, 0, size):
-                first[index], run[index] = there[0]
-                extents[int(number[index])] = there
+            if placed := places(self.ops, op, bad_byte, SECTOR_BYTES):
+                bad[index] = placed[0][0]
+            if placed := places(self.ops, op, 0, size):
+                first[index], run[index] = placed[0]
+                extents[int(number[index])] = placed
         return first, run, bad, extents
 
     def payload_end(self, begin: int, end: int) -> int:

@@ -74,8 +74,8 @@ def _map(descriptor: int, size_bytes: int) -> NDArray[np.uint8] | None:
     if begin == _FAILED:
         return None
     at = -(-begin // HUGE_BYTES) * HUGE_BYTES
-    found = libc.mmap(at, size_bytes, writable, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
-    if found == _FAILED:
+    mapped = libc.mmap(at, size_bytes, writable, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0)
+    if mapped == _FAILED:
         libc.munmap(begin, room)
         return None
     where = (ctypes.c_void_p(at), ctypes.c_size_t(size_bytes))

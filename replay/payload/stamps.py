@@ -105,11 +105,11 @@ def stamps(
     bit up.
     """
     count = length_bytes // SECTOR_BYTES
-    found = np.empty((count, 2), np.uint64)
-    found[:, 0] = key
-    found[:, 1] = (np.arange(sector, sector + count, dtype=np.uint64)) & np.uint64(SECTOR_MASK)
-    found[:, 1] |= np.uint64((generation & GENERATION_MASK) << 31 | (run_id & RUN_MASK) << 48)
-    return found
+    stamps = np.empty((count, 2), np.uint64)
+    stamps[:, 0] = key
+    stamps[:, 1] = (np.arange(sector, sector + count, dtype=np.uint64)) & np.uint64(SECTOR_MASK)
+    stamps[:, 1] |= np.uint64((generation & GENERATION_MASK) << 31 | (run_id & RUN_MASK) << 48)
+    return stamps
 
 
 def sectors(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -138,11 +138,11 @@ class Stamp:
         )
 
 
-def describe(found: NDArray[np.uint8], expected: Stamp) -> str:
+def describe(stamps: NDArray[np.uint8], expected: Stamp) -> str:
     """Return what a sector holds, told against what it should hold."""
-    if not found.any():
+    if not stamps.any():
         return "only zeros"
-    stamp = Stamp.of(found)
+    stamp = Stamp.of(stamps)
     if stamp == expected:
         return "the right stamp and a wrong body"
     # One of the three agrees: a stamp, of another object, another run, or both.
@@ -152,4 +152,4 @@ def describe(found: NDArray[np.uint8], expected: Stamp) -> str:
         or stamp.sector == expected.sector
     ):
         return f"the stamp of {stamp}"
-    return f"no stamp of this run ({found[:16].tobytes().hex()})"
+    return f"no stamp of this run ({stamps[:16].tobytes().hex()})"

@@ -133,16 +133,16 @@ class Planner:
 
         In shuffled extent order; which: `touched`, `all` or `none`. Call it before `advance`.
         """
-        there = self._survey.originals
-        wanted = there["initial"] > 0
+        originals = self._survey.originals
+        wanted = originals["initial"] > 0
         if which == "touched":
-            wanted = wanted | (there["touched"] > 0)
+            wanted = wanted | (originals["touched"] > 0)
         elif which == "all":
             wanted = np.ones_like(wanted)
         elif which == "none":
             wanted = np.zeros_like(wanted)
-        index = self._table.add(np.ascontiguousarray(there["key"])).astype(np.int64)
-        lane = there["lane"].astype(np.int64)
+        index = self._table.add(np.ascontiguousarray(originals["key"])).astype(np.int64)
+        lane = originals["lane"].astype(np.int64)
         wanted &= self._state.place["length"][index, lane] > 0  # some are only deleted
         index, lane = index[wanted], lane[wanted]
         give_arena(
@@ -160,7 +160,7 @@ class Planner:
             chosen["length"].astype(np.uint64),
             chosen["arena"].astype(np.uint64),
         )
-        size = there["length"][wanted][shuffled]
+        size = originals["length"][wanted][shuffled]
         ops.pad_bytes[: len(index)] = chosen["length"] - size
         return ops, len(index)
 
@@ -170,12 +170,12 @@ class Planner:
 
     def _place_originals(self) -> None:
         """Give extents to the objects that are there before the first row."""
-        there = self._survey.originals
-        self._reserve(len(there))
-        index = self._table.add(np.ascontiguousarray(there["key"])).astype(np.int64)
-        lane = there["lane"].astype(np.int64)
+        originals = self._survey.originals
+        self._reserve(len(originals))
+        index = self._table.add(np.ascontiguousarray(originals["key"])).astype(np.int64)
+        lane = originals["lane"].astype(np.int64)
         state = self._state
-        length = np.ascontiguousarray(there["length"])
+        length = np.ascontiguousarray(originals["length"])
         ground = place_originals(state.place, state.ground, index, lane, length, self._fixed.align)
         self._state = state._replace(ground=ground)
 

@@ -146,28 +146,28 @@ def _survey(
     return endless.rows, endless.twice, endless
 
 
-def _check_rows(trace: Trace, found: Survey, tiers: tuple[Tier, ...]) -> None:
+def _check_rows(trace: Trace, surveyed: Survey, tiers: tuple[Tier, ...]) -> None:
     if trace.rows == 0:
         raise TraceError("the trace has no rows", where=trace.path, hint="record it again")
-    if found.rows == 0:
+    if surveyed.rows == 0:
         hint = "--with-failed executes ops that had failed" if "error" in trace.columns else None
         raise UsageError("--limit leaves no rows", where=trace.path, hint=hint)
-    if found.executed_ops == 0:
-        there = [tier.label for tier in Tier if found.cell_ops[tier].any()]
+    if surveyed.executed_ops == 0:
+        tiers_with_rows = [tier.label for tier in Tier if surveyed.cell_ops[tier].any()]
         raise UsageError(
             "nothing to execute",
             where=trace.path,
             got=f"targets for {', '.join(tier.label for tier in tiers)}",
-            accepted=f"the trace's tiers: {', '.join(there)}",
+            accepted=f"the trace's tiers: {', '.join(tiers_with_rows)}",
             hint="give one of them a target",
         )
 
 
-def schedule_text(found: Survey, options: ReplayOptions) -> str | None:
+def schedule_text(surveyed: Survey, options: ReplayOptions) -> str | None:
     """Return one line on how long the run takes by its schedule; None where it doesn't tell."""
     if options.mode == Timing.MAX or options.loop:
         return None
-    due_ns = int(found.last_ns / options.speed)
+    due_ns = int(surveyed.last_ns / options.speed)
     days = due_ns / S_NS / 86_400
     long = f", {days:,.1f} days" if days >= 1 else ""
     if options.mode == Timing.CLOSED:
@@ -175,30 +175,30 @@ def schedule_text(found: Survey, options: ReplayOptions) -> str | None:
     return f"schedule: the last op is due after {format_duration_ns(due_ns)}{long}"
 
 
-def _check_duration(trace: Trace, found: Survey, options: ReplayOptions) -> None:
-    if options.mode == Timing.MAX or found.last_ns <= options.speed * MAX_TIME_NS:
+def _check_duration(trace: Trace, surveyed: Survey, options: ReplayOptions) -> None:
+    if options.mode == Timing.MAX or surveyed.last_ns <= options.speed * MAX_TIME_NS:
         return
     raise UsageError(
         "the run would be longer than a clock can hold",
         where="--speed",
-        got=f"{options.speed:g}, and {format_duration_ns(found.last_ns)} of {trace.path}",
-        accepted=f"at least {found.last_ns / MAX_TIME_NS:.3g}",
+        got=f"{options.speed:g}, and {format_duration_ns(surveyed.last_ns)} of {trace.path}",
+        accepted=f"at least {surveyed.last_ns / MAX_TIME_NS:.3g}",
     )
 
 
 def _lane_writes(
-    found: Survey, targets: dict[Tier, Target], options: ReplayOptions
+    surveyed: Survey, targets: dict[Tier, Target], options: ReplayOptions
 ) -> tuple[bool, ...]:
     """Return, per lane, whether the run changes its target: writes, populates, deletes."""
-    there = found.originals
+    originals = surveyed.originals
     populated = {
-        "touched": (there["initial"] > 0) | (there["touched"] > 0),
-        "all": np.ones(len(there), bool),
-        "none": np.zeros(len(there), bool),
+        "touched": (originals["initial"] > 0) | (originals["touched"] > 0),
+        "all": np.ones(len(originals), bool),
+        "none": np.zeros(len(originals), bool),
     }["none" if options.reuse_populated else options.populate]
     return tuple(
-        found.changes_objects(tier, deletes=target.deletes)
-        or bool(populated[there["lane"] == lane].any())
+        surveyed.changes_objects(tier, deletes=target.deletes)
+        or bool(populated[originals["lane"] == lane].any())
         for lane, (tier, target) in enumerate(targets.items())
     )
 
@@ -214,9 +214,11 @@ def _check_geometry(spaces: tuple[Space, ...], options: ReplayOptions) -> None:
             )
 
 
-def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions, *, whole: bool) -> None:
+def _check_arena(
+    surveyed: Survey, arena_bytes: int, options: ReplayOptions, *, whole: bool
+) -> None:
     """`whole`: a target takes objects in one piece."""
-    longest = found.longest_bytes
+    longest = surveyed.longest_bytes
     if (whole or options.verify == "full") and longest > arena_bytes:
         raise UsageError(
             f"{'--dir' if whole else '--verify full'} needs an arena that holds the largest object",
@@ -226,7 +228,7 @@ def _check_arena(found: Survey, arena_bytes: int, options: ReplayOptions, *, who
         )
 
 
-def _check_payload(found: Survey, arena_bytes: int, options: ReplayOptions) -> None:
+def _check_payload(surveyed: Survey, arena_bytes: int, options: ReplayOptions) -> None:
     if options.payload != Payload.FRESH:
         return
     if options.verify == "full":
@@ -235,7 +237,7 @@ def _check_payload(found: Survey, arena_bytes: int, options: ReplayOptions) -> N
             accepted="--verify stamps",
         )
     # A write may have to skip as much as its own length at the ring's end, and waits for all of it.
-    needed = 2 * found.longest_bytes + fresh.CHUNK_BYTES
+    needed = 2 * surveyed.longest_bytes + fresh.CHUNK_BYTES
     if needed > arena_bytes:
         raise UsageError(
             "--payload fresh needs an arena of twice the largest object",
@@ -263,19 +265,19 @@ def _executable(
     return with_rows, rows, surveyed, endless
 
 
-def _arena(found: Survey, targets: tuple[Target, ...], options: ReplayOptions) -> int:
+def _arena(surveyed: Survey, targets: tuple[Target, ...], options: ReplayOptions) -> int:
     """Return the arena's size: one I/O where nothing is moved."""
     if all(target.spec.name == "null" for target in targets):
         return options.io_size_bytes
     arena_bytes = payload.arena_size(options.arena_bytes, options.io_size_bytes)
     whole = any(target.space().per_object for target in targets)
-    _check_arena(found, arena_bytes, options, whole=whole)
-    _check_payload(found, arena_bytes, options)
+    _check_arena(surveyed, arena_bytes, options, whole=whole)
+    _check_payload(surveyed, arena_bytes, options)
     return arena_bytes
 
 
 def _reserve(
-    found: Survey, targets: tuple[Target, ...], options: ReplayOptions
+    surveyed: Survey, targets: tuple[Target, ...], options: ReplayOptions
 ) -> tuple[NDArray[np.void], tuple[Need, ...], tuple[Space, ...]]:
     """Return how extents are laid out, what lanes need and get. Raises TargetError if too little.
 
@@ -284,7 +286,7 @@ def _reserve(
     offered = tuple(target.space() for target in targets)
     _check_geometry(offered, options)
     slack, part_bytes = options.slack_ratio, options.io_size_bytes
-    needs = extents.needs(found, offered, slack, part_bytes)
+    needs = extents.needs(surveyed, offered, slack, part_bytes)
     for need, space, target in zip(needs, offered, targets, strict=True):
         extents.check_fits(need, space, target.title)
     spaces = tuple(target.reserve(need) for target, need in zip(targets, needs, strict=True))
@@ -306,19 +308,19 @@ def prepare(
     """
     made = choose_targets(given, options.tiers)
     start_ns, start_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
-    tiers, rows, found, endless = _executable(trace, made, options, watcher, stop)
+    tiers, rows, surveyed, endless = _executable(trace, made, options, watcher, stop)
     surveyed_ns, surveyed_cpu_ns = clock.now_ns(), clock.process_cpu_ns()
     targets = tuple(made[tier] for tier in tiers)
-    writes = _lane_writes(found, dict(zip(tiers, targets, strict=True)), options)
+    writes = _lane_writes(surveyed, dict(zip(tiers, targets, strict=True)), options)
     for target, lane_writes in zip(targets, writes, strict=True):
         closing.callback(target.close)
         target.authorise(writes=lane_writes)
-    arena_bytes = _arena(found, targets, options)
-    lanes, needs, spaces = _reserve(found, targets, options)
+    arena_bytes = _arena(surveyed, targets, options)
+    lanes, needs, spaces = _reserve(surveyed, targets, options)
     run_id = _run_id(targets, options)
     geometry = _geometry(tiers, targets, spaces, arena_bytes, options)
-    ring = make_ring(found, closed=geometry.closed, divided=any_mixed(lanes))
-    planner = Planner(rows, found, lanes, geometry, ring)
+    ring = make_ring(surveyed, closed=geometry.closed, divided=any_mixed(lanes))
+    planner = Planner(rows, surveyed, lanes, geometry, ring)
     shuffle = np.random.default_rng(np.random.SeedSequence(run_id, spawn_key=(_POPULATE_STREAM,)))
     populate, populate_count = planner.populate(options.populate, shuffle)
     if options.payload == "fresh":
@@ -330,7 +332,7 @@ def prepare(
         spaces=spaces,
         writes=writes,
         rows=rows,
-        survey=found,
+        survey=surveyed,
         loop=endless,
         populate=populate,
         populate_count=populate_count,

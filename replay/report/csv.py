@@ -55,35 +55,35 @@ def rows(document: ResultDocument) -> Iterator[Row]:
             counts = {"verdict": document.verdict, **known}
             yield from _times(counts, {"service": group.service_ns, "response": group.response_ns})
     if document.requests is not None:
-        for found in (document.requests, *document.requests.by_qos):
+        for each in (document.requests, *document.requests.by_qos):
             counts = {
                 "verdict": document.verdict,
-                "qos": getattr(found, "qos", ""),
-                "ops": found.count,
-                "errors": found.failed,
+                "qos": getattr(each, "qos", ""),
+                "ops": each.count,
+                "errors": each.failed,
             }
             base = document.requests.counted_from or ""
             for name, times, begins in (
-                ("request end to end", found.end_to_end_ns, base),
-                ("request storage I/O", found.storage_io_ns, "submit"),
-                ("request waited", found.waited_ns, base),
+                ("request end to end", each.end_to_end_ns, base),
+                ("request storage I/O", each.storage_io_ns, "submit"),
+                ("request waited", each.waited_ns, base),
             ):
                 yield from _times(counts, {name: times}, begins)
 
 
 def _times(counts: Row, times: dict[str, Percentiles | None], base: str = "") -> Iterator[Row]:
     """Yield a row per kind of time that is known; one without times if none is."""
-    known = {name: found for name, found in times.items() if found is not None}
+    known = {name: times_of for name, times_of in times.items() if times_of is not None}
     if not known:
         yield counts
-    for name, found in known.items():
+    for name, times_of in known.items():
         yield {
             **counts,
             "time": name,
             "counted_from": _BASES.get(name, base),
-            **{f"{quantile}_ns": found[quantile] for quantile in QUANTILES},
-            "max_ns": found.max,
-            "mean_ns": found.mean,
-            "count": found.count,
-            "few_samples": " ".join(found.few_samples),
+            **{f"{quantile}_ns": times_of[quantile] for quantile in QUANTILES},
+            "max_ns": times_of.max,
+            "mean_ns": times_of.mean,
+            "count": times_of.count,
+            "few_samples": " ".join(times_of.few_samples),
         }

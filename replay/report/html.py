@@ -47,9 +47,9 @@ def _body(document: ResultDocument) -> Iterator[str]:
     drawn = 0
     for lane in document.lanes:
         sizes = [group for group in document.groups_by_size if group.tier == lane.tier]
-        found = charts.of_lane(lane, document.groups_of(lane), sizes)
-        yield _lane(lane, found, drawn)
-        drawn += len(found)
+        lane_charts = charts.of_lane(lane, document.groups_of(lane), sizes)
+        yield _lane(lane, lane_charts, drawn)
+        drawn += len(lane_charts)
     yield page.section("Latencies", page.note(_LATENCY_NOTE), _groups(document))
     yield requests.requests(document.requests, _heads(""), _percentile_cells)
     yield requests.health(document.storage_health)
@@ -114,10 +114,10 @@ def _headline(document: ResultDocument) -> str:
     if document.kv_tokens_per_s is not None:
         boxes.append(("KV tokens", f"{format_count(document.kv_tokens_per_s)} per s", ""))
     tier = f"tier {document.headline_tier}"
-    for name, found in (("service", document.service_ns), ("response", document.response_ns)):
-        if found is not None:
+    for name, percentiles in (("service", document.service_ns), ("response", document.response_ns)):
+        if percentiles is not None:
             boxes += [
-                (f"{name} {TITLES[percentile]}", _duration(found, percentile), tier)
+                (f"{name} {TITLES[percentile]}", _duration(percentiles, percentile), tier)
                 for percentile in ("p50", "p99", "p9999")
             ]
     boxes += [
@@ -139,12 +139,12 @@ def _read_write(document: ResultDocument) -> str:
     return f"{moved['read'] / moved['write']:.2f} : 1"
 
 
-def _duration(found: Percentiles, name: str) -> str:
-    mark = FEW_MARK if name in found.few_samples else ""
-    return format_duration_ns(found[name]) + mark
+def _duration(times: Percentiles, name: str) -> str:
+    mark = FEW_MARK if name in times.few_samples else ""
+    return format_duration_ns(times[name]) + mark
 
 
-def _lane(lane: LaneDocument, found: Sequence[page.Chart], drawn: int) -> str:
+def _lane(lane: LaneDocument, lane_charts: Sequence[page.Chart], drawn: int) -> str:
     rows = [("target", lane.title)]
     if lane.throughput_bytes_per_s is not None:
         rate = lane.throughput_bytes_per_s
@@ -161,9 +161,8 @@ def _lane(lane: LaneDocument, found: Sequence[page.Chart], drawn: int) -> str:
     ]
     if lane.on_schedule_ratio is not None:
         rows.append(("on schedule", f"{lane.on_schedule_ratio:.2%} of ops within 1 ms"))
-    return page.section(
-        f"Tier {lane.tier}", page.pairs(rows), page.charts(found, drawn), _lateness(lane), _io(lane)
-    )
+    shown = page.charts(lane_charts, drawn)
+    return page.section(f"Tier {lane.tier}", page.pairs(rows), shown, _lateness(lane), _io(lane))
 
 
 def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
@@ -204,12 +203,12 @@ def _heads(prefix: str) -> list[str]:
     return [*(f"{prefix}{title}" for title in TITLES.values()), f"{prefix}max", f"{prefix}count"]
 
 
-def _percentile_cells(found: Percentiles) -> list[Cell | str]:
-    cells: list[Cell | str] = [Cell(_duration(found, name), found[name]) for name in TITLES]
+def _percentile_cells(times: Percentiles) -> list[Cell | str]:
+    cells: list[Cell | str] = [Cell(_duration(times, name), times[name]) for name in TITLES]
     return [
         *cells,
-        Cell(format_duration_ns(found.max), found.max),
-        Cell(f"{found.count:,}", found.count),
+        Cell(format_duration_ns(times.max), times.max),
+        Cell(f"{times.count:,}", times.count),
     ]
 
 
@@ -230,28 +229,28 @@ def _group_rows(group: GroupDocument, *, failed: bool) -> Iterator[list[Cell | s
     if failed:
         counts.append(Cell(f"{group.errors:,}", group.errors))
     times = (("service", group.service_ns), ("response", group.response_ns))
-    known = [(word, found) for word, found in times if found is not None and found.count]
-    for word, found in known:
-        yield [*name, word, *counts, *_percentile_cells(found)]
+    known = [(word, each) for word, each in times if each is not None and each.count]
+    for word, percentiles in known:
+        yield [*name, word, *counts, *_percentile_cells(percentiles)]
     if not known:
         yield [*name, "none", *counts, *([""] * (len(TITLES) + 2))]
 
 
 def _fidelity(document: ResultDocument) -> Iterator[tuple[str, object]]:
-    found = document.fidelity
-    if found.submit_error_ns is not None:
-        yield "submitted off schedule, P99", _duration(found.submit_error_ns, "p99")
-    if found.interarrival_distance_ns is not None:
-        distance = format_duration_ns(found.interarrival_distance_ns)
+    fidelity = document.fidelity
+    if fidelity.submit_error_ns is not None:
+        yield "submitted off schedule, P99", _duration(fidelity.submit_error_ns, "p99")
+    if fidelity.interarrival_distance_ns is not None:
+        distance = format_duration_ns(fidelity.interarrival_distance_ns)
         yield "mean distance of gaps from the trace's", distance
-    if found.stretch_ratio is not None:
-        yield "length ÷ the trace's", f"{found.stretch_ratio:.4f}"
-    if found.in_flight_planned_max is not None:
-        planned = f"{found.in_flight_planned_max:.1f}"
+    if fidelity.stretch_ratio is not None:
+        yield "length ÷ the trace's", f"{fidelity.stretch_ratio:.4f}"
+    if fidelity.in_flight_planned_max is not None:
+        planned = f"{fidelity.in_flight_planned_max:.1f}"
         yield "ops in flight if all had begun in time, fullest slice of time", planned
-    yield "ops in flight, fullest slice of time", f"{found.in_flight_actual_max:.1f}"
-    if found.order_violations is not None:
-        yield "ops that began before what they wait for", found.order_violations
+    yield "ops in flight, fullest slice of time", f"{fidelity.in_flight_actual_max:.1f}"
+    if fidelity.order_violations is not None:
+        yield "ops that began before what they wait for", fidelity.order_violations
     for part in document.not_executed:
         yield (
             f"tier {part.tier}, not executed",
@@ -291,8 +290,8 @@ def _device(lane: LaneDocument) -> str:
 
 
 def _block_layer(document: ResultDocument) -> str:
-    found = document.bpf
-    if found is None:
+    latency = document.bpf
+    if latency is None:
         return ""
     rows: list[list[Cell | str]] = [
         [
@@ -305,10 +304,10 @@ def _block_layer(document: ResultDocument) -> str:
             ),
             Cell(f"{group.count:,}", group.count),
         ]
-        for group in found.groups
+        for group in latency.groups
     ]
     heads = ["device", "op", "size, from", "mean", "P50", "P99", "max", "count"]
-    return page.heading("Block layer") + page.note(found.note) + page.table(heads, rows, texts=2)
+    return page.heading("Block layer") + page.note(latency.note) + page.table(heads, rows, texts=2)
 
 
 def _plain(value: object) -> object:
@@ -345,18 +344,24 @@ def _tool(document: ResultDocument) -> Iterator[tuple[str, object]]:
 
 
 def _environment(document: ResultDocument) -> Iterator[tuple[str, object]]:
-    found = document.environment
-    if found is None:
+    environment = document.environment
+    if environment is None:
         yield "unknown", "the ops were done by another tool, or elsewhere"
         return
-    yield "kernel", f"{found.kernel} {found.machine}"
-    yield "CPUs", f"{found.cpus} × {found.cpu_model or 'unknown'}"
-    yield "governor", found.governor or "unknown"
-    yield "memory", format_bytes(found.memory_bytes)
-    yield "huge pages", f"{found.huge_pages_reserved} reserved; {found.transparent_huge_pages}"
-    yield "Python", found.python
-    yield "versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    for target in found.targets:
+    yield "kernel", f"{environment.kernel} {environment.machine}"
+    yield "CPUs", f"{environment.cpus} × {environment.cpu_model or 'unknown'}"
+    yield "governor", environment.governor or "unknown"
+    yield "memory", format_bytes(environment.memory_bytes)
+    yield (
+        "huge pages",
+        f"{environment.huge_pages_reserved} reserved; {environment.transparent_huge_pages}",
+    )
+    yield "Python", environment.python
+    yield (
+        "versions",
+        ", ".join(f"{name} {version}" for name, version in environment.versions.items()),
+    )
+    for target in environment.targets:
         queue = ", ".join(f"{name} {value}" for name, value in target.queue.items())
         parts = (target.model, target.file_system, target.mount_options, queue)
         yield target.title, "; ".join(part for part in parts if part) or "nothing to be said"

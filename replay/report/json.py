@@ -22,4 +22,4 @@ def write(document: ResultDocument, path: Path) -> None:
 def text(document: ResultDocument) -> str:
     """Return the report as text: indented, a column of numbers on one line."""
     indented = document.model_dump_json(indent=2)
-    return _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", indented)
+    return _NUMBERS.sub(lambda match: "[" + " ".join(match[1].split()) + "]", indented)

@@ -62,9 +62,9 @@ def _wide(document: ResultDocument, summary: dict[str, object]) -> Iterator[tupl
     yield from tables.parameters(document)
     yield from ((heading, value) for heading, _, value in tables.metrics(summary))
     yield from ((f"kvtrace {name}", getattr(document, name)) for name in _HEADLINE)
-    for word, found in (("service", document.service_ns), ("response", document.response_ns)):
-        if found is not None:
-            numbers = found.model_dump(exclude={"few_samples"})
+    for word, percentiles in (("service", document.service_ns), ("response", document.response_ns)):
+        if percentiles is not None:
+            numbers = percentiles.model_dump(exclude={"few_samples"})
             yield from ((f"kvtrace {word}_{name}{'' if name == 'count' else '_ns'}", value)
                         for name, value in numbers.items())  # fmt: skip
 
@@ -89,13 +89,13 @@ def _health(document: ResultDocument) -> Iterator[Row]:
     for each in [] if document.storage_health is None else document.storage_health.criteria:
         cells = [
             cell
-            for found in (each.theirs, each.ours)
+            for criterion in (each.theirs, each.ours)
             for cell in (
-                found.target,
-                found.unit,
-                found.actual,
-                "not measured" if found.passed is None else found.passed,
-                found.count,
+                criterion.target,
+                criterion.unit,
+                criterion.actual,
+                "not measured" if criterion.passed is None else criterion.passed,
+                criterion.count,
             )
         ]
         yield (each.name, *cells, each.why)

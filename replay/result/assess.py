@@ -89,14 +89,14 @@ def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounte
 def _lanes(
     prepared: Prepared, options: ReplayOptions, measured: Measured
 ) -> tuple[LaneResult, ...]:
-    found = []
+    counted = []
     for lane, tier in enumerate(prepared.tiers):
         counters = _threads_of(lane, measured, options.threads)
         measure = measured.recorder.measure(lane, tier, counters)
         stat = measured.stats[lane]
         before, after = measured.states[lane]
         target = prepared.targets[lane]
-        found.append(
+        counted.append(
             LaneResult(
                 measure=measure,
                 target=target.title,
@@ -113,7 +113,7 @@ def _lanes(
                 device_series=measured.device_series[lane],
             )
         )
-    return tuple(found)
+    return tuple(counted)
 
 
 def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:

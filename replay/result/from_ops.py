@@ -73,10 +73,10 @@ def document_of(trace: Trace) -> doc.ResultDocument:
             where=trace.path,
             accepted="a result trace (kvtrace replay --out), or an imported one with outcomes",
         )
-    found = _measure(trace)
-    if not found.lanes:
+    measured = _measure(trace)
+    if not measured.lanes:
         raise TraceError("no op was done in it", where=trace.path, hint="there is nothing to show")
-    return _document(trace, found)
+    return _document(trace, measured)
 
 
 def _measure(trace: Trace) -> _Found:
@@ -162,32 +162,32 @@ def _done(rows: Columns, first: int) -> Done:
     )
 
 
-def _document(trace: Trace, found: _Found) -> doc.ResultDocument:
+def _document(trace: Trace, state: _Found) -> doc.ResultDocument:
     info = describe(
         trace,
         sha256=trace.sha256(),
         rows_replayed=trace.rows,
         duration_ns=trace.header.totals.duration_ns,
     )
-    groups = found.recorder.groups()
-    totals = Totals(found.lanes, groups.whole, info)
-    lanes = [_lane(lane, totals) for lane in found.lanes]
-    reasons = _reasons(found)
+    groups = state.recorder.groups()
+    totals = Totals(state.lanes, groups.whole, info)
+    lanes = [_lane(lane, totals) for lane in state.lanes]
+    reasons = _reasons(state)
     return doc.ResultDocument(
         kind="ops",
         verdict="INVALID" if reasons else "UNJUDGED",
         acceptable=not reasons,
         reasons=reasons,
         marks=[],
-        warnings=[*signs.warnings(found.lanes), *_unknown(trace)],
+        warnings=[*signs.warnings(state.lanes), *_unknown(trace)],
         **from_run.summed(totals, lanes),
         **from_run.grouped(groups, lanes, info),
-        requests=requests_document(found.requests),
+        requests=requests_document(state.requests),
         created_at_s=clock.unix_s(),
-        errors=sum(found.tally.errors().values()),
-        errors_by_name=found.tally.errors(),
+        errors=sum(state.tally.errors().values()),
+        errors_by_name=state.tally.errors(),
         not_executed=[],
-        fidelity=from_run.fidelity_of(fidelity.measure(found.recorder, found.phases, None)),
+        fidelity=from_run.fidelity_of(fidelity.measure(state.recorder, state.phases, None)),
         populate=None,
         payload=None,
         tool=None,
@@ -227,14 +227,14 @@ def _lateness(measure: LaneMeasure) -> doc.LatenessSummary | None:
     )
 
 
-def _reasons(found: _Found) -> list[Reason]:
-    failed = sum(found.tally.errors().values())
+def _reasons(state: _Found) -> list[Reason]:
+    failed = sum(state.tally.errors().values())
     if not failed:
         return []
     return [
         Reason(
             "failed_ops",
-            f"{format_count(failed)} ops failed, the first with {found.tally.first_error}",
+            f"{format_count(failed)} ops failed, the first with {state.tally.first_error}",
             "failed ops are in no percentile; find out why they failed, and run again",
         )
     ]
@@ -242,7 +242,7 @@ def _reasons(found: _Found) -> list[Reason]:
 
 def _unknown(trace: Trace) -> list[Reason]:
     """Return what can't be known of ops that were done elsewhere."""
-    said = [
+    warnings = [
         Reason(
             "unjudged",
             "made from finished ops: what their tool did to the numbers isn't known",
@@ -250,11 +250,11 @@ def _unknown(trace: Trace) -> list[Reason]:
         )
     ]
     if "due" not in trace.columns:
-        said.append(
+        warnings.append(
             Reason(
                 "no_schedule",
                 "the ops have no due times, so that waiting is in none of these latencies",
                 "don't compare them with response times (coordinated omission)",
             )
         )
-    return said
+    return warnings

@@ -143,13 +143,13 @@ def measured(measure: LaneMeasure) -> dict[str, Any]:
     }
 
 
-def _rates(found: Completed) -> dict[str, float | None]:
+def _rates(completed: Completed) -> dict[str, float | None]:
     return {
-        "read_bytes_per_s": found.per_s(found.read_bytes),
-        "write_bytes_per_s": found.per_s(found.write_bytes),
-        "ops_per_s": found.per_s(found.ops),
-        "reads_per_s": found.per_s(found.reads),
-        "writes_per_s": found.per_s(found.writes),
+        "read_bytes_per_s": completed.per_s(completed.read_bytes),
+        "write_bytes_per_s": completed.per_s(completed.write_bytes),
+        "ops_per_s": completed.per_s(completed.ops),
+        "reads_per_s": completed.per_s(completed.reads),
+        "writes_per_s": completed.per_s(completed.writes),
     }
 
 
@@ -197,9 +197,9 @@ def _lateness(lateness: Lateness) -> doc.LatenessSummary:
 
 
 def _counters(lane: LaneResult) -> doc.Counters:
-    found = dataclasses.asdict(lane.counters)
-    del found["io_counts"]  # reported as `io_ns`
-    return doc.Counters(**found)
+    fields = dataclasses.asdict(lane.counters)
+    del fields["io_counts"]  # reported as `io_ns`
+    return doc.Counters(**fields)
 
 
 def _io(group: IoGroup) -> doc.IoLatency:
@@ -209,8 +209,8 @@ def _io(group: IoGroup) -> doc.IoLatency:
 def _change(lane: LaneResult) -> doc.DriveChange | None:
     if lane.change is None:
         return None
-    found = dataclasses.asdict(lane.change)
-    return doc.DriveChange(**found, write_amplification=lane.change.write_amplification)
+    fields = dataclasses.asdict(lane.change)
+    return doc.DriveChange(**fields, write_amplification=lane.change.write_amplification)
 
 
 def _device(view: DeviceView | None) -> doc.DeviceCounters | None:
@@ -225,21 +225,21 @@ def _device(view: DeviceView | None) -> doc.DeviceCounters | None:
     )
 
 
-def _group(found: Group, *, distribution: bool = False) -> doc.GroupDocument:
+def _group(group: Group, *, distribution: bool = False) -> doc.GroupDocument:
     return doc.GroupDocument(
-        tier=found.tier.label,
-        phase=found.phase.label,
-        op=found.op.label,
-        qos=None if found.qos is None else found.qos.label,
-        size_class_bytes=found.size_class,
-        ops=found.ops,
-        bytes=found.bytes,
-        errors=found.errors,
-        service_ns=_percentiles(found.service),
-        response_ns=_percentiles(found.response),
-        service_distribution_ns=_buckets(found.service) if distribution else None,
-        response_distribution_ns=_buckets(found.response) if distribution else None,
-        service_per_mib_distribution_ns=_buckets(found.pace) if distribution else None,
+        tier=group.tier.label,
+        phase=group.phase.label,
+        op=group.op.label,
+        qos=None if group.qos is None else group.qos.label,
+        size_class_bytes=group.size_class,
+        ops=group.ops,
+        bytes=group.bytes,
+        errors=group.errors,
+        service_ns=_percentiles(group.service),
+        response_ns=_percentiles(group.response),
+        service_distribution_ns=_buckets(group.service) if distribution else None,
+        response_distribution_ns=_buckets(group.response) if distribution else None,
+        service_per_mib_distribution_ns=_buckets(group.pace) if distribution else None,
     )
 
 
@@ -247,20 +247,20 @@ def _buckets(summary: Summary | None) -> Distribution | None:
     return None if summary is None else distribution(summary)
 
 
-def fidelity_of(found: Fidelity) -> doc.FidelityDocument:
+def fidelity_of(fidelity: Fidelity) -> doc.FidelityDocument:
     """Return how faithful a run was, as a document has it."""
     return doc.FidelityDocument(
-        submit_error_ns=_percentiles(found.submit_error),
-        interarrival_distance_ns=found.interarrival_distance_ns,
-        interarrival_due_ns=_buckets(found.due_gaps),
-        interarrival_submit_ns=_buckets(found.submit_gaps),
-        in_flight_planned_max=found.in_flight_planned_max,
-        in_flight_actual_max=found.in_flight_actual_max,
-        stretch_ratio=found.stretch_ratio,
-        order_violations=found.order_violations,
+        submit_error_ns=_percentiles(fidelity.submit_error),
+        interarrival_distance_ns=fidelity.interarrival_distance_ns,
+        interarrival_due_ns=_buckets(fidelity.due_gaps),
+        interarrival_submit_ns=_buckets(fidelity.submit_gaps),
+        in_flight_planned_max=fidelity.in_flight_planned_max,
+        in_flight_actual_max=fidelity.in_flight_actual_max,
+        stretch_ratio=fidelity.stretch_ratio,
+        order_violations=fidelity.order_violations,
         phases=[
             doc.PhaseFidelity(**{**dataclasses.asdict(count), "phase": count.phase.label})
-            for count in found.phases
+            for count in fidelity.phases
         ],
     )
 

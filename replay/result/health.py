@@ -117,25 +117,25 @@ def _latency(name: str, title: str, limit_ms: float, groups: Sequence[GroupDocum
     )
 
 
-def _p95(found: Distribution, unit: str, limit: float) -> Judged:
-    p95_ns = percentile(found, "p95")
+def _p95(distribution: Distribution, unit: str, limit: float) -> Judged:
+    p95_ns = percentile(distribution, "p95")
     actual = None if p95_ns is None else p95_ns / MS_NS
     return Judged(
         unit=unit,
         target=limit,
         actual=actual,
         passed=None if actual is None else actual < limit,
-        count=sum(found.count),
+        count=sum(distribution.count),
     )
 
 
 def _hit_rate(trace: TraceInfo) -> Criterion:
-    found = lookups_of(trace) or NOTHING
+    counted = lookups_of(trace) or NOTHING
     return Criterion(
         name="Cache Hit Rate > 30%",
         title="cache hit rate",
-        theirs=_ratio(found.access_hit_ratio, found.accesses),
-        ours=_ratio(found.block_hit_ratio, found.blocks),
+        theirs=_ratio(counted.access_hit_ratio, counted.accesses),
+        ours=_ratio(counted.block_hit_ratio, counted.blocks),
         why=HIT_WHY,
     )
 
@@ -150,8 +150,8 @@ def _ratio(actual: float | None, count: int) -> Judged:
     )
 
 
-def _status(found: Iterable[Judged]) -> Status:
-    measured = [each.passed for each in found if each.passed is not None]
+def _status(criteria: Iterable[Judged]) -> Status:
+    measured = [each.passed for each in criteria if each.passed is not None]
     if not measured:
         return "NOT MEASURED"
     return "PASS" if all(measured) else "FAIL"

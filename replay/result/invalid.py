@@ -52,29 +52,29 @@ def reasons(findings: Findings) -> list[Reason]:
     return [reason for check in _CHECKS for reason in check(findings)]
 
 
-def _failed(found: Findings) -> list[Reason]:
-    if not found.failed_ops:
+def _failed(findings: Findings) -> list[Reason]:
+    if not findings.failed_ops:
         return []
-    after = found.dependency_failed_ops
+    after = findings.dependency_failed_ops
     more = f"; {format_count(after)} more waited for one of them" if after else ""
     return [
         Reason(
             "failed_ops",
-            f"{format_count(found.failed_ops)} ops failed, the first with "
-            f"{found.first_error}{more}",
+            f"{format_count(findings.failed_ops)} ops failed, the first with "
+            f"{findings.first_error}{more}",
             "check the kernel log and the device's health; failed ops are in no percentile",
         )
     ]
 
 
-def _mismatched(found: Findings) -> list[Reason]:
-    if not found.mismatched_ops:
+def _mismatched(findings: Findings) -> list[Reason]:
+    if not findings.mismatched_ops:
         return []
-    first = found.mismatches[0] if found.mismatches else "no longer readable"
+    first = findings.mismatches[0] if findings.mismatches else "no longer readable"
     return [
         Reason(
             "verify_failed",
-            f"{format_count(found.mismatched_ops)} reads returned bytes that differ from those "
+            f"{format_count(findings.mismatched_ops)} reads returned bytes that differ from those "
             f"written; first: {first}",
             "check whether another process writes to the target; otherwise the storage loses or "
             "corrupts data",
@@ -82,11 +82,11 @@ def _mismatched(found: Findings) -> list[Reason]:
     ]
 
 
-def _late(found: Findings) -> list[Reason]:
+def _late(findings: Findings) -> list[Reason]:
     reasons = []
-    if not found.scheduled:
-        return _idle(found)
-    for lane in found.lanes:
+    if not findings.scheduled:
+        return _idle(findings)
+    for lane in findings.lanes:
         limit_ns = max(HOST_LATENESS_NS, int(lane.service["p99"] * HOST_LATENESS_RATIO))
         late_ns = lane.lateness.host["p99"]
         if late_ns > limit_ns:
@@ -101,14 +101,14 @@ def _late(found: Findings) -> list[Reason]:
     return reasons
 
 
-def _idle(found: Findings) -> list[Reason]:
+def _idle(findings: Findings) -> list[Reason]:
     """Return where the tool left queue slots unused.
 
     In max mode only that changes a throughput, and nothing of it is in a service time.
     """
     reasons = []
-    for lane in found.lanes:
-        if lane.tier in found.inline_tiers:
+    for lane in findings.lanes:
+        if lane.tier in findings.inline_tiers:
             continue  # the loop itself is what such a lane measures
         idle_ns = lane.lateness.host.mean or 0.0
         ratio = idle_ns / max(1.0, idle_ns + (lane.service.mean or 0.0))
@@ -124,14 +124,14 @@ def _idle(found: Findings) -> list[Reason]:
     return reasons
 
 
-def _unwritten(found: Findings) -> list[Reason]:
+def _unwritten(findings: Findings) -> list[Reason]:
     parts = []
-    if found.original_reads:
+    if findings.original_reads:
         parts.append(
-            f"{format_count(found.original_reads)} reads of objects that were never written"
+            f"{format_count(findings.original_reads)} reads of objects that were never written"
         )
-    if found.beyond_reads:
-        parts.append(f"{format_count(found.beyond_reads)} reads beyond the written length")
+    if findings.beyond_reads:
+        parts.append(f"{format_count(findings.beyond_reads)} reads beyond the written length")
     if not parts:
         return []
     return [
@@ -143,50 +143,50 @@ def _unwritten(found: Findings) -> list[Reason]:
     ]
 
 
-def _not_executed(found: Findings) -> list[Reason]:
+def _not_executed(findings: Findings) -> list[Reason]:
     return [
         Reason(
             "tier_not_executed",
             f"tier {name} is in --tiers, but has no target or no rows in the trace",
             "add a target for the tier, or remove it from --tiers",
         )
-        for name in found.named_not_executed
+        for name in findings.named_not_executed
     ]
 
 
-def _short(found: Findings) -> list[Reason]:
-    measured_ns = max(found.window_ns, found.ended_after_ns)
-    if measured_ns >= found.min_window_ns:
+def _short(findings: Findings) -> list[Reason]:
+    measured_ns = max(findings.window_ns, findings.ended_after_ns)
+    if measured_ns >= findings.min_window_ns:
         return []
     return [
         Reason(
             "short_window",
             f"{format_duration_ns(measured_ns)} measured, "
-            f"at least {format_duration_ns(found.min_window_ns)} required",
+            f"at least {format_duration_ns(findings.min_window_ns)} required",
             "replay a longer trace, or repeat it (--run-time with --loop)"
-            + (", or lower --speed" if found.scheduled else "")
+            + (", or lower --speed" if findings.scheduled else "")
             + "; --min-window sets the limit",
         )
     ]
 
 
-def _ended(found: Findings) -> list[Reason]:
-    if found.window_ns >= RUN_TIME_RATIO * found.run_time_ns:
+def _ended(findings: Findings) -> list[Reason]:
+    if findings.window_ns >= RUN_TIME_RATIO * findings.run_time_ns:
         return []
     return [
         Reason(
             "trace_ended",
-            f"the trace ended after {format_duration_ns(found.window_ns)} of the "
-            f"{format_duration_ns(found.run_time_ns)} of --run-time",
+            f"the trace ended after {format_duration_ns(findings.window_ns)} of the "
+            f"{format_duration_ns(findings.run_time_ns)} of --run-time",
             "add --loop to repeat the trace, or lower --run-time",
         )
     ]
 
 
-def _nothing(found: Findings) -> list[Reason]:
-    if found.measured_ops and found.window_ns > 0:
+def _nothing(findings: Findings) -> list[Reason]:
+    if findings.measured_ops and findings.window_ns > 0:
         return []
-    what = "the window has no length" if found.measured_ops else "no read or write was measured"
+    what = "the window has no length" if findings.measured_ops else "no read or write was measured"
     return [
         Reason(
             "nothing_measured",
@@ -196,33 +196,33 @@ def _nothing(found: Findings) -> list[Reason]:
     ]
 
 
-def _interrupted(found: Findings) -> list[Reason]:
-    if not found.interrupted:
+def _interrupted(findings: Findings) -> list[Reason]:
+    if not findings.interrupted:
         return []
     return [Reason("interrupted", "stopped by a signal", "run again without interruption")]
 
 
-def _changed(found: Findings) -> list[Reason]:
+def _changed(findings: Findings) -> list[Reason]:
     return [
         Reason("target_changed", change, "stop other users of the target and rerun")
-        for change in found.changed
+        for change in findings.changed
     ]
 
 
-def _suspended(found: Findings) -> list[Reason]:
-    if found.suspended_ns <= SUSPENDED_NS:
+def _suspended(findings: Findings) -> list[Reason]:
+    if findings.suspended_ns <= SUSPENDED_NS:
         return []
     return [
         Reason(
             "clock_suspended",
-            f"the machine was suspended for {format_duration_ns(found.suspended_ns)} during the "
+            f"the machine was suspended for {format_duration_ns(findings.suspended_ns)} during the "
             "run; the run's times exclude that",
             "prevent suspend (systemd-inhibit --what=sleep) and rerun",
         )
     ]
 
 
-def _cached(found: Findings) -> list[Reason]:
+def _cached(findings: Findings) -> list[Reason]:
     return [
         Reason(
             "page_cache",
@@ -230,53 +230,53 @@ def _cached(found: Findings) -> list[Reason]:
             "reads may come from memory",
             "set up the loop device with losetup --direct-io=on, or use the file itself",
         )
-        for target in found.targets
-        if target.beneath.cached and found.own_bytes
+        for target in findings.targets
+        if target.beneath.cached and findings.own_bytes
     ]
 
 
-def _shared(found: Findings) -> list[Reason]:
-    foreign = found.foreign_bytes
-    if foreign is None or foreign <= max(SHARED_BYTES, int(found.own_bytes * SHARED_RATIO)):
+def _shared(findings: Findings) -> list[Reason]:
+    foreign = findings.foreign_bytes
+    if foreign is None or foreign <= max(SHARED_BYTES, int(findings.own_bytes * SHARED_RATIO)):
         return []
     return [
         Reason(
             "device_shared",
             f"the device moved {format_bytes(foreign)} more than the run's "
-            f"{format_bytes(found.own_bytes)}",
+            f"{format_bytes(findings.own_bytes)}",
             "stop the other users of the device and rerun",
         )
     ]
 
 
-def _violated(found: Findings) -> list[Reason]:
-    if not found.fidelity.order_violations:
+def _violated(findings: Findings) -> list[Reason]:
+    if not findings.fidelity.order_violations:
         return []
     return [
         Reason(
             "order_violated",
-            f"{format_count(found.fidelity.order_violations)} ops started before "
+            f"{format_count(findings.fidelity.order_violations)} ops started before "
             "the ops they depend on completed",
             "this is a defect of kvtrace: report it with the trace",
         )
     ]
 
 
-def _stalled(found: Findings) -> list[Reason]:
-    if not found.planner_stalls:
+def _stalled(findings: Findings) -> list[Reason]:
+    if not findings.planner_stalls:
         return []
     return [
         Reason(
             "planner_stall",
-            f"the loop waited for the planner {format_count(found.planner_stalls)} times",
+            f"the loop waited for the planner {format_count(findings.planner_stalls)} times",
             "free a CPU for the planner, or "
-            + ("lower --speed" if found.scheduled else "use a smaller --queue-depth"),
+            + ("lower --speed" if findings.scheduled else "use a smaller --queue-depth"),
         )
     ]
 
 
-def _repeated(found: Findings) -> list[Reason]:
-    if not found.repeated_payload or not found.own_bytes:
+def _repeated(findings: Findings) -> list[Reason]:
+    if not findings.repeated_payload or not findings.own_bytes:
         return []
     return [
         Reason(
@@ -287,13 +287,13 @@ def _repeated(found: Findings) -> list[Reason]:
     ]
 
 
-def _miscounted(found: Findings) -> list[Reason]:
-    if found.counts is None or found.counts.add_up:
+def _miscounted(findings: Findings) -> list[Reason]:
+    if findings.counts is None or findings.counts.add_up:
         return []
     return [
         Reason(
             "counts_differ",
-            f"{found.counts}: the counts do not add up",
+            f"{findings.counts}: the counts do not add up",
             "this is a defect of kvtrace: report it with the trace",
         )
     ]

@@ -62,10 +62,10 @@ class Shared:
 
 def lookups_of(trace: TraceInfo) -> Lookups | None:
     """Return what is known of a trace; None unless it was recorded, and all of it replayed."""
-    found = _statistics(trace)
-    if found is None or "ideal_hit_blocks" not in found:
+    statistics = _statistics(trace)
+    if statistics is None or "ideal_hit_blocks" not in statistics:
         return None
-    hit_blocks = sum(found["hit_blocks"].values())
+    hit_blocks = sum(statistics["hit_blocks"].values())
     reads = sum(
         cell["ops"]
         for cell in trace.header["totals"]["cells"]
@@ -73,10 +73,10 @@ def lookups_of(trace: TraceInfo) -> Lookups | None:
     )
     return Lookups(
         hits=reads,
-        misses=(found["ideal_hit_blocks"] - hit_blocks) * objects_per_block(trace),
-        blocks=found["blocks"],
+        misses=(statistics["ideal_hit_blocks"] - hit_blocks) * objects_per_block(trace),
+        blocks=statistics["blocks"],
         hit_blocks=hit_blocks,
-        ideal_hit_blocks=found["ideal_hit_blocks"],
+        ideal_hit_blocks=statistics["ideal_hit_blocks"],
     )
 
 
@@ -87,15 +87,15 @@ def objects_per_block(trace: TraceInfo) -> int:
 
 def shared_of(trace: TraceInfo) -> Shared | None:
     """Return what is known of shared blocks; None as `lookups_of`, or if the source can't tell."""
-    found, whole = _statistics(trace), lookups_of(trace)
-    if found is None or whole is None or "shared_blocks" not in found:
+    statistics, whole = _statistics(trace), lookups_of(trace)
+    if statistics is None or whole is None or "shared_blocks" not in statistics:
         return None
-    hits, ideal = found["shared_hit_blocks"], found["shared_ideal_hit_blocks"]
+    hits, ideal = statistics["shared_hit_blocks"], statistics["shared_ideal_hit_blocks"]
     session_hits = whole.hit_blocks - hits
     return Shared(
-        blocks=found["shared_blocks"],
+        blocks=statistics["shared_blocks"],
         hits=hits,
-        hit_tokens=found["shared_hit_tokens"],
+        hit_tokens=statistics["shared_hit_tokens"],
         misses=ideal - hits,
         session_hits=session_hits,
         session_misses=whole.ideal_hit_blocks - ideal - session_hits,

@@ -56,32 +56,32 @@ class RequestsDocument(RequestTimesDocument):
     by_qos: list[QosRequestsDocument]
 
 
-def document_of(found: RequestsMeasure | None) -> RequestsDocument | None:
+def document_of(measure: RequestsMeasure | None) -> RequestsDocument | None:
     """Return it as a document has it."""
-    if found is None:
+    if measure is None:
         return None
-    by_qos = [_of_class(each) for each in found.by_qos]
-    base: Literal["due", "submit"] = "submit" if found.from_submit else "due"
-    return RequestsDocument(**_times(found.whole), counted_from=base, by_qos=by_qos)
+    by_qos = [_of_class(each) for each in measure.by_qos]
+    base: Literal["due", "submit"] = "submit" if measure.from_submit else "due"
+    return RequestsDocument(**_times(measure.whole), counted_from=base, by_qos=by_qos)
 
 
-def _times(found: RequestTimes) -> dict[str, Any]:
+def _times(times: RequestTimes) -> dict[str, Any]:
     return {
-        "count": found.count,
-        "failed": found.failed,
-        "end_to_end_ns": percentiles(found.end_to_end),
-        "storage_io_ns": percentiles(found.storage_io),
-        "waited_ns": percentiles(found.waited),
+        "count": times.count,
+        "failed": times.failed,
+        "end_to_end_ns": percentiles(times.end_to_end),
+        "storage_io_ns": percentiles(times.storage_io),
+        "waited_ns": percentiles(times.waited),
     }
 
 
-def _of_class(found: RequestTimes) -> QosRequestsDocument:
-    assert found.qos is not None
-    target_ns = TARGET_P95_NS[found.qos]
+def _of_class(times: RequestTimes) -> QosRequestsDocument:
+    assert times.qos is not None
+    target_ns = TARGET_P95_NS[times.qos]
 
     def level(within: int | None) -> ServiceLevelDocument:
         assert within is not None, "it is of a class"
-        ratio = within / found.count if found.count else None
+        ratio = within / times.count if times.count else None
         return ServiceLevelDocument(
             target_p95_ns=target_ns,
             compliance_ratio=ratio,
@@ -89,8 +89,8 @@ def _of_class(found: RequestTimes) -> QosRequestsDocument:
         )
 
     return QosRequestsDocument(
-        **_times(found),
-        qos=found.qos.label,
-        end_to_end_level=level(found.end_to_end_within),
-        waited_level=level(found.waited_within),
+        **_times(times),
+        qos=times.qos.label,
+        end_to_end_level=level(times.end_to_end_within),
+        waited_level=level(times.waited_within),
     )

@@ -26,10 +26,10 @@ DRIFT_RATIO = 0.10
 
 def warnings(lanes: Iterable[LaneMeasure]) -> list[Reason]:
     """Return the warnings of each lane."""
-    found = []
+    collected = []
     for lane in lanes:
-        found += [*_drifted(lane), *_still(lane), *_waited(lane)]
-    return found
+        collected += [*_drifted(lane), *_still(lane), *_waited(lane)]
+    return collected
 
 
 def longest_still_ns(series: Series) -> tuple[int, int]:

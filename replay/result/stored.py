@@ -71,8 +71,8 @@ def _of_trace(path: Path, *, from_ops: bool) -> ResultDocument:
 
 def parse(text: bytes, where: object) -> ResultDocument:
     """Return the document in `text`. Raises TraceError."""
-    found = _parsed(text, where)
-    _check_version(found, where)
+    fields = _parsed(text, where)
+    _check_version(fields, where)
     try:
         document = ResultDocument.model_validate_json(text)
     except (ValidationError, UsageError) as error:
@@ -103,7 +103,7 @@ def _upgraded(document: ResultDocument) -> ResultDocument:
 
 def _parsed(text: bytes, where: object) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TraceError(
             "not valid JSON: truncated, or not a kvtrace report",
@@ -112,18 +112,18 @@ def _parsed(text: bytes, where: object) -> dict[str, Any]:
             accepted="a report written by --report NAME.json",
             hint="copy it again, or rewrite it from the result trace (--out)",
         ) from error
-    if is_mlperf_report(found):
+    if is_mlperf_report(fields):
         raise foreign_form(where)
-    if not isinstance(found, dict) or "schema_version" not in found or "verdict" not in found:
+    if not isinstance(fields, dict) or "schema_version" not in fields or "verdict" not in fields:
         raise TraceError(
             "not a result", where=where, accepted="a report written by --report NAME.json"
         )
-    return found
+    return fields
 
 
-def is_mlperf_report(found: object) -> bool:
+def is_mlperf_report(value: object) -> bool:
     """Return whether JSON is a result that we have written in the MLPerf benchmark's form."""
-    return isinstance(found, dict) and "kvtrace" in found and "summary" in found
+    return isinstance(value, dict) and "kvtrace" in value and "summary" in value
 
 
 def foreign_form(where: object) -> TraceError:
@@ -135,8 +135,8 @@ def foreign_form(where: object) -> TraceError:
     )
 
 
-def _check_version(found: dict[str, Any], where: object) -> None:
-    version = found["schema_version"]
+def _check_version(fields: dict[str, Any], where: object) -> None:
+    version = fields["schema_version"]
     if version in READ_VERSIONS:
         return
     newer = isinstance(version, int) and version > SCHEMA_VERSION

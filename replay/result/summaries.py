@@ -36,8 +36,8 @@ class Percentiles(BaseModel):
     few_samples: list[str]
 
     def __getitem__(self, name: str) -> int:
-        found: int = getattr(self, name)
-        return found
+        value: int = getattr(self, name)
+        return value
 
 
 def flat(summary: Summary) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def has_few(count: int, name: str) -> bool:
     return count - rank_of(count, QUANTILES[name]) < FEW_SAMPLES
 
 
-def merged(found: Iterable[Distribution | None]) -> Distribution:
+def merged(distributions: Iterable[Distribution | None]) -> Distribution:
     """Return several distributions of the same kind of value as one."""
     counts: dict[int, int] = {}
-    for each in found:
+    for each in distributions:
         if each is not None:
             for upper, count in zip(each.upper, each.count, strict=True):
                 counts[upper] = counts.get(upper, 0) + count
@@ -79,14 +79,14 @@ def merged(found: Iterable[Distribution | None]) -> Distribution:
     return Distribution(upper=ends, count=[counts[end] for end in ends])
 
 
-def percentile(found: Distribution, name: str) -> int | None:
+def percentile(distribution: Distribution, name: str) -> int | None:
     """Return the upper end of the percentile's bucket; None without values."""
-    total = sum(found.count)
+    total = sum(distribution.count)
     if not total:
         return None
     rank = rank_of(total, QUANTILES[name])
     reached = 0
-    for upper, count in zip(found.upper, found.count, strict=True):
+    for upper, count in zip(distribution.upper, distribution.count, strict=True):
         reached += count
         if reached >= rank:
             return upper

@@ -90,9 +90,9 @@ def request_io_ns(groups: Iterable[tuple[str, _Timed | None]]) -> float:
     `groups`: (phase, service times); those of demotions and promotions don't count.
     """
     return sum(
-        found.mean * found.count
-        for phase, found in groups
-        if phase in REQUEST_PHASES and found is not None and found.mean is not None
+        groups_of_key.mean * groups_of_key.count
+        for phase, groups_of_key in groups
+        if phase in REQUEST_PHASES and groups_of_key is not None and groups_of_key.mean is not None
     )
 
 

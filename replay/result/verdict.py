@@ -113,24 +113,26 @@ def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
     return Verdict(marked, tuple(warnings(findings)), marks)
 
 
-def _unverified(found: Findings) -> list[Reason]:
-    if not found.moved_reads or (found.coverage is not None and found.coverage.checked_bytes):
+def _unverified(findings: Findings) -> list[Reason]:
+    if not findings.moved_reads or (
+        findings.coverage is not None and findings.coverage.checked_bytes
+    ):
         return []
     return [
         Reason(
             UNVERIFIED,
-            f"none of {format_count(found.moved_reads)} reads was verified",
+            f"none of {format_count(findings.moved_reads)} reads was verified",
             "use --verify sample and --populate touched, without --dedup-ratio, to detect lost or "
             "corrupted data",
         )
     ]
 
 
-def _overloaded(found: Findings) -> list[Reason]:
-    if not found.scheduled:
+def _overloaded(findings: Findings) -> list[Reason]:
+    if not findings.scheduled:
         return []
     marks = []
-    for lane in found.lanes:
+    for lane in findings.lanes:
         slot_ns, service_ns = lane.lateness.slot_wait["p99"], lane.service["p99"]
         if slot_ns > service_ns or lane.backlog_growing:
             what = (

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from replay.result.verdict import Findings
 
 
-def _stamps_only(found: Findings) -> list[Reason]:
-    if found.coverage is None or not found.coverage.checked_bytes or found.coverage.body_bytes:
+def _stamps_only(findings: Findings) -> list[Reason]:
+    if (
+        findings.coverage is None
+        or not findings.coverage.checked_bytes
+        or findings.coverage.body_bytes
+    ):
         return []
     return [
         Reason(
             "stamps_only",
-            f"reads were verified by {found.coverage.coverage}: corruption between stamps goes "
+            f"reads were verified by {findings.coverage.coverage}: corruption between stamps goes "
             "undetected",
             "--verify full compares every byte, --verify sample every byte of one read in 128",
         )
@@ -49,24 +53,24 @@ def _beneath(target: TargetEnvironment) -> Iterator[Reason]:
         )
 
 
-def _part(found: Findings) -> list[Reason]:
-    if found.part_ratio is None:
+def _part(findings: Findings) -> list[Reason]:
+    if findings.part_ratio is None:
         return []
     return [
         Reason(
             "part_of_trace",
-            f"the run replayed {found.part_ratio:.1%} of the trace, so its mix of reads and writes "
-            "is that of the trace's beginning",
+            f"the run replayed {findings.part_ratio:.1%} of the trace, so its mix of reads and "
+            "writes is that of the trace's beginning",
             "raise --run-time or use a smaller trace; compare drives by the same part (--limit) or "
             "by whole rounds",
         )
     ]
 
 
-def warnings(found: Findings) -> list[Reason]:
+def warnings(findings: Findings) -> list[Reason]:
     """Return warnings: facts that a reader of the figures needs, each with a remedy."""
     warnings = []
-    if found.unconditioned and found.own_bytes:
+    if findings.unconditioned and findings.own_bytes:
         warnings.append(
             Reason(
                 "not_preconditioned",
@@ -76,30 +80,30 @@ def warnings(found: Findings) -> list[Reason]:
         )
     warnings += [
         Reason("throttled", f"{name}: thermal throttling", "improve cooling and rerun")
-        for name in found.throttled
+        for name in findings.throttled
     ]
-    warnings += [reason for target in found.targets for reason in _beneath(target)]
-    warnings += _stamps_only(found)
-    if found.left_out_ops:
+    warnings += [reason for target in findings.targets for reason in _beneath(target)]
+    warnings += _stamps_only(findings)
+    if findings.left_out_ops:
         warnings.append(
             Reason(
                 "failed_left_out",
-                f"{found.left_out_ops:,} ops that failed when the trace was recorded were "
+                f"{findings.left_out_ops:,} ops that failed when the trace was recorded were "
                 "not executed",
                 "add --with-failed to execute them",
             )
         )
-    warnings += _part(found)
-    warnings += signs.warnings(found.lanes)
-    if found.no_bpf:
+    warnings += _part(findings)
+    warnings += signs.warnings(findings.lanes)
+    if findings.no_bpf:
         warnings.append(
             Reason(
                 "no_bpf",
-                f"block-layer latencies are missing: {found.no_bpf}",
+                f"block-layer latencies are missing: {findings.no_bpf}",
                 "see docs/host.md, or omit --bpf",
             )
         )
-    if found.engine == "python":
+    if findings.engine == "python":
         warnings.append(
             Reason(
                 "python_engine",
@@ -107,7 +111,7 @@ def warnings(found: Findings) -> list[Reason]:
                 "install a C compiler and reinstall kvtrace",
             )
         )
-    if found.small_pages:
+    if findings.small_pages:
         warnings.append(
             Reason(
                 "small_pages",

@@ -64,29 +64,29 @@ def look(path: Path) -> FileFacts:
     except OSError as error:
         raise TargetError(f"can't look at it: {error.strerror}", where=path) from error
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise TargetError(f"broken link: {error.strerror}", where=path) from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise TargetError(
             "is a directory",
             where=path,
             accepted="a block device, or a regular file",
             hint="name a file in it",
         )
-    if stat.S_ISBLK(found.st_mode):
-        return _look_device(path, found)
+    if stat.S_ISBLK(status.st_mode):
+        return _look_device(path, status)
     if stat.S_ISLNK(link.st_mode):
         raise TargetError(
             "is a symbolic link", where=path, hint=f"name the file itself: {path.resolve()}"
         )
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise TargetError(
             "is neither a block device nor a regular file",
             where=path,
             accepted="a block device, or a regular file",
         )
-    return _look_file(path, found)
+    return _look_file(path, status)
 
 
 def _look_new(path: Path) -> FileFacts:
@@ -121,16 +121,16 @@ def no_direct_io(path: Path, got: str) -> TargetError:
     )
 
 
-def _look_file(path: Path, found: os.stat_result) -> FileFacts:
+def _look_file(path: Path, status: os.stat_result) -> FileFacts:
     check_file_system(path, path)
-    if found.st_nlink > 1:
+    if status.st_nlink > 1:
         raise TargetError(
             "has several hard links",
             where=path,
-            got=f"{found.st_nlink} links",
+            got=f"{status.st_nlink} links",
             hint="name a file of its own",
         )
-    users.check_file_free(found, path)
+    users.check_file_free(status, path)
     descriptor = open_direct(path, os.O_RDONLY)
     try:
         identity = identify(descriptor)
@@ -138,14 +138,14 @@ def _look_file(path: Path, found: os.stat_result) -> FileFacts:
         marker = read_marker(descriptor, str(path))
     finally:
         os.close(descriptor)
-    sysfs = device.sysfs_of(found.st_dev)
+    sysfs = device.sysfs_of(status.st_dev)
     align = max(align, queue_align(sysfs))
-    title = f"{path} ({format_bytes(found.st_size)} file)"
-    return FileFacts(path, identity, found.st_size, align, sysfs, marker, title)
+    title = f"{path} ({format_bytes(status.st_size)} file)"
+    return FileFacts(path, identity, status.st_size, align, sysfs, marker, title)
 
 
-def _look_device(path: Path, found: os.stat_result) -> FileFacts:
-    sysfs = device.sysfs_of(found.st_rdev)
+def _look_device(path: Path, status: os.stat_result) -> FileFacts:
+    sysfs = device.sysfs_of(status.st_rdev)
     if sysfs is None:
         raise TargetError("the kernel has no such block device", where=path, hint="see `lsblk`")
     title = f"{path} ({device.model(sysfs)}, {format_bytes(device.size_bytes(sysfs))})"
@@ -231,12 +231,12 @@ def unlock(descriptor: int) -> None:
 
 
 def _direct_align(path: Path, descriptor: int) -> int:
-    found = statx.direct_align(descriptor)
-    if found is None:
+    alignment = statx.direct_align(descriptor)
+    if alignment is None:
         return _MIN_ALIGN_BYTES
-    if found.offset_bytes == 0:
+    if alignment.offset_bytes == 0:
         raise no_direct_io(path, "a file system without direct I/O")
-    return max(found.offset_bytes, found.memory_bytes)
+    return max(alignment.offset_bytes, alignment.memory_bytes)
 
 
 def queue_align(sysfs: Path | None) -> int:
@@ -298,8 +298,8 @@ def check_free(path: Path, more_bytes: int, place: Path | None = None) -> None:
 
     `place`: on the same file system; else the folder that `path` is in.
     """
-    found = os.statvfs(place or path.parent)
-    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    space = os.statvfs(place or path.parent)
+    free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
     usable = max(0, free - int(total * FREE_RATIO_MIN))
     if more_bytes > usable:
         raise TargetError(

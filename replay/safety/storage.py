@@ -125,11 +125,11 @@ def _of_slaves(sysfs: Path, depth: int) -> tuple[Piece, ...]:
     ranges = _mapped(sysfs)
     if ranges is None:
         ranges = dict.fromkeys(slaves, (0, _EVERYTHING))
-    found: list[Piece] = []
+    pieces: list[Piece] = []
     for number, (low, high) in ranges.items():
         if number in slaves:
-            found += _pieces(slaves[number], low, high, depth + 1)
-    return tuple(found)
+            pieces += _pieces(slaves[number], low, high, depth + 1)
+    return tuple(pieces)
 
 
 def _mapped(sysfs: Path) -> dict[int, tuple[int, int]] | None:
@@ -177,18 +177,18 @@ def relatives(sysfs: Path) -> tuple[Relative, ...]:
     mine = pieces(sysfs)
     below = {piece.base for piece in mine if piece.base[0] == "device"}
     own_number = number_of(sysfs)
-    found = []
+    storages = []
     for other in _devices():
         number = number_of(other)
         if number == own_number:
             continue
         if ("device", number) in below:
-            found.append(Relative(other, Relation.BELOW))
+            storages.append(Relative(other, Relation.BELOW))
         else:
             shared = _shared(mine, pieces(other))
             if shared:
-                found.append(Relative(other, _relation(other, shared)))
-    return tuple(found)
+                storages.append(Relative(other, _relation(other, shared)))
+    return tuple(storages)
 
 
 def _relation(other: Path, shared: set[Base]) -> Relation:

@@ -53,12 +53,12 @@ def check_written(
 def digest(prepared: Prepared) -> str:
     """Return what names a population: run, objects, places."""
     ops, count = prepared.populate, prepared.populate_count
-    found = hashlib.sha256(str((prepared.run_id, count)).encode())
+    digest = hashlib.sha256(str((prepared.run_id, count)).encode())
     for column in (ops.key, ops.lane, ops.offset_bytes, ops.length_sectors):
-        found.update(np.ascontiguousarray(column[:count]).tobytes())
+        digest.update(np.ascontiguousarray(column[:count]).tobytes())
     if (ops.offset_bytes[:count] >= np.uint64(DIVIDED)).any():
-        found.update(ops.extents.tobytes())
-    return found.hexdigest()
+        digest.update(ops.extents.tobytes())
+    return digest.hexdigest()
 
 
 def check_noted(prepared: Prepared) -> None:
@@ -83,13 +83,13 @@ def check_reusable(prepared: Prepared, lanes: tuple[Lane, ...]) -> None:
     rng = np.random.default_rng(prepared.run_id)
     for op in rng.choice(count, min(count, _SAMPLED), replace=False).tolist():
         lane = lanes[ops.lane[op]]
-        found = read_back(
+        stored = read_back(
             lane, int(ops.key[op]), places(ops, op, 0, _BLOCK_BYTES)[0][0], _BLOCK_BYTES
         )
         expected = payload.Stamp(int(ops.key[op]), 0, 0, prepared.run_id)
-        if len(found) < SECTOR_BYTES or payload.Stamp.of(found) != expected:
+        if len(stored) < SECTOR_BYTES or payload.Stamp.of(stored) != expected:
             target = prepared.targets[ops.lane[op] * len(prepared.targets) // len(lanes)]
-            raise _not_reusable(target, payload.describe(found, expected))
+            raise _not_reusable(target, payload.describe(stored, expected))
 
 
 def _not_reusable(target: Target, got: str) -> TargetError:

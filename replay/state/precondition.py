@@ -132,8 +132,8 @@ class Preconditioning:
     @property
     def steady(self) -> bool | None:
         """Whether the rate had become steady; None if it can't be said."""
-        found = self.steadiness
-        return None if found is None else found.steady
+        steadiness = self.steadiness
+        return None if steadiness is None else steadiness.steady
 
 
 def precondition(

@@ -46,6 +46,6 @@ class WriteSampler:
     def read(self, lanes: tuple[Lane, ...]) -> Iterator[NDArray[np.uint8]]:
         """Yield the bytes of the remembered writes, as they are now, in their order."""
         for thread, key, offset, length in self._places:
-            there = read_back(lanes[thread], key, offset, length)
-            if len(there):  # it may have been deleted since
-                yield there
+            stored = read_back(lanes[thread], key, offset, length)
+            if len(stored):  # it may have been deleted since
+                yield stored

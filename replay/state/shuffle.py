@@ -31,12 +31,12 @@ class Shuffle:
 
     def at(self, index: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the numbers at these places."""
-        found = self._permuted(index)
-        outside = found >= self._count
+        places = self._permuted(index)
+        outside = places >= self._count
         while outside.any():
-            found[outside] = self._permuted(found[outside])
-            outside = found >= self._count
-        return found
+            places[outside] = self._permuted(places[outside])
+            outside = places >= self._count
+        return places
 
     def _permuted(self, value: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left, right = value >> self._half, value & self._mask

@@ -144,7 +144,7 @@ class DirTarget(Bookkeeper):
             direct = os.O_RDWR | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC
             probe = os.open(name, direct, dir_fd=self._descriptor)
             try:
-                found = statx.direct_align(probe)
+                alignment = statx.direct_align(probe)
             finally:
                 os.close(probe)
         except OSError as error:
@@ -155,8 +155,8 @@ class DirTarget(Bookkeeper):
             if made:
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._descriptor)
-        needed = 0 if found is None else max(found.offset_bytes, found.memory_bytes)
-        if found is not None and not needed:
+        needed = 0 if alignment is None else max(alignment.offset_bytes, alignment.memory_bytes)
+        if alignment is not None and not needed:
             raise preflight.no_direct_io(self.facts.path, "a file system without direct I/O")
         if needed > align_bytes:
             raise TargetError(

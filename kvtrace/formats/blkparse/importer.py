@@ -51,23 +51,23 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """
     (path,) = paths
     order, devices = TimeOrder(), Devices(options.device_filter)
-    found = _Found(devices)
-    for batch in _io(path, found):
+    state = _Found(devices)
+    for batch in _io(path, state):
         devices.note(batch["device"], batch["op"], batch["place"], batch["size"])
-    if not found.queued:
-        raise nothing_queued(path, found.others)
+    if not state.queued:
+        raise nothing_queued(path, state.others)
     devices.check(path)
     for batch in _rows(path, _Found(devices)):
         order.note(batch["timestamp"])
-    found = _Found(devices)
+    state = _Found(devices)
     return write_trace(
-        order.sorted("timestamp", _rows(path, found), since=("timestamp",)),
+        order.sorted("timestamp", _rows(path, state), since=("timestamp",)),
         paths,
         out,
         name="blkparse",
         force=options.force,
         epoch_ns=order.first,
-        notes=lambda: found.notes(order.disorder),
+        notes=lambda: state.notes(order.disorder),
     )
 
 
@@ -93,39 +93,39 @@ class _Found:
 
     def notes(self, late: int) -> list[str]:
         """Return notes on rows left out or changed."""
-        said = [f"{self.others:,} events of other kinds left out"]
+        notes = [f"{self.others:,} events of other kinds left out"]
         if self.empty:
-            said.append(f"{self.empty:,} queue events without data left out")
+            notes.append(f"{self.empty:,} queue events without data left out")
         if late:
-            said.append(f"{late:,} rows were out of order and have been sorted")
-        return [*said, *self.unknown.notes(), *self.chosen.notes()]
+            notes.append(f"{late:,} rows were out of order and have been sorted")
+        return [*notes, *self.unknown.notes(), *self.chosen.notes()]
 
 
-def _rows(path: Path, found: _Found) -> Iterator[Columns]:
+def _rows(path: Path, state: _Found) -> Iterator[Columns]:
     """Yield the I/O of the devices that were asked for."""
-    for columns in _io(path, found):
-        kept = found.chosen.kept(columns.pop("device"))
+    for columns in _io(path, state):
+        kept = state.chosen.kept(columns.pop("device"))
         if kept.any():
             yield {name: values[kept] for name, values in columns.items()}
 
 
-def _io(path: Path, found: _Found) -> Iterator[Columns]:
+def _io(path: Path, state: _Found) -> Iterator[Columns]:
     """Yield all I/O that was queued, with its `device`."""
     for lines in read_lines(path):
         some, ended = _events(lines)
         action = some.hashes(_ACTION)
         queued = action == _QUEUED[0]
-        found.queued += int(queued.sum())
-        found.others += int((~queued).sum())
-        _note_remaps(lines.only(some.rows[action == _REMAPPED[0]]), found)
-        columns = _columns(lines.only(some.rows[queued]), found)
+        state.queued += int(queued.sum())
+        state.others += int((~queued).sum())
+        _note_remaps(lines.only(some.rows[action == _REMAPPED[0]]), state)
+        columns = _columns(lines.only(some.rows[queued]), state)
         if len(columns["op"]):
             yield columns
         if ended:
             return
 
 
-def _note_remaps(remaps: Picked, found: _Found) -> None:
+def _note_remaps(remaps: Picked, state: _Found) -> None:
     """Note which devices lie on which: `8,16 … A W 2048 + 8 <- (253,0) 0`."""
     for arrow in (_ARROW, _ARROW + 1):
         some = remaps.lines.only(remaps.rows[remaps.lines.count[remaps.rows] > arrow + 1])
@@ -133,7 +133,7 @@ def _note_remaps(remaps: Picked, found: _Found) -> None:
         pairs = np.stack((some.hashes(arrow + 1), some.hashes(_DEVICE)), axis=1)
         for at in np.unique(pairs, axis=0, return_index=True)[1].tolist():
             above, below = (some.word(at, word).strip("()") for word in (arrow + 1, _DEVICE))
-            found.chosen.remap(parse_device(above, "an event"), parse_device(below, "an event"))
+            state.chosen.remap(parse_device(above, "an event"), parse_device(below, "an event"))
 
 
 def _events(lines: Lines) -> tuple[Picked, bool]:
@@ -150,7 +150,7 @@ def _events(lines: Lines) -> tuple[Picked, bool]:
     return some, ended
 
 
-def _columns(queued: Picked, found: _Found) -> Columns:
+def _columns(queued: Picked, state: _Found) -> Columns:
     """Return the I/O among queue events: those that move sectors."""
     counts = queued.lines.count[queued.rows]
     moves = counts > _COUNT
@@ -159,12 +159,12 @@ def _columns(queued: Picked, found: _Found) -> Columns:
     known = op[moves] >= 0
     sector, size = _places(io)
     time = io.seconds_ns(_TIME, "the time")
-    device, file = found.device(io, _DEVICE), found.devices.of(io, _DEVICE)
+    device, file = state.device(io, _DEVICE), state.devices.of(io, _DEVICE)
     io.check(file >= FILES_MAX, "too many devices", f"up to {FILES_MAX:,}")
     some = size > 0
-    found.empty += int((~moves).sum() + (~some).sum())
+    state.empty += int((~moves).sum() + (~some).sum())
     for at in np.flatnonzero(some & ~known).tolist():
-        found.unknown.note(io.word(at, _KIND), size[at : at + 1] * SECTOR_BYTES)
+        state.unknown.note(io.word(at, _KIND), size[at : at + 1] * SECTOR_BYTES)
     some &= known
     return {
         "timestamp": time[some],

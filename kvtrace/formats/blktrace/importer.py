@@ -85,9 +85,9 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     devices = _devices(paths, options.device_filter)
     orders = [_time_order(path, devices) for path in paths]
     start_ns = min((order.first for order in orders if order.rows), default=0)
-    found = _Found(devices)
+    state = _Found(devices)
     streams = [
-        order.sorted("timestamp", _moved(path, start_ns, found))
+        order.sorted("timestamp", _moved(path, start_ns, state))
         for path, order in zip(paths, orders, strict=True)
     ]
     batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
@@ -99,7 +99,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         force=options.force,
         epoch_ns=start_ns,
         notes=lambda: [
-            *found.notes(sum(order.disorder for order in orders)),
+            *state.notes(sum(order.disorder for order in orders)),
             *_about_files(given, paths),
         ],
     )
@@ -150,17 +150,17 @@ class _Found:
 
     def notes(self, late: int) -> list[str]:
         """Return notes on rows left out or changed."""
-        said = [f"{self.others:,} events of other kinds left out"]
+        notes = [f"{self.others:,} events of other kinds left out"]
         if self.empty:
-            said.append(f"{self.empty:,} queue events without data left out")
+            notes.append(f"{self.empty:,} queue events without data left out")
         if late:
-            said.append(f"{late:,} rows were out of order and have been sorted")
+            notes.append(f"{late:,} rows were out of order and have been sorted")
         if self.sequences.missing:
-            said.append(
+            notes.append(
                 f"{self.sequences.missing:,} events are missing by their sequence numbers, on "
                 f"{len(self.sequences.cpus)} CPUs: what they did isn't in the trace"
             )
-        return [*said, *self.unknown.notes(), *self.chosen.notes()]
+        return [*notes, *self.unknown.notes(), *self.chosen.notes()]
 
 
 def _filled(paths: Sequence[Path]) -> list[Path]:
@@ -171,62 +171,62 @@ def _filled(paths: Sequence[Path]) -> list[Path]:
 
 def _about_files(given: Sequence[Path], read: Sequence[Path]) -> list[str]:
     """Return notes on empty files, and on those of other CPUs that weren't given."""
-    said = [f"{path.name} is empty" for path in given if path not in read]
+    notes = [f"{path.name} is empty" for path in given if path not in read]
     names = {path.resolve() for path in given}
     for stem in sorted({path.with_suffix("") for path in given if path.suffix[1:].isdigit()}):
         beside = sorted(stem.parent.glob(f"{escape(stem.name)}.*"))
-        said += [
+        notes += [
             f"{path.name} is beside the files and wasn't named: its events aren't in the trace"
             for path in beside
             if path.suffix[1:].isdigit() and path.resolve() not in names and path.stat().st_size
         ]
-    return said
+    return notes
 
 
 def _devices(paths: Sequence[Path], wanted: Sequence[str]) -> Devices:
     """Return the devices of all files, checked. Raises TraceError if nothing was queued."""
     devices = Devices(wanted)
-    found = _Found(devices)
+    state = _Found(devices)
     for path in paths:
-        for columns in _io(path, found):
+        for columns in _io(path, state):
             devices.note(columns["device"], columns["op"], columns["place"], columns["size"])
-    if not found.queued:
-        raise nothing_queued(paths[0], found.others)
+    if not state.queued:
+        raise nothing_queued(paths[0], state.others)
     devices.check(paths[0])
     return devices
 
 
 def _time_order(path: Path, devices: Devices) -> TimeOrder:
-    order, found = TimeOrder(), _Found(devices)
-    for columns in _rows(path, found):
+    order, state = TimeOrder(), _Found(devices)
+    for columns in _rows(path, state):
         order.note(columns["timestamp"])
     return order
 
 
-def _moved(path: Path, start_ns: int, found: _Found) -> Iterator[Columns]:
-    for columns in _rows(path, found):
+def _moved(path: Path, start_ns: int, state: _Found) -> Iterator[Columns]:
+    for columns in _rows(path, state):
         yield columns | {"timestamp": columns["timestamp"] - start_ns}
 
 
-def _rows(path: Path, found: _Found) -> Iterator[Columns]:
+def _rows(path: Path, state: _Found) -> Iterator[Columns]:
     """Yield the I/O of the devices that were asked for."""
-    for columns in _io(path, found):
-        kept = found.chosen.kept(columns.pop("device"))
+    for columns in _io(path, state):
+        kept = state.chosen.kept(columns.pop("device"))
         if kept.any():
             yield {name: values[kept] for name, values in columns.items()}
 
 
-def _io(path: Path, found: _Found) -> Iterator[Columns]:
+def _io(path: Path, state: _Found) -> Iterator[Columns]:
     """Yield all I/O that was queued, with its `device`."""
     for first, records, remaps in _records(path):
         for above, below in np.unique(remaps[["above", "below"]]).tolist():
-            found.chosen.remap(above, below)
+            state.chosen.remap(above, below)
         queued = (records["action"] & _ACTION) == _QUEUED
         queued &= (records["action"] & _NOTIFY) == 0
-        found.queued += int(queued.sum())
-        found.others += int((~queued).sum())
-        found.sequences.note(path, records)
-        columns = _columns(path, first, records, queued, found)
+        state.queued += int(queued.sum())
+        state.others += int((~queued).sum())
+        state.sequences.note(path, records)
+        columns = _columns(path, first, records, queued, state)
         if len(columns["op"]):
             yield columns
 
@@ -236,26 +236,26 @@ def _columns(
     first: int,
     records: NDArray[np.void],
     queued: NDArray[np.bool_],
-    found: _Found,
+    state: _Found,
 ) -> Columns:
     action = records["action"]
     op = np.full(len(records), -1, np.int64)
     for bit, kind in ((_READ, Op.READ), (_WRITE, Op.WRITE), (_DISCARD, Op.DELETE)):
         op[(action & bit) != 0] = kind
-    found.empty += int((queued & (records["bytes"] == 0)).sum())
+    state.empty += int((queued & (records["bytes"] == 0)).sum())
     moves = queued & (records["bytes"] > 0)
     unknown = records["action"][moves & (op < 0)]
     for kind in np.unique(unknown).tolist():
         sizes = records["bytes"][moves & (op < 0) & (action == kind)].astype(np.int64)
-        found.unknown.note(f"0x{kind:08x}", sizes)
+        state.unknown.note(f"0x{kind:08x}", sizes)
     moves &= op >= 0
     _refuse(path, first, moves & (records["time"] > LAST_NS), records["time"], f"0 to {LAST_NS} ns")
     most = PLACE_MAX // SECTOR_BYTES
     _refuse(path, first, moves & (records["sector"] > most), records["sector"], f"0 to {most}")
     kept = records[moves]
     assert MAX_SIZE_BYTES >= 1 << 32
-    file = found.devices.add(kept["device"].astype(np.uint64)).astype(np.int64)
-    _refuse(path, first, moves & (found.devices.count > FILES_MAX), records["device"], "16,384")
+    file = state.devices.add(kept["device"].astype(np.uint64)).astype(np.int64)
+    _refuse(path, first, moves & (state.devices.count > FILES_MAX), records["device"], "16,384")
     return {
         "timestamp": kept["time"].astype(np.int64),
         "op": op[moves].astype(np.uint8),
@@ -335,8 +335,8 @@ def _remaps(
     remapped = (records["action"] & _ACTION) == _REMAPPED
     remapped &= ((records["action"] & _NOTIFY) == 0) & (records["pdu_len"] >= _REMAP.itemsize)
     begins = starts[remapped] + RECORD.itemsize
-    found: NDArray[np.void] = raw[begins[:, None] + np.arange(_REMAP.itemsize)].reshape(-1)
-    return found.view(_REMAP)
+    remaps: NDArray[np.void] = raw[begins[:, None] + np.arange(_REMAP.itemsize)].reshape(-1)
+    return remaps.view(_REMAP)
 
 
 def _checked_order(path: Path, data: bytes) -> Order:

@@ -77,8 +77,8 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
             )
             header, notes = incoming.write(log, rows, out, force=options.force)
     untimed = [] if "op_time" in names else ["the file has no times: all rows are at 0"]
-    told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
-    told_of = [*untimed, *incoming.counted(told), *reader.lost.notes()]
+    counts = {"rows were out of order and have been sorted": rows.disorder} | reader.told
+    told_of = [*untimed, *incoming.counted(counts), *reader.lost.notes()]
     return incoming.imported(header, [*told_of, *notes], known, out)
 
 

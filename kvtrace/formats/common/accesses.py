@@ -71,8 +71,8 @@ def of_tiers(columns: Columns, tiers: Sequence[Tier]) -> NDArray[np.bool_]:
     """
     op = columns["op"]
     leaves = (op == Op.READ) & (columns["phase"] == Phase.EVICT)
-    there = np.isin(columns["tier"], [int(tier) for tier in tiers])
-    accesses: NDArray[np.bool_] = (op <= Op.WRITE) & ~leaves & there
+    on_tier = np.isin(columns["tier"], [int(tier) for tier in tiers])
+    accesses: NDArray[np.bool_] = (op <= Op.WRITE) & ~leaves & on_tier
     return accesses
 
 

@@ -137,9 +137,9 @@ class Objects:
 
     def residents(self) -> NDArray[np.void]:
         """Return the objects that are there before the first row."""
-        found = self._residents[: int(self._tally[_RESIDENTS])]
-        made = np.zeros(len(found), RESIDENT_DTYPE)
+        residents = self._residents[: int(self._tally[_RESIDENTS])]
+        made = np.zeros(len(residents), RESIDENT_DTYPE)
         made["tier"] = self._tier
-        made["key"] = found["number"]
-        made["size"] = found["length"]
+        made["key"] = residents["number"]
+        made["size"] = residents["length"]
         return made

@@ -105,7 +105,11 @@ def with_model(header: Header, name: str) -> Header:
     per_token = model.rank_bytes_per_token(1)
     if per_token <= 0:
         raise UsageError("keeps no bytes per token", where="--model", got=name)
-    told = {"dtype": model.dtype, "bytes_per_token": per_token, "rank_bytes_per_token": per_token}
+    header_model = {
+        "dtype": model.dtype,
+        "bytes_per_token": per_token,
+        "rank_bytes_per_token": per_token,
+    }
     layout = {
         "name": "request",
         "block_tokens": None,
@@ -114,7 +118,7 @@ def with_model(header: Header, name: str) -> Header:
         "emitted_bytes_per_token": per_token,
     }
     return header.model_copy(
-        update={"model": model.model_dump(mode="json") | told, "layout": layout}
+        update={"model": model.model_dump(mode="json") | header_model, "layout": layout}
     )
 
 

@@ -120,17 +120,17 @@ def _settled(batches: Iterable[Columns], objects: Objects) -> Iterator[Columns]:
 
 
 def _notes(objects: Objects, residents: int) -> list[str]:
-    told = {
+    counts = {
         "reads of objects that the log itself had deleted left out": objects.dropped[Op.READ],
         "deletes of objects that nothing else tells of left out": objects.dropped[Op.DELETE],
         "objects are read before any write: declared resident": residents,
     }
-    return counted(told)
+    return counted(counts)
 
 
-def counted(told: dict[str, int]) -> list[str]:
+def counted(counts: dict[str, int]) -> list[str]:
     """Return a note for each count that isn't 0."""
-    return [f"{count} {what}" for what, count in told.items() if count]
+    return [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def imported(header: Header, notes: Sequence[str], names: Names, out: Path) -> Imported:

@@ -52,14 +52,14 @@ def write_trace(
             raise TraceError("no reads or writes", where=paths[0], got="0 rows")
         writer.resident = objects.residents()
         header = writer.close()
-    found = notes()
+    noted = notes()
     if objects.dropped:
-        found.append(f"{objects.dropped:,} trims matched no object and were left out")
+        noted.append(f"{objects.dropped:,} trims matched no object and were left out")
     if len(writer.resident):
-        found.append(
+        noted.append(
             f"{len(writer.resident):,} objects are read before any write: declared resident"
         )
-    return Imported(header, tuple(found))
+    return Imported(header, tuple(noted))
 
 
 def never_back(times_ns: NDArray[np.int64], last_ns: int) -> tuple[NDArray[np.int64], int]:

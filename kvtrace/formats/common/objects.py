@@ -111,11 +111,11 @@ class _Dead:
 
     def among(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of `keys` that were deleted."""
-        found = np.zeros(len(keys), np.bool_)
+        deleted = np.zeros(len(keys), np.bool_)
         for run in self._runs if len(keys) else ():
             at = np.minimum(np.searchsorted(run, keys), len(run) - 1)
-            found |= run[at] == keys
-        return keys[found]
+            deleted |= run[at] == keys
+        return keys[deleted]
 
     def close(self) -> None:
         """Let the files go."""
@@ -172,17 +172,17 @@ class _OfTier:
         return np.unique(keys[slots == MISSING])
 
     def _bury(self, slots: NDArray[np.int64]) -> None:
-        there = self._objects[slots]
-        self.dead.add(there[:, _KEY])
-        self._gone.append(there[there[:, _FOUND] > 0][:, [_KEY, _FOUND]])
+        existing = self._objects[slots]
+        self.dead.add(existing[:, _KEY])
+        self._gone.append(existing[existing[:, _FOUND] > 0][:, [_KEY, _FOUND]])
         _forget(slots, self._objects, self._table, self._count)
 
     def resident(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return key and size of each object that was there at the start."""
         objects = self._objects[: self._count[_USED]]
-        there = np.flatnonzero((objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0))
+        residents = np.flatnonzero((objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0))
         keys, sizes = (
-            np.concatenate([*(gone[:, place] for gone in self._gone), objects[there, column]])
+            np.concatenate([*(gone[:, place] for gone in self._gone), objects[residents, column]])
             for place, column in enumerate((_KEY, _FOUND))
         )
         return keys.view(np.uint64), sizes
@@ -217,13 +217,13 @@ class Objects:
         op, key, kept = columns["op"], columns["key"], np.ones(len(size), np.bool_)
         done = columns["error"] != ENOENT if "error" in columns else kept
         for number, objects in enumerate(self._tiers):
-            there = (columns["tier"] == number) & done
-            if there.all():
+            on_tier = (columns["tier"] == number) & done
+            if on_tier.all():
                 kept = objects.settle(op, key, size, end)
-            elif there.any():
-                sizes = size[there]
-                kept[there] = objects.settle(op[there], key[there], sizes, end[there])
-                size[there] = sizes
+            elif on_tier.any():
+                sizes = size[on_tier]
+                kept[on_tier] = objects.settle(op[on_tier], key[on_tier], sizes, end[on_tier])
+                size[on_tier] = sizes
         settled = columns | {"size": size.astype(np.uint64)}
         if kept.all():
             return settled

@@ -26,14 +26,14 @@ def chosen_tiers(trace: Trace, asked: Sequence[Tier], default: Sequence[Tier]) -
 
     Raises UsageError if, by its header's totals, the trace has no row of them.
     """
-    there = {cell.tier for cell in trace.header.totals.cells}
+    present = {cell.tier for cell in trace.header.totals.cells}
     tiers = tuple(asked or default)
-    if there and not there & {tier.label for tier in tiers}:
+    if present and not present & {tier.label for tier in tiers}:
         raise UsageError(
             "no row of the tiers to export",
             where=trace.path,
             got=", ".join(tier.label for tier in tiers),
-            accepted=", ".join(sorted(there)),
+            accepted=", ".join(sorted(present)),
             hint="name some by --tiers",
         )
     return tiers

@@ -87,8 +87,8 @@ class MapReader:
             self._file = pq.ParquetFile(arrow_source(path))
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"can't read: {error}", where=path, accepted=_ACCEPTED) from error
-        there = self._names()
-        self._extra = [name for name in there if name not in (RECORD, *NAMES)]
+        names = self._names()
+        self._extra = [name for name in names if name not in (RECORD, *NAMES)]
         self.knows_requests = any(
             batch.column(0).null_count < batch.num_rows for batch in self._batches(["request"])
         )
@@ -158,9 +158,9 @@ class MapReader:
         if name != "request" and values.null_count:
             raise TraceError(f"no {name}, or an unknown one", where=self._path, accepted=_ACCEPTED)
         nulls = values.is_null().to_numpy()
-        found: NDArray[Any] = values.fill_null(0).to_numpy()
-        found = found.astype(np.uint8) if words is not None else found
-        return np.ma.masked_array(found, nulls) if nulls.any() else found
+        array: NDArray[Any] = values.fill_null(0).to_numpy()
+        array = array.astype(np.uint8) if words is not None else array
+        return np.ma.masked_array(array, nulls) if nulls.any() else array
 
     def _refuse(self, records: str) -> NoReturn:
         raise TraceError(

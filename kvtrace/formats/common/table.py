@@ -129,10 +129,10 @@ class Table:
     def _fail(self, error: Exception, before: int) -> NoReturn:
         if self._error is not None:
             raise self._error from error
-        found = _CONVERSION.search(str(error))
-        line = found[1] if found else None
+        match = _CONVERSION.search(str(error))
+        line = match[1] if match else None
         raise TraceError(
-            f"not a {found[2]}" if found else f"not such a table: {error}",
+            f"not a {match[2]}" if match else f"not such a table: {error}",
             where=f"{self._path}:{line}" if line else f"{self._path}: at or behind row {before}",
         ) from error
 
@@ -158,13 +158,13 @@ def sizes(values: pa.Array, path: Path, before: int, name: str) -> NDArray[np.in
     """Return bytes, checked: not negative, not beyond what is taken for damage."""
     bad = pc.or_(pc.less(values, 0), pc.greater(values, MAX_SIZE_BYTES))
     refuse(bad, values, path, before, name=name, accepted=f"0 to {MAX_SIZE_BYTES} bytes")
-    found: NDArray[np.int64] = values.to_numpy(zero_copy_only=False)
-    return found
+    sizes: NDArray[np.int64] = values.to_numpy(zero_copy_only=False)
+    return sizes
 
 
 def coded(values: pa.Array, words: Mapping[str, int], other: int) -> NDArray[np.uint8]:
     """Return the code of each word, `other` where it has none."""
-    found = values.dictionary_encode()
-    codes = [words.get(word, other) for word in found.dictionary.to_pylist()]
-    numbers: NDArray[np.uint8] = np.array(codes or [other], np.uint8)[found.indices.to_numpy()]
+    encoded = values.dictionary_encode()
+    codes = [words.get(word, other) for word in encoded.dictionary.to_pylist()]
+    numbers: NDArray[np.uint8] = np.array(codes or [other], np.uint8)[encoded.indices.to_numpy()]
     return numbers

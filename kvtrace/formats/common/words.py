@@ -65,7 +65,7 @@ def _numbers(
     data: NDArray[np.uint8],
     begin: NDArray[np.int32],
     end: NDArray[np.int32],
-    found: NDArray[np.uint64],
+    numbers: NDArray[np.uint64],
 ) -> None:
     for row in range(begin.size):
         value = np.uint64(0)
@@ -76,7 +76,7 @@ def _numbers(
                 good = False
                 break
             value = value * np.uint64(10) + np.uint64(byte - _ZERO)
-        found[row] = value if good and value <= _NUMBER_MAX else BAD
+        numbers[row] = value if good and value <= _NUMBER_MAX else BAD
 
 
 @kernel
@@ -84,7 +84,7 @@ def seconds_ns(
     data: NDArray[np.uint8],
     begin: NDArray[np.int32],
     end: NDArray[np.int32],
-    found: NDArray[np.uint64],
+    times_ns: NDArray[np.uint64],
 ) -> None:
     """Read `12.000345678` as nanoseconds: up to 10 digits before a dot, and up to 9 behind it."""
     for row in range(begin.size):
@@ -104,7 +104,7 @@ def seconds_ns(
         good = good and (dots == 0 or (dots == 1 and behind > 0))
         for _ in range(9 - behind if good else 0):
             value *= np.uint64(10)
-        found[row] = value if good and value <= _NUMBER_MAX else BAD
+        times_ns[row] = value if good and value <= _NUMBER_MAX else BAD
 
 
 @kernel
@@ -112,14 +112,14 @@ def _hashes(
     data: NDArray[np.uint8],
     begin: NDArray[np.int32],
     end: NDArray[np.int32],
-    found: NDArray[np.uint64],
+    hashes: NDArray[np.uint64],
 ) -> None:
     """Source: FNV-1a, G. Fowler, L. C. Noll and K.-P. Vo."""
     for row in range(begin.size):
         value = _FNV_BASIS
         for at in range(begin[row], end[row]):
             value = (value ^ np.uint64(data[at])) * _FNV_PRIME
-        found[row] = value
+        hashes[row] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,9 @@ class Picked:
 
     def hashes(self, word: int) -> NDArray[np.uint64]:
         """Return a hash of each line's n-th word."""
-        found = np.empty(len(self), np.uint64)
-        _hashes(self.lines.data, *self._ends(word), found)
-        return found
+        hashed = np.empty(len(self), np.uint64)
+        _hashes(self.lines.data, *self._ends(word), hashed)
+        return hashed
 
     def bytes_at(self, word: int, at: int = 0) -> NDArray[np.uint8]:
         """Return a byte of each line's n-th word, the first one for 0; 0 behind the word's end."""
@@ -187,17 +187,17 @@ class Picked:
 
     def numbers(self, word: int, name: str, most: int = int(_NUMBER_MAX)) -> NDArray[np.int64]:
         """Return each line's n-th word as a number. Raises TraceError for one that isn't."""
-        found = np.empty(len(self), np.uint64)
-        _numbers(self.lines.data, *self._ends(word), found)
-        self.check(found > np.uint64(most), f"{name} isn't accepted", f"0 to {most}")
-        return found.view(np.int64)
+        numbers = np.empty(len(self), np.uint64)
+        _numbers(self.lines.data, *self._ends(word), numbers)
+        self.check(numbers > np.uint64(most), f"{name} isn't accepted", f"0 to {most}")
+        return numbers.view(np.int64)
 
     def seconds_ns(self, word: int, name: str) -> NDArray[np.int64]:
         """Return each line's n-th word, seconds with a fraction, as ns. Raises TraceError."""
-        found = np.empty(len(self), np.uint64)
-        seconds_ns(self.lines.data, *self._ends(word), found)
-        self.check(found == BAD, f"{name} isn't accepted", "seconds, such as 12.000345678")
-        return found.view(np.int64)
+        times_ns = np.empty(len(self), np.uint64)
+        seconds_ns(self.lines.data, *self._ends(word), times_ns)
+        self.check(times_ns == BAD, f"{name} isn't accepted", "seconds, such as 12.000345678")
+        return times_ns.view(np.int64)
 
     def check(self, bad: NDArray[np.bool_], problem: str, accepted: str) -> None:
         """Raise TraceError for the first bad line."""
@@ -220,11 +220,11 @@ class Names:
 
     def of(self, lines: Picked, word: int) -> NDArray[np.int64]:
         """Return the number of each line's n-th word."""
-        found = self._table.add(lines.hashes(word)).astype(np.int64)
+        numbers = self._table.add(lines.hashes(word)).astype(np.int64)
         while len(self.names) < self._table.count:
-            at = int(np.argmax(found == len(self.names)))
+            at = int(np.argmax(numbers == len(self.names)))
             self.names.append(lines.word(at, word))
-        return found
+        return numbers
 
 
 def word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
@@ -232,9 +232,9 @@ def word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
     data = np.frombuffer("".join(words).encode(), np.uint8)
     ends = np.cumsum([len(word.encode()) for word in words]).astype(np.int32)
     begins = np.concatenate((np.zeros(1, np.int32), ends[:-1]))
-    found = np.empty(len(words), np.uint64)
-    _hashes(data, begins, ends, found)
-    return found
+    hashes = np.empty(len(words), np.uint64)
+    _hashes(data, begins, ends, hashes)
+    return hashes
 
 
 def one_of(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.int64]:

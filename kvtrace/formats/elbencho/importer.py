@@ -62,8 +62,8 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
             columns = ("offset", "submit", "complete", "error")
             log = incoming.Log("elbencho", paths, columns, epoch_ns=rows.first)
             header, notes = incoming.write(log, rows, out, force=options.force)
-    told = [*incoming.counted(reader.told), *reader.lost.notes()]
-    return incoming.imported(header, [*told, *notes], known, out)
+    remarks = [*incoming.counted(reader.told), *reader.lost.notes()]
+    return incoming.imported(header, [*remarks, *notes], known, out)
 
 
 class _Reader:

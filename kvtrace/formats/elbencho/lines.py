@@ -356,10 +356,10 @@ def _bad_line(path: Path, block: bytes, before: int, at: int | None = None) -> T
 
 def _is_object(line: bytes) -> bool:
     try:
-        found: Any = json.loads(line)
+        fields: Any = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and all(
-        isinstance(found.get(name), int)
+    return isinstance(fields, dict) and all(
+        isinstance(fields.get(name), int)
         for name in ("worker_rank", "offset", "length", "is_finished", "is_error")
     )

@@ -64,15 +64,15 @@ def _pair(
     log has the start only is over at once. Returns how many, or _NOWHERE − the line of an end
     without a start.
     """
-    found = 0
+    ops = 0
     for line in range(rank.size):
         if not _IS_TAKEN[word[line]]:
             count[_LEFT_OUT] += is_finished[line]
             continue
         if _IS_ASYNC[word[line]]:
             if not is_finished[line]:
-                over[found], begun[found] = line, ns[line]
-                found += 1
+                over[ops], begun[ops] = line, ns[line]
+                ops += 1
             continue
         name = hash_of(data, begin[line], end[line], lanes)
         running, slot = 0, MISSING
@@ -87,10 +87,10 @@ def _pair(
         elif slot == MISSING:
             return _NOWHERE - line
         else:
-            over[found], begun[found] = line, starts[slot, _NS]
-            found += 1
+            over[ops], begun[ops] = line, starts[slot, _NS]
+            ops += 1
             give_back(table, starts, count, slot)
-    return found
+    return ops
 
 
 @kernel
@@ -169,16 +169,16 @@ class Follower:
         self._table, self._starts = with_room(self._table, self._starts, needed)
         over, begun_ns = np.empty(len(lines), np.int64), np.empty(len(lines), np.int64)
         names = lines.names
-        found = _pair(
+        paired = _pair(
             names.data, names.begin, names.end, self._lanes, lines.rank, lines.word, lines.offset,
             lines.length, lines.is_finished, lines.ns, self._table, self._starts, self._count,
             over, begun_ns,
         )  # fmt: skip
-        if found < 0:
-            raise LostEndError(int(_NOWHERE - found))
+        if paired < 0:
+            raise LostEndError(int(_NOWHERE - paired))
         started = _IS_TAKEN[lines.word] & ~lines.is_finished
-        self._running += int(started.sum()) - found
-        return over[:found], begun_ns[:found]
+        self._running += int(started.sum()) - paired
+        return over[:paired], begun_ns[:paired]
 
     def _names(self, lines: Lines) -> Parts:
         """Return what each line's op is on."""
@@ -202,11 +202,11 @@ class Follower:
 
     def _keep_open(self, data: NDArray[np.uint8]) -> None:
         """Keep the names of open files, which lie in `data`, for the next lines."""
-        there = self._open_begin != _NOWHERE
-        begin, end = self._open_begin[there], self._open_end[there]
+        is_open = self._open_begin != _NOWHERE
+        begin, end = self._open_begin[is_open], self._open_end[is_open]
         kept = parts_of(texts(data, begin, end))
         self._open_data = kept.data
-        self._open_begin[there], self._open_end[there] = kept.begin, kept.end
+        self._open_begin[is_open], self._open_end[is_open] = kept.begin, kept.end
 
 
 def _with_descriptors(names: Parts, rows: NDArray[np.int64]) -> Parts:

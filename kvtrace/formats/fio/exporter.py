@@ -319,7 +319,7 @@ def _loses(
     others = trace.rows - failed - int(ready.survey.cell_ops[list(tiers)].sum())
     deletes, lookups = (ready.count(tiers, op) for op in (Op.DELETE, Op.LOOKUP))
     count, size = ready.before_bytes
-    found = [
+    losses = [
         f"rows of other tiers than {words}: {others:,}",
         f"lookups: {lookups:,}",
         "keys, which become extents (files by --file-per-key); the map has them",
@@ -330,14 +330,14 @@ def _loses(
         "the header",
     ]
     if target.no_trims:
-        found.insert(1, f"deletes, {target.no_trims}: {deletes:,}")
+        losses.insert(1, f"deletes, {target.no_trims}: {deletes:,}")
     if failed:
-        found.append(f"ops that had failed: {failed:,}")
+        losses.append(f"ops that had failed: {failed:,}")
     if log.records > log.rows:
-        found.append(f"long ops as one: {log.rows:,} rows become {log.records:,} pieces")
+        losses.append(f"long ops as one: {log.rows:,} rows become {log.records:,} pieces")
     if count:
-        found.append(
+        losses.append(
             f"that {count:,} objects ({format_bytes(size)}) are there before the first row: fio "
             f"reads what it finds; run the fill job first"
         )
-    return tuple(found)
+    return tuple(losses)

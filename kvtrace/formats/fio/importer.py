@@ -64,13 +64,13 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     so time that runs backwards in it is raised to what came before. With a map, rows get the key,
     tier, phase and request that they had before the export.
     """
-    found = _Found()
+    state = _Found()
     if options.map is not None:
-        return _mapped(paths, out, options.map, found, force=options.force)
-    streams, epoch_ns = _begun([_Log(path, found) for path in paths])
+        return _mapped(paths, out, options.map, state, force=options.force)
+    streams, epoch_ns = _begun([_Log(path, state) for path in paths])
     batches = interleaved(streams, COLUMNS) if len(streams) > 1 else streams[0]
     return write_trace(
-        batches, paths, out, name="fio", force=options.force, epoch_ns=epoch_ns, notes=found.notes
+        batches, paths, out, name="fio", force=options.force, epoch_ns=epoch_ns, notes=state.notes
     )
 
 
@@ -93,18 +93,18 @@ def _moved(batches: Iterable[Columns], zero: int) -> Iterator[Columns]:
 
 
 def _mapped(
-    paths: Sequence[Path], out: Path, beside: Path, found: _Found, *, force: bool
+    paths: Sequence[Path], out: Path, beside: Path, state: _Found, *, force: bool
 ) -> Imported:
     if len(paths) > 1:
         raise UsageError("a map is of one log", where="--map", got=f"{len(paths)} logs")
     check_writable(out, force=force)
     with MapReader(beside) as records:
         columns = ("request",) if records.knows_requests else ()
-        (stream,), epoch_ns = _begun([_Log(paths[0], found)])
+        (stream,), epoch_ns = _begun([_Log(paths[0], state)])
         log = incoming.Log("fio", paths, columns, epoch_ns=epoch_ns)
         rows = _with_identity(stream, records, beside)
         header, notes = incoming.write(log, rows, out, force=force)
-    return Imported(header, (*found.notes(), *notes))
+    return Imported(header, (*state.notes(), *notes))
 
 
 def _with_identity(
@@ -135,12 +135,12 @@ class _Found:
 
     def notes(self) -> list[str]:
         """Return notes on changed rows."""
-        said = [f"{len(self.files.names):,} files"]
+        notes = [f"{len(self.files.names):,} files"]
         if self.late:
-            said.append(f"{self.late:,} rows were earlier than the one before: they follow it")
+            notes.append(f"{self.late:,} rows were earlier than the one before: they follow it")
         if self.syncs:
-            said.append(f"{self.syncs:,} syncs left out")
-        return said
+            notes.append(f"{self.syncs:,} syncs left out")
+        return notes
 
 
 def _version(path: Path) -> int:
@@ -160,8 +160,8 @@ def _version(path: Path) -> int:
 class _Log:
     """One log; its `start_ns` is known once its first rows are."""
 
-    def __init__(self, path: Path, found: _Found) -> None:
-        self._path, self._found = path, found
+    def __init__(self, path: Path, state: _Found) -> None:
+        self._path, self._found = path, state
         self._clock = _Clock(_version(path))
 
     @property
@@ -171,16 +171,16 @@ class _Log:
 
     def rows(self) -> Iterator[Columns]:
         """Yield its reads, writes and trims, in ns since its start."""
-        clock, found = self._clock, self._found
+        clock, state = self._clock, self._found
         for lines in read_lines(self._path):
             some = lines.count > 0
             if lines.first == 1:
                 some[0] = False
             io = _io_lines(lines, some, clock.version)
             clock.start(lines.only(some))
-            if len(io) and len((columns := _columns(io, clock, found))["op"]):
+            if len(io) and len((columns := _columns(io, clock, state))["op"]):
                 yield columns
-        found.late += clock.late
+        state.late += clock.late
 
 
 def _io_lines(lines: Lines, some: NDArray[np.bool_], version: int) -> Picked:
@@ -194,7 +194,7 @@ def _io_lines(lines: Lines, some: NDArray[np.bool_], version: int) -> Picked:
     return lines.only(io)
 
 
-def _columns(io: Picked, clock: _Clock, found: _Found) -> Columns:
+def _columns(io: Picked, clock: _Clock, state: _Found) -> Columns:
     """Return the I/O of some lines."""
     version = clock.version
     shift = version - 2
@@ -205,10 +205,10 @@ def _columns(io: Picked, clock: _Clock, found: _Found) -> Columns:
     size = io.numbers(3 + shift, "the length", MAX_SIZE_BYTES)
     io.check((action < _WAIT) & (size == 0), "a length of 0", f"1 to {MAX_SIZE_BYTES}")
     times = clock.at(io, np.where(action == _WAIT, place, 0))
-    file = found.files.of(io, shift)
+    file = state.files.of(io, shift)
     io.check(file >= FILES_MAX, "too many files", f"up to {FILES_MAX:,}")
     moves = action < _WAIT
-    found.syncs += int((action > _WAIT).sum())
+    state.syncs += int((action > _WAIT).sum())
     return {
         "timestamp": times[moves],
         "op": _OPS[action[moves]],

@@ -58,9 +58,9 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     first_ns = min(clock.first_ns for clock in clocks)
     zero = zero_ns(first_ns, 0)
     epoch_ns = zero + max(clock.epoch_ns for clock in clocks)
-    found = _Found()
+    state = _Found()
     streams = [
-        _rows(path, number, zero, clock, found)
+        _rows(path, number, zero, clock, state)
         for number, (path, clock) in enumerate(zip(paths, clocks, strict=True))
     ]
     columns = (*COLUMNS, *EXTRA)
@@ -73,7 +73,7 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         force=options.force,
         epoch_ns=epoch_ns or None,
         extra=EXTRA,
-        notes=found.notes,
+        notes=state.notes,
     )
 
 
@@ -86,17 +86,17 @@ class _Found:
 
     def notes(self) -> list[str]:
         """Return notes on changed rows."""
-        said = ["times are of whole milliseconds, rows in order of completion"]
+        notes = ["times are of whole milliseconds, rows in order of completion"]
         if self.nowhere:
-            said.append(
+            notes.append(
                 f"{self.nowhere:,} ops without an offset (log_offset=1 adds it): each is of an "
                 "object of its own"
             )
         if self.unissued:
-            said.append(
+            notes.append(
                 f"{self.unissued:,} issue times are 0, unknown: ends less latencies are taken"
             )
-        return said
+        return notes
 
 
 def _check_name(path: Path) -> None:
@@ -145,20 +145,20 @@ def _issue_ns(rows: Picked) -> NDArray[np.int64]:
 
 
 def _clock(path: Path) -> _Clock:
-    found, first_issue = _Clock(), LAST_NS
+    first_ns, first_issue = _Clock(), LAST_NS
     for lines in read_lines(path, commas=True):
         rows, width = _width(lines)
         if not len(rows):
             continue
-        found.first_ns = min(found.first_ns, int(_times(rows, issued=False).submit.min()))
-        found.issued &= width == _WITH_ISSUE and bool((_issue_ns(rows) > 0).all())
-        if found.issued:
+        first_ns.first_ns = min(first_ns.first_ns, int(_times(rows, issued=False).submit.min()))
+        first_ns.issued &= width == _WITH_ISSUE and bool((_issue_ns(rows) > 0).all())
+        if first_ns.issued:
             first_issue = min(first_issue, int(_issue_ns(rows).min()))
-    if found.issued and first_issue < LAST_NS:
-        begin_ns = found.first_ns - first_issue
-        found.epoch_ns = begin_ns if begin_ns > LEAD_NS_MAX else 0
-        found.first_ns = first_issue
-    return found
+    if first_ns.issued and first_issue < LAST_NS:
+        begin_ns = first_ns.first_ns - first_issue
+        first_ns.epoch_ns = begin_ns if begin_ns > LEAD_NS_MAX else 0
+        first_ns.first_ns = first_issue
+    return first_ns
 
 
 def _width(lines: Lines) -> tuple[Picked, int]:
@@ -189,20 +189,20 @@ def _has_both(rows: Picked, width: int) -> NDArray[np.bool_]:
     return both
 
 
-def _rows(path: Path, number: int, zero: int, clock: _Clock, found: _Found) -> Iterator[Columns]:
+def _rows(path: Path, number: int, zero: int, clock: _Clock, state: _Found) -> Iterator[Columns]:
     last_ns, seen = 0, 0
     for lines in read_lines(path, commas=True):
         rows, width = _width(lines)
         if not len(rows):
             continue
         times = _times(rows, issued=clock.issued)
-        found.unissued += len(rows) * (width == _WITH_ISSUE and not clock.issued)
+        state.unissued += len(rows) * (width == _WITH_ISSUE and not clock.issued)
         direction = rows.numbers(2, "the direction", len(_OPS) - 1)
         size = rows.numbers(3, "the block size", MAX_SIZE_BYTES)
         rows.check(size == 0, "an average over time", "a log of each op (log_avg_msec=0)")
         if width == _WITHOUT_OFFSET:
             place = np.arange(seen, seen + len(rows))
-            found.nowhere += len(rows)
+            state.nowhere += len(rows)
         else:
             place = rows.numbers(4, "the offset", PLACE_MAX)
         submit, complete = times.submit - zero, times.complete - zero

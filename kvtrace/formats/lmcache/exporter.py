@@ -128,8 +128,8 @@ def _begins(rows: Columns) -> list[int]:
     anew[:1] = True
     for name in ("timestamp", "request", "step", "op"):
         anew[1:] |= rows[name][1:] != rows[name][:-1]
-    found: list[int] = np.flatnonzero(anew).tolist()
-    return found
+    firsts: list[int] = np.flatnonzero(anew).tolist()
+    return firsts
 
 
 def _group(rows: Columns, begin: int, end: int, first: int) -> _Group:

@@ -113,8 +113,8 @@ class _Reader:
 class _State:
     """What is open, and what is known of keys and requests."""
 
-    def __init__(self, told: dict[str, int]) -> None:
-        self._told = told
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._told = counts
         self._size: dict[int, int] = {}
         self._stores: dict[int, int] = {}
         self._loads: defaultdict[tuple[int, ...], deque[int]] = defaultdict(deque)
@@ -150,16 +150,16 @@ class _State:
         return self._moved(keys, Op.READ, [start_ns] * len(keys), time_ns)
 
     def _look_up(self, arguments: dict[str, Any], time_ns: int) -> list[_Row]:
-        found: list[_Row] = []
+        rows: list[_Row] = []
         text = str(arguments.get("external_request_id") or "")
         request = self._request(text)
         for group in arguments["spec"]["v"]["key_groups"]:
             keys = [_key(each["v"]) for each in group["v"]["keys"]]
             self._learn(keys, group["v"]["layout_desc"]["v"])
-            found += [
+            rows += [
                 (time_ns, Op.LOOKUP, 0, key, request, bool(text), time_ns, time_ns) for key in keys
             ]
-        return found
+        return rows
 
     def _request(self, text: str) -> int:
         number = text.removeprefix(lct.OWN_REQUEST)

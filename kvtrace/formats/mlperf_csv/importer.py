@@ -69,34 +69,36 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     """
     (path,), force = paths, options.force
     check_writable(out, force=force)
-    found = _survey(path)
-    header = header_of("mlperf-csv", paths, epoch_ns=found.order.first)
+    surveyed = _survey(path)
+    header = header_of("mlperf-csv", paths, epoch_ns=surveyed.order.first)
     header = header if options.model is None else with_model(header, options.model)
     per_token = int((header.model or {}).get("rank_bytes_per_token", 1))
-    deletes = _deletes(path, found, options)
+    deletes = _deletes(path, surveyed, options)
     residents = _Residents()
     with ExitStack() as stack:
         keys = _Keys(stack, names_path(out), force=force)
         writer = stack.enter_context(TraceWriter(out, header, force=force))
         batches = _rows(path, keys, per_token)
-        for rows in found.order.sorted("timestamp", batches, since=("timestamp",)):
+        for rows in surveyed.order.sorted("timestamp", batches, since=("timestamp",)):
             residents.note(rows)
             try:
                 for adds in deletes:
                     rows = adds.completed(rows)
             except TooSmallError as error:
                 assert options.nvme_capacity_bytes is not None
-                raise _too_small(path, found, keys, error, options.nvme_capacity_bytes) from error
+                raise _too_small(
+                    path, surveyed, keys, error, options.nvme_capacity_bytes
+                ) from error
             writer.append(rows)
         writer.resident = residents.array()
         header = writer.close()
-    return Imported(header, tuple(_notes(found, deletes, residents, keys)))
+    return Imported(header, tuple(_notes(surveyed, deletes, residents, keys)))
 
 
-def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[Evictions | Capacity]:
+def _deletes(path: Path, surveyed: _Survey, options: ImportOptions) -> list[Evictions | Capacity]:
     """Return the filter that adds the deletes that the file lacks."""
     capacity = options.nvme_capacity_bytes
-    if found.has_deletes:
+    if surveyed.has_deletes:
         if capacity is not None:
             raise UsageError(
                 "the file has deletes already",
@@ -113,16 +115,16 @@ def _deletes(path: Path, found: _Survey, options: ImportOptions) -> list[Evictio
 
 
 def _too_small(
-    path: Path, found: _Survey, keys: _Keys, error: TooSmallError, capacity: int
+    path: Path, surveyed: _Survey, keys: _Keys, error: TooSmallError, capacity: int
 ) -> TraceError:
     """Return the error of a capacity with which a row finds no room, naming one that fits."""
     parts: list[Columns] = []
-    for rows in found.order.sorted("timestamp", _rows(path, keys)):
+    for rows in surveyed.order.sorted("timestamp", _rows(path, keys)):
         mine = (rows["tier"] == Tier.NVME) & (rows["op"] <= Op.WRITE)
         parts.append({name: rows[name][mine] for name in ("op", "size", "key")})
     op, size, key = (np.concatenate([part[n] for part in parts]) for n in ("op", "size", "key"))
     fitting = sufficient(op, size, key, capacity)
-    line, name = _line_of(path, keys, error, found.order.first)
+    line, name = _line_of(path, keys, error, surveyed.order.first)
     return TraceError(
         _LARGER if error.larger else _NO_ROOM,
         where=f"{path}: row {line}",
@@ -145,10 +147,10 @@ def _line_of(path: Path, keys: _Keys, error: TooSmallError, first_ns: int) -> tu
 
 
 def _notes(
-    found: _Survey, deletes: list[Evictions | Capacity], residents: _Residents, keys: _Keys
+    surveyed: _Survey, deletes: list[Evictions | Capacity], residents: _Residents, keys: _Keys
 ) -> Iterator[str]:
-    if found.order.disorder:
-        yield f"{found.order.disorder} rows were out of order and have been sorted"
+    if surveyed.order.disorder:
+        yield f"{surveyed.order.disorder} rows were out of order and have been sorted"
     for adds in deletes:
         if isinstance(adds, Capacity):
             yield f"{adds.deleted:,} deletes added for room on nvme; {adds.live:,} objects live"
@@ -169,13 +171,13 @@ class _Survey:
 
 
 def _survey(path: Path) -> _Survey:
-    found = _Survey(TimeOrder())
+    surveyed = _Survey(TimeOrder())
     for block in _blocks(path, ("Timestamp", "Operation")):
-        found.order.note(block.times_ns())
-        found.has_deletes |= bool((block.words("Operation") == Op.DELETE).any())
-    if found.order.rows == 0:
+        surveyed.order.note(block.times_ns())
+        surveyed.has_deletes |= bool((block.words("Operation") == Op.DELETE).any())
+    if surveyed.order.rows == 0:
         raise TraceError("no rows", where=path, accepted="at least one row below the header")
-    return found
+    return surveyed
 
 
 def _rows(path: Path, keys: _Keys, per_token: int = 1) -> Iterator[Columns]:
@@ -246,10 +248,10 @@ class _Block:
         column = self.batch.column("Timestamp").fill_null("")
         begin = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
         data = np.frombuffer(column.buffers()[2], np.uint8)
-        found = np.empty(len(column), np.uint64)
-        seconds_ns(data, begin[: len(column)], begin[1 : len(column) + 1], found)
-        self._refuse(found == BAD, "Timestamp", "Unix seconds, 0 to 9223372036")
-        return found.view(np.int64)
+        times_ns = np.empty(len(column), np.uint64)
+        seconds_ns(data, begin[: len(column)], begin[1 : len(column) + 1], times_ns)
+        self._refuse(times_ns == BAD, "Timestamp", "Unix seconds, 0 to 9223372036")
+        return times_ns.view(np.int64)
 
     def sizes(self) -> NDArray[np.uint64]:
         """Return the sizes."""

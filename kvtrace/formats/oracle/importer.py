@@ -56,18 +56,18 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     (path,) = paths
     check_writable(out, force=options.force)
     tier = Tier.NVME if options.tier is None else options.tier
-    told = {_EMPTY: 0}
+    counts = {_EMPTY: 0}
     zero = zero_ns(_first_ns(path))
     log = incoming.Log("oracle", paths, epoch_ns=zero)
-    header, notes = incoming.write(log, _rows(path, tier, zero, told), out, force=options.force)
-    return Imported(header, (*incoming.counted(told), *notes))
+    header, notes = incoming.write(log, _rows(path, tier, zero, counts), out, force=options.force)
+    return Imported(header, (*incoming.counted(counts), *notes))
 
 
-def _rows(path: Path, tier: Tier, zero: int, told: dict[str, int]) -> Iterator[Columns]:
+def _rows(path: Path, tier: Tier, zero: int, counts: dict[str, int]) -> Iterator[Columns]:
     for block in _blocks(path):
         records = block[block["size"] > 0]
         count = len(records)
-        told[_EMPTY] += len(block) - count
+        counts[_EMPTY] += len(block) - count
         yield {
             "timestamp": records["time"].astype(np.int64) * S_NS - zero,
             "op": np.full(count, Op.READ, np.uint8),

@@ -156,9 +156,9 @@ def _numbers(columns: Columns) -> pl.Series:
     """Return each row's request as JSON, null where it has none."""
     if "request" not in columns:
         return pl.Series(["null"]).new_from_index(0, len(columns["key"]))
-    found = pl.Series(np.ma.getdata(columns["request"])).cast(pl.String)
+    names = pl.Series(np.ma.getdata(columns["request"])).cast(pl.String)
     unknown = pl.Series(np.ma.getmaskarray(columns["request"]))
-    return found.zip_with(~unknown, pl.Series(["null"]))
+    return names.zip_with(~unknown, pl.Series(["null"]))
 
 
 def _named(pid: int, place: int, name: str) -> tuple[str, str]:

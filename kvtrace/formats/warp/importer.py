@@ -115,15 +115,15 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
         log = incoming.Log("warp", paths, (*reader.extra, *offset), epoch_ns=rows.first)
         made = placed(rows) if reader.parts else whole(rows)
         header, notes = incoming.write(log, made, out, force=options.force)
-    told = {"rows were out of order and have been sorted": rows.disorder} | reader.told
+    counts = {"rows were out of order and have been sorted": rows.disorder} | reader.told
     return incoming.imported(
-        header, [*incoming.counted(told), *reader.lost.notes(), *notes], known, out
+        header, [*incoming.counted(counts), *reader.lost.notes(), *notes], known, out
     )
 
 
 def _ns(times: pa.Array) -> NDArray[np.int64]:
-    found: NDArray[np.int64] = times.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return found
+    times_ns: NDArray[np.int64] = times.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return times_ns
 
 
 class _Reader:
@@ -272,8 +272,8 @@ def _errnos(texts: pa.Array) -> NDArray[np.int32]:
     """Return 0 for no text, else the errno in it: what we write, or the one that fits it best."""
     if not pc.any(pc.not_equal(texts, "")).as_py():
         return np.zeros(len(texts), np.int32)
-    found = texts.dictionary_encode()
-    words = found.dictionary
+    encoded = texts.dictionary_encode()
+    words = encoded.dictionary
     own = pc.extract_regex(words, _OWN_ERROR.replace("(", "(?P<number>", 1))
     missing = pc.match_substring_regex(words, _MISSING_ERROR).to_pylist()
     numbers = [
@@ -281,7 +281,7 @@ def _errnos(texts: pa.Array) -> NDArray[np.int32]:
         for word, match, gone in zip(words.to_pylist(), own.to_pylist(), missing, strict=True)
     ]
     codes = np.minimum(np.array(numbers or [0], np.int64), np.iinfo(np.int32).max)
-    errnos: NDArray[np.int32] = codes.astype(np.int32)[found.indices.to_numpy()]
+    errnos: NDArray[np.int32] = codes.astype(np.int32)[encoded.indices.to_numpy()]
     return errnos
 
 
@@ -296,8 +296,8 @@ def _names(batch: pa.RecordBatch) -> pa.Array:
     places = _texts(batch, "endpoint").dictionary_encode()
     for code, endpoint in enumerate(places.dictionary.to_pylist()):
         if store := _store(endpoint):
-            there = pc.equal(places.indices, code)
-            outside = pc.and_(there, pc.invert(pc.starts_with(names, store)))
+            in_place = pc.equal(places.indices, code)
+            outside = pc.and_(in_place, pc.invert(pc.starts_with(names, store)))
             names = pc.if_else(outside, pc.binary_join_element_wise(store, names, ""), names)
     return names
 

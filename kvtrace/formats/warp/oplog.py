@@ -122,9 +122,9 @@ class OpLogWriter:
 
     def _stamps(self, columns: Columns) -> dict[str, pl.Series]:
         start, end = columns["start"], columns["end"]
-        found = _rfc3339(start + self._epoch_ns)
+        text = _rfc3339(start + self._epoch_ns)
         same = end is start or bool((end == start).all())
-        return {"start": found, "end": found if same else _rfc3339(end + self._epoch_ns)}
+        return {"start": text, "end": text if same else _rfc3339(end + self._epoch_ns)}
 
 
 def _rfc3339(ns: NDArray[np.int64]) -> pl.Series:
@@ -137,8 +137,8 @@ def error_text(number: int) -> str:
 
 
 def _errors(columns: Columns) -> pl.Series:
-    found = filled(columns, "error")
-    numbers, place = np.unique(found, return_inverse=True)
+    error = filled(columns, "error")
+    numbers, place = np.unique(error, return_inverse=True)
     return pl.Series([error_text(int(number)) for number in numbers]).gather(place)
 
 

@@ -37,9 +37,9 @@ class _Tool(Protocol):
     FORM: str
     CAUTION: str
 
-    def recognises(self, found: Found) -> bool: ...
+    def recognises(self, fields: Found) -> bool: ...
 
-    def figures(self, found: Found) -> tuple[Figure, ...]: ...
+    def figures(self, fields: Found) -> tuple[Figure, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,16 @@ def load(path: Path) -> Theirs | None:
 
     Raises TraceError for unknown JSON, and for one that lacks what its kind has.
     """
-    found = _object(path) if is_json(path) and path.is_file() else None
-    if found is None or all(name in found for name in OURS):
+    fields = _object(path) if is_json(path) and path.is_file() else None
+    if fields is None or all(name in fields for name in OURS):
         return None
-    if is_mlperf_report(found):
+    if is_mlperf_report(fields):
         raise foreign_form(path)
     for tool in _tools():
-        if tool.recognises(found):
-            stated = getattr(tool, "setup", lambda _: UNKNOWN)(found)
+        if tool.recognises(fields):
+            stated = getattr(tool, "setup", lambda _: UNKNOWN)(fields)
             stated = dataclasses.replace(stated, tool=tool.FORM.partition(" --")[0])
-            return Theirs(_figures(tool, found, path), tool.CAUTION, stated)
+            return Theirs(_figures(tool, fields, path), tool.CAUTION, stated)
     raise TraceError(
         "is no result that is known",
         where=path,
@@ -83,10 +83,10 @@ def load(path: Path) -> Theirs | None:
     )
 
 
-def _figures(tool: _Tool, found: Found, path: Path) -> tuple[Figure, ...]:
+def _figures(tool: _Tool, fields: Found, path: Path) -> tuple[Figure, ...]:
     """Return the figures. Raises TraceError if there are none."""
     try:
-        figures = tool.figures(found)
+        figures = tool.figures(fields)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise TraceError(f"lacks {error}", where=path, accepted=tool.FORM) from error
     for figure in figures:
@@ -147,7 +147,7 @@ def _object(path: Path) -> Found | None:
     if len(text) > MAX_BYTES:
         raise TraceError("too long a result", where=path, accepted=f"up to {MAX_BYTES >> 20} MiB")
     try:
-        found = json.loads(text, object_pairs_hook=_guarded)
+        parsed = json.loads(text, object_pairs_hook=_guarded)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None

@@ -29,18 +29,18 @@ _TIER = "nvme"
 """fio's target counts as tier nvme."""
 
 
-def recognises(found: dict[str, Any]) -> bool:
+def recognises(fields: dict[str, Any]) -> bool:
     """Return whether it is fio's."""
-    return "fio version" in found
+    return "fio version" in fields
 
 
-def figures(found: dict[str, Any]) -> tuple[Figure, ...]:
+def figures(fields: dict[str, Any]) -> tuple[Figure, ...]:
     """Return the figures of all jobs together; none without jobs.
 
     Percentiles of several jobs can't be joined: of more than one they are left out; fio joins them
     itself with `group_reporting`.
     """
-    jobs = [job for job in found["jobs"] if isinstance(job, dict)]
+    jobs = [job for job in fields["jobs"] if isinstance(job, dict)]
     return tuple(_all(jobs)) if jobs else ()
 
 
@@ -67,10 +67,10 @@ def _percentiles(op: str, side: dict[str, Any]) -> Iterator[Figure]:
             yield Figure(f"{_TIER} {op} {TITLES[name]}", known[key], NS, False, few)
 
 
-def setup(found: dict[str, Any]) -> Setup:
+def setup(fields: dict[str, Any]) -> Setup:
     """Return what the options of its jobs say; of jobs that differ, and of ranges, nothing."""
-    shared = _options(found.get("global options"))
-    jobs = [shared | _options(job.get("job options")) for job in _jobs(found)]
+    shared = _options(fields.get("global options"))
+    jobs = [shared | _options(job.get("job options")) for job in _jobs(fields)]
     engines = {job.get("ioengine", "psync") for job in jobs}
     sizes = {_size(job.get("bs", "4k")) for job in jobs if not job.get("read_iolog")}
     return Setup(
@@ -81,8 +81,8 @@ def setup(found: dict[str, Any]) -> Setup:
     )
 
 
-def _jobs(found: dict[str, Any]) -> list[dict[str, Any]]:
-    jobs = found.get("jobs")
+def _jobs(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    jobs = fields.get("jobs")
     return [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
 
 

@@ -22,18 +22,18 @@ _OPS = {"Store": "write", "Load": "read"}
 _SHOWN = ("p50", "p99")
 
 
-def recognises(found: dict[str, Any]) -> bool:
+def recognises(fields: dict[str, Any]) -> bool:
     """Return whether it is such a result.
 
     Source: LMCache, lmcache/cli/commands/bench/l2_adapter_bench/command.py at 0579047, and
     lmcache/cli/metrics/section.py at 6274ad6.
     """
-    return found.get("title") == _TITLE
+    return fields.get("title") == _TITLE
 
 
-def figures(found: dict[str, Any]) -> tuple[Figure, ...]:
+def figures(fields: dict[str, Any]) -> tuple[Figure, ...]:
     """Return rates and failures of stores and loads; look-ups move nothing."""
-    metrics = found["metrics"]
+    metrics = fields["metrics"]
     ops = [each for name, each in metrics.items() if name.startswith("op_")]
     ops = [each for each in ops if each["operation"] in _OPS]
     return tuple(_all(ops, metrics["config"])) if ops else ()

@@ -19,22 +19,22 @@ CAUTION = (
 _SHOWN = ("p50", "p90", "p99")
 
 
-def recognises(found: dict[str, Any]) -> bool:
+def recognises(fields: dict[str, Any]) -> bool:
     """Return whether it is such a summary.
 
     Source: LMCache, lmcache/cli/commands/trace/_stats.py (export_json) at 3d7a413.
     """
-    ops = found.get("ops")
+    ops = fields.get("ops")
     return (
-        "duration_s" in found
+        "duration_s" in fields
         and isinstance(ops, dict)
         and all(isinstance(op, dict) and "errors" in op and "p50_ms" in op for op in ops.values())
     )
 
 
-def figures(found: dict[str, Any]) -> tuple[Figure, ...]:
+def figures(fields: dict[str, Any]) -> tuple[Figure, ...]:
     """Return failed calls, and percentiles per kind of call under names of their own."""
-    return tuple(_all(found["ops"])) if found["ops"] else ()
+    return tuple(_all(fields["ops"])) if fields["ops"] else ()
 
 
 def _all(ops: dict[str, Any]) -> Iterator[Figure]:

@@ -27,15 +27,15 @@ _GIB = 1 << 30
 """Their `…_gb` are GiB."""
 
 
-def recognises(found: dict[str, Any]) -> bool:
+def recognises(fields: dict[str, Any]) -> bool:
     """Return whether it is a result of that benchmark."""
-    summary = found.get("summary")
+    summary = fields.get("summary")
     return isinstance(summary, dict) and "cache_stats" in summary
 
 
-def figures(found: dict[str, Any]) -> tuple[Figure, ...]:
+def figures(fields: dict[str, Any]) -> tuple[Figure, ...]:
     """Return rates of the whole run, and the percentiles of each tier."""
-    return tuple(_all(found["summary"]))
+    return tuple(_all(fields["summary"]))
 
 
 def _all(summary: dict[str, Any]) -> Iterator[Figure]:

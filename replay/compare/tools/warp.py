@@ -21,36 +21,36 @@ _OPS = {"GET": "read", "PUT": "write"}
 _PERCENTILES = {"p50": "dur_median_millis", "p90": "dur_90_millis", "p99": "dur_99_millis"}
 
 
-def recognises(found: dict[str, Any]) -> bool:
+def recognises(fields: dict[str, Any]) -> bool:
     """Return whether it is warp's, of either structure.
 
     Source: minio/warp, pkg/aggregate/live.go at 0bd2663 (`by_op_type`), and
     pkg/aggregate/aggregate.go at 1666767 (`operations`: older, and with --full).
     """
-    return ("by_op_type" in found and "total" in found) or (
-        found.get("type") in ("single", "mixed") and "operations" in found
+    return ("by_op_type" in fields and "total" in fields) or (
+        fields.get("type") in ("single", "mixed") and "operations" in fields
     )
 
 
-def figures(found: dict[str, Any]) -> tuple[Figure, ...]:
+def figures(fields: dict[str, Any]) -> tuple[Figure, ...]:
     """Return rates of the whole and per kind of op; latencies where there is one set of them."""
-    return tuple(_live(found) if "by_op_type" in found else _analysed(found))
+    return tuple(_live(fields) if "by_op_type" in fields else _analysed(fields))
 
 
-def _live(found: dict[str, Any]) -> Iterator[Figure]:
-    yield from _total(found["total"]["throughput"])
-    yield Figure("failed ops", found["total"]["total_errors"], COUNT, False)
+def _live(fields: dict[str, Any]) -> Iterator[Figure]:
+    yield from _total(fields["total"]["throughput"])
+    yield Figure("failed ops", fields["total"]["total_errors"], COUNT, False)
     for kind, op in _OPS.items():
-        if each := found["by_op_type"].get(kind):
+        if each := fields["by_op_type"].get(kind):
             segments = [s for of in (each["requests_by_client"] or {}).values() for s in of]
             sets = [s.get("single_sized_requests") for s in segments]
             yield from _op(op, each["throughput"], sets)
 
 
-def _analysed(found: dict[str, Any]) -> Iterator[Figure]:
-    ops = {each["type"]: each for each in found["operations"] if not each.get("skipped")}
-    if found["type"] == "mixed":
-        yield from _total(found["mixed_server_stats"])
+def _analysed(fields: dict[str, Any]) -> Iterator[Figure]:
+    ops = {each["type"]: each for each in fields["operations"] if not each.get("skipped")}
+    if fields["type"] == "mixed":
+        yield from _total(fields["mixed_server_stats"])
     elif len(ops) == 1:
         yield from _total(*(each["throughput"] for each in ops.values()))
     if ops:

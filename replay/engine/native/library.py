@@ -142,13 +142,13 @@ def _check_abi(library: ctypes.CDLL) -> None:
     library.kv_job_size.restype = ctypes.c_uint64
     library.kv_abi_version.restype = ctypes.c_uint32
     sizes = (library.kv_run_size(), library.kv_lane_size(), library.kv_job_size())
-    found = (library.kv_abi_version(), *sizes)
+    versions = (library.kv_abi_version(), *sizes)
     expected = (ABI_VERSION, *map(ctypes.sizeof, (RunStruct, LaneStruct, JobStruct)))
-    if found != expected:
+    if versions != expected:
         raise TargetError(
             "the compiled loop is of another version",
             where=LIBRARY_PATH,
-            got=f"(version, sizes) {found}",
+            got=f"(version, sizes) {versions}",
             accepted=str(expected),
             hint="reinstall kvtrace",
         )

@@ -57,19 +57,19 @@ class Mailbox:
 
     def take(self, timeout_ns: int) -> Job | None:
         """Return the oldest job, or None if none came in time. Raises MailboxClosedError."""
-        found = library.JobStruct()
-        status = self._library.kv_mailbox_take(self.address, ctypes.byref(found), timeout_ns)
+        job = library.JobStruct()
+        status = self._library.kv_mailbox_take(self.address, ctypes.byref(job), timeout_ns)
         if status < 0:
             raise MailboxClosedError
         if status == 0:
             return None
         return Job(
-            found.piece,
-            Request(found.action),
-            found.key,
-            found.offset,
-            found.bytes,
-            found.data,
+            job.piece,
+            Request(job.action),
+            job.key,
+            job.offset,
+            job.bytes,
+            job.data,
         )
 
     def done(self, job: Job, result: int, submit_ns: int, complete_ns: int) -> None:

@@ -37,10 +37,10 @@ class Beside:
 
 def at(summary: dict[str, Any], path: str) -> Any:
     """Return the figure at `path`, names with dots between; None if there is none."""
-    found: Any = summary
+    value: Any = summary
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def beside(document: ResultDocument, summary: dict[str, Any]) -> list[Beside]:
@@ -48,7 +48,7 @@ def beside(document: ResultDocument, summary: dict[str, Any]) -> list[Beside]:
     ours = [
         *_rates(document),
         *_requests(document),
-        *(each for found in moved(document) for each in _tier(document, found)),
+        *(each for tier in moved(document) for each in _tier(document, tier)),
         *_counts(document),
     ]
     return [
@@ -88,23 +88,23 @@ def _requests(document: ResultDocument) -> Iterator[_Ours]:
         *waited,
         "theirs sums I/Os that go on at once, and leaves out what they wait for their turn",
     )
-    for found in requests.by_qos:
+    for qos in requests.by_qos:
         yield (
-            f"qos_metrics.{found.qos}.sla.compliance",
+            f"qos_metrics.{qos.qos}.sla.compliance",
             "share that waits for storage no longer than the target",
-            found.waited_level.compliance_ratio,
+            qos.waited_level.compliance_ratio,
             _GENERATION,
         )
 
 
-def _tier(document: ResultDocument, found: TierMoved) -> Iterator[_Ours]:
-    name = found.name
+def _tier(document: ResultDocument, moved_bytes: TierMoved) -> Iterator[_Ours]:
+    name = moved_bytes.name
     for op, past in ((READ, "read"), (WRITE, "written")):
-        all_of_it = found.of(op)
+        all_of_it = moved_bytes.of(op)
         yield (
             f"cache_stats.tier_{name}_{op}_bandwidth_gbps",
             f"GB/s {past}, all of it",
-            _gb_per_s(document, found.tier, op),
+            _gb_per_s(document, moved_bytes.tier, op),
             f"theirs is in GiB/s, by the time until the last completion; {_WITHOUT_DEMOTIONS}",
         )
         yield (

@@ -39,15 +39,15 @@ def cache_stats(document: ResultDocument) -> dict[str, Any]:
 
 
 def _hits(document: ResultDocument) -> Iterator[Pair]:
-    found, shared = lookups_of(document.trace), shared_of(document.trace)
-    yield "cache_hit_rate", found and found.access_hit_ratio
-    yield "cache_hits", found and found.hits
-    yield "cache_misses", found and found.misses
+    lookups, shared = lookups_of(document.trace), shared_of(document.trace)
+    yield "cache_hit_rate", lookups and lookups.access_hit_ratio
+    yield "cache_hits", lookups and lookups.hits
+    yield "cache_misses", lookups and lookups.misses
     system = session = user = None
-    if found is not None and shared is not None:
+    if lookups is not None and shared is not None:
         factor = objects_per_block(document.trace)
         system, session = shared.hits * factor, shared.session_hits * factor
-        user = found.hits - system - session
+        user = lookups.hits - system - session
     yield "system_prompt_hits", system
     yield "common_phrase_hits", None if shared is None else 0
     yield "user_cache_hits", user
@@ -89,10 +89,10 @@ def _offloads(document: ResultDocument) -> Iterator[Pair]:
         yield f"offloads_{NAMES[tier]}", count if executed else None
 
 
-def storage_health(found: HealthDocument) -> dict[str, Any]:
+def storage_health(document: HealthDocument) -> dict[str, Any]:
     """Return its assessment; what has no samples isn't measured, where it would leave it out."""
     return {
-        "overall_status": found.status,
+        "overall_status": document.status,
         "criteria": [
             {
                 "name": each.name,
@@ -102,10 +102,10 @@ def storage_health(found: HealthDocument) -> dict[str, Any]:
                 "passed": each.theirs.passed,
                 "status": _word(each.theirs.passed),
             }
-            for each in found.criteria
+            for each in document.criteria
         ],
-        "passed_count": sum(each.theirs.passed is True for each in found.criteria),
-        "total_count": len(found.criteria),
+        "passed_count": sum(each.theirs.passed is True for each in document.criteria),
+        "total_count": len(document.criteria),
     }
 
 
@@ -114,45 +114,45 @@ def _word(passed: bool | None) -> str:
 
 
 def _bytes(tiers: list[TierMoved], seconds: float) -> Iterator[Pair]:
-    for found in tiers:
+    for each in tiers:
         for op, past in ((READ, "read"), (WRITE, "written")):
-            gib = found.of(op).own_bytes / GIB
-            yield f"tier_{found.name}_kv_bytes_{past}_gb", gib
-            yield f"tier_{found.name}_{op}_bandwidth_gbps", gib / seconds if seconds else None
+            gib = each.of(op).own_bytes / GIB
+            yield f"tier_{each.name}_kv_bytes_{past}_gb", gib
+            yield f"tier_{each.name}_{op}_bandwidth_gbps", gib / seconds if seconds else None
 
 
 def _totals(tiers: list[TierMoved]) -> Iterator[Pair]:
-    own_bytes = {op: sum(found.of(op).own_bytes for found in tiers) for op in (READ, WRITE)}
+    own_bytes = {op: sum(each.of(op).own_bytes for each in tiers) for op in (READ, WRITE)}
     for op in (READ, WRITE):
         yield f"total_{op}_bytes", own_bytes[op]
         yield f"total_{op}_gb", own_bytes[op] / GIB
-        yield f"{op}_iops", sum(found.of(op).own_ops for found in tiers)
+        yield f"{op}_iops", sum(each.of(op).own_ops for each in tiers)
     yield "read_write_ratio", own_bytes[READ] / max(own_bytes[WRITE], 1)
 
 
 def _storage_tokens(document: ResultDocument, tiers: list[TierMoved]) -> float | None:
     """Return the tokens of KV that the storage tier took and gave, demotions included."""
     per_token = document.trace.bytes_per_token
-    found = [each for each in tiers if each.tier == Tier.NVME.label]
-    if not per_token or not found:
+    nvme = [each for each in tiers if each.tier == Tier.NVME.label]
+    if not per_token or not nvme:
         return None
-    own = found[0].read.own_bytes + found[0].write.own_bytes
-    return (own + found[0].demoted_bytes) / per_token
+    own = nvme[0].read.own_bytes + nvme[0].write.own_bytes
+    return (own + nvme[0].demoted_bytes) / per_token
 
 
 def _latencies(tiers: list[TierMoved]) -> Iterator[Pair]:
     """Yield percentiles in ms; the storage tier's once more as its device's: both are its I/O."""
-    for found in tiers:
+    for each in tiers:
         for op in (READ, WRITE):
-            names = [f"{found.name}_{op}"]
-            if found.tier == Tier.NVME.label:
-                names.append(f"{found.name}_{op}_device")
+            names = [f"{each.name}_{op}"]
+            if each.tier == Tier.NVME.label:
+                names.append(f"{each.name}_{op}_device")
             for name in names:
-                yield from latencies(f"{name}_", found.of(op).own_service_ns)
+                yield from latencies(f"{name}_", each.of(op).own_service_ns)
 
 
-def latencies(prefix: str, found: Distribution) -> Iterator[Pair]:
+def latencies(prefix: str, distribution: Distribution) -> Iterator[Pair]:
     """Yield percentiles in ms under the benchmark's names."""
     for name in PERCENTILES:
-        value_ns = percentile(found, name)
+        value_ns = percentile(distribution, name)
         yield f"{prefix}{name}_ms", None if value_ns is None else value_ns / MS_NS

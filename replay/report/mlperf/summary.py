@@ -45,11 +45,11 @@ def result_of(document: ResultDocument) -> dict[str, Any]:
     return known
 
 
-def _split(found: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+def _split(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
     """Return what is known, and the names of what isn't."""
     known: dict[str, Any] = {}
     unknown = []
-    for name, value in found.items():
+    for name, value in values.items():
         if value is None and name != "autoscaling_summary":
             unknown.append(f"{prefix}{name}")
         elif isinstance(value, dict) and name != "storage_health":
@@ -107,24 +107,24 @@ def _no_generation(document: ResultDocument) -> bool:
     return bool(document.trace.header.get("config", {}).get("generation") == "none")
 
 
-def _times(found: Percentiles | None) -> dict[str, float | None]:
-    if found is None or not found.count:
+def _times(times: Percentiles | None) -> dict[str, float | None]:
+    if times is None or not times.count:
         return dict.fromkeys(("mean", *PERCENTILES))
-    mean = None if found.mean is None else found.mean / MS_NS
-    return {"mean": mean, **{name: found[name] / MS_NS for name in PERCENTILES}}
+    mean = None if times.mean is None else times.mean / MS_NS
+    return {"mean": mean, **{name: times[name] / MS_NS for name in PERCENTILES}}
 
 
 def _qos_metrics(document: ResultDocument) -> dict[str, Any]:
     by_qos = [] if document.requests is None else document.requests.by_qos
-    found = {each.qos: each for each in by_qos if each.count}
-    return {name: _level(found[name]) if name in found else {"no_data": True} for name in _QOS}
+    classes = {each.qos: each for each in by_qos if each.count}
+    return {name: _level(classes[name]) if name in classes else {"no_data": True} for name in _QOS}
 
 
-def _level(found: QosRequestsDocument) -> dict[str, Any]:
-    times, level = found.end_to_end_ns, found.end_to_end_level
+def _level(requests: QosRequestsDocument) -> dict[str, Any]:
+    times, level = requests.end_to_end_ns, requests.end_to_end_level
     latency_ms = {name: times[name] / MS_NS for name in ("p50", "p95", "p99", "max")}
     return {
-        "total_requests": found.count,
+        "total_requests": requests.count,
         "latency_ms": {"mean": None if times.mean is None else times.mean / MS_NS, **latency_ms},
         "sla": {
             "target_p95_ms": level.target_p95_ns / MS_NS,

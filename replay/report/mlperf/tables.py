@@ -124,20 +124,20 @@ def _gib(tiers: dict[str, Any], tier: Tier) -> float | None:
 
 def qos_rows(document: ResultDocument) -> Iterator[tuple[Value, ...]]:
     """Yield rows under `QOS_HEADS` of the classes that requests are of."""
-    for found in [] if document.requests is None else document.requests.by_qos:
-        times, level = found.end_to_end_ns, found.end_to_end_level
+    for qos in [] if document.requests is None else document.requests.by_qos:
+        times, level = qos.end_to_end_ns, qos.end_to_end_level
         yield (
-            found.qos, found.count, times.p95 / MS_NS, times.p99 / MS_NS, level.met,
-            level.compliance_ratio, found.waited_ns.p95 / MS_NS, found.waited_level.met,
-            found.waited_level.compliance_ratio,
+            qos.qos, qos.count, times.p95 / MS_NS, times.p99 / MS_NS, level.met,
+            level.compliance_ratio, qos.waited_ns.p95 / MS_NS, qos.waited_level.met,
+            qos.waited_level.compliance_ratio,
         )  # fmt: skip
 
 
 def tracing_rows(document: ResultDocument) -> Iterator[tuple[Value, ...]]:
     """Yield rows under `TRACING_HEADS` of what the block layer took, µs."""
     titles = {"d2c_read_us": "D2C Read (us)", "d2c_write_us": "D2C Write (us)"}
-    for name, found in device_latency_tracing(document.bpf).items():
-        buckets = found["buckets"]
+    for name, latency in device_latency_tracing(document.bpf).items():
+        buckets = latency["buckets"]
         yield (
             titles[name], "Device hardware time", sum(bucket["count"] for bucket in buckets),
             *(percentile_us(buckets, percent) for percent in (50, 95, 99)),

@@ -14,14 +14,14 @@ NAMES = {Op.READ.label: "d2c_read_us", Op.WRITE.label: "d2c_write_us"}
 """From handing a request to the driver to its completion."""
 
 
-def device_latency_tracing(found: BlockLatencyDocument | None) -> dict[str, Any]:
+def device_latency_tracing(block_layer: BlockLatencyDocument | None) -> dict[str, Any]:
     """Return its histograms, by name; nothing without measurement. `range_us` is [from, below)."""
-    if found is None:
+    if block_layer is None:
         return {}
     histograms: dict[str, Any] = {}
     for op, name in NAMES.items():
         counts: dict[float, int] = {}
-        for group in found.groups:
+        for group in block_layer.groups:
             if group.op == op:
                 for edge, count in zip(group.bucket_us, group.bucket_count, strict=True):
                     counts[edge] = counts.get(edge, 0) + count

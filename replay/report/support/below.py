@@ -41,14 +41,14 @@ def device_row(lane: LaneDocument) -> Iterator[tuple[str, str]]:
 
 def submit_row(lane: LaneDocument) -> Iterator[tuple[str, str]]:
     """Yield what an io_uring lane paid for entering the kernel."""
-    found = lane.counters
-    if found is None or not found.timed_submits or not lane.ops:
+    counters = lane.counters
+    if counters is None or not counters.timed_submits or not lane.ops:
         return
-    per_submit_ns = found.timed_submit_ns / found.timed_submits
+    per_submit_ns = counters.timed_submit_ns / counters.timed_submits
     yield (
         "submit",
         f"{format_duration_ns(round(per_submit_ns))} per io_uring_enter that submits, "
-        f"{format_count(found.enter_calls)} enters",
+        f"{format_count(counters.enter_calls)} enters",
     )
 
 
@@ -68,22 +68,22 @@ def machine_row(host: HostSeriesDocument | None) -> Iterator[tuple[str, str]]:
     )
 
 
-def block_layer(found: BlockLatencyDocument | None) -> Iterator[RenderableType]:
+def block_layer(latency: BlockLatencyDocument | None) -> Iterator[RenderableType]:
     """Yield the block layer's latencies as a table, and what they are."""
-    if found is None:
+    if latency is None:
         return
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("block layer", no_wrap=True)
     for name in ("from", "mean", "P50", "P99", "max", "count"):
         table.add_column(name, justify="right", no_wrap=True)
-    often = sorted(found.groups, key=lambda group: -group.count)[:BLOCK_ROWS]
+    often = sorted(latency.groups, key=lambda group: -group.count)[:BLOCK_ROWS]
     for group in sorted(often, key=lambda each: (each.device, each.op, each.size_class_bytes)):
         times = (group.mean_us, group.p50_us, group.p99_us, group.max_us)
         cells = [format_duration_ns(round(us * US_NS)).replace(" ", "") for us in times]
         size = format_bytes(group.size_class_bytes)
         table.add_row(f"{group.device} {group.op}", size, *cells, format_count(group.count))
-    hidden = len(found.groups) - len(often)
+    hidden = len(latency.groups) - len(often)
     more = f"; {hidden} rarer kinds aren't shown" if hidden else ""
     yield Text()
     yield table
-    yield Padding(Text(f"{found.note}{more}", style="dim"), (0, 0, 0, 2))
+    yield Padding(Text(f"{latency.note}{more}", style="dim"), (0, 0, 0, 2))

@@ -30,14 +30,14 @@ FROM_SUBMIT = (
 _STYLES = {"PASS": "green", "FAIL": "red", "NOT MEASURED": "yellow"}
 
 
-def requests(found: RequestsDocument | None) -> Iterator[RenderableType]:
+def requests(document: RequestsDocument | None) -> Iterator[RenderableType]:
     """Yield what storage took of each request, and how many were within their class's target."""
-    if found is None:
+    if document is None:
         return
     table = table_of_times("requests")
-    table.add_row("end to end", *time_cells(found.end_to_end_ns))
-    table.add_row(" storage I/O", *time_cells(found.storage_io_ns))
-    table.add_row(" waited", *time_cells(found.waited_ns))
+    table.add_row("end to end", *time_cells(document.end_to_end_ns))
+    table.add_row(" storage I/O", *time_cells(document.storage_io_ns))
+    table.add_row(" waited", *time_cells(document.waited_ns))
     yield Text()
     yield table
     rows = [
@@ -47,29 +47,29 @@ def requests(found: RequestsDocument | None) -> Iterator[RenderableType]:
             level(each.waited_level),
             format_count(each.count),
         ]
-        for each in found.by_qos
+        for each in document.by_qos
     ]
     if rows:
         yield fitting(("level", "end to end", "by waiting", "count"), rows, names=1, width=WIDTH)
-    failed = f"; {format_count(found.failed)} requests failed" if found.failed else ""
+    failed = f"; {format_count(document.failed)} requests failed" if document.failed else ""
     note = _NOTE.format(
-        base="in flight" if timed_from_submit(found) else "due and hadn't completed"
+        base="in flight" if timed_from_submit(document) else "due and hadn't completed"
     )
-    base = f"; {FROM_SUBMIT}" if timed_from_submit(found) else ""
+    base = f"; {FROM_SUBMIT}" if timed_from_submit(document) else ""
     yield Padding(Text(f"{note}{base}{failed}", style="dim"), (0, 0, 0, 2))
 
 
-def timed_from_submit(found: RequestsDocument) -> bool:
+def timed_from_submit(document: RequestsDocument) -> bool:
     """Return whether requests are timed from submits, because nothing has a due time."""
-    return found.counted_from == "submit"
+    return document.counted_from == "submit"
 
 
-def level(found: ServiceLevelDocument) -> str:
+def level(service_level: ServiceLevelDocument) -> str:
     """Return which share was within the target, and whether that meets the level."""
-    if found.compliance_ratio is None:
+    if service_level.compliance_ratio is None:
         return "not measured"
-    target, met = _round(found.target_p95_ns), "met" if found.met else "MISSED"
-    return f"{found.compliance_ratio:.1%} within {target}: {met}"
+    target, met = _round(service_level.target_p95_ns), "met" if service_level.met else "MISSED"
+    return f"{service_level.compliance_ratio:.1%} within {target}: {met}"
 
 
 def _round(target_ns: int) -> str:
@@ -78,40 +78,40 @@ def _round(target_ns: int) -> str:
     return f"{float(number):g} {unit}"
 
 
-def health(found: HealthDocument | None) -> Iterator[RenderableType]:
+def health(document: HealthDocument | None) -> Iterator[RenderableType]:
     """Yield MLPerf's criteria, and ours beside them; nothing if none was measured."""
-    if found is None or all(
-        each.passed is None for pair in found.criteria for each in (pair.theirs, pair.ours)
+    if document is None or all(
+        each.passed is None for pair in document.criteria for each in (pair.theirs, pair.ours)
     ):
         return
     head = Text("\nstorage health  ")
-    head.append(found.status, style=_STYLES[found.status])
-    measured = f"{found.measured_count} of {len(found.criteria)} measured"
+    head.append(document.status, style=_STYLES[document.status])
+    measured = f"{document.measured_count} of {len(document.criteria)} measured"
     head.append(f" by MLPerf's criteria, {measured}; ")
-    head.append(found.status_ours, style=_STYLES[found.status_ours])
+    head.append(document.status_ours, style=_STYLES[document.status_ours])
     head.append(" by ours")
     yield head
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("criterion", no_wrap=True)
     for name in ("limit", "MLPerf's", "our limit", "ours"):
         table.add_column(name, justify="right", no_wrap=True)
-    for each in found.criteria:
+    for each in document.criteria:
         table.add_row(
             each.title, limit(each.theirs), judged(each.theirs), limit(each.ours), judged(each.ours)
         )
     yield table
 
 
-def limit(found: Judged) -> str:
+def limit(criterion: Judged) -> str:
     """Return a criterion's limit."""
-    return f"{'>' if found.unit == 'ratio' else '<'} {amount(found.target, found.unit)}"
+    return f"{'>' if criterion.unit == 'ratio' else '<'} {amount(criterion.target, criterion.unit)}"
 
 
-def judged(found: Judged) -> str:
+def judged(criterion: Judged) -> str:
     """Return a figure and whether it is within its limit."""
-    if found.actual is None:
+    if criterion.actual is None:
         return "not measured"
-    return f"{amount(found.actual, found.unit)} {'ok' if found.passed else 'FAIL'}"
+    return f"{amount(criterion.actual, criterion.unit)} {'ok' if criterion.passed else 'FAIL'}"
 
 
 def amount(value: float, unit: str) -> str:

@@ -23,9 +23,9 @@ def of_device(series: DeviceSeriesDocument | None) -> list[Chart]:
         for row in _rows(series.start_s, name, _per_s(values, series.width_s, 1e-9))
     ]
     queue = _rows(series.start_s, "in flight", _per_s(series.queue_ms, series.width_s, 1e-3))
-    found = [lines("Device: throughput, GB/s", moved, "GB/s"),
+    drawn = [lines("Device: throughput, GB/s", moved, "GB/s"),
              lines("Device: I/Os in flight", queue, "I/Os")]  # fmt: skip
-    return [chart for chart in found if chart is not None]
+    return [chart for chart in drawn if chart is not None]
 
 
 def of_machine(series: HostSeriesDocument | None) -> list[Chart]:

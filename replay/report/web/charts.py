@@ -52,11 +52,11 @@ def of_lane(
 def interarrival(due: Distribution | None, submit: Distribution | None) -> list[Chart]:
     """Return a chart of the gaps between ops: those of the trace, and those that were kept."""
     rows = []
-    for name, found in (("due", due), ("submitted", submit)):
-        if found is not None and found.count:
+    for name, distribution in (("due", due), ("submitted", submit)):
+        if distribution is not None and distribution.count:
             rows += [
                 {"ms": max(upper, 1) / MS_NS, "share": share, "of": name}
-                for upper, share in cumulative(found)
+                for upper, share in cumulative(distribution)
             ]
     if not rows:
         return []
@@ -68,14 +68,14 @@ def interarrival(due: Distribution | None, submit: Distribution | None) -> list[
     return [Chart("Gaps between neighbouring ops", fitted(chart, HEIGHT))]
 
 
-def cumulative(found: Distribution, points: int = _POINTS) -> list[tuple[int, float]]:
+def cumulative(distribution: Distribution, points: int = _POINTS) -> list[tuple[int, float]]:
     """Return at most `points` pairs of a value and the share of values up to it."""
-    total, reached, sums = sum(found.count), 0, []
-    for count in found.count:
+    total, reached, sums = sum(distribution.count), 0, []
+    for count in distribution.count:
         reached += count
         sums.append(reached)
     picked = sorted({bisect_left(sums, total * part / points) for part in range(1, points + 1)})
-    return [(found.upper[at], sums[at] / total) for at in picked]
+    return [(distribution.upper[at], sums[at] / total) for at in picked]
 
 
 def _throughput(series: TimeSlices) -> list[Row]:
@@ -181,17 +181,17 @@ def _cdf(groups: Sequence[GroupDocument], title: str, field: str) -> Chart | Non
     return Chart(f"{title} by percentile, ms", fitted(chart, HEIGHT))
 
 
-def _tail(found: Distribution) -> list[tuple[float, int]]:
+def _tail(distribution: Distribution) -> list[tuple[float, int]]:
     """Return (1 ÷ the share above, value): as many points per decade of nines."""
-    total, reached, sums = sum(found.count), 0, []
-    for count in found.count:
+    total, reached, sums = sum(distribution.count), 0, []
+    for count in distribution.count:
         reached += count
         sums.append(reached)
     steps = [10 ** (4 * step / _POINTS) for step in range(_POINTS + 1)]
     points = []
     for nines in steps:
         at = bisect_left(sums, total * (1 - 1 / nines))
-        points.append((nines, found.upper[min(at, len(sums) - 1)]))
+        points.append((nines, distribution.upper[min(at, len(sums) - 1)]))
     return points
 
 

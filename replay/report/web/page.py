@@ -55,8 +55,8 @@ def text(content: object) -> str:
 
 def section(title: str, *parts: str) -> str:
     """Return parts under a heading; nothing if they are all empty."""
-    found = [part for part in parts if part]
-    return f"<section><h2>{text(title)}</h2>\n" + "\n".join(found) + "</section>" if found else ""
+    kept = [part for part in parts if part]
+    return f"<section><h2>{text(title)}</h2>\n" + "\n".join(kept) + "</section>" if kept else ""
 
 
 def header(title: str, sentences: Iterable[str], *more: str) -> str:
@@ -148,12 +148,12 @@ def fitted(chart: Any, height: int) -> dict[str, Any]:
     return {**spec, "config": _CONFIG, "autosize": {"type": "fit", "contains": "padding"}}
 
 
-def charts(found: Sequence[Chart], first: int) -> str:
+def charts(drawn: Sequence[Chart], first: int) -> str:
     """Return charts side by side; their numbers on the page begin at `first`."""
-    if not found:
+    if not drawn:
         return ""
     return (
-        f'<div class="charts">{"".join(map(_chart, found, range(first, first + len(found))))}</div>'
+        f'<div class="charts">{"".join(map(_chart, drawn, range(first, first + len(drawn))))}</div>'
     )
 
 

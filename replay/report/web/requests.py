@@ -38,36 +38,36 @@ _TIMES = (
 
 
 def requests(
-    found: RequestsDocument | None,
+    document: RequestsDocument | None,
     heads: list[str],
     cells: Callable[[Percentiles], list[Cell | str]],
 ) -> str:
     """Return the section; `cells` gives a row's percentiles under `heads`."""
-    if found is None:
+    if document is None:
         return ""
-    rows = [*_rows("all", found, cells)]
-    for each in found.by_qos:
+    rows = [*_rows("all", document, cells)]
+    for each in document.by_qos:
         rows += _rows(each.qos, each, cells)
-    failed = page.note(f"{found.failed:,} requests failed: they are in no time.")
+    failed = page.note(f"{document.failed:,} requests failed: they are in no time.")
     return page.section(
         "Requests",
-        page.note(_MAX_NOTE if timed_from_submit(found) else _NOTE),
-        failed if found.failed else "",
+        page.note(_MAX_NOTE if timed_from_submit(document) else _NOTE),
+        failed if document.failed else "",
         page.table(["class", "time", *heads], rows, texts=2),
-        page.heading("Service levels") + page.note(_LEVELS_NOTE) + _levels(found)
-        if found.by_qos
+        page.heading("Service levels") + page.note(_LEVELS_NOTE) + _levels(document)
+        if document.by_qos
         else "",
     )
 
 
 def _rows(
-    name: str, found: RequestTimesDocument, cells: Callable[[Percentiles], list[Cell | str]]
+    name: str, times: RequestTimesDocument, cells: Callable[[Percentiles], list[Cell | str]]
 ) -> Iterator[list[Cell | str]]:
     for title, field in _TIMES:
-        yield [name, title, *cells(getattr(found, field))]
+        yield [name, title, *cells(getattr(times, field))]
 
 
-def _levels(found: RequestsDocument) -> str:
+def _levels(document: RequestsDocument) -> str:
     rows: list[list[Cell | str]] = [
         [
             each.qos,
@@ -81,34 +81,36 @@ def _levels(found: RequestsDocument) -> str:
             ),
             Cell(f"{each.count:,}", each.count),
         ]
-        for each in found.by_qos
+        for each in document.by_qos
     ]
     heads = ["class", "target", "within target, end to end", "within target, waited", "requests"]
     return page.table(heads, rows)
 
 
-def health(found: HealthDocument | None) -> str:
+def health(document: HealthDocument | None) -> str:
     """Return the section on criteria."""
-    if found is None:
+    if document is None:
         return ""
-    said = (
-        f"By the MLPerf KV benchmark's criteria: {found.status}, {found.measured_count} of "
-        f"{len(found.criteria)} measured. By ours: {found.status_ours}. Neither is the verdict, "
-        "which says whether the figures may be used."
+    verdict = (
+        f"By the MLPerf KV benchmark's criteria: {document.status}, {document.measured_count} of "
+        f"{len(document.criteria)} measured. By ours: {document.status_ours}. Neither is the "
+        "verdict, which says whether the figures may be used."
     )
     rows: list[list[Cell | str]] = [
         [each.title, each.name, limit(each.theirs), _cell(each.theirs), limit(each.ours),
          _cell(each.ours)]
-        for each in found.criteria
+        for each in document.criteria
     ]  # fmt: skip
     heads = ["criterion", "MLPerf's name", "its limit", "found", "our limit", "found by ours"]
-    why = {each.why: each.title for each in found.criteria}  # one sentence, several criteria
+    why = {each.why: each.title for each in document.criteria}  # one sentence, several criteria
     notes = "".join(page.note(f"Why ours: {sentence}.") for sentence in why)
-    return page.section("Storage health", page.note(said), page.table(heads, rows, texts=6), notes)
+    return page.section(
+        "Storage health", page.note(verdict), page.table(heads, rows, texts=6), notes
+    )
 
 
-def _cell(found: Judged) -> Cell:
-    value = found.actual
-    if value is not None and found.unit != "ratio":
+def _cell(criterion: Judged) -> Cell:
+    value = criterion.actual
+    if value is not None and criterion.unit != "ratio":
         value *= MS_NS
-    return Cell(judged(found), value)
+    return Cell(judged(criterion), value)

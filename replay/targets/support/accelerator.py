@@ -151,13 +151,13 @@ class CudaDevice:
 
     def copy_in(self, offset: int, host: Any, begin: int, length: int) -> Any:
         """Start a copy to the pool on its own stream."""
-        there = self._pool.narrow(0, offset, length)
-        return self._copy(self._in, there, host.narrow(0, begin, length))
+        place = self._pool.narrow(0, offset, length)
+        return self._copy(self._in, place, host.narrow(0, begin, length))
 
     def copy_out(self, offset: int, host: Any, begin: int, length: int) -> Any:
         """Start a copy from the pool on its own stream."""
-        there = self._pool.narrow(0, offset, length)
-        return self._copy(self._out, host.narrow(0, begin, length), there)
+        place = self._pool.narrow(0, offset, length)
+        return self._copy(self._out, host.narrow(0, begin, length), place)
 
     def _copy(self, stream: Any, target: Any, source: Any) -> Any:
         with self._torch.cuda.stream(stream):

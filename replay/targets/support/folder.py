@@ -103,16 +103,16 @@ def look(path: Path) -> FolderFacts:
     """Return what `path` is. Raises TargetError for what can't be a folder of objects."""
     _check_not_system(path)
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return _look_new(path)
     except OSError as error:
         raise TargetError(f"can't look at it: {error.strerror}", where=path) from error
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISLNK(status.st_mode):
         raise TargetError(
             "is a symbolic link", where=path, hint=f"name the folder itself: {path.resolve()}"
         )
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise TargetError(
             "isn't a directory",
             where=path,
@@ -124,7 +124,7 @@ def look(path: Path) -> FolderFacts:
     except OSError as error:
         raise TargetError(f"can't be listed: {error.strerror}", where=path) from error
     others = tuple(name for name in names if _is_other(name))
-    identity = (found.st_dev, found.st_ino)
+    identity = (status.st_dev, status.st_ino)
     return _facts(path, path, identity, _read_marker(path), others)
 
 
@@ -209,8 +209,8 @@ def temporary_name(suffix: str) -> str:
 
 def recheck(facts: FolderFacts, descriptor: int) -> None:
     """Return if the opened folder still is what was looked at. Raises TargetError."""
-    found = os.fstat(descriptor)
-    same = facts.new or (found.st_dev, found.st_ino) == facts.identity
+    status = os.fstat(descriptor)
+    same = facts.new or (status.st_dev, status.st_ino) == facts.identity
     same = same and _read_marker(descriptor) == facts.marker
     if same and facts.marker is None:
         same = tuple(sorted(filter(_is_other, os.listdir(descriptor)))) == facts.others
@@ -247,8 +247,8 @@ def make_subfolders(descriptor: int, where: Path) -> list[str]:
         try:
             os.mkdir(name, 0o700, dir_fd=descriptor)
         except FileExistsError:
-            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
                 raise TargetError("isn't a directory", where=where / name) from None
         else:
             made.append(name)
@@ -285,8 +285,8 @@ def remove_objects(descriptor: int) -> int:
 def _objects_bytes(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        found = (entry.stat(follow_symlinks=False) for _, entry in _objects(descriptor))
-        return sum(status.st_blocks * 512 for status in found)
+        statuses = (entry.stat(follow_symlinks=False) for _, entry in _objects(descriptor))
+        return sum(status.st_blocks * 512 for status in statuses)
     finally:
         os.close(descriptor)
 
@@ -305,12 +305,12 @@ def check_free(facts: FolderFacts, needed_bytes: int, objects: int) -> None:
 
 
 def _check_inodes(facts: FolderFacts, objects: int) -> None:
-    found = os.statvfs(facts.place)
-    if found.f_files and objects + len(SUBFOLDERS) > found.f_favail:
+    space = os.statvfs(facts.place)
+    if space.f_files and objects + len(SUBFOLDERS) > space.f_favail:
         raise TargetError(
             "not enough inodes: each object is a file",
             where=facts.path,
             got=f"{objects:,} objects, live at once",
-            accepted=f"{found.f_favail:,} that are free",
+            accepted=f"{space.f_favail:,} that are free",
             hint="use --device, which keeps all objects in one file",
         )

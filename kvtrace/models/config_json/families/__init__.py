@@ -30,7 +30,7 @@ def architectures() -> list[tuple[str, str]]:
 @cache
 def readers() -> dict[str, Reader]:
     """Return the reader of every `model_type` that is understood."""
-    found: dict[str, Reader] = {}
+    readers: dict[str, Reader] = {}
     for name in plugins.names(plugins.FAMILY):
-        found |= plugins.load(plugins.FAMILY, name).READERS
-    return found
+        readers |= plugins.load(plugins.FAMILY, name).READERS
+    return readers
