@@ -31,8 +31,7 @@ demo: $(STAMP)
 	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 
 test: $(QUICK)
-	$(BIN)/pytest -n 3 --dist worksteal -m "not alone"
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -n 3 --dist worksteal
 
 # A third process, for tests wait for devices a third of their time.
 check: $(QUICK)

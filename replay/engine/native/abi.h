@@ -2,6 +2,7 @@
 #ifndef KV_ABI_H
 #define KV_ABI_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define KV_ABI_VERSION 8
@@ -170,6 +171,18 @@ struct kv_job {
 
 struct kv_mailbox;
 
+/* A lane's trial of polling: see polling.c. Begins as zeros. */
+struct kv_polling {
+	int64_t until_ns;
+	int64_t since_ns;
+	uint64_t since_bytes;
+	uint64_t gained[2]; /* bytes per millisecond, summed over turns: not polling, polling */
+	uint64_t seen_bytes; /* moved when the turn's time was over */
+	uint32_t turn; /* of the trial, from 1 on; 0: between trials */
+	bool on;
+	bool ending; /* its time is over: it ends with the next completion */
+};
+
 #define KV_EXPORT __attribute__((visibility("default")))
 
 /* Version and struct sizes, compared by the binding before anything else. */
@@ -199,6 +212,10 @@ KV_EXPORT void kv_publish_flag(int32_t *flag, int32_t value);
 
 /* Return 0 if io_uring can be used here, else the errno of what was refused. */
 KV_EXPORT int kv_uring_available(void);
+
+/* Whether to poll now, after `moved_bytes` since the run began. A function of its arguments alone, so
+ * that tests can be the device. */
+KV_EXPORT bool kv_polling_pays(struct kv_polling *polling, int64_t now_ns, uint64_t moved_bytes);
 
 /* Write a stamp into each 512-byte sector of `data`, the first being `sector` of its object. */
 KV_EXPORT void kv_stamp(uint8_t *data, uint64_t bytes, uint64_t key, uint32_t sector,
