@@ -12,9 +12,10 @@ import pytest
 from kvtrace.errors import EXIT_TARGET, EXIT_USAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.command import Cli
+    from tests.support.command import Outcome
 
 OUTS = {
     "warp": "t.csv.zst",
@@ -27,7 +28,7 @@ OUTS = {
 
 @pytest.mark.parametrize("name", OUTS)
 def test_an_export_says_what_it_loses(
-    tmp_path: Path, small_trace: Path, cli: Cli, name: str
+    tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome], name: str
 ) -> None:
     """Rows, rows left out, files beside it and each loss are printed, and are there as JSON."""
     out = tmp_path / OUTS[name]
@@ -44,7 +45,7 @@ def test_an_export_says_what_it_loses(
 
 @pytest.mark.parametrize("name", OUTS)
 def test_nothing_is_replaced_without_force(
-    tmp_path: Path, small_trace: Path, cli: Cli, name: str
+    tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome], name: str
 ) -> None:
     """An export that is there already stays as it is."""
     out = tmp_path / OUTS[name]
@@ -58,7 +59,7 @@ def test_nothing_is_replaced_without_force(
 
 @pytest.mark.parametrize("name", ["warp", "sai3", "oracle", "lmcache"])
 def test_an_import_recognises_what_was_exported(
-    tmp_path: Path, small_trace: Path, cli: Cli, name: str
+    tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome], name: str
 ) -> None:
     """A file comes back without its format being named, and passes `check`."""
     out, back = tmp_path / OUTS[name], tmp_path / "back.parquet"
@@ -94,7 +95,11 @@ def test_flags_reach_the_formats(tmp_path: Path, small_trace: Path, cli: Cli) ->
     ],
 )
 def test_what_means_nothing_is_refused(
-    tmp_path: Path, small_trace: Path, cli: Cli, arguments: tuple[str, ...], message: str
+    tmp_path: Path,
+    small_trace: Path,
+    cli: Callable[..., Outcome],
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
     """An unknown tier or format, or an option without effect, is an error of one line."""
     outcome = cli("export", small_trace, tmp_path / "t.tsv", *arguments)
@@ -104,7 +109,7 @@ def test_what_means_nothing_is_refused(
 
 
 def test_a_missing_package_is_named(
-    tmp_path: Path, small_trace: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without msgpack LMCache's format says how to get it, both ways; nothing is left behind."""
     out = tmp_path / "t.lct"

@@ -215,7 +215,8 @@ def test_grouping_chains_identities() -> None:
     import numpy as np
 
     from kvtrace.requests.request import Ragged
-    from tests.support.requests import Request, cut
+    from tests.support.reference import Request
+    from tests.support.requests import cut
 
     batch = cut([Request(0, [], input_tokens=64), Request(0, [], input_tokens=64, row=1)]).batch
     ids = Ragged.from_counts(np.array([4, 4]), np.array([1, 2, 3, 4, 9, 2, 3, 4]))
