@@ -68,7 +68,9 @@ def test_an_import_recognises_what_was_exported(
     assert cli("check", back).code == 0
 
 
-def test_flags_reach_the_formats(tmp_path: Path, small_trace: Path, cli: Cli) -> None:
+def test_flags_reach_the_formats(
+    tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome]
+) -> None:
     """--tiers, --endpoint, --prefix, --bucket, --with-cat and --tier do what their help says."""
     out = tmp_path / "t.tsv"
     place = ("--endpoint", "http://h:1", "--prefix", "p/")

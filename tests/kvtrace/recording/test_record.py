@@ -153,7 +153,7 @@ def test_workers_dont_show_in_parsing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_other_processes_give_the_same_file(tmp_path: Path) -> None:
     """A fresh process with another hash seed writes the same bytes."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.making import make\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.support.making import make\n"
         "make(Path(sys.argv[1]))\n"
     )
     digests = set()

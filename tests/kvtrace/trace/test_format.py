@@ -241,7 +241,7 @@ def test_a_killed_recording_leaves_a_partial_file(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "from kvtrace.recording.config import load_config\n"
         "from kvtrace.recording.pipeline import record\n"
-        "from tests.making import SMALL\n"
+        "from tests.support.making import SMALL\n"
         "kill = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "record(load_config(None, SMALL), sys.argv[1], progress=kill)\n"
     )
