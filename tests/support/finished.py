@@ -8,7 +8,8 @@ import numpy as np
 
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay.measure.recorder import Recorder
-from replay.ops.contract import Mode, Times
+from replay.ops.columns import Times
+from replay.ops.contract import Mode
 from replay.ops.done import Done, Taker
 from tests.support.planner import make_planner
 

@@ -17,7 +17,7 @@ from replay.plan.planner import Planner, make_ring
 from tests.support.traces import MemoryTrace, Row
 
 if TYPE_CHECKING:
-    from replay.ops.contract import Ops
+    from replay.ops.columns import Ops
 
 R, W, D = Op.READ, Op.WRITE, Op.DELETE
 NVME, CPU = Tier.NVME, Tier.CPU

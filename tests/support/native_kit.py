@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,16 @@ import numpy as np
 
 from replay.engine import native
 from replay.engine.native import testing
+from replay.ops.columns import NO_TIME_NS, OP_TYPES, Ops, Times
 from replay.ops.contract import (
-    NO_TIME_NS,
     Control,
     Engine,
     Lane,
     LaneKind,
     LoopOptions,
     Mode,
-    Ops,
     Outcome,
     Script,
-    Times,
     Verify,
 )
 
@@ -124,7 +122,7 @@ def run(
     times = Times.empty(rows.ops.capacity)
     times.reset(0, rows.count)
     outcome = engine.run(lanes, rows.ops, times, chosen, control)
-    of_rows = (getattr(times, column.name)[: rows.count] for column in fields(times))
+    of_rows = (column[: rows.count] for column in times)
     return Ran(outcome, Times(*of_rows))
 
 
@@ -205,9 +203,8 @@ class Streamer:
         if begin == end:
             return
         number = np.arange(begin, end)
-        for column in fields(Ops):
-            whole, ring = getattr(self.rows.ops, column.name), getattr(self.ops, column.name)
-            if column.name not in ("edges", "extents") and len(ring):
+        for name, whole, ring in zip(OP_TYPES, self.rows.ops, self.ops, strict=True):
+            if name not in ("edges", "extents") and len(ring):
                 ring[number & (self.ops.capacity - 1)] = whole[number]
         waits = int(self.rows.ops.wait_count[end - 1])
         edge = np.arange(
@@ -225,8 +222,8 @@ class Streamer:
         end = self.times.finished(begin, int(self.control.planned[0]))
         number = np.arange(begin, end)
         at = number & (self.ops.capacity - 1)
-        for column in fields(Times):
-            getattr(self.found, column.name)[number] = getattr(self.times, column.name)[at]
+        for taken, column in zip(self.found, self.times, strict=True):
+            taken[number] = column[at]
         self.due_ns[number] = self.ops.due_ns[at]
         native.publish(self.control.drained, end)
 
@@ -247,5 +244,5 @@ class Streamer:
             raise
         finally:
             feeder.join()
-        found = (getattr(self.found, column.name)[: self.rows.count] for column in fields(Times))
+        found = (column[: self.rows.count] for column in self.found)
         return Ran(outcome, Times(*found))

@@ -9,7 +9,7 @@ from kvtrace.placement.extents import Space, lane_of_tier
 from kvtrace.placement.rows import Limit, TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.trace.schema import Tier
-from replay.ops.contract import Ops
+from replay.ops.columns import Ops
 from replay.plan.geometry import Geometry
 from replay.plan.planner import Planner, make_ring
 from tests.support.traces import MemoryTrace, Row

@@ -5,7 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define KV_ABI_VERSION 8
+#include "columns.h"
+
+#define KV_ABI_VERSION 9
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -96,7 +98,7 @@ enum {
 	KV_FEATURE_HUGE_READS = 1 << 6,
 };
 
-/* One engine call. Columns are documented in replay/ops/contract.py. */
+/* One engine call. */
 struct kv_run {
 	uint32_t engine;
 	uint32_t mode;
@@ -105,7 +107,7 @@ struct kv_run {
 	int64_t spin_ns;
 	uint64_t read_buffer_bytes; /* per lane */
 	uint8_t *arena;
-	uint64_t arena_bytes;
+	uint64_t arena_size_bytes;
 	const uint64_t *filled_bytes; /* or NULL */
 	uint32_t stamp;
 	uint32_t virtual_time;
@@ -116,23 +118,9 @@ struct kv_run {
 
 	uint64_t capacity; /* powers of two */
 	uint64_t edge_capacity;
-	int64_t *due_ns; /* in closed mode also out, for ops behind a gate */
-	const uint8_t *lane;
-	const uint8_t *action;
-	const uint64_t *offset_bytes;
-	const uint32_t *length_sectors;
-	const uint32_t *pad_bytes;
-	const uint64_t *key;
-	const uint32_t *sector;
-	const uint32_t *generation;
-	const uint64_t *arena_offset_bytes;
-	const uint32_t *edge_begin;
-	const uint16_t *wait_count;
-	const uint32_t *edges;
-	const uint64_t *extents; /* a ring of pairs (offset, length) */
+	KV_OP_COLUMNS
 	uint64_t extent_words; /* two per pair, a power of two */
-	const uint32_t *clock; /* NULL unless closed */
-	uint64_t clock_count;
+	uint64_t clock_count; /* 0, and `clock` NULL, unless closed */
 
 	const int32_t *stop; /* this and all that follow up to start_ns are shared while it runs */
 	const uint64_t *planned;
@@ -142,13 +130,7 @@ struct kv_run {
 	int64_t *completed_ops;
 	int64_t *completed_bytes;
 
-	int64_t *ready_ns;
-	int64_t *slot_ns;
-	int64_t *submit_ns;
-	int64_t *complete_ns;
-	int32_t *error;
-	int64_t *bad_sector;
-	uint64_t *state;
+	KV_TIME_COLUMNS
 
 	int64_t start_ns; /* out, as all that follow */
 	int64_t cpu_ns;

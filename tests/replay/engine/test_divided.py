@@ -11,17 +11,8 @@ import replay
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import TargetSpec
 from replay import engine as engines
-from replay.ops.contract import (
-    DIVIDED,
-    Action,
-    Lane,
-    LaneKind,
-    LoopOptions,
-    Mode,
-    Ops,
-    Verify,
-    run_whole,
-)
+from replay.ops.columns import DIVIDED, Ops
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
 from tests.support.fragments import planned, random_rows
 from tests.support.traces import Row, file_target, write_trace
 

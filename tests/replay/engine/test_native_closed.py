@@ -11,15 +11,8 @@ import pytest
 from kvtrace.errors import TargetError
 from replay.engine import native
 from replay.engine.python import PythonEngine
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    GATING,
-    NO_CLOCK,
-    NO_TIME_NS,
-    Action,
-    Engine,
-    Mode,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, GATING, NO_CLOCK, NO_TIME_NS
+from replay.ops.contract import Action, Engine, Mode
 from tests.support.native_kit import (
     NULL_LANE,
     Streamer,

@@ -13,15 +13,8 @@ import pytest
 
 from kvtrace.errors import TargetError
 from replay.engine import native
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    VERIFY_FAILED,
-    Action,
-    Fsync,
-    Lane,
-    LaneKind,
-    Verify,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, VERIFY_FAILED
+from replay.ops.contract import Action, Fsync, Lane, LaneKind, Verify
 from replay.targets.support import folder
 from tests.support.native_kit import (
     KIB,

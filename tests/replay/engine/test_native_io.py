@@ -12,16 +12,8 @@ import pytest
 
 from kvtrace.errors import TargetError
 from replay.engine import native
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    NO_TIME_NS,
-    Action,
-    Control,
-    Lane,
-    LaneKind,
-    Ops,
-    Verify,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, NO_TIME_NS
+from replay.ops.contract import Action, Control, Lane, LaneKind, Verify
 from tests.support.native_kit import (
     KIB,
     MIB,
@@ -221,7 +213,10 @@ def test_too_few_read_buffers_are_refused(
 def test_wrong_dtype_is_refused(engine: native.NativeEngine, arena: NDArray[np.uint8]) -> None:
     """A column of another type never reaches the library."""
     good = make_ops(3).ops
-    columns: dict[str, Any] = {name: getattr(good, name) for name in Ops.__dataclass_fields__}
-    columns["key"] = columns["key"].astype(np.int32)
     with pytest.raises(TypeError, match="column key"):
-        run(engine, (NULL_LANE,), Rows(Ops(**columns), 3), options(arena))
+        run(
+            engine,
+            (NULL_LANE,),
+            Rows(good._replace(key=good.key.astype(np.int32)), 3),
+            options(arena),
+        )

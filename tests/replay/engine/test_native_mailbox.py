@@ -13,16 +13,8 @@ import pytest
 from kvtrace.errors import TargetError
 from replay import clock
 from replay.engine.native.mailbox import Job, Mailbox, MailboxClosedError, Request
-from replay.ops.contract import (
-    INTERRUPTED,
-    NO_TIME_NS,
-    VERIFY_FAILED,
-    Action,
-    Control,
-    Lane,
-    LaneKind,
-    Verify,
-)
+from replay.ops.columns import INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
+from replay.ops.contract import Action, Control, Lane, LaneKind, Verify
 from replay.payload.memory import at_address
 from tests.support import native_kit as kit
 from tests.support.native_kit import (

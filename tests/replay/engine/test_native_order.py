@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 
 from replay.engine import native
-from replay.ops.contract import (
-    INTERRUPTED,
-    NO_TIME_NS,
-    Action,
-    Control,
-    Lane,
-    LaneKind,
-    Mode,
-)
+from replay.ops.columns import INTERRUPTED, NO_TIME_NS
+from replay.ops.contract import Action, Control, Lane, LaneKind, Mode
 from tests.support.native_kit import (
     HOUR_NS,
     KIB,

@@ -10,19 +10,8 @@ import pytest
 
 from replay.engine import native
 from replay.engine.python import PythonEngine
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    INTERRUPTED,
-    VERIFY_FAILED,
-    Action,
-    Control,
-    Engine,
-    Lane,
-    LaneKind,
-    Mode,
-    Times,
-    Verify,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED, Times
+from replay.ops.contract import Action, Control, Engine, Lane, LaneKind, Mode, Verify
 from tests.support import native_kit as kit
 from tests.support.native_kit import (
     KIB,

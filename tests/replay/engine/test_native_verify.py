@@ -8,16 +8,8 @@ import numpy as np
 import pytest
 
 from replay.engine import native
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    VERIFY_FAILED,
-    Action,
-    Lane,
-    LaneKind,
-    LoopOptions,
-    Mode,
-    Verify,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, VERIFY_FAILED
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Verify
 from tests.support.native_kit import (
     KIB,
     MIB,

@@ -14,18 +14,8 @@ import pytest
 
 from kvtrace.errors import TargetError
 from replay.engine.python import PythonEngine
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    INTERRUPTED,
-    NO_TIME_NS,
-    VERIFY_FAILED,
-    Action,
-    Control,
-    Lane,
-    LaneKind,
-    Mode,
-    Verify,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
+from replay.ops.contract import Action, Control, Lane, LaneKind, Mode, Verify
 from tests.support.native_kit import (
     KIB,
     MIB,

@@ -10,7 +10,8 @@ from replay.measure.histogram import Histogram
 from replay.measure.lateness import Copier, Division, Submitter, divide
 from replay.measure.recorder import LaneMeasure, Recorder
 from replay.measure.violations import OrderChecker
-from replay.ops.contract import DEPENDENCY_FAILED, Mode, Times
+from replay.ops.columns import DEPENDENCY_FAILED, Times
+from replay.ops.contract import Mode
 from replay.ops.counters import LaneCounters
 from replay.ops.done import Done, Taker
 from tests.support.finished import START, finished, reads, record

@@ -14,7 +14,8 @@ from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from kvtrace.units import MS_NS
 from replay.measure.requests.measure import Requests, RequestSink
-from replay.ops.contract import NO_TIME_NS, Action, Mode
+from replay.ops.columns import NO_TIME_NS
+from replay.ops.contract import Action, Mode
 from replay.ops.done import Done
 from replay.result.requests import document_of
 from tests.support.making import write_rows

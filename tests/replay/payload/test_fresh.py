@@ -15,17 +15,8 @@ import pytest
 
 from kvtrace.errors import TargetError, UsageError
 from replay.engine import native
-from replay.ops.contract import (
-    Action,
-    Control,
-    Lane,
-    LaneKind,
-    LoopOptions,
-    Mode,
-    Ops,
-    Times,
-    Verify,
-)
+from replay.ops.columns import Ops, Times
+from replay.ops.contract import Action, Control, Lane, LaneKind, LoopOptions, Mode, Verify
 from replay.payload.fresh import FreshPayload
 from replay.payload.producer import Stream
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from kvtrace.placement import extents
 from kvtrace.placement.extents import Space
 from kvtrace.placement.rows import Limit
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.ops.contract import EXTRA, Action, Ops
+from replay.ops.columns import EXTRA, OP_TYPES, Ops
+from replay.ops.contract import Action
 from replay.ops.divided import places
 from tests.support.examples import examples
 from tests.support.planner import make_planner
@@ -75,9 +76,8 @@ def make_plan(
 def cut(ring: Ops, count: int) -> Ops:
     """Return the columns of the first `count` ops."""
     assert count <= ring.capacity
-    columns = {f.name: getattr(ring, f.name) for f in fields(ring)}
     rings = ("edges", "extents")
-    return Ops(**{k: v if k in rings else v[:count] for k, v in columns.items()})
+    return Ops(**{k: v if k in rings else v[:count] for k, v in ring._asdict().items()})
 
 
 def waits_of(ops: Ops) -> list[set[int]]:
@@ -424,7 +424,7 @@ def stream(planner: Planner, ring: Ops) -> tuple[list[tuple[Any, ...]], list[set
     done: list[tuple[Any, ...]] = []
     waits: list[set[int]] = []
     not_compared = ("edges", "edge_begin", "clock", "generation", "wait_count", "extents")
-    names = [f.name for f in fields(ring) if f.name not in not_compared]
+    names = [name for name in OP_TYPES if name not in not_compared]
     while not planner.final or len(done) < planner.planned:
         while planner.advance(len(done)):
             pass

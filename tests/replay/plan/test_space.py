@@ -18,7 +18,7 @@ from kvtrace.recording.config import resolve
 from kvtrace.recording.pipeline import record
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.ops.contract import DIVIDED, EXTRA, Ops
+from replay.ops.columns import DIVIDED, EXTRA, Ops
 from replay.ops.divided import places
 from tests.support.examples import examples
 from tests.support.fragments import IO_BYTES, fragmenting, planned, random_rows

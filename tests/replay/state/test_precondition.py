@@ -26,7 +26,8 @@ from kvtrace.placement.extents import RESERVED_BYTES
 from kvtrace.trace.schema import Tier
 from replay import engine as engines
 from replay import targets
-from replay.ops.contract import INTERRUPTED, Outcome
+from replay.ops.columns import INTERRUPTED
+from replay.ops.contract import Outcome
 from replay.payload import stamps as payload
 from replay.payload.reduction import measure_sample
 from replay.safety import preflight

@@ -12,7 +12,8 @@ from kvtrace.placement.extents import Need
 from kvtrace.trace.schema import Tier
 from replay import engine as engines
 from replay import targets
-from replay.ops.contract import Action, LoopOptions, Mode, Ops, Verify, run_whole
+from replay.ops.columns import Ops
+from replay.ops.contract import Action, LoopOptions, Mode, Verify, run_whole
 from replay.targets import RunMark, Target, TargetSpec
 from replay.targets.cuda import CudaTarget
 from replay.targets.file import FileTarget
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.placement.extents import Space
-    from replay.ops.contract import Times
+    from replay.ops.columns import Times
 
 KIB, MIB, MS = 1 << 10, 1 << 20, 1_000_000
 compiled = pytest.mark.skipif(
