@@ -18,9 +18,13 @@ POLICY = 20
 """Column of a tier's row, behind those that policies use: the policy's number."""
 
 
+_USUAL = "lru"
+"""Asked for first."""
+
+
 def _usable() -> Iterator[tuple[str, ModuleType]]:
     """Yield policies by name. One that is broken is left out here, and refused by `setup`."""
-    for name in plugins.names(plugins.POLICY):
+    for name in sorted(plugins.names(plugins.POLICY), key=_USUAL.__ne__):
         try:
             yield name, plugins.load(plugins.POLICY, name)
         except UsageError:
@@ -30,6 +34,8 @@ def _usable() -> Iterator[tuple[str, ModuleType]]:
 _MODULES = dict(_usable())
 NAMES = tuple(_MODULES)
 """By their number in a tier's row."""
+_POLICIES = tuple(enumerate(_MODULES.values()))[::-1]
+"""The last is asked for first."""
 
 
 def setup(row: Any, name: str, capacity_bytes: int) -> None:
@@ -71,7 +77,7 @@ def _of_a_slot(function: str) -> Any:
 
         return helper(choose)
 
-    return reduce(chosen, enumerate(_MODULES.values()), _ignore)
+    return reduce(chosen, _POLICIES, _ignore)
 
 
 def _of_a_tier(function: str) -> Any:
@@ -92,7 +98,7 @@ def _of_a_tier(function: str) -> Any:
 
         return helper(choose)
 
-    return reduce(chosen, enumerate(_MODULES.values()), _no_slot)
+    return reduce(chosen, _POLICIES, _no_slot)
 
 
 expect = _of_a_slot("expect")
