@@ -59,8 +59,7 @@ def name_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the tests ask of a file: functions with lines, calls that print, broad catches, names,
-    strings (docstrings, help and messages), the first line of its docstring.
+    """Functions with lines, calls that print, broad catches, names, strings, docstring of a file.
 
     Syntax trees aren't kept: those of all files are some millions of objects.
     """
