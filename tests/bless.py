@@ -1,28 +1,19 @@
-"""Rewrites what is generated: golden traces, the schema of results, lists in the docs.
+"""Rewrites what is generated: golden traces, lists in the docs.
 
 `make bless` shows by git what changed.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 
-import replay
 from kvtrace.models.config_json.families import architectures
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
-from replay.result.document import ResultDocument
 from tests.golden import GOLDEN, path_of
 
 MODELS_PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-SCHEMA_PATH = Path(replay.__file__).parent / "result" / "result.schema.json"
-
-
-def schema_text() -> str:
-    """Return the JSON schema of results as it is shipped."""
-    return json.dumps(ResultDocument.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def types_text() -> str:
@@ -45,7 +36,6 @@ def with_types(page: str) -> str:
 
 def main() -> None:
     """Write all of them anew."""
-    SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
     MODELS_PAGE.write_text(with_types(MODELS_PAGE.read_text("utf-8")), encoding="utf-8")
     for name, options in GOLDEN.items():
         record(load_config(None, options), path_of(name), force=True)

@@ -1,7 +1,7 @@
 """The result of a run as every report shows it and as it is stored: typed, versioned, JSON.
 
-`docs/results.md` explains it; `result.schema.json` beside this file is its JSON schema. Names of
-fields are the keys. Times are ns unless the name says otherwise, sizes are bytes.
+`docs/results.md` explains it; `schema` writes its JSON schema. Names of fields are the keys. Times
+are ns unless the name says otherwise, sizes are bytes.
 """
 
 from __future__ import annotations
