@@ -6,14 +6,14 @@ import csv
 from typing import TYPE_CHECKING
 
 from kvtrace.show import csvcells
-from replay.measure.histogram import QUANTILES
+from replay.measure.summaries import QUANTILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from replay.measure.summaries import Percentiles
     from replay.result.document import ResultDocument
-    from replay.result.summaries import Percentiles
 
 SUFFIX = ".csv"
 _COUNTED = ("verdict", "tier", "phase", "op", "qos", "size_class_bytes", "ops", "bytes", "errors")

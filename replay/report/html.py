@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
+from replay.measure.summaries import TITLES
 from replay.report.support.cells import FEW_MARK, FEW_NOTE
 from replay.report.web import below, charts, page, requests
 from replay.report.web.page import Cell
-from replay.result.summaries import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.result.document import GroupDocument, LaneDocument, ResultDocument
+    from replay.measure.figures import GroupDocument, LaneDocument
+    from replay.measure.summaries import Percentiles
+    from replay.result.document import ResultDocument
     from replay.result.reason import Reason
-    from replay.result.summaries import Percentiles
 
 SUFFIX = ".html"
 PACKAGES = ("altair", "vl_convert")

@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from replay.result.document import (
-        LaneDocument,
-        LatenessSummary,
-        ResultDocument,
-        TimeSlices,
-    )
+    from replay.measure.figures import LaneDocument, LatenessSummary, TimeSlices
+    from replay.result.document import ResultDocument
     from replay.result.reason import Reason
 
 _BARS, _BARS_MIN = 40, 4

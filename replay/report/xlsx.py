@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from replay.measure.figures import LaneDocument
     from replay.report.support.workbook import Row, Sheet
-    from replay.result.document import LaneDocument, ResultDocument
+    from replay.result.document import ResultDocument
 
 SUFFIX = ".xlsx"
 PACKAGES = workbook.PACKAGES

@@ -16,7 +16,6 @@ from kvtrace.units import MS_NS
 from replay.measure.requests.measure import Requests, RequestSink
 from replay.ops.contract import NO_TIME_NS, Action, Mode
 from replay.ops.done import Done
-from replay.result.requests import document_of
 from tests.making import write_rows
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.trace.reader import Trace
-    from replay.result.requests import RequestsDocument
+    from replay.measure.requests.figures import RequestsDocument
 
 EIO = 5
 
@@ -48,7 +47,7 @@ def ops(*rows: tuple[int, int, int], qos: Qos | None = None, phase: Phase = Phas
 
 def measured(requests: Requests) -> RequestsDocument:
     """Return what it says as a document."""
-    found = document_of(requests.measure())
+    found = requests.measure()
     assert found is not None
     return found
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from replay.host.document import BlockLatencyDocument, HostSeriesDocument
-    from replay.result.document import LaneDocument
+    from replay.measure.figures import LaneDocument
 
 BLOCK_ROWS = 12
 """Kinds of requests that are shown, the most frequent first; files have all."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from kvtrace.units import S_NS, format_duration_ns
-from replay.result.summaries import TITLES
+from replay.measure.summaries import TITLES
 
 if TYPE_CHECKING:
-    from replay.result.summaries import Percentiles
+    from replay.measure.summaries import Percentiles
 
 WIDTH = 80
 """Columns of the terminal's report."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from replay.measure.requests.figures import RequestsDocument, ServiceLevelDocument
     from replay.result.health import HealthDocument, Judged
-    from replay.result.requests import RequestsDocument, ServiceLevelDocument
 
 _NOTE = (
     "waited: some op of the request was {base}; level: 95 of 100 requests within the class's target"

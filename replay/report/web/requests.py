@@ -12,9 +12,9 @@ from replay.report.web.page import Cell
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from replay.measure.requests.figures import RequestsDocument, RequestTimesDocument
+    from replay.measure.summaries import Percentiles
     from replay.result.health import HealthDocument, Judged
-    from replay.result.requests import RequestsDocument, RequestTimesDocument
-    from replay.result.summaries import Percentiles
 
 _NOTE = (
     "End to end: from when a request's first op was due until its last one completed, the time for "
