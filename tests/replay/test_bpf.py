@@ -17,7 +17,8 @@ from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, run
 from replay.host import bpf, bpftrace
 from replay.host.document import block_document
-from replay.report.support import below
+from replay.report import terminal
+from replay.report.sections import whole
 from tests.cli import conftest as cli_conftest
 from tests.replay.conftest import file_target, null_target, write_trace
 
@@ -97,7 +98,8 @@ def test_the_table_fits_80_columns() -> None:
     """The most frequent kinds are shown, with a sentence on what they are."""
     groups = bpf.parse(CAPTURED.read_text(), {LOOP0: "loop0"})
     console = Console(width=80, record=True, file=io.StringIO())
-    for part in below.block_layer(block_document(bpf.BlockLatency(-0.5, 3.0, groups))):
+    [section] = whole.block_layer(block_document(bpf.BlockLatency(-0.5, 3.0, groups)))
+    for part in terminal.render_section(section):
         console.print(part)
     lines = console.export_text().splitlines()
     assert all(len(line) <= 80 for line in lines)
@@ -105,7 +107,7 @@ def test_the_table_fits_80_columns() -> None:
     assert "block layer" in text
     assert "32.8µs" in text
     assert "from all processes" in text
-    assert not list(below.block_layer(None))
+    assert not list(whole.block_layer(None))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(replay.__file__).parent
 FOLDERS = ("measure", "result", "report")
-REPEATED_MAX = 23
+REPEATED_MAX = 24
 """Pairs of classes that share three names of fields or more. Those left are of other things with
 the same counts: `ops` and `bytes` of a tier, of a group, of a whole run, of a second of it."""
 
