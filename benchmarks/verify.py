@@ -55,10 +55,10 @@ def run(trace: Path, target: Path, verify: str) -> tuple[float, float, float]:
     )
     result = replay.run(trace, [TargetSpec("file", (Tier.NVME,), target)], options)
     assert not result.errors
-    lane = result.headline.measure
+    lane = result.headline
     gb = lane.bytes / 1e9
-    rate = (lane.bytes_per_s or 0.0) / 1e9
-    return result.tool.cpu_ns / 1e9 / gb, result.tool.verify_cpu_ns / 1e9 / gb, rate
+    rate = (lane.throughput_bytes_per_s or 0.0) / 1e9
+    return result.tool.cpu_s / gb, result.tool.verify_cpu_s / gb, rate
 
 
 def main() -> None:

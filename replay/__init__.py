@@ -2,7 +2,7 @@
 
 from replay.execution.runner import run
 from replay.options import ReplayOptions
-from replay.result.model import Result
+from replay.result.finished import Result
 from replay.result.stored import load
 from replay.targets import TargetSpec
 from replay.watch import Stop, Watcher

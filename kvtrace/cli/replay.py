@@ -18,7 +18,6 @@ from kvtrace.files.outputs import check_apart
 from kvtrace.trace.reader import open_trace
 from replay import ReplayOptions, Stop, TargetSpec, run
 from replay.execution.output import Outputs
-from replay.result.from_run import document_of
 
 if TYPE_CHECKING:
     from kvtrace.trace.reader import Trace
@@ -340,10 +339,10 @@ def replay_command(
             try:
                 outputs.write(result)
             except TargetError:
-                show(document_of(result), as_json=as_json, full=full)
+                show(result.document(), as_json=as_json, full=full)
                 raise
             exposure.finish(result)
-        show(document_of(result), outputs.files, as_json=as_json, full=full)
+        show(result.document(), outputs.files, as_json=as_json, full=full)
         exposure.hold()
     raise typer.Exit(_exit_code(result))
 

@@ -21,20 +21,20 @@ from replay import report
 from replay.report import json as json_report
 from replay.report import short, terminal
 from replay.report.support import cells
-from replay.result import stored
+from replay.result import schema, stored
 from replay.result.document import ResultDocument
 
 
 def report_command(
     results: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="RESULT",
             help="JSON reports or result traces, also imported ones with outcomes; each is "
             "printed in turn.",
             show_default=False,
         ),
-    ],
+    ] = None,
     report_to: Annotated[
         list[Path] | None,
         typer.Option("--report", help=f"{REPORT_HELP} Of one result."),
@@ -52,9 +52,37 @@ def report_command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; for several results, a list.")
     ] = False,
+    as_schema: Annotated[
+        bool,
+        typer.Option("--schema", help="Print the JSON schema of JSON reports; takes no RESULT."),
+    ] = False,
 ) -> None:
     """Print stored results, or write one in other forms."""
-    outputs = report_to or []
+    results, outputs = results or [], report_to or []
+    if as_schema:
+        _print_schema([*results, *outputs])
+        return
+    _check(results, outputs, force=force)
+    documents = [stored.load(path, from_ops=from_ops) for path in results]
+    with stored.consistent(", ".join(map(str, results))):
+        rendered = [
+            _rendered(document, outputs, as_json=as_json, full=full) for document in documents
+        ]
+        write_all(outputs, lambda path: report.write(documents[0], path, force=force))
+    if len(results) == 1:
+        _print(rendered[0])
+    else:
+        _show_all(results, rendered, as_json=as_json)
+
+
+def _check(results: Sequence[Path], outputs: Sequence[Path], *, force: bool) -> None:
+    """Return if these results can be shown and written there. Raises UsageError, TargetError."""
+    if not results:
+        raise UsageError(
+            "a result is missing",
+            where="report",
+            accepted="JSON reports or result traces (kvtrace replay --report, --out), or --schema",
+        )
     if outputs and len(results) > 1:
         raise UsageError(
             "is of one result",
@@ -67,16 +95,18 @@ def report_command(
     for path in outputs:
         report.check_suffix(path)
         check_writable(path, force=force)
-    documents = [stored.load(path, from_ops=from_ops) for path in results]
-    with stored.consistent(", ".join(map(str, results))):
-        rendered = [
-            _rendered(document, outputs, as_json=as_json, full=full) for document in documents
-        ]
-        write_all(outputs, lambda path: report.write(documents[0], path, force=force))
-    if len(results) == 1:
-        _print(rendered[0])
-    else:
-        _show_all(results, rendered, as_json=as_json)
+
+
+def _print_schema(files: Sequence[Path]) -> None:
+    """Print the JSON schema of results. Raises UsageError where files are named beside it."""
+    if files:
+        raise UsageError(
+            "the schema is that of all results",
+            where="--schema",
+            got=files[0],
+            hint="kvtrace report --schema > result.schema.json",
+        )
+    print(schema.text())
 
 
 def show(

@@ -8,10 +8,10 @@ from kvtrace.show.charting import COLOURS, legend, legend_px
 from replay.compare import words
 from replay.compare.figures import BYTES_PER_S, NS, rate_name, response_name, time_name
 from replay.compare.headline import OPS, TIERS
+from replay.measure.summaries import TITLES
 from replay.report.web import page
 from replay.report.web.charts import LOG_TICKS
 from replay.report.web.page import Chart
-from replay.result.summaries import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from replay.compare.setup import Setup
     from replay.compare.sides import Side
     from replay.host.environment import TargetEnvironment
-    from replay.result.document import LaneDocument, ResultDocument
+    from replay.measure.figures import LaneDocument
+    from replay.result.document import ResultDocument
 
 _FILE = re.compile(r" \([^()]*file\)$")
 ROUNDS = "rounds of the trace"

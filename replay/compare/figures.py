@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.result.summaries import TITLES, has_few, merged, percentile
+from replay.measure.summaries import TITLES, has_few, merged, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from replay.result.document import GroupDocument, ResultDocument
-    from replay.result.summaries import Distribution, Percentiles
+    from replay.measure.figures import GroupDocument
+    from replay.measure.summaries import Distribution, Percentiles
+    from replay.result.document import ResultDocument
 
 BYTES_PER_S, PER_S, NS, RATIO, COUNT = "bytes/s", "per s", "ns", "ratio", "count"
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from replay.ops.contract import Engine, Lane
     from replay.payload.fresh import FreshPayload
     from replay.plan.prepare import Prepared
-    from replay.result.model import Result
+    from replay.result.finished import Result
     from replay.watch import Stop, Watcher
 
 SPIN_NS = 50 * US_NS

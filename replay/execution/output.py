@@ -21,7 +21,6 @@ from kvtrace.units import S_NS
 from replay import clock, report
 from replay.measure.executed import ExecutedRows
 from replay.ops.columns import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
-from replay.result.from_run import document_of
 from replay.result.trace_info import REPLAY, RESULT_KEY, WHOLE
 from replay.safety.storage import files_below
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from kvtrace.trace.schema import Tier
     from replay.ops.done import Done
     from replay.result.document import ResultDocument
-    from replay.result.model import Result
+    from replay.result.finished import Result
 
 _ERRNO = {
     DEPENDENCY_FAILED: errno.ECANCELED,
@@ -151,7 +150,7 @@ class ResultTrace:
             "trace_sha256": result.trace.sha256,
             "verdict": result.verdict.word,
             "run_id": result.payload.run_id,
-            "tiers": [lane.measure.tier.label for lane in result.lanes],
+            "tiers": [lane.tier for lane in result.lanes],
             "mode": result.options.mode.value,
             "speed": result.options.speed,
             WHOLE: result.trace.rows_replayed == result.trace.rows,
@@ -324,7 +323,7 @@ class Outputs:
         """Keep what the reports would say if the run ended now, in the draft of each of them."""
         if not self._drafts:
             return
-        document = document_of(result_so_far())
+        document = result_so_far().document()
         for draft in self._drafts:
             with suppress(OSError):  # the last one stays; the end tells what can't be written
                 draft.refill(lambda place: report.write_json(document, place))
@@ -334,7 +333,7 @@ class Outputs:
 
         One that fails costs none of the others. Raises TargetError that names those that failed.
         """
-        document = document_of(result)
+        document = result.document()
         writes: dict[Path, Callable[[], object]] = {}
         if self.out is not None and self._result_trace is not None:
             trace = self._result_trace

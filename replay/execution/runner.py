@@ -26,7 +26,7 @@ from replay.payload.fresh import FreshPayload
 from replay.payload.reduction import measure_sample
 from replay.plan.prepare import Prepared, prepare, schedule_text
 from replay.result.assess import Measured, assess
-from replay.result.model import ToolCost
+from replay.result.document import ToolDocument
 from replay.safety.consent import ChangedError
 from replay.state.initial_state import InitialState
 from replay.targets import RunMark
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from replay.execution.measurement import Journal
     from replay.ops.contract import Engine, Lane, Outcome
     from replay.payload.reduction import Reduction
-    from replay.result.model import Populated, Result
+    from replay.result.document import Populated
+    from replay.result.finished import Result
     from replay.state import sample
     from replay.targets import Target, TargetSpec
 
@@ -145,7 +146,7 @@ class _Session:
                 final=final,
                 states=states,
                 stats=stats,
-                cost=self._cost(measurement, outcome, priority, fresh),
+                cost=self._cost(measurement, outcome, priority, fresh, page_kind),
                 sha256=mark.trace_sha256,
             )
 
@@ -211,7 +212,7 @@ class _Session:
         final: bool,
         states: tuple[DeviceState | None, ...],
         stats: tuple[DiskStat | None, ...],
-        cost: ToolCost,
+        cost: ToolDocument,
         sha256: str,
     ) -> Result:
         sinks = measurement.sinks
@@ -257,17 +258,20 @@ class _Session:
         outcome: Outcome,
         priority: str,
         fresh: FreshPayload | None,
-    ) -> ToolCost:
+        page_kind: str,
+    ) -> ToolDocument:
         prepared, feed = self.prepared, measurement.feed
         planned = prepared.planner.planned
         ring = prepared.ring
         columns = ring.bytes_per_op() - ring.edges.nbytes / ring.capacity
-        return ToolCost(
+        return ToolDocument(
             engine=self.engine.name,
             engine_note=_engine_note(self.engine, self.options.engine),
             spin=measurement.spin_ns > 0,
-            cpu_ns=outcome.cpu_ns,
-            verify_cpu_ns=outcome.verify_cpu_ns,
+            page_size=page_kind,
+            cpu_s=outcome.cpu_ns / S_NS,
+            cpu_s_per_gb=None,
+            verify_cpu_s=outcome.verify_cpu_ns / S_NS,
             survey_s=prepared.survey_ns / S_NS,
             survey_rows_per_cpu_s=prepared.survey.rows * S_NS / max(1, prepared.survey_cpu_ns),
             plan_cpu_s=feed.cpu_ns / S_NS,
@@ -279,5 +283,5 @@ class _Session:
             drain_cpu_s=measurement.drain_cpu_ns / S_NS,
             priority=priority,
             threads=self.options.threads,
-            memory_bytes=peak_memory_bytes(),
+            memory_bytes_max=peak_memory_bytes(),
         )

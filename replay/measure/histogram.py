@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace.compiled.jit import helper, kernel
+from replay.measure.summaries import QUANTILES, Distribution, Percentiles, has_few, rank_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,48 +18,9 @@ COARSE_BITS = 5
 """Of the many histograms of time slices and of single I/Os: within 1/32."""
 ERROR_RATIO = 1 / (1 << BITS)
 """A percentile is never below the exact one, and above it by less than this part of it."""
-FEW_SAMPLES = 10
-QUANTILES = {
-    "p50": 5000,
-    "p90": 9000,
-    "p95": 9500,
-    "p99": 9900,
-    "p999": 9990,
-    "p9999": 9999,
-}
-"""Name and ten-thousandths."""
-
-
 _MANTISSA_BITS, _EXPONENT_BIAS = 52, 1023
 _EXACT_FLOAT = 1 << 53
 """Integers below it are exact as doubles. Source: IEEE 754."""
-
-
-@dataclass(frozen=True, slots=True)
-class Buckets:
-    """The filled buckets of a histogram: the largest value of each, and how many it has."""
-
-    upper: NDArray[np.int64]
-    count: NDArray[np.int64]
-
-
-NO_BUCKETS = Buckets(np.zeros(0, np.int64), np.zeros(0, np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Percentiles by name, and which of them have fewer than 10 samples beyond them."""
-
-    percentiles: dict[str, int]
-    max: int
-    count: int
-    few_samples: tuple[str, ...]
-    mean: float | None = None
-    """Exact; None where the values themselves weren't seen, or there are none."""
-    buckets: Buckets = field(default=NO_BUCKETS, compare=False, repr=False)
-
-    def __getitem__(self, name: str) -> int:
-        return self.percentiles[name]
 
 
 class Histogram:
@@ -127,28 +88,23 @@ class Histogram:
         bucket = int(np.searchsorted(reached, rank))
         return min(upper(bucket, self.bits), self.max)
 
-    def summary(self) -> Summary:
+    def summary(self) -> Percentiles:
         """Return all percentiles."""
         reached = np.cumsum(self.counts)
         count = int(reached[-1])
-        return Summary(
-            {name: self._value_at(reached, part) for name, part in QUANTILES.items()},
-            self.max,
-            count,
-            tuple(
-                name
-                for name, part in QUANTILES.items()
-                if count - rank_of(count, part) < FEW_SAMPLES
-            ),
-            self._total / count if count and self._total is not None else None,
-            self.buckets(),
+        return Percentiles(
+            **{name: self._value_at(reached, part) for name, part in QUANTILES.items()},
+            max=self.max,
+            mean=self._total / count if count and self._total is not None else None,
+            count=count,
+            few_samples=[name for name in QUANTILES if has_few(count, name)],
         )
 
-    def buckets(self) -> Buckets:
-        """Return what is filled; the last bucket ends at the largest value."""
+    def distribution(self) -> Distribution:
+        """Return the filled buckets; the last one ends at the largest value."""
         filled = np.flatnonzero(self.counts)
-        ends = uppers(self.bits)[filled]
-        return Buckets(np.minimum(ends, self.max), self.counts[filled])
+        ends = np.minimum(uppers(self.bits)[filled], self.max)
+        return Distribution(upper=ends.tolist(), count=self.counts[filled].tolist())
 
     def distance(self, other: Histogram) -> float:
         """Return the mean distance between the sorted values of both (Wasserstein-1)."""
@@ -163,11 +119,6 @@ class Histogram:
 def bucket_count(bits: int) -> int:
     """Return how many buckets there are."""
     return (1 << bits) * (64 - bits)
-
-
-def rank_of(count: int, ten_thousandths: int) -> int:
-    """Return how many of `count` sorted values a percentile covers."""
-    return -(-count * ten_thousandths // 10_000)
 
 
 @helper

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from replay.measure.figures import Flight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,18 +15,7 @@ KEPT = 1 << 16
 """Ops kept back for others that were submitted earlier."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """In flight from the clock's start until the lane's last completion.
-
-    An op or an I/O is in flight from its submit to its completion, whether it failed or not.
-    """
-
-    mean: float
-    max: int
-
-
-class InFlight:
+class FlightCounter:
     """Counts ops in flight. They come in the trace's order, whatever order they ran in."""
 
     def __init__(self, start_ns: int) -> None:
@@ -72,4 +62,4 @@ class InFlight:
             ends = np.sort(np.concatenate((self._running, ops[1])))
             most = max(most, self._most(ops[0], ends))
         length_ns = self.last_ns - self._start_ns
-        return Flight(self._total_ns / length_ns if length_ns else 0.0, most)
+        return Flight(mean=self._total_ns / length_ns if length_ns else 0.0, max=most)

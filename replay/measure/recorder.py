@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.trace.cell import URGENCY_BITS, URGENCY_MASK, tier_of, unpack
-from kvtrace.trace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.schema import Phase, Qos, Tier
+from kvtrace.units import S_NS
+from replay.measure.figures import (
+    Flight,
+    GroupDocument,
+    InFlight,
+    LaneDocument,
+    LatenessSummary,
+)
 from replay.measure.gaps import Gaps
 from replay.measure.groups import NO_SIZE, Cells, Key, Latencies
-from replay.measure.histogram import Histogram, Summary
-from replay.measure.in_flight import Flight, InFlight
+from replay.measure.histogram import Histogram
+from replay.measure.in_flight import FlightCounter
 from replay.measure.lateness import Division
-from replay.measure.slices import Heat, Series, Slices
-from replay.measure.window import Completed, Window
+from replay.measure.slices import Slices
+from replay.measure.window import Window
 from replay.ops.columns import NO_TIME_NS
 from replay.ops.contract import Mode
 
@@ -31,98 +39,19 @@ if TYPE_CHECKING:
 
 ON_SCHEDULE_NS = 1_000_000
 """An op submitted within this of its due time is on schedule."""
+PARTS = ("dependency_wait_ns", "slot_wait_ns", "burst_wait_ns", "host_lateness_ns")
+"""Of lateness, as `Division` counts them."""
 _BACKLOG_MIN = 32
 _DRIFT_MIN = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Lateness:
-    """submit − due, and its parts: predecessors, queue slot, others due at once, the tool."""
-
-    total: Summary
-    dependency_wait: Summary
-    slot_wait: Summary
-    burst_wait: Summary
-    host: Summary
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Ops of one tier × phase × op. Latencies are of ops that succeeded; None without I/O.
-
-    `qos` None: of any, or unknown. `size_class` is the largest power of two that isn't above the
-    ops' bytes; None: of all sizes.
-    """
-
-    tier: Tier
-    phase: Phase
-    op: Op
-    qos: Qos | None
-    size_class: int | None
-    ops: int
-    bytes: int
-    errors: int
-    service: Summary | None
-    response: Summary | None
-    pace: Summary | None
-    """Service time per MiB; ops of less than that count as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Ops per tier × phase × op; where known also per QoS; of moves also per size class."""
 
-    whole: tuple[Group, ...]
-    by_qos: tuple[Group, ...]
-    by_size: tuple[Group, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LaneMeasure:
-    """What one tier's target did. `ops`: completed without error; bytes as the trace counts."""
-
-    tier: Tier
-    ops: int
-    bytes: int
-    device_bytes: int
-    errors: int
-    window_ns: int
-    drain_ns: int
-    completed: Completed
-    service_ns_sum: int
-    service: Summary
-    response: Summary | None
-    lateness: Lateness
-    on_schedule_ratio: float | None
-    ops_in_flight: Flight
-    ios_in_flight: Flight | None
-    """None where the target was asked for no I/O; the most is summed over the loop's threads."""
-    backlog_growing: bool
-    drift_ratio: float | None
-    warmup_ops: int
-    """Ops before the window, in no figure but the errors."""
-    series: Series
-    heat: Heat | None
-
-    @property
-    def window_bytes(self) -> int:
-        """Bytes completed in the window."""
-        return self.completed.bytes
-
-    @property
-    def window_ops(self) -> int:
-        """Reads and writes completed in the window."""
-        return self.completed.ops
-
-    @property
-    def bytes_per_s(self) -> float | None:
-        """Bytes completed in the window ÷ the window; None for a window of no length."""
-        return self.completed.per_s(self.completed.bytes)
-
-    @property
-    def ops_per_s(self) -> float | None:
-        """Reads and writes completed in the window ÷ the window."""
-        return self.completed.per_s(self.completed.ops)
+    whole: list[GroupDocument]
+    by_qos: list[GroupDocument]
+    by_size: list[GroupDocument]
 
 
 class _Lane:
@@ -133,7 +62,7 @@ class _Lane:
     ) -> None:
         self.start_ns, self.mode, self.division = start_ns, mode, division
         self.window = Window(start_ns + warmup_ns)
-        self.in_flight = InFlight(start_ns)
+        self.in_flight = FlightCounter(start_ns)
         self.late = Histogram()
         self.slices = Slices()
         self.device_bytes = self.service_ns_sum = 0
@@ -177,40 +106,69 @@ class _Lane:
             submit_ns = done.submit_ns[ended] - self.start_ns
             self.slices.add_host_lateness(submit_ns, waits.host_ns[ended])
 
-    def _lateness(self) -> Lateness:
-        parts = [Histogram()] * 4 if self.division is None else self.division.histograms
-        return Lateness(*(histogram.summary() for histogram in (self.late, *parts)))
+    def _lateness(self) -> LatenessSummary | None:
+        """Return submit − due; of its parts ops of which only times are known tell nothing."""
+        total: dict[str, Any] = dict(self.late.summary())
+        if self.division is not None:
+            parts = [histogram.summary() for histogram in self.division.histograms]
+            return LatenessSummary(**total | dict(zip(PARTS, parts, strict=True)))
+        if self.mode == Mode.MAX:
+            return None
+        return LatenessSummary(**total | dict.fromkeys(PARTS))
 
     def measure(
         self, tier: Tier, counters: Sequence[LaneCounters], latencies: Latencies
-    ) -> LaneMeasure:
-        """Return the lane's measure; `latencies`: its ops within the window."""
+    ) -> LaneDocument:
+        """Return the lane's figures; `latencies`: its ops within the window."""
         window = self.window
         end_ns = window.end_ns if self.submitted else max(window.end_ns, self.asked_end_ns)
+        completed = window.completed(end_ns - window.begin_ns)
         scheduled = self.mode != Mode.MAX
-        return LaneMeasure(
-            tier=tier,
+        ops, ios = self.in_flight.flight(), self._ios_in_flight(counters)
+        service, response = latencies.service, latencies.response
+        return LaneDocument(
+            tier=tier.label,
+            target="ops",
+            title="",
             ops=latencies.ops,
             bytes=latencies.bytes,
             device_bytes=self.device_bytes,
             errors=latencies.errors + self.warmup_errors,
-            window_ns=end_ns - window.begin_ns,
-            drain_ns=max(0, window.last_ns - end_ns),
-            completed=window.completed(end_ns - window.begin_ns),
-            service_ns_sum=self.service_ns_sum,
-            service=latencies.service.summary(),
-            response=latencies.response.summary() if scheduled else None,
-            lateness=self._lateness(),
+            window_s=completed.window_ns / S_NS,
+            window_ops=completed.ops,
+            window_bytes=completed.bytes,
+            drain_s=max(0, window.last_ns - end_ns) / S_NS,
+            throughput_bytes_per_s=completed.per_s(completed.bytes),
+            read_bytes_per_s=completed.per_s(completed.read_bytes),
+            write_bytes_per_s=completed.per_s(completed.write_bytes),
+            ops_per_s=completed.per_s(completed.ops),
+            reads_per_s=completed.per_s(completed.reads),
+            writes_per_s=completed.per_s(completed.writes),
+            kv_tokens_per_s=None,
+            io_s=self.service_ns_sum / S_NS,
+            service_ns=service.summary(),
+            response_ns=response.summary() if scheduled else None,
+            lateness_ns=self._lateness(),
+            service_distribution_ns=service.distribution(),
+            response_distribution_ns=response.distribution() if scheduled else None,
             on_schedule_ratio=(
                 self.on_schedule / self.submitted if scheduled and self.submitted else None
             ),
-            ops_in_flight=self.in_flight.flight(),
-            ios_in_flight=self._ios_in_flight(counters),
-            backlog_growing=scheduled and self._backlog_growing(),
+            in_flight=InFlight(ops=ops, ios=ios),
+            in_flight_max=None if ios is None else ios.max,
+            in_flight_mean=ops.mean,
             drift_ratio=self._drift(),
+            live_bytes_max=None,
+            live_objects_max=None,
             warmup_ops=self.warmup_ops,
-            series=self.slices.series(scheduled=scheduled, divided=self.division is not None),
-            heat=self.slices.heat(),
+            counters=None,
+            io_ns=[],
+            time_slices=self.slices.series(scheduled=scheduled, divided=self.division is not None),
+            heat_map=self.slices.heat(),
+            device=None,
+            device_state=None,
+            device_change=None,
+            preconditioned=None,
         )
 
     def _ios_in_flight(self, counters: Sequence[LaneCounters]) -> Flight | None:
@@ -218,14 +176,16 @@ class _Lane:
         length_ns = self.in_flight.last_ns - self.start_ns
         if not most or not length_ns:
             return None
-        return Flight(sum(counter.in_flight_ns for counter in counters) / length_ns, most)
+        mean = sum(counter.in_flight_ns for counter in counters) / length_ns
+        return Flight(mean=mean, max=most)
 
-    def _backlog_growing(self) -> bool:
+    @property
+    def backlog_growing(self) -> bool:
         """Whether more ops wait in the last quarter of the schedule than in the one before.
 
         Beyond the schedule's end a backlog only shrinks, however long it takes.
         """
-        if not self.submitted:
+        if not self.submitted or self.mode == Mode.MAX:
             return False
         end_ns = self.due_end_ns - self.start_ns
         early = self.slices.waiting_min(end_ns // 2, end_ns * 3 // 4)
@@ -330,8 +290,11 @@ class Recorder:
         took_ns = self.submit_gaps.last_ns - self.submit_gaps.first_ns
         return took_ns / planned_ns if planned_ns > 0 else None
 
-    def measure(self, lane: int, tier: Tier, counters: Sequence[LaneCounters]) -> LaneMeasure:
-        """Return the measure of one lane, whose ops are those of `tier`."""
+    def measure(self, lane: int, tier: Tier, counters: Sequence[LaneCounters]) -> LaneDocument:
+        """Return the figures of one lane, whose ops are those of `tier`.
+
+        What isn't known from ops' times (target, device, counters) is None or empty.
+        """
         total = Latencies()
         for (code, _), latencies in self._cells.items():
             if tier_of(code >> URGENCY_BITS) == tier:
@@ -350,20 +313,35 @@ class Recorder:
                 by_qos.setdefault((code, NO_SIZE), Latencies()).merge(latencies)
             if size != NO_SIZE:
                 by_size.setdefault((of_any, size), Latencies()).merge(latencies)
-        return Groups(self._list(whole), self._list(by_qos), self._list(by_size))
+        return Groups(
+            [self._group(*each, distributions=True) for each in sorted(whole.items())],
+            [self._group(*each) for each in sorted(by_qos.items())],
+            [self._group(*each) for each in sorted(by_size.items())],
+        )
 
-    def _list(self, groups: dict[Key, Latencies]) -> tuple[Group, ...]:
-        return tuple(
-            Group(
-                *unpack(code >> URGENCY_BITS),
-                Qos(urgency - 1) if (urgency := code & URGENCY_MASK) else None,
-                None if size == NO_SIZE else 1 << size,
-                latencies.ops,
-                latencies.bytes,
-                latencies.errors,
-                latencies.service.summary() if latencies.moves else None,
-                latencies.response.summary() if latencies.moves and self.mode != Mode.MAX else None,
-                latencies.pace.summary() if latencies.moves else None,
-            )
-            for (code, size), latencies in sorted(groups.items())
+    def _group(
+        self, key: Key, latencies: Latencies, *, distributions: bool = False
+    ) -> GroupDocument:
+        (code, size), moves = key, latencies.moves
+        tier, phase, op = unpack(code >> URGENCY_BITS)
+        service, response = latencies.service, latencies.response
+        responds = moves and self.mode != Mode.MAX
+        return GroupDocument(
+            tier=tier.label,
+            phase=phase.label,
+            op=op.label,
+            qos=Qos(urgency - 1).label if (urgency := code & URGENCY_MASK) else None,
+            size_class_bytes=None if size == NO_SIZE else 1 << size,
+            ops=latencies.ops,
+            bytes=latencies.bytes,
+            errors=latencies.errors,
+            service_ns=service.summary() if moves else None,
+            response_ns=response.summary() if responds else None,
+            service_distribution_ns=service.distribution() if moves and distributions else None,
+            response_distribution_ns=(
+                response.distribution() if responds and distributions else None
+            ),
+            service_per_mib_distribution_ns=(
+                latencies.pace.distribution() if moves and distributions else None
+            ),
         )

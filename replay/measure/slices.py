@@ -16,6 +16,7 @@ import numpy as np
 
 from kvtrace.compiled.jit import helper, kernel
 from kvtrace.units import S_NS
+from replay.measure.figures import HeatMap, TimeSlices
 from replay.measure.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper, uppers
 from replay.ops.contract import Action
 
@@ -32,9 +33,10 @@ _COUNTS = (
 )  # fmt: skip
 _DUE, _COMPLETED, _ERRORS, _OPS, _BYTES = 0, 1, 2, 3, 5
 """Rows of counts; of ops and bytes the reads', the writes' come after."""
-_LATE = ("lateness_max_ns", "host_lateness_max_ns")
-_LATENCIES = ("read_service", "write_service", "response")
-_RESPONSE = 2
+_LATE = 2
+"""Rows of the longest lateness: whole, and the tool's own."""
+_LATENCIES, _RESPONSE = 3, 2
+"""Rows of latencies: service of reads, of writes, and response."""
 _WRITE = int(Action.WRITE)
 _STEP, _PARTIAL = 0, 1
 
@@ -64,30 +66,12 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """One lane's slices as columns, of equal length, from the start of the run."""
-
-    width_ns: int
-    columns: dict[str, NDArray[np.generic]]
-
-
-@dataclass(frozen=True, slots=True)
 class Recent:
     """Service times, longest lateness, and ops in flight of some slices."""
 
     service: Histogram
     lateness_max_ns: int
     in_flight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Heat:
-    """Counts per slice of time and class of service time; classes lie between `edges_ns`."""
-
-    width_ns: int
-    edges_ns: NDArray[np.int64]
-    reads: NDArray[np.int64]
-    writes: NDArray[np.int64]
 
 
 def _edges_ns(first_ns: int, last_ns: int) -> NDArray[np.int64]:
@@ -106,8 +90,8 @@ class Slices:
         self.width_ns = FIRST_WIDTH_NS
         self.used = 0
         self._table = np.zeros((len(_COUNTS), SLICES_MAX), np.int64)
-        self._late_max_ns = np.zeros((len(_LATE), SLICES_MAX), np.int64)
-        shape = (len(_LATENCIES), SLICES_MAX, bucket_count(COARSE_BITS))
+        self._late_max_ns = np.zeros((_LATE, SLICES_MAX), np.int64)
+        shape = (_LATENCIES, SLICES_MAX, bucket_count(COARSE_BITS))
         self._latencies = np.zeros(shape, np.int64)
         self.in_flight, self.planned = Level(), Level()
 
@@ -201,7 +185,7 @@ class Slices:
         histogram = Histogram.from_counts(counts, COARSE_BITS)
         return histogram.value_at(5000), histogram.count
 
-    def heat(self) -> Heat | None:
+    def heat(self) -> HeatMap | None:
         """Return how many reads and writes took how long when; None if there were none."""
         by_op = self._latencies[:_RESPONSE, : self.used]
         filled = np.flatnonzero(by_op.any(axis=(0, 1)))
@@ -215,29 +199,45 @@ class Slices:
         heats = np.zeros((len(by_op), int(slices[-1]) + 1, len(edges) - 1), np.int64)
         for heat, counts in zip(heats, by_op, strict=True):
             np.add.at(heat, (slices[:, None], row[None, :]), counts[:, filled])
-        return Heat(self.width_ns * together, edges, *heats)
+        read, write = (heat.tolist() for heat in heats)
+        return HeatMap(
+            width_s=self.width_ns * together / S_NS,
+            edges_ns=edges.tolist(),
+            counts=heats.sum(axis=0).tolist(),
+            counts_by_op={"read": read, "write": write},
+        )
 
-    def series(self, *, scheduled: bool, divided: bool) -> Series:
+    def series(self, *, scheduled: bool, divided: bool) -> TimeSlices:
         """Return all columns; without a schedule there is no response time.
 
         Not `divided`: of lateness only the whole is known.
         """
         used = slice(0, self.used)
-        columns: dict[str, NDArray[np.generic]] = {
-            "begin_ns": np.arange(self.used, dtype=np.int64) * self.width_ns,
-            **{name: values[used] for name, values in zip(_COUNTS, self._table, strict=True)},
-            **{name: values[used] for name, values in zip(_LATE, self._late_max_ns, strict=True)},
-            "in_flight_mean": self.in_flight.mean(self.width_ns)[used],
-        }
-        if not divided:
-            del columns[_LATE[1]]
-        for name, counts in zip(_LATENCIES, self._latencies, strict=True):
-            if name == "response" and not scheduled:
-                continue
-            rows = [Histogram.from_counts(row, COARSE_BITS) for row in counts[used]]
-            columns[f"{name}_p50_ns"] = np.array([row.value_at(5000) for row in rows], np.int64)
-            columns[f"{name}_p99_ns"] = np.array([row.value_at(9900) for row in rows], np.int64)
-        return Series(self.width_ns, columns)
+        late, host_late = self._late_max_ns[:, used].tolist()
+        (read_p50, read_p99), (write_p50, write_p99), (p50, p99) = (
+            self._percentiles(counts[used]) for counts in self._latencies
+        )
+        counted = dict(zip(_COUNTS, self._table[:, used].tolist(), strict=True))
+        return TimeSlices(
+            width_s=self.width_ns / S_NS,
+            begin_ns=[at * self.width_ns for at in range(self.used)],
+            **counted,
+            lateness_max_ns=late,
+            host_lateness_max_ns=host_late if divided else None,
+            in_flight_mean=self.in_flight.mean(self.width_ns)[used].tolist(),
+            read_service_p50_ns=read_p50,
+            read_service_p99_ns=read_p99,
+            write_service_p50_ns=write_p50,
+            write_service_p99_ns=write_p99,
+            response_p50_ns=p50 if scheduled else None,
+            response_p99_ns=p99 if scheduled else None,
+        )
+
+    @staticmethod
+    def _percentiles(counts: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """Return P50 and P99 of each slice."""
+        rows = [Histogram.from_counts(row, COARSE_BITS) for row in counts]
+        return [row.value_at(5000) for row in rows], [row.value_at(9900) for row in rows]
 
 
 @helper

@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from kvtrace.units import GIB, S_NS, US_NS, format_bytes, format_count, format_duration_ns
+from kvtrace.units import GIB, S_NS, format_bytes, format_count, format_duration_ns
+from replay.measure.summaries import TITLES
+from replay.report.sections import lanes, whole
+from replay.report.sections.parts import FACTS, Kind, shown, sort_value
 from replay.report.support.cells import FEW_MARK, FEW_NOTE
-from replay.report.web import below, charts, page, requests
+from replay.report.web import below, charts, page
 from replay.report.web.page import Cell
-from replay.result.summaries import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.result.document import GroupDocument, LaneDocument, ResultDocument
+    from replay.measure.summaries import Percentiles
+    from replay.report.sections.parts import Section
+    from replay.result.document import ResultDocument
     from replay.result.reason import Reason
-    from replay.result.summaries import Percentiles
 
 SUFFIX = ".html"
 PACKAGES = ("altair", "vl_convert")
-_LATENCY_NOTE = (
-    "Service time: from submit to completion. Response time: from when the op was due, the wait "
-    "for a turn included. " + FEW_NOTE + "."
-)
+_DENSE = 10
+"""Tables of more columns have less space about their cells."""
 
 
 def write(document: ResultDocument, path: Path) -> None:
@@ -44,32 +45,55 @@ def text(document: ResultDocument) -> str:
 def _body(document: ResultDocument) -> Iterator[str]:
     yield _head(document)
     yield _headline(document)
-    drawn = 0
+    drawn = dict(_charts(document))
+    numbered, sections = 0, list(whole.sections(document))
+    for section in sections:
+        if section.under:
+            continue
+        charts_of_it = drawn.get(section.title, [])
+        parts = [page.charts(charts_of_it, numbered)]
+        parts += [_part(each) for each in sections if each.under == section.title]
+        yield page.section(section.title, *_content(section), *parts)
+        numbered += len(charts_of_it)
+    yield page.section("Again", *_again(document))
+
+
+def _charts(document: ResultDocument) -> Iterator[tuple[str, list[page.Chart]]]:
+    """Yield the charts of each section that has some."""
     for lane in document.lanes:
         sizes = [group for group in document.groups_by_size if group.tier == lane.tier]
-        lane_charts = charts.of_lane(lane, document.groups_of(lane), sizes)
-        yield _lane(lane, lane_charts, drawn)
-        drawn += len(lane_charts)
-    yield page.section("Latencies", page.note(_LATENCY_NOTE), _groups(document))
-    yield requests.requests(document.requests, _heads(""), _percentile_cells)
-    yield requests.health(document.storage_health)
-    fidelity = document.fidelity
-    gaps = charts.interarrival(fidelity.interarrival_due_ns, fidelity.interarrival_submit_ns)
-    yield page.section(
-        "Fidelity", page.pairs(_fidelity(document)), page.charts(gaps, drawn), _phases(document)
-    )
-    drawn += len(gaps)
-    for lane in document.lanes:
-        below_it = below.of_device(lane.device_series)
-        yield page.section(
-            f"Device of tier {lane.tier}", page.charts(below_it, drawn), _device(lane)
-        )
-        drawn += len(below_it)
-    machine = below.of_machine(document.host_series)
-    yield page.section("Machine", page.charts(machine, drawn), _block_layer(document))
-    yield page.section("Tool and payload", page.pairs(_tool(document)))
-    yield page.section("Environment", page.pairs(_environment(document)))
-    yield page.section("Again", *_again(document))
+        yield lanes.title_of(lane), charts.of_lane(lane, document.groups_of(lane), sizes)
+        yield whole.device_title(lane), below.of_device(lane.device_series)
+    due, submit = document.fidelity.interarrival_due_ns, document.fidelity.interarrival_submit_ns
+    yield "Fidelity", charts.interarrival(due, submit)
+    yield "Machine", below.of_machine(document.host_series)
+
+
+def _content(section: Section) -> Iterator[str]:
+    """Yield a section's notes, and its table or figures."""
+    yield from map(page.note, section.notes)
+    if section.columns == FACTS:
+        yield page.pairs(section.facts) if section.rows else ""
+        return
+    words = [column.kind == Kind.TEXT for column in section.columns]
+    rows = [
+        [
+            _cell(value, column.kind)
+            for value, column in zip(row.cells, section.columns, strict=True)
+        ]
+        for row in section.rows
+    ]
+    heads = [column.title for column in section.columns]
+    texts = words.index(False) if False in words else len(words)
+    yield page.table(heads, rows, texts=texts, dense=len(heads) > _DENSE)
+
+
+def _part(section: Section) -> str:
+    return page.heading(section.title) + "".join(_content(section))
+
+
+def _cell(value: object, kind: Kind) -> Cell:
+    return Cell(shown(value, kind), sort_value(value, kind))
 
 
 def _head(document: ResultDocument) -> str:
@@ -142,229 +166,6 @@ def _read_write(document: ResultDocument) -> str:
 def _duration(times: Percentiles, name: str) -> str:
     mark = FEW_MARK if name in times.few_samples else ""
     return format_duration_ns(times[name]) + mark
-
-
-def _lane(lane: LaneDocument, lane_charts: Sequence[page.Chart], drawn: int) -> str:
-    rows = [("target", lane.title)]
-    if lane.throughput_bytes_per_s is not None:
-        rate = lane.throughput_bytes_per_s
-        rows.append(("throughput", f"{rate / 1e9:.3f} GB/s ({rate / GIB:.3f} GiB/s)"))
-    for name, part in (("read", lane.read_bytes_per_s), ("write", lane.write_bytes_per_s)):
-        if part is not None:
-            rows.append((f"of it {name}", f"{part / 1e9:.3f} GB/s"))
-    if lane.ops_per_s is not None:
-        rows.append(("reads and writes", f"{format_count(lane.ops_per_s)} per s"))
-    rows += [
-        ("window", f"{lane.window_s:.2f} s, then {lane.drain_s:.3f} s until the last completion"),
-        *_in_flight(lane),
-        ("errors", format_count(lane.errors)),
-    ]
-    if lane.on_schedule_ratio is not None:
-        rows.append(("on schedule", f"{lane.on_schedule_ratio:.2%} of ops within 1 ms"))
-    shown = page.charts(lane_charts, drawn)
-    return page.section(f"Tier {lane.tier}", page.pairs(rows), shown, _lateness(lane), _io(lane))
-
-
-def _in_flight(lane: LaneDocument) -> Iterator[tuple[str, str]]:
-    if lane.in_flight is None:
-        return
-    for name, flight in (("ops", lane.in_flight.ops), ("I/Os", lane.in_flight.ios)):
-        if flight is not None:
-            yield f"{name} in flight", f"{flight.mean:.1f} in the mean, {flight.max:,} at most"
-
-
-def _lateness(lane: LaneDocument) -> str:
-    if lane.lateness_ns is None:
-        return ""
-    parts = (
-        ("all", lane.lateness_ns),
-        ("waiting for predecessors", lane.lateness_ns.dependency_wait_ns),
-        ("waiting for a slot", lane.lateness_ns.slot_wait_ns),
-        ("waiting in a burst", lane.lateness_ns.burst_wait_ns),
-        ("the tool's own", lane.lateness_ns.host_lateness_ns),
-    )
-    rows = [[name, *_percentile_cells(part)] for name, part in parts if part is not None]
-    since = "was due" if lane.response_ns is not None else "was ready: nothing is due here"
-    return page.heading(f"Lateness: submitted after it {since}") + page.table(
-        ["part", *_heads("")], rows
-    )
-
-
-def _io(lane: LaneDocument) -> str:
-    rows: list[list[Cell | str]] = [
-        [format_bytes(group.size_class_bytes), *_percentile_cells(group)] for group in lane.io_ns
-    ]
-    if not rows:
-        return ""
-    return page.heading("Single I/Os") + page.table(["size, from", *_heads("")], rows)
-
-
-def _heads(prefix: str) -> list[str]:
-    return [*(f"{prefix}{title}" for title in TITLES.values()), f"{prefix}max", f"{prefix}count"]
-
-
-def _percentile_cells(times: Percentiles) -> list[Cell | str]:
-    cells: list[Cell | str] = [Cell(_duration(times, name), times[name]) for name in TITLES]
-    return [
-        *cells,
-        Cell(format_duration_ns(times.max), times.max),
-        Cell(f"{times.count:,}", times.count),
-    ]
-
-
-def _groups(document: ResultDocument) -> str:
-    """Return a row per group and kind of time; errors have a column only where there are some."""
-    groups = [*document.groups, *document.groups_by_size, *document.groups_by_qos]
-    failed = any(group.errors for group in groups)
-    heads = ["op", "of", "time", "ops", "bytes", *(["errors"] if failed else []), *_heads("")]
-    rows = [row for group in groups for row in _group_rows(group, failed=failed)]
-    return page.table(heads, rows, texts=3, dense=True)
-
-
-def _group_rows(group: GroupDocument, *, failed: bool) -> Iterator[list[Cell | str]]:
-    size = group.size_class_bytes
-    part = "all" if size is None else f"from {format_bytes(size).replace('.00', '')}"
-    name: list[Cell | str] = [f"{group.tier} {group.phase} {group.op}", group.qos or part]
-    counts = [Cell(f"{group.ops:,}", group.ops), Cell(format_bytes(group.bytes), group.bytes)]
-    if failed:
-        counts.append(Cell(f"{group.errors:,}", group.errors))
-    times = (("service", group.service_ns), ("response", group.response_ns))
-    known = [(word, each) for word, each in times if each is not None and each.count]
-    for word, percentiles in known:
-        yield [*name, word, *counts, *_percentile_cells(percentiles)]
-    if not known:
-        yield [*name, "none", *counts, *([""] * (len(TITLES) + 2))]
-
-
-def _fidelity(document: ResultDocument) -> Iterator[tuple[str, object]]:
-    fidelity = document.fidelity
-    if fidelity.submit_error_ns is not None:
-        yield "submitted off schedule, P99", _duration(fidelity.submit_error_ns, "p99")
-    if fidelity.interarrival_distance_ns is not None:
-        distance = format_duration_ns(fidelity.interarrival_distance_ns)
-        yield "mean distance of gaps from the trace's", distance
-    if fidelity.stretch_ratio is not None:
-        yield "length ÷ the trace's", f"{fidelity.stretch_ratio:.4f}"
-    if fidelity.in_flight_planned_max is not None:
-        planned = f"{fidelity.in_flight_planned_max:.1f}"
-        yield "ops in flight if all had begun in time, fullest slice of time", planned
-    yield "ops in flight, fullest slice of time", f"{fidelity.in_flight_actual_max:.1f}"
-    if fidelity.order_violations is not None:
-        yield "ops that began before what they wait for", fidelity.order_violations
-    for part in document.not_executed:
-        yield (
-            f"tier {part.tier}, not executed",
-            (f"{format_count(part.ops)} ops, {format_bytes(part.bytes)}"),
-        )
-
-
-def _phases(document: ResultDocument) -> str:
-    rows: list[list[Cell | str]] = [
-        [
-            phase.phase,
-            Cell(f"{phase.executed_ops:,}", phase.executed_ops),
-            Cell(f"{phase.trace_ops:,}", phase.trace_ops),
-            Cell(format_bytes(phase.executed_bytes), phase.executed_bytes),
-            Cell(format_bytes(phase.trace_bytes), phase.trace_bytes),
-        ]
-        for phase in document.fidelity.phases
-    ]
-    return page.table(["phase", "ops done", "in the trace", "bytes done", "in the trace"], rows)
-
-
-def _device(lane: LaneDocument) -> str:
-    rows = []
-    if lane.device is not None:
-        rows += [(name.replace("_", " "), _plain(value)) for name, value in lane.device]
-    if lane.device_state is not None:
-        state = lane.device_state
-        node = "unknown" if state.numa_node is None else state.numa_node
-        rows += [("model", state.model), ("firmware", state.firmware or "unknown")]
-        rows.append(("NUMA node", node))
-    if lane.device_change is not None:
-        rows += [(name.replace("_", " "), _plain(value)) for name, value in lane.device_change]
-    if lane.device is not None or lane.preconditioned is not None:
-        done = lane.preconditioned
-        rows.append(("preconditioned", "unknown" if done is None else f"{done.passes} passes"))
-    return page.heading(f"tier {lane.tier}: {lane.title}") + page.pairs(rows) if rows else ""
-
-
-def _block_layer(document: ResultDocument) -> str:
-    latency = document.bpf
-    if latency is None:
-        return ""
-    rows: list[list[Cell | str]] = [
-        [
-            group.device,
-            group.op,
-            Cell(format_bytes(group.size_class_bytes), group.size_class_bytes),
-            *(
-                Cell(format_duration_ns(us * US_NS), us)
-                for us in (group.mean_us, group.p50_us, group.p99_us, group.max_us)
-            ),
-            Cell(f"{group.count:,}", group.count),
-        ]
-        for group in latency.groups
-    ]
-    heads = ["device", "op", "size, from", "mean", "P50", "P99", "max", "count"]
-    return page.heading("Block layer") + page.note(latency.note) + page.table(heads, rows, texts=2)
-
-
-def _plain(value: object) -> object:
-    """Return a figure as people read it."""
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else value
-
-
-def _tool(document: ResultDocument) -> Iterator[tuple[str, object]]:
-    tool, payload, populated = document.tool, document.payload, document.populate
-    if tool is not None:
-        yield "engine", f"{tool.engine} {tool.engine_note}".strip()
-        per_gb = "" if tool.cpu_s_per_gb is None else f", {tool.cpu_s_per_gb:.3f} s per GB"
-        yield "CPU", f"{tool.cpu_s:.2f} s{per_gb}"
-        yield "loop threads", tool.threads
-        yield "priority", tool.priority
-        yield "memory, at most", format_bytes(tool.memory_bytes_max)
-        yield "planner stalls", tool.plan_stalls
-    if payload is not None:
-        yield "payload", f"{payload.kind}, {format_bytes(payload.arena_bytes)} of unique bytes"
-        yield "pages", payload.page_kind
-        yield "run id", payload.run_id
-        yield "verified", f"{format_count(payload.verified_ops)} reads: {payload.coverage}"
-        yield "reads with wrong bytes", payload.mismatched_ops
-    if populated is not None:
-        yield (
-            "populated",
-            (
-                f"{format_count(populated.objects)} objects, {format_bytes(populated.bytes)} in "
-                f"{populated.seconds:.1f} s, settled {populated.settled_s:.1f} s"
-            ),
-        )
-
-
-def _environment(document: ResultDocument) -> Iterator[tuple[str, object]]:
-    environment = document.environment
-    if environment is None:
-        yield "unknown", "the ops were done by another tool, or elsewhere"
-        return
-    yield "kernel", f"{environment.kernel} {environment.machine}"
-    yield "CPUs", f"{environment.cpus} × {environment.cpu_model or 'unknown'}"
-    yield "governor", environment.governor or "unknown"
-    yield "memory", format_bytes(environment.memory_bytes)
-    yield (
-        "huge pages",
-        f"{environment.huge_pages_reserved} reserved; {environment.transparent_huge_pages}",
-    )
-    yield "Python", environment.python
-    yield (
-        "versions",
-        ", ".join(f"{name} {version}" for name, version in environment.versions.items()),
-    )
-    for target in environment.targets:
-        queue = ", ".join(f"{name} {value}" for name, value in target.queue.items())
-        parts = (target.model, target.file_system, target.mount_options, queue)
-        yield target.title, "; ".join(part for part in parts if part) or "nothing to be said"
 
 
 def _again(document: ResultDocument) -> Iterator[str]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.result.document import LaneDocument, LatenessSummary, ResultDocument
+    from replay.measure.figures import LaneDocument, LatenessSummary
+    from replay.result.document import ResultDocument
     from replay.result.reason import Reason
 
 LINES = 20

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from replay.measure.summaries import TITLES
 from replay.report.support.cells import FEW_MARK, FEW_NOTE, short_count, short_time
-from replay.result.summaries import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from replay.result.document import GroupDocument, ResultDocument
-    from replay.result.summaries import Percentiles
+    from replay.measure.figures import GroupDocument
+    from replay.measure.summaries import Percentiles
+    from replay.result.document import ResultDocument
 
 _SHOWN = ("p50", "p90", "p99", "p999")
 _NAME, _CELL = 20, 9

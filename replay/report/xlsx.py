@@ -8,18 +8,19 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from replay.report import csv
 from replay.report.mlperf import tables
 from replay.report.mlperf.beside import beside
 from replay.report.mlperf.summary import summary_of
+from replay.report.sections import scripts
 from replay.report.support import workbook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from replay.report.sections.parts import Section
     from replay.report.support.workbook import Row, Sheet
-    from replay.result.document import LaneDocument, ResultDocument
+    from replay.result.document import ResultDocument
 
 SUFFIX = ".xlsx"
 PACKAGES = workbook.PACKAGES
@@ -47,12 +48,17 @@ def sheets(document: ResultDocument) -> Iterator[Sheet]:
     traced = list(tables.tracing_rows(document))
     if traced:
         yield "Device Tracing", tables.TRACING_HEADS, traced
-    yield "Verdict", ("kind", "code", "figure", "remedy", "accepted"), list(_verdict(document))
-    yield "Storage Health", _HEALTH_HEADS, list(_health(document))
-    yield "Latencies", csv.COLUMNS, _table(csv.rows(document))
-    counters = [row for lane in document.lanes for row in _device(lane)]
-    if counters:
-        yield "Device Counters", ("tier", "counter", "value"), counters
+    yield _sheet(scripts.verdict(document))
+    yield _sheet(scripts.health(document))
+    yield _sheet(scripts.latencies(document))
+    counters = scripts.counters(document)
+    if counters.rows:
+        yield _sheet(counters)
+
+
+def _sheet(section: Section) -> Sheet:
+    heads = tuple(column.title for column in section.columns)
+    return section.title, heads, [row.cells for row in section.rows]
 
 
 def _wide(document: ResultDocument, summary: dict[str, object]) -> Iterator[tuple[str, object]]:
@@ -69,38 +75,6 @@ def _wide(document: ResultDocument, summary: dict[str, object]) -> Iterator[tupl
                         for name, value in numbers.items())  # fmt: skip
 
 
-def _verdict(document: ResultDocument) -> Iterator[Row]:
-    for kind, reasons in (
-        ("INVALID", document.reasons),
-        ("mark", document.marks),
-        ("warning", document.warnings),
-    ):
-        for reason in reasons:
-            yield kind, reason.code, reason.figure, reason.remedy, reason.accepted
-
-
-_HEALTH_HEADS = (
-    "criterion", "target", "unit", "actual", "passed", "samples", "kvtrace's target",
-    "kvtrace's unit", "kvtrace's actual", "kvtrace's passed", "kvtrace's samples", "why",
-)  # fmt: skip
-
-
-def _health(document: ResultDocument) -> Iterator[Row]:
-    for each in [] if document.storage_health is None else document.storage_health.criteria:
-        cells = [
-            cell
-            for criterion in (each.theirs, each.ours)
-            for cell in (
-                criterion.target,
-                criterion.unit,
-                criterion.actual,
-                "not measured" if criterion.passed is None else criterion.passed,
-                criterion.count,
-            )
-        ]
-        yield (each.name, *cells, each.why)
-
-
 def _settings(document: ResultDocument) -> Iterator[Row]:
     trace, environment = document.trace, document.environment
     yield from (("trace", trace.path), ("trace_sha256", trace.sha256), ("rows", trace.rows),
@@ -113,15 +87,3 @@ def _settings(document: ResultDocument) -> Iterator[Row]:
                     ("cpu_model", environment.cpu_model),
                     ("memory_bytes", environment.memory_bytes),
                     ("command", shlex.join(["kvtrace", *environment.command[1:]])))  # fmt: skip
-
-
-def _table(rows: Iterable[csv.Row]) -> list[Row]:
-    return [tuple(row.get(name) for name in csv.COLUMNS) for row in rows]
-
-
-def _device(lane: LaneDocument) -> Iterator[Row]:
-    for part in (lane.device, lane.device_change):
-        if part is not None:
-            for name, value in part:
-                if isinstance(value, int | float):
-                    yield lane.tier, name, value

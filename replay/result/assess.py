@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.units import S_NS
 from replay import clock
 from replay.host import environment
+from replay.host.document import block_document, device_document, host_document
 from replay.measure import fidelity
 from replay.measure.counts import counts_of
+from replay.measure.figures import Counters, DeviceCounters, DriveChange, IoLatency
 from replay.measure.histogram import COARSE_BITS, Histogram
 from replay.ops.columns import DEPENDENCY_FAILED, SECTOR_BYTES, VERIFY_FAILED
 from replay.ops.contract import Verify
-from replay.ops.counters import LaneCounters
 from replay.options import Payload, ReplayOptions, Timing
 from replay.payload import stamps as payload
-from replay.result.model import DeviceView, IoGroup, LaneResult, PayloadInfo, Result
+from replay.result.document import PayloadInfo
+from replay.result.findings import Findings
+from replay.result.finished import Result
 from replay.result.trace_info import describe
-from replay.result.verdict import Findings, judge
+from replay.result.verdict import judge
+from replay.result.whole import lane_of, result_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kvtrace.trace.reader import Trace
     from replay.device.sysfs import DeviceState, DiskStat
     from replay.host.bpf import BlockLatency
     from replay.host.environment import Environment
     from replay.host.series import DeviceSeries, HostSeries
-    from replay.measure.fidelity import Fidelity
+    from replay.measure.fidelity import FidelityDocument
+    from replay.measure.figures import LaneDocument
     from replay.measure.recorder import Recorder
     from replay.measure.requests.measure import Requests
     from replay.measure.tally import Tally
+    from replay.ops.counters import LaneCounters
     from replay.ops.done import Done
     from replay.payload.reduction import Reduction
     from replay.plan.prepare import Prepared
-    from replay.result.model import Populated, ToolCost
+    from replay.result.document import Populated, ToolDocument
+    from replay.result.trace_info import TraceInfo
 
 _SMALL_PAGES = "4K"
 _INLINE = ("null", "memory")
@@ -65,7 +76,7 @@ class Measured:
     """Targets that no longer were what the run had opened when it ended, each with why."""
     suspended_ns: int
     trace_sha256: str
-    cost: ToolCost
+    cost: ToolDocument
     reduction: Reduction | None
     device_series: tuple[DeviceSeries | None, ...]
     host_series: HostSeries | None
@@ -83,79 +94,89 @@ def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounte
 
 
 def _lanes(
-    prepared: Prepared, options: ReplayOptions, measured: Measured
-) -> tuple[LaneResult, ...]:
-    counted = []
+    prepared: Prepared, options: ReplayOptions, measured: Measured, trace: TraceInfo
+) -> Iterator[LaneDocument]:
+    """Yield each lane: what was measured, and what it ran on."""
     for lane, tier in enumerate(prepared.tiers):
         counters = _threads_of(lane, measured, options.threads)
         measure = measured.recorder.measure(lane, tier, counters)
-        stat = measured.stats[lane]
         before, after = measured.states[lane]
-        target = prepared.targets[lane]
-        counted.append(
-            LaneResult(
-                measure=measure,
-                target=target.title,
-                target_name=target.spec.name,
-                counters=_sum(counters),
-                io=_io_groups(counters),
-                live_bytes_max=prepared.needs[lane].live_bytes,
-                live_objects_max=prepared.needs[lane].live_objects_max,
-                space_needed_bytes=prepared.needs[lane].size_bytes,
-                device=None if stat is None else DeviceView(stat, measure.device_bytes),
-                state=after,
-                change=None if before is None or after is None else after.since(before),
-                preconditioned=target.preconditioned,
-                device_series=measured.device_series[lane],
-            )
+        target, need = prepared.targets[lane], prepared.needs[lane]
+        yield lane_of(
+            measure,
+            trace,
+            target=target.spec.name,
+            title=target.title,
+            counters=_sum(counters),
+            io_ns=_io(counters),
+            live_bytes_max=need.live_bytes,
+            live_objects_max=need.live_objects_max,
+            space_needed_bytes=need.size_bytes,
+            device=_device(measured.stats[lane], measure.device_bytes),
+            device_series=device_document(measured.device_series[lane]),
+            device_state=after,
+            device_change=None if before is None or after is None else _change(before, after),
+            preconditioned=target.preconditioned,
         )
-    return tuple(counted)
 
 
-def _sum(counters: tuple[LaneCounters, ...]) -> LaneCounters:
+def _change(before: DeviceState, after: DeviceState) -> DriveChange:
+    change = after.since(before)
+    return DriveChange(**dataclasses.asdict(change), write_amplification=change.write_amplification)
+
+
+def _device(stat: DiskStat | None, asked_bytes: int) -> DeviceCounters | None:
+    """Return the device's own counters over the run, beside the bytes that the lane moved."""
+    if stat is None:
+        return None
+    moved = stat.read_bytes + stat.write_bytes
+    return DeviceCounters(
+        **dataclasses.asdict(stat),
+        read_latency_ms_mean=stat.read_ms / stat.read_ios if stat.read_ios else None,
+        write_latency_ms_mean=stat.write_ms / stat.write_ios if stat.write_ios else None,
+        device_bytes_per_byte_asked=moved / asked_bytes if asked_bytes else None,
+    )
+
+
+def _sum(counters: tuple[LaneCounters, ...]) -> Counters:
     """Return the counts of all loop threads of a lane."""
-    total = LaneCounters()
-    for each in counters:
-        for name in _SUMMED:
-            setattr(total, name, getattr(total, name) + getattr(each, name))
-    return total
+    return Counters(
+        **{name: sum(getattr(each, name) for each in counters) for name in Counters.model_fields}
+    )
 
 
-_SUMMED = (
-    "retries", "short_transfers", "bad_sectors", "in_flight_max", "in_flight_ns",
-    "planner_stalls", "payload_stalls", "enter_calls", "timed_submits", "timed_submit_ns",
-    "checked_bytes", "body_bytes", "body_reads",
-)  # fmt: skip
-
-
-def _io_groups(counters: tuple[LaneCounters, ...]) -> tuple[IoGroup, ...]:
+def _io(counters: tuple[LaneCounters, ...]) -> list[IoLatency]:
     """Return the latencies of single I/Os, per size class."""
     kept = [each.io_counts for each in counters if each.io_counts is not None]
     if not kept:
-        return ()
+        return []
     total = np.sum(kept, axis=0)
-    return tuple(
-        IoGroup(1 << size, Histogram.from_counts(total[size], COARSE_BITS).summary())
+    return [
+        IoLatency(
+            size_class_bytes=1 << size,
+            **dict(Histogram.from_counts(total[size], COARSE_BITS).summary()),
+        )
         for size in range(len(total))
         if total[size].any()
-    )
+    ]
 
 
 def _findings(
     prepared: Prepared,
     options: ReplayOptions,
     measured: Measured,
-    lanes: tuple[LaneResult, ...],
-    faithful: Fidelity,
+    lanes: tuple[LaneDocument, ...],
+    faithful: FidelityDocument,
     observed: Environment,
 ) -> Findings:
     tally = measured.tally
-    views = [lane.device for lane in lanes if lane.device is not None]
-    own = sum(view.asked_bytes for view in views)
+    views = [(lane.device, lane.device_bytes) for lane in lanes if lane.device is not None]
+    own = sum(asked_bytes for _, asked_bytes in views)
+    device_bytes = [device.read_bytes + device.write_bytes for device, _ in views]
     unpopulated = options.populate == "none"
     begun = prepared.begun(tally.reached)
     return Findings(
-        lanes=tuple(lane.measure for lane in lanes),
+        lanes=lanes,
         fidelity=faithful,
         counts=counts_of(begun, prepared.tiers, tally, stopped=measured.stopped),
         named_not_executed=tuple(tier.label for tier in prepared.named_not_executed),
@@ -171,35 +192,40 @@ def _findings(
         ended_after_ns=(options.run_time_ns or 0) if measured.time_is_over else 0,
         part_ratio=_part(prepared, measured),
         run_time_ns=0 if measured.stopped else options.run_time_ns or 0,
-        window_ns=max(lane.measure.window_ns for lane in lanes),
+        window_ns=max(lane.window_ns for lane in lanes),
         interrupted=measured.interrupted,
         changed=measured.changed,
         suspended_ns=measured.suspended_ns,
-        foreign_bytes=sum(view.bytes for view in views) - own if views else None,
+        foreign_bytes=sum(device_bytes) - own if views else None,
         own_bytes=own,
         engine=measured.cost.engine,
         small_pages=measured.page_kind == _SMALL_PAGES and own > 0,
-        inline_tiers=tuple(
-            tier
-            for tier, target in zip(prepared.tiers, prepared.targets, strict=True)
-            if target.spec.name in _INLINE
-        ),
+        backlog_tiers=_backlogs(lanes, measured),
+        inline_tiers=tuple(lane.tier for lane in lanes if lane.target in _INLINE),
         scheduled=options.mode != Timing.MAX,
-        planner_stalls=sum(lane.counters.planner_stalls for lane in lanes),
+        planner_stalls=sum(counters.planner_stalls for counters in measured.counters),
         repeated_payload=not options.stamped and options.payload == Payload.ARENA,
         unconditioned=any(
             writes and lane.preconditioned is None and lane.device is not None
             for writes, lane in zip(prepared.writes, lanes, strict=True)
         ),
         throttled=tuple(
-            lane.target for lane in lanes if lane.change is not None and lane.change.throttled
+            lane.title
+            for lane in lanes
+            if lane.device_change is not None and lane.device_change.throttled
         ),
         no_bpf=measured.bpf if isinstance(measured.bpf, str) else "",
-        measured_ops=sum(lane.measure.service.count for lane in lanes),
+        measured_ops=sum(lane.service_ns.count for lane in lanes),
         moved_reads=tally.moved_reads,
         coverage=_payload(prepared, options, measured),
         targets=observed.targets,
     )
+
+
+def _backlogs(lanes: tuple[LaneDocument, ...], measured: Measured) -> tuple[str, ...]:
+    """Return the tiers whose backlog still grew at the end."""
+    recorded = zip(lanes, measured.recorder.lanes, strict=True)
+    return tuple(lane.tier for lane, record in recorded if record.backlog_growing)
 
 
 def _part(prepared: Prepared, measured: Measured) -> float | None:
@@ -243,36 +269,50 @@ def _payload(prepared: Prepared, options: ReplayOptions, measured: Measured) -> 
 
 def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured) -> Result:
     """Return the result of a finished (or interrupted) run."""
-    lanes = _lanes(prepared, options, measured)
     tally = measured.tally
     begun = prepared.begun(tally.reached)
+    info = describe(
+        trace,
+        sha256=measured.trace_sha256,
+        rows_replayed=tally.reached if measured.stopped else begun.rows,
+        duration_ns=begun.last_ns,
+        rounds=prepared.rounds(tally.reached),
+    )
+    lanes = tuple(_lanes(prepared, options, measured, info))
     phases = fidelity.phases_of(begun, prepared.tiers, measured.recorder)
     faithful = fidelity.measure(measured.recorder, phases, measured.order_violations)
     observed = environment.observe(prepared.targets)
     findings = _findings(prepared, options, measured, lanes, faithful, observed)
-    return Result(
-        verdict=judge(findings, options.accept),
-        lanes=lanes,
-        groups=measured.recorder.groups(),
+    verdict = judge(findings, options.accept)
+    errors = tally.errors(unreached=not measured.time_is_over)
+    figures = result_of(
+        lanes,
+        measured.recorder.groups(),
+        info,
+        kind="replay",
+        verdict=verdict.word,
+        acceptable=verdict.acceptable,
+        reasons=list(verdict.reasons),
+        marks=list(verdict.marks),
+        warnings=list(verdict.warnings),
         requests=None if measured.requests is None else measured.requests.measure(),
-        fidelity=faithful,
-        skipped=fidelity.skipped(begun, prepared.tiers),
-        errors=tally.errors(unreached=not measured.time_is_over),
-        populated=measured.populated,
-        payload=_payload(prepared, options, measured),
-        tool=measured.cost,
-        environment=observed,
-        trace=describe(
-            trace,
-            sha256=measured.trace_sha256,
-            rows_replayed=tally.reached if measured.stopped else begun.rows,
-            duration_ns=begun.last_ns,
-            rounds=prepared.rounds(tally.reached),
-        ),
-        options=options,
-        start_ns=measured.recorder.start_ns,
         created_at_s=clock.unix_s(),
-        host_series=measured.host_series,
-        bpf=None if isinstance(measured.bpf, str) else measured.bpf,
-        kept=measured.kept,
+        errors=sum(errors.values()),
+        errors_by_name=errors,
+        not_executed=fidelity.skipped(begun, prepared.tiers),
+        fidelity=faithful,
+        populate=measured.populated,
+        payload=findings.coverage,
+        tool=_tool(measured.cost, sum(lane.bytes for lane in lanes)),
+        environment=observed,
+        host_series=host_document(measured.host_series),
+        bpf=None if isinstance(measured.bpf, str) else block_document(measured.bpf),
+        config=options,
     )
+    return Result(verdict, figures, measured.recorder.start_ns, measured.kept)
+
+
+def _tool(cost: ToolDocument, moved_bytes: int) -> ToolDocument:
+    """Return what the tool took, beside the bytes that it moved."""
+    per_gb = round(cost.cpu_s * S_NS) / moved_bytes if moved_bytes else None  # ns per byte
+    return cost.model_copy(update={"cpu_s_per_gb": per_gb})

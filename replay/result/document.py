@@ -1,7 +1,8 @@
 """The result of a run as every report shows it and as it is stored: typed, versioned, JSON.
 
-`docs/results.md` explains it; `result.schema.json` beside this file is its JSON schema. Names of
-fields are the keys. Times are ns unless the name says otherwise, sizes are bytes.
+Each figure is defined once: here, or, if it is measured, in `replay.measure`. `docs/results.md`
+explains them; `schema` writes the JSON schema. Names of fields are the keys. Times are ns unless
+the name says otherwise, sizes are bytes.
 """
 
 from __future__ import annotations
@@ -11,21 +12,18 @@ from typing import Literal
 from pydantic import Field
 
 from kvtrace.fields import Section
-from replay.device.sysfs import DeviceState
-from replay.host.document import (
-    BlockLatencyDocument,
-    DeviceSeriesDocument,
-    HostSeriesDocument,
-)
+from kvtrace.units import format_count
+from replay.host.document import BlockLatencyDocument, HostSeriesDocument
 from replay.host.environment import Environment
+from replay.measure.fidelity import FidelityDocument, NotExecuted
+from replay.measure.figures import GroupDocument, LaneDocument, LatenessSummary
+from replay.measure.requests.figures import RequestsDocument
+from replay.measure.summaries import Percentiles
 from replay.options import ReplayOptions
+from replay.payload.reduction import Reduction
 from replay.result.health import HealthDocument
-from replay.result.model import PayloadInfo, Populated
 from replay.result.reason import Reason
-from replay.result.requests import RequestsDocument
-from replay.result.summaries import Distribution, Percentiles
 from replay.result.trace_info import TraceInfo
-from replay.safety.marker import Preconditioned
 
 SCHEMA_VERSION = 3
 """3 (27 November 2026) adds `requests`, `storage_health` and distributions per MiB, all of them
@@ -39,228 +37,57 @@ Kind = Literal["replay", "ops"]
 Word = Literal["VALID", "INVALID", "UNJUDGED"]
 
 
-class LatenessSummary(Percentiles):
-    """Submit − due, and its parts; None where only the whole is known."""
+class Populated(Section):
+    """What was written before the clock started."""
 
-    dependency_wait_ns: Percentiles | None
-    slot_wait_ns: Percentiles | None
-    burst_wait_ns: Percentiles | None
-    host_lateness_ns: Percentiles | None
+    which: str
+    objects: int
+    bytes: int
+    seconds: float
+    fill_bytes: int = Field(
+        description="written once over a new file, so that its first writes aren't the file "
+        "system's"
+    )
+    settled_s: float
+    reused: bool = Field(False, description="whether an earlier run's population was taken")
 
 
-class HeatMap(Section):
-    """Completed reads and writes: `counts[slice of time][class of service time]`.
+class PayloadInfo(Section):
+    """What was written."""
 
-    Classes lie between neighbouring `edges_ns`, slices begin at the clock's zero.
-    """
-
-    width_s: float
-    edges_ns: list[int]
-    counts: list[list[int]]
-    counts_by_op: dict[str, list[list[int]]] = Field(
-        {}, description="the same of reads and of writes; none in older results"
+    kind: str
+    arena_bytes: int
+    page_kind: str
+    run_id: int
+    stamped: bool
+    verify: str
+    verified_ops: int
+    mismatched_ops: int
+    mismatches: tuple[str, ...]
+    dedup_ratio: int
+    compress_ratio: int
+    measured: Reduction | None = Field(
+        description="what a sample of what landed can be reduced by; None where it wasn't asked for"
+    )
+    checked_bytes: int = Field(0, description="read and verified, by stamps or whole")
+    body_bytes: int = Field(0, description="compared byte by byte with what was written")
+    body_reads: int = Field(0, description="reads that were compared byte by byte")
+    coverage_ratio: float | None = Field(
+        None, description="bytes that were compared ÷ `checked_bytes`; a stamp is 16 bytes of 512"
     )
 
-
-class TimeSlices(Section):
-    """One lane's slices of time as columns of equal length, from the clock's zero.
-
-    Ops count where they complete; their bytes are spread over the time from submit to completion.
-    """
-
-    width_s: float
-    begin_ns: list[int]
-    due: list[int]
-    completed: list[int]
-    reads: list[int]
-    writes: list[int]
-    read_bytes: list[int]
-    write_bytes: list[int]
-    errors: list[int]
-    lateness_max_ns: list[int]
-    host_lateness_max_ns: list[int] | None
-    in_flight_mean: list[float]
-    read_service_p50_ns: list[int]
-    read_service_p99_ns: list[int]
-    write_service_p50_ns: list[int]
-    write_service_p99_ns: list[int]
-    response_p50_ns: list[int] | None
-    response_p99_ns: list[int] | None
-
-
-class Counters(Section):
-    """What an engine counted on one lane."""
-
-    retries: int
-    short_transfers: int
-    bad_sectors: int
-    in_flight_max: int = Field(description="I/Os, the parts of objects")
-    in_flight_ns: int = Field(0, description="times of I/Os from submit to completion, summed")
-    planner_stalls: int
-    payload_stalls: int
-    enter_calls: int = Field(description="system calls of io_uring, to submit or to wait")
-    timed_submits: int
-    timed_submit_ns: int = Field(description="how long the timed ones of these calls took")
-    checked_bytes: int = Field(0, description="bytes read and verified, by stamps or whole")
-    body_bytes: int = Field(0, description="bytes compared with all that was written")
-    body_reads: int = Field(0, description="reads compared byte by byte")
-
-
-class IoLatency(Percentiles):
-    """Latency of single I/Os of at least `size_class_bytes`, and less than twice as many."""
-
-    size_class_bytes: int
-
-
-class DeviceCounters(Section):
-    """The block device's own counters, over the run."""
-
-    read_ios: int
-    read_merges: int
-    read_bytes: int
-    read_ms: int
-    write_ios: int
-    write_merges: int
-    write_bytes: int
-    write_ms: int
-    read_latency_ms_mean: float | None
-    write_latency_ms_mean: float | None
-    device_bytes_per_byte_asked: float | None
-
-
-class DriveChange(Section):
-    """What happened to a drive during the run; None is unknown."""
-
-    temperature_c: tuple[float, float] | None
-    throttled: bool | None
-    media_errors: int | None
-    unsafe_shutdowns: int | None
-    used_percent: int | None
-    host_read_bytes: int | None
-    host_written_bytes: int | None
-    nand_written_bytes: int | None
-    write_amplification: float | None
-
-
-class Flight(Section):
-    """How many were in flight, from the clock's start until the lane's last completion."""
-
-    mean: float
-    max: int
-
-
-class InFlight(Section):
-    """Objects' reads and writes, and the I/Os that they are divided into.
-
-    `ios` is None where no I/O was asked for; its maximum is summed over the loop's threads.
-    """
-
-    ops: Flight
-    ios: Flight | None
-
-
-class LaneDocument(Section):
-    """One executed tier. Tiers are never mixed in one percentile."""
-
-    tier: str
-    target: str
-    title: str
-    ops: int
-    bytes: int
-    device_bytes: int
-    errors: int
-    window_s: float
-    window_ops: int
-    window_bytes: int
-    drain_s: float
-    throughput_bytes_per_s: float | None
-    read_bytes_per_s: float | None = Field(
-        None, description="with `write_bytes_per_s` it is the throughput; unknown in older results"
-    )
-    write_bytes_per_s: float | None = None
-    ops_per_s: float | None
-    reads_per_s: float | None = Field(None, description="with `writes_per_s` it is `ops_per_s`")
-    writes_per_s: float | None = None
-    kv_tokens_per_s: float | None
-    io_s: float = Field(description="summed service time of reads and writes in the window")
-    service_ns: Percentiles
-    response_ns: Percentiles | None
-    lateness_ns: LatenessSummary | None
-    service_distribution_ns: Distribution
-    response_distribution_ns: Distribution | None
-    on_schedule_ratio: float | None
-    in_flight: InFlight | None = None
-    in_flight_max: int | None = Field(description="I/Os; see `in_flight`")
-    in_flight_mean: float = Field(description="ops; see `in_flight`")
-    drift_ratio: float | None
-    live_bytes_max: int | None
-    live_objects_max: int | None
-    space_needed_bytes: int | None = None
-    warmup_ops: int
-    counters: Counters | None
-    io_ns: list[IoLatency]
-    time_slices: TimeSlices
-    heat_map: HeatMap | None
-    device: DeviceCounters | None
-    device_series: DeviceSeriesDocument | None = None
-    device_state: DeviceState | None
-    device_change: DriveChange | None
-    preconditioned: Preconditioned | None
-
-
-class GroupDocument(Section):
-    """Ops of one tier × phase × op, as far as given also of one QoS or size class.
-
-    Latencies are of ops that succeeded; None for ops that move nothing.
-    """
-
-    tier: str
-    phase: str
-    op: str
-    qos: str | None = None
-    size_class_bytes: int | None = None
-    ops: int
-    bytes: int
-    errors: int
-    service_ns: Percentiles | None
-    response_ns: Percentiles | None
-    service_distribution_ns: Distribution | None = None
-    response_distribution_ns: Distribution | None = None
-    service_per_mib_distribution_ns: Distribution | None = Field(
-        default=None, description="service time per MiB; ops of less than that count as one"
-    )
-
-
-class NotExecuted(Section):
-    """Ops and bytes of a tier that wasn't executed."""
-
-    tier: str
-    ops: int
-    bytes: int
-
-
-class PhaseFidelity(Section):
-    """Ops and bytes of one phase: in the trace's executed tiers, and of those what was done."""
-
-    phase: str
-    trace_ops: int
-    executed_ops: int
-    trace_bytes: int
-    executed_bytes: int
-
-
-class FidelityDocument(Section):
-    """How faithfully the run did what the trace says; None where the mode has no schedule."""
-
-    submit_error_ns: Percentiles | None
-    interarrival_distance_ns: float | None
-    interarrival_due_ns: Distribution | None
-    interarrival_submit_ns: Distribution | None
-    in_flight_planned_max: float | None
-    in_flight_actual_max: float
-    stretch_ratio: float | None
-    order_violations: int | None
-    phases: list[PhaseFidelity]
+    @property
+    def coverage(self) -> str:
+        """What was verified of the bytes read, in a few words."""
+        if self.coverage_ratio is None:
+            return "no read was verified"
+        share = f"{self.coverage_ratio:.1%} of bytes"
+        if not self.body_bytes:
+            return f"stamps only ({share})"
+        if self.body_bytes == self.checked_bytes:
+            return "every byte"
+        reads = f"{format_count(self.body_reads)} of {format_count(self.verified_ops)} reads"
+        return f"every stamp, and every byte of {reads} ({share})"
 
 
 class ToolDocument(Section):
@@ -271,11 +98,11 @@ class ToolDocument(Section):
     spin: bool
     page_size: str
     cpu_s: float
-    cpu_s_per_gb: float | None
+    cpu_s_per_gb: float | None = Field(description="None while nothing was moved")
     verify_cpu_s: float
     threads: int
-    priority: str
-    memory_bytes_max: int
+    priority: str = Field(description="as obtained; says so where that isn't what was asked for")
+    memory_bytes_max: int = Field(description="most memory that the process had")
     survey_s: float
     survey_rows_per_cpu_s: float
     plan_cpu_s: float

@@ -19,20 +19,17 @@ from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import format_count
 from replay import clock
 from replay.measure import fidelity
-from replay.measure.fidelity import PhaseCount
+from replay.measure.fidelity import PhaseFidelity
 from replay.measure.recorder import Recorder
 from replay.measure.requests.measure import Requests
 from replay.measure.tally import Tally
 from replay.ops.columns import NO_TIME_NS
 from replay.ops.contract import Action, Mode
 from replay.ops.done import Done
-from replay.result import document as doc
-from replay.result import from_run, signs
+from replay.result import signs
 from replay.result.reason import Reason
-from replay.result.requests import document_of as requests_document
-from replay.result.summaries import flat
-from replay.result.totals import Totals
 from replay.result.trace_info import describe
+from replay.result.whole import lane_of, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.trace.reader import Columns, Trace
-    from replay.measure.recorder import LaneMeasure
-    from replay.measure.requests.measure import RequestsMeasure
+    from replay.measure.figures import LaneDocument
+    from replay.measure.requests.figures import RequestsDocument
+    from replay.result.document import ResultDocument
 
 _NEEDED = ("submit", "complete")
 _READ = ("op", "size", "tier", "key", "phase")
@@ -57,13 +55,13 @@ class _Found:
     """What was measured of all ops."""
 
     recorder: Recorder
-    requests: RequestsMeasure | None
+    requests: RequestsDocument | None
     tally: Tally
-    lanes: tuple[LaneMeasure, ...]
-    phases: tuple[PhaseCount, ...]
+    lanes: tuple[LaneDocument, ...]
+    phases: tuple[PhaseFidelity, ...]
 
 
-def document_of(trace: Trace) -> doc.ResultDocument:
+def document_of(trace: Trace) -> ResultDocument:
     """Return the document of a trace whose ops have been done.
 
     Raises TraceError for a trace without outcomes, or in which nothing was done.
@@ -97,7 +95,7 @@ def _measure(trace: Trace) -> _Found:
     return _Found(recorder, requests.measure(), tally, lanes, tuple(_phases(trace, recorder)))
 
 
-def _phases(trace: Trace, recorder: Recorder) -> Iterator[PhaseCount]:
+def _phases(trace: Trace, recorder: Recorder) -> Iterator[PhaseFidelity]:
     """Yield what of each phase was done of what the trace's header counts."""
     moves = [op.label for op in (Op.READ, Op.WRITE)]
     for phase in Phase:
@@ -106,7 +104,13 @@ def _phases(trace: Trace, recorder: Recorder) -> Iterator[PhaseCount]:
         ops = sum(cell.ops for cell in cells)
         if ops or did:
             moved = sum(cell.bytes for cell in cells if cell.op in moves)
-            yield PhaseCount(phase, ops or did, did, moved or did_bytes, did_bytes)
+            yield PhaseFidelity(
+                phase=phase.label,
+                trace_ops=ops or did,
+                executed_ops=did,
+                trace_bytes=moved or did_bytes,
+                executed_bytes=did_bytes,
+            )
 
 
 def _batches(trace: Trace) -> Iterator[tuple[Done, NDArray[Any] | None]]:
@@ -164,68 +168,37 @@ def _done(rows: Columns, first: int) -> Done:
     )
 
 
-def _document(trace: Trace, state: _Found) -> doc.ResultDocument:
+def _document(trace: Trace, state: _Found) -> ResultDocument:
     info = describe(
         trace,
         sha256=trace.sha256(),
         rows_replayed=trace.rows,
         duration_ns=trace.header.totals.duration_ns,
     )
-    groups = state.recorder.groups()
-    totals = Totals(state.lanes, groups.whole, info)
-    lanes = [_lane(lane, totals) for lane in state.lanes]
+    title = f"as recorded in {Path(info.path).name}"
+    lanes = [lane_of(lane, info, title=title) for lane in state.lanes]
     reasons = _reasons(state)
-    return doc.ResultDocument(
+    return result_of(
+        lanes,
+        state.recorder.groups(),
+        info,
         kind="ops",
         verdict="INVALID" if reasons else "UNJUDGED",
         acceptable=not reasons,
         reasons=reasons,
         marks=[],
-        warnings=[*signs.warnings(state.lanes), *_unknown(trace)],
-        **from_run.summed(totals, lanes),
-        **from_run.grouped(groups, lanes, info),
-        requests=requests_document(state.requests),
+        warnings=[*signs.warnings(lanes), *_unknown(trace)],
+        requests=state.requests,
         created_at_s=clock.unix_s(),
         errors=sum(state.tally.errors().values()),
         errors_by_name=state.tally.errors(),
         not_executed=[],
-        fidelity=from_run.fidelity_of(fidelity.measure(state.recorder, state.phases, None)),
+        fidelity=fidelity.measure(state.recorder, state.phases, None),
         populate=None,
         payload=None,
         tool=None,
         environment=None,
         config=None,
-    )
-
-
-def _lane(measure: LaneMeasure, totals: Totals) -> doc.LaneDocument:
-    return doc.LaneDocument(
-        **from_run.measured(measure),
-        target="ops",
-        title=f"as recorded in {Path(totals.trace.path).name}",
-        kv_tokens_per_s=totals.kv_tokens_per_s(measure.bytes_per_s),
-        lateness_ns=_lateness(measure),
-        live_bytes_max=None,
-        live_objects_max=None,
-        counters=None,
-        io_ns=[],
-        device=None,
-        device_state=None,
-        device_change=None,
-        preconditioned=None,
-    )
-
-
-def _lateness(measure: LaneMeasure) -> doc.LatenessSummary | None:
-    """Return submit − due: of its parts the ops themselves tell nothing."""
-    if measure.response is None:
-        return None
-    return doc.LatenessSummary(
-        **flat(measure.lateness.total),
-        dependency_wait_ns=None,
-        slot_wait_ns=None,
-        burst_wait_ns=None,
-        host_lateness_ns=None,
     )
 
 

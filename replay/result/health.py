@@ -12,14 +12,14 @@ from pydantic import Field
 from kvtrace.fields import Section
 from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import MS_NS
+from replay.measure.summaries import Distribution, merged, percentile
 from replay.result.lookups import NOTHING, lookups_of
-from replay.result.summaries import Distribution, merged, percentile
 from replay.result.totals import REQUEST_PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from replay.result.document import GroupDocument, LaneDocument
+    from replay.measure.figures import GroupDocument, LaneDocument
     from replay.result.trace_info import TraceInfo
 
 Status = Literal["PASS", "FAIL", "NOT MEASURED"]

@@ -8,7 +8,7 @@ from kvtrace.units import MIB, MS_NS, US_NS, format_bytes, format_count, format_
 from replay.result.reason import Reason
 
 if TYPE_CHECKING:
-    from replay.result.verdict import Findings
+    from replay.result.findings import Findings
 
 HOST_LATENESS_NS = 100 * US_NS
 HOST_LATENESS_RATIO = 0.01
@@ -87,13 +87,13 @@ def _late(findings: Findings) -> list[Reason]:
     if not findings.scheduled:
         return _idle(findings)
     for lane in findings.lanes:
-        limit_ns = max(HOST_LATENESS_NS, int(lane.service["p99"] * HOST_LATENESS_RATIO))
-        late_ns = lane.lateness.host["p99"]
+        limit_ns = max(HOST_LATENESS_NS, int(lane.service_ns["p99"] * HOST_LATENESS_RATIO))
+        late_ns = lane.waited("host_lateness_ns")["p99"]
         if late_ns > limit_ns:
             reasons.append(
                 Reason(
                     "host_lateness",
-                    f"tier {lane.tier.label}: kvtrace itself was late by "
+                    f"tier {lane.tier}: kvtrace itself was late by "
                     f"{format_duration_ns(late_ns)} at P99, above {format_duration_ns(limit_ns)}",
                     f"{_MORE_CPU}, use the compiled engine, or lower --speed",
                 )
@@ -110,13 +110,13 @@ def _idle(findings: Findings) -> list[Reason]:
     for lane in findings.lanes:
         if lane.tier in findings.inline_tiers:
             continue  # the loop itself is what such a lane measures
-        idle_ns = lane.lateness.host.mean or 0.0
-        ratio = idle_ns / max(1.0, idle_ns + (lane.service.mean or 0.0))
+        idle_ns = lane.waited("host_lateness_ns").mean or 0.0
+        ratio = idle_ns / max(1.0, idle_ns + (lane.service_ns.mean or 0.0))
         if ratio > HOST_LATENESS_RATIO:
             reasons.append(
                 Reason(
                     "host_lateness",
-                    f"tier {lane.tier.label}: kvtrace left queue slots empty for {ratio:.1%} "
+                    f"tier {lane.tier}: kvtrace left queue slots empty for {ratio:.1%} "
                     "of the time, so the device's throughput may be higher by as much",
                     f"{_MORE_CPU} or use the compiled engine",
                 )

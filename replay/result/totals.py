@@ -2,77 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kvtrace.trace.schema import Phase
+from kvtrace.trace.schema import Phase, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from replay.measure.recorder import Group, LaneMeasure
+    from replay.measure.figures import GroupDocument, LaneDocument
     from replay.result.trace_info import TraceInfo
 
 REQUEST_PHASES = (Phase.PREFILL.label, Phase.DECODE.label)
 """Of what requests do themselves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over `lanes`, at least one."""
+def headline_of(lanes: Sequence[LaneDocument]) -> LaneDocument:
+    """Return the slowest tier that moved bytes: percentiles at the top are its, never mixed."""
+    order = [tier.label for tier in Tier]
+    moving = [lane for lane in lanes if lane.bytes]
+    return max(moving or lanes, key=lambda lane: order.index(lane.tier))
 
-    lanes: tuple[LaneMeasure, ...]
-    groups: tuple[Group, ...]
-    """Of each tier × phase × op."""
-    trace: TraceInfo
 
-    @property
-    def headline(self) -> LaneMeasure:
-        """The slowest tier that moved bytes: percentiles at the top are its, never mixed ones."""
-        moving = [lane for lane in self.lanes if lane.bytes]
-        return max(moving or self.lanes, key=lambda lane: lane.tier)
+def kv_tokens_per_s(trace: TraceInfo, bytes_per_s: float | None) -> float | None:
+    """Return a throughput in tokens of KV; None where the trace names no model."""
+    per_token = trace.bytes_per_token
+    return bytes_per_s / per_token if per_token and bytes_per_s is not None else None
 
-    @property
-    def window_ns(self) -> int:
-        """The longest lane's window."""
-        return max(lane.window_ns for lane in self.lanes)
 
-    @property
-    def ops(self) -> int:
-        """Ops that completed without error."""
-        return sum(lane.ops for lane in self.lanes)
+def storage_throughput_tokens_per_s(
+    trace: TraceInfo, groups: Iterable[GroupDocument]
+) -> float | None:
+    """Return the requests' generated tokens ÷ summed I/O time of the requests' own ops.
 
-    @property
-    def bytes(self) -> int:
-        """Bytes read and written."""
-        return sum(lane.bytes for lane in self.lanes)
+    `groups`: of each tier × phase × op.
 
-    @property
-    def bytes_per_s(self) -> float | None:
-        """Bytes completed in the lanes' windows ÷ the longest window."""
-        moved = sum(lane.completed.bytes for lane in self.lanes)
-        return moved * S_NS / self.window_ns if self.window_ns else None
-
-    @property
-    def ops_per_s(self) -> float | None:
-        """Reads and writes completed in the lanes' windows ÷ the longest window."""
-        done = sum(lane.completed.ops for lane in self.lanes)
-        return done * S_NS / self.window_ns if self.window_ns else None
-
-    def kv_tokens_per_s(self, bytes_per_s: float | None) -> float | None:
-        """Return a throughput in tokens of KV; None where the trace names no model."""
-        per_token = self.trace.bytes_per_token
-        return bytes_per_s / per_token if per_token and bytes_per_s is not None else None
-
-    @property
-    def storage_throughput_tokens_per_s(self) -> float | None:
-        """The requests' generated tokens ÷ summed I/O time of the requests' own ops.
-
-        Source: MLPerf Storage KV cache benchmark, v3.0: demotions are in no request's I/O time.
-        """
-        groups = ((group.phase.label, group.service) for group in self.groups)
-        return tokens_per_io_s(self.trace.generated_tokens, groups)
+    Source: MLPerf Storage KV cache benchmark, v3.0: demotions are in no request's I/O time.
+    """
+    return tokens_per_io_s(
+        trace.generated_tokens, ((group.phase, group.service_ns) for group in groups)
+    )
 
 
 class _Timed(Protocol):

@@ -11,12 +11,7 @@ from replay.result.reason import Reason
 from replay.result.warnings import warnings
 
 if TYPE_CHECKING:
-    from kvtrace.trace.schema import Tier
-    from replay.host.environment import TargetEnvironment
-    from replay.measure.counts import Counts
-    from replay.measure.fidelity import Fidelity, Skipped
-    from replay.measure.recorder import LaneMeasure
-    from replay.result.model import PayloadInfo
+    from replay.result.findings import Findings
 
 OVERLOADED = "OVERLOADED"
 UNVERIFIED = "UNVERIFIED"
@@ -48,62 +43,6 @@ class Verdict:
         return all(each.accepted and each.code not in NEVER_ACCEPTED for each in self.reasons)
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """Everything that the verdict depends on."""
-
-    lanes: tuple[LaneMeasure, ...]
-    fidelity: Fidelity
-    counts: Counts | None = None
-    skipped: tuple[Skipped, ...] = ()
-    named_not_executed: tuple[str, ...] = ()
-    left_out_ops: int = 0
-    """Ops that had failed where the trace was recorded."""
-    failed_ops: int = 0
-    dependency_failed_ops: int = 0
-    first_error: str = ""
-    mismatches: tuple[str, ...] = ()
-    mismatched_ops: int = 0
-    original_reads: int = 0
-    beyond_reads: int = 0
-    min_window_ns: int = 0
-    window_ns: int = 0
-    ended_after_ns: int = 0
-    """How long the run measured before its run time was over; its last submit may be earlier."""
-    part_ratio: float | None = None
-    """How much of the trace a run did that ended before a whole round; None if it did one."""
-    run_time_ns: int = 0
-    """How long the run should have taken; 0 if it did, or took what the trace takes."""
-    interrupted: bool = False
-    changed: tuple[str, ...] = ()
-    suspended_ns: int = 0
-    foreign_bytes: int | None = None
-    own_bytes: int = 0
-    planner_stalls: int = 0
-    repeated_payload: bool = False
-    """Whether payload was written again and again without stamps."""
-    unconditioned: bool = False
-    """Whether a device in an unknown state was written."""
-    throttled: tuple[str, ...] = ()
-    """Devices with thermal throttling."""
-    no_bpf: str = ""
-    """Why the block layer's latencies, which were asked for, couldn't be had."""
-    engine: str = ""
-    small_pages: bool = False
-    inline_tiers: tuple[Tier, ...] = ()
-    """Tiers whose ops the loop does itself (null, memory)."""
-    measured_ops: int = 1
-    """Reads and writes with a latency, after warm-up."""
-    moved_reads: int = 0
-    """Reads that brought bytes from a target."""
-    coverage: PayloadInfo | None = None
-    """What of them was verified."""
-    scheduled: bool = True
-    """Whether there is a schedule to be late against (not in max mode)."""
-    targets: tuple[TargetEnvironment, ...] = ()
-    """What lies below the targets."""
-
-
 def judge(findings: Findings, accept: tuple[str, ...] = ()) -> Verdict:
     """Return the verdict on `findings`; reasons named by `accept` stay, marked."""
     marked = tuple(
@@ -133,15 +72,14 @@ def _overloaded(findings: Findings) -> list[Reason]:
         return []
     marks = []
     for lane in findings.lanes:
-        slot_ns, service_ns = lane.lateness.slot_wait["p99"], lane.service["p99"]
-        if slot_ns > service_ns or lane.backlog_growing:
-            what = (
-                "the backlog grew until the end" if lane.backlog_growing else "queue slots ran out"
-            )
+        slot_ns, service_ns = lane.waited("slot_wait_ns")["p99"], lane.service_ns["p99"]
+        growing = lane.tier in findings.backlog_tiers
+        if slot_ns > service_ns or growing:
+            what = "the backlog grew until the end" if growing else "queue slots ran out"
             marks.append(
                 Reason(
                     OVERLOADED,
-                    f"tier {lane.tier.label}: {what} (P99 slot wait "
+                    f"tier {lane.tier}: {what} (P99 slot wait "
                     f"{format_duration_ns(slot_ns)}, P99 service {format_duration_ns(service_ns)})",
                     "the device is saturated: response times depend on the run's length; lower "
                     "--speed to measure latency",

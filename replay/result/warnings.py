@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from replay.host.environment import TargetEnvironment
-    from replay.result.verdict import Findings
+    from replay.result.findings import Findings
 
 
 def _stamps_only(findings: Findings) -> list[Reason]:

@@ -15,7 +15,7 @@ from replay.ops.columns import SECTOR_BYTES, Times
 from replay.ops.contract import Control, LoopOptions, Mode, Verify
 from replay.options import Checking, Payload
 from replay.plan.writes import fill_ops
-from replay.result.model import Populated
+from replay.result.document import Populated
 from replay.state import populate
 from replay.watch import RunInterruptedError
 
@@ -53,7 +53,7 @@ class InitialState:
             populated = self._populate(self._fill_new())
             self.stop.check()
         except RunInterruptedError:
-            return Populated(self.options.populate.value, 0, 0, 0.0, 0, 0.0)
+            return self._populated()
         for target in self.prepared.targets:
             target.recheck()
         self._note_changes()
@@ -106,14 +106,13 @@ class InitialState:
         ops, count = self.prepared.populate, self.prepared.populate_count
         sectors = int(ops.length_sectors[:count].sum(dtype=np.uint64))
         total = sectors * SECTOR_BYTES
-        which = self.options.populate.value
         if self.options.reuse_populated and count:
             lanes = thread_lanes(self.prepared, self.options, 1)
             populate.check_reusable(self.prepared, lanes)
             self.watcher.say(f"{count:,} objects are there from an earlier run")
-            return Populated(which, count, total, 0.0, filled_bytes, 0.0, reused=True)
+            return self._populated(objects=count, bytes=total, fill_bytes=filled_bytes, reused=True)
         if not count and not filled_bytes:
-            return Populated(which, 0, 0, 0.0, 0, 0.0)
+            return self._populated()
         if count:
             self.watcher.say(
                 f"populating {count:,} objects, {format_bytes(total)}: about "
@@ -129,7 +128,18 @@ class InitialState:
             self._note_populated(populate.digest(self.prepared))
         written_ns = clock.now_ns() - start_ns
         settled_ns = self._settle()
-        return Populated(which, count, total, written_ns / S_NS, filled_bytes, settled_ns / S_NS)
+        return self._populated(
+            objects=count,
+            bytes=total,
+            seconds=written_ns / S_NS,
+            fill_bytes=filled_bytes,
+            settled_s=settled_ns / S_NS,
+        )
+
+    def _populated(self, **known: float) -> Populated:
+        """Return what was written before the clock started: nothing, but for what is known."""
+        nothing = {"objects": 0, "bytes": 0, "seconds": 0.0, "fill_bytes": 0, "settled_s": 0.0}
+        return Populated.model_validate({"which": self.options.populate.value, **nothing, **known})
 
     def _note_populated(self, digest: str | None) -> None:
         for target, writes in zip(self.prepared.targets, self.prepared.writes, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import re
 import runpy
 import shlex
@@ -18,6 +17,7 @@ import yaml
 
 from kvtrace.cli.main import app
 from replay import engine as engines
+from replay.result.schema import schema
 from tests.support import places
 
 if TYPE_CHECKING:
@@ -149,8 +149,7 @@ def test_the_faq_names_what_there_is() -> None:
     said = {part for code in re.findall(r"`([a-z_.]+)`", text) for part in code.split(".")}
     reasons = first_arguments("replay", "Reason")
     doctor = first_arguments("replay/host", "_judged") | first_arguments("replay/host", "Finding")
-    schema = json.loads((ROOT / "replay" / "result" / "result.schema.json").read_text())
-    known = reasons | doctor | set(fields(schema))
+    known = reasons | doctor | set(fields(schema()))
     assert len(reasons) > 15
     assert len(doctor) > 10
     assert {code for code in said if "_" in code} <= known

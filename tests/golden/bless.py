@@ -1,31 +1,21 @@
-"""Rewrites what is generated: golden traces, the schema, the columns in C, lists in the docs.
+"""Rewrites what is generated: golden traces, the columns in C, lists in the docs.
 
 `make bless` shows by git what changed.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
-from pathlib import Path
 
-import replay
 from kvtrace.models.config_json.families import architectures
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
 from replay.ops.columns import header_text
-from replay.result.document import ResultDocument
 from tests.golden.traces import GOLDEN, path_of
 from tests.support import places
 
 MODELS_PAGE = places.ROOT / "docs" / "models.md"
-COLUMNS_PATH = Path(replay.__file__).parent / "engine" / "native" / "columns.h"
-SCHEMA_PATH = Path(replay.__file__).parent / "result" / "result.schema.json"
-
-
-def schema_text() -> str:
-    """Return the JSON schema of results as it is shipped."""
-    return json.dumps(ResultDocument.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+COLUMNS_PATH = places.ROOT / "replay" / "engine" / "native" / "columns.h"
 
 
 def types_text() -> str:
@@ -48,7 +38,6 @@ def with_types(page: str) -> str:
 
 def main() -> None:
     """Write all of them anew."""
-    SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
     COLUMNS_PATH.write_text(header_text(), encoding="utf-8")
     MODELS_PAGE.write_text(with_types(MODELS_PAGE.read_text("utf-8")), encoding="utf-8")
     for name, options in GOLDEN.items():

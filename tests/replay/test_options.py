@@ -81,14 +81,14 @@ def test_a_stall_of_one_second_shows_as_computed_by_hand(tmp_path: Path, quick: 
         free = submit + service + (end - max(submit, begin) if begin <= submit < end else 0)
         services.append(free - submit)
         responses.append(free - i * gap)
-    measure = result.headline.measure
-    assert measure.response is not None
+    measure = result.headline
+    assert measure.response_ns is not None
     for name, part in {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}.items():
         rank = int(np.ceil(1_000 * part)) - 1
-        for found, exact in ((measure.service, services), (measure.response, responses)):
+        for found, exact in ((measure.service_ns, services), (measure.response_ns, responses)):
             wanted = sorted(exact)[rank]
             assert wanted <= found[name] <= wanted * (1 + 1 / 256), name
-    assert (measure.service.max, measure.response.max) == (max(services), max(responses))
+    assert (measure.service_ns.max, measure.response_ns.max) == (max(services), max(responses))
 
 
 def session_trace(path: Path, *, gap_ns: int = 50_000_000) -> Path:
@@ -135,7 +135,7 @@ def test_warm_up_is_left_out(tmp_path: Path, quick: Quick) -> None:
     trace = write_trace(tmp_path / "t.parquet", simple_rows(10, 4096, gap_ns=1_000_000))
     target = simulated(stall_target(1_000), virtual=True)
     result = replay.run(trace, [target], quick(warmup_ns=20_000_000))
-    assert result.headline.measure.warmup_ops == 20
+    assert result.headline.warmup_ops == 20
     assert result.ops == 20
     assert result.fidelity.phases[0].trace_ops == result.fidelity.phases[0].executed_ops
 
@@ -227,7 +227,7 @@ def test_io_latencies_and_time_slices_are_reported(direct_path: Path, quick: Qui
     trace = write_trace(direct_path / "t.parquet", simple_rows(10, 3 * MIB))
     result = replay.run(trace, [file_target(direct_path / "target")], quick(mode="max"))
     lane = result.headline
-    assert {group.size_class: group.latency.count for group in lane.io} == {MIB: 90}
-    columns = lane.measure.series.columns
-    assert (columns["reads"].sum(), columns["writes"].sum()) == (20, 10)
-    assert columns["read_bytes"].sum() == 20 * 3 * MIB
+    assert {group.size_class_bytes: group.count for group in lane.io_ns} == {MIB: 90}
+    slices = lane.time_slices
+    assert (sum(slices.reads), sum(slices.writes)) == (20, 10)
+    assert sum(slices.read_bytes) == 20 * 3 * MIB

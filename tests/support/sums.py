@@ -235,10 +235,10 @@ def check_page(path: Path, found: dict[str, Any]) -> None:
 def check_terminal(text: str, found: dict[str, Any]) -> None:
     """Add up what is printed: rates and ops in flight, per tier; counts of the latencies."""
     for lane in found["lanes"]:
-        part = text.split(f"\ntier {lane['tier']} ")[1].split("\ntier ")[0]
+        part = text.split(f"\nTier {lane['tier']}\n")[1].split("\nTier ")[0].split("\n\n")[0]
         shown = dict(_words(part))
         if lane["throughput_bytes_per_s"] is not None:
-            read, write = map(number, shown["of it"].split(","))
+            read, write = (number(shown[f"of it {op}"]) for op in MOVES)
             assert read + write == pytest.approx(number(shown["throughput"]), abs=0.0021)
         for name in ("ops in flight", "I/Os in flight"):
             if name in shown:

@@ -10,7 +10,7 @@ import numpy as np
 from kvtrace.trace.header import Header
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import TraceWriter
-from replay.result.requests import (
+from replay.measure.requests.figures import (
     QosRequestsDocument,
     RequestsDocument,
     ServiceLevelDocument,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from replay.compare.figures import BYTES_PER_S, COUNT, NS, PER_S, Figure
 from replay.compare.setup import Setup, io_class
-from replay.result.summaries import TITLES, has_few
+from replay.measure.summaries import TITLES, has_few
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS
 from replay.compare.figures import BYTES_PER_S, COUNT, NS, PER_S, Figure
-from replay.result.summaries import TITLES
+from replay.measure.summaries import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,8 +10,14 @@ from kvtrace.compiled.jit import kernel
 from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.schema import Phase, Qos
 from replay.measure.executed import ExecutedRows
-from replay.measure.histogram import Histogram, Summary
-from replay.measure.requests.levels import TARGET_P95_NS
+from replay.measure.histogram import Histogram
+from replay.measure.requests.figures import (
+    QosRequestsDocument,
+    RequestsDocument,
+    RequestTimesDocument,
+    ServiceLevelDocument,
+)
+from replay.measure.requests.levels import MET_RATIO, TARGET_P95_NS
 from replay.ops.columns import INTERRUPTED, NO_TIME_NS
 from replay.ops.contract import Mode
 
@@ -30,37 +35,6 @@ _COLUMNS = 5
 _FAILED, _OUTSIDE, _BEGUN, _QOS_SHIFT = 1, 2, 4, 3
 """In a request's state: an op failed; one was before the window or never begun; one succeeded; its
 class."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestTimes:
-    """Of some requests, ns. A request that failed, in any of its ops, is in no time.
-
-    `end_to_end`: from when its first op was due until its last one completed. `storage_io`: sum of
-    its ops' service times, though they overlap. `waited`: how long at least one of its ops was due
-    and hadn't completed. `…_within`: requests within their class's target; None without a class.
-    """
-
-    qos: Qos | None
-    count: int
-    failed: int
-    end_to_end: Summary
-    storage_io: Summary
-    waited: Summary
-    end_to_end_within: int | None
-    waited_within: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestsMeasure:
-    """All requests, then those of each class of urgency that there was.
-
-    `from_submit`: no op has a due time, so that submits stand in for them.
-    """
-
-    whole: RequestTimes
-    by_qos: tuple[RequestTimes, ...]
-    from_submit: bool
 
 
 class Requests:
@@ -100,7 +74,7 @@ class Requests:
             more = np.zeros((_COLUMNS, missing), np.int64)
             self._columns = np.concatenate((self._columns, more), axis=1)
 
-    def measure(self) -> RequestsMeasure | None:
+    def measure(self) -> RequestsDocument | None:
         """Return the requests' times; None if no op names its request."""
         columns = self._columns[:, : self._table.count]
         state = columns[_STATE]
@@ -109,9 +83,10 @@ class Requests:
             return None
         qos = columns[_STATE] >> _QOS_SHIFT
         present = [word for word in Qos if (qos == word + 1).any()]
-        by_qos = [_times(columns[:, qos == word + 1], word) for word in present]
-        whole = _times(columns, None)
-        return RequestsMeasure(whole, tuple(by_qos), self._mode == Mode.MAX)
+        by_qos = [_of_class(columns[:, qos == word + 1], word) for word in present]
+        counted_from: Literal["due", "submit"] = "submit" if self._mode == Mode.MAX else "due"
+        times = _Times(columns)
+        return RequestsDocument(**dict(times.figures()), counted_from=counted_from, by_qos=by_qos)
 
 
 class RequestSink:
@@ -130,20 +105,43 @@ class RequestSink:
         self.requests.add(done, request)
 
 
-def _times(columns: NDArray[np.int64], qos: Qos | None) -> RequestTimes:
-    """Return what is known of some requests, which are all of one class or of any."""
-    good = columns[:, columns[_STATE] & _FAILED == 0]
-    end_to_end, waited = good[_END] - good[_BEGIN], good[_WAITED]
-    target_ns = None if qos is None else TARGET_P95_NS[qos]
-    return RequestTimes(
-        qos=qos,
-        count=good.shape[1],
-        failed=columns.shape[1] - good.shape[1],
-        end_to_end=Histogram.of(end_to_end).summary(),
-        storage_io=Histogram.of(good[_IO]).summary(),
-        waited=Histogram.of(waited).summary(),
-        end_to_end_within=None if target_ns is None else int((end_to_end <= target_ns).sum()),
-        waited_within=None if target_ns is None else int((waited <= target_ns).sum()),
+class _Times:
+    """Some requests, which are all of one class or of any; one that failed is in no time."""
+
+    def __init__(self, columns: NDArray[np.int64]) -> None:
+        good = columns[:, columns[_STATE] & _FAILED == 0]
+        self.count, self.failed = good.shape[1], columns.shape[1] - good.shape[1]
+        self.end_to_end_ns, self.waited_ns = good[_END] - good[_BEGIN], good[_WAITED]
+        self.io_ns = good[_IO]
+
+    def figures(self) -> RequestTimesDocument:
+        """Return what is known of them."""
+        return RequestTimesDocument(
+            count=self.count,
+            failed=self.failed,
+            end_to_end_ns=Histogram.of(self.end_to_end_ns).summary(),
+            storage_io_ns=Histogram.of(self.io_ns).summary(),
+            waited_ns=Histogram.of(self.waited_ns).summary(),
+        )
+
+
+def _of_class(columns: NDArray[np.int64], qos: Qos) -> QosRequestsDocument:
+    """Return what is known of the requests of a class, and how many were within its target."""
+    times = _Times(columns)
+    return QosRequestsDocument(
+        **dict(times.figures()),
+        qos=qos.label,
+        end_to_end_level=_level(times.end_to_end_ns, TARGET_P95_NS[qos]),
+        waited_level=_level(times.waited_ns, TARGET_P95_NS[qos]),
+    )
+
+
+def _level(times_ns: NDArray[np.int64], target_ns: int) -> ServiceLevelDocument:
+    ratio = int((times_ns <= target_ns).sum()) / len(times_ns) if len(times_ns) else None
+    return ServiceLevelDocument(
+        target_p95_ns=target_ns,
+        compliance_ratio=ratio,
+        met=None if ratio is None else ratio >= MET_RATIO,
     )
 
 

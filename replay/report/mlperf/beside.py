@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.units import MS_NS
+from replay.measure.summaries import percentile
 from replay.report.mlperf.tiers import READ, WRITE, TierMoved, moved
 from replay.result.lookups import lookups_of
-from replay.result.summaries import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import GIB, MS_NS
+from replay.measure.summaries import Distribution, percentile
 from replay.report.mlperf.tiers import NAMES, READ, WRITE, TierMoved, elapsed_s, moved, ops
 from replay.result.lookups import lookups_of, objects_per_block, shared_of
-from replay.result.summaries import Distribution, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from replay.result.lookups import shared_of
 from replay.result.totals import request_io_ns
 
 if TYPE_CHECKING:
+    from replay.measure.requests.figures import QosRequestsDocument
+    from replay.measure.summaries import Percentiles
     from replay.result.document import ResultDocument
-    from replay.result.requests import QosRequestsDocument
-    from replay.result.summaries import Percentiles
 
 _NEVER = (
     "storage_read_host_*", "storage_write_host_*", "end_to_end_latencies", "storage_latencies",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.result.summaries import Distribution, merged
+from replay.measure.summaries import Distribution, merged
 from replay.result.totals import REQUEST_PHASES
 
 if TYPE_CHECKING:

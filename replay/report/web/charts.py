@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.show.charting import COLOURS
 from kvtrace.units import MS_NS, S_NS, format_bytes
+from replay.measure.summaries import Distribution, merged
 from replay.report.web.page import Chart, fitted
-from replay.result.summaries import Distribution, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from replay.result.document import GroupDocument, HeatMap, LaneDocument, TimeSlices
+    from replay.measure.figures import GroupDocument, HeatMap, LaneDocument, TimeSlices
 
 HEIGHT = 220
 OPS = ("read", "write")

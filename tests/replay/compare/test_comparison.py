@@ -15,9 +15,9 @@ from replay.compare.document import ComparisonDocument, document_of
 from replay.compare.figures import BYTES_PER_S, NS, Figure, of_result
 from replay.compare.sides import Side, Trial
 from replay.compare.words import interval, marked, times, value
+from replay.measure.summaries import has_few
 from replay.result import stored
 from replay.result.reason import Reason
-from replay.result.summaries import has_few
 from tests.support import synthetic
 from tests.support.examples import rest_slow
 from tests.support.traces import simple_rows, write_trace

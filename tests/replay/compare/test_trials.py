@@ -16,8 +16,8 @@ from replay.compare.figures import Figure, of_result
 from replay.compare.sides import Side, Trial, check_alike, load_side
 from replay.compare.statistics import differs, odd, spread, t_95
 from replay.compare.words import judged, value
+from replay.measure.summaries import Distribution, merged, percentile
 from replay.result import stored
-from replay.result.summaries import Distribution, merged, percentile
 from tests.support import synthetic
 from tests.support.traces import simple_rows, write_trace
 

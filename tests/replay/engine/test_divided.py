@@ -130,4 +130,4 @@ def test_deletes_of_divided_objects_trim_each_extent(
     result = replay.run(trace, [file_target(direct_path / "kv", trim=True)], options)
     assert not result.errors
     assert result.fidelity.order_violations == 0
-    assert result.lanes[0].measure.ops == len(rows)
+    assert result.lanes[0].ops == len(rows)

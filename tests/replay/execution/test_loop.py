@@ -213,7 +213,7 @@ def test_a_run_ends_when_its_time_is_over(tmp_path: Path, quick: Quick) -> None:
     assert 0 < result.trace.rows_replayed < len(rows)
     assert not result.trace.whole
     assert result.trace.rounds == result.trace.rows_replayed / len(rows)
-    assert result.headline.measure.window_ns < rows[-1][0]
+    assert result.headline.window_ns < rows[-1][0]
     with open_trace(out) as again:
         assert again.rows == result.trace.rows_replayed
         assert again.lazy().select(pl.col("submit").null_count()).collect().item() == 0
@@ -268,11 +268,11 @@ def test_requests_of_each_round_are_their_own(tmp_path: Path, quick: Quick) -> N
             if result.trace.rounds > 2:
                 break
         assert result.requests is not None
-        assert result.requests.whole.failed == 0
+        assert result.requests.failed == 0
         # Closed loops keep their pace, too: no round begins before the recorded gap has passed.
         assert result.trace.rounds <= run_time_ns / (len(rows) * 100_000) + 2
         # Requests of the last round that were cut off count by what they had finished.
-        assert 50 < result.requests.whole.count <= 50 * (result.trace.rounds + 1)
+        assert 50 < result.requests.count <= 50 * (result.trace.rounds + 1)
 
 
 def test_failed_ops_of_the_trace_are_no_rows_of_the_result(tmp_path: Path, quick: Quick) -> None:

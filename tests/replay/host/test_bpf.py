@@ -18,7 +18,8 @@ from kvtrace.trace.schema import Op, Phase, Tier
 from replay import ReplayOptions, Stop, run
 from replay.host import bpf, bpftrace
 from replay.host.document import block_document
-from replay.report.support import below
+from replay.report import terminal
+from replay.report.sections import whole
 from tests.support.traces import file_target, null_target, write_trace
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def test_the_table_fits_80_columns() -> None:
     """The most frequent kinds are shown, with a sentence on what they are."""
     groups = bpf.parse(CAPTURED.read_text(), {LOOP0: "loop0"})
     console = Console(width=80, record=True, file=io.StringIO())
-    for part in below.block_layer(block_document(bpf.BlockLatency(-0.5, 3.0, groups))):
+    [section] = whole.block_layer(block_document(bpf.BlockLatency(-0.5, 3.0, groups)))
+    for part in terminal.render_section(section):
         console.print(part)
     lines = console.export_text().splitlines()
     assert all(len(line) <= 80 for line in lines)
@@ -107,7 +109,7 @@ def test_the_table_fits_80_columns() -> None:
     assert "block layer" in text
     assert "32.8µs" in text
     assert "from all processes" in text
-    assert not list(below.block_layer(None))
+    assert not list(whole.block_layer(None))
 
 
 @pytest.fixture
@@ -139,10 +141,11 @@ def test_real_requests_are_counted(
     trace = write_trace(tmp_path / "t.parquet", rows)
     target = file_target(device, allow_destroy=str(device))
     result = run(trace, [target], quick(mode="max", bpf=True))
-    assert result.bpf is not None, result.verdict.warnings
-    assert result.bpf.start_s < 0 < result.bpf.end_s
-    found = by_kind(result.bpf.groups)
-    assert {group.device for group in result.bpf.groups} == {device.name}
+    bpf_latency = result.document().bpf
+    assert bpf_latency is not None, result.verdict.warnings
+    assert bpf_latency.start_s < 0 < bpf_latency.end_s
+    found = by_kind(bpf_latency.groups)
+    assert {group.device for group in bpf_latency.groups} == {device.name}
     for op in ("read", "write"):
         # Neighbours may be merged: what was moved is at least the run's.
         sizes = [group for (name, size), group in found.items() if name == op and size]
@@ -150,7 +153,7 @@ def test_real_requests_are_counted(
         assert moved >= 100 * 65_536
         group = found[op, 65_536]
         assert 0 < group.p50_us <= group.p99_us <= group.max_us
-        assert group.bucket_count.sum() == group.count
+        assert sum(group.bucket_count) == group.count
     assert "no_bpf" not in {warning.code for warning in result.verdict.warnings}
 
 
@@ -283,7 +286,7 @@ def test_a_run_goes_on_without_it(tmp_path: Path, quick: Quick) -> None:
     """A warning says why there are none; it is no reason against the numbers."""
     trace = write_trace(tmp_path / "t.parquet", [(0, Op.WRITE, Tier.NVME, 1, Phase.EVICT, 4096)])
     result = run(trace, [null_target()], quick(mode="max", bpf=True))
-    assert result.bpf is None
+    assert result.document().bpf is None
     warning = next(each for each in result.verdict.warnings if each.code == "no_bpf")
     assert "no target has a block device" in warning.figure
     assert "no_bpf" not in {reason.code for reason in result.verdict.reasons}

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.measure.histogram import ERROR_RATIO, QUANTILES, Histogram
+from replay.measure.histogram import ERROR_RATIO, Histogram
+from replay.measure.summaries import QUANTILES
 
 NANOSECONDS = st.lists(st.integers(0, 1 << 50), min_size=1, max_size=400)
 

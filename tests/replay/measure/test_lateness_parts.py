@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from replay.measure.figures import LaneDocument
     from replay.ops.done import Done
     from replay.options import ReplayOptions
-    from replay.result.model import LaneResult
 
 SUBMIT_NS, BYTES_PER_NS = 10_000, 25
-PARTS = ("dependency_wait", "slot_wait", "burst_wait", "host")
+PARTS = ("dependency_wait_ns", "slot_wait_ns", "burst_wait_ns", "host_lateness_ns")
 CHAT = {"context_tokens": [256, 512], "generated_tokens": [32, 64], "think_s": [0.1, 0.2]}
 
 
@@ -59,16 +59,11 @@ def ops_of(done: Done, lane: int) -> list[dict[str, int]]:
     return pl.DataFrame({name: getattr(mine, name) for name in names}).to_dicts()
 
 
-def check_lane(lane: LaneResult, ops: list[dict[str, int]], *, copies: bool) -> None:
+def check_lane(lane: LaneDocument, ops: list[dict[str, int]], *, copies: bool) -> None:
     """Compare all parts of one lane."""
-    found = lane.measure.lateness
+    found = lane.lateness_ns
     for name, waits in zip(PARTS, zip(*parts(ops, copies=copies), strict=True), strict=True):
-        summary = getattr(found, name)
-        as_document = {
-            **summary.percentiles, "max": summary.max, "mean": summary.mean,
-            "count": summary.count, "few_samples": list(summary.few_samples),
-        }  # fmt: skip
-        check_percentiles(as_document, pl.Series(waits), 1 / 256)
+        check_percentiles(getattr(found, name).model_dump(), pl.Series(waits), 1 / 256)
 
 
 @pytest.mark.slow
@@ -89,4 +84,4 @@ def test_every_part_is_that_of_the_stamps(
     for index, lane in enumerate(result.lanes):
         ops = ops_of(result.kept, index)
         assert len(ops) > 40
-        check_lane(lane, ops, copies=lane.target_name == "memory")
+        check_lane(lane, ops, copies=lane.target == "memory")

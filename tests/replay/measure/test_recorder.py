@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
-from kvtrace.trace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.schema import Op, Phase, Tier
 from replay.measure.histogram import Histogram
 from replay.measure.lateness import Copier, Division, Submitter, divide
-from replay.measure.recorder import LaneMeasure, Recorder
+from replay.measure.recorder import Recorder
 from replay.measure.violations import OrderChecker
 from replay.ops.columns import DEPENDENCY_FAILED, Times
 from replay.ops.contract import Mode
@@ -18,10 +20,13 @@ from tests.support.finished import START, finished, reads, record
 from tests.support.planner import make_planner
 from tests.support.traces import Row, simple_rows
 
+if TYPE_CHECKING:
+    from replay.measure.figures import LaneDocument
+
 R, W, D = Op.READ, Op.WRITE, Op.DELETE
 
 
-def measured(done: Done, mode: Mode = Mode.OPEN) -> LaneMeasure:
+def measured(done: Done, mode: Mode = Mode.OPEN) -> LaneDocument:
     """Return what the only lane did."""
     return record(done, mode).measure(0, Tier.NVME, (LaneCounters(),))
 
@@ -42,14 +47,18 @@ def test_lateness_divides_into_dependency_slot_and_host() -> None:
         submit_ns=[7_000, 175_000, 250_000],
         complete_ns=[50_000, 200_000, 300_000],
     )
-    lateness = measured(found).lateness
+    lateness = measured(found).lateness_ns
     waits = divide(found, Mode.OPEN, Submitter(), None)
     assert waits.dependency_ns.tolist() == [0, 50_000, 0]
     assert waits.slot_ns.tolist() == [0, 20_000, 50_000]
     assert waits.host_ns.tolist() == [7_000, 5_000, 0]
     assert waits.burst_ns.tolist() == [0, 0, 0]
-    assert lateness.total.max == 75_000
-    parts = (lateness.dependency_wait.max, lateness.slot_wait.max, lateness.host.max)
+    assert lateness.max == 75_000
+    parts = (
+        lateness.dependency_wait_ns.max,
+        lateness.slot_wait_ns.max,
+        lateness.host_lateness_ns.max,
+    )
     assert parts == (50_000, 50_000, 7_000)
 
 
@@ -62,8 +71,8 @@ def test_ops_due_at_once_wait_for_each_other() -> None:
     assert waits.burst_ns.tolist() == [0, 9_000, 20_000, 0]
     assert waits.host_ns.tolist() == [2_000, 0, 25_000, 1_000]
     assert divide(found, Mode.MAX, None, None).burst_ns.tolist() == [0] * 4
-    lateness = measured(found).lateness
-    assert (lateness.burst_wait.max, lateness.host.max, lateness.total.max) == (
+    lateness = measured(found).lateness_ns
+    assert (lateness.burst_wait_ns.max, lateness.host_lateness_ns.max, lateness.max) == (
         20_000,
         25_000,
         45_000,
@@ -99,9 +108,9 @@ def test_max_mode_has_no_response_time_and_no_dependency_wait() -> None:
         complete_ns=[5, 50],
     )
     lane = measured(found, Mode.MAX)
-    assert lane.response is None
-    assert lane.lateness.dependency_wait.max == 0
-    assert lane.lateness.slot_wait.max == 20
+    assert lane.response_ns is None
+    assert lane.lateness_ns.dependency_wait_ns.max == 0
+    assert lane.lateness_ns.slot_wait_ns.max == 20
 
 
 def test_a_stall_shows_in_response_and_not_in_service() -> None:
@@ -116,13 +125,13 @@ def test_a_stall_shows_in_response_and_not_in_service() -> None:
     lane = measured(
         finished(reads(100, gap), slot_ns=submit, submit_ns=submit, complete_ns=complete)
     )
-    assert lane.service["p95"] == pytest.approx(service, rel=1 / 256)
-    assert lane.service.max == stall
+    assert lane.service_ns["p95"] == pytest.approx(service, rel=1 / 256)
+    assert lane.service_ns.max == stall
     exact = sorted(c - i * gap for i, c in enumerate(complete))
-    assert lane.response is not None
-    assert exact[49] <= lane.response["p50"] <= exact[49] * (1 + 1 / 256)
-    assert lane.response.max == stall
-    assert lane.lateness.slot_wait.max == stall - gap
+    assert lane.response_ns is not None
+    assert exact[49] <= lane.response_ns["p50"] <= exact[49] * (1 + 1 / 256)
+    assert lane.response_ns.max == stall
+    assert lane.lateness_ns.slot_wait_ns.max == stall - gap
 
 
 def test_throughput_counts_what_completed_before_the_last_submit() -> None:
@@ -130,8 +139,8 @@ def test_throughput_counts_what_completed_before_the_last_submit() -> None:
     rows = reads(4, 1000, size=4096)
     found = finished(rows, submit_ns=[0, 1000, 2000, 3000], complete_ns=[500, 1500, 3500, 9000])
     lane = measured(found)
-    assert (lane.window_ns, lane.drain_ns, lane.window_bytes) == (3000, 6000, 2 * 4096)
-    assert lane.bytes_per_s == pytest.approx(2 * 4096 * 1e9 / 3000)
+    assert (lane.window_ns, lane.drain_s, lane.window_bytes) == (3000, 6000 / 1e9, 2 * 4096)
+    assert lane.throughput_bytes_per_s == pytest.approx(2 * 4096 * 1e9 / 3000)
     assert (lane.ops, lane.bytes) == (4, 4 * 4096)
 
 
@@ -144,17 +153,17 @@ def test_failed_ops_are_counted_and_in_no_percentile() -> None:
         error=[5, 0, DEPENDENCY_FAILED],
     )
     lane = measured(found)
-    assert (lane.ops, lane.errors, lane.service.count, lane.service.max) == (1, 2, 1, 500)
+    assert (lane.ops, lane.errors, lane.service_ns.count, lane.service_ns.max) == (1, 2, 1, 500)
 
 
 def test_deletes_are_apart_and_have_no_latency() -> None:
     """Deletes are in a group of their own, without bytes or times."""
     found = record(finished(simple_rows(2, 4096)))
     groups = {group.op: group for group in found.groups().whole}
-    assert groups[D].service is None
-    assert (groups[D].ops, groups[D].bytes) == (2, 0)
-    assert groups[R].ops == 4
-    assert groups[R].bytes == 4 * 4096
+    assert groups["delete"].service_ns is None
+    assert (groups["delete"].ops, groups["delete"].bytes) == (2, 0)
+    assert groups["read"].ops == 4
+    assert groups["read"].bytes == 4 * 4096
 
 
 def test_violations_are_found_by_the_independent_checker() -> None:
@@ -210,11 +219,10 @@ def test_measuring_in_parts_is_measuring_whole() -> None:
     parts.finish()
     one = whole.measure(0, Tier.NVME, (LaneCounters(),))
     other = parts.measure(0, Tier.NVME, (LaneCounters(),))
-    assert one.lateness == other.lateness
-    assert (one.service, one.response) == (other.service, other.response)
+    assert one.lateness_ns == other.lateness_ns
+    assert (one.service_ns, one.response_ns) == (other.service_ns, other.response_ns)
     assert (one.window_bytes, one.window_ns) == (other.window_bytes, other.window_ns)
-    for name, column in one.series.columns.items():
-        assert np.array_equal(column, other.series.columns[name]), name
+    assert one.time_slices == other.time_slices
 
 
 def test_warm_up_is_in_no_figure_but_the_errors() -> None:
@@ -226,7 +234,7 @@ def test_warm_up_is_in_no_figure_but_the_errors() -> None:
     )
     lane = record(found, warmup_ns=4_000_000).measure(0, Tier.NVME, (LaneCounters(),))
     assert (lane.ops, lane.warmup_ops, lane.errors) == (6, 4, 1)
-    assert (lane.service.count, lane.window_ns, lane.window_ops) == (6, 5_000_000, 5)
+    assert (lane.service_ns.count, lane.window_ns, lane.window_ops) == (6, 5_000_000, 5)
 
 
 def test_groups_by_qos_and_size_add_up_to_the_whole() -> None:
@@ -244,8 +252,8 @@ def test_groups_by_qos_and_size_add_up_to_the_whole() -> None:
     times.complete_ns[:] = START + 1000
     found = record(Taker(ring, times, Mode.OPEN).take(0, 12, START)).groups()
     assert [(g.ops, g.qos) for g in found.whole] == [(12, None)]
-    assert [(g.ops, g.qos) for g in found.by_qos] == [(6, Qos.INTERACTIVE), (6, Qos.RESPONSIVE)]
-    assert [(g.size_class, g.ops) for g in found.by_size] == [(4096, 8), (65_536, 4)]
+    assert [(g.ops, g.qos) for g in found.by_qos] == [(6, "interactive"), (6, "responsive")]
+    assert [(g.size_class_bytes, g.ops) for g in found.by_size] == [(4096, 8), (65_536, 4)]
 
 
 def test_slices_double_when_a_run_outgrows_them() -> None:
@@ -253,12 +261,11 @@ def test_slices_double_when_a_run_outgrows_them() -> None:
     seconds = 300
     rows = reads(seconds, 10**9)
     found = finished(rows, complete_ns=[i * 10**9 + 5 * 10**8 for i in range(seconds)])
-    series = measured(found).series
-    assert series.width_ns == 10**9
-    columns = series.columns
-    assert len(columns["reads"]) <= 512
-    assert columns["reads"].sum() == seconds
-    assert columns["in_flight_mean"][10] == pytest.approx(0.5)
+    slices = measured(found).time_slices
+    assert slices.width_s == 1
+    assert len(slices.reads) <= 512
+    assert sum(slices.reads) == seconds
+    assert slices.in_flight_mean[10] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("copies", [False, True])

@@ -17,7 +17,6 @@ from replay.measure.requests.measure import Requests, RequestSink
 from replay.ops.columns import NO_TIME_NS
 from replay.ops.contract import Action, Mode
 from replay.ops.done import Done
-from replay.result.requests import document_of
 from tests.support.making import write_rows
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvtrace.trace.reader import Trace
-    from replay.result.requests import RequestsDocument
+    from replay.measure.requests.figures import RequestsDocument
 
 EIO = 5
 
@@ -49,7 +48,7 @@ def ops(*rows: tuple[int, int, int], qos: Qos | None = None, phase: Phase = Phas
 
 def measured(requests: Requests) -> RequestsDocument:
     """Return what it says as a document."""
-    found = document_of(requests.measure())
+    found = requests.measure()
     assert found is not None
     return found
 

@@ -69,7 +69,7 @@ def test_the_page_shows_them(document: ResultDocument) -> None:
     text = html.text(document)
     for expected in ("<h2>Requests</h2>", "<h2>Storage health</h2>",
                      "50.0% within 50 ms: MISSED", "100.0% within 50 ms: met",
-                     "1 requests failed", "judge storage by the waiting", "10.0ms/MiB FAIL",
+                     "1 requests failed", "judge it by the waiting", "10.0ms/MiB FAIL",
                      "Storage Tier Read Device P95 &lt; 200ms"):  # fmt: skip
         assert expected in text, expected
     plain = html.text(document.model_copy(update={"requests": None, "storage_health": None}))

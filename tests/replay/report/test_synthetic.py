@@ -18,7 +18,7 @@ from replay.compare.comparison import compare
 from replay.compare.document import document_of
 from replay.compare.sides import load_side
 from replay.report import suffixes
-from replay.report.csv import COLUMNS
+from replay.report.sections.scripts import columns
 from replay.result import stored
 from tests.support import synthetic
 from tests.support.examples import rest_slow
@@ -162,7 +162,7 @@ def read_rows(rows: list[dict[str, Any]], codes: set[str]) -> Said:
 def read_xlsx(path: Path) -> Said:
     """Read the workbook: the sheet of latencies, whatever its name, and the verdict's reasons."""
     sheets = [list(s.iter_rows(values_only=True)) for s in openpyxl.load_workbook(path).worksheets]
-    heads, *rows = next(rows for rows in sheets if rows[0] == COLUMNS)
+    heads, *rows = next(rows for rows in sheets if rows[0] == columns())
     names, *reasons = next(rows for rows in sheets if rows[0][:2] == ("kind", "code"))
     found = [dict(zip(names, row, strict=True)) for row in reasons]
     codes = {row["code"] for row in found if row["kind"] in ("INVALID", "warning")}
@@ -173,7 +173,9 @@ def read_text(path: Path) -> Said:
     """Read what is printed."""
     text = path.read_text()
     lines = text.splitlines()
-    cells = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    at = next(at for at, line in enumerate(lines) if line.startswith("nvme all"))
+    service, response = lines[at].removeprefix("nvme all"), lines[at + 1]
+    cells = {"all": service.split(), "response": response.removeprefix("  response").split()}
 
     def times(name: str) -> dict[str, float]:
         return dict(zip(SHOWN, map(duration_ns, cells[name]), strict=False))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from replay.host.document import BlockGroupDocument, BlockLatencyDocument
-from replay.report import csv, xlsx
+from replay.report import xlsx
+from replay.report.sections import scripts
 from replay.result import stored
 from tests.support.synthetic import errors, with_requests
 from tests.support.traces import simple_rows, write_trace
@@ -50,8 +51,8 @@ def test_the_workbook_says_what_the_result_says(tmp_path: Path) -> None:
     assert health["Storage Tier Read Device P95 < 200ms"]["passed"] is True
     assert health["CPU RAM P95 < 150ms"]["passed"] == "not measured"
     latencies = list(book["Latencies"].iter_rows(values_only=True))
-    assert latencies[0] == csv.COLUMNS
-    expected = [tuple(row.get(name) or 0 for name in csv.COLUMNS) for row in csv.rows(document)]
+    assert latencies[0] == scripts.columns()
+    expected = [[cell or 0 for cell in row.cells] for row in scripts.latencies(document).rows]
     assert len(latencies) == 1 + len(expected)
     for row, numbers in zip(latencies[1:], expected, strict=True):
         for value, number in zip(row, numbers, strict=True):

@@ -5,53 +5,44 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from kvtrace.trace.schema import Tier
 from kvtrace.units import MIB, S_NS
 from replay.host.beneath import Beneath
 from replay.host.environment import TargetEnvironment
+from replay.measure import fidelity
 from replay.measure.counts import Counts
-from replay.measure.fidelity import Fidelity
-from replay.measure.histogram import QUANTILES, Summary
-from replay.measure.in_flight import Flight
-from replay.measure.recorder import LaneMeasure, Lateness
-from replay.measure.slices import Series
-from replay.measure.window import Completed
+from replay.measure.figures import LaneDocument, LatenessSummary
+from replay.measure.recorder import Recorder
+from replay.measure.summaries import QUANTILES, Percentiles
+from replay.ops.contract import Mode
+from replay.result.findings import Findings
 from replay.result.invalid import CODES
-from replay.result.verdict import NEVER_ACCEPTED, OVERLOADED, Findings, judge
+from replay.result.verdict import NEVER_ACCEPTED, OVERLOADED, judge
 
 
-def flat(value: int, count: int = 100_000) -> Summary:
-    """A summary all of whose percentiles are one value."""
-    return Summary(dict.fromkeys(QUANTILES, value), value, count, (), float(value))
+def flat(value: int, count: int = 100_000) -> Percentiles:
+    """Percentiles all of which are one value."""
+    same = dict.fromkeys([*QUANTILES, "max"], value)
+    return Percentiles(**same, mean=float(value), count=count, few_samples=[])
 
 
-def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> LaneMeasure:
+def lane(host_ns: int = 10, slot_ns: int = 0, service_ns: int = 1_000_000) -> LaneDocument:
     """A lane that ran well, but for what is said."""
-    zero = flat(0)
-    return LaneMeasure(
-        tier=Tier.NVME,
-        ops=10,
-        bytes=10,
-        device_bytes=10,
-        errors=0,
-        window_ns=S_NS,
-        drain_ns=0,
-        completed=Completed(S_NS, 10, 0, 10, 0),
-        service_ns_sum=10,
-        service=flat(service_ns),
-        response=flat(service_ns),
-        lateness=Lateness(zero, zero, flat(slot_ns), zero, flat(host_ns)),
-        on_schedule_ratio=1.0,
-        ops_in_flight=Flight(1.0, 1),
-        ios_in_flight=Flight(1.0, 1),
-        backlog_growing=False,
-        drift_ratio=None,
-        warmup_ops=0,
-        series=Series(S_NS, {"completed": np.zeros(1), "in_flight_mean": np.zeros(1)}),
-        heat=None,
+    recorder = Recorder(1, Mode.OPEN, 0)
+    lateness = {
+        "dependency_wait_ns": flat(0),
+        "slot_wait_ns": flat(slot_ns),
+        "burst_wait_ns": flat(0),
+        "host_lateness_ns": flat(host_ns),
+    }
+    return recorder.measure(0, Tier.NVME, ()).model_copy(
+        update={
+            "service_ns": flat(service_ns),
+            "response_ns": flat(service_ns),
+            "lateness_ns": LatenessSummary(**dict(flat(0)), **lateness),
+        }
     )
 
 
@@ -62,7 +53,7 @@ def on(**beneath: Any) -> TargetEnvironment:
 
 GOOD = Findings(
     lanes=(lane(),),
-    fidelity=Fidelity(None, None, None, None, None, 1, None, 0, ()),
+    fidelity=fidelity.measure(Recorder(1, Mode.OPEN, 0), [], 0),
     window_ns=S_NS,
     min_window_ns=S_NS,
     engine="uring",
@@ -99,7 +90,7 @@ def test_a_good_run_is_valid() -> None:
         ("payload_repeated", {"repeated_payload": True, "own_bytes": 1}),
         (
             "order_violated",
-            {"fidelity": replace(GOOD.fidelity, order_violations=1)},
+            {"fidelity": fidelity.measure(Recorder(1, Mode.OPEN, 0), [], 1)},
         ),
     ],
 )
@@ -134,7 +125,7 @@ def test_host_lateness_may_be_one_percent_of_a_slow_devices_service() -> None:
 
 def test_full_speed_on_a_target_inside_the_loop_has_no_host_lateness() -> None:
     """In max mode null and memory measure the loop's own speed; a schedule is kept or not."""
-    late = replace(GOOD, lanes=(lane(host_ns=10**9),), inline_tiers=(Tier.NVME,))
+    late = replace(GOOD, lanes=(lane(host_ns=10**9),), inline_tiers=("nvme",))
     assert judge(replace(late, scheduled=False)).valid
     assert not judge(late).valid
 
@@ -142,7 +133,9 @@ def test_full_speed_on_a_target_inside_the_loop_has_no_host_lateness() -> None:
 def test_full_speed_is_judged_by_the_share_of_slots_left_unused() -> None:
     """In max mode a late P99 changes no service time, and throughput only as far as slots idle."""
     late = lane(host_ns=9_000)  # of service times of 1 ms
-    rare = replace(late, lateness=replace(late.lateness, host=replace(flat(10**9), mean=9e3)))
+    host = flat(10**9).model_copy(update={"mean": 9e3})
+    lateness = late.lateness_ns.model_copy(update={"host_lateness_ns": host})
+    rare = late.model_copy(update={"lateness_ns": lateness})
     assert judge(replace(GOOD, lanes=(rare,), scheduled=False)).valid
     assert not judge(replace(GOOD, lanes=(rare,))).valid
     (reason,) = judge(replace(GOOD, lanes=(lane(host_ns=25_000),), scheduled=False)).reasons
@@ -159,9 +152,9 @@ def test_foreign_device_traffic_is_tolerated_below_both_limits() -> None:
 def test_overload_is_a_mark_and_not_a_reason() -> None:
     """Slots that run out, or a backlog that grows, leave the run valid as a saturation result."""
     full = lane(slot_ns=2_000_000)
-    growing = replace(lane(), backlog_growing=True)
-    for item in (full, growing):
-        verdict = judge(replace(GOOD, lanes=(item,)))
+    saturated = replace(GOOD, lanes=(full,))
+    for findings in (saturated, replace(GOOD, backlog_tiers=("nvme",))):
+        verdict = judge(findings)
         assert verdict.valid
         assert [mark.code for mark in verdict.marks] == [OVERLOADED]
     assert judge(replace(GOOD, lanes=(full,), scheduled=False)).marks == ()
@@ -169,7 +162,7 @@ def test_overload_is_a_mark_and_not_a_reason() -> None:
 
 def test_warnings() -> None:
     """An unknown device state, drift, the slow engine and small pages are warned of."""
-    drifting = replace(lane(), drift_ratio=0.2)
+    drifting = lane().model_copy(update={"drift_ratio": 0.2})
     verdict = judge(
         replace(
             GOOD,

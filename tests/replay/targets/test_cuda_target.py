@@ -84,7 +84,7 @@ def test_a_run_is_valid_end_to_end(
     assert (fake.staged > 0, fake.staged <= STAGING_SLOTS) == (not pins, True)
     assert fake.pinned == {}, "memory is still pinned after it was freed"
     assert fake.closed
-    title = result.lanes[0].target
+    title = result.lanes[0].title
     assert title.startswith("cuda:0 (fake), pool of")
     assert "times ± " in title
     assert ("through staging buffers" in title) == (not pins)

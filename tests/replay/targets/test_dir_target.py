@@ -78,7 +78,7 @@ def test_a_run_is_valid_end_to_end(
     assert (result.populated.objects, result.populated.fill_bytes) == (5, 0)
     live = {19: 50_000} | {1000 + i: 5000 for i in range(5)}
     assert objects(path) == {folder.object_name(key): size for key, size in live.items()}
-    assert f"fsync {fsync.name.lower()}" in result.lanes[0].target
+    assert f"fsync {fsync.name.lower()}" in result.lanes[0].title
     assert result.environment.targets[0].file_system
     assert not list(path.rglob("*.tmp"))
 
@@ -91,7 +91,7 @@ def test_objects_longer_than_an_io_go_whole(direct_path: Path, quick: Quick) -> 
     result = replay.run(trace, [dir_target(direct_path / "objects")], options)
     assert reasons(result) == set()
     assert result.lanes[0].counters.in_flight_max <= 32
-    assert sum(group.latency.count for group in result.lanes[0].io) == 18
+    assert sum(group.count for group in result.lanes[0].io_ns) == 18
 
 
 def test_parts_of_objects_are_kept_together(direct_path: Path, quick: Quick) -> None:

@@ -162,7 +162,7 @@ def test_a_run_punches_holes(
         trace, [file_target(path, trim=True)], quick(mode=mode, verify="full", trim=True)
     )
     assert (result.ops, result.errors, result.fidelity.order_violations) == (80, {}, 0)
-    assert "deletes punch holes" in result.lanes[0].target
+    assert "deletes punch holes" in result.lanes[0].title
     assert path.stat().st_size > MIB + (48 << 10)
     assert path.stat().st_blocks * 512 < MIB + (48 << 10)  # the marker has the first MiB
     table = result.table()

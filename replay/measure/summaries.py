@@ -1,20 +1,26 @@
-"""Percentiles and distributions as documents have them, and what can be read from several."""
+"""Percentiles and distributions, and what can be read from several."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from kvtrace.fields import Section
-from replay.measure.histogram import FEW_SAMPLES, QUANTILES, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from replay.measure.histogram import Summary
-
-
+FEW_SAMPLES = 10
+QUANTILES = {
+    "p50": 5000,
+    "p90": 9000,
+    "p95": 9500,
+    "p99": 9900,
+    "p999": 9990,
+    "p9999": 9999,
+}
+"""Name and ten-thousandths."""
 TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P99.99"}
 """The percentiles that are shown to people, and what they are called."""
 
@@ -40,27 +46,16 @@ class Percentiles(BaseModel):
         return value
 
 
-def flat(summary: Summary) -> dict[str, Any]:
-    """Return a summary as the fields of `Percentiles`."""
-    return {
-        **summary.percentiles,
-        "max": summary.max,
-        "mean": summary.mean,
-        "count": summary.count,
-        "few_samples": list(summary.few_samples),
-    }
-
-
-def percentiles(summary: Summary) -> Percentiles:
-    """Return a summary as a document has it."""
-    return Percentiles(**flat(summary))
-
-
 class Distribution(Section):
     """How many values fell into each bucket: above the `upper` before it, up to its own."""
 
     upper: list[int]
     count: list[int]
+
+
+def rank_of(count: int, ten_thousandths: int) -> int:
+    """Return how many of `count` sorted values a percentile covers."""
+    return -(-count * ten_thousandths // 10_000)
 
 
 def has_few(count: int, name: str) -> bool:
