@@ -180,7 +180,7 @@ def _replay_words(name: str) -> list[str]:
     from replay import engine as engines
     from replay.options import ReplayOptions
 
-    fixed = {"cpu": ["memory", "none"], "target": ["null"], "engine": ["auto", *engines.PREFERENCE]}
+    fixed = {"cpu": ["memory", "none"], "engine": ["auto", *engines.PREFERENCE]}
     return fixed.get(name) or _words(ReplayOptions, name)
 
 

@@ -13,6 +13,7 @@ from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.cli.replay_options import understood
 from kvtrace.cli.report import show
 from kvtrace.cli.running import Shown, stopping
+from kvtrace.cli.targets import paths_of
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
 from kvtrace.files.outputs import check_apart
 from kvtrace.trace.reader import open_trace
@@ -50,9 +51,12 @@ def replay_command(
         ),
     ] = None,
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="null: execute all tiers without I/O, to measure kvtrace itself.",
+            help="Replay TIER on any target, as [TIER=]NAME[:key=value,...], e.g. "
+            "cpu=memory; see `kvtrace list targets`. null: execute all tiers without I/O, to "
+            "measure kvtrace itself.",
+            metavar="TARGET",
             rich_help_panel=_TARGETS,
         ),
     ] = None,
@@ -327,7 +331,7 @@ def replay_command(
 ) -> None:
     """Replay TRACE on real storage tiers and report whether the results are valid."""
     specs, options = understood(locals())
-    inputs = tuple(path for path in (trace, device, folder) if path is not None)
+    inputs = (trace, *paths_of(specs))
     outputs = Outputs(inputs, out, tuple(report_to or ()), force=force)
     if metrics_textfile is not None:
         written = [metrics_textfile, *outputs.reports, *([] if out is None else [out])]

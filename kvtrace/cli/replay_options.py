@@ -10,6 +10,7 @@ from kvtrace.cli.targets import target_specs
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.units import parse_bytes, parse_duration_ns
 from replay import ReplayOptions, TargetSpec
+from replay.ops.contract import Fsync
 from replay.result.invalid import CODES
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def understood(asked: Mapping[str, Any]) -> tuple[tuple[TargetSpec, ...], Replay
     specs = target_specs(
         device=asked["device"],
         size=parsed("--size", parse_bytes, asked["size"]),
-        target=asked["target"],
+        target=asked["target"] or (),
         cpu=asked["cpu"],
         gpu=asked["gpu"],
         folder=asked["folder"],
@@ -45,8 +46,8 @@ def understood(asked: Mapping[str, Any]) -> tuple[tuple[TargetSpec, ...], Replay
         dedup_ratio=asked["dedup_ratio"],
         compress_ratio=asked["compress_ratio"],
         reuse_populated=asked["reuse_populated"],
-        trim=asked["trim"],
-        fsync=asked["fsync"],
+        trim=any(spec.trim for spec in specs),
+        fsync=max((spec.fsync for spec in specs), default=Fsync.NONE).name.lower(),
         queue_depth=asked["queue_depth"],
         io_size_bytes=parsed("--io-size", parse_bytes, asked["io_size"]),
         slack_ratio=asked["slack"],

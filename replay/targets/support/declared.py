@@ -1,0 +1,119 @@
+"""Declarations of a target's module: the tiers that it can stand for, and its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from kvtrace.errors import UsageError
+from kvtrace.fields import Option, Section, Size
+from kvtrace.options.described import describe, fields_of
+from kvtrace.trace.schema import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+_SAFETY = "Safety"
+
+
+def _power_of_two(size_bytes: int) -> int:
+    if size_bytes & (size_bytes - 1):
+        raise ValueError("not a power of two: accepted: e.g. 64KiB")
+    return size_bytes
+
+
+ExtentAlign = Annotated[
+    Annotated[Size, Field(gt=0), AfterValidator(_power_of_two)] | None,
+    Option(
+        "Align extents to at least this size.",
+        "State and payload",
+        unset="the device's needs, at least 4KiB",
+    ),
+]
+AllowDestroy = Annotated[
+    str | None,
+    Option("Permit overwriting the device with this serial, WWN or by-id name.", _SAFETY),
+]
+AllowSignature = Annotated[
+    tuple[str, ...],
+    Option("Permit destroying this type of signature; unknown: data of no known format.", _SAFETY),
+]
+
+
+class NoOptions(Section):
+    """The options of a target that has none."""
+
+
+def options_of(module: ModuleType) -> type[Section]:
+    """Return the model of a target's options."""
+    model: type[Section] = getattr(module, "Options", NoOptions)
+    return model
+
+
+def tiers_of(module: ModuleType) -> tuple[Tier, ...]:
+    """Return the tiers that a target can stand for: all where its module has no `TIERS`."""
+    tiers: tuple[Tier, ...] = getattr(module, "TIERS", tuple(Tier))
+    return tiers
+
+
+def check_tiers(
+    name: str, module: ModuleType, tiers: tuple[Tier, ...], where: object = None
+) -> None:
+    """Raise UsageError for a tier that a target can't stand for."""
+    can = tiers_of(module)
+    for tier in tiers:
+        if tier not in can:
+            raise UsageError(
+                f"target {name} can't stand for tier {tier.label}",
+                where=where,
+                accepted=", ".join(each.label for each in can),
+            )
+
+
+def checked(
+    name: str, module: ModuleType, given: Mapping[str, Any], where: object = None
+) -> Section:
+    """Return a target's options from values by key, as text or as they are.
+
+    Raises UsageError that names target and key: for an unknown key with the nearest known one.
+    """
+    model = options_of(module)
+    where = f"target {name}" if where is None else where
+    if given and not model.model_fields:
+        raise UsageError(f"target {name} has no options", where=where, got=", ".join(given))
+    values = fields_of(model, given, kind=f"option of target {name}", where=where)
+    for option in describe(model):
+        value = values.get(option.field)
+        if option.repeated and isinstance(value, str):
+            values[option.field] = [value]
+        elif isinstance(value, list) and not option.repeated:
+            raise UsageError(f"{option.key}: is given twice", where=where)
+        elif value == "" and option.kind is Path:  # which would be the working directory
+            raise UsageError(f"{option.key}: is empty", where=where, accepted=option.takes)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(name, model, error, where) from error
+
+
+def _refusal(name: str, model: type[Section], error: ValidationError, where: object) -> UsageError:
+    first = error.errors()[0]
+    problem = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return UsageError(problem, where=where)
+    known = {each.field: each for each in describe(model)}
+    option = known[str(first["loc"][0])]
+    key = option.key.replace("_", "-")
+    if first["type"] == "missing":
+        return UsageError(
+            f"target {name} needs a {key}", where=where, accepted=f"{key}={option.takes}"
+        )
+    return UsageError(
+        f"{key}: {problem}",
+        where=where if f"target {name}" in str(where) else f"{where}: target {name}",
+        got=None if "got " in problem else repr(first["input"]),
+        accepted=None if "accepted: " in problem else option.takes,
+    )
