@@ -90,6 +90,12 @@ def exact_duration(duration_ns: int) -> str:
     return f"{duration_ns}ns"
 
 
+def exact_rate(per_s: float) -> str:
+    """Return a rate as `parse_rate_per_s` reads it back: ``10/s``."""
+    short = f"{per_s:g}"
+    return f"{short if float(short) == per_s else repr(per_s)}/s"
+
+
 def format_bytes(count: int | float) -> str:
     """Return bytes in the binary unit that keeps the number short: ``1.50 GiB``."""
     if count >= UNLIMITED:

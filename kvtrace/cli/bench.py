@@ -21,7 +21,7 @@ from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
 from kvtrace.cli.help import HelpfulCommand
 from kvtrace.cli.metrics import trial_words
-from kvtrace.cli.replay_options import understood
+from kvtrace.cli.replay_options import states, understood
 from kvtrace.cli.targets import paths_of
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.files.outputs import check_apart
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from replay.result.reason import Reason
 
 MIN_WINDOW = "60s"
-_OURS = ("out", "report_to", "force", "as_json")
+_OURS = ("out", "report_to", "force", "as_json", "show_config")
 """Options of a replay that a bench sets itself."""
 
 
@@ -131,11 +131,15 @@ def bench_command(
         raise UsageError("name a preset, or a trace by --trace", hint="and not both")
     for name in BENCH_FORMS:
         report.check_suffix(folder / name)
-    words = ["--min-window", MIN_WINDOW, *context.args]
+    words = list(context.args)
+    asked = _replay_options(words)
+    if not states(asked, "min_window"):
+        words = ["--min-window", MIN_WINDOW, *words]
     run = understood(_replay_options(words))
     preparing = _precondition_words(run[0]) if precondition else []
     _check_workload(trace, preset, set_ or ())
-    named = [*([] if trace is None else [trace]), *paths_of(run[0])]
+    named = [each for each in (trace, asked["config"]) if each is not None]
+    named += paths_of(run[0])
     check_apart([folder], [*named, *chain(*map(files_below, named))])
     _check_targets(run, trace)
     steps = _Steps(folder)

@@ -146,6 +146,8 @@ def _text(param: Any, ctx: Any) -> str:
     if param.multiple and "may be repeated" not in text:
         notes.append("may be repeated")
     default = param.get_default(ctx, call=False)
+    if isinstance(getattr(param, "show_default", None), str):
+        default = param.show_default
     if param.show_default and default not in (None, False, (), [], ""):
         notes.append(f"default: {default}")
     least = getattr(getattr(param, "type", param), "min", None)
@@ -166,22 +168,12 @@ def _help_of_record(option: str) -> str:
 def choices(command: str, param: Any) -> list[str]:
     """Return the words that an option takes, from where they are accepted; [] if it takes any."""
     name = param.name.rstrip("_")
-    if command == "replay":
-        return _replay_words(name)
     if command in ("record", "whatif"):
         return _record_words(name)
     kinds = {("import", "format"): plugins.IMPORTER, ("export", "to"): plugins.EXPORTER}
     if (command, name) in kinds:
         return plugins.names(kinds[command, name])
     return []
-
-
-def _replay_words(name: str) -> list[str]:
-    from replay import engine as engines
-    from replay.options import ReplayOptions
-
-    fixed = {"cpu": ["memory", "none"], "engine": ["auto", *engines.PREFERENCE]}
-    return fixed.get(name) or _words(ReplayOptions, name)
 
 
 def _record_words(name: str) -> list[str]:

@@ -1,90 +1,96 @@
-"""From the options of a replay that name targets to what they ask for."""
+"""Short forms: the options of a replay that name targets, or say more of those that are named."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import ValidationError
 
 from kvtrace import plugins
 from kvtrace.errors import UsageError, unknown_name
+from kvtrace.fields import Option, Section
+from kvtrace.options.described import by_key
+from kvtrace.options.layers import OPTION
 from kvtrace.trace.schema import Tier
 from replay import TargetSpec
-from replay.targets import spec
-from replay.targets.support.declared import options_of, tiers_of
+from replay.options import TARGETS, FsyncPolicy
+from replay.targets.support import declared
+from replay.targets.support.named import Named, Targets, parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping
 
     from replay.targets import Target
 
-_BY_LABEL = {tier.label: tier for tier in Tier}
 _ACCEPTED = (
     "--target TIER=NAME[:key=value,...], --device PATH, --dir DIR, --cpu memory, --gpu cuda:N, "
     "--target null"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A target that was asked for: its name, its options by key, and the option that named it."""
+class ShortForms(Section):
+    """Options that name targets, and options of the targets `file` and `dir`."""
 
-    name: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    option: str = "--target"
+    device: Annotated[
+        Path | None, Option("Replay tier nvme on this block device or file.", TARGETS)
+    ] = None
+    size_bytes: declared.TargetSize = None
+    target: Annotated[
+        tuple[str, ...],
+        Option(
+            "Replay TIER on any target, as [TIER=]NAME[:key=value,...], e.g. cpu=memory; see "
+            "`kvtrace list targets`. null: execute all tiers without I/O, to measure kvtrace "
+            "itself.",
+            TARGETS,
+            takes="TARGET",
+        ),
+    ] = ()
+    cpu: Annotated[
+        str, Option("Replay tier cpu in memory, or not.", TARGETS, takes="memory|none")
+    ] = "none"
+    gpu: Annotated[
+        str, Option("Replay tier gpu on cuda:N, or not (none).", TARGETS, takes="cuda:N|none")
+    ] = "none"
+    dir: Annotated[
+        Path | None, Option("Replay tier nvme in this directory, one file per object.", TARGETS)
+    ] = None
+    fsync: declared.FolderFsync = FsyncPolicy.NONE
+    trim: declared.Trim = False
+    extent_align_bytes: declared.ExtentAlign = None
+    allow_destroy: declared.AllowDestroy = None
+    allow_signature: declared.AllowSignature = ()
 
-    @property
-    def where(self) -> str:
-        """What an error is about."""
-        return f"{self.option}: target {self.name}"
+
+OF_FILE = ("size", "trim", "allow_destroy", "allow_signature")
+"""Options of target file that have a flag of their own."""
 
 
-Targets = dict[Tier, Named]
+def target_specs(asked: Mapping[str, Any], named: Targets | None = None) -> tuple[TargetSpec, ...]:
+    """Return the targets that the options ask for, on top of `named`. Raises UsageError."""
+    targets = with_short_forms(asked, named or {})
+    return tuple(each.spec(tier) for tier, each in sorted(targets.items()))
 
 
-def target_specs(
-    *,
-    device: Path | None,
-    size: int | None,
-    target: Sequence[str],
-    cpu: str,
-    gpu: str,
-    folder: Path | None,
-    fsync: str,
-    trim: bool,
-    extent_align: int | None,
-    allow_destroy: str | None,
-    allow_signature: tuple[str, ...],
-) -> tuple[TargetSpec, ...]:
-    """Return the targets that the options ask for. Raises UsageError."""
-    _check_words(cpu, gpu, fsync)
-    named = list(_short_forms(device, folder, cpu, gpu))
-    for text in target:
-        tiers, each = parse_target(text)
-        if named and (each.name, tiers) == ("null", tuple(Tier)):
-            raise UsageError(
-                "--target null stands for all tiers",
-                got=f"{named[0][1].option} beside it",
-                hint="take away one or the other",
-            )
-        named.append((tiers, each))
-    targets = _by_tier(named)
+def with_short_forms(asked: Mapping[str, Any], named: Targets) -> Targets:
+    """Return the targets with those that flags name in place of a configuration's.
+
+    `asked`: the values of flags by key, None for one that wasn't given. Raises UsageError.
+    """
+    _check(asked)
+    flags = _by_tier(_named_by(asked))
+    targets = {tier: each for tier, each in named.items() if asked.get(tier.label) != "none"}
+    targets |= flags
     if not targets:
         raise UsageError(
             "no target", accepted=_ACCEPTED, hint="say where the trace is to be replayed"
         )
-    if size is not None and size <= 0:
-        raise _no_size(size)
-    file: dict[str, Any] = {"size": size, "trim": trim or None, "allow-destroy": allow_destroy}
-    file["allow-signature"] = allow_signature or None
-    _add(targets, "file", file)
-    _add(targets, "dir", {"fsync": None if fsync == "none" else fsync})
-    _add(targets, None, {"extent-align": extent_align})
-    return tuple(
-        spec(each.name, (tier,), each.values, where=each.where)
-        for tier, each in sorted(targets.items())
-    )
+    for key in OF_FILE:
+        _add(targets, "file", key, asked.get(key))
+    _add(targets, "dir", "fsync", asked.get("fsync"))
+    _add(targets, None, "extent_align", asked.get("extent_align"))
+    return targets
 
 
 def paths_of(specs: Iterable[TargetSpec | Target]) -> tuple[Path, ...]:
@@ -93,64 +99,52 @@ def paths_of(specs: Iterable[TargetSpec | Target]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(each.path for each in given if each.path is not None))
 
 
-def parse_target(text: str) -> tuple[tuple[Tier, ...], Named]:
-    """Return tiers and target of `[TIER[+TIER...]=]NAME[:key=value,...]`.
-
-    Without a tier: all that the target can stand for. In a value `,,` is a comma; other characters
-    stand for themselves. Raises UsageError.
-    """
-    head, colon, rest = text.partition(":")
-    labels, equals, name = head.rpartition("=")
-    if name not in plugins.names(plugins.TARGET):
-        raise unknown_name("target", name, plugins.names(plugins.TARGET), where="--target")
-    if equals:
-        tiers = tuple(_tier(label) for label in labels.split("+"))
-    else:
-        tiers = tiers_of(plugins.load(plugins.TARGET, name))
-    return tiers, Named(name, _values(rest, name) if colon else {})
-
-
-def _tier(label: str) -> Tier:
-    if label not in _BY_LABEL:
-        raise unknown_name("tier", label, _BY_LABEL, where="--target")
-    return _BY_LABEL[label]
-
-
-def _values(text: str, name: str) -> dict[str, Any]:
-    """Return the options of a target by key; one that is given several times has a list."""
-    values: dict[str, Any] = {}
-    for part in text.replace(",,", "\0").split(","):
-        key, equals, value = part.replace("\0", ",").partition("=")
-        if not equals or not key:
-            raise UsageError(
-                "not key=value", where=f"--target: target {name}", got=repr(part),
-                accepted="NAME:key=value,key=value; a comma in a value is doubled",
-            )  # fmt: skip
-        values.setdefault(key, []).append(value)
-    return {key: several[0] if len(several) == 1 else several for key, several in values.items()}
-
-
-def _check_words(cpu: str, gpu: str, fsync: str) -> None:
+def _check(asked: Mapping[str, Any]) -> None:
+    """Raise UsageError for a flag with a value that isn't accepted, naming it."""
+    options = by_key(ShortForms)
+    values = {
+        options[key].field: value
+        for key, value in asked.items()
+        if key in options and value is not None
+    }
+    cpu, gpu, fsync = (asked.get(key) or "none" for key in ("cpu", "gpu", "fsync"))
     if cpu not in ("memory", "none"):
         raise unknown_name("target of tier cpu", cpu, ("memory", "none"), where="--cpu")
     if gpu != "none" and not re.fullmatch(r"cuda:\d+", gpu):
         raise unknown_name("target of tier gpu", gpu, ("cuda:0", "none"), where="--gpu")
-    if fsync not in ("none", "file", "dir"):
-        raise unknown_name("fsync policy", fsync, ("none", "file", "dir"), where="--fsync")
+    if fsync not in list(FsyncPolicy):
+        raise unknown_name("fsync policy", fsync, list(FsyncPolicy), where="--fsync")
+    try:
+        ShortForms.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = next(each for each in options.values() if each.field == first["loc"][0])
+        problem = first["msg"].removeprefix("Value error, ")
+        got = None if "got " in problem else repr(first["input"])
+        raise UsageError(problem, where=option.flag, got=got) from error
 
 
-def _short_forms(
-    device: Path | None, folder: Path | None, cpu: str, gpu: str
-) -> Iterable[tuple[tuple[Tier, ...], Named]]:
-    """Yield what the options that name one target each stand for."""
-    if device is not None:
-        yield (Tier.NVME,), Named("file", {"path": device}, "--device")
-    if folder is not None:
-        yield (Tier.NVME,), Named("dir", {"path": folder}, "--dir")
-    if cpu != "none":
-        yield (Tier.CPU,), Named("memory", {}, "--cpu")
-    if gpu != "none":
-        yield (Tier.GPU,), Named("cuda", {"unit": gpu}, "--gpu")
+def _named_by(asked: Mapping[str, Any]) -> Iterator[tuple[tuple[Tier, ...], Named]]:
+    """Yield what the flags that name targets stand for."""
+    beside = ""
+    for key, tier, name, value in (
+        ("device", Tier.NVME, "file", "path"),
+        ("dir", Tier.NVME, "dir", "path"),
+        ("cpu", Tier.CPU, "memory", ""),
+        ("gpu", Tier.GPU, "cuda", "unit"),
+    ):
+        if (given := asked.get(key)) not in (None, "none"):
+            beside = f"--{key}"
+            yield (tier,), Named(name, {value: given} if value else {}, beside)
+    for text in asked.get("target") or ():
+        tiers, each = parse_target(text)
+        if beside and (each.name, tiers) == ("null", tuple(Tier)):
+            raise UsageError(
+                "--target null stands for all tiers",
+                got=f"{beside} beside it",
+                hint="take away one or the other",
+            )
+        yield tiers, each
 
 
 def _by_tier(named: Iterable[tuple[tuple[Tier, ...], Named]]) -> Targets:
@@ -169,47 +163,42 @@ def _by_tier(named: Iterable[tuple[tuple[Tier, ...], Named]]) -> Targets:
 
 
 def _written(each: Named) -> str:
-    return f"--target {each.name}" if each.option == "--target" else each.option
+    return f"--target {each.name}" if each.origin == "--target" else each.origin
 
 
 _LACKING = {
+    "size": ("--size is the size of --device", "say which device or file"),
     "trim": ("--trim needs a --device", "say which device or file"),
     "fsync": ("--fsync is for --dir", "name the folder"),
 }
 
 
-def _no_size(size: object) -> UsageError:
-    return UsageError(
-        "--size is the size of --device", got=size, accepted="a size above 0, and a --device"
-    )
-
-
-def _add(targets: Targets, name: str | None, given: Mapping[str, Any]) -> None:
-    """Add options that stand beside short forms to the target called `name`; None: to all.
+def _add(targets: Targets, name: str | None, key: str, value: Any) -> None:
+    """Add an option that stands beside short forms to the target called `name`; None: to all.
 
     Permissions to destroy may lack such a target, other options not. Raises UsageError.
     """
-    for key, value in given.items():
-        if value is None:
-            continue
-        takers = [tier for tier, each in targets.items() if _takes(each, name, key)]
-        if not takers and key == "size":
-            raise _no_size(value)
-        if not takers and key in _LACKING:
-            problem, hint = _LACKING[key]
-            raise UsageError(problem, hint=hint)
-        for tier in takers:
-            each = targets[tier]
-            if key in {given_key.replace("_", "-") for given_key in each.values}:
-                raise UsageError(
-                    "given twice", where=f"--{key}", got=f"also in --target {each.name}",
-                    hint="name it once",
-                )  # fmt: skip
-            targets[tier] = Named(each.name, {**each.values, key: value}, each.option)
+    if value is None or value == []:
+        return
+    takers = [tier for tier, each in targets.items() if _takes(each, name, key)]
+    off = value is False or value == "none"
+    if not takers and key in _LACKING and not off:
+        problem, hint = _LACKING[key]
+        raise UsageError(problem, hint=hint)
+    for tier in takers:
+        each = targets[tier]
+        if each.origin == "--target" and key in {given.replace("-", "_") for given in each.values}:
+            raise UsageError(
+                "given twice", where=f"--{key.replace('_', '-')}",
+                got=f"also in --target {each.name}", hint="name it once",
+            )  # fmt: skip
+        kept = {given: old for given, old in each.values.items() if given.replace("-", "_") != key}
+        targets[tier] = Named(each.name, kept, each.origin, each.origins).with_option(
+            key, value, OPTION
+        )
 
 
 def _takes(each: Named, name: str | None, key: str) -> bool:
     if name is not None:
         return each.name == name
-    model = options_of(plugins.load(plugins.TARGET, each.name))
-    return f"{key.replace('-', '_')}_bytes" in model.model_fields
+    return key in by_key(declared.options_of(plugins.load(plugins.TARGET, each.name)))

@@ -79,14 +79,18 @@ def by_key(model: type[BaseModel]) -> dict[str, Described]:
 
 
 def fields_of(
-    model: type[BaseModel], values: Mapping[str, Any], *, kind: str, where: object = None
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    *,
+    kind: str,
+    where: object = None,
+    names: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return values that are given by key by their fields. Raises UsageError for an unknown key.
 
-    A `-` in a key is a `_`; a field's own name is taken as well.
+    A `-` in a key is a `_`. `names`: fields that may be given by their own names.
     """
     known = by_key(model)
-    names = {option.field for option in known.values()}
     fields = {}
     for given, value in values.items():
         key = given.replace("-", "_")
@@ -126,7 +130,8 @@ def _described(name: str, field: FieldInfo, option: Option) -> Described:
         help=option.help,
         panel=option.panel,
         switch=kind is bool,
-        repeated=any(get_origin(part) in (tuple, list) for part in _parts(field.annotation)),
+        repeated=not takes.word
+        and any(get_origin(part) in (tuple, list) for part in _parts(field.annotation)),
         required=field.is_required(),
         kind=str if takes.word or words else kind,
         text=takes,

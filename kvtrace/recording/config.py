@@ -25,14 +25,13 @@ from kvtrace.fields import (
     Tokens,
     Warmup,
 )
-from kvtrace.files.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
+from kvtrace.options.layers import DEFAULT, OPTION, Layers, leaves, origin_of
 from kvtrace.requests.source_config import ARRIVING, GENERATION_NS, SourceConfig
-from kvtrace.show.printable import printable
 from kvtrace.units import GIB, S_NS, TIB
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from pydantic import ValidationError
 
@@ -244,7 +243,7 @@ def load_config(
 
 def changed_config(config: RecordConfig, options: Mapping[str, Any]) -> RecordConfig:
     """Return a configuration with `options`, by dotted key, in place of its own values."""
-    return resolve(None, dict(_leaves(config.model_dump(mode="json"))) | dict(options)).config
+    return resolve(None, dict(leaves(config.model_dump(mode="json"), WHOLE)) | dict(options)).config
 
 
 def resolve(
@@ -258,28 +257,14 @@ def resolve(
     `options`: by dotted key; None is left out. `sets`: `section.key=value`, value in YAML. Raises
     UsageError that names the key, and the nearest known one where it is unknown.
     """
-    data: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-
-    def lay(layer: Mapping[str, Any], origin: str) -> None:
-        for key, value in _leaves(layer):
-            _put(data, key, value)
-            origins[key] = origin
-
+    layers = Layers(WHOLE)
     if preset is not None:
-        lay(_preset(preset), f"preset {preset}")
+        layers.lay(_preset(preset), f"preset {preset}")
     if file is not None:
-        lay(_read(Path(file)), str(file))
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError("not key=value", where="--set", got=repr(text))
-        _put(data, key.strip(), parse_yaml(value, f"--set {key}", error=UsageError))
-        origins[key.strip()] = "--set"
-    for key, value in options.items():
-        if value is not None:
-            _put(data, key, value)
-            origins[key] = "option"
+        layers.read(file)
+    layers.set(sets)
+    layers.options(options)
+    data, origins = layers.data, layers.origins
     _recognise_source(data, origins)
     try:
         return Resolved(RecordConfig.model_validate(data), origins)
@@ -306,15 +291,6 @@ WHOLE = ("source.templates", "source.qos_mix")
 """Mappings that a later layer replaces as a whole."""
 
 
-def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in layer.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in WHOLE:
-            yield from _leaves(value, f"{key}.")
-        else:
-            yield key, value
-
-
 def preset_names() -> list[str]:
     """Return the names of the presets that come with kvtrace, sorted."""
     entries = files("kvtrace").joinpath("presets").iterdir()
@@ -337,42 +313,13 @@ def _preset(name: str) -> dict[str, Any]:
     return data
 
 
-def _read(path: Path) -> dict[str, Any]:
-    data = parse_yaml(
-        read_document(path, "the configuration", error=UsageError, most=MAX_CONFIG_BYTES),
-        path,
-        error=UsageError,
-    )
-    if not isinstance(data, dict):
-        raise UsageError("not a configuration", where=path, accepted="a YAML mapping")
-    return data
-
-
-def _put(data: dict[str, Any], key: str, value: object) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = data.setdefault(section, {})
-        if inner is None:
-            inner = data[section] = {}
-        if not isinstance(inner, dict):
-            raise UsageError("not a section", where=key, got=repr(inner))
-        data = inner
-    data[last] = value
-
-
-def origin_of(origins: Mapping[str, str], key: str) -> str:
-    """Return where a value comes from: its own key was set, or one within it."""
-    within = [origin for other, origin in origins.items() if f"{other}.".startswith(f"{key}.")]
-    return printable(within[-1]) if within else "default"
-
-
 def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     # Of a choice of types, such as a number or `auto`, the location names the one that was tried.
     key = key.partition(".constrained-")[0].partition(".literal")[0]
     origin = origin_of(origins, key)
-    where = key if origin in ("default", "option") else f"{origin}: {key}"
+    where = key if origin in (DEFAULT, OPTION) else f"{origin}: {key}"
     if first["type"] == "extra_forbidden":
         near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)
         hint = f"did you mean {near[0]}?" if near else None

@@ -264,7 +264,7 @@ OWN = frozenset(each.name for each in fields(TargetSpec)) - {"name", "tiers", "o
 def spec(
     name: str, tiers: Iterable[Tier], given: Mapping[str, Any], *, where: object = None
 ) -> TargetSpec:
-    """Return the spec of a target, from its options by key, as text or as they are.
+    """Return the spec of a target, from its options by key, as text.
 
     Raises UsageError for a target, tier, key or value that isn't accepted; `where` it stands.
     """
@@ -291,6 +291,8 @@ def make(spec: TargetSpec) -> Target:
         given = {key: value for key, value in given.items() if value}  # all defaults are false
         if spec.fsync:
             given["fsync"] = spec.fsync.name.lower()
-        values = dict(declared.checked(spec.name, module, given | dict(spec.options)))
+        values = dict(
+            declared.checked(spec.name, module, given | dict(spec.options), by_field=True)
+        )
         spec = replace(spec, options={k: v for k, v in values.items() if k not in OWN})
     return cast("Target", module.make(spec))

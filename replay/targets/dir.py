@@ -37,9 +37,7 @@ class Options(Section):
     """Where it is, and how it writes."""
 
     path: Annotated[Path, Option("Directory, new, empty or of an earlier run.")]
-    fsync: Annotated[
-        FsyncPolicy, Option("Sync nothing, the file, or file and directory on each write.")
-    ] = FsyncPolicy.NONE
+    fsync: declared.FolderFsync = FsyncPolicy.NONE
     extent_align_bytes: declared.ExtentAlign = None
 
 

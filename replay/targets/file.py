@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import Field
 
 from kvtrace.errors import TargetError, UsageError
-from kvtrace.fields import Option, Section, Size
+from kvtrace.fields import Option, Section
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
 from kvtrace.show.printable import utf8
 from kvtrace.trace.schema import Tier
@@ -35,16 +34,8 @@ class Options(Section):
     """Which it is, how much of it is used, and what may be destroyed."""
 
     path: Annotated[Path, Option("Block device, or file.")]
-    size_bytes: Annotated[
-        Annotated[Size, Field(gt=0)] | None,
-        Option(
-            "Size of a new file, or of the part of the device to use.",
-            unset="the space needed, or all",
-        ),
-    ] = None
-    trim: Annotated[bool, Option("Discard the extent on each delete; punch holes in a file.")] = (
-        False
-    )
+    size_bytes: declared.TargetSize = None
+    trim: declared.Trim = False
     extent_align_bytes: declared.ExtentAlign = None
     allow_destroy: declared.AllowDestroy = None
     allow_signature: declared.AllowSignature = ()

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvtrace.cli.targets import Named, parse_target, target_specs
+from kvtrace.cli.targets import target_specs
 from kvtrace.errors import UsageError
 from kvtrace.plugins import FOLDERS_VARIABLE
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import TargetSpec, targets
 from replay.compare.folder import result_path
 from replay.ops.contract import Fsync
+from replay.targets.support.named import Named, parse_target
 from tests.making import write_rows
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Outcome
 
-NOTHING = {
-    "device": None, "size": None, "target": (), "cpu": "none", "gpu": "none", "folder": None,
-    "fsync": "none", "trim": False, "extent_align": None, "allow_destroy": None,
-    "allow_signature": (),
-}  # fmt: skip
 QUICK = ("--mode", "max", "--min-window", "0s", "--arena", "16MiB", "--settle", "0s", "--json")
 MINE = '''"""Memory that takes its time."""
 
@@ -67,7 +63,7 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def specs(**given: object) -> tuple[TargetSpec, ...]:
     """Return the targets of some options."""
-    return target_specs(**(NOTHING | given))  # type: ignore[arg-type]
+    return target_specs(given)
 
 
 def test_short_forms_make_the_same_specs(tmp_path: Path) -> None:
@@ -76,8 +72,8 @@ def test_short_forms_make_the_same_specs(tmp_path: Path) -> None:
     file = f"nvme=file:path={path},size=8MiB,trim=yes,extent-align=64KiB,allow-destroy=S1"
     several = ",allow-signature=ext4,allow-signature=xfs"
     short = specs(
-        device=path, size=8 << 20, trim=True, extent_align=1 << 16, allow_destroy="S1",
-        allow_signature=("ext4", "xfs"), cpu="memory", gpu="cuda:1",
+        device=path, size="8MiB", trim=True, extent_align="64KiB", allow_destroy="S1",
+        allow_signature=["ext4", "xfs"], cpu="memory", gpu="cuda:1",
     )  # fmt: skip
     align = ":extent-align=64KiB"
     long = specs(
@@ -87,7 +83,7 @@ def test_short_forms_make_the_same_specs(tmp_path: Path) -> None:
     assert short[2] == TargetSpec(
         "file", "nvme", path, 8 << 20, 1 << 16, "S1", ("ext4", "xfs"), trim=True
     )
-    short = specs(folder=path, fsync="dir")
+    short = specs(dir=path, fsync="dir")
     assert short == specs(target=[f"nvme=dir:path={path},fsync=dir"])
     assert short == (TargetSpec("dir", "nvme", path, fsync=Fsync.DIR),)
     assert [each.tiers for each in specs(target=["null"])] == [(tier,) for tier in Tier]
@@ -96,11 +92,11 @@ def test_short_forms_make_the_same_specs(tmp_path: Path) -> None:
 def test_what_stands_beside_belongs_to_its_target(tmp_path: Path) -> None:
     """`--size` and permissions are those of target file, however that was named."""
     named = f"nvme=file:path={tmp_path}/a"
-    [spec] = specs(target=[named], size=4096, allow_destroy="S1")
+    [spec] = specs(target=[named], size="4KiB", allow_destroy="S1")
     assert (spec.size_bytes, spec.allow_destroy) == (4096, "S1")
     with pytest.raises(UsageError, match="--size: given twice"):
-        specs(target=[f"{named},size=1GiB"], size=4096)
-    [spec] = specs(folder=tmp_path / "d", allow_destroy="S1")
+        specs(target=[f"{named},size=1GiB"], size="4KiB")
+    [spec] = specs(dir=tmp_path / "d", allow_destroy="S1")
     assert spec.allow_destroy is None
 
 

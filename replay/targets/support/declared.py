@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from kvtrace.errors import UsageError
-from kvtrace.fields import Option, Section, Size
+from kvtrace.fields import SIZE, Option, Section
 from kvtrace.options.described import describe, fields_of
 from kvtrace.trace.schema import Tier
+from replay.options import SAFETY, STATE, TARGETS, FsyncPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
-
-_SAFETY = "Safety"
 
 
 def _power_of_two(size_bytes: int) -> int:
@@ -26,20 +25,35 @@ def _power_of_two(size_bytes: int) -> int:
 
 
 ExtentAlign = Annotated[
-    Annotated[Size, Field(gt=0), AfterValidator(_power_of_two)] | None,
+    Annotated[int, Field(gt=0), SIZE, AfterValidator(_power_of_two)] | None,
     Option(
         "Align extents to at least this size.",
-        "State and payload",
+        STATE,
         unset="the device's needs, at least 4KiB",
     ),
 ]
 AllowDestroy = Annotated[
     str | None,
-    Option("Permit overwriting the device with this serial, WWN or by-id name.", _SAFETY),
+    Option("Permit overwriting the device with this serial, WWN or by-id name.", SAFETY),
 ]
 AllowSignature = Annotated[
     tuple[str, ...],
-    Option("Permit destroying this type of signature; unknown: data of no known format.", _SAFETY),
+    Option("Permit destroying this type of signature; unknown: data of no known format.", SAFETY),
+]
+
+
+TargetSize = Annotated[
+    Annotated[int, Field(gt=0), SIZE] | None,
+    Option(
+        "Size of a new file, or of the part of the device to use.",
+        TARGETS,
+        unset="the space needed, or all",
+    ),
+]
+Trim = Annotated[bool, Option("Discard the extent on each delete; punch holes in a file.", TARGETS)]
+FolderFsync = Annotated[
+    FsyncPolicy,
+    Option("Sync nothing, the file, or file and directory on each write.", TARGETS),
 ]
 
 
@@ -74,9 +88,14 @@ def check_tiers(
 
 
 def checked(
-    name: str, module: ModuleType, given: Mapping[str, Any], where: object = None
+    name: str,
+    module: ModuleType,
+    given: Mapping[str, Any],
+    where: object = None,
+    *,
+    by_field: bool = False,
 ) -> Section:
-    """Return a target's options from values by key, as text or as they are.
+    """Return a target's options from values by key; `by_field`: or by the fields' own names.
 
     Raises UsageError that names target and key: for an unknown key with the nearest known one.
     """
@@ -84,7 +103,8 @@ def checked(
     where = f"target {name}" if where is None else where
     if given and not model.model_fields:
         raise UsageError(f"target {name} has no options", where=where, got=", ".join(given))
-    values = fields_of(model, given, kind=f"option of target {name}", where=where)
+    values = fields_of(model, given, kind=f"option of target {name}", where=where,
+        names=model.model_fields if by_field else ())  # fmt: skip
     for option in describe(model):
         value = values.get(option.field)
         if option.repeated and isinstance(value, str):
