@@ -38,6 +38,7 @@ class Given:
     options: dict[str, Any]
     targets: Targets
     origins: dict[str, str]
+    model: type[ReplayOptions] = ReplayOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Resolved:
         """Return all of it as YAML that can be read again, each value with its origin."""
         values = {
             option.key: _plain(option, getattr(self.options, option.field))
-            for option in describe(ReplayOptions)
+            for option in describe(type(self.options))
         }
         if self.options.limit_ns is not None:
             values[_LIMIT] = by_key(ReplayOptions)["settle"].text.text(self.options.limit_ns)
@@ -63,7 +64,10 @@ class Resolved:
 
 
 def read(
-    file: str | os.PathLike[str] | None, sets: Iterable[str], options: Mapping[str, Any]
+    file: str | os.PathLike[str] | None,
+    sets: Iterable[str],
+    options: Mapping[str, Any],
+    model: type[ReplayOptions] = ReplayOptions,
 ) -> Given:
     """Merge a YAML file, `sets` and options, in that order.
 
@@ -80,7 +84,7 @@ def read(
     sections = data.pop(TARGETS, None) or {}
     if not isinstance(sections, dict):
         raise UsageError("not a section", where=TARGETS, got=repr(sections))
-    known = by_key(ReplayOptions)
+    known = by_key(model)
     for key in data:
         if key not in known:
             origin = origins.get(key, "configuration")
@@ -90,7 +94,7 @@ def read(
         for label, section in sections.items()
         if section is not None
     }
-    return Given(data, targets, origins)
+    return Given(data, targets, origins, model)
 
 
 def _normal(key: str) -> str:
@@ -109,7 +113,7 @@ def resolve(given: Given, targets: Targets) -> Resolved:
 
 def options(given: Given, targets: Iterable[TargetSpec | Target] = ()) -> ReplayOptions:
     """Return the options of a run on some targets. Raises UsageError that names a wrong one."""
-    known, values = by_key(ReplayOptions), {}
+    known, values = by_key(given.model), {}
     for key, value in given.options.items():
         option = known[key]
         number_as_text = option.text.word in ("TIME", "SIZE")
@@ -124,7 +128,7 @@ def options(given: Given, targets: Iterable[TargetSpec | Target] = ()) -> Replay
     values["trim"] = any(spec.trim for spec in asked)
     values["fsync"] = max((spec.fsync for spec in asked), default=Fsync.NONE).name.lower()
     try:
-        return ReplayOptions(**values)
+        return given.model(**values)
     except UsageError as error:
         if (cause := invalid(error)) is None:
             raise

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvtrace.options.described import describe
+from kvtrace.options.described import describe, describe_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic import BaseModel
 
@@ -30,7 +30,7 @@ def with_options(*models: type[BaseModel]) -> Callable[[Any], Any]:
         parameters = list(own.parameters.values())
         arguments = [each for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD]
         options = [each for each in parameters if each.kind == each.KEYWORD_ONLY]
-        made = [_parameter(option) for model in models for option in describe(model)]
+        made = [_parameter(option) for model in models for option in describe_all(model)]
         command.__signature__ = own.replace(parameters=[*arguments, *made, *options])
         return command
 
@@ -49,7 +49,7 @@ def _parameter(option: Described) -> inspect.Parameter:
         help=option.help,
         rich_help_panel=option.panel or None,
         metavar=None if option.switch else option.takes,
-        show_default=option.default or False,
+        show_default=False if option.switch and option.default == "no" else option.default or False,
     )
     return inspect.Parameter(
         option.key, inspect.Parameter.KEYWORD_ONLY, default=None,
@@ -57,7 +57,7 @@ def _parameter(option: Described) -> inspect.Parameter:
     )  # fmt: skip
 
 
-def given_of(model: type[BaseModel], given: dict[str, Any]) -> Iterator[tuple[Described, Any]]:
+def given_of(model: type[BaseModel], given: Mapping[str, Any]) -> Iterator[tuple[Described, Any]]:
     """Yield the options of `model` that were given, with their values."""
     for option in describe(model):
         if given.get(option.key) is not None:

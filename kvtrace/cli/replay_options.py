@@ -15,24 +15,26 @@ if TYPE_CHECKING:
     from replay import TargetSpec
 
 
-def understood(asked: Mapping[str, Any]) -> tuple[tuple[TargetSpec, ...], ReplayOptions]:
+def understood(
+    asked: Mapping[str, Any], model: type[ReplayOptions] = ReplayOptions
+) -> tuple[tuple[TargetSpec, ...], ReplayOptions]:
     """Return the targets and options that a replay's flags ask for. Raises UsageError."""
-    given = _read(asked)
+    given = _read(asked, model)
     specs = target_specs(asked, given.targets)
     return specs, options(given, specs)
 
 
-def resolved_text(asked: Mapping[str, Any]) -> str:
+def resolved_text(asked: Mapping[str, Any], model: type[ReplayOptions] = ReplayOptions) -> str:
     """Return the whole configuration of a replay as YAML, with origins. Raises UsageError."""
-    given = _read(asked)
+    given = _read(asked, model)
     return resolve(given, with_short_forms(asked, given.targets)).as_yaml()
 
 
 def states(asked: Mapping[str, Any], key: str) -> bool:
     """Return whether an option was given, by a flag, `--set` or a file. Raises UsageError."""
-    return key in _read(asked).options
+    return key in _read(asked, ReplayOptions).options
 
 
-def _read(asked: Mapping[str, Any]) -> Given:
-    flags = {option.key: value for option, value in given_of(ReplayOptions, dict(asked))}
-    return read(asked["config"], asked["set_"] or (), flags)
+def _read(asked: Mapping[str, Any], model: type[ReplayOptions]) -> Given:
+    flags = {option.key: value for option, value in given_of(model, asked)}
+    return read(asked["config"], asked["set_"] or (), flags, model)

@@ -7,13 +7,14 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
+
 from kvtrace.errors import unknown_name
 from kvtrace.fields import Option, Takes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
     from kvtrace.errors import UsageError
@@ -26,12 +27,14 @@ _PLAIN = {bool: "yes|no", int: "N", float: "X", Path: "PATH"}
 class Described:
     """One field as an option.
 
-    `key`: its name in files, `--set` and `--target`; `takes`: what it takes, in one word or in the
-    words that there are; `default`: as text that is read back, or what stands for it; "": none.
+    `key`: its name as a flag, with `_`, and in files, `--set` and `--target`. `path`: its dotted
+    key in a recording's files, which have sections. `takes`: the values, in one word or in the
+    words that are accepted. `default`: as text that is read back, or what stands for it; "": none.
     """
 
     field: str
     key: str
+    path: str
     takes: str
     choices: tuple[str, ...]
     default: str
@@ -62,6 +65,15 @@ def describe(model: type[BaseModel]) -> tuple[Described, ...]:
         for name, field, option in given
         if option is not None or not some
     )
+
+
+def describe_all(model: type[BaseModel], prefix: str = "") -> Iterator[Described]:
+    """Yield the options of `model` that have a help, and of the models in its fields."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from describe_all(field.annotation, f"{prefix}{name}.")
+        elif (option := _option(field)) is not None:
+            yield _described(name, field, option, prefix)
 
 
 def key_of(name: str, option: Option | None = None) -> str:
@@ -112,7 +124,7 @@ def _option(field: FieldInfo) -> Option | None:
     return given
 
 
-def _described(name: str, field: FieldInfo, option: Option) -> Described:
+def _described(name: str, field: FieldInfo, option: Option, prefix: str = "") -> Described:
     parts = [*field.metadata, *_parts(field.annotation)]
     takes = next((each for each in parts if isinstance(each, Takes)), Takes(""))
     words = tuple(_words(field.annotation))
@@ -124,6 +136,7 @@ def _described(name: str, field: FieldInfo, option: Option) -> Described:
     return Described(
         field=name,
         key=key_of(name, option),
+        path=f"{prefix}{name}",
         takes=word,
         choices=() if option.takes else choices,
         default=option.unset or _default(default, takes),
@@ -139,11 +152,11 @@ def _described(name: str, field: FieldInfo, option: Option) -> Described:
 
 
 def _default(value: Any, takes: Takes) -> str:
-    """Return a default as text that is read back; "" for none, and for what is off or empty."""
-    if value is None or value is False or value == ():
+    """Return a default as text that is read back; "" for none."""
+    if value is None or value == ():
         return ""
-    if value is True:
-        return "yes"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return takes.text(value.value if isinstance(value, Enum) else value)
 
 
