@@ -39,6 +39,8 @@ def _plugins(kind: plugins.Kind) -> list[Entry]:
 def _entry(kind: plugins.Kind, name: str) -> Entry:
     try:
         module = plugins.load(kind, name)
+        if kind is plugins.TARGET:
+            tiers_of(module), options_of(module)
     except UsageError as error:  # a plug-in of the user's own that is broken
         return (name, str(error), "")
     return (name, plugins.unavailable(module) or "yes", plugins.summary(module))
@@ -90,10 +92,9 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
 def _tiers(name: str) -> list[str]:
     """Return the tiers that a target can stand for; none of a target that is broken."""
     try:
-        module = plugins.load(plugins.TARGET, name)
+        return [tier.label for tier in tiers_of(plugins.load(plugins.TARGET, name))]
     except UsageError:
         return []
-    return [tier.label for tier in tiers_of(module)]
 
 
 def _tier_names(name: str) -> str:

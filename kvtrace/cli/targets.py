@@ -51,7 +51,7 @@ class ShortForms(Section):
         str, Option("Replay tier cpu in memory, or not.", TARGETS, takes="memory|none")
     ] = "none"
     gpu: Annotated[
-        str, Option("Replay tier gpu on cuda:N, or not (none).", TARGETS, takes="cuda:N|none")
+        str, Option("Replay tier gpu on cuda:N, or not.", TARGETS, takes="cuda:N|none")
     ] = "none"
     dir: Annotated[
         Path | None, Option("Replay tier nvme in this directory, one file per object.", TARGETS)

@@ -286,7 +286,7 @@ def make(spec: TargetSpec) -> Target:
     module = plugins.load(plugins.TARGET, spec.name)
     declared.check_tiers(spec.name, module, spec.tiers)
     model = declared.options_of(module)
-    if spec.options or set(model.model_fields) - OWN:
+    if spec.options or spec.name in plugins.added(plugins.TARGET):
         given = {key: getattr(spec, key) for key in OWN & model.model_fields.keys()}
         given = {key: value for key, value in given.items() if value}  # all defaults are false
         if spec.fsync:
@@ -294,5 +294,6 @@ def make(spec: TargetSpec) -> Target:
         values = dict(
             declared.checked(spec.name, module, given | dict(spec.options), by_field=True)
         )
-        spec = replace(spec, options={k: v for k, v in values.items() if k not in OWN})
+        own = {k: v for k, v in values.items() if k in OWN - {"fsync", "trim"}}
+        spec = replace(spec, **own, options={k: v for k, v in values.items() if k not in OWN})
     return cast("Target", module.make(spec))

@@ -158,6 +158,7 @@ def test_a_flag_replaces_a_tiers_target(tmp_path: Path, cli: Cli) -> None:
         ("targets: 3", "targets: not a section"),
         ("targets: {nmve: memory}", "unknown tier: got 'nmve'"),
         ("targets: {nvme: {path: /a}}", "{path}: targets.nvme: names no target"),
+        ("targets: {cpu: {target: mrmory}}", "{path}: targets.cpu: unknown target: got 'mrmory'"),
         ("targets: {cpu: {target: file, path: /a}}", "can't stand for tier cpu"),
         ("targets: {nvme: {target: file, pth: /a}}", "did you mean path?"),
         ("targets: {nvme: {target: file, path: /a, size: big}}", "target file: size: not a size"),

@@ -186,6 +186,56 @@ def test_from_python_they_are_checked_too(trace: Path) -> None:
             targets.make(spec)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "Options = 3",
+            "mine.py: this plug-in's Options can't be used: got 3; accepted: a subclass",
+        ),
+        ('TIERS = ("nvme",)', "this plug-in's TIERS can't be used: got ('nvme',)"),
+        ("TIERS = ()", "accepted: a tuple of kvtrace.trace.schema.Tier"),
+    ],
+)
+def test_a_broken_declaration_is_one_line(
+    trace: Path,
+    cli: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    message: str,
+) -> None:
+    """Used, the file is refused with the reason; listed, it isn't available."""
+    folder = trace.parent / f"other-{len(line)}"
+    (folder / "targets").mkdir(parents=True)
+    (folder / "targets" / "mine.py").write_text(f"{MINE}\n\n{line}\n")
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(folder))
+    refused = cli("replay", trace, "--target", "nvme=mine:delay=3ms", *QUICK)
+    assert (refused.code, refused.out) == (2, "")
+    assert message in refused.error
+    listed = json.loads(cli("list", "targets", "--json").out)["targets"]
+    assert "can't be used" in next(e["available"] for e in listed if e["name"] == "mine")
+    assert message in cli("list", "targets", "mine").error
+
+
+def test_own_defaults_hold_from_python_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a field that `TargetSpec` has, which the plug-in gives a default of its own."""
+    text = MINE.replace(
+        "    label:", '    unit: str = "x:0"\n    size_bytes: int = 4096\n    label:'
+    )
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "mine.py").write_text(text)
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path))
+    made = targets.make(TargetSpec("mine", "nvme"))
+    assert (made.spec.unit, made.spec.size_bytes) == ("x:0", 4096)
+    made = targets.make(TargetSpec("mine", "nvme", unit="x:1", size_bytes=8192))
+    assert (made.spec.unit, made.spec.size_bytes) == ("x:1", 8192)
+    text = text.replace("size_bytes: int", "size_bytes: Annotated[int, Field(lt=9000)]")
+    text = text.replace("from kvtrace.fields", "from pydantic import Field\n\nfrom kvtrace.fields")
+    (tmp_path / "targets" / "theirs.py").write_text(text)
+    with pytest.raises(UsageError, match="target theirs: size: Input should be less than"):
+        targets.make(TargetSpec("theirs", "nvme", size_bytes=9000))
+
+
 def test_an_output_is_never_a_targets_path(
     trace: Path, tmp_path: Path, cli: Callable[..., Outcome]
 ) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from kvtrace.errors import UsageError
 from kvtrace.fields import SIZE, Option, Section
-from kvtrace.options.described import describe, fields_of
+from kvtrace.options.described import describe, fields_of, key_of
 from kvtrace.trace.schema import Tier
 from replay.options import SAFETY, STATE, TARGETS, FsyncPolicy
 
@@ -61,16 +61,33 @@ class NoOptions(Section):
     """The options of a target that has none."""
 
 
-def options_of(module: ModuleType) -> type[Section]:
-    """Return the model of a target's options."""
-    model: type[Section] = getattr(module, "Options", NoOptions)
+def options_of(module: ModuleType) -> type[BaseModel]:
+    """Return the model of a target's options. Raises UsageError where `Options` is none."""
+    model = getattr(module, "Options", NoOptions)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise _broken(module, "Options", model, "a subclass of kvtrace.fields.Section")
     return model
 
 
 def tiers_of(module: ModuleType) -> tuple[Tier, ...]:
-    """Return the tiers that a target can stand for: all where its module has no `TIERS`."""
-    tiers: tuple[Tier, ...] = getattr(module, "TIERS", tuple(Tier))
+    """Return the tiers that a target can stand for: all where its module has no `TIERS`.
+
+    Raises UsageError where `TIERS` holds anything else.
+    """
+    tiers = getattr(module, "TIERS", tuple(Tier))
+    if not isinstance(tiers, tuple) or not tiers or not all(isinstance(t, Tier) for t in tiers):
+        raise _broken(module, "TIERS", tiers, "a tuple of kvtrace.trace.schema.Tier")
     return tiers
+
+
+def _broken(module: ModuleType, name: str, got: object, accepted: str) -> UsageError:
+    """Return the refusal of what a plug-in declares."""
+    return UsageError(
+        f"this plug-in's {name} can't be used",
+        where=getattr(module, "__file__", module.__name__),
+        got=repr(got),
+        accepted=accepted,
+    )
 
 
 def check_tiers(
@@ -94,7 +111,7 @@ def checked(
     where: object = None,
     *,
     by_field: bool = False,
-) -> Section:
+) -> BaseModel:
     """Return a target's options from values by key; `by_field`: or by the fields' own names.
 
     Raises UsageError that names target and key: for an unknown key with the nearest known one.
@@ -119,21 +136,22 @@ def checked(
         raise _refusal(name, model, error, where) from error
 
 
-def _refusal(name: str, model: type[Section], error: ValidationError, where: object) -> UsageError:
+def _refusal(
+    name: str, model: type[BaseModel], error: ValidationError, where: object
+) -> UsageError:
     first = error.errors()[0]
     problem = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return UsageError(problem, where=where)
-    known = {each.field: each for each in describe(model)}
-    option = known[str(first["loc"][0])]
-    key = option.key.replace("_", "-")
+    field = str(first["loc"][0])
+    takes = next((each.takes for each in describe(model) if each.field == field), None)
+    key = next((each.key for each in describe(model) if each.field == field), key_of(field))
+    key = key.replace("_", "-")
     if first["type"] == "missing":
-        return UsageError(
-            f"target {name} needs a {key}", where=where, accepted=f"{key}={option.takes}"
-        )
+        return UsageError(f"target {name} needs a {key}", where=where, accepted=f"{key}={takes}")
     return UsageError(
         f"{key}: {problem}",
         where=where if f"target {name}" in str(where) else f"{where}: target {name}",
         got=None if "got " in problem else repr(first["input"]),
-        accepted=None if "accepted: " in problem else option.takes,
+        accepted=None if "accepted: " in problem else takes,
     )

@@ -61,9 +61,14 @@ def parse_target(text: str) -> tuple[tuple[Tier, ...], Named]:
 def parse_named(text: str, origin: str) -> Named:
     """Return the target of `NAME[:key=value,...]`. Raises UsageError."""
     name, colon, rest = text.partition(":")
-    if name not in plugins.names(plugins.TARGET):
-        raise unknown_name("target", name, plugins.names(plugins.TARGET), where=origin)
+    _check_name(name, origin)
     return Named(name, _values(rest, f"{origin}: target {name}") if colon else {}, origin)
+
+
+def _check_name(name: str, where: str) -> None:
+    known = plugins.names(plugins.TARGET)
+    if name not in known:
+        raise unknown_name("target", name, known, where=where)
 
 
 def tier_of(label: object, where: str) -> Tier:
@@ -104,6 +109,7 @@ def from_section(tier: str, section: Any, origins: Mapping[str, str]) -> Named:
             "names no target", where=f"{where}: {key}", accepted=f"{{{TARGET}: NAME, key: value}}"
         )
     name = "null" if section[TARGET] is None else str(section[TARGET])  # YAML's null
+    _check_name(name, f"{where}: {key}")
     values = {k: text_of(v) for k, v in section.items() if k != TARGET and v is not None}
     own = {k: origins[f"{key}.{k}"] for k in values if f"{key}.{k}" in origins}
     return Named(name, values, f"{where}: {key}", own)
