@@ -8,13 +8,17 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kvtrace import plugins
+from tests.support import places
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT = places.ROOT
 SOURCES = sorted(p for folder in ("kvtrace", "replay") for p in (ROOT / folder).rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
@@ -157,6 +161,20 @@ def test_packages_stay_small_at_the_top(package: str) -> None:
     assert not {
         entry for entry in entries if f"`{entry}`" not in page and f"`{entry}/`" not in page
     }
+
+
+@pytest.mark.parametrize("package", MOST_ENTRIES)
+def test_tests_lie_as_the_code_does(package: str) -> None:
+    """Each folder of a package's tests is one of the package."""
+    folders = {path.name for path in (ROOT / "tests" / package).iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} <= {path.name for path in (ROOT / package).iterdir()}
+
+
+def test_no_test_imports_another() -> None:
+    """What tests share lies in tests/support."""
+    importing = re.compile(r"^\s*(?:from|import) [\w.]*(?:\btest_|conftest| test_)", re.MULTILINE)
+    paths = (ROOT / "tests").rglob("*.py")
+    assert not [path for path in paths if importing.search(path.read_text())]
 
 
 # Phrases of translated prose: in docs, help texts, messages and docstrings.

@@ -14,7 +14,7 @@ from kvtrace.errors import KvtraceError
 from kvtrace.trace.schema import Tier
 from replay.options import ReplayOptions
 from replay.targets.null import make as make_null
-from tests.making import make
+from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

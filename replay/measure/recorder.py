@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.trace.cell import URGENCY_BITS, URGENCY_MASK, tier_of, unpack
 from kvtrace.trace.schema import Op, Phase, Qos, Tier
 from replay.measure.gaps import Gaps
 from replay.measure.groups import NO_SIZE, Cells, Key, Latencies
@@ -15,7 +16,8 @@ from replay.measure.in_flight import Flight, InFlight
 from replay.measure.lateness import Division
 from replay.measure.slices import Heat, Series, Slices
 from replay.measure.window import Completed, Window
-from replay.ops.contract import NO_TIME_NS, Mode
+from replay.ops.columns import NO_TIME_NS
+from replay.ops.contract import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -332,7 +334,7 @@ class Recorder:
         """Return the measure of one lane, whose ops are those of `tier`."""
         total = Latencies()
         for (code, _), latencies in self._cells.items():
-            if code >> 6 == tier:
+            if tier_of(code >> URGENCY_BITS) == tier:
                 total.merge(latencies)
         return self.lanes[lane].measure(tier, counters, total)
 
@@ -342,7 +344,7 @@ class Recorder:
         by_qos: dict[Key, Latencies] = {}
         by_size: dict[Key, Latencies] = {}
         for (code, size), latencies in self._cells.items():
-            of_any = code & ~3
+            of_any = code & ~URGENCY_MASK
             whole.setdefault((of_any, NO_SIZE), Latencies()).merge(latencies)
             if code != of_any:
                 by_qos.setdefault((code, NO_SIZE), Latencies()).merge(latencies)
@@ -353,10 +355,8 @@ class Recorder:
     def _list(self, groups: dict[Key, Latencies]) -> tuple[Group, ...]:
         return tuple(
             Group(
-                Tier(code >> 6),
-                Phase(code >> 4 & 3),
-                Op(code >> 2 & 3),
-                Qos((code & 3) - 1) if code & 3 else None,
+                *unpack(code >> URGENCY_BITS),
+                Qos(urgency - 1) if (urgency := code & URGENCY_MASK) else None,
                 None if size == NO_SIZE else 1 << size,
                 latencies.ops,
                 latencies.bytes,

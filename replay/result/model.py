@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvtrace.errors import UsageError
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import format_count
-from replay.ops.contract import NO_TIME_NS
+from replay.ops.columns import NO_TIME_NS
 from replay.payload.reduction import Reduction
 from replay.result.totals import Totals
 from replay.result.trace_info import TraceInfo

@@ -13,7 +13,8 @@ from kvtrace.trace.schema import Phase, Qos
 from replay.measure.executed import ExecutedRows
 from replay.measure.histogram import Histogram, Summary
 from replay.measure.requests.levels import TARGET_P95_NS
-from replay.ops.contract import INTERRUPTED, NO_TIME_NS, Mode
+from replay.ops.columns import INTERRUPTED, NO_TIME_NS
+from replay.ops.contract import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
