@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace import plugins
 from kvtrace.arguments import invalid
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.options.described import by_key, describe
+from kvtrace.options.described import by_key, describe, wrongly_switched
 from kvtrace.options.layers import OPTION, Layers, as_yaml
 from replay.ops.contract import Fsync
 from replay.options import ReplayOptions
@@ -116,6 +116,10 @@ def options(given: Given, targets: Iterable[TargetSpec | Target] = ()) -> Replay
     known, values = by_key(given.model), {}
     for key, value in given.options.items():
         option = known[key]
+        if wrongly_switched(option, value):
+            raise UsageError(
+                "isn't yes or no", where=_where(given, key), got=value, accepted=option.takes
+            )
         number_as_text = option.text.word in ("TIME", "SIZE")
         values[_LIMIT if key == _LIMIT else option.field] = (
             text_of(value) if number_as_text else _listed(option, value)

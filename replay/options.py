@@ -279,6 +279,8 @@ class ReplayOptions(Checked):
         if not isinstance(data, dict) or "limit" not in data:
             return data
         given = data["limit"]
+        if isinstance(given, bool) or not data.keys().isdisjoint(("limit_rows", "limit_ns")):
+            raise ValueError("limit is rows or a time, and stands for limit_rows and limit_ns")
         rest = {key: value for key, value in data.items() if key != "limit"}
         rows = isinstance(given, int) or (
             isinstance(given, str) and given.replace("_", "").isdigit()

@@ -112,6 +112,11 @@ def fields_of(
     return fields
 
 
+def wrongly_switched(option: Described, value: object) -> bool:
+    """Return whether a value is yes or no, as YAML has them, for an option that isn't a switch."""
+    return isinstance(value, bool) and not option.switch and "on" not in option.choices
+
+
 def unknown_key(kind: str, given: str, known: Iterable[str], *, where: object) -> UsageError:
     """Return the refusal of a key, with the nearest known one."""
     return unknown_name(kind, given, [key.replace("_", "-") for key in known], where=where)

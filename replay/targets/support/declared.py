@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from kvtrace.errors import UsageError
 from kvtrace.fields import SIZE, Option, Section
-from kvtrace.options.described import describe, fields_of, key_of
+from kvtrace.options.described import describe, fields_of, key_of, wrongly_switched
 from kvtrace.trace.schema import Tier
 from replay.options import SAFETY, STATE, TARGETS, FsyncPolicy
 
@@ -126,6 +126,10 @@ def checked(
         value = values.get(option.field)
         if option.repeated and isinstance(value, str):
             values[option.field] = [value]
+        elif wrongly_switched(option, value):
+            raise UsageError(
+                f"{option.key}: isn't yes or no", where=where, got=value, accepted=option.takes
+            )
         elif isinstance(value, list) and not option.repeated:
             raise UsageError(f"{option.key}: is given twice", where=where)
         elif value == "" and option.kind is Path:  # which would be the working directory

@@ -16,6 +16,7 @@ from kvtrace.cli.main import command
 from kvtrace.cli.options import with_options
 from kvtrace.cli.replay_options import resolved_text, understood
 from kvtrace.cli.targets import ShortForms
+from kvtrace.errors import UsageError
 from kvtrace.fields import TIME, Bytes, DurationNs, Option, Section
 from kvtrace.options.described import describe, describe_all
 from kvtrace.recording.config import RecordConfig
@@ -156,3 +157,13 @@ def test_record_takes_flags_as_files(tmp_path: Path, cli: Any) -> None:
     assert (config["block_tokens"], config["seed"], config["lookups"]) == (64, 9, True)
     assert (config["write_policy"], config["duration"]) == ("write-through", 5 * 10**9)
     assert shown.out.count("# option") == 9
+
+
+def test_a_limit_is_rows_or_a_time() -> None:
+    """By one name for both; neither a yes nor beside the other names."""
+    assert ReplayOptions(limit="1_000").limit_rows == 1000  # type: ignore[call-arg]
+    assert ReplayOptions(limit=7).limit_rows == 7  # type: ignore[call-arg]
+    assert ReplayOptions(limit="2s").limit_ns == 2 * 10**9  # type: ignore[call-arg]
+    for wrong in ({"limit": True}, {"limit": 5, "limit_rows": 3}, {"limit": "1s", "limit_ns": 1}):
+        with pytest.raises(UsageError, match="limit is rows or a time"):
+            ReplayOptions(**wrong)
