@@ -289,11 +289,11 @@ def make(spec: TargetSpec) -> Target:
     if spec.options or spec.name in plugins.added(plugins.TARGET):
         given = {key: getattr(spec, key) for key in OWN & model.model_fields.keys()}
         given = {key: value for key, value in given.items() if value}  # all defaults are false
-        if spec.fsync:
+        if "fsync" in given:
             given["fsync"] = spec.fsync.name.lower()
         values = dict(
             declared.checked(spec.name, module, given | dict(spec.options), by_field=True)
         )
         own = {k: v for k, v in values.items() if k in OWN - {"fsync", "trim"}}
-        spec = replace(spec, **own, options={k: v for k, v in values.items() if k not in OWN})
+        spec = replace(spec, **own, options=values)  # all: `Options(**spec.options)` is the model
     return cast("Target", module.make(spec))

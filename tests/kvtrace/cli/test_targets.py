@@ -236,6 +236,27 @@ def test_own_defaults_hold_from_python_too(tmp_path: Path, monkeypatch: pytest.M
         targets.make(TargetSpec("theirs", "nvme", size_bytes=9000))
 
 
+def test_a_path_of_ones_own(trace: Path, cli: Callable[..., Outcome]) -> None:
+    """A required `path` is named when it lacks, comes to the plug-in, and is kept from outputs."""
+    folder = trace.parent / "plugins" / "targets"
+    text = MINE.replace(
+        "    delay_ns:", '    path: Annotated[Path, Option("Where.")]\n    delay_ns:'
+    )
+    (folder / "placed.py").write_text(
+        text.replace("from typing", "from pathlib import Path\nfrom typing").replace(
+            "options.label", "str(options.path)"
+        )
+    )
+    out = trace.parent / "out.json"
+    done = cli("replay", trace, "--target", f"nvme=placed:path={out}", *QUICK)
+    assert done.code in (0, 5), done.err
+    assert json.loads(done.out)["lanes"][0]["title"] == str(out)
+    lacking = cli("replay", trace, "--target", "nvme=placed", *QUICK)
+    assert "target placed needs a path: accepted: path=PATH" in lacking.error
+    words = ("--target", f"nvme=placed:path={out}", "--report", out)
+    assert "is an input too" in cli("replay", trace, *words, *QUICK).error
+
+
 def test_an_output_is_never_a_targets_path(
     trace: Path, tmp_path: Path, cli: Callable[..., Outcome]
 ) -> None:
