@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 from kvtrace.arguments import changed
 from kvtrace.errors import KvtraceError
 from kvtrace.trace.schema import MAX_TIME_NS
-from kvtrace.units import UNLIMITED, parse_bytes, parse_duration_ns, parse_rate_per_s
+from kvtrace.units import (
+    UNLIMITED,
+    exact_bytes,
+    exact_duration,
+    exact_rate,
+    parse_bytes,
+    parse_duration_ns,
+    parse_rate_per_s,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-def _parsed(parse: Callable[[str], float]) -> BeforeValidator:
-    def validate(value: object) -> object:
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What a field is as an option: of the command line, a configuration, a target.
+
+    `help`: what it does, in the imperative, without its default. `panel`: its heading in the help.
+    `name`: its name, where that isn't the field's without its unit. `takes`: one word for its
+    values, where that doesn't follow from its type. `unset`: what it is when it isn't given, where
+    the default can't say that.
+    """
+
+    help: str
+    panel: str = ""
+    name: str = ""
+    takes: str = ""
+    unset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """One word for a type's values, and how one is written as text and, if it must be, read.
+
+    Limits of the number (`Field`) stand before it in an annotation.
+    """
+
+    word: str
+    text: Callable[[Any], str] = str
+    parse: Callable[[str], Any] | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Return the schema of a type whose values may be given as text."""
+        return core_schema.no_info_before_validator_function(self._read, handler(source))
+
+    def _read(self, value: object) -> object:
+        if self.parse is None or not isinstance(value, str):
+            return value
         try:
-            return parse(value) if isinstance(value, str) else value
+            return self.parse(value)
         except KvtraceError as error:
             raise ValueError(str(error)) from error
-
-    return BeforeValidator(validate)
 
 
 def _checked_warmup(text: str) -> str:
@@ -38,10 +81,13 @@ MAX_COUNT = 1 << 20
 """Users, turns, cycles and the like: more is a mistake, and would need as much memory."""
 MAX_TOKENS = 1 << 24
 MAX_FACTOR = 1e9
-Bytes = Annotated[int, _parsed(parse_bytes), Field(ge=0, le=UNLIMITED)]
-DurationNs = Annotated[int, _parsed(parse_duration_ns), Field(gt=0, le=MAX_TIME_NS)]
-RatePerS = Annotated[float, _parsed(parse_rate_per_s), Field(ge=1e-9, le=1e12)]
-Bandwidth = Annotated[int, _parsed(parse_bytes), Field(gt=0, le=UNLIMITED)]
+SIZE = Takes("SIZE", exact_bytes, parse_bytes)
+TIME = Takes("TIME", exact_duration, parse_duration_ns)
+RATE = Takes("RATE", exact_rate, parse_rate_per_s)
+Bytes = Annotated[int, Field(ge=0, le=UNLIMITED), SIZE]
+DurationNs = Annotated[int, Field(gt=0, le=MAX_TIME_NS), TIME]
+RatePerS = Annotated[float, Field(ge=1e-9, le=1e12), RATE]
+Bandwidth = Annotated[int, Field(gt=0, le=UNLIMITED), SIZE]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Factor = Annotated[float, Field(gt=0, le=MAX_FACTOR)]
 Warmup = Annotated[str, AfterValidator(_checked_warmup)]

@@ -71,6 +71,31 @@ def parse_rate_per_s(text: str) -> float:
     return value * S_NS / period_ns
 
 
+def exact_bytes(count: int) -> str:
+    """Return bytes in the largest unit that divides them, as `parse_bytes` reads it: ``64KiB``."""
+    if count >= UNLIMITED:
+        return "unlimited"
+    units = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
+    for unit, factor in units if count else ():
+        if count % factor == 0:
+            return f"{count // factor}{unit}"
+    return str(count)
+
+
+def exact_duration(duration_ns: int) -> str:
+    """Return a duration in the largest unit that divides it, for `parse_duration_ns`: ``10s``."""
+    for unit, factor in (("s", S_NS), ("ms", MS_NS), ("us", US_NS)):
+        if duration_ns % factor == 0:
+            return f"{duration_ns // factor}{unit}"
+    return f"{duration_ns}ns"
+
+
+def exact_rate(per_s: float) -> str:
+    """Return a rate as `parse_rate_per_s` reads it back: ``10/s``."""
+    short = f"{per_s:g}"
+    return f"{short if float(short) == per_s else repr(per_s)}/s"
+
+
 def format_bytes(count: int | float) -> str:
     """Return bytes in the binary unit that keeps the number short: ``1.50 GiB``."""
     if count >= UNLIMITED:

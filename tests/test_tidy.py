@@ -33,9 +33,9 @@ LONG_FUNCTIONS = {
     "kvtrace/cli/convert.py:import_command": "a parameter per option",
     "kvtrace/cli/bench.py:bench_command": "a parameter per option",
     "kvtrace/cli/precondition.py:precondition_command": "a parameter per option",
-    "kvtrace/cli/record.py:record_command": "a parameter per option, and the table of their keys",
+    "kvtrace/cli/record.py:record_command": "a parameter per option that no field is",
     "kvtrace/cli/whatif.py:whatif_command": "a parameter per option, and the table of their keys",
-    "kvtrace/cli/replay.py:replay_command": "a parameter per option",
+    "kvtrace/cli/replay.py:replay_command": "a parameter per option that no field is",
 }
 
 # Catch everything, each with its reason.

@@ -21,11 +21,13 @@ from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
 from kvtrace.cli.help import HelpfulCommand
 from kvtrace.cli.metrics import trial_words
-from kvtrace.cli.replay_options import understood
+from kvtrace.cli.replay_options import states, understood
+from kvtrace.cli.targets import paths_of
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.files.outputs import check_apart
 from kvtrace.recording.config import resolve
 from kvtrace.trace.reader import open_trace
+from kvtrace.units import exact_bytes
 from replay.compare import folder as bench_folder
 from replay.compare import report
 from replay.compare.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from replay.result.reason import Reason
 
 MIN_WINDOW = "60s"
-_OURS = ("out", "report_to", "force", "as_json")
+_OURS = ("out", "report_to", "force", "as_json", "show_config")
 """Options of a replay that a bench sets itself."""
 
 
@@ -129,14 +131,16 @@ def bench_command(
         raise UsageError("name a preset, or a trace by --trace", hint="and not both")
     for name in BENCH_FORMS:
         report.check_suffix(folder / name)
-    words = ["--min-window", MIN_WINDOW, *context.args]
+    words = list(context.args)
     asked = _replay_options(words)
-    preparing = _precondition_words(asked) if precondition else []
+    if not states(asked, "min_window"):
+        words = ["--min-window", MIN_WINDOW, *words]
+    run = understood(_replay_options(words))
+    preparing = _precondition_words(run[0]) if precondition else []
     _check_workload(trace, preset, set_ or ())
-    inputs = (trace, asked["device"], asked["folder"])
-    named = [path for path in inputs if path is not None]
+    named = [each for each in (trace, asked["config"]) if each is not None]
+    named += paths_of(run[0])
     check_apart([folder], [*named, *chain(*map(files_below, named))])
-    run = understood(asked)
     _check_targets(run, trace)
     steps = _Steps(folder)
     with bench_folder.made(folder, lambda place: say(f"results so far: {place}", err=True)):
@@ -150,7 +154,7 @@ def bench_command(
             shutil.copyfile(trace, folder / TRACE)
             steps.note(datetime.now(UTC), ("cp", str(trace), str(folder / TRACE)), "done")
         if preparing:
-            say(f"preconditioning {asked['device']}", err=True)
+            say(f"preconditioning {preparing[1]}", err=True)
             steps.run("precondition", *preparing)
         valid = _replay_all(steps, words, trials)
         comparison = _finish(steps)
@@ -265,15 +269,17 @@ def _replay_options(words: Sequence[str]) -> dict[str, Any]:
     return asked
 
 
-def _precondition_words(asked: dict[str, Any]) -> list[str]:
+def _precondition_words(specs: Sequence[TargetSpec]) -> list[str]:
     """Return the options of a precondition that goes where the replay will."""
-    if asked["device"] is None:
+    spec = next((each for each in specs if each.name == "file"), None)
+    if spec is None:
         raise UsageError("needs --device", where="--precondition")
-    words = ["--device", str(asked["device"])]
-    for option in ("size", "allow_destroy"):
-        if asked[option] is not None:
-            words += [f"--{option.replace('_', '-')}", str(asked[option])]
-    for kind in asked["allow_signature"] or ():
+    words = ["--device", str(spec.path)]
+    if spec.size_bytes is not None:
+        words += ["--size", exact_bytes(spec.size_bytes)]
+    if spec.allow_destroy is not None:
+        words += ["--allow-destroy", spec.allow_destroy]
+    for kind in spec.allow_signature:
         words += ["--allow-signature", kind]
     return words
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from enum import Enum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from typer.core import TyperCommand
@@ -15,9 +14,7 @@ from kvtrace import plugins
 from kvtrace.show.tables import wrapped as wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from pydantic import BaseModel
+    from collections.abc import Iterator
 
 _LEFT, _WIDEST = 27, 100
 """Columns of what can be given; what is longer stands on a line of its own."""
@@ -134,19 +131,21 @@ def _option(param: Any, ctx: Any) -> str:
         names += f" / {param.secondary_opts[0]}"
     if getattr(param, "is_flag", False):
         return names
-    words = choices(ctx.info_name, param)
-    value = param.metavar or "|".join(words) or _kind(param, ctx)
+    like = _of_record(param.opts[0]) if ctx.info_name == "whatif" else None
+    known = getattr(like, "metavar", None) or "|".join(choices(ctx.info_name, param))
+    value = param.metavar or known or _kind(param, ctx)
     return f"{names} {value}"
 
 
 def _text(param: Any, ctx: Any) -> str:
+    if param.help == AS_RECORD:
+        param = _of_record(param.opts[0])
     text, notes = param.help or "", []
-    if text == AS_RECORD:
-        text = _help_of_record(param.opts[0])
     if param.multiple and "may be repeated" not in text:
         notes.append("may be repeated")
-    default = param.get_default(ctx, call=False)
-    if param.show_default and default not in (None, False, (), [], ""):
+    shown = getattr(param, "show_default", False)
+    default = shown if isinstance(shown, str) else param.get_default(ctx, call=False)
+    if shown and default not in (None, False, (), [], ""):
         notes.append(f"default: {default}")
     least = getattr(getattr(param, "type", param), "min", None)
     if least is not None:
@@ -156,63 +155,16 @@ def _text(param: Any, ctx: Any) -> str:
     return f"{text} [{', '.join(notes)}]" if notes else text
 
 
-def _help_of_record(option: str) -> str:
-    """Return the help of an option of `kvtrace record`."""
+def _of_record(option: str) -> Any:
+    """Return an option of `kvtrace record`; None if it has no such one."""
     params = import_module("kvtrace.cli.main").command("record").params
-    text: str = next(each.help for each in params if option in each.opts)
-    return text
+    return next((each for each in params if option in each.opts), None)
 
 
 def choices(command: str, param: Any) -> list[str]:
     """Return the words that an option takes, from where they are accepted; [] if it takes any."""
     name = param.name.rstrip("_")
-    if command == "replay":
-        return _replay_words(name)
-    if command in ("record", "whatif"):
-        return _record_words(name)
     kinds = {("import", "format"): plugins.IMPORTER, ("export", "to"): plugins.EXPORTER}
     if (command, name) in kinds:
         return plugins.names(kinds[command, name])
     return []
-
-
-def _replay_words(name: str) -> list[str]:
-    from replay import engine as engines
-    from replay.options import ReplayOptions
-
-    fixed = {"cpu": ["memory", "none"], "target": ["null"], "engine": ["auto", *engines.PREFERENCE]}
-    return fixed.get(name) or _words(ReplayOptions, name)
-
-
-def _record_words(name: str) -> list[str]:
-    from kvtrace.recording.config import RecordConfig
-    from kvtrace.requests.source_config import SourceConfig
-
-    for model in (RecordConfig, SourceConfig):
-        if words := _words(model, name):
-            return words
-    return []
-
-
-def _words(model: type[BaseModel], name: str) -> list[str]:
-    """Return the words of a field that is one of several: an enumeration, or literals."""
-    field = model.model_fields.get(name)
-    if field is None or not (words := list(_of_type(field.annotation))):
-        return []
-    numbers = {int, float} & set(_parts(field.annotation))
-    return ["N", *words] if numbers else words
-
-
-def _parts(kind: Any) -> Iterator[Any]:
-    """Yield a type and all that it is made of."""
-    yield kind
-    for part in get_args(kind):
-        yield from _parts(part)
-
-
-def _of_type(kind: Any) -> Iterable[str]:
-    if get_origin(kind) is Literal:
-        return [word for word in get_args(kind) if isinstance(word, str)]
-    if isinstance(kind, type) and issubclass(kind, str) and issubclass(kind, Enum):
-        return [each.value for each in kind]
-    return [word for part in get_args(kind) for word in _of_type(part)]

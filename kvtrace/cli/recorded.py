@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.placement.extents import Need
-from kvtrace.recording.config import RecordConfig
-from kvtrace.recording.fitting import DEFAULT_DURATION_NS, REQUESTS_MIN, Shrunk
+from kvtrace.recording.config import DEFAULT_DURATION_NS, RecordConfig
+from kvtrace.recording.fitting import REQUESTS_MIN, Shrunk
 from kvtrace.recording.pipeline import Recorded
 from kvtrace.tools.stats import DAY_S
 from kvtrace.trace.header import SourceInfo

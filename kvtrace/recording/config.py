@@ -9,169 +9,170 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from kvtrace import arguments, plugins
+from kvtrace import arguments
 from kvtrace.arguments import Checked
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import (
     MAX_TOKENS,
-    Bandwidth,
     Bytes,
     DurationNs,
+    Option,
     RatePerS,
     Ratio,
-    Section,
     Tokens,
     Warmup,
 )
-from kvtrace.files.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
+from kvtrace.options.layers import DEFAULT, OPTION, Layers, leaves, origin_of
+from kvtrace.recording.tiers_config import (
+    MODEL,
+    RUN,
+    TIERS,
+    TIME,
+    Eviction,
+    SizingConfig,
+    TiersConfig,
+)
 from kvtrace.requests.source_config import ARRIVING, GENERATION_NS, SourceConfig
-from kvtrace.show.printable import printable
-from kvtrace.units import GIB, S_NS, TIB
+from kvtrace.units import S_NS, exact_duration
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from pydantic import ValidationError
 
-    from kvtrace.trace.schema import Tier
 
-
-def _known_policy(name: str) -> str:
-    known = plugins.names(plugins.POLICY)
-    if name not in known:
-        raise ValueError(str(unknown_name("policy", name, known)))
-    return name
-
-
-Eviction = Annotated[str, AfterValidator(_known_policy)]
-
-
-class TierConfig(Section):
-    """One tier: capacity in bytes (of gpu: per GPU; 0: absent), watermarks, policy if its own."""
-
-    capacity: Bytes
-    high_watermark: Ratio = 1.0
-    low_watermark: Ratio = 1.0
-    eviction: Eviction | None = None
-
-
-class _Gpu(TierConfig):
-    capacity: Bytes = 16 * GIB
-
-
-class _Cpu(TierConfig):
-    capacity: Bytes = 64 * GIB
-
-
-class _Nvme(TierConfig):
-    capacity: Bytes = 2 * TIB
-
-
-class _Object(TierConfig):
-    capacity: Bytes = 0
-
-
-class TiersConfig(Section):
-    """The tiers, fastest first."""
-
-    gpu: _Gpu = _Gpu()
-    cpu: _Cpu = _Cpu()
-    nvme: _Nvme = _Nvme()
-    object: _Object = _Object()
-
-    def of(self, tier: Tier) -> TierConfig:
-        """Return the configuration of `tier`."""
-        config: TierConfig = getattr(self, tier.label)
-        return config
-
-
-class ServiceConfig(Section):
-    """How a tier serves: bytes per second, and the latency of an op."""
-
-    bandwidth: Bandwidth
-    latency: DurationNs
-
-
-class _GpuService(ServiceConfig):
-    bandwidth: Bandwidth = 2 * 10**12
-    latency: DurationNs = 2_000
-
-
-class _CpuService(ServiceConfig):
-    bandwidth: Bandwidth = 50 * 10**9
-    latency: DurationNs = 10_000
-
-
-class _NvmeService(ServiceConfig):
-    bandwidth: Bandwidth = 7 * 10**9
-    latency: DurationNs = 100_000
-
-
-class _ObjectService(ServiceConfig):
-    bandwidth: Bandwidth = 2 * 10**9
-    latency: DurationNs = 20_000_000
-
-
-class _Targets(Section):
-    interactive: DurationNs = S_NS // 2
-    responsive: DurationNs = S_NS
-    batch: DurationNs = 5 * S_NS
-
-
-class SizingConfig(Section):
-    """What `users: auto` holds the number of users to: tiers' service, P95 of loads per class."""
-
-    gpu: _GpuService = _GpuService()
-    cpu: _CpuService = _CpuService()
-    nvme: _NvmeService = _NvmeService()
-    object: _ObjectService = _ObjectService()
-    targets: _Targets = _Targets()
-    max_users: Annotated[int, Field(gt=0, le=1 << 20)] = 10_000
-
-    def of(self, tier: Tier) -> ServiceConfig:
-        """Return how `tier` serves."""
-        config: ServiceConfig = getattr(self, tier.label)
-        return config
+DEFAULT_DURATION_NS = 60 * S_NS
+"""Virtual time of a synthetic recording that names neither duration nor requests."""
 
 
 class RecordConfig(Checked):
     """All that determines a generated trace."""
 
     source: SourceConfig = SourceConfig()
-    model: str = "llama3.1-8b"
-    dtype: str | None = None
-    layers: Annotated[int, Field(gt=0, le=1 << 14)] | None = None
-    layout: str = "lmcache"
-    block_tokens: Tokens | None = None
-    ranks: Literal["all", "one"] | None = None
-    tensor_parallel: Annotated[int, Field(gt=0, le=1 << 14)] = 1
-    num_gpus: Annotated[int, Field(gt=0, le=1 << 14)] | None = None
-    nodes: Annotated[int, Field(gt=0, le=1 << 14)] = 1
+    model: Annotated[
+        str,
+        Option("Model, TOML file or config.json; see `kvtrace list models`.", MODEL, takes="NAME"),
+    ] = "llama3.1-8b"
+    dtype: Annotated[
+        str | None, Option("Data type of KV values.", MODEL, takes="NAME", unset="the model's")
+    ] = None
+    layers: Annotated[
+        Annotated[int, Field(gt=0, le=1 << 14)] | None,
+        Option("Keep only N layers of the model, for smaller objects.", MODEL, unset="all"),
+    ] = None
+    layout: Annotated[
+        str, Option("Engine's layout of blocks; see `kvtrace list layouts`.", MODEL, takes="NAME")
+    ] = "lmcache"
+    block_tokens: Annotated[
+        Tokens | None, Option("Tokens per block.", MODEL, unset="the layout's")
+    ] = None
+    ranks: Annotated[
+        Literal["all", "one"] | None,
+        Option("Emit the objects of all ranks or of one.", MODEL, unset="the layout's"),
+    ] = None
+    tensor_parallel: Annotated[
+        int, Field(gt=0, le=1 << 14), Option("Number of GPUs that share a model.", MODEL)
+    ] = 1
+    num_gpus: Annotated[
+        Annotated[int, Field(gt=0, le=1 << 14)] | None,
+        Option("Number of GPUs of the node.", MODEL, unset="--tensor-parallel"),
+    ] = None
+    nodes: Annotated[
+        int,
+        Field(gt=0, le=1 << 14),
+        Option("Number of nodes with tiers of their own; sessions stay on one.", MODEL),
+    ] = 1
     tiers: TiersConfig = TiersConfig()
     eviction: Eviction = "lru"
-    admission: Literal["always", "second-use"] = "always"
-    write_policy: Literal["waterfall", "write-through"] = "waterfall"
-    promotion: Literal["none", "on-hit"] | None = None
-    touch_order: Literal["tail-first", "in-order"] = "tail-first"
-    store_generated: Literal["auto", "yes", "no"] = "auto"
-    state_interval: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
-    lookups: bool = False
+    admission: Annotated[
+        Literal["always", "second-use"],
+        Option("Admit blocks to nvme always, or on their second use.", TIERS),
+    ] = "always"
+    write_policy: Annotated[
+        Literal["waterfall", "write-through"],
+        Option("Write new blocks to the fastest tier (waterfall) or to all tiers.", TIERS),
+    ] = "waterfall"
+    promotion: Annotated[
+        Literal["none", "on-hit"] | None,
+        Option(
+            "Copy blocks to the fastest tier on a hit.",
+            TIERS,
+            unset="none; on-hit with write-through",
+        ),
+    ] = None
+    touch_order: Annotated[
+        Literal["tail-first", "in-order"],
+        Option("Order in which a request touches its blocks.", TIERS),
+    ] = "tail-first"
+    store_generated: Annotated[
+        Literal["auto", "yes", "no"],
+        Option("Store generated tokens; auto: if source and layout can.", TIERS),
+    ] = "auto"
+    state_interval: Annotated[
+        int,
+        Field(ge=0, le=MAX_TOKENS),
+        Option(
+            "Hybrid models: store the state every N tokens too.",
+            MODEL,
+            unset="at prompts' ends only",
+        ),
+    ] = 0
+    lookups: Annotated[bool, Option("Emit a look-up per key of a prompt.", MODEL)] = False
     role: Literal["both", "prefill", "decode"] = "both"
-    warmup: Warmup | None = None
-    duration: DurationNs | None = None
-    requests: Annotated[int, Field(gt=0, le=1 << 40)] | None = None
-    generation: Literal["none", "fast", "realistic"] = "realistic"
-    decode_rate: Annotated[RatePerS, Field(ge=0.01)] | None = None
-    decode_batch: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
-    prefill_rate: Annotated[RatePerS, Field(ge=1)] | None = None
-    prefill_slots: Annotated[int, Field(gt=0, le=1 << 10)] = 1
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    warmup: Annotated[
+        Warmup | None,
+        Option(
+            "Simulate without ops first: a time, a number of requests, or `steady` (until the "
+            "slowest tier is full).",
+            TIME,
+            takes="TIME|N|steady",
+        ),
+    ] = None
+    duration: Annotated[
+        DurationNs | None,
+        Option(
+            "Virtual time during which requests arrive, e.g. 1h.",
+            TIME,
+            unset=exact_duration(DEFAULT_DURATION_NS),
+        ),
+    ] = None
+    requests: Annotated[
+        Annotated[int, Field(gt=0, le=1 << 40)] | None,
+        Option("Stop after N requests.", TIME, unset="no limit"),
+    ] = None
+    generation: Annotated[
+        Literal["none", "fast", "realistic"],
+        Option("Time per generated token: none, fast (2 ms) or realistic (30 ms).", TIME),
+    ] = "realistic"
+    decode_rate: Annotated[
+        Annotated[RatePerS, Field(ge=0.01)] | None,
+        Option("Tokens per second of each request; replaces --generation.", TIME),
+    ] = None
+    decode_batch: Annotated[
+        Annotated[int, Field(gt=0, le=1 << 16)] | None,
+        Option("Let at most N requests generate at once.", TIME, unset="no limit"),
+    ] = None
+    prefill_rate: Annotated[
+        Annotated[RatePerS, Field(ge=1)] | None,
+        Option("Prompt tokens per second of the node; requests queue.", TIME, unset="no limit"),
+    ] = None
+    prefill_slots: Annotated[
+        int,
+        Field(gt=0, le=1 << 10),
+        Option("Compute N prompts at once, each at 1/N of --prefill-rate.", TIME),
+    ] = 1
+    seed: Annotated[int, Field(ge=0, lt=1 << 63), Option("Random seed.", RUN)] = 0
     sizing: SizingConfig = SizingConfig()
-    fit: Annotated[Bytes, Field(gt=0)] | None = None
-    scale: Ratio | None = None
+    fit: Annotated[
+        Annotated[Bytes, Field(gt=0)] | None,
+        Option("Shrink load, tiers and, if necessary, layers to fit nvme to this size.", RUN),
+    ] = None
+    scale: Annotated[
+        Ratio | None, Option("Multiply load and tiers by this ratio, e.g. 0.1.", RUN, unset="1")
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -251,7 +252,7 @@ def load_config(
 
 def changed_config(config: RecordConfig, options: Mapping[str, Any]) -> RecordConfig:
     """Return a configuration with `options`, by dotted key, in place of its own values."""
-    return resolve(None, dict(_leaves(config.model_dump(mode="json"))) | dict(options)).config
+    return resolve(None, dict(leaves(config.model_dump(mode="json"), WHOLE)) | dict(options)).config
 
 
 def resolve(
@@ -265,28 +266,14 @@ def resolve(
     `options`: by dotted key; None is left out. `sets`: `section.key=value`, value in YAML. Raises
     UsageError that names the key, and the nearest known one where it is unknown.
     """
-    data: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-
-    def lay(layer: Mapping[str, Any], origin: str) -> None:
-        for key, value in _leaves(layer):
-            _put(data, key, value)
-            origins[key] = origin
-
+    layers = Layers(WHOLE)
     if preset is not None:
-        lay(_preset(preset), f"preset {preset}")
+        layers.lay(_preset(preset), f"preset {preset}")
     if file is not None:
-        lay(_read(Path(file)), str(file))
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError("not key=value", where="--set", got=repr(text))
-        _put(data, key.strip(), parse_yaml(value, f"--set {key}", error=UsageError))
-        origins[key.strip()] = "--set"
-    for key, value in options.items():
-        if value is not None:
-            _put(data, key, value)
-            origins[key] = "option"
+        layers.read(file)
+    layers.set(sets)
+    layers.options(options)
+    data, origins = layers.data, layers.origins
     _recognise_source(data, origins)
     try:
         return Resolved(RecordConfig.model_validate(data), origins)
@@ -313,15 +300,6 @@ WHOLE = ("source.templates", "source.qos_mix")
 """Mappings that a later layer replaces as a whole."""
 
 
-def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in layer.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in WHOLE:
-            yield from _leaves(value, f"{key}.")
-        else:
-            yield key, value
-
-
 def preset_names() -> list[str]:
     """Return the names of the presets that come with kvtrace, sorted."""
     entries = files("kvtrace").joinpath("presets").iterdir()
@@ -344,42 +322,13 @@ def _preset(name: str) -> dict[str, Any]:
     return data
 
 
-def _read(path: Path) -> dict[str, Any]:
-    data = parse_yaml(
-        read_document(path, "the configuration", error=UsageError, most=MAX_CONFIG_BYTES),
-        path,
-        error=UsageError,
-    )
-    if not isinstance(data, dict):
-        raise UsageError("not a configuration", where=path, accepted="a YAML mapping")
-    return data
-
-
-def _put(data: dict[str, Any], key: str, value: object) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = data.setdefault(section, {})
-        if inner is None:
-            inner = data[section] = {}
-        if not isinstance(inner, dict):
-            raise UsageError("not a section", where=key, got=repr(inner))
-        data = inner
-    data[last] = value
-
-
-def origin_of(origins: Mapping[str, str], key: str) -> str:
-    """Return where a value comes from: its own key was set, or one within it."""
-    within = [origin for other, origin in origins.items() if f"{other}.".startswith(f"{key}.")]
-    return printable(within[-1]) if within else "default"
-
-
 def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     # Of a choice of types, such as a number or `auto`, the location names the one that was tried.
     key = key.partition(".constrained-")[0].partition(".literal")[0]
     origin = origin_of(origins, key)
-    where = key if origin in ("default", "option") else f"{origin}: {key}"
+    where = key if origin in (DEFAULT, OPTION) else f"{origin}: {key}"
     if first["type"] == "extra_forbidden":
         near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)
         hint = f"did you mean {near[0]}?" if near else None

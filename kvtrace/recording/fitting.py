@@ -15,6 +15,7 @@ from kvtrace import sources
 from kvtrace.errors import UsageError
 from kvtrace.models import load_model
 from kvtrace.placement.extents import RESERVED_BYTES
+from kvtrace.recording.config import DEFAULT_DURATION_NS
 from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED, format_bytes
 
@@ -33,8 +34,6 @@ SHARE_MIN = 1 / 32
 """Of a load that isn't users: what is left of it before something else is made smaller."""
 _LEAST_SHARE, _LEAST_REQUESTS = 1 / 1024, 10
 """What is left at all: of a load that isn't users, and of requests."""
-DEFAULT_DURATION_NS = 60 * 1_000_000_000
-"""Virtual time of a synthetic recording that names neither duration nor requests."""
 _TRIALS = 8
 _FULL_RATIO, _AIM_RATIO = 0.85, 0.97
 """How much of the device is needed at least, if it can be, and what a next trial aims at."""

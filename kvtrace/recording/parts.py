@@ -19,7 +19,7 @@ from kvtrace.hierarchy.hierarchy import (
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.models import Model, load_model
 from kvtrace.models.summary import number
-from kvtrace.recording.fitting import DEFAULT_DURATION_NS
+from kvtrace.recording.config import DEFAULT_DURATION_NS
 from kvtrace.requests.paths import input_files
 from kvtrace.sources import SourceContext
 from kvtrace.trace.header import Header, Producer, TierInfo

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from kvtrace.hierarchy.events import BlockEvents
     from kvtrace.hierarchy.hierarchy import TierSpec
-    from kvtrace.recording.config import RecordConfig, SizingConfig
+    from kvtrace.recording.config import RecordConfig
     from kvtrace.recording.parts import Recording
+    from kvtrace.recording.tiers_config import SizingConfig
 
 PERCENTILE = 95
 

@@ -11,6 +11,7 @@ from kvtrace.fields import (
     Count,
     DurationNs,
     Factor,
+    Option,
     Range,
     RatePerS,
     Ratio,
@@ -77,33 +78,89 @@ DEFAULT_RATE_PER_S = 1.0
 ARRIVING = ("sharegpt", "weka")
 
 
+SOURCE = "Source"
+"""Heading of the help of `kvtrace record`."""
+
+
 class SourceConfig(Section):
     """Where requests come from. Each source says which keys have an effect on it (its `KEYS`)."""
 
-    name: str = "synthetic"
-    input: tuple[str, ...] = ()
-    speed: Factor = 1.0
-    users: Count | Literal["auto"] | None = None
-    rate: RatePerS | None = None
-    arrival: Literal["constant", "poisson", "gamma", "diurnal"] = "poisson"
+    name: Annotated[
+        str,
+        Option(
+            "Source; see `kvtrace list sources`.",
+            SOURCE,
+            name="source",
+            takes="NAME",
+            unset="synthetic; with --input: detected",
+        ),
+    ] = "synthetic"
+    input: Annotated[
+        tuple[str, ...], Option("Read requests from this file or directory.", SOURCE, takes="PATH")
+    ] = ()
+    speed: Annotated[Factor, Option("Divide a file's arrival or think times by X.", SOURCE)] = 1.0
+    users: Annotated[
+        Count | Literal["auto"] | None,
+        Option(
+            "Simulate N users in a closed loop with think time; auto: as many as the tiers serve "
+            "within the `sizing` targets.",
+            SOURCE,
+            unset=str(DEFAULT_USERS),
+        ),
+    ] = None
+    rate: Annotated[
+        RatePerS | None,
+        Option("Start sessions in an open loop at this mean request rate, e.g. 10/s.", SOURCE),
+    ] = None
+    arrival: Annotated[
+        Literal["constant", "poisson", "gamma", "diurnal"],
+        Option("Arrivals with --rate; gamma is bursty, diurnal a daily cycle.", SOURCE),
+    ] = "poisson"
     gamma_shape: Annotated[float, Field(ge=1e-3, le=1e6)] = 0.5
     diurnal_amplitude: Annotated[float, Field(ge=0, lt=1)] = 0.5
     diurnal_period: DurationNs = 24 * 3600 * S_NS
-    multi_turn: bool = True
+    multi_turn: Annotated[bool, Option("Let sessions have several turns, or one.", SOURCE)] = True
     end_probability: Ratio = 0.2
     max_turns: Count = 50
     max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
     templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
-    prefix_caching: bool = True
+    prefix_caching: Annotated[
+        bool, Option("Share system prompts between sessions or not.", SOURCE)
+    ] = True
     system_prompts: SystemPrompts = SystemPrompts()
     rag: Rag | None = None
     qos_mix: dict[str, Annotated[float, Field(ge=0, le=MAX_FACTOR)]] = QOS_MIX
-    cycles: Count = 1
-    scale_sessions: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    dequantise: DurationNs | None = None
-    invent_sessions: Annotated[float, Field(ge=0, lt=1)] | None = None
-    tokenizer: str | None = None
-    block_tokens: Tokens | None = None
+    cycles: Annotated[Count, Option("Repeat a file's requests N times.", SOURCE)] = 1
+    scale_sessions: Annotated[
+        float,
+        Field(gt=0, le=1000),
+        Option("Scale a file's number of sessions: sample below 1, copy above 1.", SOURCE),
+    ] = 1.0
+    dequantise: Annotated[
+        DurationNs | None,
+        Option("Spread a file's times over its clock tick, e.g. 3s.", SOURCE, unset="off"),
+    ] = None
+    invent_sessions: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | None,
+        Option(
+            "azure, burstgpt: invent sessions that continue with probability X.",
+            SOURCE,
+            unset="off",
+        ),
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        Option("sharegpt: count tokens with this tokenizer.json.", SOURCE, unset="characters / 4"),
+    ] = None
+    block_tokens: Annotated[
+        Tokens | None,
+        Option(
+            "mooncake, bailian: tokens per block id in the file.",
+            SOURCE,
+            name="source-block-tokens",
+            unset="512, bailian 16",
+        ),
+    ] = None
     think_s: Seconds = (0.1, 0.5)
 
     @model_validator(mode="before")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from kvtrace.errors import TargetError, unknown_name
 from replay.engine.native import threads, uring
 from replay.engine.python import PythonEngine
+from replay.options import ENGINES
 
 if TYPE_CHECKING:
     from replay.ops.contract import Engine
-
-PREFERENCE = ("uring", "threads", "python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,14 @@ def availability() -> tuple[Availability, ...]:
     """Return each engine's availability, fastest first."""
     reasons = {engine.name: engine.available() or "" for engine in (uring, threads)}
     return tuple(
-        Availability(name, not reasons.get(name), reasons.get(name, "")) for name in PREFERENCE
+        Availability(name, not reasons.get(name), reasons.get(name, "")) for name in ENGINES
     )
 
 
 def choose(name: str) -> Engine:
     """Return the engine called `name`, or the fastest that works here for `auto`."""
-    if name not in ("auto", *PREFERENCE):
-        raise unknown_name("engine", name, ("auto", *PREFERENCE), where="--engine")
+    if name not in ("auto", *ENGINES):
+        raise unknown_name("engine", name, ("auto", *ENGINES), where="--engine")
     for entry in availability():
         if name == "auto" and entry.available:
             return _make(entry.name)
@@ -53,7 +52,7 @@ def passed_over(name: str, chosen: Engine) -> str:
     """Return which faster engines `auto` couldn't take, and why; empty if there are none."""
     if name != "auto":
         return ""
-    faster = availability()[: PREFERENCE.index(chosen.name)]
+    faster = availability()[: ENGINES.index(chosen.name)]
     return "; ".join(f"not {entry.name}: {entry.reason}" for entry in faster)
 
 

@@ -2,22 +2,25 @@
 
 A target's module has `TIERS` (the tiers it can stand for), `unavailable()` (why it can't be used
 here, or None) and `make(spec)`, which returns a `Target` and raises TargetError or UsageError
-without having touched anything.
+without having touched anything. It may have `Options`, a `kvtrace.fields.Section` of what it can be
+told: those that are called as a field of `TargetSpec` come in that field, others in its `options`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kvtrace import arguments, plugins
 from kvtrace.errors import unknown_name
 from kvtrace.trace.schema import Tier
 from replay.ops.contract import Fsync
+from replay.targets.support import declared
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
 
     from kvtrace.placement.extents import Need, Space
@@ -32,7 +35,8 @@ class TargetSpec:
     Tiers may be given by their names, a path as a string. Raises UsageError for a wrong value.
     `allow_destroy`: identity of the block device that may be overwritten. `allow_signature`:
     types of file systems or partition tables on it that may be destroyed. `unit`: which of several,
-    as torch names it (cuda:0). `trim`: deletes discard. `fsync`: of a folder's writes.
+    as torch names it (cuda:0). `trim`: deletes discard. `fsync`: of a folder's writes. `options`:
+    what the target's own module declares, by key; checked when the target is made.
     """
 
     name: str
@@ -45,6 +49,7 @@ class TargetSpec:
     unit: str = ""
     trim: bool = False
     fsync: Fsync = Fsync.NONE
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class TargetSpec:
         unit: str = "",
         trim: bool = False,
         fsync: Fsync = Fsync.NONE,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         values = {
             "name": arguments.text(name, "name"),
@@ -70,9 +76,10 @@ class TargetSpec:
             "unit": arguments.text(unit, "unit"),
             "trim": arguments.flag(trim, "trim"),
             "fsync": arguments.instance(fsync, "fsync", Fsync, "a replay.ops.contract.Fsync"),
+            "options": arguments.options({} if options is None else options, "options"),
         }
-        for field, value in values.items():
-            object.__setattr__(self, field, value)  # frozen for everybody else
+        for name_of_field, value in values.items():
+            object.__setattr__(self, name_of_field, value)  # frozen for everybody else
 
 
 def _size(given: int | None, name: str) -> int | None:
@@ -234,21 +241,9 @@ class Target(Protocol):
         ...
 
 
-class _Module(Protocol):
-    TIERS: tuple[Tier, ...]
-
-    def unavailable(self) -> str | None: ...
-
-    def make(self, spec: TargetSpec) -> Target: ...
-
-
 def names() -> tuple[str, ...]:
     """Return the names of all targets."""
     return tuple(plugins.names(plugins.TARGET))
-
-
-def _load(name: str) -> _Module:
-    return cast("_Module", plugins.load(plugins.TARGET, name))
 
 
 def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, ...]:
@@ -262,6 +257,43 @@ def given(targets: Iterable[TargetSpec | Target]) -> tuple[TargetSpec | Target, 
     return listed
 
 
+OWN = frozenset(each.name for each in fields(TargetSpec)) - {"name", "tiers", "options"}
+"""Fields of a spec that several targets' options have in common."""
+
+
+def spec(
+    name: str, tiers: Iterable[Tier], given: Mapping[str, Any], *, where: object = None
+) -> TargetSpec:
+    """Return the spec of a target, from its options by key, as text.
+
+    Raises UsageError for a target, tier, key or value that isn't accepted; `where` it stands.
+    """
+    module = plugins.load(plugins.TARGET, name)
+    wanted = tuple(tiers)
+    declared.check_tiers(name, module, wanted, where)
+    values = dict(declared.checked(name, module, given, where))
+    if "fsync" in values and not isinstance(values["fsync"], Fsync):
+        values["fsync"] = Fsync[str(values["fsync"]).upper()]
+    own = {key: values.pop(key) for key in OWN & values.keys()}
+    return TargetSpec(name, wanted, **own, options=values)
+
+
 def make(spec: TargetSpec) -> Target:
-    """Return the target of `spec`."""
-    return _load(spec.name).make(spec)
+    """Return the target of `spec`.
+
+    Raises UsageError for a tier that it can't stand for, and for options that aren't accepted.
+    """
+    module = plugins.load(plugins.TARGET, spec.name)
+    declared.check_tiers(spec.name, module, spec.tiers)
+    model = declared.options_of(module)
+    if spec.options or spec.name in plugins.added(plugins.TARGET):
+        given = {key: getattr(spec, key) for key in OWN & model.model_fields.keys()}
+        given = {key: value for key, value in given.items() if value}  # all defaults are false
+        if "fsync" in given:
+            given["fsync"] = spec.fsync.name.lower()
+        values = dict(
+            declared.checked(spec.name, module, given | dict(spec.options), by_field=True)
+        )
+        own = {k: v for k, v in values.items() if k in OWN - {"fsync", "trim"}}
+        spec = replace(spec, **own, options=values)  # all: `Options(**spec.options)` is the model
+    return cast("Target", module.make(spec))

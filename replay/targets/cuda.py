@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from kvtrace.errors import TargetError
+from kvtrace.fields import Option, Section
 from kvtrace.placement.extents import Need, Space, pool_space
 from kvtrace.trace.schema import Tier
 from kvtrace.units import US_NS, format_bytes
@@ -13,7 +16,7 @@ from replay.engine.native import threads
 from replay.engine.native.mailbox import Mailbox
 from replay.ops.contract import Lane, LaneKind
 from replay.targets import Bookkeeper
-from replay.targets.support import accelerator
+from replay.targets.support import accelerator, declared
 from replay.targets.support.copier import Copier
 
 if TYPE_CHECKING:
@@ -26,8 +29,18 @@ TIERS = (Tier.GPU,)
 _ALIGN_BYTES = 4096
 _USABLE_RATIO = 0.95
 _DEFAULT_UNIT = "cuda:0"
+UNIT = r"^cuda:\d+$"
 _MAILBOX_JOBS = 1 << 16
 """More than the I/Os that all of a lane's threads may have in flight at once."""
+
+
+class Options(Section):
+    """Which GPU it is."""
+
+    unit: Annotated[str, Option("GPU, as torch names it.", takes="cuda:N"), Field(pattern=UNIT)] = (
+        _DEFAULT_UNIT
+    )
+    extent_align_bytes: declared.ExtentAlign = None
 
 
 def unavailable() -> str | None:

@@ -7,9 +7,11 @@ import errno
 import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.fields import Option, Section
 from kvtrace.placement.extents import Need, Space
 from kvtrace.show.printable import utf8
 from kvtrace.trace.schema import Tier
@@ -17,19 +19,26 @@ from kvtrace.units import MIB, format_bytes
 from replay.device import statx
 from replay.engine.native import threads
 from replay.ops.contract import Lane, LaneKind
+from replay.options import FsyncPolicy
 from replay.safety import preflight
 from replay.safety.marker import Marker
 from replay.targets import Bookkeeper, RunMark, TargetSpec
-from replay.targets.support import folder
+from replay.targets.support import declared, folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from replay.targets.support.folder import FolderFacts
 
 TIERS = (Tier.NVME,)
 OBJECT_BYTES_MAX = 512 * MIB
 """An object goes in one I/O, and the buffers that a lane reads into hold no more."""
+
+
+class Options(Section):
+    """Where it is, and how it writes."""
+
+    path: Annotated[Path, Option("Directory, new, empty or of an earlier run.")]
+    fsync: declared.FolderFsync = FsyncPolicy.NONE
+    extent_align_bytes: declared.ExtentAlign = None
 
 
 def unavailable() -> str | None:

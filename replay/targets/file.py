@@ -6,11 +6,13 @@ import errno
 import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.fields import Option, Section
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up
 from kvtrace.show.printable import utf8
 from kvtrace.trace.schema import Tier
@@ -20,13 +22,23 @@ from replay.ops.contract import Lane, LaneKind
 from replay.safety import consent, preflight
 from replay.safety.marker import MARKER_BYTES, Marker, Preconditioned
 from replay.targets import RunMark, TargetSpec, Unwritten
+from replay.targets.support import declared
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 TIERS = (Tier.NVME,)
+
+
+class Options(Section):
+    """Which it is, how much of it is used, and what may be destroyed."""
+
+    path: Annotated[Path, Option("Block device, or file.")]
+    size_bytes: declared.TargetSize = None
+    trim: declared.Trim = False
+    extent_align_bytes: declared.ExtentAlign = None
+    allow_destroy: declared.AllowDestroy = None
+    allow_signature: declared.AllowSignature = ()
 
 
 def unavailable() -> str | None:

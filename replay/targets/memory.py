@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
+from kvtrace.fields import Section
 from kvtrace.placement.extents import Need, Space, pool_space
 from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes
@@ -13,6 +14,7 @@ from replay.engine.native import allocate
 from replay.ops.contract import Lane, LaneKind
 from replay.payload.stamps import available_bytes
 from replay.targets import Bookkeeper
+from replay.targets.support import declared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 TIERS = (Tier.CPU,)
 _ALIGN_BYTES = 4096
 _USABLE_RATIO = 0.8
+
+
+class Options(Section):
+    """What may be said of it."""
+
+    extent_align_bytes: declared.ExtentAlign = None
 
 
 def unavailable() -> str | None:

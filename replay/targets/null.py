@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvtrace.fields import Section
 from kvtrace.placement.extents import Need, Space
 from kvtrace.trace.schema import Tier
 from replay.ops.contract import Lane, LaneKind
 from replay.targets import Bookkeeper
+from replay.targets.support import declared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 
 TIERS = tuple(Tier)
 _ALIGN_BYTES = 4096
+
+
+class Options(Section):
+    """What may be said of it."""
+
+    extent_align_bytes: declared.ExtentAlign = None
 
 
 def unavailable() -> str | None:

@@ -16,8 +16,12 @@ import typer
 import yaml
 
 from kvtrace.cli.main import app
+from kvtrace.options.described import describe, describe_all
+from kvtrace.recording.config import RecordConfig
+from replay import ReplayOptions
 from replay import engine as engines
 from replay.result.schema import schema
+from tests.golden import bless
 from tests.support import places
 
 if TYPE_CHECKING:
@@ -141,6 +145,15 @@ def fields(schema: Any) -> Iterator[str]:
         yield from schema.get("properties", {})
         for value in schema.values():
             yield from fields(value)
+
+
+def test_the_options_page_is_the_programs() -> None:
+    """docs/options.md is what `make bless` makes of the fields; each option of help is in it."""
+    page = bless.OPTIONS_PAGE.read_text(encoding="utf-8")
+    assert page == bless.options_text()
+    for option in [*describe_all(RecordConfig), *describe(ReplayOptions)]:
+        assert f"`{option.flag}" in page
+        assert option.help in page
 
 
 def test_the_faq_names_what_there_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -141,7 +142,20 @@ def test_the_target(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) 
     make(folder / "t.parquet", duration="5s")
     monkeypatch.chdir(folder)
     runpy.run_path(str(folder / "run_ramdisk.py"))
-    assert capsys.readouterr().out.split(maxsplit=1)[1] == "memory that stands for nvme\n"
+    assert capsys.readouterr().out.split(maxsplit=1)[1] == "scratch\n"
+
+
+def test_the_target_by_its_name(folder: Path, cli: Callable[..., Outcome]) -> None:
+    """By the page's command it executes its tier, with its option; a command shows that one."""
+    make(folder / "t.parquet", duration="2s")
+    words = ("--mode", "max", "--min-window", "0s", "--arena", "16MiB", "--json")
+    done = cli("replay", folder / "t.parquet", "--target", "nvme=ramdisk:label=scratch", *words)
+    assert done.code in (0, 5), done.err
+    lanes = json.loads(done.out)["lanes"]
+    assert [(lane["tier"], lane["title"]) for lane in lanes] == [("nvme", "scratch")]
+    shown = cli("list", "targets", "ramdisk").out
+    assert "label=TEXT" in shown
+    assert "Name in reports. [default: memory that stands for nvme]" in " ".join(shown.split())
 
 
 def test_the_target_conforms(folder: Path) -> None:

@@ -171,6 +171,6 @@ def test_a_target_that_is_always_there(folder: Path, cli: Cli) -> None:
     (folder / "targets" / "plain.py").write_text('"""A plain target."""\n\n\ndef make(spec): ...\n')
     listed = cli("list", "targets", "--json")
     assert listed.code == 0, listed.err
-    assert {"name": "plain", "available": "yes", "what": "A plain target."} in json.loads(
-        listed.out
-    )["targets"]
+    tiers = ["gpu", "cpu", "nvme", "object"]
+    entry = {"name": "plain", "available": "yes", "what": "A plain target.", "tiers": tiers}
+    assert entry in json.loads(listed.out)["targets"]

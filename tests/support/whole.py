@@ -131,7 +131,7 @@ class Command:
     ) -> tuple[Outcome, dict[str, Any]]:
         """Run it with `--full`; return its outcome and its report as JSON."""
         made = tuple(targets)
-        self.monkeypatch.setattr("kvtrace.cli.replay_options.target_specs", lambda **_: made)
+        self.monkeypatch.setattr("kvtrace.cli.replay_options.target_specs", lambda *_: made)
         if watcher is not None:
             self.monkeypatch.setattr("kvtrace.cli.replay.Shown", lambda: watcher)
         report = self.folder / "report.json"

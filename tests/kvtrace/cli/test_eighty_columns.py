@@ -229,9 +229,9 @@ def test_help_has_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         assert options, name
         for line in options:
             head = re.split(r" {2,}", line.strip())[0]
-            assert re.fullmatch(r"-[-\w]+(?:, --[-\w]+)*(?: / --[-\w]+)?(?: [\w|.-]+\|?)?", head), (
-                line
-            )
+            assert re.fullmatch(
+                r"-[-\w]+(?:, --[-\w]+)*(?: / --[-\w]+)?(?: [\w|:.-]+\|?)?", head
+            ), line
         for line in text.splitlines():
             if line.startswith(" " * 5):
                 assert line.startswith(" " * 27), line

@@ -164,7 +164,7 @@ def test_bad_usage(run: Run, trace: Path, direct_path: Path, tmp_path: Path) -> 
         (("--target", "memroy"), "unknown target"),
         (("--cpu", "disk"), "unknown target of tier cpu"),
         ((*null, "--size", "1GiB"), "--size is the size of --device"),
-        ((*device, "--size", "0"), "--size is the size of --device"),
+        ((*device, "--size", "0"), "--size: Input should be greater than 0"),
         ((*device, "--size", "many"), "--size: not a size"),
         ((*null, "--mode", "closedd"), "--mode"),
         ((*null, "--speed", "0"), "--speed"),

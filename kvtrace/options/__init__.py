@@ -1,0 +1,1 @@
+"""Fields of models as options: one definition for the command line, files, targets and docs."""
