@@ -6,8 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.docs
 QUICK  := $(VENV)/.compiled
-BOUNDS_TESTS := tests/kvtrace/test_check.py tests/kvtrace/test_blktrace.py \
-    tests/replay/test_plan.py tests/replay/test_space.py tests/replay/test_native_bounds.py
+BOUNDS_TESTS := tests/kvtrace/trace/test_check.py tests/kvtrace/formats/test_blktrace.py \
+    tests/replay/plan/test_plan.py tests/replay/plan/test_space.py tests/replay/engine/test_native_bounds.py
 JITTED := $(shell grep -rl "from kvtrace.compiled.jit import" kvtrace replay --include=*.py)
 NATIVE := $(wildcard replay/engine/native/*.c replay/engine/native/*.h)
 
@@ -31,8 +31,7 @@ demo: $(STAMP)
 	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 
 test: $(QUICK)
-	$(BIN)/pytest -n 3 --dist worksteal -m "not alone"
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -n 3 --dist worksteal
 
 # A third process, for tests wait for devices a third of their time.
 check: $(QUICK)
@@ -64,7 +63,7 @@ bench: $(STAMP)
 	for bench in benchmarks/[a-z]*.py; do $(BIN)/python $$bench || exit 1; done
 
 bless: $(STAMP)
-	$(BIN)/python -m tests.bless
+	$(BIN)/python -m tests.golden.bless
 	git --no-pager diff --stat -- traces
 
 install: $(STAMP)
@@ -73,9 +72,9 @@ install: $(STAMP)
 # before several processes would each do it.
 $(QUICK): $(STAMP) $(JITTED)
 	@echo "compiling, once"
-	@$(BIN)/pytest -q -n 3 --dist loadfile tests/cli/test_bad_input.py::test_not_a_trace \
-	    tests/replay/test_faults.py::test_a_stall_of_one_second_is_printed_as_computed_by_hand \
-	    tests/kvtrace/test_map_back.py::test_a_log_of_warp_comes_back
+	@$(BIN)/pytest -q -n 3 --dist loadfile tests/kvtrace/cli/test_bad_input.py::test_not_a_trace \
+	    tests/replay/execution/test_faults.py::test_a_stall_of_one_second_is_printed_as_computed_by_hand \
+	    tests/kvtrace/formats/test_map_back.py::test_a_log_of_warp_comes_back
 	@touch $@
 
 # Programs of others that some tests run; without them those are skipped. Never fails.

@@ -30,7 +30,7 @@ from kvtrace.trace.schema import Tier
 from replay import ReplayOptions, TargetSpec
 from replay import run as replay_run
 from replay.options import Timing
-from tests.making import make
+from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable

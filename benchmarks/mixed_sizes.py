@@ -18,6 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from typing import TYPE_CHECKING
+
 from benchmarks import fio
 from benchmarks.common import GIB, KIB, MIB, payload, print_table
 from benchmarks.scratch import Scratch, reserved_pages, run_ops, scratch
@@ -26,7 +28,10 @@ from replay import engine as engines
 from replay.engine import native
 from replay.engine.native.testing import make_ops
 from replay.execution.measurement import SPIN_NS
-from replay.ops.contract import Action, Ops
+from replay.ops.contract import Action
+
+if TYPE_CHECKING:
+    from replay.ops.columns import Ops
 
 BAR_RATIO = 0.98
 DEPTH = 8

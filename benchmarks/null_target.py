@@ -15,10 +15,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from typing import TYPE_CHECKING
+
 from benchmarks.common import NS_PER_S, print_table
 from replay.engine import native
 from replay.engine.native.testing import make_ops
-from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, Times, run_whole
+from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, run_whole
+
+if TYPE_CHECKING:
+    from replay.ops.columns import Times
 
 BAR_OPS_PER_CPU_S = 500_000
 LANE = Lane(LaneKind.NULL, queue_depth=32, io_bytes=4 << 20)

@@ -31,12 +31,14 @@ from benchmarks.scratch import parser as scratch_parser
 from replay.engine import native
 from replay.engine.native.testing import make_ops
 from replay.execution.measurement import SPIN_NS
-from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, Times, Verify, run_whole
+from replay.ops.contract import Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from replay.ops.columns import Times
 
 QUEUE_DEPTH = 1024
 TIMER_BARS_US = (25.0, 100.0)

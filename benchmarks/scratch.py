@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.common import MIB
 from benchmarks.fio import PERCENTILES, Cell, Figures
 from replay.engine.native.testing import make_ops
-from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Ops, Verify, run_whole
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Verify, run_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from replay.engine import native
+    from replay.ops.columns import Ops
 
 NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 FIO_HUGE_BYTES = 384 * MIB

@@ -24,18 +24,8 @@ from kvtrace.placement.extents import Need, align_up
 from kvtrace.units import KIB, MIB
 from replay import engine as engines
 from replay.engine.native import allocate
-from replay.ops.contract import (
-    SECTOR_BYTES,
-    VERIFY_FAILED,
-    Action,
-    LaneKind,
-    LoopOptions,
-    Mode,
-    Ops,
-    Verify,
-    power_of_two,
-    run_whole,
-)
+from replay.ops.columns import SECTOR_BYTES, VERIFY_FAILED, Ops
+from replay.ops.contract import Action, LaneKind, LoopOptions, Mode, Verify, power_of_two, run_whole
 from replay.payload.producer import Stream
 from replay.targets import RunMark
 from replay.targets.support.simulated import SimulatedTarget, faulty_target, stall_target
@@ -47,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.placement.extents import Space
-    from replay.ops.contract import Times
+    from replay.ops.columns import Times
     from replay.targets import Target
 
 __all__ = [

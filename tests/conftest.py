@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.examples import examples
+from tests.support.examples import examples
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    from replay import ReplayOptions
+    from tests.support.command import Outcome
+
+MIB = 1 << 20
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,8 +36,101 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def small_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recorded trace with all tiers under pressure."""
-    from tests.making import make
+    from tests.support.making import make
 
     path = tmp_path_factory.mktemp("trace") / "small.parquet"
     make(path)
     return path
+
+
+@pytest.fixture
+def cli(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Give a function that runs `kvtrace` with arguments, in this process."""
+    from kvtrace.cli.main import main
+    from tests.support.command import Outcome
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["kvtrace", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def direct_path(tmp_path: Path) -> Path:
+    """A folder in which files take O_DIRECT; skips where there is none."""
+    probe = tmp_path / "probe"
+    probe.write_bytes(b"")
+    try:
+        os.close(os.open(probe, os.O_RDWR | os.O_DIRECT))
+    except OSError:
+        pytest.skip("no direct I/O where pytest keeps its files; set --basetemp")
+    probe.unlink()
+    return tmp_path
+
+
+@pytest.fixture
+def quick() -> Callable[..., ReplayOptions]:
+    """Options for a short run with a small arena."""
+    from replay import ReplayOptions
+
+    def make(**fields: object) -> ReplayOptions:
+        base = {
+            "arena_bytes": 16 * MIB,
+            "io_size_bytes": MIB,
+            "settle_ns": 0,
+            "min_window_ns": 0,
+            "run_id": 7,
+        }
+        return ReplayOptions(**(base | fields))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes loop devices around the page cache; detaches them all at the end."""
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
+    if shutil.which("losetup") is None:
+        pytest.skip("no losetup here")
+    attached: list[str] = []
+
+    def attach(
+        size: int = 64 * MIB,
+        prepare: Callable[[Path], None] | None = None,
+        *,
+        read_only: bool = False,
+    ) -> Path:
+        backing = tmp_path / f"disk{len(attached)}"
+        with backing.open("wb") as file:
+            file.truncate(size)
+        if prepare is not None:
+            prepare(backing)
+        answer = subprocess.run(
+            [
+                "losetup",
+                "--show",
+                "--find",
+                "--direct-io=on",
+                *["--read-only"] * read_only,
+                str(backing),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if answer.returncode:
+            pytest.skip(f"no loop device: {answer.stderr.strip()}")
+        attached.append(answer.stdout.strip())
+        return Path(attached[-1])
+
+    yield attach
+    for device in attached:
+        subprocess.run(["losetup", "--detach", device], check=False)

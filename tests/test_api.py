@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import kvtrace
 import replay
 from kvtrace.trace.schema import Tier
-from tests.cli import conftest as cli_conftest
-from tests.making import make
+from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-cli = cli_conftest.cli
+    from tests.support.command import Outcome
 
 
 def test_modules_show_their_public_names() -> None:
@@ -49,9 +48,7 @@ def test_values_read_short(tmp_path: Path) -> None:
     assert replay.load(str(report)) == replay.load(report)
 
 
-def test_what_if_is_what_the_command_prints(
-    tmp_path: Path, cli: Callable[..., cli_conftest.Outcome]
-) -> None:
+def test_what_if_is_what_the_command_prints(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     """Of a trace and of a configuration: the same engine, as a frame, in one line, as JSON."""
     path, choices = tmp_path / "t.parquet", {"tiers.cpu.capacity": ["8MiB", "64MiB"]}
     make(path, requests=40)

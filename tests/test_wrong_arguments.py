@@ -14,7 +14,7 @@ from kvtrace.errors import KvtraceError
 from kvtrace.trace.schema import Tier
 from replay.options import ReplayOptions
 from replay.targets.null import make as make_null
-from tests.making import make
+from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +122,7 @@ def test_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_if(trace: Path) -> None:
     """By each argument, each key and values of all kinds."""
     good: dict[str, Any] = {"requests": trace, "choices": {"eviction": "lru"}, "curves": False}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.hierarchy import kernel
+from kvtrace.trace.cell import op_of, phase_of, tier_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,13 +48,13 @@ class BlockEvents:
     @classmethod
     def from_rows(cls, rows: NDArray[np.int64]) -> BlockEvents:
         """Return the columns of the kernel's event rows."""
-        code = rows[:, kernel.EV_CODE]
+        cell = rows[:, kernel.EV_CELL]
         return cls(
             timestamp_ns=rows[:, kernel.EV_TIME].copy(),
-            op=(code & 3).astype(np.uint8),
-            tier=(code >> 2 & 3).astype(np.uint8),
-            phase=(code >> 4 & 3).astype(np.uint8),
-            step=(code >> 8).astype(np.uint16),
+            op=op_of(cell).astype(np.uint8),
+            tier=tier_of(cell).astype(np.uint8),
+            phase=phase_of(cell).astype(np.uint8),
+            step=(cell >> kernel.STEP_SHIFT).astype(np.uint16),
             key=rows[:, kernel.EV_KEY].copy(),
             tokens=rows[:, kernel.EV_TOKENS].copy(),
             request=rows[:, kernel.EV_REQUEST].copy(),
@@ -122,7 +123,7 @@ class HierarchyStats:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Events that were counted instead of being made: `ops` by op | tier << 2 | phase << 4.
+    """Events that were counted instead of being made: `ops` by `trace.cell`.
 
     Each was of a block of `tokens`; the last one happened at `last_ns`.
     """

@@ -32,8 +32,10 @@ from kvtrace.hierarchy.eviction import POLICY, expect, forget, insert, remove, t
 from kvtrace.policies import FIRST_LINK, IDENT, KEY, NONE, TOKENS, WHERE
 from kvtrace.policies.support.sizes import size
 from kvtrace.requests.request import FOLLOW_ASK, FOLLOW_NONE
+from kvtrace.trace.cell import COUNT, pack
 from kvtrace.trace.schema import Op, Phase, Tier
 
+_pack = helper(pack)
 TIERS = len(Tier)
 _TOP, _CPU, _NVME = constant(0), constant(Tier.CPU), constant(Tier.NVME)
 _READ, _WRITE, _DELETE, _LOOKUP = (constant(op) for op in (Op.READ, Op.WRITE, Op.DELETE, Op.LOOKUP))
@@ -57,7 +59,9 @@ USED, PEAK, HITS, HIGH, LOW, EVICTED, _WANTING, _WANTED, _CHOSEN = range(POLICY 
 TIER_COLUMNS = POLICY + 10
 
 # Columns of `events`.
-EV_TIME, EV_CODE, EV_KEY, EV_TOKENS, EV_REQUEST, EV_SESSION, EV_QOS = range(7)
+EV_TIME, EV_CELL, EV_KEY, EV_TOKENS, EV_REQUEST, EV_SESSION, EV_QOS = range(7)
+STEP_SHIFT = 8
+"""In `EV_CELL`: the request's step is above the cell (`trace.cell`)."""
 EVENT_COLUMNS = 7
 
 # Columns of `rows`. PROMPT: blocks of the context; the generated ones follow it up to END.
@@ -80,8 +84,8 @@ H_TIME, H_ORDER, H_ROW = range(3)
 # inverted. A hit ends at a checkpoint: _HIT_END marks where.
 RUN, SHARED, CHECKPOINT, _HIT_END = 1, 2, 4, 8
 
-# Blocks of count[TALLIED] tokens make no events: places from TALLY on count them, by their code.
-TALLIES = 64
+# Blocks of count[TALLIED] tokens make no events: places from TALLY on count them, by their cell.
+TALLIES = COUNT
 
 # Histograms of durations: bins for each power of two of microseconds, of which the first are exact.
 SUB_BINS = 32
@@ -114,14 +118,14 @@ _ARRIVAL = 1 << 62
 
 @helper
 def _emit(count: Any, events: Any, op: int, tier: int, phase: int, key: int, tokens: int) -> None:
-    code = op | tier << 2 | phase << 4
+    cell = _pack(tier, phase, op)
     if tokens == count[TALLIED]:
-        count[TALLY + code] += 1
+        count[TALLY + cell] += 1
         count[TALLIED_NS] = count[NOW]
         return
     n = count[EVENTS]
     events[n, EV_TIME] = count[NOW]
-    events[n, EV_CODE] = code | count[NOW_STEP] << 8
+    events[n, EV_CELL] = cell | count[NOW_STEP] << STEP_SHIFT
     events[n, EV_KEY] = key
     events[n, EV_TOKENS] = tokens
     events[n, EV_REQUEST] = count[NOW_REQUEST]

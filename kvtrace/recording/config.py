@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from kvtrace import arguments
+from kvtrace import arguments, plugins
 from kvtrace.arguments import Checked
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import (
@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from kvtrace.trace.schema import Tier
 
 
-Eviction = Literal["lru", "fifo", "sieve", "s3-fifo"]
+def _known_policy(name: str) -> str:
+    known = plugins.names(plugins.POLICY)
+    if name not in known:
+        raise ValueError(str(unknown_name("policy", name, known)))
+    return name
+
+
+Eviction = Annotated[str, AfterValidator(_known_policy)]
 
 
 class TierConfig(Section):

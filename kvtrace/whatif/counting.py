@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.compiled.jit import constant, kernel
+from kvtrace.compiled.jit import constant, helper, kernel
+from kvtrace.trace.cell import COUNT, op_of, pack
 from kvtrace.trace.header import Cell
 from kvtrace.trace.schema import Op, Phase, Tier
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kvtrace.hierarchy.events import BlockEvents, Tally
     from kvtrace.layouts import Layout
 
+_pack = helper(pack)
 _LOOKUP = constant(Op.LOOKUP)
 _CONSTANT, _WINDOW_BYTES, _WINDOW_TOKENS, _ALIGN, _COUNT = range(5)
 _OPS, _BYTES = range(2)
@@ -49,7 +51,7 @@ def _count(
         if tokens[i] != last:
             last = tokens[i]
             size = _object_bytes(last, parts, divisor, align, state)
-        cell = op[i] | tier[i] << 2 | phase[i] << 4
+        cell = _pack(tier[i], phase[i], op[i])
         cells[cell, _OPS] += parts.shape[0] if last >= 0 else state[_COUNT]
         if op[i] != _LOOKUP:
             cells[cell, _BYTES] += size
@@ -73,7 +75,7 @@ class Counter:
         self._parts = np.array(part_bytes, np.int64)
         self._align = constant(align_bytes)
         self._state = np.array(state, np.int64)
-        self._cells = np.zeros((64, 2), np.int64)
+        self._cells = np.zeros((COUNT, 2), np.int64)
         self.duration_ns = 0
 
     @classmethod
@@ -110,7 +112,7 @@ class Counter:
         size = _object_bytes(
             constant(tally.tokens), self._parts, self._divisor, self._align, self._state
         )
-        moving = (np.arange(len(tally.ops)) & 3) != Op.LOOKUP
+        moving = op_of(np.arange(COUNT)) != Op.LOOKUP
         self._cells[:, _OPS] += tally.ops * len(self._parts)
         self._cells[:, _BYTES] += tally.ops * moving * size
         self.duration_ns = max(self.duration_ns, tally.last_ns)
@@ -122,7 +124,7 @@ class Counter:
 
     def bytes(self, tier: Tier, op: Op) -> int:
         """Return the bytes that `op` moved on `tier`."""
-        return int(sum(self._cells[op | tier << 2 | phase << 4, _BYTES] for phase in Phase))
+        return int(sum(self._cells[pack(tier, phase, op), _BYTES] for phase in Phase))
 
     def cells(self) -> list[Cell]:
         """Return what was counted, in the order of a trace's totals."""
@@ -130,7 +132,7 @@ class Counter:
         for tier in Tier:
             for phase in Phase:
                 for op in Op:
-                    ops, moved = self._cells[op | tier << 2 | phase << 4].tolist()
+                    ops, moved = self._cells[pack(tier, phase, op)].tolist()
                     if ops:
                         cells.append(
                             Cell(

@@ -17,7 +17,8 @@ from replay.options import Priority
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replay.ops.contract import Control, Engine, Lane, LoopOptions, Ops, Outcome, Times
+    from replay.ops.columns import Ops, Times
+    from replay.ops.contract import Control, Engine, Lane, LoopOptions, Outcome
     from replay.options import ReplayOptions
     from replay.plan.prepare import Prepared
 

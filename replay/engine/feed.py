@@ -13,7 +13,8 @@ from replay.engine.native import publish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from replay.ops.contract import Control, Times
+    from replay.ops.columns import Times
+    from replay.ops.contract import Control
     from replay.ops.done import Done, Taker
     from replay.plan.planner import Planner
 

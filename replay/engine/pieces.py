@@ -11,19 +11,8 @@ import numpy as np
 
 from replay import clock
 from replay.engine.native import allocate
-from replay.ops.contract import (
-    INTERRUPTED,
-    NO_TIME_NS,
-    SECTOR_BYTES,
-    VERIFY_FAILED,
-    Action,
-    Control,
-    Lane,
-    LaneKind,
-    LoopOptions,
-    Ops,
-    Verify,
-)
+from replay.ops.columns import INTERRUPTED, NO_TIME_NS, SECTOR_BYTES, VERIFY_FAILED, Ops
+from replay.ops.contract import Action, Control, Lane, LaneKind, LoopOptions, Verify
 from replay.ops.counters import LaneCounters
 from replay.ops.divided import places
 from replay.payload import stamps as payload

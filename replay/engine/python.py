@@ -20,23 +20,25 @@ from kvtrace.errors import TargetError
 from kvtrace.units import S_NS
 from replay import clock
 from replay.engine.pieces import Done, Mover
-from replay.ops.contract import (
+from replay.ops.columns import (
     DEPENDENCY_FAILED,
     FAILED,
     FINISHED,
     GATING,
     NO_TIME_NS,
-    OUT_OF_RANGE,
     SECTOR_BYTES,
+    Ops,
+    Times,
+)
+from replay.ops.contract import (
+    OUT_OF_RANGE,
     Action,
     Control,
     Lane,
     LaneKind,
     LoopOptions,
     Mode,
-    Ops,
     Outcome,
-    Times,
 )
 from replay.ops.counters import LaneCounters
 from replay.ops.divided import places

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replay.measure.tally import SHOWN
-from replay.ops.contract import SECTOR_BYTES, LaneKind
+from replay.ops.columns import SECTOR_BYTES
+from replay.ops.contract import LaneKind
 from replay.payload import stamps as payload
 from replay.state.read_back import read_back
 from replay.targets.support import folder

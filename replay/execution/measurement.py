@@ -18,7 +18,8 @@ from replay.measure.recorder import Recorder
 from replay.measure.requests.measure import Requests, RequestSink
 from replay.measure.tally import Tally
 from replay.measure.violations import OrderChecker
-from replay.ops.contract import INTERRUPTED, Control, LoopOptions, Outcome, Times, Verify
+from replay.ops.columns import INTERRUPTED, Times
+from replay.ops.contract import Control, LoopOptions, Outcome, Verify
 from replay.ops.counters import LaneCounters
 from replay.ops.done import Done, Taker
 from replay.options import ReplayOptions, Spin, Timing

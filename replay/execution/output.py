@@ -20,7 +20,7 @@ from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import S_NS
 from replay import clock, report
 from replay.measure.executed import ExecutedRows
-from replay.ops.contract import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
+from replay.ops.columns import DEPENDENCY_FAILED, INTERRUPTED, NO_TIME_NS, VERIFY_FAILED
 from replay.result.trace_info import REPLAY, RESULT_KEY, WHOLE
 from replay.safety.storage import files_below
 

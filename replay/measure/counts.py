@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replay.ops.contract import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED
+from replay.ops.columns import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED
 
 if TYPE_CHECKING:
     from kvtrace.placement.survey import Survey

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replay.measure.histogram import Histogram
-from replay.ops.contract import NO_TIME_NS, Mode
+from replay.ops.columns import NO_TIME_NS
+from replay.ops.contract import Mode
 from replay.ops.done import Done
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.trace.schema import Op, Phase, Qos, Tier
+from kvtrace.trace.cell import URGENCY_BITS, URGENCY_MASK, tier_of, unpack
+from kvtrace.trace.schema import Phase, Qos, Tier
 from kvtrace.units import S_NS
 from replay.measure.figures import (
     Flight,
@@ -23,7 +24,8 @@ from replay.measure.in_flight import FlightCounter
 from replay.measure.lateness import Division
 from replay.measure.slices import Slices
 from replay.measure.window import Window
-from replay.ops.contract import NO_TIME_NS, Mode
+from replay.ops.columns import NO_TIME_NS
+from replay.ops.contract import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -295,7 +297,7 @@ class Recorder:
         """
         total = Latencies()
         for (code, _), latencies in self._cells.items():
-            if code >> 6 == tier:
+            if tier_of(code >> URGENCY_BITS) == tier:
                 total.merge(latencies)
         return self.lanes[lane].measure(tier, counters, total)
 
@@ -305,7 +307,7 @@ class Recorder:
         by_qos: dict[Key, Latencies] = {}
         by_size: dict[Key, Latencies] = {}
         for (code, size), latencies in self._cells.items():
-            of_any = code & ~3
+            of_any = code & ~URGENCY_MASK
             whole.setdefault((of_any, NO_SIZE), Latencies()).merge(latencies)
             if code != of_any:
                 by_qos.setdefault((code, NO_SIZE), Latencies()).merge(latencies)
@@ -321,13 +323,14 @@ class Recorder:
         self, key: Key, latencies: Latencies, *, distributions: bool = False
     ) -> GroupDocument:
         (code, size), moves = key, latencies.moves
+        tier, phase, op = unpack(code >> URGENCY_BITS)
         service, response = latencies.service, latencies.response
         responds = moves and self.mode != Mode.MAX
         return GroupDocument(
-            tier=Tier(code >> 6).label,
-            phase=Phase(code >> 4 & 3).label,
-            op=Op(code >> 2 & 3).label,
-            qos=Qos((code & 3) - 1).label if code & 3 else None,
+            tier=tier.label,
+            phase=phase.label,
+            op=op.label,
+            qos=Qos(urgency - 1).label if (urgency := code & URGENCY_MASK) else None,
             size_class_bytes=None if size == NO_SIZE else 1 << size,
             ops=latencies.ops,
             bytes=latencies.bytes,

@@ -7,7 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from replay.ops.contract import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED, Action
+from replay.ops.columns import DEPENDENCY_FAILED, INTERRUPTED, VERIFY_FAILED
+from replay.ops.contract import Action
 from replay.ops.done import Done
 
 _NAMES = {

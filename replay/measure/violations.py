@@ -10,7 +10,7 @@ from kvtrace.compiled.jit import kernel
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay.measure.overlaps import Overlaps
-from replay.ops.contract import SECTOR_BYTES
+from replay.ops.columns import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

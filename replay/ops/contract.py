@@ -9,27 +9,23 @@ the measured run is another.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from replay.ops.columns import Ops, Times
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from replay.ops.counters import LaneCounters
 
-SECTOR_BYTES = 512
-"""Unit of lengths; each unit has its own stamp."""
-NO_TIME_NS = -1
-"""In a time column: it never happened. In `Ops.due_ns` (closed mode): when the op's gate opens."""
 UNBOUNDED_BYTES = (1 << 63) - 1
 """End of a lane whose target has no end: what a file's offset can say."""
 OUT_OF_RANGE = errno.ERANGE
 """In `Times.error`: the op would have left its lane's part of the target, and wasn't done."""
-DIVIDED = 1 << 63
-"""In `Ops.offset_bytes`: the rest says where in `Ops.extents` the op's extents begin."""
 OPS_MAX = (1 << 32) - 16
 """Ops of one engine call at most: their numbers are 32 bits wide."""
 
@@ -144,157 +140,6 @@ class Lane:
         return self.begin_bytes, end
 
 
-GATING = 1 << 31
-"""In `Ops.clock`: the op's completion advances the clock."""
-NO_CLOCK = GATING - 1
-EXTRA = (1 << 32) - 1
-"""In `Ops.pad_bytes`: the planner's own op (a gate, a join of many waits), not one of the trace."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ops:
-    """Columns of ops; op i is at index i & (capacity − 1), the capacity being a power of two.
-
-    Offsets and lengths are aligned for the lane, `length_sectors` counts 512 bytes; `pad_bytes` is
-    how much longer an op is than what the trace asked for, `EXTRA` for ops that aren't in it.
-    `edges[(edge_begin[i] + k) & (edge capacity − 1)]` for k < `wait_count[i]` are the ops that op i
-    waits for, all of them before i. `arena_bytes` is where in the arena a write's bytes start (for
-    a read with `Verify.FULL`: where the bytes it must find start): a
-    virtual offset that grows without end, of which each piece's physical place is `virtual % arena
-    size`; the planner never lets a piece straddle the end. Stamps: `key`, `sector` of the op's
-    first 512 bytes in its object, `generation`. `cell` is the op's kind in the trace, for the
-    measures; engines don't look at it. `clock` (closed mode, else of length 0): index of a clock,
-    and `GATING`. An op on several extents has `DIVIDED` | k as its offset: pairs (offset, length)
-    of the ring `extents`, from k on, are its own, as many as make up its length.
-    """
-
-    due_ns: NDArray[np.int64]
-    lane: NDArray[np.uint8]
-    action: NDArray[np.uint8]
-    cell: NDArray[np.uint8]
-    offset_bytes: NDArray[np.uint64]
-    length_sectors: NDArray[np.uint32]
-    pad_bytes: NDArray[np.uint32]
-    key: NDArray[np.uint64]
-    sector: NDArray[np.uint32]
-    generation: NDArray[np.uint32]
-    arena_bytes: NDArray[np.uint64]
-    edge_begin: NDArray[np.uint32]
-    wait_count: NDArray[np.uint16]
-    edges: NDArray[np.uint32]
-    clock: NDArray[np.uint32]
-    extents: NDArray[np.uint64]
-
-    @property
-    def capacity(self) -> int:
-        """How many ops there is room for."""
-        return len(self.due_ns)
-
-    def bytes_per_op(self) -> float:
-        """Return what the columns take per op of the capacity, edges included."""
-        total = sum(int(getattr(self, column.name).nbytes) for column in fields(self))
-        return total / self.capacity
-
-    @classmethod
-    def empty(
-        cls, capacity: int, edge_capacity: int, *, clocks: bool = False, extents: int = 1
-    ) -> Ops:
-        """Return room for ops, edges and pairs of `extents` (powers of two).
-
-        Memory is taken as it is used.
-        """
-        assert capacity & (capacity - 1) == 0
-        assert edge_capacity & (edge_capacity - 1) == 0
-        assert extents & (extents - 1) == 0
-        return cls(
-            due_ns=np.zeros(capacity, np.int64),
-            lane=np.zeros(capacity, np.uint8),
-            action=np.zeros(capacity, np.uint8),
-            cell=np.zeros(capacity, np.uint8),
-            offset_bytes=np.zeros(capacity, np.uint64),
-            length_sectors=np.zeros(capacity, np.uint32),
-            pad_bytes=np.zeros(capacity, np.uint32),
-            key=np.zeros(capacity, np.uint64),
-            sector=np.zeros(capacity, np.uint32),
-            generation=np.zeros(capacity, np.uint32),
-            arena_bytes=np.zeros(capacity, np.uint64),
-            edge_begin=np.zeros(capacity, np.uint32),
-            wait_count=np.zeros(capacity, np.uint16),
-            edges=np.zeros(edge_capacity, np.uint32),
-            clock=np.zeros(capacity if clocks else 0, np.uint32),
-            extents=np.zeros(2 * extents, np.uint64),
-        )
-
-
-DEPENDENCY_FAILED = -1
-"""In `Times.error`: not executed, since an op it waited for had failed."""
-VERIFY_FAILED = -2
-"""In `Times.error`: read, but not the bytes that had been written."""
-INTERRUPTED = -3
-"""In `Times.error`: not executed, since the run was stopped."""
-
-NO_WAITER, FINISHED, FAILED = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
-"""Low half of `Times.state`: no op waits for it; it is finished; it is, and has failed. Any
-other value is the latest of the ops that wait for it. The high half is the op's number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """What an engine found, per op, at the same index as in `Ops`.
-
-    Times are ns on CLOCK_MONOTONIC; `NO_TIME_NS` where it never happened.
-    `ready_ns`: when the last predecessor completed (start of the run if it had none, or if it was
-    done long before). `slot_ns`: when a queue slot was last found free after waiting for one; else
-    equal to max(due, ready). `submit_ns`, `complete_ns`: first piece submitted, last piece
-    completed. `error`: 0 or an errno; `DEPENDENCY_FAILED` where a predecessor failed.
-    `bad_sector`: of a read that failed verification, first bad sector in the op, else -1.
-    `state`: who waits for the op, or that it is finished; stored last.
-    """
-
-    ready_ns: NDArray[np.int64]
-    slot_ns: NDArray[np.int64]
-    submit_ns: NDArray[np.int64]
-    complete_ns: NDArray[np.int64]
-    error: NDArray[np.int32]
-    bad_sector: NDArray[np.int64]
-    state: NDArray[np.uint64]
-
-    @classmethod
-    def empty(cls, capacity: int) -> Times:
-        """Return columns for a ring of that capacity; `reset` makes a part of it usable."""
-        ready, slot, submit, complete, bad = (np.zeros(capacity, np.int64) for _ in range(5))
-        state = np.zeros(capacity, np.uint64)
-        return cls(ready, slot, submit, complete, np.zeros(capacity, np.int32), bad, state)
-
-    def reset(self, begin: int, end: int) -> None:
-        """Make ops [begin, end) ones of which nothing has happened yet."""
-        mask = len(self.state) - 1
-        while begin < end:
-            count = min(end - begin, len(self.state) - (begin & mask))
-            at = slice(begin & mask, (begin & mask) + count)
-            for column in (self.ready_ns, self.slot_ns, self.submit_ns, self.complete_ns):
-                column[at] = NO_TIME_NS
-            self.error[at] = INTERRUPTED
-            self.bad_sector[at] = -1
-            number = np.arange(begin, begin + count, dtype=np.uint64)
-            self.state[at] = number << np.uint64(32) | np.uint64(NO_WAITER)
-            begin += count
-
-    def finished(self, begin: int, end: int) -> int:
-        """Return up to where all ops from `begin` on are finished, at most `end`."""
-        mask = len(self.state) - 1
-        while begin < end:
-            count = min(end - begin, len(self.state) - (begin & mask), 1 << 16)
-            at = begin & mask
-            low = self.state[at : at + count] & np.uint64(0xFFFFFFFF)
-            going = (low != FINISHED) & (low != FAILED)
-            first = int(going.argmax())
-            if going[first]:
-                return begin + first
-            begin += count
-        return begin
-
-
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
     """What holds for all lanes of one engine call.
@@ -397,4 +242,4 @@ def run_whole(
     times = Times.empty(ops.capacity)
     times.reset(0, count)
     outcome = engine.run(lanes, ops, times, options, Control.whole(len(lanes), count))
-    return outcome, Times(*(getattr(times, column.name)[:count] for column in fields(times)))
+    return outcome, Times(**{name: column[:count] for name, column in times._asdict().items()})

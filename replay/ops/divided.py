@@ -9,11 +9,11 @@ import numpy as np
 from kvtrace.compiled.jit import helper
 from kvtrace.placement.ground import MIXED, REFS, Ground, Record
 from kvtrace.placement.places import count_extents, most_extents, settle
-from replay.ops.contract import DIVIDED, SECTOR_BYTES
+from replay.ops.columns import DIVIDED, SECTOR_BYTES
 from replay.ops.lists import EXTENTS, FLOOR, OPS, Lists, Ring, add_extent, cons, joined
 
 if TYPE_CHECKING:
-    from replay.ops.contract import Ops
+    from replay.ops.columns import Ops
 
 _DIVIDED = np.uint64(DIVIDED)
 EXTENT_ROOM = 1 << 21
@@ -41,11 +41,11 @@ def locate(place: Record, ground: Ground, ring: Ring) -> None:
     at = int(ring.cursor[OPS]) & ring.mask
     node = int(place.node)
     if node == 0 or ground.nodes[node].next == 0:
-        ring.offset[at] += place.extent
+        ring.ops.offset_bytes[at] += place.extent
         return
-    low = int(ring.offset[at])
-    high = low + int(ring.length[at]) * SECTOR_BYTES
-    ring.offset[at] = np.uint64(ring.cursor[EXTENTS]) | _DIVIDED
+    low = int(ring.ops.offset_bytes[at])
+    high = low + int(ring.ops.length_sectors[at]) * SECTOR_BYTES
+    ring.ops.offset_bytes[at] = np.uint64(ring.cursor[EXTENTS]) | _DIVIDED
     begin = 0
     while begin < high:
         item: Record = ground.nodes[node]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replay.ops.contract import DIVIDED, EXTRA, NO_TIME_NS, SECTOR_BYTES, Action, Mode, Ops, Times
+from kvtrace.trace.cell import URGENCY_BITS, op_of, phase_of, tier_of
+from replay.ops.columns import DIVIDED, EXTRA, NO_TIME_NS, SECTOR_BYTES, Ops, Times
+from replay.ops.contract import Action, Mode
 from replay.ops.divided import places
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Done:
 
     number: NDArray[np.int64]
     cell: NDArray[np.uint8]
+    """A `kvtrace.trace.cell`, and the request's urgency below it."""
     lane: NDArray[np.uint8]
     thread: NDArray[np.uint8]
     action: NDArray[np.uint8]
@@ -55,12 +58,12 @@ class Done:
     @property
     def tier(self) -> NDArray[np.uint8]:
         """Wire values of the ops' tiers."""
-        return self.cell >> np.uint8(6)
+        return np.asarray(tier_of(self.cell >> URGENCY_BITS), np.uint8)
 
     @property
     def phase(self) -> NDArray[np.uint8]:
         """Wire values of the ops' phases."""
-        return self.cell >> np.uint8(4) & np.uint8(3)
+        return np.asarray(phase_of(self.cell >> URGENCY_BITS), np.uint8)
 
     @property
     def qos(self) -> NDArray[np.uint8]:
@@ -70,7 +73,7 @@ class Done:
     @property
     def op(self) -> NDArray[np.uint8]:
         """Wire values of what the ops are."""
-        return self.cell >> np.uint8(2) & np.uint8(3)
+        return np.asarray(op_of(self.cell >> URGENCY_BITS), np.uint8)
 
     @property
     def moves(self) -> NDArray[np.bool_]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kvtrace.compiled.jit import helper
-from replay.ops.contract import EXTRA, NO_CLOCK, Action, power_of_two
+from replay.ops.columns import EXTRA, NO_CLOCK
+from replay.ops.contract import Action, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.ops.contract import Ops
+    from replay.ops.columns import Ops
 
 OPS, EDGES, FLOOR, DRAINED, EDGE_FLOOR, EXTENTS, EXTENT_FLOOR = range(7)
 """Places in `Ring.cursor`: ops and edges; the floor; ops that were taken out of the ring,
@@ -27,24 +28,9 @@ _EXTRA, _NO_CLOCK = int(EXTRA), int(NO_CLOCK)
 
 
 class Ring(NamedTuple):
-    """The columns of `replay.ops.contract.Ops`, and where in them the plan is."""
+    """The ring of ops, and where in it the plan is."""
 
-    due: NDArray[np.int64]
-    lane: NDArray[np.uint8]
-    action: NDArray[np.uint8]
-    cell: NDArray[np.uint8]
-    offset: NDArray[np.uint64]
-    length: NDArray[np.uint32]
-    pad: NDArray[np.uint32]
-    key: NDArray[np.uint64]
-    sector: NDArray[np.uint32]
-    generation: NDArray[np.uint32]
-    arena: NDArray[np.uint64]
-    edge_begin: NDArray[np.uint32]
-    wait_count: NDArray[np.uint16]
-    edges: NDArray[np.uint32]
-    clock: NDArray[np.uint32]
-    extents: NDArray[np.uint64]
+    ops: Ops
     cursor: NDArray[np.int64]
     mask: int
     edge_mask: int
@@ -64,27 +50,9 @@ class Lists(NamedTuple):
 
 def ring_of(ops: Ops) -> Ring:
     """Return `ops` as compiled code takes it."""
-    return Ring(
-        due=ops.due_ns,
-        lane=ops.lane,
-        action=ops.action,
-        cell=ops.cell,
-        offset=ops.offset_bytes,
-        length=ops.length_sectors,
-        pad=ops.pad_bytes,
-        key=ops.key,
-        sector=ops.sector,
-        generation=ops.generation,
-        arena=ops.arena_bytes,
-        edge_begin=ops.edge_begin,
-        wait_count=ops.wait_count,
-        edges=ops.edges,
-        clock=ops.clock if len(ops.clock) else np.zeros(1, np.uint32),
-        extents=ops.extents,
-        cursor=np.zeros(7, np.int64),
-        mask=ops.capacity - 1,
-        edge_mask=len(ops.edges) - 1,
-    )
+    if not len(ops.clock):  # of a type, with an address
+        ops = ops._replace(clock=np.zeros(1, np.uint32))
+    return Ring(ops, np.zeros(7, np.int64), ops.capacity - 1, len(ops.edges) - 1)
 
 
 def make_lists(capacity: int, ring: Ring) -> Lists:
@@ -124,23 +92,23 @@ def lists_have_room(lists: Lists, count: int) -> bool:
 def ring_has_room(ring: Ring, ops: int, edges: int) -> bool:
     """Whether that number of ops and edges fits."""
     cursor = ring.cursor
-    if cursor[OPS] + ops - cursor[DRAINED] > ring.due.size:
+    if cursor[OPS] + ops - cursor[DRAINED] > ring.ops.due_ns.size:
         return False
-    return bool(cursor[EDGES] + edges - cursor[EDGE_FLOOR] <= ring.edges.size)
+    return bool(cursor[EDGES] + edges - cursor[EDGE_FLOOR] <= ring.ops.edges.size)
 
 
 @helper
 def extents_have_room(ring: Ring, count: int) -> bool:
     """Whether that number of extents fits."""
     cursor = ring.cursor
-    return bool(2 * (cursor[EXTENTS] + count - cursor[EXTENT_FLOOR]) <= ring.extents.size)
+    return bool(2 * (cursor[EXTENTS] + count - cursor[EXTENT_FLOOR]) <= ring.ops.extents.size)
 
 
 @helper
 def add_extent(ring: Ring, begin: int, length: int) -> None:
     """Add an extent to the newest op's."""
-    at = 2 * int(ring.cursor[EXTENTS]) & (ring.extents.size - 1)
-    ring.extents[at], ring.extents[at + 1] = begin, length
+    at = 2 * int(ring.cursor[EXTENTS]) & (ring.ops.extents.size - 1)
+    ring.ops.extents[at], ring.ops.extents[at + 1] = begin, length
     ring.cursor[EXTENTS] += 1
 
 
@@ -149,9 +117,9 @@ def _edge(ring: Ring, waited: int, first: int) -> None:
     last = int(ring.cursor[EDGES])
     if last - first <= _DEDUPE:
         for at in range(first, last):
-            if ring.edges[at & ring.edge_mask] == waited:
+            if ring.ops.edges[at & ring.edge_mask] == waited:
                 return
-    ring.edges[last & ring.edge_mask] = waited
+    ring.ops.edges[last & ring.edge_mask] = waited
     ring.cursor[EDGES] = last + 1
 
 
@@ -227,21 +195,21 @@ def finish_op(ring: Ring) -> None:
     """Count the newest op in: it has all its columns and edges."""
     number = int(ring.cursor[OPS])
     at = number & ring.mask
-    begin = int(ring.edge_begin[at])
-    ring.wait_count[at] = (ring.cursor[EDGES] - begin) & 0xFFFFFFFF
+    begin = int(ring.ops.edge_begin[at])
+    ring.ops.wait_count[at] = (ring.cursor[EDGES] - begin) & 0xFFFFFFFF
     ring.cursor[OPS] = number + 1
 
 
 @helper
 def begin_extra(ring: Ring, action: int, due_ns: int, thread: int, clock: int) -> None:
     """Begin an op that isn't one of the trace; its edges follow, then `finish_op`."""
-    at = int(ring.cursor[OPS]) & ring.mask
-    ring.due[at], ring.lane[at], ring.action[at], ring.cell[at] = due_ns, thread, action, 0
-    ring.offset[at], ring.length[at], ring.pad[at] = 0, 0, _EXTRA
-    ring.key[at], ring.sector[at], ring.generation[at], ring.arena[at] = 0, 0, 0, 0
-    ring.edge_begin[at] = ring.cursor[EDGES] & 0xFFFFFFFF
-    if ring.clock.size == ring.due.size:
-        ring.clock[at] = clock
+    ops, at = ring.ops, int(ring.cursor[OPS]) & ring.mask
+    ops.due_ns[at], ops.lane[at], ops.action[at], ops.cell[at] = due_ns, thread, action, 0
+    ops.offset_bytes[at], ops.length_sectors[at], ops.pad_bytes[at] = 0, 0, _EXTRA
+    ops.key[at], ops.sector[at], ops.generation[at], ops.arena_bytes[at] = 0, 0, 0, 0
+    ops.edge_begin[at] = ring.cursor[EDGES] & 0xFFFFFFFF
+    if ops.clock.size == ops.due_ns.size:
+        ops.clock[at] = clock
 
 
 @helper

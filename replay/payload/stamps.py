@@ -10,7 +10,8 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.units import GIB, MIB, format_bytes
-from replay.ops.contract import SECTOR_BYTES, Verify
+from replay.ops.columns import SECTOR_BYTES
+from replay.ops.contract import Verify
 from replay.payload.producer import Stream
 
 if TYPE_CHECKING:

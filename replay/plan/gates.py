@@ -13,7 +13,8 @@ import numpy as np
 
 from kvtrace.compiled.jit import helper
 from kvtrace.trace.schema import Op, Phase
-from replay.ops.contract import GATING, NO_CLOCK, NO_TIME_NS, Action
+from replay.ops.columns import GATING, NO_CLOCK, NO_TIME_NS
+from replay.ops.contract import Action
 from replay.ops.lists import (
     EDGES,
     OPS,
@@ -124,7 +125,7 @@ def attach(
     at = number & ring.mask
     if stream < 0:
         if lane >= 0:
-            ring.clock[at] = _NO_CLOCK
+            ring.ops.clock[at] = _NO_CLOCK
         return
     item: Any = group.streams[stream]
     serves = _serves(phase)
@@ -136,10 +137,10 @@ def attach(
             merged = merge(lists, -item.gating, ref)
             item.gating = cons(lists, merged - 1, 0) if merged > 0 else -merged
         return
-    ring.due[at] = _NO_TIME
-    ring.clock[at] = stream | (_GATING if gating else 0)
+    ring.ops.due_ns[at] = _NO_TIME
+    ring.ops.clock[at] = stream | (_GATING if gating else 0)
     last = int(ring.cursor[EDGES])
-    ring.edges[last & ring.edge_mask] = item.gate - 1
+    ring.ops.edges[last & ring.edge_mask] = item.gate - 1
     ring.cursor[EDGES] = last + 1
     if gating:
         item.gating = cons(lists, number, item.gating)

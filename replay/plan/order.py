@@ -15,8 +15,10 @@ import numpy as np
 from kvtrace.compiled.jit import helper, kernel
 from kvtrace.placement.ground import Ground, Record, nodes_have_room
 from kvtrace.placement.places import ARENA, BORN, leave, reserve_arena
+from kvtrace.trace.cell import URGENCY_BITS, pack
 from kvtrace.trace.schema import Op, Phase
-from replay.ops.contract import SECTOR_BYTES, Action
+from replay.ops.columns import SECTOR_BYTES
+from replay.ops.contract import Action
 from replay.ops.divided import allocate, extents_of, locate
 from replay.ops.lists import (
     EDGES,
@@ -41,6 +43,7 @@ from replay.plan import gates
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_pack = helper(pack)
 _READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
 _EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
 _DO_NOTHING, _DO_READ, _DO_WRITE, _DO_DELETE = (
@@ -168,16 +171,17 @@ def _transfer(rows: Rows, row: int, place: Record, state: State, fixed: Fixed, r
             place.written = end
         else:
             place.written = max(place.written, end)
-    ring.action[at] = _DO_READ if what == _READ else _DO_WRITE
-    ring.offset[at] = low
-    ring.length[at] = (high - low) // SECTOR_BYTES
-    ring.pad[at] = high - low - rows.size[row]
-    ring.sector[at] = low // SECTOR_BYTES
-    ring.arena[at] = place.arena + low
+    ops = ring.ops
+    ops.action[at] = _DO_READ if what == _READ else _DO_WRITE
+    ops.offset_bytes[at] = low
+    ops.length_sectors[at] = (high - low) // SECTOR_BYTES
+    ops.pad_bytes[at] = high - low - rows.size[row]
+    ops.sector[at] = low // SECTOR_BYTES
+    ops.arena_bytes[at] = place.arena + low
     if fixed.fresh and what == _WRITE:
         cursor = int(state.cursor[ARENA])
         begin_arena = reserve_arena(cursor, high - low, fixed.arena_bytes, fixed.io_bytes)
-        ring.arena[at] = begin_arena
+        ops.arena_bytes[at] = begin_arena
         state.cursor[ARENA] = begin_arena + high - low
     return True
 
@@ -185,19 +189,19 @@ def _transfer(rows: Rows, row: int, place: Record, state: State, fixed: Fixed, r
 @helper
 def _fill(rows: Rows, row: int, lane: int, state: State, fixed: Fixed, ring: Ring) -> None:
     """Fill in all columns of one executed row but what it moves and what it waits for."""
-    at = int(ring.cursor[OPS]) & ring.mask
-    tier, what, phase = int(rows.tier[row]), int(rows.op[row]), int(rows.phase[row])
-    ring.cell[at] = tier << 6 | phase << 4 | what << 2 | rows.qos[row]
-    ring.due[at] = int(rows.timestamp[row] / fixed.speed)
+    ops, at = ring.ops, int(ring.cursor[OPS]) & ring.mask
+    kind = _pack(int(rows.tier[row]), int(rows.phase[row]), int(rows.op[row]))
+    ops.cell[at] = kind << URGENCY_BITS | rows.qos[row]
+    ops.due_ns[at] = int(rows.timestamp[row] / fixed.speed)
     turn = int(state.next_thread[lane])
     state.next_thread[lane] = turn + 1
-    ring.lane[at] = fixed.first_thread[lane] + turn % fixed.threads[lane]
-    ring.key[at] = rows.key[row]
-    ring.action[at] = _DO_NOTHING
-    ring.offset[at], ring.length[at], ring.pad[at] = 0, 0, 0
-    ring.sector[at], ring.arena[at] = 0, 0
-    ring.edge_begin[at] = ring.cursor[EDGES] & 0xFFFFFFFF
-    ring.wait_count[at] = 0
+    ops.lane[at] = fixed.first_thread[lane] + turn % fixed.threads[lane]
+    ops.key[at] = rows.key[row]
+    ops.action[at] = _DO_NOTHING
+    ops.offset_bytes[at], ops.length_sectors[at], ops.pad_bytes[at] = 0, 0, 0
+    ops.sector[at], ops.arena_bytes[at] = 0, 0
+    ops.edge_begin[at] = ring.cursor[EDGES] & 0xFFFFFFFF
+    ops.wait_count[at] = 0
 
 
 @helper
@@ -237,13 +241,13 @@ def _order_executed(
         if dies:
             place.live = 0
             if fixed.deletes[lane] and place.length > 0:
-                ring.action[at] = _DO_DELETE
-                ring.length[at] = place.length // SECTOR_BYTES
-    if ring.length[at] > 0 and not fixed.per_object[lane]:
+                ring.ops.action[at] = _DO_DELETE
+                ring.ops.length_sectors[at] = place.length // SECTOR_BYTES
+    if ring.ops.length_sectors[at] > 0 and not fixed.per_object[lane]:
         locate(place, state.ground, ring)
     if dies:
         leave(state.ground, lane, place, number + 1, int(ring.cursor[FLOOR]))
-    ring.generation[at] = place.generation & GENERATION_MASK
+    ring.ops.generation[at] = place.generation & GENERATION_MASK
     return number + 1
 
 
@@ -397,7 +401,7 @@ def plan_rows(
                 return status, row
         elif lane >= 0:
             _fill(rows, row, lane, state, fixed, ring)
-            ring.generation[ring.cursor[OPS] & ring.mask] = 0
+            ring.ops.generation[ring.cursor[OPS] & ring.mask] = 0
             if fixed.closed:
                 phase = int(rows.phase[row])
                 gates.attach(rows.group, row, what, phase, lane, 0, fixed.sync_stores, lists, ring)

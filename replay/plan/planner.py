@@ -19,7 +19,7 @@ from kvtrace.placement.survey import dead_read
 from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes
 from replay.ops import lists
-from replay.ops.contract import Ops
+from replay.ops.columns import Ops
 from replay.ops.divided import EXTENT_ROOM
 from replay.ops.lists import (
     DRAINED,
@@ -199,7 +199,7 @@ class Planner:
         edges = self.edges
         if drained >= self.planned:
             return edges
-        begin = int(ring.edge_begin[drained & ring.mask])
+        begin = int(ring.ops.edge_begin[drained & ring.mask])
         return edges - ((edges - begin) & 0xFFFFFFFF)
 
     def _raise_extent_floor(self, drained: int) -> None:
@@ -221,7 +221,7 @@ class Planner:
         before = self._table.count
         index = self._table.add(batch.key)
         # A key that comes back after it was forgotten doesn't count from 1 again.
-        epoch = self.planned // self._ring.due.size
+        epoch = self.planned // self._ring.ops.capacity
         self._state.place["generation"][before : self._table.count] = epoch
         self._rows = self._make_rows(batch, index)
         self._at = 0
@@ -269,7 +269,7 @@ class Planner:
     def _raise_floor(self) -> None:
         """Forget what waits need not be planned for any more: it was drained long ago."""
         ring = self._ring
-        floor = max(0, self.planned - ring.due.size)
+        floor = max(0, self.planned - ring.ops.due_ns.size)
         ring.cursor[FLOOR] = floor
         self._marks.append((self.planned, int(self._lists.cursor[NODES])))
         while self._marks and self._marks[0][0] <= floor:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from kvtrace.placement.extents import Need, Space
     from kvtrace.trace.reader import Trace
-    from replay.ops.contract import Ops
+    from replay.ops.columns import Ops
     from replay.options import ReplayOptions
     from replay.targets import Target
     from replay.watch import Stop, Watcher

@@ -16,12 +16,8 @@ from replay.measure import fidelity
 from replay.measure.counts import counts_of
 from replay.measure.figures import Counters, DeviceCounters, DriveChange, IoLatency
 from replay.measure.histogram import COARSE_BITS, Histogram
-from replay.ops.contract import (
-    DEPENDENCY_FAILED,
-    SECTOR_BYTES,
-    VERIFY_FAILED,
-    Verify,
-)
+from replay.ops.columns import DEPENDENCY_FAILED, SECTOR_BYTES, VERIFY_FAILED
+from replay.ops.contract import Verify
 from replay.options import Payload, ReplayOptions, Timing
 from replay.payload import stamps as payload
 from replay.result.document import PayloadInfo

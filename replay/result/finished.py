@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvtrace.errors import UsageError
 from kvtrace.trace.schema import Op, Phase, Tier
-from replay.ops.contract import NO_TIME_NS
+from replay.ops.columns import NO_TIME_NS
 
 if TYPE_CHECKING:
     import polars as pl

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.trace.cell import URGENCY_BITS, pack
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import format_count
 from replay import clock
@@ -22,7 +23,8 @@ from replay.measure.fidelity import PhaseFidelity
 from replay.measure.recorder import Recorder
 from replay.measure.requests.measure import Requests
 from replay.measure.tally import Tally
-from replay.ops.contract import NO_TIME_NS, Action, Mode
+from replay.ops.columns import NO_TIME_NS
+from replay.ops.contract import Action, Mode
 from replay.ops.done import Done
 from replay.result import signs
 from replay.result.reason import Reason
@@ -144,7 +146,7 @@ def _done(rows: Columns, first: int) -> Done:
     error = nothing if "error" not in rows else np.ma.filled(np.ma.asarray(rows["error"]), 0)
     return Done(
         number=np.arange(first, first + count),
-        cell=np.asarray(tier << 6 | phase << 4 | op << 2 | urgency, np.uint8),
+        cell=np.asarray(pack(tier, phase, op) << URGENCY_BITS | urgency, np.uint8),
         lane=tier,
         thread=tier,
         action=_ACTIONS[op],

@@ -11,7 +11,8 @@ from kvtrace.placement.extents import DEPTH_MAX
 from kvtrace.units import GIB, S_NS, format_bytes
 from replay import clock
 from replay.engine.drive import drive, thread_lanes
-from replay.ops.contract import SECTOR_BYTES, Control, LoopOptions, Mode, Times, Verify
+from replay.ops.columns import SECTOR_BYTES, Times
+from replay.ops.contract import Control, LoopOptions, Mode, Verify
 from replay.options import Checking, Payload
 from replay.plan.writes import fill_ops
 from replay.result.document import Populated
@@ -21,7 +22,8 @@ from replay.watch import RunInterruptedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from replay.ops.contract import Engine, Ops
+    from replay.ops.columns import Ops
+    from replay.ops.contract import Engine
     from replay.options import ReplayOptions
     from replay.plan.prepare import Prepared
     from replay.targets import RunMark

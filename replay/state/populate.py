@@ -12,7 +12,7 @@ from kvtrace.errors import TargetError
 from kvtrace.units import MS_NS
 from replay import clock
 from replay.device import sysfs as device
-from replay.ops.contract import DIVIDED, SECTOR_BYTES
+from replay.ops.columns import DIVIDED, SECTOR_BYTES
 from replay.ops.divided import places
 from replay.payload import stamps as payload
 from replay.state.read_back import read_back
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from replay.ops.contract import Lane, Ops, Times
+    from replay.ops.columns import Ops, Times
+    from replay.ops.contract import Lane
     from replay.plan.prepare import Prepared
     from replay.targets import Target
 

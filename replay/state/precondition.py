@@ -17,7 +17,8 @@ from replay import clock, targets
 from replay import engine as engines
 from replay.engine import native
 from replay.engine.drive import drive
-from replay.ops.contract import SECTOR_BYTES, Control, LoopOptions, Mode, Ops, Times, Verify
+from replay.ops.columns import SECTOR_BYTES, Ops, Times
+from replay.ops.contract import Control, LoopOptions, Mode, Verify
 from replay.payload import stamps as payload
 from replay.plan.writes import writes
 from replay.safety.marker import Preconditioned

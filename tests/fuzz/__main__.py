@@ -20,8 +20,9 @@ from pathlib import Path
 from tests.fuzz import worker
 from tests.fuzz.seeds import make_seeds
 from tests.fuzz.targets import Target, targets
+from tests.support import places
 
-ROOT = Path(__file__).parents[2]
+ROOT = places.ROOT
 HANG_S = 40
 """An input that takes longer, on a busy machine, hangs."""
 INPUTS_PER_PROCESS = 3000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from kvtrace.formats.blktrace.importer import MAGIC, RECORD
 from replay.safety.marker import Marker
 from tests.fuzz import command
 from tests.fuzz.parquets import read
-from tests.kvtrace import request_files
-from tests.making import make
+from tests.support import places, request_files
+from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TIERS_OF_EXPORTS = {
     "fio": ".log", "lmcache": ".lct", "mlperf-csv": ".csv", "mooncake": ".jsonl",
@@ -110,8 +110,8 @@ def _texts() -> Iterator[tuple[str, str | bytes]]:
     yield "preset.yaml", _PRESET
     yield "config.yaml", json.dumps({"model": "tiny-1b", "source": {"users": 3}, "seed": 1,
                                      "tiers": {"nvme": {"capacity": "1GiB"}}})  # fmt: skip
-    yield "demo.yaml", (Path(__file__).parents[2] / "traces/demo.yaml").read_bytes()
-    yield "model.toml", (Path(__file__).parents[2] / "kvtrace/models/tiny-1b.toml").read_bytes()
+    yield "demo.yaml", (places.ROOT / "traces/demo.yaml").read_bytes()
+    yield "model.toml", (places.ROOT / "kvtrace/models/tiny-1b.toml").read_bytes()
     yield "config.json", json.dumps({
         "model_type": "llama", "num_hidden_layers": 16, "num_attention_heads": 32,
         "num_key_value_heads": 8, "hidden_size": 2048, "torch_dtype": "bfloat16", "head_dim": 64,

@@ -19,17 +19,8 @@ import numpy as np
 from replay.engine import native
 from replay.engine.native import library, testing
 from replay.engine.python import PythonEngine
-from replay.ops.contract import (
-    SECTOR_BYTES,
-    Action,
-    Lane,
-    LaneKind,
-    LoopOptions,
-    Mode,
-    Script,
-    Verify,
-    run_whole,
-)
+from replay.ops.columns import SECTOR_BYTES
+from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Script, Verify, run_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

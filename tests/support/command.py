@@ -34,6 +34,17 @@ class Ended:
         return lines[-1]
 
 
+class Outcome(Ended):
+    """What a command did that prints an error and nothing else to stderr."""
+
+    @property
+    def error(self) -> str:
+        """The one line of an error; fails if it isn't one line."""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
 def kvtrace(*words: object) -> Ended:
     """Run a command in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from tests.making import write_rows
 from tests.support.command import kvtrace
+from tests.support.making import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -39,3 +39,9 @@ def _below(folder: Path) -> Iterator[Path]:
 def drafts(folder: Path) -> list[str]:
     """Return the names of hidden temporaries of ours below a folder."""
     return [path.name for path in _below(folder) if path.name.startswith(".")]
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file or device."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

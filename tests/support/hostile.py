@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kvtrace.trace.schema import BY_NAME, COLUMNS, HEADER_KEY, Op, Phase, Tier, words_array
+from tests.support import places
 
-HOSTILE = Path(__file__).parents[3] / "shared" / "samples" / "hostile"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = places.SAMPLES / "hostile"
 """Small traces made by hand; present where the project is developed."""
 NVME = {
     "timestamp": np.int64(0),

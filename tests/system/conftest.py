@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,15 +18,3 @@ def disks(tmp_path: Path) -> Iterator[Disks]:
     """Loop devices, partitions, mounts; gone at the end."""
     with Disks(tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def direct_path(tmp_path: Path) -> Path:
-    """A folder in which files take O_DIRECT; skips where there is none."""
-    probe = tmp_path / "probe"
-    try:
-        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_DIRECT))
-    except OSError:
-        pytest.skip("no direct I/O where pytest keeps its files; set --basetemp")
-    probe.unlink()
-    return tmp_path

@@ -16,7 +16,6 @@ import pytest
 import zstandard
 
 from kvtrace.errors import EXIT_TRACE, EXIT_USAGE
-from tests.cli import conftest as cli_conftest
 from tests.fuzz.values import nested
 from tests.support.hostile import parquet, table
 
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-cli = cli_conftest.cli
+    from tests.support.command import Outcome
+
 GIB, MIB = 1 << 30, 1 << 20
 LIMIT_BYTES = 2 * GIB
 
@@ -80,9 +80,7 @@ def _zigzag(value: int) -> bytes:
         ("digits.toml", "a = " + "9" * 5000),
     ],
 )
-def test_models(
-    cli: Callable[..., cli_conftest.Outcome], tmp_path: Path, name: str, text: str
-) -> None:
+def test_models(cli: Callable[..., Outcome], tmp_path: Path, name: str, text: str) -> None:
     """Deep nesting, integers that Python doesn't print, layers that no memory holds."""
     (tmp_path / name).write_text(text)
     outcome = cli("record", tmp_path / "o.parquet", "--model", tmp_path / name)
@@ -105,9 +103,7 @@ def test_models(
     ],
     ids=["deep", "aliases", "itself", "users", "digits", "month 13", "long"],
 )  # fmt: skip
-def test_configurations(
-    cli: Callable[..., cli_conftest.Outcome], tmp_path: Path, text: str
-) -> None:
+def test_configurations(cli: Callable[..., Outcome], tmp_path: Path, text: str) -> None:
     """YAML that nests, refers to itself or multiplies is refused, and so are absurd counts."""
     (tmp_path / "c.yaml").write_text(text)
     outcome = cli("record", tmp_path / "o.parquet", "--config", tmp_path / "c.yaml", "--dry-run")
@@ -116,7 +112,7 @@ def test_configurations(
 
 
 def test_parquet_pages_are_checked_before_they_are_unpacked(
-    cli: Callable[..., cli_conftest.Outcome], tmp_path: Path
+    cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     """A page that says to be of 2 GiB is refused by its head."""
     path = page_bomb(tmp_path / "t.parquet")
@@ -126,7 +122,8 @@ def test_parquet_pages_are_checked_before_they_are_unpacked(
         assert "too large a page of column key" in outcome.error
 
 
-def test_columns_and_metadata(cli: Callable[..., cli_conftest.Outcome], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_columns_and_metadata(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """Thousands of columns, and a header of many MB, are refused with one line."""
     made = table(2)
     wide = pa.table({**dict(zip(made.column_names, made.columns, strict=True)),

@@ -17,11 +17,13 @@ from replay import ReplayOptions, TargetSpec
 from replay.safety import preflight, users
 from replay.safety.storage import parse_table
 from replay.state.precondition import PreconditionOptions, precondition
-from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
+from tests.support.traces import file_target, simple_rows, write_trace
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 Attempt = Callable[[TargetSpec], object]
 ANY = ("ext4", "btrfs", "dos", "gpt", "unknown")

@@ -20,9 +20,9 @@ from kvtrace.files.drafts import drafts_of
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay.execution.output import PARTS_SUFFIX
-from tests.making import write_rows
 from tests.support.command import kvtrace
 from tests.support.commands import whole
+from tests.support.making import write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.replay.conftest import simple_rows, write_trace
 from tests.support.disks import Disks, digest
 from tests.support.processes import all_end, children_of, start
+from tests.support.traces import simple_rows, write_trace
 
 if TYPE_CHECKING:
     from pathlib import Path

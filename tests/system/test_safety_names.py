@@ -18,10 +18,10 @@ from kvtrace.trace.header import Header
 from kvtrace.trace.reader import open_trace
 from replay.report import write
 from replay.result.stored import load
-from tests.making import write_rows
 from tests.support.command import apart, kvtrace
 from tests.support.commands import REPLAY, ROWS, inputs
 from tests.support.digests import drafts
+from tests.support.making import write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,7 @@ MARKED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_a_file_may_have_any_name(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -18,11 +18,13 @@ from replay.state import populate
 from replay.state.precondition import PreconditionOptions, precondition
 from replay.targets.support.folder import object_name
 from replay.watch import Silent
-from tests.replay.conftest import file_target, simple_rows, write_trace
 from tests.support.disks import MIB, Disks, digest, tool
+from tests.support.traces import file_target, simple_rows, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = ReplayOptions(arena_bytes=16 * MIB, io_size_bytes=MIB, settle_ns=0, min_window_ns=0)
 

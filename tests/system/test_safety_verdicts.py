@@ -14,10 +14,12 @@ from replay.payload.stamps import SAMPLE_ONE_IN, verifies_body
 from replay.result.invalid import CODES
 from replay.result.verdict import UNVERIFIED
 from replay.watch import Silent
-from tests.replay.conftest import MIB, Row, file_target, null_target, simple_rows, write_trace
+from tests.support.traces import MIB, Row, file_target, null_target, simple_rows, write_trace
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 R, D, L = Op.READ, Op.DELETE, Op.LOOKUP
 SIZE = 16 << 10

@@ -2,9 +2,12 @@
 #ifndef KV_ABI_H
 #define KV_ABI_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-#define KV_ABI_VERSION 8
+#include "columns.h"
+
+#define KV_ABI_VERSION 9
 
 enum kv_lane_kind {
 	KV_NULL = 0,
@@ -95,7 +98,7 @@ enum {
 	KV_FEATURE_HUGE_READS = 1 << 6,
 };
 
-/* One engine call. Columns are documented in replay/ops/contract.py. */
+/* One engine call. */
 struct kv_run {
 	uint32_t engine;
 	uint32_t mode;
@@ -104,7 +107,7 @@ struct kv_run {
 	int64_t spin_ns;
 	uint64_t read_buffer_bytes; /* per lane */
 	uint8_t *arena;
-	uint64_t arena_bytes;
+	uint64_t arena_size_bytes;
 	const uint64_t *filled_bytes; /* or NULL */
 	uint32_t stamp;
 	uint32_t virtual_time;
@@ -115,23 +118,9 @@ struct kv_run {
 
 	uint64_t capacity; /* powers of two */
 	uint64_t edge_capacity;
-	int64_t *due_ns; /* in closed mode also out, for ops behind a gate */
-	const uint8_t *lane;
-	const uint8_t *action;
-	const uint64_t *offset_bytes;
-	const uint32_t *length_sectors;
-	const uint32_t *pad_bytes;
-	const uint64_t *key;
-	const uint32_t *sector;
-	const uint32_t *generation;
-	const uint64_t *arena_offset_bytes;
-	const uint32_t *edge_begin;
-	const uint16_t *wait_count;
-	const uint32_t *edges;
-	const uint64_t *extents; /* a ring of pairs (offset, length) */
+	KV_OP_COLUMNS
 	uint64_t extent_words; /* two per pair, a power of two */
-	const uint32_t *clock; /* NULL unless closed */
-	uint64_t clock_count;
+	uint64_t clock_count; /* 0, and `clock` NULL, unless closed */
 
 	const int32_t *stop; /* this and all that follow up to start_ns are shared while it runs */
 	const uint64_t *planned;
@@ -141,13 +130,7 @@ struct kv_run {
 	int64_t *completed_ops;
 	int64_t *completed_bytes;
 
-	int64_t *ready_ns;
-	int64_t *slot_ns;
-	int64_t *submit_ns;
-	int64_t *complete_ns;
-	int32_t *error;
-	int64_t *bad_sector;
-	uint64_t *state;
+	KV_TIME_COLUMNS
 
 	int64_t start_ns; /* out, as all that follow */
 	int64_t cpu_ns;
@@ -169,6 +152,18 @@ struct kv_job {
 };
 
 struct kv_mailbox;
+
+/* A lane's trial of polling: see polling.c. Begins as zeros. */
+struct kv_polling {
+	int64_t until_ns;
+	int64_t since_ns;
+	uint64_t since_bytes;
+	uint64_t gained[2]; /* bytes per millisecond, summed over turns: not polling, polling */
+	uint64_t seen_bytes; /* moved when the turn's time was over */
+	uint32_t turn; /* of the trial, from 1 on; 0: between trials */
+	bool on;
+	bool ending; /* its time is over: it ends with the next completion */
+};
 
 #define KV_EXPORT __attribute__((visibility("default")))
 
@@ -199,6 +194,10 @@ KV_EXPORT void kv_publish_flag(int32_t *flag, int32_t value);
 
 /* Return 0 if io_uring can be used here, else the errno of what was refused. */
 KV_EXPORT int kv_uring_available(void);
+
+/* Whether to poll now, after `moved_bytes` since the run began. A function of its arguments alone, so
+ * that tests can be the device. */
+KV_EXPORT bool kv_polling_pays(struct kv_polling *polling, int64_t now_ns, uint64_t moved_bytes);
 
 /* Write a stamp into each 512-byte sector of `data`, the first being `sector` of its object. */
 KV_EXPORT void kv_stamp(uint8_t *data, uint64_t bytes, uint64_t key, uint32_t sector,

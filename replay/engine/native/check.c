@@ -30,8 +30,8 @@ static bool fits_arena(const struct lane *lane, uint32_t op)
 	uint64_t io_bytes = lane->spec->io_bytes, length = length_of(run, op);
 	for (uint64_t at = 0; at < length; at += io_bytes) {
 		uint64_t bytes = length - at < io_bytes ? length - at : io_bytes;
-		uint64_t place = (run->arena_offset_bytes[slot_of(run, op)] + at) % run->arena_bytes;
-		if (place % SECTOR_BYTES || place + bytes > run->arena_bytes)
+		uint64_t place = (run->arena_bytes[slot_of(run, op)] + at) % run->arena_size_bytes;
+		if (place % SECTOR_BYTES || place + bytes > run->arena_size_bytes)
 			return false;
 	}
 	return true;
@@ -48,9 +48,9 @@ static const char *wrong_with_memory(const struct lane *lane, uint32_t op)
 	if (!write && spec->longest_bytes && length_of(run, op) > spec->longest_bytes &&
 	    spec->longest_bytes < spec->io_bytes)
 		return "is longer than the longest read of its lane";
-	if ((write || full) && run->arena_bytes == 0)
+	if ((write || full) && run->arena_size_bytes == 0)
 		return "needs an arena, and there is none";
-	if (full && run->arena_offset_bytes[slot] % SECTOR_BYTES)
+	if (full && run->arena_bytes[slot] % SECTOR_BYTES)
 		return "arena place is no multiple of 512";
 	if (write && !fits_arena(lane, op))
 		return "a piece straddles the arena's end or a sector";
@@ -169,7 +169,7 @@ static const char *wrong_with_run(const struct kv_run *run)
 		return "capacities aren't powers of two";
 	if (run->extent_words < 2 || run->extent_words & (run->extent_words - 1))
 		return "extents aren't pairs, a power of two of them";
-	if (run->arena_bytes % SECTOR_BYTES)
+	if (run->arena_size_bytes % SECTOR_BYTES)
 		return "the arena isn't of whole sectors";
 	if (run->clock_count >= KV_NO_CLOCK)
 		return "too many clocks";

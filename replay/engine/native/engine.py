@@ -13,45 +13,13 @@ import numpy as np
 from kvtrace.errors import TargetError
 from replay.engine.native import library
 from replay.engine.native.library import LaneStruct, RunStruct, address
-from replay.ops.contract import (
-    Control,
-    Lane,
-    LaneKind,
-    LoopOptions,
-    Mode,
-    Ops,
-    Outcome,
-    Script,
-    Times,
-)
+from replay.ops.columns import NATIVE_OPS, OP_TYPES, TIME_TYPES, Ops, Times
+from replay.ops.contract import Control, Lane, LaneKind, LoopOptions, Mode, Outcome, Script
 from replay.ops.counters import LaneCounters
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
-_OP_DTYPES: dict[str, type[np.generic]] = {
-    "due_ns": np.int64,
-    "lane": np.uint8,
-    "action": np.uint8,
-    "offset_bytes": np.uint64,
-    "length_sectors": np.uint32,
-    "pad_bytes": np.uint32,
-    "key": np.uint64,
-    "sector": np.uint32,
-    "generation": np.uint32,
-    "arena_bytes": np.uint64,
-    "edge_begin": np.uint32,
-    "wait_count": np.uint16,
-}
-_TIME_DTYPES: dict[str, type[np.generic]] = {
-    "ready_ns": np.int64,
-    "slot_ns": np.int64,
-    "submit_ns": np.int64,
-    "complete_ns": np.int64,
-    "error": np.int32,
-    "bad_sector": np.int64,
-    "state": np.uint64,
-}
 IO_SIZE_CLASSES = 32
 """I/O latencies are kept by size class: floor(log2(bytes)), up to 2 GiB."""
 _IO_BITS = 5
@@ -78,9 +46,7 @@ class Feature(IntFlag):
     HUGE_READS = 1 << 6
 
 
-def _check_column(
-    name: str, column: NDArray[np.generic], dtype: type[np.generic], length: int
-) -> None:
+def _check_column(name: str, column: NDArray[np.generic], dtype: DTypeLike, length: int) -> None:
     if column.dtype != dtype or column.shape != (length,) or not column.flags.c_contiguous:
         raise TypeError(
             f"column {name}: got {column.dtype}{list(column.shape)}, "
@@ -97,11 +63,11 @@ def _check_memory(name: str, memory: NDArray[np.uint8]) -> None:
 
 def _check_ops(ops: Ops) -> None:
     """Check that all columns are what the library reads, for one capacity."""
-    for name, dtype in _OP_DTYPES.items():
-        _check_column(name, getattr(ops, name), dtype, ops.capacity)
-    _check_column("edges", ops.edges, np.uint32, len(ops.edges))
-    _check_column("extents", ops.extents, np.uint64, len(ops.extents))
-    _check_column("clock", ops.clock, np.uint32, ops.capacity if len(ops.clock) else 0)
+    lengths = dict.fromkeys(NATIVE_OPS, ops.capacity)
+    lengths |= {"edges": len(ops.edges), "extents": len(ops.extents)}
+    lengths["clock"] = ops.capacity if len(ops.clock) else 0
+    for name in NATIVE_OPS:
+        _check_column(name, getattr(ops, name), OP_TYPES[name], lengths[name])
     if not ops.due_ns.flags.writeable:
         raise TypeError("column due_ns: must be writable")
 
@@ -148,12 +114,11 @@ def _fill_ops(run: RunStruct, ops: Ops, options: LoopOptions) -> None:
     run.capacity = ops.capacity
     run.edge_capacity = len(ops.edges)
     run.extent_words = len(ops.extents)
-    for name in (*_OP_DTYPES, "edges", "extents"):
-        target = "arena_offset_bytes" if name == "arena_bytes" else name
-        setattr(run, target, address(getattr(ops, name)))
-    if options.mode == Mode.CLOSED:
-        run.clock = address(ops.clock)
-        run.clock_count = options.clocks
+    for name in NATIVE_OPS:
+        setattr(run, name, address(getattr(ops, name)))
+    run.clock_count = options.clocks if options.mode == Mode.CLOSED else 0
+    if options.mode != Mode.CLOSED:
+        run.clock = None
 
 
 def _fill_control(run: RunStruct, control: Control, lane_count: int) -> None:
@@ -173,7 +138,7 @@ def _fill_control(run: RunStruct, control: Control, lane_count: int) -> None:
 
 
 def _fill_times(run: RunStruct, times: Times, capacity: int) -> None:
-    for name, dtype in _TIME_DTYPES.items():
+    for name, dtype in TIME_TYPES.items():
         _check_column(name, getattr(times, name), dtype, capacity)
         setattr(run, name, address(getattr(times, name)))
 
@@ -187,7 +152,7 @@ def _fill_options(run: RunStruct, options: LoopOptions) -> None:
     run.spin_adapts = options.spin_adapts
     run.read_buffer_bytes = options.read_buffer_bytes
     run.arena = address(options.arena)
-    run.arena_bytes = options.arena.size
+    run.arena_size_bytes = options.arena.size
     run.stamp = options.stamp
     run.virtual_time = options.virtual_time
     if options.filled_bytes is not None:

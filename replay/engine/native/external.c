@@ -206,7 +206,7 @@ static int external_open(struct lane *lane, char *message, size_t message_size)
 	snprintf(message, message_size, "mailbox of lane %u", lane->index);
 	int failed = attach(lane);
 	if (!failed)
-		failed = tell(lane, KV_JOB_MEMORY, lane->run->arena, lane->run->arena_bytes);
+		failed = tell(lane, KV_JOB_MEMORY, lane->run->arena, lane->run->arena_size_bytes);
 	if (!failed)
 		failed = tell(lane, KV_JOB_MEMORY, lane->buffers.base, lane->buffers.bytes);
 	return failed;
@@ -219,7 +219,7 @@ static void external_close(struct lane *lane)
 		return;
 	if (external->attached) {
 		tell(lane, KV_JOB_FORGET, lane->buffers.base, lane->buffers.bytes);
-		tell(lane, KV_JOB_FORGET, lane->run->arena, lane->run->arena_bytes);
+		tell(lane, KV_JOB_FORGET, lane->run->arena, lane->run->arena_size_bytes);
 		detach(lane);
 	}
 	free(external->out);

@@ -7,7 +7,7 @@
 static uint64_t arena_offset(const struct kv_run *run, const struct active *active,
 			     const struct piece *piece)
 {
-	return run->arena_offset_bytes[slot_of(run, active->op)] + piece->op_offset;
+	return run->arena_bytes[slot_of(run, active->op)] + piece->op_offset;
 }
 
 static void wake_arena_waiters(struct lane *lane)
@@ -52,8 +52,8 @@ static bool take_payload(struct lane *lane, struct piece *piece, const struct ac
 	uint64_t offset = arena_offset(run, active, piece);
 	if (!payload_there(lane, offset + piece->bytes))
 		return false;
-	piece->data = run->arena + offset % run->arena_bytes;
-	return !run->stamp || claim(lane, offset % run->arena_bytes, piece->bytes);
+	piece->data = run->arena + offset % run->arena_size_bytes;
+	return !run->stamp || claim(lane, offset % run->arena_size_bytes, piece->bytes);
 }
 
 static bool take_memory(struct lane *lane, struct piece *piece, const struct active *active)
@@ -322,7 +322,7 @@ void io_verify_next(struct lane *lane)
 	int64_t bad = kv_check(piece->data, piece->there_bytes, run->key[slot],
 			       run->sector[slot] + (uint32_t)(piece->op_offset / SECTOR_BYTES),
 			       run->generation[slot], run->run_id, full ? run->arena : NULL,
-			       run->arena_bytes, arena_offset(run, active, piece),
+			       run->arena_size_bytes, arena_offset(run, active, piece),
 			       &lane->spec->bad_sectors);
 	if (bad >= 0)
 		note_bad(active, piece, (uint64_t)bad);

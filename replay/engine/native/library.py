@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
+from replay.ops.columns import NATIVE_OPS, TIME_TYPES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
-ABI_VERSION = 8
+ABI_VERSION = 9
 NOT_BUILT = (
     "no C compiler found when kvtrace was installed: "
     "install gcc (apt-get install gcc libc6-dev) and reinstall"
@@ -75,7 +76,7 @@ class RunStruct(ctypes.Structure):
         ("spin_ns", ctypes.c_int64),
         ("read_buffer_bytes", ctypes.c_uint64),
         ("arena", _POINTER),
-        ("arena_bytes", ctypes.c_uint64),
+        ("arena_size_bytes", ctypes.c_uint64),
         ("filled_bytes", _POINTER),
         ("stamp", ctypes.c_uint32),
         ("virtual_time", ctypes.c_uint32),
@@ -85,22 +86,8 @@ class RunStruct(ctypes.Structure):
         ("lane_count", ctypes.c_uint64),
         ("capacity", ctypes.c_uint64),
         ("edge_capacity", ctypes.c_uint64),
-        ("due_ns", _POINTER),
-        ("lane", _POINTER),
-        ("action", _POINTER),
-        ("offset_bytes", _POINTER),
-        ("length_sectors", _POINTER),
-        ("pad_bytes", _POINTER),
-        ("key", _POINTER),
-        ("sector", _POINTER),
-        ("generation", _POINTER),
-        ("arena_offset_bytes", _POINTER),
-        ("edge_begin", _POINTER),
-        ("wait_count", _POINTER),
-        ("edges", _POINTER),
-        ("extents", _POINTER),
+        *((name, _POINTER) for name in NATIVE_OPS),
         ("extent_words", ctypes.c_uint64),
-        ("clock", _POINTER),
         ("clock_count", ctypes.c_uint64),
         ("stop", _POINTER),
         ("planned", _POINTER),
@@ -109,13 +96,7 @@ class RunStruct(ctypes.Structure):
         ("started_ns", _POINTER),
         ("completed_ops", _POINTER),
         ("completed_bytes", _POINTER),
-        ("ready_ns", _POINTER),
-        ("slot_ns", _POINTER),
-        ("submit_ns", _POINTER),
-        ("complete_ns", _POINTER),
-        ("error", _POINTER),
-        ("bad_sector", _POINTER),
-        ("state", _POINTER),
+        *((name, _POINTER) for name in TIME_TYPES),
         ("start_ns", ctypes.c_int64),
         ("cpu_ns", ctypes.c_int64),
         ("verify_cpu_ns", ctypes.c_int64),

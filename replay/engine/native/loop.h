@@ -164,18 +164,6 @@ struct loop {
 	int go; /* 0 wait, 1 run, -1 give up */
 };
 
-/* A lane's trial of polling: see polling.c. */
-struct polling {
-	int64_t until_ns;
-	int64_t since_ns;
-	uint64_t since_bytes;
-	uint64_t gained[2]; /* bytes per millisecond, summed over turns: not polling, polling */
-	uint32_t turn;	    /* of the trial, from 1 on; 0: between trials */
-	bool on;
-	uint64_t seen_bytes; /* moved when the turn's time was over */
-	bool ending; /* its time is over: it ends with the next completion */
-};
-
 struct lane {
 	struct loop *loop;
 	struct kv_run *run;
@@ -192,7 +180,7 @@ struct lane {
 	struct heap instant; /* ready ops that need no slot */
 	struct heap timers; /* closed mode: ops not due yet, and gates that open then */
 	int64_t now_ns;
-	struct polling polling;
+	struct kv_polling polling;
 	int64_t lead_ns; /* how much before a due time a sleep has to end, as learned */
 	int64_t freed_ns; /* when the lane was last found unable to issue, and could again */
 	uint32_t patience; /* virtual time: how often real time has been given to others */

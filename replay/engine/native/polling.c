@@ -11,57 +11,55 @@
 /* Polling burns CPU, so it has to gain this much. */
 #define GAIN_PERCENT 102u
 
-static uint64_t moved_bytes(const struct lane *lane)
-{
-	return (uint64_t)__atomic_load_n(&lane->run->completed_bytes[lane->index],
-					 __ATOMIC_RELAXED);
-}
-
 /* A turn begins and ends with a completion: of a slow device, few of which fall into one, those at
  * its ends would decide else. */
-static bool turn_ends(struct lane *lane, int64_t now)
+static bool turn_ends(struct kv_polling *polling, int64_t now_ns, uint64_t moved_bytes)
 {
-	struct polling *polling = &lane->polling;
-	if (now < polling->until_ns)
+	if (now_ns < polling->until_ns)
 		return false;
-	uint64_t moved = moved_bytes(lane);
 	if (!polling->ending) {
 		polling->ending = true;
-		polling->seen_bytes = moved;
+		polling->seen_bytes = moved_bytes;
 		return false;
 	}
-	polling->ending = moved == polling->seen_bytes;
+	polling->ending = moved_bytes == polling->seen_bytes;
 	return !polling->ending;
 }
 
-static void next_turn(struct lane *lane, int64_t now)
+static void next_turn(struct kv_polling *polling, int64_t now_ns, uint64_t moved_bytes)
 {
-	struct polling *polling = &lane->polling;
 	if (polling->turn == TURNS) {
 		polling->on = polling->gained[1] * 100 > polling->gained[0] * GAIN_PERCENT;
 		polling->turn = 0;
-		polling->until_ns = now + KEEP_NS;
+		polling->until_ns = now_ns + KEEP_NS;
 		polling->gained[0] = polling->gained[1] = 0;
 		return;
 	}
 	polling->on = polling->turn % 2 == 0;
 	polling->turn++;
-	polling->until_ns = now + TURN_NS;
-	polling->since_ns = now;
-	polling->since_bytes = moved_bytes(lane);
+	polling->until_ns = now_ns + TURN_NS;
+	polling->since_ns = now_ns;
+	polling->since_bytes = moved_bytes;
 }
 
-bool polling_pays(struct lane *lane, int64_t now)
+bool kv_polling_pays(struct kv_polling *polling, int64_t now_ns, uint64_t moved_bytes)
 {
-	struct polling *polling = &lane->polling;
-	if (!lane->run->spin_adapts)
-		return true;
-	if (turn_ends(lane, now)) {
+	if (turn_ends(polling, now_ns, moved_bytes)) {
 		if (polling->turn) {
-			uint64_t bytes = moved_bytes(lane) - polling->since_bytes;
-			polling->gained[polling->on] += bytes * 1000000 / (uint64_t)(now - polling->since_ns);
+			uint64_t bytes = moved_bytes - polling->since_bytes;
+			uint64_t took_ns = (uint64_t)(now_ns - polling->since_ns);
+			polling->gained[polling->on] += bytes * 1000000 / took_ns;
 		}
-		next_turn(lane, now);
+		next_turn(polling, now_ns, moved_bytes);
 	}
 	return polling->on;
+}
+
+bool polling_pays(struct lane *lane, int64_t now_ns)
+{
+	if (!lane->run->spin_adapts)
+		return true;
+	const int64_t *moved = &lane->run->completed_bytes[lane->index];
+	return kv_polling_pays(&lane->polling, now_ns,
+			       (uint64_t)__atomic_load_n(moved, __ATOMIC_RELAXED));
 }

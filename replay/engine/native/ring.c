@@ -126,7 +126,7 @@ static void register_memory(struct lane *lane, struct ring *ring)
 	struct iovec *vectors = malloc(vector_bytes);
 	if (!vectors)
 		return;
-	uint32_t arena = split_region(vectors, lane->run->arena, lane->run->arena_bytes);
+	uint32_t arena = split_region(vectors, lane->run->arena, lane->run->arena_size_bytes);
 	uint32_t reads =
 		split_region(vectors + arena, lane->buffers.base, lane->buffers.bytes);
 	if (arena + reads && attach(ring, IORING_REGISTER_BUFFERS, vectors, arena + reads) == 0) {

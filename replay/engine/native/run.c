@@ -146,7 +146,7 @@ static int allocate_loop(struct loop *loop)
 	size_t lanes_bytes = run->lane_count * sizeof *loop->lanes;
 	loop->lane_count = (uint32_t)run->lane_count;
 	loop->lanes = aligned_alloc(CACHE_LINE, lanes_bytes);
-	loop->claims.words = calloc(run->arena_bytes / SECTOR_BYTES / 64 + 1, sizeof(uint64_t));
+	loop->claims.words = calloc(run->arena_size_bytes / SECTOR_BYTES / 64 + 1, sizeof(uint64_t));
 	int failed = loop->lanes && loop->claims.words ? 0 : ENOMEM;
 	if (order_open(loop) || clocks_open(loop))
 		failed = ENOMEM;

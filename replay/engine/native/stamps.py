@@ -10,7 +10,7 @@ import numpy as np
 
 from replay.engine.native import library
 from replay.engine.native.library import address
-from replay.ops.contract import SECTOR_BYTES
+from replay.ops.columns import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

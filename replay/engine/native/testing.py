@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from replay.ops.contract import SECTOR_BYTES, Action, Ops, power_of_two
+from replay.ops.columns import SECTOR_BYTES, Ops
+from replay.ops.contract import Action, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -18,7 +18,8 @@ from replay.measure.requests.figures import (
     ServiceLevelDocument,
 )
 from replay.measure.requests.levels import MET_RATIO, TARGET_P95_NS
-from replay.ops.contract import INTERRUPTED, NO_TIME_NS, Mode
+from replay.ops.columns import INTERRUPTED, NO_TIME_NS
+from replay.ops.contract import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

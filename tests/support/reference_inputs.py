@@ -1,0 +1,114 @@
+"""Small request files of every kind whose requests share prefixes, made by a seed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.support.request_files import (
+    AZURE_HEADER,
+    BURSTGPT_HEADER,
+    bailian_line,
+    lct,
+    look_up,
+    mooncake_line,
+    sharegpt,
+    weka,
+    weka_request,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+REQUESTS = 30
+
+
+def _lengths(seed: int) -> list[int]:
+    return [300 + (number * 1237 + seed) % 2500 for number in range(REQUESTS)]
+
+
+def _ids(number: int, seed: int, tokens: int, block_tokens: int) -> list[int]:
+    """One of three families of prompts, each a prefix of the longest."""
+    family = (number * 7 + seed) % 3
+    return [(family << 60) + index for index in range(-(-tokens // block_tokens))]
+
+
+def mooncake(path: Path, seed: int) -> None:
+    """Blocks of 512 tokens."""
+    write(path, "".join(
+        mooncake_line(number * 130, tokens, _ids(number, seed, tokens, 512), output_length=number)
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def bailian(path: Path, seed: int) -> None:
+    """Blocks of 16 tokens; every third request begins a conversation."""
+    write(path, "".join(
+        bailian_line(
+            number, number - 1 if number % 3 else -1, number * 0.13, input_length=tokens,
+            output_length=number, hash_ids=_ids(number, seed, tokens, 16), turn=1 + number % 3,
+        )
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def weka_file(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens; conversations of five requests, the last with a subagent."""
+    lines = []
+    for conversation in range(4):
+        requests = []
+        for turn in range(5):
+            tokens = 300 + 400 * turn + seed % 50
+            ids = list(range(1, tokens // 64 + 1))
+            requests.append(weka_request(turn * 0.4, tokens, hash_ids=ids, think_time=0.1))
+        lines.append(weka(requests, id=f"c{conversation}"))
+    write(path, "\n".join(lines) + "\n")
+
+
+def azure(path: Path, seed: int) -> None:
+    """Lengths only."""
+    write(path, AZURE_HEADER + "".join(
+        f"2023-11-16 18:17:{number // 8:02}.{number % 8}000000,{tokens},{number + 1}\n"
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def burstgpt(path: Path, seed: int) -> None:
+    """Lengths only."""
+    write(path, BURSTGPT_HEADER + "".join(
+        f"{number / 8},ChatGPT,{tokens},{number + 1},{tokens + number + 1},Conversation log\n"
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def sharegpt_file(path: Path, seed: int) -> None:
+    """Conversations of three turns."""
+    lengths = _lengths(seed)
+    write(path, sharegpt(*[
+        [("human", "a" * lengths[number]), ("gpt", "b" * 500)] * 3 for number in range(8)
+    ]))  # fmt: skip
+
+
+def lmcache(path: Path, seed: int) -> None:
+    """Chunks of 16 tokens, looked up by two ranks."""
+    records = [
+        look_up(
+            number * 0.13, [json.dumps(i).encode() for i in _ids(number, seed, tokens // 8, 16)]
+        )
+        for number, tokens in enumerate(_lengths(seed))
+    ]
+    write(path, lct(*records))
+
+
+FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
+    "mooncake": ("a.jsonl", mooncake),
+    "bailian": ("a.jsonl", bailian),
+    "weka": ("a.jsonl", weka_file),
+    "azure": ("a.csv", azure),
+    "burstgpt": ("a.csv", burstgpt),
+    "sharegpt": ("a.json", sharegpt_file),
+    "lmcache": ("a.lct", lmcache),
+}
+"""Of each source: a file's name, and what makes one."""

@@ -1,0 +1,131 @@
+"""Makes small request files of every kind, and sources that read them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtrace import sources
+from kvtrace.recording.config import load_config
+from kvtrace.requests.request import Ragged
+from kvtrace.sources import SourceContext
+from tests.support import places
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAMPLES = places.SAMPLES
+
+BURSTGPT_HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+def mooncake_line(timestamp: Any = 0, tokens: Any = 600, ids: Any = None, **more: Any) -> str:
+    """Return a line of two 512-token blocks, the second partial."""
+    fields = {"timestamp": timestamp, "input_length": tokens, "output_length": 5}
+    return json.dumps(fields | {"hash_ids": [1, 2] if ids is None else ids} | more) + "\n"
+
+
+def bailian_line(chat: Any, parent: Any = -1, timestamp: Any = 0.0, **more: Any) -> str:
+    """Return a line of 40 tokens: two full 16-token blocks and a partial one."""
+    fields = {"chat_id": chat, "parent_chat_id": parent, "timestamp": timestamp, "turn": 1}
+    fields |= {"input_length": 40, "output_length": 8, "type": "text", "hash_ids": [1, 2, 3]}
+    return json.dumps(fields | more) + "\n"
+
+
+def weka_request(t: Any = 0.0, tokens: Any = 130, **more: Any) -> dict[str, Any]:
+    """Return a request of two full 64-token blocks."""
+    return {"t": t, "type": "n", "in": tokens, "out": 7, "hash_ids": [1, 2]} | more
+
+
+def weka(requests: list[Any], **more: Any) -> str:
+    """Return a conversation."""
+    fields = {"id": "c", "block_size": 64, "hash_id_scope": "local", "requests": requests}
+    return json.dumps(fields | more)
+
+
+def sharegpt(*conversations: list[tuple[str, Any]]) -> str:
+    """Return a list of conversations, each of (from, value)."""
+    entries = [
+        {"id": str(number), "conversations": [{"from": side, "value": text} for side, text in said]}
+        for number, said in enumerate(conversations)
+    ]
+    return json.dumps(entries)
+
+
+def lct(*records: Any, header: dict[str, Any] | None = None) -> bytes:
+    """Return a recording of LMCache with `records` behind its header."""
+    import msgpack
+
+    head = {"type": "header", "magic": b"LMCT", "format_version": 1, "t_wall_start": 1000.5}
+    frames = [msgpack.packb(record) for record in (head | (header or {}), *records)]
+    return b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
+
+
+def look_up(t: Any, hashes: list[bytes], *, request: str | None = None, **more: Any) -> Any:
+    """Return a look-up of chunks of 16 tokens by two ranks."""
+    keys = [
+        {"__t__": "ObjectKey", "v": {"chunk_hash": name, "model_name": "m", "kv_rank": rank}}
+        for name in hashes
+        for rank in (0, 1)
+    ]
+    layout = {"v": {"shapes": [[2, 32, 16, 128]], "dtypes": ["torch.bfloat16"]} | more}
+    group = {"v": {"keys": keys, "layout_desc": layout}}
+    arguments = {"spec": {"v": {"key_groups": [group]}}, "external_request_id": request}
+    name = "lmcache.v1.distributed.storage_manager.StorageManager.submit_prefetch_task"
+    return {"type": "record", "t_mono": t, "qualname": name, "args": arguments}
+
+
+GOOD: dict[str, tuple[str, str | bytes]] = {
+    "mooncake": ("a.jsonl", mooncake_line() + mooncake_line(9, ids=[1, 3])),
+    "bailian": ("a.jsonl", bailian_line(0) + bailian_line(1, 0, 2.5)),
+    "weka": ("a.json", weka([weka_request(), weka_request(9.0)])),
+    "sharegpt": ("a.json", sharegpt([("human", "a" * 900), ("gpt", "b" * 900)] * 3)),
+    "azure": ("a.csv", AZURE_HEADER + "2023-11-16 18:17:03.9799600,480,10\n"),
+    "burstgpt": ("a.csv", BURSTGPT_HEADER + "5,ChatGPT,472,18,490,Conversation log\n"),
+    "lmcache": ("a.lct", lct(look_up(0.5, [b"a", b"b"]), look_up(0.75, [b"a"]))),
+}
+"""A good file of each kind: name and content."""
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Write a file; return its path."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def good(folder: Path, name: str) -> Path:
+    """Write the good file of source `name`; return its path."""
+    file, content = GOOD[name]
+    return write(folder / file, content)
+
+
+def read(name: str, *paths: Path, seed: int = 0, **options: Any) -> tuple[dict[str, Any], Any]:
+    """Return all requests of a source, one array (or list of lists) per column, and its info.
+
+    Options are keys of `source`; `by_turn` and `workers` are those of `SourceContext`.
+    """
+    by_turn, workers = options.pop("by_turn", False), options.pop("workers", 1)
+    keys = {f"source.{key}": value for key, value in options.items()}
+    config = load_config(None, {"source.name": name} | keys).source
+    source = sources.create(
+        SourceContext(config, paths, seed=seed, end_ns=1 << 62, by_turn=by_turn, workers=workers)
+    )
+    batches = list(source.batches())
+    chains = range(config.users or 0)
+    while chains and (batch := source.more(len(batches) % len(chains))) is not None:
+        batches.append(batch)
+    columns: dict[str, Any] = {}
+    for column in type(batches[0]).__slots__:
+        parts = [getattr(batch, column) for batch in batches]
+        if isinstance(parts[0], np.ndarray):
+            columns[column] = np.concatenate(parts).tolist()
+        elif isinstance(parts[0], Ragged):
+            columns[column] = [
+                part.values[begin:end].tolist()
+                for part in parts
+                for begin, end in zip(part.begin, part.begin[1:], strict=False)
+            ]
+    return columns, source.info.model_dump()
