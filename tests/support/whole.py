@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,8 +147,8 @@ def codes(document: dict[str, Any]) -> set[str]:
 
 def row_of(text: str, name: str) -> list[str]:
     """Return the cells of the first row of a report that begins with `name`."""
-    lines = [line.split() for line in text.splitlines()]
-    return next(words[1:] for words in lines if words[:1] == [name])
+    rows = (re.match(rf" *{name} +(.*)", line) for line in text.splitlines())
+    return next(row[1].split() for row in rows if row is not None)
 
 
 def duration_ns(cell: str) -> float:

@@ -235,7 +235,9 @@ def block_layer(latency: BlockLatencyDocument | None) -> Iterator[Section]:
 
 def _engine(document: ResultDocument) -> str | None:
     tool = document.tool
-    return None if tool is None else f"{tool.engine} {tool.engine_note}".strip()
+    if tool is None:
+        return None
+    return f"{tool.engine} ({tool.engine_note})" if tool.engine_note else tool.engine
 
 
 def _cpu(document: ResultDocument) -> str | None:

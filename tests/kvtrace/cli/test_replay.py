@@ -63,7 +63,7 @@ def test_a_run_prints_its_report_in_80_columns(run: Run, trace: Path, direct_pat
     assert found.code == 0
     assert "VALID" in found.stdout.splitlines()[0]
     assert all(len(line) <= 80 for line in found.stdout.splitlines())
-    for word in ("tier nvme", "throughput", "P99.99", "lateness", "host", "verified"):
+    for word in ("Tier nvme", "throughput", "P99.99", "lateness", "host", "verified"):
         assert word in found.stdout
     assert "populating" not in found.stdout
     assert "payload" in found.stderr

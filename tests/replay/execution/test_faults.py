@@ -77,11 +77,11 @@ def test_a_stall_of_one_second_is_printed_as_computed_by_hand(
     target = simulated(stall_target(service, begin, end), virtual=True)
     outcome, found = command(trace, [target], "--queue-depth", 1)
     assert (outcome.code, found["reasons"]) == (0, [])
-    free, times = 0, {"all": [], "response": []}  # type: ignore[var-annotated]
+    free, times = 0, {"nvme all": [], "response": []}  # type: ignore[var-annotated]
     for i in range(1_000):
         submit = max(i * gap, free)
         free = submit + service + (end - max(submit, begin) if begin <= submit < end else 0)
-        times["all"].append(free - submit)
+        times["nvme all"].append(free - submit)
         times["response"].append(free - i * gap)
     for name, exact in times.items():
         exact.sort()
@@ -90,7 +90,7 @@ def test_a_stall_of_one_second_is_printed_as_computed_by_hand(
         for cell, rank in zip(cells, (500, 900, 990, 999, 1_000, 1_000), strict=True):
             # A bucket is 1/256 wide, and four digits are printed.
             assert duration_ns(cell) == pytest.approx(exact[rank - 1] * 513 / 512, rel=1 / 400)
-    assert times["all"][989] == service < 900_000_000 < times["response"][989]
+    assert times["nvme all"][989] == service < 900_000_000 < times["response"][989]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
