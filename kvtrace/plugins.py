@@ -1,9 +1,9 @@
 """Plug-ins: what one file adds, here or in a plug-in folder of the user's own.
 
-Ours lie in the package of their kind. Others lie in plug-in folders, which have the same subfolders
-(`sources`, `layouts`, `formats`, `targets`, `report`, `models`): those that the variable
-`KVTRACE_PLUGINS` lists, and the packages that installed distributions name by entry points of the
-group `kvtrace.plugins`.
+Ours lie in the package of their kind. Others lie in plug-in folders, which have subfolders of the
+same names (`sources`, `layouts`, `policies`, `formats`, `targets`, `report`, `models`): those that
+the variable `KVTRACE_PLUGINS` lists, and the packages that installed distributions name by entry
+points of the group `kvtrace.plugins`.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ EXPORTER = Kind("export format", "kvtrace.formats", "export", "exporter")
 TARGET = Kind("target", "replay.targets", "make")
 REPORT = Kind("form of report", "replay.report", "write")
 FAMILY = Kind("family", "kvtrace.models.config_json.families", "")
-ADDABLE = (SOURCE, LAYOUT, IMPORTER, EXPORTER, TARGET, REPORT)
-"""Kinds that plug-in folders may have; eviction policies are compiled into the simulator."""
+ADDABLE = (SOURCE, LAYOUT, POLICY, IMPORTER, EXPORTER, TARGET, REPORT)
+"""Kinds that plug-in folders may have."""
 MODELS = "models"
 """Subfolder with models, as .toml or config.json."""
 

@@ -59,7 +59,7 @@ def name_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the tests ask of a file: functions with lines, calls that print, broad catches, names.
+    """Functions with lines, calls that print, broad catches, names, strings, docstring of a file.
 
     Syntax trees aren't kept: those of all files are some millions of objects.
     """
@@ -68,13 +68,16 @@ class Facts:
     prints: bool
     broad: bool
     vague: bool
+    strings: tuple[str, ...]
+    first: str
 
 
 @cache
 def facts(path: Path) -> Facts:
     """Return what the tests here ask of a file."""
-    lengths, prints, broad, vague = [], False, False, False
-    for node in ast.walk(ast.parse(path.read_text())):
+    lengths, strings, prints, broad, vague = [], [], False, False, False
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
             lengths.append((f"{name_of(path)}:{node.name}", lines))
@@ -82,9 +85,12 @@ def facts(path: Path) -> Facts:
             prints |= _name(node.func) in ("print", "exit", "sys.exit")
         elif isinstance(node, ast.ExceptHandler):
             broad |= node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings.append(node.value)
         elif isinstance(node, ast.Name | ast.arg):
             vague |= (node.id if isinstance(node, ast.Name) else node.arg) in VAGUE
-    return Facts(tuple(lengths), prints, broad, vague)
+    first = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return Facts(tuple(lengths), prints, broad, vague, tuple(strings), first)
 
 
 def _name(of: ast.expr) -> str:
@@ -191,16 +197,6 @@ UNREAD = {"decisions.md": "what was decided keeps the words of its day"}
 FIRST_WORDS = re.compile(r"(?:Says?|Tells?|What(?!-if)|How|Where|Why|Which|Whoever)\b")
 
 
-def texts(path: Path) -> list[str]:
-    """Return the strings of a file: docstrings, help and messages."""
-    values = (
-        node.value
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant)
-    )
-    return [value for value in values if isinstance(value, str)]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_are_plain(page: Path) -> None:
     """No page has a phrase that reads like a translation."""
@@ -212,7 +208,7 @@ def test_pages_are_plain(page: Path) -> None:
 def test_strings_are_plain() -> None:
     """Help, messages and docstrings neither."""
     for path in SOURCES:
-        for text in texts(path):
+        for text in facts(path).strings:
             match = PHRASES.search(" ".join(text.split()))
             assert match is None, (name_of(path), text)
 
@@ -220,7 +216,7 @@ def test_strings_are_plain() -> None:
 def test_modules_say_what_they_hold() -> None:
     """The first line of a module is a noun phrase or a statement, not a question."""
     for path in SOURCES:
-        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        first = facts(path).first
         assert not FIRST_WORDS.match(first), (name_of(path), first)
 
 

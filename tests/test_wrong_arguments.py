@@ -122,6 +122,7 @@ def test_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_if(trace: Path) -> None:
     """By each argument, each key and values of all kinds."""
     good: dict[str, Any] = {"requests": trace, "choices": {"eviction": "lru"}, "curves": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from kvtrace.recording.config import RecordConfig, resolve
 from kvtrace.recording.config_text import as_yaml
 from kvtrace.recording.parts import Recording
 from kvtrace.recording.pipeline import record
-from kvtrace.recording.tiers_config import RUN, TIERS, Eviction, TierConfig
+from kvtrace.recording.tiers_config import RUN, TIERS, TierConfig
 from kvtrace.requests.source_config import SOURCE
 from kvtrace.trace.schema import Tier
 from kvtrace.units import MS_NS
@@ -59,7 +59,6 @@ def record_command(
             "Eviction policy, as [TIER=]POLICY.",
             TIERS,
             default=_POLICY.default,
-            metavar="|".join(get_args(Eviction)),
         ),
     ] = None,
     high_watermark: Annotated[

@@ -6,11 +6,13 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,8 +106,16 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
-        self._cache_file: Any = _CheckedFiles(self.cache_path, self._impl.filename_base, stamp)
+        self._function = function
+        self._cache_file: Any = None
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return compiled code that was kept, of just these sources; None without any."""
+        if self._cache_file is None:  # not earlier: functions may be defined after their callers
+            stamp = self._impl.locator.get_source_stamp(), sources_of(self._function)
+            name = self._impl.filename_base
+            self._cache_file = _CheckedFiles(self.cache_path, name, stamp)
+        return super().load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep compiled code, if that can be done."""
@@ -113,6 +123,43 @@ class _Cache(FunctionCache):  # type: ignore[misc]
             super().save_overload(sig, data)
         except OSError as error:
             Notes.uncached = f"{self.cache_path}: {error.strerror or error}"
+
+
+def sources_of(function: Callable[..., Any]) -> str:
+    """Return a digest of the compiled functions that `function` calls, and of its constants.
+
+    numba looks at a function's own file only: code that was made of an older helper, or of another
+    plug-in, would be taken for current.
+    """
+    parts: dict[int, str] = {}
+    _reach(function, parts)
+    return hashlib.sha256("\n".join(sorted(parts.values())).encode()).hexdigest()
+
+
+def _text(code: CodeType) -> tuple[Any, ...]:
+    """Return what a function does, the same in every process."""
+    constants = [_text(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def _reach(function: Any, parts: dict[int, str]) -> None:
+    code = function.__code__
+    if id(function) in parts:
+        return
+    cells = (cell.cell_contents for cell in function.__closure__ or ())
+    free = dict(zip(code.co_freevars, cells, strict=True))
+    values = {name: function.__globals__.get(name) for name in code.co_names} | free
+    for module in [value for value in values.values() if isinstance(value, ModuleType)]:
+        values |= {name: getattr(module, name, None) for name in code.co_names}
+    constants = {
+        name: repr(value)
+        for name, value in values.items()
+        if isinstance(value, bool | int | float | str | tuple | np.generic)
+    }
+    parts[id(function)] = repr((_text(code), sorted(constants.items())))
+    for value in values.values():
+        if isinstance(value, Dispatcher):
+            _reach(value.py_func, parts)
 
 
 def _cached(dispatcher: Any) -> Any:

@@ -1,7 +1,7 @@
 """Eviction policies: which block leaves a full tier. One file each.
 
 A policy is a module of small functions compiled by numba on the arrays that the state machine has
-anyway (`kvtrace.hierarchy.eviction` names and calls them):
+anyway (`kvtrace.hierarchy.eviction` calls them):
 
 insert(slots, tiers, tier, slot) the block enters
 victim(slots, tiers, tier)       which one leaves next, NONE for an empty tier

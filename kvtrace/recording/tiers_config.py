@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from kvtrace import plugins
+from kvtrace.errors import unknown_name
 from kvtrace.fields import Bandwidth, Bytes, DurationNs, Option, Ratio, Section
 from kvtrace.units import GIB, S_NS, TIB
 
@@ -19,7 +21,16 @@ MODEL, TIERS, TIME, RUN = (
     "Run and output",
 )
 """Headings of the help of `kvtrace record`."""
-Eviction = Literal["lru", "fifo", "sieve", "s3-fifo"]
+
+
+def _known_policy(name: str) -> str:
+    known = plugins.names(plugins.POLICY)
+    if name not in known:
+        raise ValueError(str(unknown_name("policy", name, known)))
+    return name
+
+
+Eviction = Annotated[str, AfterValidator(_known_policy)]
 
 
 class TierConfig(Section):

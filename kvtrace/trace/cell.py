@@ -1,4 +1,4 @@
-"""What an op is, in six bits: tier, phase, op, in the order of a trace's totals.
+"""Tier, phase and op in six bits, in the order of a trace's totals.
 
 `pack` and the readers take numbers or arrays of them, and may be compiled into kernels.
 """

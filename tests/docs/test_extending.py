@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,15 +14,16 @@ import pytest
 import kvtrace
 from kvtrace.cli.listing import KINDS
 from kvtrace.models import load_model
+from kvtrace.policies import fifo
 from kvtrace.trace.check import check
 from kvtrace.trace.schema import Tier
 from replay import TargetSpec, targets
 from tests.support import places
+from tests.support.command import apart
 from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.command import Outcome
 
@@ -46,6 +48,7 @@ def test_what_is_added_is_listed(cli: Callable[..., Outcome]) -> None:
     for kind, name in (
         ("sources", "gateway"),
         ("layouts", "paged"),
+        ("policies", "mru"),
         ("exporters", "sizes"),
         ("targets", "ramdisk"),
     ):
@@ -92,6 +95,32 @@ def test_the_layout(folder: Path, ranks: int) -> None:
         moved = trace.lazy().filter(pl.col("op") != "lookup").collect()
     assert moved["size"].unique().to_list() == [32 * 24_576 // ranks]
     assert moved["rank"].n_unique() == ranks
+
+
+@pytest.mark.slow
+def test_the_policy(folder: Path) -> None:
+    """By the page's command it decides what leaves; a copy of one of ours does what that does.
+
+    Each in a process of its own, for the simulator is compiled with what is there at its start. A
+    broken policy beside them disturbs nobody, and is refused by its name.
+    """
+    policies = folder / "plugins" / "policies"
+    (policies / "copied.py").write_text(Path(fifo.__file__).read_text())
+    (policies / "broken.py").write_text("def insert(slots:\n")
+    words = ("--model", "tiny-1b", "--duration", "20s", "--gpu-mem", "64MiB", "--cpu-mem", "128MiB")
+    rows = {}
+    for name in ("mru", "copied", "fifo"):
+        made = apart("record", folder / f"{name}.parquet", *words, "--eviction", name)
+        assert made.code == 0, made.err
+        with kvtrace.open(folder / f"{name}.parquet") as trace:
+            assert check(trace).ok
+            rows[name] = trace.lazy().collect()
+    assert rows["copied"].equals(rows["fifo"])
+    assert not rows["mru"].equals(rows["fifo"])
+    refused = apart("record", folder / "t.parquet", *words, "--eviction", "broken")
+    assert refused.code == 2
+    assert f"{policies / 'broken.py'}" in refused.error
+    assert "SyntaxError" in refused.error
 
 
 def test_the_exporter(folder: Path, cli: Callable[..., Outcome]) -> None:

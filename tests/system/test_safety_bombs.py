@@ -122,6 +122,7 @@ def test_parquet_pages_are_checked_before_they_are_unpacked(
         assert "too large a page of column key" in outcome.error
 
 
+@pytest.mark.slow
 def test_columns_and_metadata(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """Thousands of columns, and a header of many MB, are refused with one line."""
     made = table(2)

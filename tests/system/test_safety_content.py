@@ -21,6 +21,8 @@ from tests.support.traces import file_target, simple_rows, write_trace
 if TYPE_CHECKING:
     from replay import TargetSpec
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ReplayOptions(arena_bytes=16 * MIB, io_size_bytes=MIB, settle_ns=0, min_window_ns=0)
 
 
@@ -45,7 +47,6 @@ def named(device: Path, *signatures: str) -> TargetSpec:
     return file_target(device, allow_destroy=str(device), allow_signature=signatures)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("magic", MAGICS, ids=lambda m: f"{m.name}@{m.offset}")
 def test_every_magic_is_found(magic: Magic, disks: Disks) -> None:
     """At its place, under its name, whatever else the format lacks; the bytes stay."""

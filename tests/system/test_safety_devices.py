@@ -23,6 +23,8 @@ from tests.support.traces import file_target, simple_rows, write_trace
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 Attempt = Callable[[TargetSpec], object]
 ANY = ("ext4", "btrfs", "dos", "gpt", "unknown")
 

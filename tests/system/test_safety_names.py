@@ -52,6 +52,7 @@ MARKED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_a_file_may_have_any_name(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from tests.support.traces import simple_rows, write_trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 NULL = ("--target", "null", "--arena", "16MiB")
 SIGNALS = pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name
@@ -64,7 +66,6 @@ def _runs(pid: int) -> bool:
     return any(name.startswith("kv") for name in names)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment"),
     [*((signal.SIGTERM, moment) for moment in range(6)), (signal.SIGINT, 3), (signal.SIGHUP, 4)],
@@ -109,7 +110,6 @@ def _threads(process: subprocess.Popen[str]) -> int:
         return 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_device_stalls(
     number: signal.Signals, disks: Disks, tmp_path: Path
@@ -145,7 +145,6 @@ def test_a_signal_while_the_device_stalls(
         subprocess.run(["umount", point], check=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_bench_takes_its_child_along(
     number: signal.Signals, long_trace: Path, tmp_path: Path
@@ -169,7 +168,6 @@ def test_a_bench_takes_its_child_along(
     assert not (kept / "trial-02.json").exists()
 
 
-@pytest.mark.slow
 def test_the_producer_of_payload_ends_with_a_killed_run(long_trace: Path, tmp_path: Path) -> None:
     """--payload fresh has a process of its own, which no kill -9 of the run leaves behind."""
     words = (long_trace, "--device", tmp_path / "kv", "--size", "64MiB", "--payload", "fresh")
@@ -181,7 +179,6 @@ def test_the_producer_of_payload_ends_with_a_killed_run(long_trace: Path, tmp_pa
     assert all_end(begun)
 
 
-@pytest.mark.slow
 def test_the_block_tracer_ends_where_sigint_is_ignored(
     disks: Disks, long_trace: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from tests.support.traces import MIB, Row, file_target, null_target, simple_rows
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 R, D, L = Op.READ, Op.DELETE, Op.LOOKUP
 SIZE = 16 << 10
 

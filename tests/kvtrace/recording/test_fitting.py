@@ -79,6 +79,7 @@ def test_thinner_layers_change_no_hit(tmp_path: Path) -> None:
     assert any("thinned to" in note for note in thin.header.model["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fit_bytes", "nvme"),
     rest_slow([(2 * GIB, 6 * GIB), (100 * MIB, UNLIMITED), (8 * GIB, 6 * GIB),

@@ -256,6 +256,7 @@ UNLIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rest_slow(UNLIKE, quick=3))
 def test_unlike_settings_are_cautioned(
     name: str,

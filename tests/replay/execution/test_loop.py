@@ -219,6 +219,7 @@ def test_a_run_ends_when_its_time_is_over(tmp_path: Path, quick: Quick) -> None:
         assert again.lazy().select(pl.col("submit").null_count()).collect().item() == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_its_first_op_adds_up(tmp_path: Path, quick: Quick) -> None:
     """Nothing was measured, and that is the reason: rows not executed are all there are."""
     rows: list[Row] = [(60 * S_NS + at, W, NVME, at, Phase.EVICT, 4096) for at in range(5)]

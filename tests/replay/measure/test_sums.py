@@ -199,6 +199,7 @@ def test_ops_and_ios_in_flight_are_apart(tmp_path: Path, direct_path: Path) -> N
     assert f"I/Os in flight  {flight.ios.mean:.1f} mean, {flight.ios.max} max" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "base"), rest_slow([("closed", "due"), ("max", "submit"), ("open", "due")], quick=2)
 )

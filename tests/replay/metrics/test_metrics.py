@@ -135,6 +135,7 @@ def test_state_verdict_and_reasons() -> None:
     assert b"kvtrace_verdict" not in other.text()
 
 
+@pytest.mark.slow
 def test_counts_of_one_scrape_agree(tmp_path: Path) -> None:
     """While a run goes on: ops, the histogram's count and its last bucket are of one instant."""
     seen: list[str] = []
@@ -326,6 +327,7 @@ def test_the_file_has_what_the_port_has(cli: Callable[..., Outcome], tmp_path: P
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_the_file_follows_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is replaced, never written in place, whenever there is something new."""
     monkeypatch.setattr("replay.metrics.textfile.PERIOD_S", 0.01)
