@@ -164,7 +164,12 @@ def _of_record(option: str) -> Any:
 def choices(command: str, param: Any) -> list[str]:
     """Return the words that an option takes, from where they are accepted; [] if it takes any."""
     name = param.name.rstrip("_")
-    kinds = {("import", "format"): plugins.IMPORTER, ("export", "to"): plugins.EXPORTER}
+    kinds = {
+        ("import", "format"): plugins.IMPORTER,
+        ("export", "to"): plugins.EXPORTER,
+        ("record", "eviction"): plugins.POLICY,
+        ("whatif", "eviction"): plugins.POLICY,
+    }
     if (command, name) in kinds:
         return plugins.names(kinds[command, name])
     return []

@@ -56,10 +56,9 @@ def record_command(
     eviction: Annotated[
         list[str] | None,
         _option(
-            "Eviction policy, as [TIER=]POLICY; see `kvtrace list policies`.",
+            "Eviction policy, as [TIER=]POLICY.",
             TIERS,
             default=_POLICY.default,
-            metavar="POLICY",
         ),
     ] = None,
     high_watermark: Annotated[

@@ -249,7 +249,7 @@ def test_help_has_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("replay", "--speed", "X"),
         ("replay", "--queue-depth", "N"),
         ("record", "--write-policy", "waterfall|write-through"),
-        ("record", "--eviction", "POLICY"),
+        ("record", "--eviction", "fifo|lru|s3-fifo|sieve"),
         ("record", "--users", "N|auto"),
         ("record", "--arrival", "constant|poisson|gamma|diurnal"),
         ("export", "--to", "fio|lmcache|mlperf-csv|mooncake|oracle|perfetto|sai3|warp"),
