@@ -204,7 +204,7 @@ class ReplayOptions(Checked):
         Priority,
         Option("Scheduling priority of the loop threads: none, nice -15, or real-time.", TIMING),
     ] = Priority.NONE
-    warmup_ns: Annotated[_Time, Option("Exclude ops due in the first DURATION.", TIMING)] = 0
+    warmup_ns: Annotated[_Time, Option("Exclude ops due before this time.", TIMING)] = 0
     run_time_ns: Annotated[
         _PositiveTime | None,
         Option(

@@ -32,8 +32,8 @@ def import_command(
         str | None,
         typer.Option(
             "--format",
-            help="Format of FILES (detected); see `kvtrace list importers`.",
-            show_default=False,
+            help="Format of FILES; see `kvtrace list importers`.",
+            show_default="detected",
         ),
     ] = None,
     nvme_capacity: Annotated[
@@ -122,9 +122,7 @@ def export_command(
     ] = "",
     filename: Annotated[
         str,
-        typer.Option(
-            help="fio: file to run on instead of --device (OUT with .dat).", show_default=False
-        ),
+        typer.Option(help="fio: file to run on instead of --device.", show_default="OUT with .dat"),
     ] = "",
     file_per_key: Annotated[
         bool,
@@ -132,23 +130,20 @@ def export_command(
     ] = False,
     size: Annotated[
         str | None,
-        typer.Option(
-            help="fio: size of the device or file (the space needed).", show_default=False
-        ),
+        typer.Option(help="fio: size of the device or file.", show_default="the space needed"),
     ] = None,
     extent_align: Annotated[str, typer.Option(help="fio: align objects to this size.")] = "4KiB",
     io_size: Annotated[
         str | None,
         typer.Option(
-            help="fio: split ops longer than this (4MiB, as a replay).", show_default=False
+            help="fio: split ops longer than this, as a replay does.", show_default="4MiB"
         ),
     ] = None,
     queue_depth: Annotated[
         int | None,
         typer.Option(
-            help="fio: ops in flight (1024, or 32 with --no-stall; fewer where buffers "
-            "exceed 1 GiB).",
-            show_default=False,
+            help="fio: ops in flight; fewer where buffers exceed 1 GiB.",
+            show_default="1024, or 32 with --no-stall",
         ),
     ] = None,
     no_stall: Annotated[
@@ -158,8 +153,8 @@ def export_command(
     fio_version: Annotated[
         str,
         typer.Option(
-            help="fio: version that will run the job, e.g. 3.41 (the installed one).",
-            show_default=False,
+            help="fio: version that will run the job, e.g. 3.41.",
+            show_default="the installed one",
         ),
     ] = "",
     bucket: Annotated[

@@ -29,6 +29,17 @@ _VALUES = {
     "NAME": ("source", "model", "layout", "preset", "dtype", "label", "metrics-run"),
     "CODE": ("accept",),
     "TIERS": ("tiers",),
+    "PATH": ("device", "filename"),
+    "KEY=VALUE": ("set",),
+    "[ADDRESS:]PORT": ("metrics-port",),
+    "ID": ("allow-destroy",),
+    "TYPE": ("allow-signature",),
+    "TIER": ("tier",),
+    "FIRST:END": ("rows",),
+    "N|SHARE": ("sessions",),
+    "NAMES": ("policies",),
+    "VERSION": ("fio-version",),
+    "MAJOR,MINOR": ("device-filter",),
 }  # fmt: skip
 _VALUE_OF = {f"--{name}": word for word, names in _VALUES.items() for name in names}
 """What options of text take; sizes, times and rates are given with their unit."""
@@ -145,7 +156,7 @@ def _text(param: Any, ctx: Any) -> str:
         notes.append("may be repeated")
     shown = getattr(param, "show_default", False)
     default = shown if isinstance(shown, str) else param.get_default(ctx, call=False)
-    if shown and default not in (None, False, (), [], ""):
+    if shown and not (default is None or default is False or default in ((), [], "")):
         notes.append(f"default: {default}")
     least = getattr(getattr(param, "type", param), "min", None)
     if least is not None:

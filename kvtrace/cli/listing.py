@@ -145,7 +145,7 @@ def _show_target(name: str, *, as_json: bool) -> None:
 
 def list_command(
     kind: Annotated[
-        str | None, typer.Argument(help=f"{', '.join(KINDS)} (all).", show_default=False)
+        str | None, typer.Argument(help=f"{', '.join(KINDS)}.", show_default="all")
     ] = None,
     name: Annotated[
         str | None,

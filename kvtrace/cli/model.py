@@ -27,7 +27,7 @@ def model_command(
         ),
     ] = 1,
     dtype: Annotated[
-        str | None, typer.Option(help="Data type of the KV cache (the file's).")
+        str | None, typer.Option(help="Data type of the KV cache.", show_default="the model's")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -17,6 +17,7 @@ from kvtrace.show.printable import printable
 from kvtrace.show.tables import wrapped
 from kvtrace.trace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
+from replay.options import ENGINES
 from replay.safety.storage import files_below
 from replay.state.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.targets import TargetSpec
@@ -30,21 +31,31 @@ def precondition_command(
     device: Annotated[Path, typer.Option(help="Block device or file to fill.", show_default=False)],
     size: Annotated[
         str | None,
-        typer.Option(help="Size of a new file, or of the part of the device to fill (all)."),
+        typer.Option(
+            help="Size of a new file, or of the part of the device to fill.",
+            show_default="all of the device",
+        ),
     ] = None,
     passes: Annotated[
         int, typer.Option(help="Passes at most; the first is sequential, the others random.")
     ] = 2,
     io_size: Annotated[str, typer.Option(help="Size of each write.")] = "128KiB",
     queue_depth: Annotated[int, typer.Option(help="Writes in flight.")] = 32,
-    engine: Annotated[str, typer.Option(help="I/O engine; auto: the first that works.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="I/O engine; auto: the first that works.", metavar="|".join(("auto", *ENGINES))
+        ),
+    ] = "auto",
     run_id: Annotated[
         int | None,
-        typer.Option(help="Run id, 0 to 65535; equal ids give equal bytes and order (random)."),
+        typer.Option(
+            help="Run id, 0 to 65535; equal ids give equal bytes and order.", show_default="random"
+        ),
     ] = None,
     arena: Annotated[
         str | None,
-        typer.Option(help="Size of the unique payload (1GiB where memory allows)."),
+        typer.Option(help="Size of the unique payload.", show_default="1GiB where memory allows"),
     ] = None,
     require_steady: Annotated[
         bool, typer.Option("--require-steady", help="Exit 5 unless the write rate became steady.")

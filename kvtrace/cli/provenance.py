@@ -20,6 +20,12 @@ def provenance(info: dict[str, Any]) -> Pairs:
     return [(name, text) for name, text in rows if text]
 
 
+def objects_each(layout: dict[str, Any]) -> str:
+    """Return how many objects a block of this layout has, in words."""
+    count = layout.get("objects_per_block", "?")
+    return "1 object each" if count == 1 else f"{count} objects each"
+
+
 def _origin(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
     header = info["header"]
     producer, source = header["producer"], header["source"] or {}
@@ -46,7 +52,7 @@ def _node(header: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "layout",
             f"{layout.get('name', '?')}, blocks of {block or 'a turn’s'} tokens, "
-            f"{layout.get('objects_per_block', '?')} objects each",
+            f"{objects_each(layout)}",
         )
     yield "tensor parallel", str(header["tensor_parallel"] or "")
     yield "GPUs", str(header["num_gpus"] or "")

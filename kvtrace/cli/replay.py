@@ -50,7 +50,8 @@ def replay_command(
     metrics_hold: Annotated[
         str | None,
         typer.Option(
-            help="Keep the port open this long after the end, e.g. 30s; Ctrl-C closes it (0s).",
+            help="Keep the port open this long after the end, e.g. 30s; Ctrl-C closes it.",
+            show_default="0s",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -63,7 +64,8 @@ def replay_command(
     metrics_run: Annotated[
         str | None,
         typer.Option(
-            help="Value of the label `run` of all metrics (the start time).",
+            help="Value of the label `run` of all metrics.",
+            show_default="the start time, UTC",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

@@ -35,7 +35,7 @@ OutArgument = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite OUT.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Random seed (0).")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 
 
 def slice_command(
@@ -43,15 +43,11 @@ def slice_command(
     out: OutArgument,
     begin: Annotated[
         str | None,
-        typer.Option(
-            "--from", help="Keep rows from this time on, e.g. 10s (0s).", show_default=False
-        ),
+        typer.Option("--from", help="Keep rows from this time on, e.g. 10s.", show_default="0s"),
     ] = None,
     end: Annotated[
         str | None,
-        typer.Option(
-            "--to", help="Keep rows before this time, e.g. 20s (the end).", show_default=False
-        ),
+        typer.Option("--to", help="Keep rows before this time, e.g. 20s.", show_default="the end"),
     ] = None,
     rows: Annotated[
         str | None,
@@ -62,13 +58,11 @@ def slice_command(
     ] = None,
     tier: Annotated[
         list[str] | None,
-        typer.Option(help="Keep this tier; may be repeated (all).", show_default=False),
+        typer.Option(help="Keep this tier; may be repeated.", show_default="all tiers"),
     ] = None,
     sessions: Annotated[
         str | None,
-        typer.Option(
-            help="Keep a random sample of sessions: 50, 10% or 0.1 (all).", show_default=False
-        ),
+        typer.Option(help="Keep a random sample of sessions: 50, 10% or 0.1.", show_default="all"),
     ] = None,
     seed: SeedOption = 0,
     keep_time: Annotated[
@@ -170,7 +164,7 @@ def diff_command(
     fail_above: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Exit 5 if a distance exceeds X, 0 to 1 (never).", show_default=False
+            min=0, max=1, help="Exit 5 if a distance exceeds X, 0 to 1.", show_default="never"
         ),
     ] = None,
     report_to: Annotated[
@@ -267,11 +261,11 @@ def _tell(made: Written, *, as_json: bool) -> None:
         }
         typer.echo(json.dumps(fields, indent=2))
         return
-    say(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects there at the start")
+    say(f"{made.path}: {totals.rows:,} rows, {made.residents:,} objects resident at the start")
     if dropped:
         say(f"  {dropped:,} rows have no word in the CSV and were left out")
     if csv and made.residents:
-        say("  a CSV doesn't list what is there at the start; an import finds it again")
+        say("  a CSV doesn't list resident objects; an import infers them from the rows")
 
 
 def _print_diff(differences: list[Difference], largest: float) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvtrace.cli.console import figures, plain_console
+from kvtrace.cli.provenance import objects_each
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
 from kvtrace.tools.stats import summarise
@@ -48,6 +49,7 @@ def info_command(
         typer.Option(
             "--space/--no-space",
             help="Compute each tier's live set and space needed, by a pass over all rows.",
+            show_default="yes",
         ),
     ] = True,
     report_to: ReportOption = None,
@@ -109,7 +111,7 @@ def _print_info(summary: dict[str, Any]) -> None:
         )
     console.print(cells)
     names = ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day")
-    tiers = figures(names, left=["tier"], title=f"of the node, {_basis(header)}")
+    tiers = figures(names, left=["tier"], title=f"node totals, {_basis(header)}")
     for name, tier in summary["tiers"].items():
         tiers.add_row(
             name,
@@ -128,11 +130,11 @@ def _print_info(summary: dict[str, Any]) -> None:
 
 
 def _basis(header: dict[str, Any]) -> str:
-    """Print how the node's figures follow from the rows."""
+    """Return how the node's figures follow from the rows."""
     ranks = header["tensor_parallel"] or 1
     if header["ranks"] == "one" and ranks > 1:
-        return f"all {ranks} ranks; the rows are of one"
-    return "as the rows have it" if ranks == 1 else f"all {ranks} ranks"
+        return f"of all {ranks} ranks; the rows are those of one"
+    return "from the rows" if ranks == 1 else f"of all {ranks} ranks"
 
 
 def _start(header: dict[str, Any]) -> str:
@@ -170,8 +172,7 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
             (
                 "layout",
                 f"{layout.get('name', '?')}, blocks of {block} tokens, "
-                f"{layout.get('objects_per_block', '?')} "
-                f"objects each, TP {header['tensor_parallel']}, ranks {header['ranks']}",
+                f"{objects_each(layout)}, TP {header['tensor_parallel']}, ranks {header['ranks']}",
             )
         )
     for tier in header["tiers"]:

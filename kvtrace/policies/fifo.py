@@ -1,4 +1,4 @@
-"""First in, first out: what was stored longest ago leaves first, however often it is read."""
+"""First in, first out: evict the block stored longest ago, however often it was read."""
 
 from __future__ import annotations
 

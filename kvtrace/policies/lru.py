@@ -1,4 +1,4 @@
-"""Least recently used: what was neither stored nor read for longest leaves first."""
+"""Least recently used: evict the block whose last store or read is oldest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3-FIFO: a small queue for newcomers, a main one for what came back, a ghost of what left.
+"""S3-FIFO: a small queue for new blocks, a main queue for reused ones, a ghost of evicted keys.
 
 Newcomers enter the small queue, a tenth of the tier; from its end those asked for at least twice
 move to the main queue, the others leave and are remembered in the ghost. What the ghost remembers

@@ -1,4 +1,4 @@
-"""SIEVE: a hand goes from old to new and evicts the first block not asked for since its visit.
+"""SIEVE: a hand moves from old to new; evict the first block not requested since its visit.
 
 Source: Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024.
 """

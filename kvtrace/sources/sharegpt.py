@@ -1,4 +1,4 @@
-"""ShareGPT conversations: a JSON list of messages; when they arrive is made up."""
+"""ShareGPT conversations: a JSON list of messages; arrival times are invented."""
 
 from __future__ import annotations
 

@@ -34,11 +34,17 @@ ExtentAlign = Annotated[
 ]
 AllowDestroy = Annotated[
     str | None,
-    Option("Permit overwriting the device with this serial, WWN or by-id name.", SAFETY),
+    Option(
+        "Permit overwriting the device with this serial, WWN or by-id name.", SAFETY, takes="ID"
+    ),
 ]
 AllowSignature = Annotated[
     tuple[str, ...],
-    Option("Permit destroying this type of signature; unknown: data of no known format.", SAFETY),
+    Option(
+        "Permit destroying this type of signature; unknown: data of no known format.",
+        SAFETY,
+        takes="TYPE",
+    ),
 ]
 
 

@@ -230,7 +230,7 @@ def test_help_has_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         for line in options:
             head = re.split(r" {2,}", line.strip())[0]
             assert re.fullmatch(
-                r"-[-\w]+(?:, --[-\w]+)*(?: / --[-\w]+)?(?: [\w|:.-]+\|?)?", head
+                r"-[-\w]+(?:, --[-\w]+)*(?: / --[-\w]+)?(?: [\w|:.,=\[\]-]+)?", head
             ), line
         for line in text.splitlines():
             if line.startswith(" " * 5):
@@ -254,6 +254,11 @@ def test_help_has_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("record", "--arrival", "constant|poisson|gamma|diurnal"),
         ("export", "--to", "fio|lmcache|mlperf-csv|mooncake|oracle|perfetto|sai3|warp"),
         ("bench", "--trials", "N"),
+        ("bench", "--set", "KEY=VALUE"),
+        ("precondition", "--engine", "auto|uring|threads|python"),
+        ("replay", "--allow-destroy", "ID"),
+        ("export", "--device", "PATH"),
+        ("slice", "--rows", "FIRST:END"),
     ],
 )
 def test_choices_are_shown(
@@ -263,6 +268,28 @@ def test_choices_are_shown(
     monkeypatch.setenv("COLUMNS", "80")
     text = kvtrace(name, "--help").out
     assert re.search(rf"^  {option} {re.escape(shown)}(?:  |$)", text, re.MULTILINE), text
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "default"),
+    [
+        ("slice", "--seed N", "0, at least 0"),
+        ("slice", "--to TIME", "the end"),
+        ("precondition", "--run-id N", "random"),
+        ("replay", "--metrics-hold TIME", "0s"),
+        ("export", "--io-size SIZE", "4MiB"),
+        ("info", "--space / --no-space", "yes"),
+        ("model", "--dtype NAME", "the model's"),
+    ],
+)
+def test_defaults_are_shown_in_one_way(
+    monkeypatch: pytest.MonkeyPatch, name: str, option: str, default: str
+) -> None:
+    """In brackets after the text, a default of 0 too."""
+    monkeypatch.setenv("COLUMNS", "200")
+    text = kvtrace(name, "--help").out
+    after = text.partition(f"  {option} ")[2].partition("\n  -")[0]
+    assert f"[default: {default}]" in " ".join(after.split()), after
 
 
 def test_tables_that_dont_fit_become_text() -> None:

@@ -170,7 +170,7 @@ def test_csv_out_says_what_is_lost(tmp_path: Path, cli: Cli, small_trace: Path) 
     out = tmp_path / "o.csv"
     outcome = cli("slice", small_trace, out, "--from", "5s")
     assert "have no word in the CSV" in outcome.out
-    assert "a CSV doesn't list what is there at the start" in outcome.out
+    assert "a CSV doesn't list resident objects" in outcome.out
     assert cli("slice", out, tmp_path / "p.parquet", "--from", "1s").code == 0
     assert cli("check", tmp_path / "p.parquet").code == 0
 
