@@ -105,7 +105,9 @@ def bench_command(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Set section.key=value; overrides the preset.", show_default=False
+            "--set",
+            help="Set section.key=value of the recording; overrides the preset.",
+            show_default=False,
         ),
     ] = None,
     precondition: Annotated[
@@ -128,7 +130,14 @@ def bench_command(
     if folder is None:
         raise UsageError("is needed", where="--folder", hint="name a new folder")
     if (preset is None) == (trace is None):
-        raise UsageError("name a preset, or a trace by --trace", hint="and not both")
+        raise UsageError("name a preset, or a trace by --trace, not both")
+    if trace is not None and set_:
+        raise UsageError(
+            "sets options of a preset's recording, and --trace has none",
+            where="--set",
+            got=repr(set_[0]),
+            hint="options of the replay are given by their flags or --config",
+        )
     for name in BENCH_FORMS:
         report.check_suffix(folder / name)
     words = list(context.args)
