@@ -83,7 +83,12 @@ def read(
     origins = {_normal(key): origin for key, origin in layers.origins.items()}
     sections = data.pop(TARGETS, None) or {}
     if not isinstance(sections, dict):
-        raise UsageError("not a section", where=TARGETS, got=repr(sections))
+        raise UsageError(
+            "not a mapping from tiers to targets",
+            where=f"{origins.get(TARGETS, 'configuration')}: {TARGETS}",
+            got=repr(sections),
+            accepted="{nvme: {target: NAME, key: value}}, or {nvme: NAME}",
+        )
     known = by_key(model)
     for key in data:
         if key not in known:
@@ -92,7 +97,6 @@ def read(
     targets = {
         tier_of(label, TARGETS): from_section(label, section, origins)
         for label, section in sections.items()
-        if section is not None
     }
     return Given(data, targets, origins, model)
 
@@ -140,10 +144,13 @@ def options(given: Given, targets: Iterable[TargetSpec | Target] = ()) -> Replay
         problem = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # several options together
             raise UsageError(problem) from error
-        got = None if "got " in problem else repr(first["input"])
+        got, accepted = None if "got " in problem else repr(first["input"]), None
+        if str(first["loc"][0]) == "limit_ns" and problem.startswith("not a duration"):
+            problem, got = "neither rows nor a time", repr(first["input"])
+            accepted = "e.g. 1000 or 60s"
         keys = {option.field: key for key, option in known.items()} | {"limit_ns": _LIMIT}
         where = _where(given, keys[str(first["loc"][0])])
-        raise UsageError(problem, where=where, got=got) from error
+        raise UsageError(problem, where=where, got=got, accepted=accepted) from error
 
 
 def _listed(option: Described, value: Any) -> Any:

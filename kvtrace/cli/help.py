@@ -51,6 +51,10 @@ Rows = list[tuple[str, str]]
 class HelpfulCommand(TyperCommand):
     """A command whose help fits any width: nothing is cut, choices are shown."""
 
+    def get_usage(self, ctx: Any) -> str:
+        """Return the line of usage, with arguments as the help has them."""
+        return "\n".join(_usage(self, ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help to `formatter`."""
         formatter.write("\n".join(_lines(self, ctx)) + "\n")
@@ -62,15 +66,24 @@ def width() -> int:
 
 
 def _lines(command: Any, ctx: Any) -> Iterator[str]:
-    arguments = [each for each in command.params if not each.opts[0].startswith("-")]
-    words = [ctx.command_path, "[OPTIONS]", *map(_argument, arguments)]
-    yield from textwrap.wrap(f"Usage: {' '.join(words)}", width(), subsequent_indent=" " * 7)
+    yield from _usage(command, ctx)
     for paragraph in (command.help or "").split("\n\n"):
         yield ""
         yield from wrap(paragraph, width(), "  ")
-    yield from section("Arguments", [(_argument(each), _text(each, ctx)) for each in arguments])
+    yield from section(
+        "Arguments", [(_argument(each), _text(each, ctx)) for each in _arguments(command)]
+    )
     for title, rows in _panels(command, ctx).items():
         yield from section(title, rows)
+
+
+def _arguments(command: Any) -> list[Any]:
+    return [each for each in command.params if not each.opts[0].startswith("-")]
+
+
+def _usage(command: Any, ctx: Any) -> list[str]:
+    words = [ctx.command_path, "[OPTIONS]", *map(_argument, _arguments(command))]
+    return textwrap.wrap(f"Usage: {' '.join(words)}", width(), subsequent_indent=" " * 7)
 
 
 def overview(group: Any, ctx: Any) -> Iterator[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from kvtrace.models import Model
     from kvtrace.options.described import Described
 
+_HINTS = {"models": "use `kvtrace model {name}`"}
+"""What shows one entry of a kind."""
 Entry = tuple[str, str, str]
 """Name, availability, what it is."""
 
@@ -158,7 +160,12 @@ def list_command(
         raise unknown_name("kind", kind, KINDS)
     if name is not None:
         if kind != "targets":
-            raise UsageError("only targets have options to list", got=f"{kind} {name}")
+            raise UsageError(
+                "only targets are listed by name",
+                got=f"{kind} {name}",
+                accepted="list targets NAME",
+                hint=_HINTS.get(kind, f"use `kvtrace list {kind}`").format(name=name),
+            )
         _show_target(name, as_json=as_json)
         return
     listed = {each: KINDS[each]() for each in ([kind] if kind else KINDS)}

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from kvtrace.cli.help import HelpfulCommand, overview
 from kvtrace.cli.limits import check_limits
 from kvtrace.cli.streams import Streams
-from kvtrace.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, KvtraceError, limit_met
+from kvtrace.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, KvtraceError, limit_met
 from kvtrace.show.printable import printable
 from kvtrace.version import VERSION
 
@@ -62,6 +62,13 @@ class _Commands(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands and options."""
         formatter.write("\n".join(overview(self, ctx)) + "\n")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words; without any, print the help, which typer leaves out, and exit 2."""
+        if not args:
+            typer.echo(ctx.get_help(), err=True)
+            ctx.exit(EXIT_USAGE)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; what typer says of a wrong option is printed as text."""

@@ -49,7 +49,9 @@ class Layers:
         for text in texts:
             key, equals, value = text.partition("=")
             if not equals:
-                raise UsageError("not key=value", where="--set", got=repr(text))
+                raise UsageError(
+                    "not key=value", where="--set", got=repr(text), accepted="key=value"
+                )
             self.put(key.strip(), parse_yaml(value, f"--set {key}", error=UsageError), SET)
 
     def options(self, given: Mapping[str, Any]) -> None:

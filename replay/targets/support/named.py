@@ -106,7 +106,10 @@ def from_section(tier: str, section: Any, origins: Mapping[str, str]) -> Named:
         return parse_named(section, f"{where}: {key}")
     if not isinstance(section, dict) or TARGET not in section:
         raise UsageError(
-            "names no target", where=f"{where}: {key}", accepted=f"{{{TARGET}: NAME, key: value}}"
+            "names no target",
+            where=f"{where}: {key}",
+            got="nothing, which is what YAML's null means" if section is None else None,
+            accepted=f"NAME, or {{{TARGET}: NAME, key: value}}; the target null in quotes",
         )
     name = "null" if section[TARGET] is None else str(section[TARGET])  # YAML's null
     _check_name(name, f"{where}: {key}")

@@ -11,6 +11,7 @@ from kvtrace.cli.listing import KINDS
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import file_sha256
 from kvtrace.units import format_bytes, format_count
+from tests.support.command import kvtrace
 from tests.support.making import write_rows
 
 if TYPE_CHECKING:
@@ -292,3 +293,13 @@ def test_rates_are_of_the_node(cli: Cli, tmp_path: Path, ranks: str) -> None:
 def test_long_counts_are_shortened(count: float, text: str) -> None:
     """A count of ten million or more is given in millions, so that no table breaks it."""
     assert format_count(count) == text
+
+
+def test_words_that_are_missing_or_wrong_are_met_with_help() -> None:
+    """Without words the list of commands; else usage as the help has it."""
+    alone = kvtrace()
+    assert (alone.code, alone.out) == (2, "")
+    assert "replay " in alone.err
+    missing = kvtrace("replay")
+    assert missing.code == 2
+    assert "Usage: kvtrace replay [OPTIONS] TRACE\n" in missing.err

@@ -158,7 +158,9 @@ def test_a_flag_replaces_a_tiers_target(tmp_path: Path, cli: Cli) -> None:
         ("warmup: soon", "{path}: warmup: not a duration: got 'soon'; accepted: e.g."),
         ("accept: [short]", "{path}: accept: unknown reason: got 'short'"),
         ("loop: true", "--loop needs --run-time"),
-        ("targets: 3", "targets: not a section"),
+        ("targets: 3", "{path}: targets: not a mapping from tiers to targets: got 3; accepted: {{"),
+        ("targets: {nvme: null}", "{path}: targets.nvme: names no target: got nothing, which is"),
+        ("limit: soon", "{path}: limit: neither rows nor a time: got 'soon'; accepted: e.g. 1000"),
         ("targets: {nmve: memory}", "unknown tier: got 'nmve'"),
         ("targets: {nvme: {path: /a}}", "{path}: targets.nvme: names no target"),
         ("targets: {cpu: {target: mrmory}}", "{path}: targets.cpu: unknown target: got 'mrmory'"),
@@ -181,7 +183,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, cli: Cli, text: str, message: st
 def test_a_wrong_setting_is_named(cli: Cli) -> None:
     """`--set` without a value, and of a key that isn't known."""
     for text, message in (
-        ("mode", "--set: not key=value"),
+        ("mode", "--set: not key=value: got 'mode'; accepted: key=value"),
         ("mood=max", "--set: unknown key: got 'mood'"),
         ("mode=maximal", "--set: mode: Input should be 'open', 'closed' or 'max'"),
         ("targets.nvme.target=mrmory", "did you mean memory"),

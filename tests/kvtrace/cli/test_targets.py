@@ -311,4 +311,4 @@ def test_targets_are_listed_with_tiers_and_options(
     [delay, _] = json.loads(cli("list", "targets", "mine", "--json").out)["options"]
     assert (delay["name"], delay["takes"], delay["default"]) == ("delay", "TIME", "1ms")
     assert "did you mean mine" in cli("list", "targets", "mien").error
-    assert "only targets have options" in cli("list", "models", "tiny-1b").error
+    assert "use `kvtrace model tiny-1b`" in cli("list", "models", "tiny-1b").error
