@@ -32,6 +32,10 @@ _NS = {
 _QUANTITY = re.compile(r"\s*(\d+(?:_\d+)*(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 
 
+_FRACTION = re.compile(r"[\d_]*\.\d*[1-9]\d*")
+"""A number that isn't whole, without a unit."""
+
+
 def _parse(text: str, units: dict[str, int], *, what: str, accepted: str) -> int:
     match = _QUANTITY.fullmatch(text)
     factor = units.get(match[2].lower()) if match else None
@@ -43,10 +47,12 @@ def _parse(text: str, units: dict[str, int], *, what: str, accepted: str) -> int
 def parse_bytes(text: str) -> int:
     """Return bytes: ``80GiB`` is 80 · 2³⁰, ``4TB`` is 4 · 10¹², a bare number is bytes.
 
-    ``unlimited`` is `UNLIMITED`. Raises UsageError.
+    ``unlimited`` is `UNLIMITED`. Raises UsageError, for a fraction of a byte too.
     """
     if text.strip().lower() == "unlimited":
         return UNLIMITED
+    if _FRACTION.fullmatch(text.strip()):  # a unit was left out
+        raise UsageError("a size in bytes is a whole number", got=repr(text), hint="add a unit")
     return _parse(text, _BYTES_FOLDED, what="size", accepted="e.g. 4096, 512MiB, 80GiB, 4TB")
 
 

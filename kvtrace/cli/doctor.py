@@ -60,6 +60,10 @@ def _show(findings: tuple[Finding, ...]) -> None:
             )
     counts = {level: sum(finding.level == level for finding in findings) for level in Level}
     console.print(
-        f"{counts[Level.OK]} ok, {counts[Level.WARNING]} warnings, "
-        f"{counts[Level.IMPOSSIBLE]} errors"
+        f"{counts[Level.OK]} ok, {_many(counts[Level.WARNING], 'warning')}, "
+        f"{_many(counts[Level.IMPOSSIBLE], 'error')}"
     )
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

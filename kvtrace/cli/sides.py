@@ -28,7 +28,7 @@ def load(path: Path, label: str | None) -> Side:
     name = importers.recognised(path)
     if name is None:
         raise TraceError(
-            "is no result, and no log, that is known",
+            "not a known result or log",
             where=path,
             accepted="; ".join(
                 (

@@ -12,6 +12,7 @@ from kvtrace.tools.live import LiveObjects
 from kvtrace.tools.sample import SessionSample, Share, need_sessions
 from kvtrace.tools.stream import Stream, derived_header, described
 from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.units import format_duration_ns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +40,13 @@ class Cut:
     keep_time: bool = False
 
     def __post_init__(self) -> None:
-        for name, begin, end in (
-            ("time range", self.begin_ns, self.end_ns),
-            ("range of rows", self.first_row, self.end_row),
+        for name, begin, end, written in (
+            ("time range", self.begin_ns, self.end_ns, format_duration_ns),
+            ("range of rows", self.first_row, self.end_row, str),
         ):
             if end is not None and end <= begin:
-                raise UsageError(f"{name} is empty", got=f"{begin} to {end}")
+                got = f"{written(begin)} to {written(end)}"
+                raise UsageError(f"{name} is empty", got=got)
 
     @property
     def cuts_rows(self) -> bool:

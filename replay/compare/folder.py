@@ -174,7 +174,7 @@ def _same_trace(folder: Path) -> str | None:
     digest = file_sha256(folder / TRACE)
     for trial in _side(folder).trials:
         if trial.document is None:
-            return f"{trial.name} is no result of kvtrace"
+            return f"{trial.name} is not a result of kvtrace"
         if trial.document.trace.sha256 != digest:
             return f"{trial.name} is of another trace"
     return None

@@ -69,7 +69,7 @@ def document_of(trace: Trace) -> ResultDocument:
     missing = [name for name in _NEEDED if name not in trace.columns]
     if missing:
         raise TraceError(
-            f"is no result: it has no column {' and no column '.join(missing)}",
+            f"not a result: it has no column {' and no column '.join(missing)}",
             where=trace.path,
             accepted="a result trace (kvtrace replay --out), or an imported one with outcomes",
         )

@@ -62,6 +62,13 @@ def test_refuses(text: str) -> None:
             parse(text)
 
 
+def test_a_size_without_its_unit_is_refused() -> None:
+    """Part of a byte is no size; a whole number may be written as a fraction."""
+    with pytest.raises(UsageError, match=r"whole number: got .3\.84.; add a unit"):
+        parse_bytes("3.84")
+    assert parse_bytes("4096.0") == 4096
+
+
 def test_formats() -> None:
     """Numbers are printed in a unit that keeps them short."""
     assert format_bytes(1536) == "1.50 KiB"

@@ -130,10 +130,10 @@ def _notes(objects: Objects, residents: int) -> list[str]:
 
 def counted(counts: dict[str, int]) -> list[str]:
     """Return a note for each count that isn't 0."""
-    return [f"{count} {what}" for what, count in counts.items() if count]
+    return [f"{count:,} {what}" for what, count in counts.items() if count]
 
 
 def imported(header: Header, notes: Sequence[str], names: Names, out: Path) -> Imported:
     """Return a finished import, with a note of where names are kept."""
-    kept = [f"{names.kept} names kept in {names_path(out).name}"] if names.kept else []
+    kept = [f"{names.kept:,} names kept in {names_path(out).name}"] if names.kept else []
     return Imported(header, (*notes, *kept))

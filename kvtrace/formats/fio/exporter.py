@@ -326,7 +326,7 @@ def _loses(
         f"phase, and all optional columns but offset; the map has {', '.join(NAMES)}",
         "sizes and offsets that aren't multiples of the alignment: they are widened to it",
         "nanoseconds below a microsecond",
-        "what waits for what, but that overlapping I/O isn't in flight together",
+        "the order of dependent ops; only overlapping I/O is kept apart",
         "the header",
     ]
     if target.no_trims:

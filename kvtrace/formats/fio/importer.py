@@ -135,7 +135,8 @@ class _Found:
 
     def notes(self) -> list[str]:
         """Return notes on changed rows."""
-        notes = [f"{len(self.files.names):,} files"]
+        count = len(self.files.names)
+        notes = [f"{count:,} file{'' if count == 1 else 's'}"]
         if self.late:
             notes.append(f"{self.late:,} rows were earlier than the one before: they follow it")
         if self.syncs:

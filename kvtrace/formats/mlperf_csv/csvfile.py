@@ -26,13 +26,14 @@ OPS = {Op.READ: "Read", Op.WRITE: "Write", Op.DELETE: "Delete"}
 TIERS = {Tier.GPU: "Tier-0", Tier.CPU: "Tier-1", Tier.NVME: "Tier-2"}
 PHASES = {Phase.PREFILL: "Prefill", Phase.DECODE: "Decode", Phase.EVICT: "Evict"}
 LOSES = (
-    "delete rows (kept by --with-deletes), lookup rows and rows of the object tier",
+    "delete rows, which --with-deletes keeps",
+    "lookup rows and rows of the object tier",
     "phase promote, which becomes Decode",
     "request, session, step, rank, block, offset, qos and recorded times",
     "nanoseconds below a microsecond",
     "the header",
 )
-"""Losses of a trace in this CSV."""
+"""Losses of a trace in this CSV; the first only without `with_deletes`."""
 
 
 def is_csv(path: Path) -> bool:

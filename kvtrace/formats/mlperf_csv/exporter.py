@@ -41,4 +41,5 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
             mapped.append({name: values[kept] for name, values in batch.items()})
         if writer.rows == 0:
             raise UsageError("no row of this trace fits into the CSV", where=trace.path)
-    return Exported(writer.rows, writer.dropped, LOSES, (map_path(out),))
+    losses = LOSES[1:] if options.with_deletes else LOSES
+    return Exported(writer.rows, writer.dropped, losses, (map_path(out),))

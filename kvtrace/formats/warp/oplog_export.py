@@ -26,7 +26,7 @@ LOSES = (
     "phase and request (the map has them), session, step, block and qos",
     "where in its object a read starts: the tools read objects whole",
     "the size of a deleted object",
-    "due; of ops that were measured the timestamp, of others nothing took any time",
+    "due times, and timestamps of measured ops, which start at their submit",
     "ops that were never submitted",
     "time before the first op",
     "the header",

@@ -77,7 +77,7 @@ def load(path: Path) -> Theirs | None:
             stated = dataclasses.replace(stated, tool=tool.FORM.partition(" --")[0])
             return Theirs(_figures(tool, fields, path), tool.CAUTION, stated)
     raise TraceError(
-        "is no result that is known",
+        "not a known result",
         where=path,
         accepted="; ".join(("a report by --report NAME.json", *forms())),
     )

@@ -109,3 +109,14 @@ def test_several_files_are_recognised(cli: Callable[..., Any], tmp_path: Path) -
     outcome = cli("import", tmp_path / "a.log", tmp_path / "b.log", tmp_path / "t.parquet")
     assert outcome.code == EXIT_OK
     assert len(pl.read_parquet(tmp_path / "t.parquet")) == 2
+
+
+def test_losses_are_those_of_the_options(
+    cli: Callable[..., Any], tmp_path: Path, trace: Path
+) -> None:
+    """Deletes that `--with-deletes` keeps aren't among what the CSV loses."""
+    lost = cli("export", trace, tmp_path / "a.csv", "--to", "mlperf-csv").out
+    kept = cli("export", trace, tmp_path / "b.csv", "--to", "mlperf-csv", "--with-deletes").out
+    assert "loses delete rows, which --with-deletes keeps" in lost
+    assert "delete rows" not in kept
+    assert "loses lookup rows" in kept

@@ -244,7 +244,7 @@ def without(content: dict[str, Any], *names: str) -> dict[str, Any]:
         (without(LMCACHE_L2, "metrics", "config"), "lacks 'config': accepted: lmcache bench l2"),
         ({"duration_s": 1, "ops": {}}, "has no figures: accepted: lmcache trace replay --json"),
         ({"by_op_type": None, "total": None}, "accepted: warp analyze --json"),
-        ({"some": "thing"}, "is no result that is known: accepted: a report by --report NAME.json"),
+        ({"some": "thing"}, "not a known result: accepted: a report by --report NAME.json"),
     ],
 )
 def test_broken_results_are_refused(
@@ -392,7 +392,7 @@ def test_a_log_without_outcomes_is_refused(
     assert cli("export", small_trace, path, "--to", "oracle").code == 0
     found = cli("compare", path)
     assert found.code == 3
-    assert "t.oracleGeneral: is no result: it has no column submit and no column" in found.error
+    assert "t.oracleGeneral: not a result: it has no column submit and no column" in found.error
     assert f"kvtrace import {path} t.parquet --format oracle" in found.error
 
 
@@ -402,7 +402,7 @@ def test_what_nobody_knows_is_refused(cli: Callable[..., Outcome], tmp_path: Pat
     path.write_text("nothing\n")
     found = cli("compare", path)
     assert found.code == 3
-    assert "notes.txt: is no result, and no log, that is known: accepted:" in found.error
+    assert "notes.txt: not a known result or log: accepted:" in found.error
     assert "warp analyze --json" in found.error
     assert "logs of blkparse" in found.error
     for name in ("none.log", "none.json", "none.parquet"):

@@ -211,7 +211,7 @@ def test_an_impossible_target_exits_4(cli: Callable[..., Outcome], tmp_path: Pat
     (tmp_path / "mine").write_text("not kvtrace's")
     found = cli("doctor", "--device", tmp_path / "mine")
     assert found.code == 4
-    assert "1 errors" in found.out
+    assert "1 error\n" in found.out
     assert (tmp_path / "mine").read_text() == "not kvtrace's"
 
 
