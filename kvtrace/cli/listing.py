@@ -164,7 +164,7 @@ def list_command(
                 "only targets are listed by name",
                 got=f"{kind} {name}",
                 accepted="list targets NAME",
-                hint=_HINTS.get(kind, f"use `kvtrace list {kind}`").format(name=name),
+                hint=_HINTS.get(kind or "", f"use `kvtrace list {kind}`").format(name=name),
             )
         _show_target(name, as_json=as_json)
         return
