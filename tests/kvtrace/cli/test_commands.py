@@ -283,7 +283,7 @@ def test_rates_are_of_the_node(cli: Cli, tmp_path: Path, ranks: str) -> None:
     assert written in shown
     text = cli("info", path).out
     assert "the cold start included" in text
-    assert ("the rows are of one" in text) == (ranks == "one")
+    assert ("the rows are those of one" in text) == (ranks == "one")
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_bad_usage(run: Run, trace: Path, direct_path: Path, tmp_path: Path) -> 
         ((*null, "--engine", "urin"), "did you mean uring"),
         ((*null, "--tiers", "nvme,ram"), "unknown tier"),
         ((*null, "--limit", "0"), "--limit"),
-        ((*null, "--limit", "soon"), "--limit: not a duration"),
+        ((*null, "--limit", "soon"), "--limit: neither rows nor a time"),
         ((*null, "--accept", "short_windo"), "did you mean short_window"),
         ((*null, "--extent-align", "5000"), "power of two"),
         ((*device, "--arena", "1MiB"), "at least --io-size"),
