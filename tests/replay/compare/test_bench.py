@@ -214,7 +214,7 @@ def test_wrong_use_makes_nothing(cli: Callable[..., Outcome], tmp_path: Path, be
         ((*ours, "--target", "null", "--report", "x.json"), 2, "--report: is set by the bench"),
         ((*ours, "--target", "null", "--out", "x.parquet"), 2, "--out: is set by the bench"),
         ((*ours, "--target", "null", "--precondition"), 2, "--precondition: needs --device"),
-        (("bench", "--trace", tmp_path / "none", "--folder", new), 3, "none"),
+        (("bench", "--trace", tmp_path / "none", "--folder", new, "--target", "null"), 3, "none"),
         (("bench", "--trace", trace, "--folder", bench), 2, "holds an input"),
         (("bench", "mlperf-storage-8b", "--folder", bench, "--target", "null"), 4, "isn't empty"),
         (("bench", "--check", tmp_path), 3, "has no checksums.sha256"),
