@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from kvtrace.cli import whatif_page
 from kvtrace.cli.console import plain_console
-from kvtrace.cli.forms import check_form
+from kvtrace.cli.forms import check_form, write_reports
 from kvtrace.cli.help import AS_RECORD
 from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
@@ -196,8 +196,7 @@ def whatif_command(
         _write_csv(answers.outcomes, csv_, force=force)
     if plot_ is not None:
         _write_plot(answers, choices, plot_, force=force)
-    for path in reports:
-        _write_report(answers, choices, about, document, path, force=force)
+    write_reports(whatif_page.forms_of(answers, choices, about, document), reports, force=force)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
@@ -271,24 +270,6 @@ def _write_plot(
         whatif_page.write_charts(answers, choices, path, force=force)
     else:
         plot.save(plot.plots(answers, choices), path, force=force)
-
-
-def _write_report(
-    answers: Answers,
-    choices: dict[str, list[str]],
-    notes: list[str],
-    document: dict[str, Any],
-    path: Path,
-    *,
-    force: bool,
-) -> None:
-    if path.suffix == ".json":
-        with OutFile(path, force=force) as file:
-            file.write(json.dumps(document, indent=2).encode())
-    elif path.suffix == ".xlsx":
-        whatif_page.write_workbook(answers, choices, notes, path, force=force)
-    else:
-        whatif_page.write_page(answers, choices, notes, path, force=force)
 
 
 def _print(answers: Answers, choices: dict[str, list[str]]) -> None:

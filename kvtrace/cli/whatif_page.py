@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kvtrace.cli.forms import Forms
 from kvtrace.cli.whatif_tables import (
     Columns,
     byte_columns,
@@ -14,7 +15,7 @@ from kvtrace.cli.whatif_tables import (
     short_number,
     swept_keys,
 )
-from kvtrace.files.outfile import OutFile, write_whole
+from kvtrace.files.outfile import OutFile
 from kvtrace.whatif import plot
 from kvtrace.whatif.answers import Answers
 from replay.report.support import workbook
@@ -29,13 +30,15 @@ _NODE = (
 _OPT = "OPT: the most that any cache of as many blocks, each by itself, could serve. "
 
 
-def write_page(
-    answers: Answers, choices: dict[str, list[str]], notes: list[str], path: Path, *, force: bool
-) -> None:
-    """Write table and charts to a page at `path`."""
-    text = page.whole(_TITLE, _body(answers, choices, notes))
-    with OutFile(path, force=force) as file:
-        file.write(text.encode())
+def forms_of(
+    answers: Answers, choices: dict[str, list[str]], notes: list[str], document: dict[str, Any]
+) -> Forms:
+    """Return the report's forms; `document`: the one in JSON."""
+    return Forms(
+        lambda: page.whole(_TITLE, _body(answers, choices, notes)),
+        lambda: document,
+        lambda: _sheets(answers, choices, notes),
+    )
 
 
 def write_charts(
@@ -47,10 +50,10 @@ def write_charts(
         file.write(text.encode())
 
 
-def write_workbook(
-    answers: Answers, choices: dict[str, list[str]], notes: list[str], path: Path, *, force: bool
-) -> None:
-    """Write the tables to a workbook: numbers in the units that heads name, formatted."""
+def _sheets(
+    answers: Answers, choices: dict[str, list[str]], notes: list[str]
+) -> list[workbook.Sheet]:
+    """Return the tables: numbers in the units that heads name, formatted."""
     keys = swept_keys(choices)
     sheets: list[workbook.Sheet] = [
         ("Summary", ("summary",), [(line,) for line in (*headline(answers, keys), *notes)])
@@ -65,7 +68,7 @@ def write_workbook(
     if answers.curves:
         heads, curve = curve_rows(answers)
         sheets.append(("Miss ratio", heads, curve))
-    write_whole(path, lambda place: workbook.write(place, sheets), force=force)
+    return sheets
 
 
 def _body(answers: Answers, choices: dict[str, list[str]], notes: list[str]) -> list[str]:

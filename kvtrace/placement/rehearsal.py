@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from kvtrace.placement.survey import Survey
 
+_CHANGES, _BIRTHS = range(2)
+"""Places in `_follow`'s cursor: how many of both were followed."""
 PEAK = np.dtype(
     [
         (name, "i8")
@@ -190,9 +192,9 @@ def _extents(
 
 def _follow_all(ground: Ground, *columns: NDArray[Any]) -> Ground:
     """Follow all changes; return the ground, with as much room as they took."""
-    state = np.zeros(2, np.int64)
+    cursor = np.zeros(2, np.int64)
     follow: Callable[..., bool] = _follow
-    while not follow(ground, *columns, state):
+    while not follow(ground, *columns, cursor):
         ground = enlarged(ground)
     return ground
 
@@ -208,10 +210,10 @@ def _follow(
     original_lane: NDArray[np.int64],
     slots: NDArray[np.int32],
     slot_lane: NDArray[np.int64],
-    state: NDArray[np.int64],
+    cursor: NDArray[np.int64],
 ) -> bool:
-    """Follow the changes from `state` on; False where there have to be more nodes first."""
-    for at in range(state[0], changes.size):
+    """Follow the changes from `cursor` on; False where there have to be more nodes first."""
+    for at in range(cursor[_CHANGES], changes.size):
         change = changes[at]
         slot = change >> 1
         lane, node = 0, 0
@@ -223,14 +225,14 @@ def _follow(
             if change > 0:
                 lane, node = slot_lane[slot], slots[slot]
         else:
-            length, of_lane = lengths[state[1]], lanes[state[1]]
+            length, of_lane = lengths[cursor[_BIRTHS]], lanes[cursor[_BIRTHS]]
             slots[slot], slot_lane[slot] = 0, of_lane
             if length > 0 and ground.lanes[of_lane].kind == MIXED:
                 if not nodes_have_room(ground, of_lane, length):
-                    state[0] = at
+                    cursor[_CHANGES] = at
                     return False
                 slots[slot] = occupy(ground, of_lane, length, 0)
-            state[1] += 1
+            cursor[_BIRTHS] += 1
         if node:
             vacate(ground, lane, node, 0, 0)
     return True

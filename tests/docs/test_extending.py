@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from tests.support.command import Outcome
 
-# pytest finds fixtures by their names in the module.
 PAGE = (places.ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL))
 
@@ -84,10 +83,12 @@ def test_the_source(folder: Path, cli: Callable[..., Outcome]) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_layout(folder: Path, ranks: int) -> None:
+def test_the_layout(folder: Path, cli: Callable[..., Outcome], ranks: int) -> None:
     """An object of 32 tokens per block and rank; the trace keeps all invariants."""
     path = folder / "t.parquet"
-    make(path, layout="paged", block_tokens=None, tensor_parallel=ranks, duration="5s")
+    words = ("--model", "tiny-1b", "--layout", "paged", "--tensor-parallel", ranks)
+    made = cli("record", path, *words, "--duration", "5s", "--nvme-capacity", "512MiB")
+    assert made.code == 0, made.err
     with kvtrace.open(path) as trace:
         assert check(trace).ok
         assert trace.header.layout is not None

@@ -17,7 +17,6 @@ from tests.support.making import make
 if TYPE_CHECKING:
     from pathlib import Path
 
-# pytest finds fixtures by their names in the module.
 Cli = "Callable[..., Outcome]"
 
 MODEL = """
@@ -78,11 +77,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_a_model_by_name(folder: Path) -> None:
-    """It is listed, and loads by its name."""
+def test_a_model_by_name(folder: Path, cli: Cli) -> None:
+    """It is listed, loads by its name, and `record` takes it."""
     (folder / "models" / "of-ours.toml").write_text(MODEL)
     assert "of-ours" in model_names()
     assert load_model("of-ours").rank_bytes_per_token() == 2 * 2 * 64 * 2
+    made = cli("record", folder / "t.parquet", "--model", "of-ours", "--duration", "2s", "--json")
+    assert made.code == 0, made.err
+    assert json.loads(made.out)["bytes"] > 0
 
 
 def test_a_form_of_report(folder: Path, tmp_path: Path, cli: Cli) -> None:

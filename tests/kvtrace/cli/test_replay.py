@@ -33,9 +33,6 @@ class Answer:
         self.code, self.stdout, self.stderr, self.error = code, stdout, stderr, error
 
 
-# pytest finds fixtures by their names in the module.
-
-
 @pytest.fixture
 def run(cli: Callable[..., Outcome]) -> Run:
     """Runs `replay` with these arguments."""

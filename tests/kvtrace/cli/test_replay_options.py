@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 NVME = Tier.NVME
 GAP_NS, SERVICE_NS, STALL_NS = 10_000_000, 1_000_000, 500_000_000
 
-# pytest finds fixtures by their names in the module.
-
 
 @pytest.fixture
 def command(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:

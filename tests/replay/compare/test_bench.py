@@ -205,7 +205,7 @@ def test_another_trace_and_an_invalid_trial_are_found_out(copy: Path) -> None:
 def test_wrong_use_makes_nothing(cli: Callable[..., Outcome], tmp_path: Path, bench: Path) -> None:
     """Each is refused with exit 2 or 4 and one line, before a folder is made."""
     trace, new = bench / "trace/trace.parquet", tmp_path / "new"
-    ours = ("bench", "--trace", trace, "--folder", new)
+    ours, null = ("bench", "--trace", trace, "--folder", new), ("--target", "null")
     for words, code, message in (
         (("bench", "--folder", new), 2, "name a preset"),
         (("bench", "mlperf-storage-8b", "--trace", trace, "--folder", new), 2, "not both"),
@@ -215,8 +215,8 @@ def test_wrong_use_makes_nothing(cli: Callable[..., Outcome], tmp_path: Path, be
         ((*ours, "--target", "null", "--out", "x.parquet"), 2, "--out: is set by the bench"),
         ((*ours, "--target", "null", "--set", "seed=1"), 2, "--set: sets options of a preset"),
         ((*ours, "--target", "null", "--precondition"), 2, "--precondition: needs --device"),
-        (("bench", "--trace", tmp_path / "none", "--folder", new, "--target", "null"), 3, "none"),
-        (("bench", "--trace", trace, "--folder", bench, "--target", "null"), 2, "holds an input"),
+        (("bench", "--trace", tmp_path / "none", "--folder", new, *null), 3, "none"),
+        (("bench", "--trace", trace, "--folder", bench, *null), 2, "holds an input"),
         (("bench", "mlperf-storage-8b", "--folder", bench, "--target", "null"), 4, "isn't empty"),
         (("bench", "--check", tmp_path), 3, "has no checksums.sha256"),
     ):

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# pytest finds fixtures by their names in the module.
-
 
 def test_long_ops_go_in_pieces(
     engine: native.NativeEngine, arena: NDArray[np.uint8], open_file: Callable[..., int]

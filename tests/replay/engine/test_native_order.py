@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# pytest finds fixtures by their names in the module.
-
 
 def test_chain_in_one_lane(
     engine: native.NativeEngine, arena: NDArray[np.uint8], open_file: Callable[..., int]

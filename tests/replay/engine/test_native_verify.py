@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# pytest finds fixtures by their names in the module.
-
 
 def test_stamps_land_as_specified(
     engine: native.NativeEngine, arena: NDArray[np.uint8], open_file: Callable[..., int]

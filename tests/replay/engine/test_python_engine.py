@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# pytest finds fixtures by their names in the module.
 ENGINE = PythonEngine()
 W, R, D = Action.WRITE, Action.READ, Action.DELETE
 

@@ -43,8 +43,6 @@ ACCEPT = ("--accept", "host_lateness", "--accept", "device_shared")
 BUSY = {"host_lateness", "device_shared"}
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN; 2: without writing anything back. Source: linux/fs.h
 
-# pytest finds fixtures by their names in the module.
-
 
 @pytest.fixture
 def command(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:

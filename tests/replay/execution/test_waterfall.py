@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 CPU, NVME = Tier.CPU, Tier.NVME
 Quick = Callable[..., ReplayOptions]
 
-# pytest finds fixtures by their names in the module.
-
 
 @pytest.fixture
 def command(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 CAPTURED = Path(__file__).with_name("bpftrace_output.txt")
 """bpftrace 0.17 on a loop device: 64 direct writes of 64 KiB, then 300 reads of 4 KiB and 20 of 1
 MiB, a flush, and a discard of 1 MiB; beside the kernel's own reads ahead."""
-# pytest finds fixtures by their names in the module.
 LOOP0 = bpf.kernel_number(7, 0)
 Quick = Callable[..., ReplayOptions]
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from tests.support.command import Outcome
 
-# pytest finds fixtures by their names in the module.
 HEALTHY = of_machine()
 LOOP = disk(name="loop0", model="loop device over /x")
 

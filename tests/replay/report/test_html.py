@@ -127,6 +127,21 @@ def test_the_latencies_fit_a_screen_of_1280(both: ResultDocument, tmp_path: Path
     assert needed <= shown
 
 
+def test_nothing_is_cut_off_on_paper(both: ResultDocument, tmp_path: Path) -> None:
+    """A4 with margins of a centimetre is 718 px wide."""
+    path = tmp_path / "report.html"
+    html.write(both, path)
+    with opened(path) as driver:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        size = {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        shown, needed = driver.execute_script(
+            "const page = document.documentElement; return [page.clientWidth, page.scrollWidth]"
+        )
+    assert shown > 600
+    assert needed <= shown
+
+
 def rows_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what a chart draws."""
     return [row for rows in spec["datasets"].values() for row in rows]

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SIZE = 8 * MIB
 
-# pytest finds fixtures by their names in the module.
-
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:

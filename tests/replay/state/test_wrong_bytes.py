@@ -22,8 +22,6 @@ RUN = 7
 ACCEPT = ("--accept", "host_lateness", "--accept", "device_shared")
 BUSY = {"host_lateness", "device_shared"}
 
-# pytest finds fixtures by their names in the module.
-
 
 @pytest.fixture
 def command(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
