@@ -19,7 +19,7 @@ from replay.measure.requests.measure import Requests, RequestSink
 from replay.measure.tally import Tally
 from replay.measure.violations import OrderChecker
 from replay.ops.columns import INTERRUPTED, Times
-from replay.ops.contract import Control, LoopOptions, Outcome, Verify
+from replay.ops.contract import Control, LaneKind, LoopOptions, Outcome, Verify
 from replay.ops.counters import LaneCounters
 from replay.ops.done import Done, Taker
 from replay.options import ReplayOptions, Spin, Timing
@@ -339,6 +339,16 @@ class Measurement:
             self._drain = Drain(taker, self._times, self._control, tuple(sinks), consumed)
         return self._drain
 
+    @property
+    def inline_lanes(self) -> tuple[int, ...]:
+        """Tiers' lanes whose work is done by the loop's own thread."""
+        return self._lanes_of(*(kind for kind in LaneKind if kind.inline))
+
+    def _lanes_of(self, *kinds: LaneKind) -> tuple[int, ...]:
+        """Return tiers' lanes of those kinds; a lane has the same on each of its threads."""
+        lanes = self.lanes[:: self._options.threads]
+        return tuple(number for number, lane in enumerate(lanes) if lane.kind in kinds)
+
     def _make_sinks(self) -> Sinks:
         prepared, options = self._prepared, self._options
         names = [target.spec.name for target in prepared.targets]
@@ -347,7 +357,7 @@ class Measurement:
             options.mode.loop_mode,
             int(self._control.start_ns[0]),
             warmup_ns=options.warmup_ns,
-            copiers=tuple(lane for lane, name in enumerate(names) if name == "memory"),
+            copiers=self._lanes_of(LaneKind.MEMORY),
         )
         unplaced = tuple(
             lane

@@ -220,6 +220,7 @@ class _Session:
         interrupted = not final or (self.stop.requested and not measurement.deadline.passed)
         measured = Measured(
             counters=outcome.counters,
+            inline_lanes=measurement.inline_lanes,
             recorder=sinks.recorder,
             requests=None if sinks.requests is None else sinks.requests.requests,
             tally=sinks.tally,

@@ -48,6 +48,11 @@ class LaneKind(IntEnum):
     SIMULATED = 5
     """A pool in memory that takes as long, and fails, as a script says."""
 
+    @property
+    def inline(self) -> bool:
+        """Whether the loop's own thread does the work, one op after the other."""
+        return self in (LaneKind.NULL, LaneKind.MEMORY)
+
 
 class Action(IntEnum):
     """What an engine does for an op."""

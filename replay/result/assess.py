@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from replay.result.trace_info import TraceInfo
 
 _SMALL_PAGES = "4K"
-_INLINE = ("null", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,8 @@ class Measured:
 
     counters: tuple[LaneCounters, ...]
     """Per loop thread."""
+    inline_lanes: tuple[int, ...]
+    """Those whose work is done by the loop's own thread."""
     recorder: Recorder
     requests: Requests | None
     tally: Tally
@@ -201,7 +202,7 @@ def _findings(
         engine=measured.cost.engine,
         small_pages=measured.page_kind == _SMALL_PAGES and own > 0,
         backlog_tiers=_backlogs(lanes, measured),
-        inline_tiers=tuple(lane.tier for lane in lanes if lane.target in _INLINE),
+        inline_tiers=tuple(lanes[number].tier for number in measured.inline_lanes),
         scheduled=options.mode != Timing.MAX,
         planner_stalls=sum(counters.planner_stalls for counters in measured.counters),
         repeated_payload=not options.stamped and options.payload == Payload.ARENA,
