@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.errors import TargetError
+from kvtrace.units import format_bytes
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -60,10 +63,17 @@ def _is_transparent_huge(start: int, rounded_bytes: int) -> bool:
 def allocate(size_bytes: int) -> tuple[NDArray[np.uint8], PageKind]:
     """Return `size_bytes` of zeros, all touched, and the kind of pages they are on.
 
-    The memory starts at a multiple of 2 MiB and is freed with the array.
+    The memory starts at a multiple of 2 MiB and is freed with the array. Raises TargetError where
+    the system refuses that much.
     """
     rounded_bytes = max(1, -(-size_bytes // HUGE_BYTES)) * HUGE_BYTES
-    memory, reserved = _mapped(rounded_bytes)
+    try:
+        memory, reserved = _mapped(rounded_bytes)
+    except (OSError, OverflowError) as error:
+        raise TargetError(
+            "not enough memory", got=format_bytes(size_bytes),
+            hint="use a smaller --arena, or replay a tier that needs less on a device",
+        ) from error  # fmt: skip
     memory[:: mmap.PAGESIZE] = 0
     kind = PageKind.SMALL
     if reserved:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvtrace.errors import UsageError
+from kvtrace.errors import TargetError, UsageError
 from replay.engine import native
 from replay.payload import stamps as payload
+from replay.payload.memory import allocate
 from replay.payload.producer import Stream
 from replay.payload.reduction import measure_sample
 
@@ -101,3 +102,10 @@ def test_an_arena_below_one_io_or_above_memory_is_refused() -> None:
     with pytest.raises(UsageError, match="larger than the free memory"):
         payload.arena_size(1 << 50, 1 << 22)
     assert payload.arena_size(9 << 20, 1 << 22) == 8 << 20
+
+
+@pytest.mark.parametrize("size_bytes", [1 << 60, 1 << 70])
+def test_memory_that_the_system_refuses_is_one_line(size_bytes: int) -> None:
+    """Whoever asks for it, a target's pool or an arena."""
+    with pytest.raises(TargetError, match="not enough memory"):
+        allocate(size_bytes)
