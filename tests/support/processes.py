@@ -22,7 +22,12 @@ def start(*words: object, ignore_sigint: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", _RUN, *map(str, words)]
     if ignore_sigint:  # as nohup, cron and `&` in a script do
         command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, preexec_fn=_heed_hangups)
+
+
+def _heed_hangups() -> None:
+    """Undo that hangups are ignored, as they are where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
