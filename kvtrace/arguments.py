@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,36 @@ def invalid(error: UsageError) -> ValidationError | None:
     return error.__cause__ if isinstance(error.__cause__, ValidationError) else None
 
 
-def _refused(name: str, error: ValidationError) -> UsageError:
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """The first thing that is wrong with a model's values.
+
+    `place`: the field, and where in it; empty for values that don't go together. `kind`: pydantic's
+    word for it.
+    """
+
+    place: tuple[str, ...]
+    kind: str
+    problem: str
+    given: object
+
+    @property
+    def got(self) -> str | None:
+        """The value as text; None where the problem has it."""
+        return None if "got " in self.problem else repr(self.given)
+
+
+def first_flaw(error: ValidationError) -> Flaw:
+    """Return the first thing that was wrong."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    problem = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    place = tuple(str(part) for part in first["loc"])
+    return Flaw(place, first["type"], first["msg"].removeprefix("Value error, "), first["input"])
+
+
+def _refused(name: str, error: ValidationError) -> UsageError:
+    flaw = first_flaw(error)
+    place = ".".join(flaw.place)
+    if flaw.kind == "extra_forbidden":
         return UsageError("unknown option", where=f"{name}: {place}", hint="see its documentation")
     where = f"{name}: {place}" if place else name
-    return UsageError(problem, where=where, got=_shown(first["input"]) if place else None)
+    return UsageError(flaw.problem, where=where, got=_shown(flaw.given) if place else None)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from kvtrace import plugins
-from kvtrace.arguments import invalid
+from kvtrace.arguments import first_flaw, invalid
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.options.described import by_key, describe, wrongly_switched
 from kvtrace.options.layers import OPTION, Layers, as_yaml
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
+    from kvtrace.arguments import Flaw
     from kvtrace.options.described import Described
     from kvtrace.trace.schema import Tier
     from replay.targets import Target
@@ -140,17 +141,21 @@ def options(given: Given, targets: Iterable[TargetSpec | Target] = ()) -> Replay
     except UsageError as error:
         if (cause := invalid(error)) is None:
             raise
-        first = cause.errors()[0]
-        problem = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:  # several options together
-            raise UsageError(problem) from error
-        got, accepted = None if "got " in problem else repr(first["input"]), None
-        if str(first["loc"][0]) == "limit_ns" and problem.startswith("not a duration"):
-            problem, got = "neither rows nor a time", repr(first["input"])
-            accepted = "e.g. 1000 or 60s"
-        keys = {option.field: key for key, option in known.items()} | {"limit_ns": _LIMIT}
-        where = _where(given, keys[str(first["loc"][0])])
-        raise UsageError(problem, where=where, got=got, accepted=accepted) from error
+        raise _refusal(given, first_flaw(cause)) from error
+
+
+def _refusal(given: Given, flaw: Flaw) -> UsageError:
+    if not flaw.place:  # several options together
+        return UsageError(flaw.problem)
+    field = flaw.place[0]
+    keys = {option.field: key for key, option in by_key(given.model).items()} | {"limit_ns": _LIMIT}
+    where = _where(given, keys[field])
+    if field == "limit_ns" and flaw.problem.startswith("not a duration"):
+        return UsageError(
+            "neither rows nor a time", where=where, got=repr(flaw.given),
+            accepted="e.g. 1000 or 60s",
+        )  # fmt: skip
+    return UsageError(flaw.problem, where=where, got=flaw.got)
 
 
 def _listed(option: Described, value: Any) -> Any:

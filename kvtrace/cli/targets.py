@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import ValidationError
 
 from kvtrace import plugins
+from kvtrace.arguments import first_flaw
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import Option, Section
 from kvtrace.options.described import by_key
@@ -117,11 +118,9 @@ def _check(asked: Mapping[str, Any]) -> None:
     try:
         ShortForms.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = next(each for each in options.values() if each.field == first["loc"][0])
-        problem = first["msg"].removeprefix("Value error, ")
-        got = None if "got " in problem else repr(first["input"])
-        raise UsageError(problem, where=option.flag, got=got) from error
+        flaw = first_flaw(error)
+        option = next(each for each in options.values() if each.field == flaw.place[0])
+        raise UsageError(flaw.problem, where=option.flag, got=flaw.got) from error
 
 
 def _named_by(asked: Mapping[str, Any]) -> Iterator[tuple[tuple[Tier, ...], Named]]:

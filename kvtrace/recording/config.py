@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, model_validator
 
 from kvtrace import arguments
-from kvtrace.arguments import Checked
+from kvtrace.arguments import Checked, first_flaw
 from kvtrace.errors import UsageError, unknown_name
 from kvtrace.fields import (
     MAX_TOKENS,
@@ -323,20 +323,19 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _refusal(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    flaw = first_flaw(error)
+    key = ".".join(flaw.place)
     # Of a choice of types, such as a number or `auto`, the location names the one that was tried.
     key = key.partition(".constrained-")[0].partition(".literal")[0]
     origin = origin_of(origins, key)
     where = key if origin in (DEFAULT, OPTION) else f"{origin}: {key}"
-    if first["type"] == "extra_forbidden":
+    if flaw.kind == "extra_forbidden":
         near = get_close_matches(key.rpartition(".")[2], _known_keys(RecordConfig), n=1)
         hint = f"did you mean {near[0]}?" if near else None
         return UsageError("unknown key", where=where, hint=hint)
-    problem = first["msg"].removeprefix("Value error, ")
     if not key:  # of the configuration as a whole: its values would fill a page
-        return UsageError(problem, where="configuration")
-    return UsageError(problem, where=where, got=None if "got " in problem else repr(first["input"]))
+        return UsageError(flaw.problem, where="configuration")
+    return UsageError(flaw.problem, where=where, got=flaw.got)
 
 
 def _known_keys(model: type[BaseModel]) -> list[str]:

@@ -103,7 +103,7 @@ def test_the_policy(folder: Path) -> None:
     """By the page's command it decides what leaves; a copy of one of ours does what that does.
 
     Each in a process of its own, for the simulator is compiled with what is there at its start. A
-    broken policy beside them disturbs nobody, and is refused by its name.
+    broken policy beside them changes nothing, and is refused by its name.
     """
     policies = folder / "plugins" / "policies"
     (policies / "copied.py").write_text(Path(fifo.__file__).read_text())

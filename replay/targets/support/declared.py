@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from kvtrace.arguments import first_flaw
 from kvtrace.errors import UsageError
 from kvtrace.fields import SIZE, Option, Section
 from kvtrace.options.described import describe, fields_of, key_of, wrongly_switched
@@ -149,19 +150,18 @@ def checked(
 def _refusal(
     name: str, model: type[BaseModel], error: ValidationError, where: object
 ) -> UsageError:
-    first = error.errors()[0]
-    problem = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return UsageError(problem, where=where)
-    field = str(first["loc"][0])
+    flaw = first_flaw(error)
+    if not flaw.place:
+        return UsageError(flaw.problem, where=where)
+    field = flaw.place[0]
     takes = next((each.takes for each in describe(model) if each.field == field), None)
     key = next((each.key for each in describe(model) if each.field == field), key_of(field))
     key = key.replace("_", "-")
-    if first["type"] == "missing":
+    if flaw.kind == "missing":
         return UsageError(f"target {name} needs a {key}", where=where, accepted=f"{key}={takes}")
     return UsageError(
-        f"{key}: {problem}",
+        f"{key}: {flaw.problem}",
         where=where if f"target {name}" in str(where) else f"{where}: target {name}",
-        got=None if "got " in problem else repr(first["input"]),
-        accepted=None if "accepted: " in problem else takes,
+        got=flaw.got,
+        accepted=None if "accepted: " in flaw.problem else takes,
     )
