@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from tests.support.command import kvtrace
+from tests.support.command import apart, kvtrace
 from tests.support.making import write_rows
 
 if TYPE_CHECKING:
@@ -85,15 +85,15 @@ QUICK = ("record directory", "export", "replay trace")
 
 @cache
 def inputs() -> Path:
-    """Return a folder with an input of each kind, made once."""
+    """Return a folder with an input of each kind, made once, where no test's patches reach."""
     folder = Path(mkdtemp(prefix="kvtrace-tests-"))
     atexit.register(shutil.rmtree, folder)
     trace = write_rows(folder / "t.parquet", ROWS)
     (folder / "secret").write_bytes(b"0123456789abcdef")
-    made = kvtrace("export", trace, folder / "t.csv", "--to", "mlperf-csv", "--with-deletes")
+    made = apart("export", trace, folder / "t.csv", "--to", "mlperf-csv", "--with-deletes")
     assert made.code == 0, made.err
     outputs = ("--report", folder / "r.json", "--out", folder / "r.parquet")
-    made = kvtrace("replay", trace, *REPLAY, *outputs)
+    made = apart("replay", trace, *REPLAY, *outputs)
     assert made.code in (0, 5), made.err
     parts = folder / "r.parquet.parts"
     parts.mkdir()
