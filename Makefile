@@ -9,7 +9,7 @@ QUICK  := $(VENV)/.compiled
 BOUNDS_TESTS := tests/kvtrace/trace/test_check.py tests/kvtrace/formats/test_blktrace.py \
     tests/replay/plan/test_plan.py tests/replay/plan/test_space.py tests/replay/engine/test_native_bounds.py
 JITTED := $(shell grep -rl "from kvtrace.compiled.jit import" kvtrace replay --include=*.py)
-NATIVE := $(wildcard replay/engine/native/*.c replay/engine/native/*.h)
+NATIVE := $(shell find kvtrace replay -name '*.[ch]')
 
 FUZZ_SECONDS ?= 60
 FUZZ_INPUTS  ?= 1000000000
@@ -103,5 +103,5 @@ $(DOCS): $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist demo docs/site docs/.cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f replay/engine/native/*.so
+	rm -f kvtrace/native/*.so replay/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replay.engine import native
-from replay.engine.native import library, testing
+from replay.engine.native import testing
 from replay.engine.python import PythonEngine
+from replay.native import LOOP
 from replay.ops.columns import SECTOR_BYTES
 from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Script, Verify, run_whole
 
@@ -140,7 +141,7 @@ def close(case: Case) -> None:
 
 def main(words: list[str]) -> None:
     """Run a number of seeds with the named library, on both compiled engines."""
-    library.LIBRARY_PATH = Path(words[1])
+    LOOP.path = Path(words[1])
     for seed in range(int(words[0])):
         for engine in (native.threads, native.uring):
             if engine.available() is None:

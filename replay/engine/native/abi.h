@@ -2,10 +2,8 @@
 #ifndef KV_ABI_H
 #define KV_ABI_H
 
-#include <stdbool.h>
-#include <stdint.h>
-
 #include "columns.h"
+#include "core.h"
 
 #define KV_ABI_VERSION 9
 
@@ -165,7 +163,6 @@ struct kv_polling {
 	bool ending; /* its time is over: it ends with the next completion */
 };
 
-#define KV_EXPORT __attribute__((visibility("default")))
 
 /* Version and struct sizes, compared by the binding before anything else. */
 KV_EXPORT uint32_t kv_abi_version(void);

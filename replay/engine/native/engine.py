@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
+from kvtrace.native.library import address
 from replay.engine.native import library
-from replay.engine.native.library import LaneStruct, RunStruct, address
+from replay.engine.native.library import LaneStruct, RunStruct
 from replay.ops.columns import NATIVE_OPS, OP_TYPES, TIME_TYPES, Ops, Times
 from replay.ops.contract import Control, Lane, LaneKind, LoopOptions, Mode, Outcome, Script
 from replay.ops.counters import LaneCounters

@@ -5,22 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kvtrace.errors import TargetError
+from replay.native import LOOP
 from replay.ops.columns import NATIVE_OPS, TIME_TYPES
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-LIBRARY_PATH = Path(__file__).with_name("kvloop.so")
 ABI_VERSION = 9
-NOT_BUILT = (
-    "no C compiler found when kvtrace was installed: "
-    "install gcc (apt-get install gcc libc6-dev) and reinstall"
-)
 
 _POINTER = ctypes.c_void_p
 
@@ -128,7 +118,7 @@ def _check_abi(library: ctypes.CDLL) -> None:
     if versions != expected:
         raise TargetError(
             "the compiled loop is of another version",
-            where=LIBRARY_PATH,
+            where=LOOP.path,
             got=f"(version, sizes) {versions}",
             accepted=str(expected),
             hint="reinstall kvtrace",
@@ -175,17 +165,10 @@ def _declare_mailbox(library: ctypes.CDLL) -> None:
 def load() -> ctypes.CDLL:
     """Return the library, its version checked and its functions declared.
 
-    Raises TargetError if it was not built, can't be loaded or is of another version.
+    Raises TargetError if it is missing, can't be loaded or is of another version.
     """
-    if not LIBRARY_PATH.exists():
-        raise TargetError("the compiled loop is missing", where=LIBRARY_PATH, hint=NOT_BUILT)
-    try:
-        library = ctypes.CDLL(str(LIBRARY_PATH))
-        _check_abi(library)
-    except (OSError, AttributeError) as error:
-        raise TargetError(
-            "the compiled loop can't be loaded", where=LIBRARY_PATH, got=error
-        ) from error
+    library = LOOP.load()
+    _check_abi(library)
     _declare(library)
     _declare_mailbox(library)
     return library
@@ -193,8 +176,6 @@ def load() -> ctypes.CDLL:
 
 def unavailable() -> str | None:
     """Return why the library can't be used, or None if it can."""
-    if not LIBRARY_PATH.exists():
-        return NOT_BUILT
     try:
         load()
     except TargetError as error:
@@ -211,10 +192,3 @@ def uring_available() -> str | None:
     if code == 0:
         return None
     return f"io_uring is refused by this system (a container's policy?): {os.strerror(code)}"
-
-
-def address(array: NDArray[np.generic] | None) -> int | None:
-    """Return where the array's bytes are, or None for no bytes."""
-    if array is None or array.size == 0:
-        return None
-    return array.ctypes.data

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvtrace.native.library import address
 from replay.engine.native import library
-from replay.engine.native.library import address
 from replay.ops.columns import SECTOR_BYTES
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvtrace.native import build
 from replay.engine import native
 from replay.engine.python import PythonEngine
 from tests.support import bounds_model, places
@@ -23,7 +24,6 @@ from tests.support.examples import examples
 if TYPE_CHECKING:
     from replay.ops.contract import Engine
 
-NATIVE = Path(native.__file__).parent
 ROOT = places.ROOT
 ENGINES = [native.uring, native.threads, PythonEngine()]
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -60,11 +60,7 @@ def _runtime(name: str) -> str | None:
 def test_the_loop_is_clean_under_sanitizers(tmp_path: Path) -> None:
     """The same cases with a library that stops at an access outside, or an overflow."""
     built = tmp_path / "kvloop.so"
-    sources = sorted(map(str, NATIVE.glob("*.c")))
-    subprocess.run(
-        ["gcc", "-std=gnu11", "-fPIC", "-shared", *SANITIZERS, *sources, "-pthread", "-o", built],
-        check=True,
-    )
+    build.build_library(ROOT, "replay", built, (*build.COMPILER_FLAGS, *SANITIZERS))
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.bounds_model", "60", str(built)],
         cwd=ROOT,
