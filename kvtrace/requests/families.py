@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import Interner
+from kvtrace.native.hashmap import Interner
 from kvtrace.requests.request import Ragged, ranges
 
 if TYPE_CHECKING:

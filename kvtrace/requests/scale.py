@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import Interner
+from kvtrace.native.hashmap import Interner
 from kvtrace.requests.request import Ragged, ranges
 from kvtrace.requests.rows import join
 from kvtrace.units import S_NS

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import Interner
 from kvtrace.compiled.jit import compiled
 from kvtrace.errors import TraceError
+from kvtrace.native.hashmap import Interner
 from kvtrace.requests import jsonlines
 from kvtrace.requests.rows import MAX_TIME_NS, FileRows, Piece
 from kvtrace.requests.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input

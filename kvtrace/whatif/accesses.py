@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import TraceError
 from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec, endless
 from kvtrace.hierarchy.kernel import RUN
 from kvtrace.hierarchy.served import GENERATED, begins, check_requests, merged, served
+from kvtrace.native.hashmap import Interner
 from kvtrace.recording.config import RecordConfig, resolve
 from kvtrace.recording.parts import policies, tier_spec
 from kvtrace.requests.request import Ragged, RequestBatch, ranges

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy.hierarchy import Hierarchy, endless
+from kvtrace.native.hashmap import Interner
 from kvtrace.recording.parts import Recording
 from kvtrace.recording.simulation import Simulation
 from kvtrace.recording.sizing import search

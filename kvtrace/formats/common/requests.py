@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import Interner
+from kvtrace.native.hashmap import Interner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from kvtrace.compiled.hashmap import Interner
 from kvtrace.errors import UsageError
 from kvtrace.files.outfile import OutFile
 from kvtrace.formats.common.exporting import Exported, ExportOptions
 from kvtrace.formats.common.rows import Outgoing, chosen_tiers, filled, is_measured
 from kvtrace.formats.perfetto.lanes import Lanes
 from kvtrace.formats.warp.oplog import hex_keys
+from kvtrace.native.hashmap import Interner
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import US_NS
 
