@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kvtrace.compiled.jit import compiled
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy.hierarchy import CutRequests
-from kvtrace.hierarchy.kernel import CHECKPOINT, RUN, SHARED
+from kvtrace.hierarchy.native import CHECKPOINT, RUN, SHARED
+from kvtrace.native.core import function
+from kvtrace.native.library import I64, INT
 from kvtrace.requests.request import Ragged, RequestBatch, ranges
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
     from kvtrace.requests.request import SharedTokens
 
+_group_ids = function("kv_group_ids", I64, I64, I64, INT, INT, I64)
 INDEX_BITS = 24
 """A session's blocks are numbered below 2²⁴: identity = session · 2²⁴ + index."""
 # What system prompts' and documents' blocks have in their identities; negative ones are those of
-# checkpoints (`kernel`).
+# checkpoints (`native`).
 _PREFIX, _DOCUMENT = 1 << 62, 1 << 61
 
 
@@ -208,21 +210,11 @@ def nearest_block_tokens(source_tokens: int, block_tokens: int) -> int:
     return min(candidates, key=lambda n: (abs(n - block_tokens), n))
 
 
-@compiled
 def _group(
     ids: NDArray[np.int64], begin: NDArray[np.int64], counts: NDArray[np.int64], group: int
 ) -> NDArray[np.int64]:
+    """Return the chained hash of each group of `group` ids: `counts` of them per request."""
     out = np.empty(counts.sum(), np.int64)
-    at = 0
-    for i in range(counts.shape[0]):
-        chained = np.uint64(0x9E3779B97F4A7C15)
-        for j in range(counts[i]):
-            for k in range(group):
-                chained ^= np.uint64(ids[begin[i] + j * group + k])
-                chained *= np.uint64(0xFF51AFD7ED558CCD)
-                chained ^= chained >> np.uint64(32)
-                chained *= np.uint64(0xC4CEB9FE1A85EC53)
-                chained ^= chained >> np.uint64(29)
-            out[at] = np.int64(chained)
-            at += 1
+    ids, begin, counts = (np.ascontiguousarray(each, np.int64) for each in (ids, begin, counts))
+    _group_ids(ids, begin, counts, len(counts), group, out)
     return out

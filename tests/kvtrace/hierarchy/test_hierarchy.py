@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.hierarchy.eviction import NAMES
-from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy, HierarchySpec, StateSize, TierSpec
+from kvtrace import plugins
+from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy
+from kvtrace.hierarchy.spec import HierarchySpec, StateSize, TierSpec
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED
 from tests.support import places
@@ -110,7 +111,7 @@ def rules(draw: st.DrawFn) -> Rules:
         write_through=draw(st.booleans()),
         promote=draw(st.booleans()),
         tail_first=draw(st.booleans()),
-        policies={tier: draw(st.sampled_from(NAMES)) for tier in range(4)},
+        policies={tier: draw(st.sampled_from(plugins.names(plugins.POLICY))) for tier in range(4)},
         state_bytes=state[0],
         window_token_bytes=state[1],
         window_tokens=state[2],
