@@ -142,3 +142,5 @@ preload = function("kv_hierarchy_preload", _HIERARCHY, I64, I64, INT, INT, retur
 """Enter blocks that are there at the start; return how many fitted. Slots are free for all."""
 setup_tier = function("kv_tier_setup", ctypes.POINTER(TierStruct))
 """Let a policy prepare its state of an empty tier."""
+load_blocks = function("kv_load_blocks", I64, INT, I64, I64, I64, I64)
+"""Put columns of blocks (identity, tokens, at, flags) into rows."""

@@ -89,8 +89,12 @@ class Pool:
             rows[name] = getattr(batch, name)
         rows["prompt_blocks"] = cut.prompt_blocks
         rows["begin"], rows["end"] = begin[:-1], begin[1:]
-        blocks["ident"] = cut.blocks.values
-        blocks["tokens"], blocks["at"], blocks["flags"] = cut.tokens, cut.at, cut.flags
+        columns = (cut.blocks.values, cut.tokens, cut.at, cut.flags)
+        native.load_blocks(
+            blocks.view(np.int64),
+            len(blocks),
+            *(np.ascontiguousarray(values, np.int64) for values in columns),
+        )
         first_row: int = self.struct.loaded
         self.struct.loaded += len(batch)
         return first_row

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvtrace.hierarchy import native
+from kvtrace.hierarchy import blocks, native
 from kvtrace.native.core import function
 from kvtrace.policies import ABI_VERSION, HEADERS
 from tests.support.places import ROOT
@@ -48,6 +48,7 @@ def of_ctypes(struct: Any) -> list[tuple[str, int]]:
     [
         (POLICY, "kv_tier", native.TierStruct),
         (HIERARCHY, "kv_hierarchy", native.HierarchyStruct),
+        (HIERARCHY.with_name("blocks.c"), "kv_cut", blocks._Cut),
     ],
 )
 def test_structures_have_the_fields_of_the_header(header: Path, name: str, struct: Any) -> None:
