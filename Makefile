@@ -16,7 +16,7 @@ FUZZ_INPUTS  ?= 1000000000
 FUZZ_SEED    ?= 1
 FUZZ_KEEP    ?= fuzz-found
 
-.PHONY: demo test check docs bench bless clean install fio fuzz bounds sanitize
+.PHONY: demo test check docs bench bless clean install fio fuzz bounds sanitize dist dist-check
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -68,6 +68,26 @@ sanitize: $(STAMP)
 	    $(CURDIR)/$(BIN)/python -m tests.fuzz.steps --steps $(STEPS) && \
 	    $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SANITIZED_TESTS)
 	rm -rf $(SANITIZED)
+
+# An sdist, and a wheel for Linux of this machine's kind from which a machine without a compiler can
+# install; glibc's version is in its name.
+dist: $(STAMP)
+	$(BIN)/pip install --quiet --group dist
+	rm -rf dist build/dist
+	$(BIN)/python -m build --quiet --outdir build/dist
+	mkdir -p dist && cp build/dist/*.tar.gz dist/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/dist/*.whl
+	rm -rf build/dist
+
+# The wheel in an empty environment, without a compiler: it records, replays and checks.
+dist-check: dist
+	rm -rf build/clean && $(PYTHON) -m venv build/clean
+	build/clean/bin/pip install --quiet --only-binary :all: dist/*.whl
+	cd build/clean && export PATH=/nonexistent && \
+	    bin/kvtrace record t.parquet --model tiny-1b --duration 20s --gpu-mem 256MiB --cpu-mem 512MiB --force && \
+	    bin/kvtrace check t.parquet && \
+	    { bin/kvtrace replay t.parquet --target nvme=null --settle 0s --min-window 0s --mode max || [ $$? -eq 5 ]; }
+	rm -rf build/clean
 
 # The site, in docs/site: open docs/site/index.html. Broken links and unknown names are errors.
 docs: $(DOCS)

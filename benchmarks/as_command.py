@@ -78,8 +78,9 @@ class Command:
         command = [
             str(kvtrace), "replay", str(trace), "--device", str(self.target),
             "--size", str(self.span_bytes + self.span_bytes // 16 + 64 * MIB), "--run-id", RUN_ID,
-            "--populate", "all", "--mode", "max", "--queue-depth", str(cell.depth), "--spin", self.spin,
-            "--arena", ARENA, "--settle", "0s", "--min-window", "0s", "--json", *words,
+            "--populate", "all", "--mode", "max", "--queue-depth", str(cell.depth),
+            "--spin", self.spin, "--arena", ARENA, "--settle", "0s", "--min-window", "0s", "--json",
+            *words,
         ]  # fmt: skip
         if self.target.is_block_device():
             command += ["--allow-destroy", str(self.target)]

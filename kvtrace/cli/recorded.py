@@ -207,7 +207,10 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
         highlight=False,
     )
     console.print(
-        f"{counted['requests']:,} requests, {counted['blocks']:,} blocks asked for\n"
+        f"{counted['requests']:,} requests, {counted['blocks']:,} blocks asked for",
+        highlight=False,
+    )
+    console.print(
         f"hit ratio {sum(counted['hit_ratio'].values()):.3f} "
         f"(ideal {counted['ideal_prefix_hit']:.3f}), by tokens {counted['token_hit_ratio']:.3f}",
         highlight=False,

@@ -179,8 +179,9 @@ def test_nothing_is_cut_at_80_columns(
 
 
 def check(text: str) -> None:
-    """Nothing is cut, too long or broken."""
+    """Nothing is cut, too long or broken, and no line feed of ours is shown as text."""
     assert "…" not in text
+    assert r"\n" not in text
     assert not [line for line in text.splitlines() if len(line) > 80]
     assert not broken(text)
 
