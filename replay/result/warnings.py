@@ -108,7 +108,7 @@ def warnings(findings: Findings) -> list[Reason]:
             Reason(
                 "python_engine",
                 "50 to 200 µs of CPU and lateness per op, 16 threads at most",
-                "install a C compiler and reinstall kvtrace",
+                "leave out --engine python, the reference of the tests",
             )
         )
     if findings.small_pages:

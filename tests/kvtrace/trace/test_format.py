@@ -114,6 +114,38 @@ def test_write_then_read_gives_equal_columns(
         np.testing.assert_array_equal(read, np.ma.filled(values, 0))
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_row_groups_share_memory_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    """Rows and nulls of one group don't show in another, whichever buffer it had."""
+    whole = random_columns(130, 5, [])
+    rank = np.ma.masked_array(np.arange(130, dtype=np.uint16), np.arange(130) < 20)
+    columns: dict[str, Any] = whole | {"rank": rank}
+    expected = write(tmp_path / "one.parquet", columns, [])
+    monkeypatch.setattr("kvtrace.trace.writer.ROW_GROUP_ROWS", 25)
+    header = write(tmp_path / "many.parquet", columns, [7, 60, 61], background=background)
+    assert header.content_sha256 == expected.content_sha256
+    assert pq.ParquetFile(tmp_path / "many.parquet").num_row_groups == 6
+    one, many = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "many"))
+    assert many.equals(one)
+    assert many["rank"].null_count() == 20
+
+
+def test_complete_rows_have_no_null_levels(tmp_path: Path) -> None:
+    """Columns of a trace that knows everything can't be null; its content is the same."""
+    columns = random_columns(50, 3, ["rank", "session"])
+    columns = {name: np.ma.getdata(values) for name, values in columns.items()}
+    plain = write(tmp_path / "plain.parquet", columns, [])
+    header = write(tmp_path / "complete.parquet", columns, [], complete=True)
+    assert header.content_sha256 == plain.content_sha256
+    for name, nullable in (("plain", True), ("complete", False)):
+        schema = pq.read_schema(tmp_path / f"{name}.parquet")
+        assert schema.field("rank").nullable is nullable
+    with open_trace(tmp_path / "complete.parquet") as trace:
+        assert trace.lazy().collect().equals(pl.read_parquet(tmp_path / "plain.parquet"))
+
+
 @pytest.mark.parametrize("name", [column.name for column in COLUMNS])
 def test_content_hash_sees_every_column(tmp_path: Path, name: str) -> None:
     """Changing one value of any column, or making it null, changes the content's hash."""
