@@ -10,6 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvtrace.formats.common.blockio import BlockIoStruct
+from kvtrace.formats.common.capacity import CapacityStruct, DeletesStruct
+from kvtrace.formats.common.names import NamingStruct, PartsStruct
+from kvtrace.formats.common.objects import OpsStruct
+from kvtrace.formats.common.words import LinesStruct, WordsStruct
+from kvtrace.formats.elbencho.lines import LogStruct
+from kvtrace.formats.elbencho.ops import OpenStruct, RowsStruct
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import MISSING, Pool, PoolStruct
 from kvtrace.native.library import INT
@@ -25,6 +32,17 @@ STRUCTS: dict[str, Any] = {
     "kv_reuse_size": ReuseStruct,
     "kv_touches_size": TouchesStruct,
     "kv_tier_size": TierStruct,
+    "kv_lines_size": LinesStruct,
+    "kv_words_size": WordsStruct,
+    "kv_block_io_size": BlockIoStruct,
+    "kv_capacity_size": CapacityStruct,
+    "kv_deletes_size": DeletesStruct,
+    "kv_log_ops_size": OpsStruct,
+    "kv_parts_size": PartsStruct,
+    "kv_naming_size": NamingStruct,
+    "kv_log_size": LogStruct,
+    "kv_log_rows_size": RowsStruct,
+    "kv_open_size": OpenStruct,
 }
 
 
