@@ -20,6 +20,9 @@ from kvtrace.formats.elbencho.ops import OpenStruct, RowsStruct
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import MISSING, Pool, PoolStruct
 from kvtrace.native.library import INT
+from kvtrace.requests.invent import InventingStruct
+from kvtrace.requests.invent import RowsStruct as InventedRowsStruct
+from kvtrace.sources.bailian import ChatsStruct
 from kvtrace.tools.profile_keys import TouchesStruct
 from kvtrace.tools.profile_tier import TierStruct
 from kvtrace.trace.check import CheckStruct
@@ -38,6 +41,9 @@ STRUCTS: dict[str, Any] = {
     "kv_capacity_size": CapacityStruct,
     "kv_deletes_size": DeletesStruct,
     "kv_log_ops_size": OpsStruct,
+    "kv_inventing_size": InventingStruct,
+    "kv_invented_rows_size": InventedRowsStruct,
+    "kv_chats_size": ChatsStruct,
     "kv_parts_size": PartsStruct,
     "kv_naming_size": NamingStruct,
     "kv_log_size": LogStruct,
