@@ -10,7 +10,6 @@ import typer
 
 from kvtrace.cli.options import with_options
 from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
-from kvtrace.cli.replay_options import resolved_text, understood
 from kvtrace.cli.targets import ShortForms, paths_of
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
 from kvtrace.files.outputs import check_apart
@@ -98,6 +97,7 @@ def replay_command(
 ) -> None:
     """Replay TRACE on real storage tiers and report whether the results are valid."""
     from kvtrace.cli.metrics import Exposure, MetricsOptions
+    from kvtrace.cli.replay_options import resolved_text, understood
     from kvtrace.cli.report import show
     from kvtrace.trace.reader import open_trace
     from replay.execution.output import Outputs
