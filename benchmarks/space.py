@@ -23,7 +23,8 @@ from benchmarks import plan
 from benchmarks.common import print_table
 from kvtrace import plugins
 from kvtrace.placement import extents
-from kvtrace.placement.extents import SLACK_RATIO, SPACE_RATIO, Space, lane_of_tier
+from kvtrace.placement.defaults import SLACK_RATIO
+from kvtrace.placement.extents import SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.recording.config import preset_names, resolve

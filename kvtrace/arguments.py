@@ -92,7 +92,8 @@ def options(given: object, name: str) -> dict[str, Any]:
 class Checked(BaseModel):
     """A model whose wrong fields are UsageErrors; what was wrong in detail is the error's cause."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Help reads the fields, and must not wait for validators that no value needs.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def __init__(self, **fields: Any) -> None:
         """Take fields by name. Raises UsageError that names the first wrong one."""

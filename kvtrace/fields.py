@@ -101,7 +101,8 @@ Seconds = tuple[_Second, _Second]
 class Section(BaseModel):
     """A part of a configuration: unknown keys are refused, values don't change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Help reads the fields, and must not wait for validators that no value needs.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Return the fields that aren't their defaults."""

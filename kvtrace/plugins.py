@@ -9,7 +9,6 @@ points of the group `kvtrace.plugins`.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import pkgutil
@@ -156,7 +155,14 @@ def option(name: str) -> str:
 
 
 def _ours(kind: Kind) -> tuple[str, ...]:
-    return _modules(tuple(importlib.import_module(kind.package).__path__), kind.has, kind.part)
+    return _modules(_places(kind.package), kind.has, kind.part)
+
+
+def _places(package: str) -> tuple[str, ...]:
+    """Return the folders of a package, which isn't imported: help lists what lies in it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    return tuple(spec.submodule_search_locations or ())
 
 
 @cache
@@ -219,6 +225,8 @@ def _imported(path: Path) -> ModuleType:
 
 @cache
 def _checked(listed: str) -> tuple[Path, ...]:
+    import importlib.metadata  # only here: it takes as long as the rest of this module
+
     given = [(Path(text), FOLDERS_VARIABLE) for text in listed.split(os.pathsep) if text]
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         given += [(path, f"entry point {entry.name}") for path in _package(entry.value)]

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from kvtrace.arguments import Checked
 from kvtrace.errors import unknown_name
 from kvtrace.fields import SIZE, TIME, Option, Takes
-from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES, SLACK_RATIO
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.defaults import DEPTH_MAX, DEPTH_OPEN, PART_BYTES, SLACK_RATIO
+from kvtrace.placement.limit import Limit
 from kvtrace.trace.schema import Tier
 from kvtrace.units import S_NS
 from replay.ops.contract import Mode

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from kvtrace.errors import EXIT_INVALID, KvtraceError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from replay.measure.live import Live
@@ -90,6 +89,8 @@ class Stop:
     """
 
     def __init__(self) -> None:
+        import numpy as np
+
         self.flag: NDArray[np.int32] = np.zeros(1, np.int32)
         self.requested = False
 

@@ -16,24 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from click.exceptions import UsageError as ClickUsageError
 
-from kvtrace.cli.child import Children
 from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
 from kvtrace.cli.help import HelpfulCommand
-from kvtrace.cli.metrics import trial_words
 from kvtrace.cli.replay_options import states, understood
 from kvtrace.cli.targets import paths_of
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, EXIT_TRACE, KvtraceError, UsageError
 from kvtrace.files.outputs import check_apart
 from kvtrace.recording.config import resolve
-from kvtrace.trace.reader import open_trace
 from kvtrace.units import exact_bytes
-from replay.compare import folder as bench_folder
-from replay.compare import report
-from replay.compare.folder import BENCH_FORMS, COMMANDS, SYSTEM, TRACE, report_paths, result_path
 from replay.options import Populate
-from replay.plan.prepare import choose_targets, prepare
-from replay.result import stored
 from replay.result.invalid import LASTING
 from replay.safety.storage import files_below
 from replay.watch import RunInterruptedError, Silent, Stop
@@ -125,6 +117,10 @@ def bench_command(
     All other options are those of `kvtrace replay`: at least a target, such as --device PATH.
     A trial is INVALID below --min-window 60s unless that option says otherwise.
     """
+    from replay.compare import folder as bench_folder
+    from replay.compare import report
+    from replay.compare.folder import BENCH_FORMS, TRACE
+
     if check is not None:
         raise typer.Exit(_verify(check, as_json=as_json))
     if folder is None:
@@ -173,6 +169,8 @@ def bench_command(
 
 def _check_workload(trace: Path | None, preset: str | None, settings: Sequence[str]) -> None:
     """Raise for a trace that can't be read, or settings that no recording can have."""
+    from kvtrace.trace.reader import open_trace
+
     if trace is None:
         resolve(None, {}, settings, preset)
     elif trace.is_dir():
@@ -183,6 +181,8 @@ def _check_workload(trace: Path | None, preset: str | None, settings: Sequence[s
 
 def _check_targets(run: tuple[tuple[TargetSpec, ...], ReplayOptions], trace: Path | None) -> None:
     """Raise for targets that a replay would refuse, as far as is known before a recording."""
+    from replay.plan.prepare import choose_targets
+
     if trace is not None:
         _check_run(trace, run)
         return
@@ -195,6 +195,9 @@ def _check_targets(run: tuple[tuple[TargetSpec, ...], ReplayOptions], trace: Pat
 
 def _check_run(trace: Path, run: tuple[tuple[TargetSpec, ...], ReplayOptions]) -> None:
     """Raise what a replay would, up to its first write."""
+    from kvtrace.trace.reader import open_trace
+    from replay.plan.prepare import prepare
+
     specs, options = run
     with open_trace(trace) as opened, ExitStack() as stack:
         prepare(opened, specs, options, Silent(), Stop(), stack)
@@ -204,11 +207,15 @@ class _Steps:
     """Runs commands, each in a process of its own, and keeps a log of them."""
 
     def __init__(self, folder: Path) -> None:
+        from kvtrace.cli.child import Children
+
         self.folder = folder
         self.children = Children()
 
     def note(self, at: datetime, words: Sequence[str], outcome: str) -> None:
         """Add a line to the log: when something began, what it was, how it ended."""
+        from replay.compare.folder import COMMANDS
+
         with (self.folder / COMMANDS).open("a", encoding="utf-8") as log:
             log.write(f"{at:%Y-%m-%dT%H:%M:%SZ} {shlex.join(words)}  # {outcome}\n")
 
@@ -263,6 +270,8 @@ class _UselessError(KvtraceError):
 
 def _replay_options(words: Sequence[str]) -> dict[str, Any]:
     """Return the options of a replay as they will be understood. Raises UsageError."""
+    from replay.compare.folder import TRACE
+
     command = import_module("kvtrace.cli.main").command("replay")
     try:
         asked: dict[str, Any] = command.make_context("replay", [TRACE, *words]).params
@@ -295,6 +304,10 @@ def _precondition_words(specs: Sequence[TargetSpec]) -> list[str]:
 
 def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     """Run all trials; return whether each may be used, or was accepted."""
+    from kvtrace.cli.metrics import trial_words
+    from replay.compare.folder import TRACE, report_paths, result_path
+    from replay.result import stored
+
     good = True
     for number in range(1, trials + 1):
         say(f"trial {number} of {trials} begins", err=True)
@@ -330,6 +343,10 @@ def _said(document: ResultDocument) -> str:
 
 def _finish(steps: _Steps) -> Any:
     """Write what the trials say together, the system's description and the checksums."""
+    from replay.compare import folder as bench_folder
+    from replay.compare import report
+    from replay.compare.folder import BENCH_FORMS, SYSTEM
+
     folder = steps.folder
     steps.run("discover", "--json", into=folder / SYSTEM)
     comparison = bench_folder.summary(folder)
@@ -341,6 +358,8 @@ def _finish(steps: _Steps) -> Any:
 
 def _verify(folder: Path, *, as_json: bool) -> int:
     """Print what was checked of a folder; return the exit code."""
+    from replay.compare import folder as bench_folder
+
     findings = bench_folder.verify(folder)
     if as_json:
         print(json.dumps([{"what": each.what, "problem": each.problem} for each in findings]))

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvtrace.cli.console import plain_console
-from kvtrace.cli.sides import load
 from kvtrace.errors import UsageError
-from kvtrace.files.outfile import write_all
 from kvtrace.files.outputs import check_apart, check_writable
-from replay.compare import report, terminal
 from replay.compare.comparison import compare
-from replay.compare.document import ComparisonDocument, document_of
-from replay.compare.sides import check_alike
-from replay.report.support.cells import WIDTH
-from replay.result.stored import consistent
+
+if TYPE_CHECKING:
+    from replay.compare.document import ComparisonDocument
 
 
 def compare_command(
@@ -42,6 +38,13 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare results: ratios, and whether they exceed the trials' noise."""
+    from kvtrace.cli.sides import load
+    from kvtrace.files.outfile import write_all
+    from replay.compare import report
+    from replay.compare.document import document_of
+    from replay.compare.sides import check_alike
+    from replay.result.stored import consistent
+
     labels = label or []
     if len(labels) > len(results):
         raise UsageError("more labels than results", where="--label", got=len(labels))
@@ -60,6 +63,8 @@ def compare_command(
 
 def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> None:
     """Return if comparisons can be written to `outputs`. Raises UsageError or TargetError."""
+    from replay.compare import report
+
     check_apart(outputs, inputs)
     for path in outputs:
         report.check_suffix(path)
@@ -68,6 +73,9 @@ def check_outputs(outputs: list[Path], inputs: list[Path], *, force: bool) -> No
 
 def show(document: ComparisonDocument, *, as_json: bool) -> None:
     """Print a comparison."""
+    from replay.compare import terminal
+    from replay.report.support.cells import WIDTH
+
     if as_json:
         print(document.model_dump_json(indent=2))
         return

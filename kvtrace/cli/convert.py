@@ -12,8 +12,6 @@ from kvtrace.cli.console import say
 from kvtrace.cli.parsing import parse_tier, parse_tiers, parsed
 from kvtrace.errors import UsageError
 from kvtrace.formats.common import exporting as exporters
-from kvtrace.formats.common import importing as importers
-from kvtrace.trace.reader import open_trace
 from kvtrace.units import parse_bytes
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -81,6 +79,8 @@ def import_command(
     as_json: JsonOption = False,
 ) -> None:
     """Convert another tool's trace or log to a kvtrace trace."""
+    from kvtrace.formats.common import importing as importers
+
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
     options = importers.ImportOptions(
@@ -174,6 +174,8 @@ def export_command(
     as_json: JsonOption = False,
 ) -> None:
     """Convert a trace to another tool's format, and print what the format loses."""
+    from kvtrace.trace.reader import open_trace
+
     options = exporters.ExportOptions(
         force=force,
         with_deletes=with_deletes,

@@ -12,13 +12,13 @@ from rich.text import Text
 
 from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.units import format_bytes
-from replay.host import disks, gpus, machine
-from replay.host.disks import Disk, FileSystem, why_not_disk, why_not_file_system
-from replay.host.suggest import LEAST_BYTES, Suggestion, suggest
+from replay.host import gpus
 
 if TYPE_CHECKING:
+    from replay.host.disks import Disk, FileSystem
     from replay.host.gpus import Gpus
     from replay.host.machine import Machine
+    from replay.host.suggest import Suggestion
 
 _WIDTH = 80
 _NOWHERE = "nothing here has room for a replay: see the reasons above"
@@ -28,6 +28,9 @@ def discover_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List GPUs, CPUs, memory and storage, with record and replay commands for them."""
+    from replay.host import disks, machine
+    from replay.host.suggest import suggest
+
     seen, cards = machine.observe(), gpus.observe()
     drives, places = disks.observe_disks(), disks.observe_file_systems()
     suggestion = suggest(seen, cards, drives, places)
@@ -50,6 +53,9 @@ def _document(
     places: tuple[FileSystem, ...],
     suggestion: Suggestion | None,
 ) -> dict[str, Any]:
+    from replay.host.disks import why_not_disk, why_not_file_system
+    from replay.host.suggest import LEAST_BYTES
+
     return {
         "machine": dataclasses.asdict(seen),
         "gpus": dataclasses.asdict(cards),
@@ -104,6 +110,8 @@ def _usable(reason: str | None, how: str) -> Text:
 
 
 def _disk(drive: Disk) -> Table:
+    from replay.host.disks import why_not_disk
+
     kind = "rotational" if drive.rotational else "not rotational"
     marks = [" (virtual)"] * drive.virtual + [" (read-only)"] * drive.read_only
     blocks = f"{drive.logical_block_bytes}/{drive.physical_block_bytes}-byte blocks"
@@ -128,6 +136,9 @@ def _disk(drive: Disk) -> Table:
 
 
 def _file_system(place: FileSystem) -> Table:
+    from replay.host.disks import why_not_file_system
+    from replay.host.suggest import LEAST_BYTES
+
     room = f"{format_bytes(place.free_bytes)} free of {format_bytes(place.size_bytes)}"
     how = f"a file of up to {format_bytes(place.usable_bytes)} there, or a folder for --dir"
     return _pairs(

@@ -14,7 +14,6 @@ from rich.text import Text
 from kvtrace.cli.console import plain_console
 from kvtrace.errors import EXIT_OK, EXIT_TARGET
 from kvtrace.show.printable import printable
-from replay.host import activity, machine, place
 from replay.host.doctor import Level, Snapshot, examine
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ def doctor_command(
 
     Exit 0 without errors, warnings or not; exit 4 if an error makes a replay impossible.
     """
+    from replay.host import activity, machine, place
+
     target, sysfs = (None, None) if device is None else place.observe(device)
     snapshot = Snapshot(machine.observe(), activity.measure(sysfs), target)
     findings = examine(snapshot)

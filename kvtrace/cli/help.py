@@ -14,7 +14,7 @@ from kvtrace import plugins
 from kvtrace.show.tables import wrapped as wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
 _LEFT, _WIDEST = 27, 100
 """Columns of what can be given; what is longer stands on a line of its own."""
@@ -86,17 +86,14 @@ def _usage(command: Any, ctx: Any) -> list[str]:
     return textwrap.wrap(f"Usage: {' '.join(words)}", width(), subsequent_indent=" " * 7)
 
 
-def overview(group: Any, ctx: Any) -> Iterator[str]:
-    """Yield the help of all commands, a line or two for each."""
+def overview(group: Any, ctx: Any, summaries: Mapping[str, str]) -> Iterator[str]:
+    """Yield the help of all commands, which have these summaries: a line or two for each."""
     yield f"Usage: {ctx.command_path} [OPTIONS] COMMAND [ARGS]..."
     yield ""
     yield f"  {group.help}"
     for title, rows in _panels(group, ctx).items():
         yield from section(title, rows)
-    commands = ((name, group.get_command(ctx, name)) for name in group.list_commands(ctx))
-    yield from section(
-        "Commands", [(name, command.help.partition("\n\n")[0]) for name, command in commands]
-    )
+    yield from section("Commands", summaries.items())
 
 
 def _panels(command: Any, ctx: Any) -> dict[str, Rows]:
@@ -108,7 +105,7 @@ def _panels(command: Any, ctx: Any) -> dict[str, Rows]:
     return panels
 
 
-def section(title: str, rows: Rows) -> Iterator[str]:
+def section(title: str, rows: Collection[tuple[str, str]]) -> Iterator[str]:
     """Yield a heading and two columns; nothing without rows."""
     if not rows:
         return

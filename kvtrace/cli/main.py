@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from kvtrace.cli.help import HelpfulCommand, overview
 from kvtrace.cli.limits import check_limits
@@ -21,47 +21,94 @@ from kvtrace.version import VERSION
 
 # Nothing here multiplies matrices, and OpenBLAS sends itself SIGINT where it can't start threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-_MODULES = {
-    "record": "record",
-    "info": "trace",
-    "check": "trace",
-    "head": "trace",
-    "whatif": "whatif",
-    "model": "model",
-    "slice": "tools",
-    "merge": "tools",
-    "scale": "tools",
-    "diff": "tools",
-    "anonymise": "tools",
-    "import": "convert",
-    "export": "convert",
-    "replay": "replay",
-    "report": "report",
-    "compare": "compare",
-    "bench": "bench",
-    "precondition": "precondition",
-    "recover": "recover",
-    "discover": "discover",
-    "doctor": "doctor",
-    "list": "listing",
+_COMMANDS = {
+    "record": (
+        "record",
+        "Record a trace: simulate requests through a node's tiers in virtual time.",
+    ),
+    "info": (
+        "trace",
+        "Show a trace's header, totals and hit ratios; with --report, what it looks like over "
+        "time.",
+    ),
+    "check": (
+        "trace",
+        "Check a trace's invariants; exit 3 with the first offending rows if one fails.",
+    ),
+    "head": ("trace", "Print the first rows of a trace."),
+    "whatif": (
+        "whatif",
+        "Compare tier capacities and policies: hit ratios, bytes, drive writes per day.",
+    ),
+    "model": ("model", "Show a model's KV bytes per token and per sequence, by group of layers."),
+    "slice": ("tools", "Extract a time range, rows, tiers or a sample of sessions from a trace."),
+    "merge": (
+        "tools",
+        "Merge traces by time, each as a node with its own keys, requests and sessions.",
+    ),
+    "scale": ("tools", "Scale a trace's times or its number of sessions."),
+    "diff": (
+        "tools",
+        "Compare two traces per tier: sizes, reuse distances, gaps between ops, read share.",
+    ),
+    "anonymise": (
+        "tools",
+        "Replace keys, blocks, sessions and requests by keyed hashes; drop the source's details.",
+    ),
+    "import": ("convert", "Convert another tool's trace or log to a kvtrace trace."),
+    "export": (
+        "convert",
+        "Convert a trace to another tool's format, and print what the format loses.",
+    ),
+    "replay": (
+        "replay",
+        "Replay TRACE on real storage tiers and report whether the results are valid.",
+    ),
+    "report": ("report", "Print stored results, or write one in other forms."),
+    "compare": ("compare", "Compare results: ratios, and whether they exceed the trials' noise."),
+    "bench": (
+        "bench",
+        "Record PRESET (or use --trace), replay it --trials times, and print each figure's spread.",
+    ),
+    "precondition": (
+        "precondition",
+        "Fill a device with unique data, then overwrite it randomly until its rate is steady.",
+    ),
+    "recover": (
+        "recover",
+        "Recover a trace from the parts that a killed replay left; keep the parts.",
+    ),
+    "discover": (
+        "discover",
+        "List GPUs, CPUs, memory and storage, with record and replay commands for them.",
+    ),
+    "doctor": (
+        "doctor",
+        "Check this machine for problems that would invalidate a replay (2 s, read-only).",
+    ),
+    "list": (
+        "listing",
+        "List models, sources, layouts, policies, importers, exporters and targets.",
+    ),
 }
-"""Module of each command, in the order of the help."""
+"""Module of each command and the first paragraph of its help, in the order of the help."""
 
 
 class _Commands(TyperGroup):
     """The commands, each imported when it is asked for: what one needs, others don't wait for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_MODULES)
+        return list(_COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in _MODULES and cmd_name not in self.commands:
+        if cmd_name in _COMMANDS and cmd_name not in self.commands:
             self.add_command(command(cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands and options."""
-        formatter.write("\n".join(overview(self, ctx)) + "\n")
+        summaries = {name: summary for name, (_module, summary) in _COMMANDS.items()}
+        formatter.write("\n".join(overview(self, ctx, summaries)) + "\n")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words; without any, print the help, which typer leaves out, and exit 2."""
@@ -81,15 +128,20 @@ class _Commands(TyperGroup):
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in _MODULES:
-            for name in _MODULES:  # one of them may be what was meant
-                self.get_command(ctx, name)
-        return super().resolve_command(ctx, args)
+        if args[0] in _COMMANDS:
+            return super().resolve_command(ctx, args)
+        imported = self.commands
+        self.commands = {name: TyperCommand(name) for name in _COMMANDS}  # one may be meant
+        try:
+            return super().resolve_command(ctx, args)
+        finally:
+            self.commands = imported
 
 
+@cache
 def command(name: str) -> Any:
     """Return a command as typer has it."""
-    module = import_module(f"kvtrace.cli.{_MODULES[name]}")
+    module = import_module(f"kvtrace.cli.{_COMMANDS[name][0]}")
     alone = typer.Typer(add_completion=False)
     kind = getattr(module, "COMMAND_CLASS", HelpfulCommand)
     alone.command(name, cls=kind)(getattr(module, f"{name}_command"))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvtrace.cli.parsing import parsed
-from kvtrace.cli.running import Shown, stopping
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError
-from kvtrace.files.outfile import OutFile
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
 from kvtrace.show.tables import wrapped
@@ -19,9 +17,11 @@ from kvtrace.trace.schema import Tier
 from kvtrace.units import KIB, S_NS, format_bytes, parse_bytes
 from replay.options import ENGINES
 from replay.safety.storage import files_below
-from replay.state.precondition import Preconditioning, PreconditionOptions, precondition
 from replay.targets import TargetSpec
 from replay.watch import Stop
+
+if TYPE_CHECKING:
+    from replay.state.precondition import Preconditioning
 
 SCHEMA_VERSION = 1
 _SAFETY = "Safety"
@@ -79,6 +79,10 @@ def precondition_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fill a device with unique data, then overwrite it randomly until its rate is steady."""
+    from kvtrace.cli.running import Shown, stopping
+    from kvtrace.files.outfile import OutFile
+    from replay.state.precondition import PreconditionOptions, precondition
+
     size_bytes = parsed("--size", parse_bytes, size)
     if size_bytes is not None and size_bytes <= 0:
         raise UsageError("not a size", where="--size", got=size, accepted="a size above 0")

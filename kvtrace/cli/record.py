@@ -11,15 +11,11 @@ import typer
 
 from kvtrace.cli.console import say
 from kvtrace.cli.options import with_options
-from kvtrace.cli.progress import record_bar
-from kvtrace.cli.recorded import show, summary
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart
 from kvtrace.options.described import describe_all
 from kvtrace.recording.config import RecordConfig, resolve
 from kvtrace.recording.config_text import as_yaml
-from kvtrace.recording.parts import Recording
-from kvtrace.recording.pipeline import record
 from kvtrace.recording.tiers_config import RUN, TIERS, TierConfig
 from kvtrace.requests.source_config import SOURCE
 from kvtrace.trace.schema import Tier
@@ -112,6 +108,11 @@ def record_command(
     **given: Any,
 ) -> None:
     """Record a trace: simulate requests through a node's tiers in virtual time."""
+    from kvtrace.cli.progress import record_bar
+    from kvtrace.cli.recorded import show, summary
+    from kvtrace.recording.parts import Recording
+    from kvtrace.recording.pipeline import record
+
     options: dict[str, Any] = {
         option.path: given.get(option.key) for option in describe_all(RecordConfig)
     }

@@ -9,7 +9,6 @@ import typer
 
 from kvtrace.cli.console import say
 from kvtrace.files.outputs import check_apart, check_writable
-from replay.execution.output import left_parts, recover
 
 
 def recover_command(
@@ -25,6 +24,8 @@ def recover_command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
 ) -> None:
     """Recover a trace from the parts that a killed replay left; keep the parts."""
+    from replay.execution.output import left_parts, recover
+
     folder = left_parts(parts)
     check_apart([out], [folder])
     check_writable(out, force=force)

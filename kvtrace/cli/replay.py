@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvtrace.cli.metrics import Exposure, MetricsOptions
 from kvtrace.cli.options import with_options
 from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
-from kvtrace.cli.replay_options import resolved_text, understood
-from kvtrace.cli.report import show
-from kvtrace.cli.running import Shown, stopping
 from kvtrace.cli.targets import ShortForms, paths_of
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, TargetError
 from kvtrace.files.outputs import check_apart
-from kvtrace.trace.reader import open_trace
-from replay import ReplayOptions, Stop, TargetSpec, run
-from replay.execution.output import Outputs
-from replay.options import OUTPUT
+from replay.options import OUTPUT, ReplayOptions
+from replay.watch import Stop
 
 if TYPE_CHECKING:
+    from kvtrace.cli.metrics import Exposure
     from kvtrace.trace.reader import Trace
     from replay import Result
+    from replay.execution.output import Outputs
+    from replay.targets import TargetSpec
 
 _CONFIG = "Configuration"
 
@@ -99,6 +96,12 @@ def replay_command(
     **given: Any,
 ) -> None:
     """Replay TRACE on real storage tiers and report whether the results are valid."""
+    from kvtrace.cli.metrics import Exposure, MetricsOptions
+    from kvtrace.cli.replay_options import resolved_text, understood
+    from kvtrace.cli.report import show
+    from kvtrace.trace.reader import open_trace
+    from replay.execution.output import Outputs
+
     asked = {**given, "config": config, "set_": set_}
     if show_config:
         typer.echo(resolved_text(asked), nl=False)
@@ -136,6 +139,9 @@ def _run(
     outputs: Outputs,
     exposure: Exposure,
 ) -> Result:
+    from kvtrace.cli.running import Shown, stopping
+    from replay.execution.runner import run
+
     stop, shown = Stop(), Shown()
     outputs.open(trace)
     for folder in outputs.left:

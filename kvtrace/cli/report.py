@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
@@ -14,15 +14,11 @@ from rich.text import Text
 from kvtrace.cli.console import PlainConsole, plain_console
 from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.errors import UsageError
-from kvtrace.files.outfile import write_all
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
-from replay import report
-from replay.report import json as json_report
-from replay.report import short, terminal
-from replay.report.support import cells
-from replay.result import schema, stored
-from replay.result.document import ResultDocument
+
+if TYPE_CHECKING:
+    from replay.result.document import ResultDocument
 
 
 def report_command(
@@ -58,6 +54,10 @@ def report_command(
     ] = False,
 ) -> None:
     """Print stored results, or write one in other forms."""
+    from kvtrace.files.outfile import write_all
+    from replay import report
+    from replay.result import stored
+
     results, outputs = results or [], report_to or []
     if as_schema:
         _print_schema([*results, *outputs])
@@ -77,6 +77,8 @@ def report_command(
 
 def _check(results: Sequence[Path], outputs: Sequence[Path], *, force: bool) -> None:
     """Return if these results can be shown and written there. Raises UsageError, TargetError."""
+    from replay import report
+
     if not results:
         raise UsageError(
             "a result is missing",
@@ -99,6 +101,8 @@ def _check(results: Sequence[Path], outputs: Sequence[Path], *, force: bool) -> 
 
 def _print_schema(files: Sequence[Path]) -> None:
     """Print the JSON schema of results. Raises UsageError where files are named beside it."""
+    from replay.result import schema
+
     if files:
         raise UsageError(
             "the schema is that of all results",
@@ -120,6 +124,9 @@ def _rendered(
     document: ResultDocument, files: Sequence[Path], *, as_json: bool, full: bool
 ) -> str | list[RenderableType]:
     """Return the printed form of a result: JSON, or parts for a terminal."""
+    from replay.report import json as json_report
+    from replay.report import short, terminal
+
     if as_json:
         return json_report.text(document)
     return list(terminal.render(document) if full else short.render(document, files))
@@ -148,4 +155,6 @@ def _show_all(
 
 
 def _console() -> PlainConsole:
+    from replay.report.support import cells
+
     return plain_console(width_max=cells.WIDTH)

@@ -14,17 +14,12 @@ from kvtrace.cli.console import figures, plain_console, say
 from kvtrace.errors import EXIT_INVALID, UsageError, unknown_name
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
-from kvtrace.tools.anonymise import anonymised, read_secret
-from kvtrace.tools.merge import merged
-from kvtrace.tools.sample import parse_share
-from kvtrace.tools.scale import Scaling, scaled
-from kvtrace.tools.slice import Cut, sliced
-from kvtrace.tools.stream import Written, opened, write
 from kvtrace.trace.schema import Tier
 from kvtrace.units import format_bytes, format_duration_ns, parse_duration_ns
 
 if TYPE_CHECKING:
     from kvtrace.tools.diff import Comparison, Difference
+    from kvtrace.tools.stream import Written
     from kvtrace.trace.reader import Trace
 
 InArgument = Annotated[
@@ -76,6 +71,10 @@ def slice_command(
 
     Conditions are combined. A sample of sessions keeps all that happens to its objects.
     """
+    from kvtrace.tools.sample import parse_share
+    from kvtrace.tools.slice import Cut, sliced
+    from kvtrace.tools.stream import opened, write
+
     first, last = _rows(rows)
     cut = Cut(
         begin_ns=0 if begin is None else parse_duration_ns(begin),
@@ -107,6 +106,9 @@ def merge_command(
     as_json: JsonOption = False,
 ) -> None:
     """Merge traces by time, each as a node with its own keys, requests and sessions."""
+    from kvtrace.tools.merge import merged
+    from kvtrace.tools.stream import opened, write
+
     _check_out(out, traces, force=force)
     with ExitStack() as stack:
         sources = [stack.enter_context(opened(path)) for path in traces]
@@ -129,6 +131,9 @@ def scale_command(
     as_json: JsonOption = False,
 ) -> None:
     """Scale a trace's times or its number of sessions."""
+    from kvtrace.tools.scale import Scaling, scaled
+    from kvtrace.tools.stream import opened, write
+
     if time == 1.0 and sessions == 1.0:
         raise UsageError("nothing to scale", accepted="--time X, --sessions X or both")
     spread_ns = 0 if spread == "0" else parse_duration_ns(spread)
@@ -152,6 +157,9 @@ def anonymise_command(
     as_json: JsonOption = False,
 ) -> None:
     """Replace keys, blocks, sessions and requests by keyed hashes; drop the source's details."""
+    from kvtrace.tools.anonymise import anonymised, read_secret
+    from kvtrace.tools.stream import opened, write
+
     secret = read_secret(key_file)
     _check_out(out, [trace, key_file], force=force)
     with opened(trace) as source:
@@ -180,6 +188,7 @@ def diff_command(
 ) -> None:
     """Compare two traces per tier: sizes, reuse distances, gaps between ops, read share."""
     from kvtrace.tools.diff import compared  # it compiles what the other commands don't need
+    from kvtrace.tools.stream import opened
 
     if report_to:
         from kvtrace.cli.forms import check_reports

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import polars as pl
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +15,14 @@ from kvtrace.cli.console import figures, plain_console
 from kvtrace.cli.provenance import objects_each
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
-from kvtrace.tools.stats import summarise
-from kvtrace.trace.check import CheckReport, check
-from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.trace.schema import BY_NAME
 from kvtrace.units import format_bytes, format_count, parse_bytes
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from kvtrace.trace.check import CheckReport
+    from kvtrace.trace.reader import Trace
 
 _FRAME = 3
 """Columns that a table's column takes beside its text."""
@@ -57,6 +59,9 @@ def info_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show a trace's header, totals and hit ratios; with --report, what it looks like over time."""
+    from kvtrace.tools.stats import summarise
+    from kvtrace.trace.reader import open_trace
+
     reports = report_to or []
     if reports:
         from kvtrace.cli.forms import check_reports  # it brings the reports of replays
@@ -188,6 +193,9 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
 
 def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
     """Check a trace's invariants; exit 3 with the first offending rows if one fails."""
+    from kvtrace.trace.check import check
+    from kvtrace.trace.reader import open_trace
+
     with open_trace(trace) as opened:
         checked = check(opened)
         rows = [row for violation in checked.violations for row in violation.rows]
@@ -201,6 +209,8 @@ def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:
 
 
 def _rows(lazy: pl.LazyFrame, rows: list[int]) -> pl.LazyFrame:
+    import polars as pl
+
     return lazy.with_row_index("row").filter(pl.col("row").is_in(sorted(set(rows))))
 
 
@@ -243,6 +253,8 @@ def head_command(
     as_json: JsonOption = False,
 ) -> None:
     """Print the first rows of a trace."""
+    from kvtrace.trace.reader import open_trace
+
     with open_trace(trace) as opened:
         frame = opened.collect(opened.lazy().head(rows))
     if as_json:

@@ -11,31 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from kvtrace.cli import whatif_page
 from kvtrace.cli.console import plain_console
-from kvtrace.cli.forms import check_form, write_reports
 from kvtrace.cli.help import AS_RECORD
-from kvtrace.cli.recorded import about_model, about_sample, about_source
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
-from kvtrace.files.outfile import OutFile
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.models import load_model
 from kvtrace.recording.config import resolve
-from kvtrace.recording.sampling import sampled
 from kvtrace.show import csvcells
 from kvtrace.show.tables import fitting
-from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, format_bytes
-from kvtrace.whatif import plot
-from kvtrace.whatif.answers import Answers, answer
-from kvtrace.whatif.grid import Outcome
-from kvtrace.whatif.workload import Configured, Options, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+
+    from kvtrace.whatif.answers import Answers
+    from kvtrace.whatif.grid import Outcome
+    from kvtrace.whatif.workload import Options, Workload
 
 _SOURCE, _CHOICES, _OUT = "Requests", "What is tried; several values with commas", "Output"
 
@@ -135,6 +129,13 @@ def whatif_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare tier capacities and policies: hit ratios, bytes, drive writes per day."""
+    from kvtrace.cli import whatif_page
+    from kvtrace.cli.forms import check_form, write_reports
+    from kvtrace.cli.recorded import about_model, about_sample, about_source
+    from kvtrace.recording.sampling import sampled
+    from kvtrace.whatif import plot
+    from kvtrace.whatif.answers import answer
+
     options: Options = {
         "source.name": source,
         "source.input": input_,
@@ -232,6 +233,9 @@ def _workload(
 ) -> AbstractContextManager[Workload]:
     from contextlib import contextmanager
 
+    from kvtrace.trace.reader import open_trace
+    from kvtrace.whatif.workload import Configured
+
     @contextmanager
     def given() -> Iterator[Workload]:
         if trace is None:
@@ -254,6 +258,8 @@ def _workload(
 
 
 def _write_csv(outcomes: list[Outcome], path: Path, *, force: bool) -> None:
+    from kvtrace.files.outfile import OutFile
+
     rows = [outcome.record() for outcome in outcomes]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -266,6 +272,9 @@ def _write_csv(outcomes: list[Outcome], path: Path, *, force: bool) -> None:
 def _write_plot(
     answers: Answers, choices: dict[str, list[str]], path: Path, *, force: bool
 ) -> None:
+    from kvtrace.cli import whatif_page
+    from kvtrace.whatif import plot
+
     if path.suffix == ".html":
         whatif_page.write_charts(answers, choices, path, force=force)
     else:

@@ -7,12 +7,12 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from kvtrace.errors import KvtraceError, TraceError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import yaml
 
 MAX_BYTES = 32 << 20
 """Longest JSON; values in memory are up to 24 times as large. Results have some MB at most."""
@@ -63,6 +63,8 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: object, *, error: type[KvtraceError] = TraceError) -> Any:
     """Return the value in `text`. Raises `error`, also for aliases that unfold without end."""
+    import yaml  # here, as help imports this module
+
     if _bracket_depth(text) > MAX_DEPTH:
         raise error("not YAML: nested too deep", where=where, accepted=f"{MAX_DEPTH} levels")
     try:
@@ -89,6 +91,8 @@ def _bracket_depth(text: str) -> int:
 
 def _node_count(node: yaml.Node | None, known: dict[int, int]) -> int:
     """Return how many values a node stands for; one that contains itself, more than accepted."""
+    import yaml
+
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = MAX_NODES + 1  # while its own parts are counted

@@ -6,13 +6,13 @@ import io
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from kvtrace.errors import TraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import pyarrow as pa
 
 _BUFFER_BYTES = 1 << 20
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -30,6 +30,8 @@ def arrow_source(path: Path) -> Path | IO[bytes]:
 @contextmanager
 def open_binary(path: Path) -> Iterator[pa.NativeFile]:
     """Give the decompressed bytes of `path`; damage met while reading is a TraceError."""
+    import pyarrow as pa  # here, since help imports this module
+
     if path.is_dir():
         raise TraceError("is a directory", where=path, accepted="a file")
     try:

@@ -47,3 +47,31 @@ KV_EXPORT int64_t kv_intern(uint64_t *entries, int64_t mask, int64_t *slots, int
 	}
 	return known;
 }
+
+/* The size of struct kv_pool, for the test of its Python face. */
+KV_EXPORT int64_t kv_pool_size(void) { return sizeof(struct kv_pool); }
+
+/* The slot of each id, or KV_MISSING. */
+KV_EXPORT void kv_pool_find(const struct kv_pool *pool, const int64_t *ids, int64_t count,
+			    int64_t *out)
+{
+	for (int64_t i = 0; i < count; i++)
+		out[i] = kv_find(&pool->table, ids[i]);
+}
+
+/* Enter ids, of which none is there, each in a slot of its own. Return false without room. */
+KV_EXPORT bool kv_pool_take(struct kv_pool *pool, const int64_t *ids, int64_t count, int64_t *out)
+{
+	if (!kv_has_room(pool, count))
+		return false;
+	for (int64_t i = 0; i < count; i++)
+		out[i] = kv_take(pool, ids[i]);
+	return true;
+}
+
+/* Take out slots, which are in use. */
+KV_EXPORT void kv_pool_give_back(struct kv_pool *pool, const int64_t *slots, int64_t count)
+{
+	for (int64_t i = 0; i < count; i++)
+		kv_give_back(pool, slots[i]);
+}

@@ -88,4 +88,51 @@ static inline void kv_remove(struct kv_table *table, int64_t slot)
 	}
 }
 
+/* Slots that come and go. A free one holds the next free one, or KV_MISSING, behind its identity. */
+struct kv_pool {
+	struct kv_table table;
+	int64_t room;         /* slots that there is memory for */
+	int64_t used;         /* slots that were ever taken */
+	int64_t first_free;   /* of these, or KV_MISSING */
+};
+
+static inline void *kv_slot(const struct kv_pool *pool, int64_t slot)
+{
+	return (char *)pool->table.slots + (size_t)slot * pool->table.slot_bytes;
+}
+
+/* Whether so many more slots can be taken: to be asked once before a loop that takes them. */
+static inline bool kv_has_room(const struct kv_pool *pool, int64_t more)
+{
+	return more <= pool->room - pool->used;
+}
+
+/* Enter `ident`, which isn't in the table, in a slot that is free; there is room. */
+static inline int64_t kv_take(struct kv_pool *pool, int64_t ident)
+{
+	int64_t slot = pool->first_free;
+	int64_t *row;
+
+	if (slot == KV_MISSING) {
+		slot = pool->used++;
+		row = kv_slot(pool, slot);
+	} else {
+		row = kv_slot(pool, slot);
+		pool->first_free = row[1];
+	}
+	row[0] = ident;
+	kv_insert(&pool->table, slot);
+	return slot;
+}
+
+/* Take out `slot`, which is free then. */
+static inline void kv_give_back(struct kv_pool *pool, int64_t slot)
+{
+	int64_t *row = kv_slot(pool, slot);
+
+	kv_remove(&pool->table, slot);
+	row[1] = pool->first_free;
+	pool->first_free = slot;
+}
+
 #endif

@@ -6,12 +6,13 @@ The table is an int64 array of a power of two entries. The identities lie in the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ctypes
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import I64, INT
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 MISSING = -1
 _copy = function("kv_table_copy", I64, INT, I64, INT)
 _find_all = function("kv_table_find_all", I64, INT, I64, INT, I64, INT, I64)
+_pool_find = function("kv_pool_find", POINTER, I64, INT, I64)
+_pool_take = function("kv_pool_take", POINTER, I64, INT, I64, returns=BOOLEAN)
+_pool_give_back = function("kv_pool_give_back", POINTER, I64, INT)
 _intern = function("kv_intern", I64, INT, I64, INT, I64, INT, I64, returns=INT)
 
 
@@ -55,6 +59,80 @@ def find_all(
     out = np.empty(len(ids), np.int64)
     _find_all(table, len(table) - 1, slots, slots.shape[1], ids, len(ids), out)
     return out
+
+
+class PoolStruct(ctypes.Structure):
+    """`struct kv_pool` of `hashmap.h`."""
+
+    _fields_ = (
+        ("entries", POINTER),
+        ("mask", INT),
+        ("slots", POINTER),
+        ("slot_bytes", INT),
+        ("room", INT),
+        ("used", INT),
+        ("first_free", INT),
+    )
+
+
+class Pool:
+    """Structs of one dtype by identity, in slots that are taken and given back.
+
+    The dtype begins with the identity, an int64, and has 16 bytes at least. `address` is that of
+    the `struct kv_pool`, and stays.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], slots: int = 1024) -> None:
+        self._slots = np.zeros(slots, dtype)
+        self._table = new_table(slots)
+        self._struct = PoolStruct(used=0, first_free=MISSING, slot_bytes=dtype.itemsize)
+        self.address = ctypes.addressof(self._struct)
+        self._point()
+
+    def _point(self) -> None:
+        self._struct.entries, self._struct.mask = self._table.ctypes.data, len(self._table) - 1
+        self._struct.slots, self._struct.room = self._slots.ctypes.data, len(self._slots)
+
+    @property
+    def used(self) -> int:
+        """How many slots were ever taken."""
+        return int(self._struct.used)
+
+    @property
+    def rows(self) -> NDArray[np.void]:
+        """The slots that were ever taken; valid until room is made."""
+        return self._slots[: self.used]
+
+    def make_room(self, more: int) -> None:
+        """Make room for `more` slots; slots grow in place, by a quarter at least."""
+        needed = self.used + more
+        if needed <= len(self._slots):
+            return
+        self._slots.resize(max(needed, len(self._slots) * 5 // 4), refcheck=False)
+        if 2 * len(self._slots) > len(self._table):
+            bigger = new_table(len(self._slots))
+            _copy(self._table, len(self._table), bigger, len(bigger) - 1)
+            self._table = bigger
+        self._point()
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the slot of each id, or MISSING."""
+        ids, out = np.ascontiguousarray(ids, np.int64), np.empty(len(ids), np.int64)
+        _pool_find(self.address, ids, len(ids), out)
+        return out
+
+    def take(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return a slot for each id, of which none is there."""
+        self.make_room(len(ids))
+        ids, out = np.ascontiguousarray(ids, np.int64), np.empty(len(ids), np.int64)
+        taken = _pool_take(self.address, ids, len(ids), out)
+        assert taken
+        return out
+
+    def give_back(self, slots: NDArray[np.int64]) -> None:
+        """Free slots that are in use."""
+        assert not len(slots) or (slots.min() >= 0 and slots.max() < self.used)
+        _pool_give_back(self.address, np.ascontiguousarray(slots, np.int64), len(slots))
 
 
 class Interner:

@@ -30,6 +30,7 @@ I64, U64, I32, U32, I16, U16, I8, U8, F64, BOOL = (
 """Parameters that take an array of just this type whose rows lie one behind the other."""
 INT = ctypes.c_int64
 POINTER = ctypes.c_void_p
+BOOLEAN = ctypes.c_bool
 
 
 class Library:

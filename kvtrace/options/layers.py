@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from kvtrace.errors import UsageError
 from kvtrace.files.documents import MAX_CONFIG_BYTES, parse_yaml, read_document
 from kvtrace.show.printable import printable
@@ -103,6 +101,8 @@ def as_yaml(
 def _lines(
     section: Mapping[str, Any], origins: Mapping[str, str], whole: Collection[str], prefix: str
 ) -> Iterator[str]:
+    import yaml
+
     indent = "  " * prefix.count(".")
     for name, value in section.items():
         key = f"{prefix}{name}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError
+from kvtrace.placement.defaults import PART_BYTES
 from kvtrace.placement.ground import LANE, MIXED, UNBOUNDED, UNIFORM
 from kvtrace.placement.rehearsal import measure, rehearse
 from kvtrace.trace.schema import Tier
@@ -23,14 +24,8 @@ if TYPE_CHECKING:
 NO_LANE = -1
 RESERVED_BYTES = 1 << 20
 """Of a device or file: extents start here, a replay's marker is before."""
-SLACK_RATIO = 0.05
-"""More space than the live set needs, unless asked otherwise."""
 SPACE_RATIO = 1.15
 """Most that is needed of a target, ÷ the live set, if the slack isn't more."""
-PART_BYTES = 4 << 20
-"""Longest single I/O of a replay, unless asked otherwise."""
-DEPTH_MAX, DEPTH_OPEN = 32, 1024
-"""I/Os in flight at most, per tier, unless asked otherwise: at full speed, by a schedule."""
 
 
 def lane_of_tier(tiers: tuple[Tier, ...]) -> NDArray[np.int8]:

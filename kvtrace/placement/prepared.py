@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.placement import extents
+from kvtrace.placement import defaults, extents
 from kvtrace.placement.allocator import Allocator
 from kvtrace.placement.extents import RESERVED_BYTES, Need, Space, align_up, lane_of_tier
 from kvtrace.placement.rows import TraceRows
@@ -47,7 +47,7 @@ def prepare(
     align_bytes: int,
     size_bytes: int | None = None,
     per_object: bool = False,
-    part_bytes: int = extents.PART_BYTES,
+    part_bytes: int = defaults.PART_BYTES,
 ) -> Prepared:
     """Return what places the rows of `tiers`, as a replay with the same alignment and size does.
 
@@ -70,9 +70,9 @@ def prepare(
         )
     begin = 0 if per_object else align_up(RESERVED_BYTES, align_bytes)
     offered = (Space(align_bytes, begin, unbounded=per_object, per_object=per_object),) * len(tiers)
-    needs = extents.needs(surveyed, offered, extents.SLACK_RATIO, part_bytes)
+    needs = extents.needs(surveyed, offered, defaults.SLACK_RATIO, part_bytes)
     spaces = offered if per_object else _side_by_side(offered, needs, size_bytes, trace.path)
-    made = extents.lanes(needs, spaces, extents.SLACK_RATIO, part_bytes)
+    made = extents.lanes(needs, spaces, defaults.SLACK_RATIO, part_bytes)
     allocator = Allocator(surveyed, made, spaces, lanes, trace.path)
     return Prepared(allocator, surveyed, needs)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from kvtrace.placement.limit import NO_LIMIT, Limit
 from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
@@ -21,27 +22,6 @@ COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase")
 SESSION_COLUMNS = ("session", "request")
 NO_STREAM = np.uint64((1 << 64) - 1)
 _SLICE_ROWS = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """How much of a trace is replayed: that many rows, or the rows before that time.
-
-    Ops that had failed (`error`) are left out, unless `with_failed`; look-ups that missed aren't.
-    """
-
-    rows: int | None = None
-    duration_ns: int | None = None
-    with_failed: bool = False
-
-    def cut(self, first_row: int, timestamps: NDArray[np.int64]) -> int:
-        """Return how many of the rows that start at `first_row` are within the limit."""
-        count = len(timestamps)
-        if self.rows is not None:
-            count = min(count, max(0, self.rows - first_row))
-        if self.duration_ns is not None:
-            count = min(count, int(np.searchsorted(timestamps, self.duration_ns)))
-        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +66,7 @@ class TraceRows:
     """The rows of a trace that are within a limit."""
 
     trace: Trace
-    limit: Limit = Limit()
+    limit: Limit = NO_LIMIT
 
     @property
     def path(self) -> Path:

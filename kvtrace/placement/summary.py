@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.placement import extents
+from kvtrace.placement import defaults, extents
 from kvtrace.placement.extents import Need, Space, lane_of_tier
 from kvtrace.placement.rows import Chunk, TraceRows, batches_of
 from kvtrace.placement.survey import Surveyor, survey
@@ -28,7 +28,7 @@ def needs_of(trace: Trace) -> dict[Tier, Need]:
 
 
 def _needs(surveyed: Survey) -> dict[Tier, Need]:
-    needs = extents.needs(surveyed, (Space(ALIGN_BYTES),) * len(_ALL), extents.SLACK_RATIO)
+    needs = extents.needs(surveyed, (Space(ALIGN_BYTES),) * len(_ALL), defaults.SLACK_RATIO)
     used = surveyed.cell_ops.sum(axis=1)
     return {
         tier: need

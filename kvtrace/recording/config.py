@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, model_validator
 
 from kvtrace import arguments
@@ -316,6 +315,8 @@ def _preset_text(name: str) -> str:
 
 
 def _preset(name: str) -> dict[str, Any]:
+    import yaml
+
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names(), where="--preset")
     data: dict[str, Any] = yaml.safe_load(_preset_text(name))

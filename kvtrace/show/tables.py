@@ -6,10 +6,6 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-from rich.table import Table
-from rich.text import Text
-
 from kvtrace.show.printable import printable
 
 if TYPE_CHECKING:
@@ -49,15 +45,21 @@ def fitting(
     lines = [*([title] if title else [])]
     for row in rows:
         lines += _lines(heads, row, names, width)
+    from rich.text import Text
+
     return Text("\n".join(lines))
 
 
 def _natural(heads: Sequence[str], rows: Sequence[Row]) -> int:
+    from rich.cells import cell_len
+
     columns = zip(heads, *rows, strict=True)
     return sum(max(map(cell_len, column)) + _GAP for column in columns) - _GAP
 
 
 def _table(heads: Sequence[str], rows: Sequence[Row], names: int, title: str) -> RenderableType:
+    from rich.table import Table
+
     table = Table(
         title=title or None, title_justify="left", title_style="bold", box=None,
         padding=(0, _GAP, 0, 0), header_style="dim", pad_edge=False,
@@ -79,6 +81,8 @@ def _lines(heads: Sequence[str], row: Row, names: int, width: int) -> list[str]:
 
 def filled(parts: Sequence[str], width: int, indent: str = "") -> list[str]:
     """Return parts with commas between, as many on a line as fit; none is broken."""
+    from rich.cells import cell_len
+
     lines: list[str] = []
     for at, part in enumerate(parts):
         word = part + ("," if at < len(parts) - 1 else "")

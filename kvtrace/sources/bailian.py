@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import compiled
 from kvtrace.errors import TraceError
+from kvtrace.native.core import function
 from kvtrace.native.hashmap import Interner
+from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER
 from kvtrace.requests import jsonlines
 from kvtrace.requests.rows import MAX_TIME_NS, FileRows, Piece
 from kvtrace.requests.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
@@ -72,13 +74,28 @@ def parse(piece: Lines, block_tokens: int = BLOCK_TOKENS) -> tuple[FileRows, NDA
     return rows, np.stack((chat, parent), axis=1)
 
 
+class ChatsStruct(ctypes.Structure):
+    """`struct kv_chats` of `bailian.c`."""
+
+    _fields_ = (
+        ("session", POINTER),
+        ("chats", INT),
+        ("sessions", INT),
+        ("orphans", INT),
+        ("again", INT),
+    )
+
+
+_follow = function("kv_chats_follow", POINTER, I64, BOOL, INT, I64, returns=BOOLEAN)
+
+
 class _Chats:
     """Follows chats back to the root that is their session."""
 
     def __init__(self) -> None:
         self._interner = Interner()
         self._session = np.zeros(0, np.int64)
-        self._sessions = 0
+        self._struct = ChatsStruct()
         self.orphans = 0
 
     def sessions(self, chats: NDArray[np.int64], place: Piece) -> NDArray[np.int64]:
@@ -88,40 +105,19 @@ class _Chats:
         self._session = np.concatenate((self._session, np.full(new, _UNSEEN)))
         pairs, roots = names.reshape(-1, 2), chats[:, 1] == ROOT
         out = np.empty(len(pairs), np.int64)
-        self._sessions, orphans, again = _follow(pairs, roots, self._session, self._sessions, out)
+        self._struct.session, self._struct.chats = self._session.ctypes.data, len(self._session)
+        followed = _follow(ctypes.byref(self._struct), pairs, roots, len(pairs), out)
+        assert followed
+        again = int(self._struct.again)
         if again >= 0:
             raise TraceError(
                 "chat_id of an earlier line",
-                where=place.place(int(again)),
+                where=place.place(again),
                 got=int(chats[again, 0]),
                 accepted="one line per chat_id",
             )
-        self.orphans += int(orphans)
+        self.orphans += int(self._struct.orphans)
         return out
-
-
-@compiled
-def _follow(
-    pairs: NDArray[np.int64],
-    roots: NDArray[np.bool_],
-    session: NDArray[np.int64],
-    sessions: int,
-    out: NDArray[np.int64],
-) -> tuple[int, int, int]:
-    """Fill in the session of each (chat, parent); return sessions, orphans and a repeated row."""
-    orphans = 0
-    for i in range(pairs.shape[0]):
-        chat, parent = pairs[i, 0], pairs[i, 1]
-        if session[chat] != _UNSEEN:
-            return sessions, orphans, i
-        if not roots[i] and session[parent] != _UNSEEN:
-            session[chat] = session[parent]
-        else:
-            orphans += not roots[i]
-            session[chat] = sessions
-            sessions += 1
-        out[i] = session[chat]
-    return sessions, orphans, -1
 
 
 def _pieces(context: SourceContext, block_tokens: int, remarks: Told) -> Iterator[Piece]:

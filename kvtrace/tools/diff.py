@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.compiled.jit import constant, kernel
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Pool
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER, U8
 from kvtrace.tools.distribution import Distribution, distances
 from kvtrace.trace.reuse import FIRST, ReuseDistances
 from kvtrace.trace.schema import Op, Tier
@@ -26,34 +27,21 @@ QUANTITIES = {
 """What is compared, and its unit: sizes of reads and writes; other objects touched on the tier
 between two touches of one; time from an op to the next on the tier."""
 
-_DELETE = constant(Op.DELETE)
-
-
-@kernel
-def _number(op: Any, key: Any, slots: Any, table: Any, count: Any, out: Any) -> None:
-    """Give each key a number; a deleted key's number is given away again."""
-    for i in range(op.shape[0]):
-        slot = find(table, slots, key[i])
-        if slot == MISSING:
-            slot = take(table, slots, count, key[i])
-        out[i] = slot
-        if op[i] == _DELETE:
-            give_back(table, slots, count, slot)
+_KEY = np.dtype([("key", "i8"), ("next", "i8")])
+_number = function("kv_number", POINTER, U8, I64, INT, I64, returns=BOOLEAN)
 
 
 class _Numbers:
     """Small numbers for the keys that are there."""
 
     def __init__(self) -> None:
-        self._slots = np.zeros((1024, 2), np.int64)
-        self._table = new_table(1024)
-        self._count = np.array([0, MISSING], np.int64)
+        self._pool = Pool(_KEY)
 
     def of(self, op: NDArray[np.uint8], key: NDArray[np.uint64]) -> NDArray[np.int64]:
-        needed = int(self._count[0]) + len(op)
-        self._table, self._slots = with_room(self._table, self._slots, needed)
+        self._pool.make_room(len(op))
         out = np.empty(len(op), np.int64)
-        _number(op, key.view(np.int64), self._slots, self._table, self._count, out)
+        numbered = _number(self._pool.address, op, key.view(np.int64), len(op), out)
+        assert numbered
         return out
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.compiled.jit import constant, kernel
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Pool
+from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER, U8
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import Op, Tier
 
@@ -16,46 +17,15 @@ if TYPE_CHECKING:
 
     from kvtrace.trace.reader import Columns
 
-# Columns of an object's row behind its key. KNOWN: the kept rows have asked for it, so that it is
-# decided whether they found it there.
-_SIZE, _KNOWN = 1, 2
-_FIRST_ROWS = 1024
-_WRITE, _DELETE, _LOOKUP = constant(Op.WRITE), constant(Op.DELETE), constant(Op.LOOKUP)
-
-
-@kernel
-def _observe(
-    op: Any, key: Any, end: Any, kept: Any, objects: Any, table: Any, count: Any, sizes: Any
-) -> None:
-    """Follow the objects.
-
-    `sizes` gets an object's size where a kept row is the first to ask for it, not writing it.
-    """
-    for i in range(op.shape[0]):
-        if op[i] == _LOOKUP:
-            continue
-        slot = find(table, objects, key[i])
-        if kept[i] and op[i] != _WRITE and (slot == MISSING or not objects[slot, _KNOWN]):
-            sizes[i] = end[i] if slot == MISSING else objects[slot, _SIZE]
-        if op[i] == _DELETE:
-            if slot != MISSING:
-                give_back(table, objects, count, slot)
-            continue
-        if slot == MISSING:
-            slot = take(table, objects, count, key[i])
-            objects[slot, _SIZE] = objects[slot, _KNOWN] = 0
-        objects[slot, _SIZE] = max(objects[slot, _SIZE], end[i])
-        if kept[i]:
-            objects[slot, _KNOWN] = 1
+_OBJECT = np.dtype([("key", "i8"), ("size", "i8"), ("known", "i8")])
+_live = function("kv_live", POINTER, U8, I64, I64, BOOL, INT, I64, returns=BOOLEAN)
 
 
 class _OfTier:
     """The objects of one tier."""
 
     def __init__(self) -> None:
-        self._objects = np.zeros((_FIRST_ROWS, 3), np.int64)
-        self._table = new_table(_FIRST_ROWS)
-        self._count = np.array([0, MISSING], np.int64)
+        self._pool = Pool(_OBJECT)
 
     def observe(
         self,
@@ -65,10 +35,10 @@ class _OfTier:
         kept: NDArray[np.bool_],
     ) -> NDArray[np.int64]:
         """Follow rows; return the size of what each kept row finds there first, else -1."""
-        needed = int(self._count[0]) + len(op)
-        self._table, self._objects = with_room(self._table, self._objects, needed)
+        self._pool.make_room(len(op))
         sizes = np.full(len(op), -1, np.int64)
-        _observe(op, key.view(np.int64), end, kept, self._objects, self._table, self._count, sizes)
+        followed = _live(self._pool.address, op, key.view(np.int64), end, kept, len(op), sizes)
+        assert followed
         return sizes
 
 

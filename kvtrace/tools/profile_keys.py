@@ -8,12 +8,14 @@ by hash, distances divided by the sampling rate).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import ctypes
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.compiled.jit import kernel
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Pool
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER
 from kvtrace.tools.distribution import Distribution
 from kvtrace.tools.ids import mixed
 from kvtrace.trace.reuse import FIRST, ReuseDistances
@@ -24,36 +26,16 @@ if TYPE_CHECKING:
 FOLLOWED_MAX = 1 << 22
 """Objects that are followed: some 400 MB."""
 _TOP = (1 << 64) - 1
-_FIRST_ROWS = 1024
-# Columns of an object's row behind its key; the first holds the next free row where it is unused.
-_SIZE, _SLICE = 1, 2
+_OBJECT = np.dtype([("key", "i8"), ("size", "i8"), ("slice", "i8")])
 
 
-@kernel
-def _touch(
-    key: Any, end: Any, at: Any, slots: Any, table: Any, count: Any, fresh: Any, numbers: Any
-) -> int:
-    """Touch objects; return how many are new. `fresh[slice]` gets bytes touched first in it."""
-    new = 0
-    for i in range(key.shape[0]):
-        slot = find(table, slots, key[i])
-        if slot == MISSING:
-            slot = take(table, slots, count, key[i])
-            slots[slot, _SIZE], slots[slot, _SLICE] = 0, at[i]
-            new += 1
-        grows = max(0, end[i] - slots[slot, _SIZE])
-        slots[slot, _SIZE] += grows
-        fresh[at[i]] += grows
-        numbers[i] = slot
-    return new
+class TouchesStruct(ctypes.Structure):
+    """`struct kv_touches` of `objects.c`."""
+
+    _fields_ = (("pool", POINTER), ("fresh", POINTER), ("slices", INT), ("added", INT))
 
 
-@kernel
-def _drop(which: Any, slots: Any, table: Any, count: Any, fresh: Any) -> None:
-    for i in range(which.shape[0]):
-        slot = which[i]
-        fresh[slots[slot, _SLICE]] -= slots[slot, _SIZE]
-        give_back(table, slots, count, slot)
+_touch = function("kv_touch", POINTER, I64, I64, I64, INT, I64, returns=BOOLEAN)
 
 
 class KeyProfile:
@@ -66,9 +48,8 @@ class KeyProfile:
         """Other objects asked for between two touches of one, of those that are asked for again."""
         self._followed, self._followed_max = 0, followed_max
         self._fresh = np.zeros(slices, np.int64)
-        self._slots = np.zeros((_FIRST_ROWS, 3), np.int64)
-        self._table = new_table(_FIRST_ROWS)
-        self._count = np.array([0, MISSING], np.int64)
+        self._pool = Pool(_OBJECT)
+        self._struct = TouchesStruct(self._pool.address, self._fresh.ctypes.data, slices)
         self._live = np.zeros(0, np.bool_)
         self._reuse = ReuseDistances()
 
@@ -100,12 +81,12 @@ class KeyProfile:
             kept = mixed(key, 0) <= np.uint64(_TOP // self.weight)
             key, end, at = key[kept], end[kept], at[kept]
             stream, asked = stream[kept], asked[kept]
-        needed = int(self._count[0]) + len(key)
-        self._table, self._slots = with_room(self._table, self._slots, needed)
+        self._pool.make_room(len(key))
         numbers = np.empty(len(key), np.int64)
-        self._followed += _touch(
-            key.view(np.int64), end, at, self._slots, self._table, self._count, self._fresh, numbers
-        )
+        touches = ctypes.byref(self._struct)
+        touched = _touch(touches, key.view(np.int64), end, at, len(key), numbers)
+        assert touched
+        self._followed += self._struct.added
         self._mark(numbers)
         distances = self._reuse.add(numbers[stream])
         self.distances.add(
@@ -115,18 +96,22 @@ class KeyProfile:
             self._thin()
 
     def _mark(self, numbers: NDArray[np.int64]) -> None:
-        more = len(self._slots) - len(self._live)
-        if more:
-            self._live = np.concatenate((self._live, np.zeros(more, np.bool_)))
+        more = self._pool.used - len(self._live)
+        if more > 0:
+            self._live = np.concatenate(
+                (self._live, np.zeros(max(more, len(self._live)), np.bool_))
+            )
         self._live[numbers] = True
 
     def _thin(self) -> None:
         """Follow half as many objects from here on."""
         self.weight *= 2
         live = np.flatnonzero(self._live)
-        hashes = mixed(self._slots[live, 0].view(np.uint64), 0)
+        rows = self._pool.rows
+        hashes = mixed(rows["key"][live].view(np.uint64), 0)
         which = live[hashes > np.uint64(_TOP // self.weight)]
-        _drop(which, self._slots, self._table, self._count, self._fresh)
+        np.subtract.at(self._fresh, rows["slice"][which], rows["size"][which])
+        self._pool.give_back(which)
         self._reuse.add(which, np.ones(len(which), np.bool_))
         self._live[which] = False
         self._followed -= len(which)

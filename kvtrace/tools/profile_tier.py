@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import ctypes
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, give_back, new_table, take, with_room
-from kvtrace.compiled.jit import constant, kernel
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Pool
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER
 from kvtrace.tools.distribution import Distribution
 from kvtrace.trace.reuse import FIRST, ReuseDistances
 from kvtrace.trace.schema import Op
@@ -15,53 +17,30 @@ from kvtrace.trace.schema import Op
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
-# Columns of an object's row behind its key; the first holds the next free row where it is unused.
-_SIZE, _LAST_NS = 1, 2
-_HELD, _DERIVED, _PEAK = range(3)
-_NEVER = constant(-1)
-_FIRST_ROWS = 1024
+_OBJECT = np.dtype([("key", "i8"), ("size", "i8"), ("last_ns", "i8")])
 
 
-@kernel
-def _reside(key: Any, size: Any, slots: Any, table: Any, count: Any, state: Any) -> None:
-    for i in range(key.shape[0]):
-        slot = take(table, slots, count, key[i])
-        slots[slot, _SIZE], slots[slot, _LAST_NS] = size[i], _NEVER
-        state[_HELD] += size[i]
-    state[_PEAK] = max(state[_PEAK], state[_HELD])
+class TierStruct(ctypes.Structure):
+    """`struct kv_tier` of `objects.c`."""
+
+    _fields_ = (
+        ("pool", POINTER),
+        ("bins", POINTER),
+        ("slices", INT),
+        ("held", INT),
+        ("derived", INT),
+        ("peak", INT),
+    )
 
 
-@kernel
-def _follow(
-    op: Any, key: Any, end: Any, time: Any, at: Any, slots: Any, table: Any, count: Any, state: Any,
-    held: Any, numbers: Any, waits: Any,
-) -> None:  # fmt: skip
-    """Follow rows: `numbers` gets each object's row, `waits` the time since it was touched last.
+class _RowsStruct(ctypes.Structure):
+    _fields_ = tuple(
+        (name, POINTER) for name in ("op", "key", "end", "time", "at", "numbers", "waits")
+    )
 
-    `held[bin]`: most bytes held in a bin, and those held at its end.
-    """
-    for i in range(op.shape[0]):
-        slot = find(table, slots, key[i])
-        if slot == MISSING:
-            slot = take(table, slots, count, key[i])
-            slots[slot, _SIZE], slots[slot, _LAST_NS] = 0, _NEVER
-            state[_DERIVED] += op[i] == _READ
-            if op[i] == _READ:
-                slots[slot, _SIZE] = end[i]
-                state[_HELD] += end[i]
-        before = slots[slot, _LAST_NS]
-        numbers[i], waits[i] = slot, time[i] - before if before >= 0 else _NEVER
-        slots[slot, _LAST_NS] = time[i]
-        if op[i] == _WRITE:
-            state[_HELD] += max(0, end[i] - slots[slot, _SIZE])
-            slots[slot, _SIZE] = max(end[i], slots[slot, _SIZE])
-        elif op[i] == _DELETE:
-            state[_HELD] -= slots[slot, _SIZE]
-            give_back(table, slots, count, slot)
-        state[_PEAK] = max(state[_PEAK], state[_HELD])
-        held[at[i], 0] = max(held[at[i], 0], state[_HELD])
-        held[at[i], 1] = state[_HELD]
+
+_reside = function("kv_tier_reside", POINTER, I64, I64, INT, returns=BOOLEAN)
+_follow = function("kv_tier_follow", POINTER, POINTER, INT, returns=BOOLEAN)
 
 
 class TierProfile:
@@ -78,17 +57,17 @@ class TierProfile:
         self.sizes = {Op.READ: Distribution(), Op.WRITE: Distribution()}
         self.reuse_distance, self.reuse_ns = Distribution(), Distribution()
         self._held = np.full((slices, 2), -1, np.int64)
-        self._slots = np.zeros((_FIRST_ROWS, 3), np.int64)
-        self._table = new_table(_FIRST_ROWS)
-        self._count = np.array([0, MISSING], np.int64)
-        self._state = np.zeros(3, np.int64)
+        self._pool = Pool(_OBJECT)
+        self._struct = TierStruct(self._pool.address, self._held.ctypes.data, slices)
         self._reuse = ReuseDistances()
         self._resident_bytes = 0
 
     def add_resident(self, key: NDArray[np.uint64], size: NDArray[np.int64]) -> None:
         """Take the objects that are there before the first row."""
-        self._make_room(len(key))
-        _reside(key.view(np.int64), size, self._slots, self._table, self._count, self._state)
+        self._pool.make_room(len(key))
+        tier, key = ctypes.byref(self._struct), np.ascontiguousarray(key)
+        taken = _reside(tier, key.view(np.int64), np.ascontiguousarray(size), len(key))
+        assert taken
         self._resident_bytes += int(size.sum())
 
     def add(
@@ -108,30 +87,30 @@ class TierProfile:
         touches = op != Op.LOOKUP
         op, key, end = op[touches], key[touches], end[touches]
         time, at = time[touches], at[touches]
-        self._make_room(len(op))
+        self._pool.make_room(len(op))
         numbers, waits = np.empty(len(op), np.int64), np.empty(len(op), np.int64)
-        _follow(
-            op, key.view(np.int64), end, time, at, self._slots, self._table, self._count,
-            self._state, self._held, numbers, waits,
-        )  # fmt: skip
+        columns = [
+            np.ascontiguousarray(each, np.int64) for each in (key.view(np.int64), end, time, at)
+        ]
+        op = np.ascontiguousarray(op, np.uint8)
+        pointers = [each.ctypes.data for each in (*columns, numbers, waits)]
+        rows = _RowsStruct(op.ctypes.data, *pointers)
+        followed = _follow(ctypes.byref(self._struct), ctypes.byref(rows), len(op))
+        assert followed
         gone = op == Op.DELETE
         distances = self._reuse.add(numbers, gone)
         self.reuse_distance.add(distances[(distances != FIRST) & ~gone])
         self.reuse_ns.add(waits[(distances != FIRST) & ~gone])
 
-    def _make_room(self, more: int) -> None:
-        needed = int(self._count[0]) + more
-        self._table, self._slots = with_room(self._table, self._slots, needed)
-
     @property
     def derived(self) -> int:
         """How many objects are read before any write: held from their first read on."""
-        return int(self._state[_DERIVED])
+        return int(self._struct.derived)
 
     @property
     def held_bytes_max(self) -> int:
         """Most bytes that the tier held."""
-        return int(self._state[_PEAK])
+        return int(self._struct.peak)
 
     def held_bytes(self) -> NDArray[np.int64]:
         """Return the most bytes held in each time slice."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, Interner
 from kvtrace.errors import UsageError
+from kvtrace.native.hashmap import MISSING, Interner
 from kvtrace.tools.ids import mixed
 from kvtrace.trace.schema import Op, Phase
 

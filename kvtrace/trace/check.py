@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from errno import ENOENT
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, insert, new_table, with_room
-from kvtrace.compiled.jit import constant, kernel
 from kvtrace.errors import TraceError
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Pool
+from kvtrace.native.library import BOOLEAN, INT, POINTER
 from kvtrace.trace.counting import TotalsCounter
-from kvtrace.trace.schema import MAX_TOTAL_BYTES, NODE_SHIFT, Op, Phase, Tier
+from kvtrace.trace.schema import MAX_TOTAL_BYTES, Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Offending rows that are kept per kind of violation."""
 
-# Kinds of violation, in the order of the kernel's counters.
+# Kinds of violation, in the order of `check.c`.
 (
     READ_OF_DEAD,
     READ_BEFORE_WRITE,
@@ -33,7 +35,7 @@ SHOWN = 5
     EVICT_WITHOUT_READ,
     EVICT_WITHOUT_WRITE,
     OVER_CAPACITY,
-) = (constant(kind) for kind in range(8))
+) = range(8)
 MEANINGS = (
     "reads an object after it was deleted",
     "reads an object that was neither written nor declared resident",
@@ -45,15 +47,11 @@ MEANINGS = (
     "holds more than the tier's capacity",
 )
 
-# Columns of an object's row: its (tier, key) number, its size while it lives, and its state.
-_IDENT, _SIZE, _STATE = range(3)
-_UNKNOWN, _ALIVE, _DEAD = range(3)
-# Columns of a demotion under way, per key: bytes read, tier, row; bytes 0: none.
-_EV_IDENT, _EV_BYTES, _EV_TIER, _EV_ROW = range(4)
-
-_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
-_EVICT = constant(Phase.EVICT)
-_TIERS = constant(len(Tier))
+_OBJECT = np.dtype([("ident", "i8"), ("size", "i8"), ("state", "i8")])
+_DEMOTION = np.dtype([("key", "i8"), ("bytes", "i8"), ("tier", "i8"), ("row", "i8")])
+_HELD = np.dtype([("now", "i8"), ("most", "i8"), ("allowed", "i8")])
+_OFFENCE = np.dtype([("count", "i8"), ("rows", "i8", (SHOWN,))])
+_check_rows = function("kv_check_rows", POINTER, POINTER, INT, INT, returns=BOOLEAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,130 +81,50 @@ class CheckReport:
         return not self.violations
 
 
-@kernel
-def _slot(objects: Any, table: Any, count: Any, ident: int) -> int:
-    slot = find(table, objects, ident)
-    if slot == MISSING:
-        slot = count[0]
-        count[0] += 1
-        objects[slot, _IDENT] = ident
-        objects[slot, 1:] = 0
-        insert(table, objects, slot)
-    return slot
+class CheckStruct(ctypes.Structure):
+    """`struct kv_check` of `check.c`."""
+
+    _fields_ = (
+        ("objects", POINTER),
+        ("demotions", POINTER),
+        ("held", POINTER),
+        ("offences", POINTER),
+        ("nodes", INT),
+        ("derive", INT),
+        ("pairs", INT),
+        ("rows", INT),
+        ("derived", INT),
+    )
 
 
-@kernel
-def _note(tally: Any, kind: int, row: int) -> None:
-    if tally[kind, 0] + 1 < tally.shape[1]:
-        tally[kind, 1 + tally[kind, 0]] = row
-    tally[kind, 0] += 1
-
-
-@kernel
-def _read(objects: Any, tiers: Any, tally: Any, slot: int, tier: int, end: int, row: int,
-          derive: bool) -> bool:  # fmt: skip
-    """Check a read; return whether the object had to be taken for resident."""
-    state = objects[slot, _STATE]
-    if state == _DEAD:
-        _note(tally, READ_OF_DEAD, row)
-    elif state == _ALIVE:
-        if end > objects[slot, _SIZE]:
-            _note(tally, READ_BEYOND_END, row)
-    elif derive:
-        objects[slot, _STATE] = _ALIVE
-        objects[slot, _SIZE] = end
-        tiers[tier, 0] += end
-        return True
-    else:
-        _note(tally, READ_BEFORE_WRITE, row)
-    return False
-
-
-@kernel
-def _write(objects: Any, tiers: Any, slot: int, tier: int, end: int) -> None:
-    grows = end if objects[slot, _STATE] != _ALIVE else max(0, end - objects[slot, _SIZE])
-    if objects[slot, _STATE] != _ALIVE:
-        objects[slot, _SIZE] = 0
-    objects[slot, _STATE] = _ALIVE
-    objects[slot, _SIZE] += grows
-    tiers[tier, 0] += grows
-
-
-@kernel
-def _delete(objects: Any, tiers: Any, tally: Any, slot: int, tier: int, size: int, row: int,
-            derive: bool) -> None:  # fmt: skip
-    if objects[slot, _STATE] == _ALIVE:
-        if objects[slot, _SIZE] != size:
-            _note(tally, DELETE_SIZE, row)
-        tiers[tier, 0] -= objects[slot, _SIZE]
-    elif objects[slot, _STATE] == _DEAD or not derive:
-        _note(tally, DELETE_OF_DEAD, row)
-    objects[slot, _STATE] = _DEAD
-
-
-@kernel
-def _check_rows(
-    op: Any, tier: Any, phase: Any, key: Any, size: Any, offset: Any, first_row: int,
-    derive: bool, pairs: bool, objects: Any, table: Any, evictions: Any, evict_table: Any,
-    count: Any, evict_count: Any, tiers: Any, tally: Any, nodes: int,
-) -> int:  # fmt: skip
-    """Check rows; return how many objects had to be taken for resident."""
-    derived = 0
-    for i in range(op.shape[0]):
-        row, where = first_row + i, tier[i]
-        # A row of `tiers` per node and tier; a key of no node counts for the first.
-        node = key[i] >> NODE_SHIFT
-        place = where + node * _TIERS if 0 <= node < nodes else where
-        slot = _slot(objects, table, count, key[i] * 4 + where)
-        end = size[i] + offset[i]
-        if op[i] == _READ:
-            derived += _read(objects, tiers, tally, slot, place, end, row, derive)
-        elif op[i] == _WRITE:
-            _write(objects, tiers, slot, place, end)
-        elif op[i] == _DELETE:
-            _delete(objects, tiers, tally, slot, place, size[i], row, derive)
-        if tiers[place, 0] > tiers[place, 1]:
-            tiers[place, 1] = tiers[place, 0]
-            if tiers[place, 0] > tiers[place, 2]:
-                _note(tally, OVER_CAPACITY, row)
-        if pairs and phase[i] == _EVICT and op[i] <= _WRITE:
-            demotion = _slot(evictions, evict_table, evict_count, key[i])
-            pending = evictions[demotion, _EV_BYTES]
-            if op[i] == _READ:
-                if pending:
-                    _note(tally, EVICT_WITHOUT_WRITE, evictions[demotion, _EV_ROW])
-                evictions[demotion, _EV_BYTES] = size[i]
-                evictions[demotion, _EV_TIER] = where
-                evictions[demotion, _EV_ROW] = row
-            else:
-                if pending != size[i] or evictions[demotion, _EV_TIER] >= where:
-                    _note(tally, EVICT_WITHOUT_READ, row)
-                evictions[demotion, _EV_BYTES] = 0
-    return derived
+class _RowsStruct(ctypes.Structure):
+    _fields_ = tuple((name, POINTER) for name in ("op", "tier", "phase", "key", "size", "offset"))
 
 
 class Checker:
     """Holds what is known of every object while the rows go by."""
 
     def __init__(self, header: Header, resident: NDArray[np.void]) -> None:
-        self._derive = header.resident.derived or header.source is None
         # A replay's result has the executed tiers only: a demotion's other half may be elsewhere.
-        self._pairs = not (header.half_demotions or "replay" in header.statistics)
-        self._objects, self._table = np.zeros((1024, 3), np.int64), new_table(1024)
-        self._evictions = np.zeros((1024, 4), np.int64)
-        self._evict_table = new_table(1024)
-        self._count, self._evict_count = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        pairs = not (header.half_demotions or "replay" in header.statistics)
+        self._objects, self._demotions = Pool(_OBJECT), Pool(_DEMOTION)
         self._factors = {Tier[t.name.upper()]: t.occupancy_factor for t in header.tiers}
-        self._nodes = header.nodes
-        # Bytes now, at most, allowed.
-        self._tiers = np.zeros((header.nodes * len(Tier), 3), np.int64)
-        self._tiers[:, 2] = np.iinfo(np.int64).max
+        self._held = np.zeros(header.nodes * len(Tier), _HELD)
+        self._held["allowed"] = np.iinfo(np.int64).max
         for info in header.tiers:
             if info.capacity_bytes is not None:
                 allowed = min(int(info.capacity_bytes / info.occupancy_factor), MAX_TOTAL_BYTES)
-                self._tiers[Tier[info.name.upper()] :: len(Tier), 2] = allowed
-        self._found = np.zeros((len(MEANINGS), 1 + SHOWN), np.int64)
-        self._rows, self._derived = 0, 0
+                self._held["allowed"][Tier[info.name.upper()] :: len(Tier)] = allowed
+        self._offences = np.zeros(len(MEANINGS), _OFFENCE)
+        self._struct = CheckStruct(
+            objects=self._objects.address,
+            demotions=self._demotions.address,
+            held=self._held.ctypes.data,
+            offences=self._offences.ctypes.data,
+            nodes=header.nodes,
+            derive=header.resident.derived or header.source is None,
+            pairs=pairs,
+        )
         self._add_resident(resident)
 
     def _add_resident(self, resident: NDArray[np.void]) -> None:
@@ -222,57 +140,52 @@ class Checker:
                     "size": resident["size"],
                 }
             )
-            self._rows = 0
+            self._struct.rows = 0
 
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Check some more rows."""
         count = len(columns["op"])
-        self._table, self._objects = with_room(
-            self._table, self._objects, int(self._count[0]) + count
-        )
-        evicts = int((columns["phase"] == Phase.EVICT).sum())
-        self._evict_table, self._evictions = with_room(
-            self._evict_table, self._evictions, int(self._evict_count[0]) + evicts
-        )
-        self._derived += _check_rows(
-            columns["op"],
-            columns["tier"].astype(np.int64),
-            columns["phase"],
-            columns["key"].view(np.int64),
-            columns["size"].astype(np.int64),
-            columns.get("offset", np.zeros(count, np.int64)).astype(np.int64),
-            self._rows,
-            self._derive,
-            self._pairs,
-            self._objects,
-            self._table,
-            self._evictions,
-            self._evict_table,
-            self._count,
-            self._evict_count,
-            self._tiers,
-            self._found,
-            constant(self._nodes),
-        )
-        self._rows += count
+        demotions = int((columns["phase"] == Phase.EVICT).sum())
+        self._objects.make_room(count)
+        self._demotions.make_room(demotions)
+        offset = columns.get("offset", np.zeros(count, np.int64))
+        rows = {
+            **{name: (columns[name], np.uint8) for name in ("op", "tier", "phase")},
+            "key": (columns["key"].view(np.int64), np.int64),
+            "size": (columns["size"], np.int64),
+            "offset": (offset, np.int64),
+        }
+        arrays = {name: np.ascontiguousarray(*each) for name, each in rows.items()}
+        pointers = {name: array.ctypes.data for name, array in arrays.items()}
+        checked = _check_rows(
+            ctypes.byref(self._struct), ctypes.byref(_RowsStruct(**pointers)), count,
+            demotions,
+        )  # fmt: skip
+        assert checked
 
     def report(self) -> CheckReport:
         """Return the report, demotions that never ended included."""
-        for demotion in self._evictions[: self._evict_count[0]]:
-            if demotion[_EV_BYTES]:
-                _note(self._found, EVICT_WITHOUT_WRITE, demotion[_EV_ROW])
+        offences = {
+            kind: (int(offence["count"]), offence["rows"].tolist())
+            for kind, offence in enumerate(self._offences)
+        }
+        unended = self._demotions.rows[self._demotions.rows["bytes"] > 0]["row"].tolist()
+        count, rows = offences[EVICT_WITHOUT_WRITE]
+        offences[EVICT_WITHOUT_WRITE] = count + len(unended), [*rows[:count], *unended]
         return CheckReport(
-            rows=self._rows,
+            rows=int(self._struct.rows),
             violations=tuple(
-                Violation(MEANINGS[kind], int(row[0]), tuple(row[1 : 1 + row[0]].tolist()))
-                for kind, row in enumerate(self._found)
-                if row[0]
+                Violation(MEANINGS[kind], count, tuple(rows[: min(count, SHOWN)]))
+                for kind, (count, rows) in offences.items()
+                if count
             ),
             peak_bytes={
-                tier: int(self._tiers[tier :: len(Tier), 1].max() * self._factors.get(tier, 1.0))
+                tier: int(
+                    self._held["most"][tier :: len(Tier)].max() * self._factors.get(tier, 1.0)
+                )
                 for tier in Tier
             },
-            derived=self._derived,
+            derived=int(self._struct.derived),
         )
 
 

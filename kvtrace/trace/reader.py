@@ -202,7 +202,7 @@ class Trace:
     ) -> NDArray[np.uint8]:
         assert column.words is not None
         wire = {word.label: int(word) for word in column.words}
-        known = [wire.get(text, 255) for text in self._dictionary(column, array, first_row)]
+        known = [wire.get(text or "", 255) for text in self._dictionary(column, array, first_row)]
         indices = array.indices.fill_null(0) if array.null_count else array.indices
         where = indices.to_numpy()
         valid = ~array.is_null().to_numpy(False) if array.null_count else np.True_

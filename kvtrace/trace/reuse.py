@@ -9,11 +9,13 @@ Experience 24(3), 1994 (the tree).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import ctypes
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
+from kvtrace.native.core import function
+from kvtrace.native.library import BOOL, I64, INT, POINTER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,47 +23,22 @@ if TYPE_CHECKING:
 FIRST = -1
 """Distance of a touch that has none before it."""
 _LEAST_PLACES = 1 << 12
-_NOW, _FOLLOWED = range(2)
 
 
-@kernel
-def _add(tree: Any, place: int, value: int) -> None:
-    at = place + 1
-    while at < tree.shape[0]:
-        tree[at] += value
-        at += at & -at
+class ReuseStruct(ctypes.Structure):
+    """`struct kv_reuse` of `reuse.c`."""
+
+    _fields_ = (
+        ("last", POINTER),
+        ("keys", INT),
+        ("tree", POINTER),
+        ("places", INT),
+        ("now", INT),
+        ("followed", INT),
+    )
 
 
-@kernel
-def _up_to(tree: Any, place: int) -> int:
-    at, total = place + 1, 0
-    while at > 0:
-        total += tree[at]
-        at &= at - 1
-    return total
-
-
-@kernel
-def _touch(numbers: Any, gone: Any, begin: int, last: Any, tree: Any, count: Any, out: Any) -> int:
-    """Touch keys from `begin` on until the order is full; return where it stopped."""
-    places = tree.shape[0] - 1
-    for i in range(begin, numbers.shape[0]):
-        if count[_NOW] == places:
-            return i
-        number = numbers[i]
-        before = last[number]
-        out[i] = FIRST
-        if before >= 0:
-            out[i] = count[_FOLLOWED] - _up_to(tree, before)
-            _add(tree, before, -1)
-            count[_FOLLOWED] -= 1
-        last[number] = -1
-        if not gone[i]:
-            last[number] = count[_NOW]
-            _add(tree, count[_NOW], 1)
-            count[_NOW] += 1
-            count[_FOLLOWED] += 1
-    return numbers.shape[0]
+_touch = function("kv_reuse_touch", POINTER, I64, BOOL, INT, INT, I64, returns=INT)
 
 
 class ReuseDistances:
@@ -70,7 +47,12 @@ class ReuseDistances:
     def __init__(self) -> None:
         self._last = np.full(0, -1, np.int64)
         self._tree = np.zeros(_LEAST_PLACES + 1, np.int64)
-        self._count = np.zeros(2, np.int64)
+        self._struct = ReuseStruct()
+        self._point()
+
+    def _point(self) -> None:
+        self._struct.last, self._struct.keys = self._last.ctypes.data, len(self._last)
+        self._struct.tree, self._struct.places = self._tree.ctypes.data, len(self._tree) - 1
 
     def add(
         self, numbers: NDArray[np.int64], gone: NDArray[np.bool_] | None = None
@@ -80,14 +62,18 @@ class ReuseDistances:
         A key that is `gone` (deleted) is forgotten: its next touch is a first one.
         """
         gone = np.zeros(len(numbers), np.bool_) if gone is None else gone
+        gone, numbers = np.ascontiguousarray(gone), np.ascontiguousarray(numbers)
+        assert len(gone) == len(numbers)
+        assert numbers.min(initial=0) >= 0
         most = int(numbers.max(initial=-1)) + 1
         if most > len(self._last):
             fresh = np.full(most + len(self._last) - len(self._last) // 2, -1, np.int64)
             fresh[: len(self._last)] = self._last
             self._last = fresh
+            self._point()
         out, at = np.empty(len(numbers), np.int64), 0
         while True:
-            at = _touch(numbers, gone, at, self._last, self._tree, self._count, out)
+            at = _touch(ctypes.byref(self._struct), numbers, gone, at, len(numbers), out)
             if at == len(numbers):
                 return out
             self._renumber()
@@ -100,4 +86,5 @@ class ReuseDistances:
         places = max(_LEAST_PLACES, 2 * len(order))
         at = np.arange(places + 1)
         self._tree = np.minimum(at, len(order)) - np.minimum(at & (at - 1), len(order))
-        self._count[_NOW] = len(order)
+        self._struct.now = len(order)
+        self._point()

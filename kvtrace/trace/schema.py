@@ -7,10 +7,11 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
+
+    import pyarrow as pa
 
 FORMAT_VERSION = 1
 FORMAT_HISTORY: Mapping[int, str] = MappingProxyType(
@@ -28,6 +29,13 @@ MAX_TIME_NS = (1 << 62) - 1
 """Latest time, 146 years: a start on the machine's clock can be added without an overflow."""
 MAX_RESIDENTS = (1 << 29) // 17
 """Most objects that a list of residents holds: 512 MiB of them."""
+
+
+def _arrow() -> ModuleType:
+    # Help reads the words of the format, and must not wait for Arrow.
+    import pyarrow
+
+    return pyarrow  # type: ignore[no-any-return]
 
 
 class Word(IntEnum):
@@ -76,20 +84,31 @@ class Qos(Word):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the format. `words` is the vocabulary of a dictionary column."""
+    """One column of the format.
+
+    `kind`: its Arrow type by name, or `word` of a dictionary column, whose vocabulary is `words`.
+    """
 
     name: str
-    type: pa.DataType
+    kind: str
     unit: str
     meaning: str
     required: bool = False
     words: type[Word] | None = None
 
     @property
+    def type(self) -> pa.DataType:
+        """The Arrow type."""
+        pa = _arrow()
+        if self.words:
+            return pa.dictionary(pa.int8(), pa.string())
+        return pa.type_for_alias(self.kind)
+
+    @property
     def field(self) -> pa.Field:
         """The Arrow field, with unit and meaning as metadata."""
         metadata = {"unit": self.unit, "meaning": self.meaning}
-        return pa.field(self.name, self.type, nullable=not self.required, metadata=metadata)
+        return _arrow().field(self.name, self.type, nullable=not self.required, metadata=metadata)
 
     @property
     def width(self) -> int:
@@ -97,26 +116,24 @@ class Column:
         return 1 if self.words else self.type.bit_width // 8
 
 
-_DICT = pa.dictionary(pa.int8(), pa.string())
-
 COLUMNS: tuple[Column, ...] = (
-    Column("timestamp", pa.int64(), "ns", "since the start of the trace; never decreases", True),
-    Column("op", _DICT, "word", "what is done", True, Op),
-    Column("size", pa.uint64(), "bytes", "bytes the op moves; of a delete: the object's", True),
-    Column("tier", _DICT, "word", "where it is done", True, Tier),
-    Column("key", pa.uint64(), "id", "identity of the object: equal keys, equal bytes", True),
-    Column("phase", _DICT, "word", "why it is done", True, Phase),
-    Column("request", pa.uint64(), "id", "the inference request on whose behalf"),
-    Column("session", pa.uint64(), "id", "the request's conversation"),
-    Column("step", pa.uint16(), "index", "0 lookup, 1 load, 2 prefill store, 3 and up decode"),
-    Column("rank", pa.uint16(), "index", "tensor-parallel rank that owns the object"),
-    Column("block", pa.uint64(), "id", "logical block the object belongs to"),
-    Column("offset", pa.uint64(), "bytes", "where in the object the op starts; null is 0"),
-    Column("qos", _DICT, "word", "the request's class of urgency", False, Qos),
-    Column("due", pa.int64(), "ns", "when the op should have been submitted"),
-    Column("submit", pa.int64(), "ns", "when the op was submitted"),
-    Column("complete", pa.int64(), "ns", "when the op completed"),
-    Column("error", pa.int32(), "errno", "0, or why the op failed"),
+    Column("timestamp", "int64", "ns", "since the start of the trace; never decreases", True),
+    Column("op", "word", "word", "what is done", True, Op),
+    Column("size", "uint64", "bytes", "bytes the op moves; of a delete: the object's", True),
+    Column("tier", "word", "word", "where it is done", True, Tier),
+    Column("key", "uint64", "id", "identity of the object: equal keys, equal bytes", True),
+    Column("phase", "word", "word", "why it is done", True, Phase),
+    Column("request", "uint64", "id", "the inference request on whose behalf"),
+    Column("session", "uint64", "id", "the request's conversation"),
+    Column("step", "uint16", "index", "0 lookup, 1 load, 2 prefill store, 3 and up decode"),
+    Column("rank", "uint16", "index", "tensor-parallel rank that owns the object"),
+    Column("block", "uint64", "id", "logical block the object belongs to"),
+    Column("offset", "uint64", "bytes", "where in the object the op starts; null is 0"),
+    Column("qos", "word", "word", "the request's class of urgency", False, Qos),
+    Column("due", "int64", "ns", "when the op should have been submitted"),
+    Column("submit", "int64", "ns", "when the op was submitted"),
+    Column("complete", "int64", "ns", "when the op completed"),
+    Column("error", "int32", "errno", "0, or why the op failed"),
 )
 BY_NAME: Mapping[str, Column] = MappingProxyType({column.name: column for column in COLUMNS})
 REQUIRED: tuple[Column, ...] = tuple(column for column in COLUMNS if column.required)
@@ -124,4 +141,5 @@ REQUIRED: tuple[Column, ...] = tuple(column for column in COLUMNS if column.requ
 
 def words_array(words: type[Word]) -> pa.Array:
     """Return the dictionary of a word column, in wire order."""
+    pa = _arrow()
     return pa.array([word.label for word in words], pa.string())

@@ -20,7 +20,7 @@ from replay.host.beneath import NOTHING, Beneath
 if TYPE_CHECKING:
     from replay.targets import Target
 
-_PACKAGES = ("kvtrace", "numpy", "numba", "polars", "pyarrow", "dgen-py")
+_PACKAGES = ("kvtrace", "numpy", "polars", "pyarrow", "dgen-py")
 _CPU = Path("/sys/devices/system/cpu")
 _HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from replay.ops.columns import Ops, Times
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from replay.ops.columns import Ops, Times
     from replay.ops.counters import LaneCounters
 
 UNBOUNDED_BYTES = (1 << 63) - 1
@@ -194,6 +192,8 @@ class Control:
     completed_bytes: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
+        import numpy as np  # here, since options of a replay name what this module declares
+
         self.stop = np.zeros(1, np.int32)
         self.planned = np.zeros(1, np.uint64)
         self.drained = np.zeros(1, np.uint64)
@@ -244,6 +244,8 @@ def run_whole(
     engine: Engine, lanes: tuple[Lane, ...], ops: Ops, count: int, options: LoopOptions
 ) -> tuple[Outcome, Times]:
     """Run `count` ops that are all in the ring; the times are of these, in their order."""
+    from replay.ops.columns import Times
+
     times = Times.empty(ops.capacity)
     times.reset(0, count)
     outcome = engine.run(lanes, ops, times, options, Control.whole(len(lanes), count))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.placement.extents import DEPTH_MAX
+from kvtrace.placement.defaults import DEPTH_MAX
 from kvtrace.units import GIB, S_NS, format_bytes
 from replay import clock
 from replay.engine.drive import LOOK_S, drive, thread_lanes

@@ -6,7 +6,8 @@ from typing import Any
 
 from kvtrace.placement import extents
 from kvtrace.placement.extents import Space, lane_of_tier
-from kvtrace.placement.rows import Limit, TraceRows
+from kvtrace.placement.limit import Limit
+from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.trace.schema import Tier
 from replay.ops.columns import Ops

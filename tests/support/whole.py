@@ -134,7 +134,7 @@ class Command:
         made = tuple(targets)
         self.monkeypatch.setattr("kvtrace.cli.replay_options.target_specs", lambda *_: made)
         if watcher is not None:
-            self.monkeypatch.setattr("kvtrace.cli.replay.Shown", lambda: watcher)
+            self.monkeypatch.setattr("kvtrace.cli.running.Shown", lambda: watcher)
         report = self.folder / "report.json"
         outcome = self.cli("replay", trace, *QUICK, "--full", "--report", report, "--force", *words)
         return outcome, json.loads(report.read_text())

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
 from kvtrace.errors import TraceError
 from kvtrace.files.textfile import open_binary
 from kvtrace.formats.common.blockio import COLUMNS, FILES_MAX, PLACE_MAX
 from kvtrace.formats.common.devices import Devices, Unknown, nothing_queued
 from kvtrace.formats.common.ioimport import LAST_NS, write_trace
 from kvtrace.formats.common.order import TimeOrder
+from kvtrace.native.core import function
+from kvtrace.native.library import I64, INT, U8
 from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.interleave import interleaved
 from kvtrace.trace.schema import MAX_SIZE_BYTES, Op
@@ -58,6 +59,7 @@ _REMAP = np.dtype([("above", ">u4"), ("below", ">u4"), ("sector", ">u8")])
 """The record behind a remap event. Source: struct blk_io_trace_remap of the same file."""
 _BLOCK_BYTES = 4 << 20
 _LENGTH_AT = 46
+_starts = function("kv_records", U8, INT, INT, INT, INT, INT, I64, I64, returns=INT)
 
 
 def recognises(path: Path, start: bytes) -> bool:
@@ -279,23 +281,15 @@ def _refuse(
         )
 
 
-@kernel
-def _walk(
-    data: NDArray[np.uint8], header: int, length_at: int, low: int, starts: NDArray[np.int64]
-) -> tuple[int, int]:
-    """Fill in where records begin; return how many are whole, and where the next one begins.
-
-    `low`: which of the two bytes of a length is the lower one.
-    """
-    at, count = 0, 0
-    while at + header <= data.size and count < starts.size:
-        length = int(data[at + length_at + low]) + 256 * int(data[at + length_at + 1 - low])
-        if at + header + length > data.size:
-            break
-        starts[count] = at
-        count += 1
-        at += header + length
-    return count, at
+def _walk(raw: NDArray[np.uint8], order: Order) -> tuple[NDArray[np.int64], int]:
+    """Return where records begin, and where the first one begins that isn't whole."""
+    starts, end = np.empty(len(raw) // RECORD.itemsize + 1, np.int64), np.zeros(1, np.int64)
+    low = 0 if order == "<" else 1
+    count = _starts(
+        raw, len(raw), RECORD.itemsize, _LENGTH_AT + low, _LENGTH_AT + 1 - low, len(starts),
+        starts, end,
+    )  # fmt: skip
+    return starts[:count], int(end[0])
 
 
 def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.void]]]:
@@ -308,15 +302,13 @@ def _records(path: Path) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.voi
             if order is None:
                 order = _checked_order(path, data)
             raw = np.frombuffer(data, np.uint8)
-            starts = np.empty(len(raw) // RECORD.itemsize + 1, np.int64)
-            low = 0 if order == "<" else 1
-            count, end = _walk(raw, RECORD.itemsize, _LENGTH_AT, low, starts)
-            heads = raw[starts[:count, None] + np.arange(RECORD.itemsize)]
+            starts, end = _walk(raw, order)
+            heads = raw[starts[:, None] + np.arange(RECORD.itemsize)]
             records = heads.reshape(-1).view(RECORD.newbyteorder(order))
             _check_magic(path, first, records["magic"])
-            if count:
-                yield first, records.astype(RECORD), _remaps(raw, starts[:count], records)
-            first += count
+            if len(starts):
+                yield first, records.astype(RECORD), _remaps(raw, starts, records)
+            first += len(starts)
             left = data[end:]
     if left or not first:
         raise TraceError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, insert, new_table, with_room
-from kvtrace.compiled.jit import constant, kernel
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Pool
+from kvtrace.native.library import I64, INT, POINTER
 from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
     from kvtrace.trace.reader import Columns
     from kvtrace.trace.schema import Tier
 
-_KEY, _NEXT = range(2)
-_NEVER = constant(-1)
-PENDING = constant(-2)
+_OBJECT = np.dtype([("key", "i8"), ("next", "i8")])
+PENDING = -2
 """In place of the number of a next access that isn't known yet."""
 
 
@@ -76,32 +76,7 @@ def of_tiers(columns: Columns, tiers: Sequence[Tier]) -> NDArray[np.bool_]:
     return accesses
 
 
-@kernel
-def _link(
-    key: Any, first: int, slots: Any, table: Any, count: Any, most: int, following: Any
-) -> int:
-    """From the last access to the first: write down where the object's next one is.
-
-    Returns how many are left PENDING, since the table is full.
-    """
-    left = 0
-    for i in range(key.shape[0] - 1, -1, -1):
-        if following[i] != PENDING:
-            continue
-        slot = find(table, slots, key[i])
-        if slot == MISSING and count[0] == most:
-            left += 1
-            continue
-        if slot == MISSING:
-            slot = count[0]
-            count[0] += 1
-            slots[slot, _KEY] = key[i]
-            insert(table, slots, slot)
-            following[i] = _NEVER
-        else:
-            following[i] = slots[slot, _NEXT]
-        slots[slot, _NEXT] = first + i
-    return left
+_link = function("kv_link", POINTER, I64, INT, INT, INT, I64, returns=INT)
 
 
 class NextAccess:
@@ -112,9 +87,7 @@ class NextAccess:
     """
 
     def __init__(self, most: int) -> None:
-        self._slots = np.zeros((1024, 2), np.int64)
-        self._table = new_table(1024)
-        self._count = np.zeros(1, np.int64)
+        self._pool = Pool(_OBJECT)
         self._most = most
         self.left = 0
 
@@ -125,9 +98,10 @@ class NextAccess:
         Returns whether any was filled in.
         """
         pending = int(np.count_nonzero(following == PENDING))
-        needed = min(int(self._count[0]) + pending, self._most)
-        self._table, self._slots = with_room(self._table, self._slots, needed)
+        self._pool.make_room(min(pending, self._most - self._pool.used))
         ids = np.ascontiguousarray(keys).view(np.int64)
-        left = _link(ids, first, self._slots, self._table, self._count, self._most, following)
+        assert len(ids) == len(following)
+        left = _link(self._pool.address, ids, len(ids), first, self._most, following)
+        assert left >= 0
         self.left += left
-        return left < pending
+        return bool(left < pending)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
+from kvtrace.native.core import function
+from kvtrace.native.library import I32, INT, POINTER, U8, U64
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.trace.schema import Op, Phase
+from kvtrace.trace.schema import MAX_TOTAL_BYTES, Op, Phase
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,77 +20,60 @@ if TYPE_CHECKING:
 Columns = dict[str, "NDArray[Any]"]
 
 _OBJECT = np.dtype(
-    [("key", "u8"), ("size", "i8"), ("before", "i8"), ("after", "i8"), ("state", "u1")], align=True
+    [("key", "u8"), ("size", "i8"), ("before", "i8"), ("after", "i8"), ("state", "i8")]
 )
-"""One object in a ring in order of use, entry 0 being its end: index + 1 of its neighbours."""
-_UNKNOWN, _LIVE, _DEAD = range(3)
-_USED, _DELETED, _LIVE_COUNT = range(3)
+"""One object in a ring in order of use, entry 0 being its end: the indices of its neighbours."""
 _FINE, _DEAD_READ, _TOO_LARGE = range(3)
-_READ = int(Op.READ)
 _KEYS_AT_ONCE = 1 << 16
 
 
-@kernel
-def _unlink(objects: NDArray[np.void], at: int) -> None:
-    before, after = objects[at].before, objects[at].after
-    objects[before].after = after
-    objects[after].before = before
+class CapacityStruct(ctypes.Structure):
+    """`struct kv_capacity` of `capacity.c`."""
+
+    _fields_ = (
+        ("objects", POINTER),
+        ("entries", INT),
+        ("capacity", INT),
+        ("used", INT),
+        ("deleted", INT),
+        ("live", INT),
+        ("status", INT),
+        ("row", INT),
+    )
 
 
-@kernel
-def _append(objects: NDArray[np.void], at: int) -> None:
-    last = objects[0].before
-    objects[at].before, objects[at].after = last, 0
-    objects[last].after = at
-    objects[0].before = at
+class DeletesStruct(ctypes.Structure):
+    """`struct kv_deletes` of `capacity.c`."""
+
+    _fields_ = (("row", POINTER), ("key", POINTER), ("size", POINTER), ("room", INT))
 
 
-@kernel
+_use = function("kv_capacity_use", POINTER, U8, U64, U64, I32, INT, POINTER, returns=INT)
+
+
+class _Deletes:
+    """Deletes that rows make necessary, `room` of them at most."""
+
+    def __init__(self, room: int) -> None:
+        self.row = np.empty(room, np.int64)
+        self.key, self.size = np.empty(room, np.uint64), np.empty(room, np.uint64)
+        pointers = (each.ctypes.data for each in (self.row, self.key, self.size))
+        self.struct = DeletesStruct(*pointers, room)
+
+
 def _use_rows(
-    op: NDArray[np.uint8],
-    size: NDArray[np.uint64],
-    key: NDArray[np.uint64],
-    index: NDArray[np.int32],
-    objects: NDArray[np.void],
-    capacity: int,
-    tally: NDArray[np.int64],
-    deleted_row: NDArray[np.int64],
-    deleted_key: NDArray[np.uint64],
-    deleted_size: NDArray[np.uint64],
-) -> tuple[int, int, int]:
-    """Fill in what must go before each row; return how many, whether all is well, and where not."""
-    count = 0
-    for row in range(op.size):
-        at = index[row] + 1
-        item: Any = objects[at]
-        length = int(size[row])
-        if op[row] == _READ and item.state == _DEAD:
-            return count, _DEAD_READ, row
-        if item.state == _LIVE:
-            _unlink(objects, at)
-            length = max(length, item.size)
-            tally[_USED] -= item.size
-        else:
-            item.key = key[row]
-            tally[_LIVE_COUNT] += 1
-        while tally[_USED] + length > capacity:
-            oldest = objects[0].after
-            if oldest == 0:
-                return count, _TOO_LARGE, row
-            gone: Any = objects[oldest]
-            _unlink(objects, oldest)
-            gone.state = _DEAD
-            tally[_USED] -= gone.size
-            tally[_DELETED] += 1
-            tally[_LIVE_COUNT] -= 1
-            deleted_row[count], deleted_key[count] = row, gone.key
-            deleted_size[count] = gone.size
-            count += 1
-        item.size = length
-        item.state = _LIVE
-        tally[_USED] += length
-        _append(objects, at)
-    return count, _FINE, 0
+    tier: CapacityStruct, objects: NDArray[np.void], columns: Columns, index: NDArray[np.int32],
+    deletes: _Deletes,
+) -> int:  # fmt: skip
+    """Fill in what must go before each row; return how many. `tier` has why and where it ended."""
+    tier.objects, tier.entries = objects.ctypes.data, len(objects)
+    op, size, key = (columns[name] for name in ("op", "size", "key"))
+    assert len(op) == len(size) == len(key) == len(index)
+    count: int = _use(
+        ctypes.byref(tier), op, size, key, index, len(op), ctypes.byref(deletes.struct)
+    )
+    assert tier.status in (_FINE, _DEAD_READ, _TOO_LARGE)
+    return count
 
 
 class TooSmallError(Exception):
@@ -106,20 +91,20 @@ class Capacity:
     """
 
     def __init__(self, tier: Tier, capacity_bytes: int) -> None:
-        self._tier, self._capacity = tier, capacity_bytes
+        self._tier = tier
         self._table = KeyTable()
         self._objects = np.zeros(self._table.capacity + 1, _OBJECT)
-        self._tally = np.zeros(3, np.int64)
+        self._struct = CapacityStruct(capacity=min(capacity_bytes, MAX_TOTAL_BYTES))
 
     @property
     def deleted(self) -> int:
         """How many deletes were added."""
-        return int(self._tally[_DELETED])
+        return int(self._struct.deleted)
 
     @property
     def live(self) -> int:
         """How many objects are there now."""
-        return int(self._tally[_LIVE_COUNT])
+        return int(self._struct.live)
 
     def completed(self, columns: Columns) -> Columns:
         """Return the rows with the deletes, each before the row that needs the room.
@@ -128,28 +113,23 @@ class Capacity:
         """
         rows = np.flatnonzero((columns["tier"] == self._tier) & (columns["op"] <= Op.WRITE))
         mine = {name: columns[name][rows] for name in ("op", "size", "key")}
-        room = self.live + len(rows)
-        gone_row = np.empty(room, np.int64)
-        gone_key, gone_size = np.empty(room, np.uint64), np.empty(room, np.uint64)
+        deletes = _Deletes(self.live + len(rows))
         index = self._indices(mine["key"])
-        count, status, at = _use_rows(
-            mine["op"], mine["size"], mine["key"], index, self._objects, self._capacity,
-            self._tally, gone_row, gone_key, gone_size,
-        )  # fmt: skip
-        if status != _FINE:
-            row = int(rows[at])
+        count = _use_rows(self._struct, self._objects, mine, index, deletes)
+        if self._struct.status != _FINE:
+            row = int(rows[self._struct.row])
             raise TooSmallError(
                 int(columns["key"][row]),
                 int(columns["timestamp"][row]),
-                larger=status == _TOO_LARGE,
+                larger=self._struct.status == _TOO_LARGE,
             )
-        places = rows[gone_row[:count]]
+        places = rows[deletes.row[:count]]
         added = {
             "timestamp": columns["timestamp"][places],
             "op": np.full(count, Op.DELETE, np.uint8),
-            "size": gone_size[:count],
+            "size": deletes.size[:count],
             "tier": np.full(count, self._tier, np.uint8),
-            "key": gone_key[:count],
+            "key": deletes.key[:count],
             "phase": np.full(count, Phase.EVICT, np.uint8),
         }
         return {name: np.insert(columns[name], places, added[name]) for name in added}
@@ -190,12 +170,10 @@ def _fits(
     op: NDArray[np.uint8], size: NDArray[np.uint64], key: NDArray[np.uint64],
     index: NDArray[np.int32], count: int, capacity: int,
 ) -> bool:  # fmt: skip
-    objects, gone = np.zeros(count + 1, _OBJECT), len(op) + 1
-    _, status, _ = _use_rows(
-        op, size, key, index, objects, capacity, np.zeros(3, np.int64),
-        np.empty(gone, np.int64), np.empty(gone, np.uint64), np.empty(gone, np.uint64),
-    )  # fmt: skip
-    return bool(status == _FINE)
+    tier = CapacityStruct(capacity=capacity)
+    columns: Columns = {"op": op, "size": size, "key": key}
+    _use_rows(tier, np.zeros(count + 1, _OBJECT), columns, index, _Deletes(len(op) + 1))
+    return bool(tier.status == _FINE)
 
 
 class Evictions:

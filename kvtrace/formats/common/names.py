@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,26 +10,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvtrace.compiled.jit import constant, kernel
-from kvtrace.compiled.xxh3 import LANES, hash_of
 from kvtrace.files.outfile import TableFile
 from kvtrace.formats.common.importing import names_path
-from kvtrace.trace.schema import Tier
+from kvtrace.native.core import function
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER, U8, U64
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-_DIGITS = 16
-_UNTOLD = constant(255)
-_SLASH = ord("/")
+    from kvtrace.trace.schema import Tier
+
 _TABLE = 1 << 22
 _SCHEMA = pa.schema([("key", pa.uint64()), ("name", pa.string())])
-_WORDS = np.zeros((len(Tier), max(len(tier.label) for tier in Tier)), np.uint8)
-for _tier in Tier:
-    _WORDS[_tier, : len(_tier.label)] = np.frombuffer(_tier.label.encode(), np.uint8)
-_WORD_BYTES = np.array([len(tier.label) for tier in Tier])
+
+
+class PartsStruct(ctypes.Structure):
+    """`struct kv_parts` of `names.h`."""
+
+    _fields_ = (
+        ("data", POINTER),
+        ("size", INT),
+        ("begin", POINTER),
+        ("end", POINTER),
+        ("count", INT),
+    )
+
+
+class NamingStruct(ctypes.Structure):
+    """`struct kv_naming` of `names.c`."""
+
+    _fields_ = (("prefix", POINTER), ("prefix_bytes", INT), ("met", POINTER), ("met_mask", INT))
+
+
+_prefix = function("kv_names_prefix", POINTER, I64, returns=INT)
+_keys = function("kv_names_keys", POINTER, POINTER, U64, U8, I64, returns=INT)
+_copy = function("kv_names_copy", POINTER, U8, INT, returns=BOOLEAN)
 
 
 class NamesFile(TableFile):
@@ -43,111 +61,38 @@ class NamesFile(TableFile):
         self.write(pa.Table.from_arrays(columns, schema=_SCHEMA))
 
 
-@kernel
-def _digits(data: Any, begin: int, end: int) -> tuple[Any, bool]:
-    """Return what the last 16 bytes of a name say as hex digits, and whether they are any."""
-    value = np.uint64(0)
-    if end - begin < _DIGITS:
-        return value, False
-    for at in range(end - _DIGITS, end):
-        byte = data[at]
-        if 48 <= byte <= 57:
-            digit = byte - 48
-        elif 97 <= byte <= 102:
-            digit = byte - 87
-        else:
-            return value, False
-        value = (value << np.uint64(4)) | np.uint64(digit)
-    return value, True
-
-
-@kernel
-def _tier_before(data: Any, begin: int, end: int) -> tuple[int, int]:
-    """Return the tier whose word and a slash end a part of a name, and where these begin."""
-    if end > begin and data[end - 1] == _SLASH:
-        for tier in range(_WORD_BYTES.size):
-            at = end - 1 - _WORD_BYTES[tier]
-            if at >= begin:
-                same = True
-                for byte in range(_WORD_BYTES[tier]):
-                    same &= data[at + byte] == _WORDS[tier, byte]
-                if same:
-                    return tier, at
-    return _UNTOLD, end
-
-
-@kernel
-def _first_prefix(data: Any, begin: Any, end: Any) -> tuple[int, int]:
-    """Return where the prefix of the first name is that ends in 16 hex digits; −1 for none."""
-    for row in range(begin.size):
-        if _digits(data, begin[row], end[row])[1]:
-            return begin[row], _tier_before(data, begin[row], end[row] - _DIGITS)[1]
-    return -1, -1
-
-
-@kernel
-def _is_ours(data: Any, begin: int, end: int, prefix: Any) -> bool:
-    if end - begin != prefix.size:
-        return False
-    same = True
-    for at in range(prefix.size):
-        same &= data[begin + at] == prefix[at]
-    return same
-
-
-@kernel
-def _name_keys(
-    data: Any, begin: Any, end: Any, prefix: Any, has_prefix: bool, met: Any, lanes: Any,
-    keys: Any, tiers: Any, new: Any,
-) -> int:  # fmt: skip
-    """Fill in keys, and the tiers of own names that tell them; return how many rows are `new`."""
-    count = 0
-    for row in range(begin.size):
-        key, fits = _digits(data, begin[row], end[row])
-        if fits and has_prefix:
-            tier, at = _tier_before(data, begin[row], end[row] - _DIGITS)
-            if _is_ours(data, begin[row], at, prefix):
-                keys[row] = key
-                if tier != _UNTOLD:
-                    tiers[row] = tier
-                continue
-        key = hash_of(data, begin[row], end[row], lanes)
-        keys[row] = key
-        place = np.int64(key & np.uint64(met.size - 1))
-        if met[place] != key:
-            met[place] = key
-            new[count] = row
-            count += 1
-    return count
-
-
-@kernel
-def _copy(data: Any, begin: Any, end: Any, offsets: Any, copied: Any) -> None:
-    for row in range(begin.size):
-        for at in range(end[row] - begin[row]):
-            copied[offsets[row] + at] = data[begin[row] + at]
-
-
-def texts(data: NDArray[np.uint8], begin: NDArray[Any], end: NDArray[Any]) -> pa.Array:
-    """Return parts of a byte array, which are UTF-8, as strings."""
-    offsets = np.zeros(len(begin) + 1, np.int64)
-    np.cumsum(end - begin, out=offsets[1:])
-    copied = np.empty(int(offsets[-1]), np.uint8)
-    _copy(data, begin, end, offsets, copied)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(copied)]
-    return pa.Array.from_buffers(pa.large_string(), len(begin), buffers)
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Strings as parts of a byte array, from `begin` up to `end` each."""
 
     data: NDArray[np.uint8]
-    begin: NDArray[Any]
-    end: NDArray[Any]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.begin)
+
+    @property
+    def struct(self) -> PartsStruct:
+        """`struct kv_parts` of them, valid as long as they are."""
+        arrays = (self.data, self.begin, self.end)
+        assert all(each.flags.c_contiguous for each in arrays)
+        assert self.data.dtype == np.uint8
+        assert self.begin.dtype == self.end.dtype == np.int64
+        assert len(self.begin) == len(self.end)
+        data, begin, end = (each.ctypes.data for each in arrays)
+        return PartsStruct(data, len(self.data), begin, end, len(self.begin))
+
+
+def texts(names: Parts) -> pa.Array:
+    """Return parts of a byte array, which are UTF-8, as strings."""
+    offsets = np.zeros(len(names) + 1, np.int64)
+    np.cumsum(names.end - names.begin, out=offsets[1:])
+    copied = np.empty(int(offsets[-1]), np.uint8)
+    whole = _copy(ctypes.byref(names.struct), copied, len(copied))
+    assert whole
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(copied)]
+    return pa.Array.from_buffers(pa.large_string(), len(names), buffers)
 
 
 def parts_of(names: pa.Array) -> Parts:
@@ -172,28 +117,36 @@ class Names:
     def __init__(self, out: Path, *, force: bool) -> None:
         self._file = NamesFile(names_path(out), force=force)
         self._met = np.zeros(_TABLE, np.uint64)
-        self._lanes = np.zeros(LANES, np.uint64)
+        self._naming = NamingStruct(met=self._met.ctypes.data, met_mask=_TABLE - 1)
         self._prefix: NDArray[np.uint8] | None = None
         self.kept = 0
 
     def of(self, names: Parts, tier: Tier) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
         """Return each name's key and tier, which is `tier` unless an own name tells it."""
-        begin, end = names.begin.astype(np.int64), names.end.astype(np.int64)
+        names = Parts(names.data, names.begin.astype(np.int64), names.end.astype(np.int64))
         if self._prefix is None:
-            at, prefix_end = _first_prefix(names.data, begin, end)
-            self._prefix = None if at < 0 else names.data[at:prefix_end].copy()
+            self._look_for_prefix(names)
         keys, tiers = np.empty(len(names), np.uint64), np.full(len(names), tier, np.uint8)
-        new = np.empty(len(names), np.int64)
-        prefix = np.zeros(0, np.uint8) if self._prefix is None else self._prefix
-        count = _name_keys(
-            names.data, begin, end, prefix, self._prefix is not None, self._met, self._lanes,
-            keys, tiers, new,
-        )  # fmt: skip
+        fresh = np.empty(len(names), np.int64)
+        naming = ctypes.byref(self._naming)
+        count = _keys(naming, ctypes.byref(names.struct), keys, tiers, fresh)
+        assert count >= 0
         if count:
-            new = new[:count]
-            self._file.append(keys[new], texts(names.data, begin[new], end[new]))
+            fresh = fresh[:count]
+            hashed = Parts(names.data, names.begin[fresh], names.end[fresh])
+            self._file.append(keys[fresh], texts(hashed))
             self.kept += count
         return keys, tiers
+
+    def _look_for_prefix(self, names: Parts) -> None:
+        row = np.zeros(1, np.int64)
+        end = _prefix(ctypes.byref(names.struct), row)
+        assert end >= -1
+        if end >= 0:
+            # A byte more, so that a prefix of none has an address.
+            self._prefix = np.append(names.data[names.begin[row[0]] : end], np.uint8(0))
+            self._naming.prefix = self._prefix.ctypes.data
+            self._naming.prefix_bytes = len(self._prefix) - 1
 
     def __enter__(self) -> Self:
         return self

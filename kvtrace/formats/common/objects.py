@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from errno import ENOENT
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import numpy as np
 
-from kvtrace.compiled.hashmap import MISSING, find, find_all, give_back, new_table, take, with_room
-from kvtrace.compiled.jit import constant, kernel
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import MISSING, Pool
+from kvtrace.native.library import BOOLEAN, INT, POINTER
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import Op, Tier
 
@@ -21,63 +23,19 @@ if TYPE_CHECKING:
 
     from kvtrace.trace.reader import Columns
 
-# Columns of an object's row. FOUND: bytes that it had at the start of the log, 0 if it wasn't
-# there. STATE: READ_ONLY as long as only reads tell how long it is; 0 of a free row.
-_KEY, _SIZE, _STATE, _FOUND = range(4)
-_READ_ONLY, _WRITTEN, _DEAD = (constant(state) for state in (1, 2, 3))
-_READ, _WRITE, _DELETE = constant(Op.READ), constant(Op.WRITE), constant(Op.DELETE)
-_USED = 0
-_FIRST_ROWS = 1024
+_OBJECT = np.dtype([("key", "i8"), ("size", "i8"), ("state", "i8"), ("at_start", "i8")])
+_FREE, _DEAD = 0, 3
 _DEAD_AT_ONCE = 1 << 16
 _MERGED_AT_ONCE = 1 << 18
 
 
-@kernel
-def _enter(objects: Any, table: Any, count: Any, key: int, state: int, size: int) -> None:
-    slot = take(table, objects, count, key)
-    objects[slot, _STATE], objects[slot, _SIZE] = state, size
-    objects[slot, _FOUND] = size if state == _READ_ONLY else 0
+class OpsStruct(ctypes.Structure):
+    """`struct kv_log_ops` of `objects.c`."""
+
+    _fields_ = tuple((name, POINTER) for name in ("op", "key", "size", "end", "kept"))
 
 
-@kernel
-def _settle(
-    op: Any, key: Any, size: Any, end: Any, objects: Any, table: Any, count: Any, kept: Any
-) -> None:
-    """Follow the objects; give deletes their size, and take rows out of `kept` that can't be."""
-    for i in range(op.shape[0]):
-        if op[i] > _DELETE:
-            continue
-        slot = find(table, objects, key[i])
-        if slot == MISSING:
-            if op[i] == _DELETE:
-                kept[i] = False
-            else:
-                state = _READ_ONLY if op[i] == _READ else _WRITTEN
-                _enter(objects, table, count, key[i], state, end[i])
-        elif op[i] == _WRITE:
-            longest = 0 if objects[slot, _STATE] == _DEAD else objects[slot, _SIZE]
-            objects[slot, _STATE], objects[slot, _SIZE] = _WRITTEN, max(longest, end[i])
-        elif objects[slot, _STATE] == _DEAD:
-            kept[i] = False
-        elif op[i] == _DELETE:
-            size[i] = objects[slot, _SIZE]
-            objects[slot, _STATE] = _DEAD
-        elif objects[slot, _STATE] == _READ_ONLY and end[i] > objects[slot, _SIZE]:
-            objects[slot, _SIZE] = objects[slot, _FOUND] = end[i]
-
-
-@kernel
-def _enter_dead(keys: Any, objects: Any, table: Any, count: Any) -> None:
-    for key in keys:
-        _enter(objects, table, count, key, _DEAD, 0)
-
-
-@kernel
-def _forget(slots: Any, objects: Any, table: Any, count: Any) -> None:
-    """Take objects out of the table; their rows are free."""
-    for slot in slots:
-        objects[slot, _STATE] = 0
-        give_back(table, objects, count, slot)
+_settle = function("kv_log_settle", POINTER, POINTER, INT, returns=BOOLEAN)
 
 
 class _Dead:
@@ -139,11 +97,9 @@ class _OfTier:
     """The objects of one tier: those that are there, and the keys of those that are gone."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._objects = np.zeros((_FIRST_ROWS, 4), np.int64)
-        self._table = new_table(_FIRST_ROWS)
-        self._count = np.array([0, MISSING], np.int64)
+        self._pool = Pool(_OBJECT)
         self.dead = _Dead(folder)
-        self._gone = [np.zeros((0, 2), np.int64)]
+        self._gone = [np.zeros(0, _OBJECT)]
 
     def settle(
         self,
@@ -153,46 +109,50 @@ class _OfTier:
         end: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Follow rows, giving deletes their `size`; return which rows can be."""
-        needed = int(self._count[_USED]) + 2 * len(op)
-        self._table, self._objects = with_room(self._table, self._objects, needed)
-        keys = key.view(np.int64)
-        dead = self.dead.among(self._unknown(keys[op == Op.READ]))
-        _enter_dead(dead, self._objects, self._table, self._count)
-        kept = np.ones(len(op), np.bool_)
-        _settle(op, keys, size, end, self._objects, self._table, self._count, kept)
-        gone = np.flatnonzero(self._objects[: self._count[_USED], _STATE] == _DEAD)
+        keys = np.ascontiguousarray(key).view(np.int64)
+        self._enter_dead(self.dead.among(self._unknown(keys[op == Op.READ])))
+        self._pool.make_room(len(op))
+        kept, op = np.ones(len(op), np.bool_), np.ascontiguousarray(op, np.uint8)
+        assert len(keys) == len(size) == len(end) == len(op)
+        assert size.dtype == end.dtype == np.int64
+        assert size.flags.c_contiguous
+        assert end.flags.c_contiguous
+        rows = OpsStruct(*(each.ctypes.data for each in (op, keys, size, end, kept)))
+        settled = _settle(self._pool.address, ctypes.byref(rows), len(op))
+        assert settled
+        gone = np.flatnonzero(self._pool.rows["state"] == _DEAD)
         if len(gone) >= _DEAD_AT_ONCE:
             self._bury(gone)
         return kept
 
+    def _enter_dead(self, keys: NDArray[np.int64]) -> None:
+        slots = self._pool.take(keys)
+        self._pool.rows["state"][slots] = _DEAD
+        self._pool.rows["size"][slots] = self._pool.rows["at_start"][slots] = 0
+
     def _unknown(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the different ones among `keys` that aren't in the table."""
-        slots = np.empty(len(keys), np.int64)
-        find_all(self._table, self._objects, np.ascontiguousarray(keys), slots)
-        return np.unique(keys[slots == MISSING])
+        return np.unique(keys[self._pool.find(keys) == MISSING])
 
     def _bury(self, slots: NDArray[np.int64]) -> None:
-        existing = self._objects[slots]
-        self.dead.add(existing[:, _KEY])
-        self._gone.append(existing[existing[:, _FOUND] > 0][:, [_KEY, _FOUND]])
-        _forget(slots, self._objects, self._table, self._count)
+        existing = self._pool.rows[slots]
+        self.dead.add(existing["key"])
+        self._gone.append(existing[existing["at_start"] > 0])
+        self._pool.rows["state"][slots] = _FREE
+        self._pool.give_back(slots)
 
     def resident(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return key and size of each object that was there at the start."""
-        objects = self._objects[: self._count[_USED]]
-        residents = np.flatnonzero((objects[:, _FOUND] > 0) & (objects[:, _STATE] > 0))
-        keys, sizes = (
-            np.concatenate([*(gone[:, place] for gone in self._gone), objects[residents, column]])
-            for place, column in enumerate((_KEY, _FOUND))
-        )
-        return keys.view(np.uint64), sizes
+        rows = self._pool.rows
+        residents = rows[(rows["at_start"] > 0) & (rows["state"] != _FREE)]
+        joined = np.concatenate([*self._gone, residents])
+        return joined["key"].view(np.uint64), joined["at_start"]
 
     def close(self) -> None:
         """Let the file and the tables go."""
         self.dead.close()
-        self._objects, self._table = np.zeros((0, 4), np.int64), new_table(0)
-        self._count[:] = 0, MISSING
-        self._gone = [np.zeros((0, 2), np.int64)]
+        self._pool = Pool(_OBJECT, 8)
+        self._gone = [np.zeros(0, _OBJECT)]
 
 
 class Objects:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
 from kvtrace.errors import TraceError
 from kvtrace.files.textfile import open_binary
+from kvtrace.native.core import function
+from kvtrace.native.library import BOOLEAN, INT, POINTER, U8, U64
 from kvtrace.placement.keys import KeyTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -22,104 +24,59 @@ WORDS_MAX = 14
 """Words of a line that are looked at; there may be more."""
 _BLOCK_BYTES = 4 << 20
 _LINE_BYTES_MAX = 1 << 16
-_SPACES = (ord(" "), ord("\t"), ord("\r"))
-_NEWLINE, _COMMA, _DOT = ord("\n"), ord(","), ord(".")
-_ZERO, _NINE = ord("0"), ord("9")
-_SPACE, _TAB, _RETURN = _SPACES
-_FNV_BASIS, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+_NEWLINE = ord("\n")
 _NUMBER_MAX = np.uint64((1 << 63) - 1)
 BAD = np.uint64((1 << 64) - 1)
 """In place of what isn't a number from 0 to 2⁶³ − 1."""
 
 
-@kernel
-def _cut(
-    data: NDArray[np.uint8],
-    commas: bool,
-    begin: NDArray[np.int32],
-    end: NDArray[np.int32],
-    count: NDArray[np.int32],
-) -> int:
-    """Fill in where the words of each line are, and how many; return the number of lines."""
-    line, word, inside = 0, 0, False
-    for at in range(data.size):
-        byte = data[at]
-        gap = byte in (_SPACE, _TAB, _RETURN) or (commas and byte == _COMMA)
-        if byte == _NEWLINE or gap:
-            if inside and word <= WORDS_MAX:
-                end[line, word - 1] = at
-            inside = False
-            if byte == _NEWLINE:
-                count[line] = word
-                line, word = line + 1, 0
-        elif not inside:
-            inside = True
-            if word < WORDS_MAX:
-                begin[line, word] = at
-            word += 1
-    return line
+class LinesStruct(ctypes.Structure):
+    """`struct kv_lines` of `words.c`."""
+
+    _fields_ = (("begin", POINTER), ("end", POINTER), ("count", POINTER), ("room", INT))
 
 
-@kernel
-def _numbers(
-    data: NDArray[np.uint8],
-    begin: NDArray[np.int32],
-    end: NDArray[np.int32],
-    numbers: NDArray[np.uint64],
-) -> None:
-    for row in range(begin.size):
-        value = np.uint64(0)
-        good = 0 < end[row] - begin[row] <= 19
-        for at in range(begin[row], end[row] if good else begin[row]):
-            byte = data[at]
-            if byte < _ZERO or byte > _NINE:
-                good = False
-                break
-            value = value * np.uint64(10) + np.uint64(byte - _ZERO)
-        numbers[row] = value if good and value <= _NUMBER_MAX else BAD
+class WordsStruct(ctypes.Structure):
+    """`struct kv_words` of `words.c`."""
+
+    _fields_ = (
+        ("data", POINTER),
+        ("size", INT),
+        ("begin", POINTER),
+        ("end", POINTER),
+        ("count", INT),
+    )
 
 
-@kernel
+_cut = function("kv_lines_cut", POINTER, U8, INT, BOOLEAN, returns=INT)
+_numbers, _seconds, _hashes = (
+    function(f"kv_words_{what}", POINTER, U64, returns=BOOLEAN)
+    for what in ("numbers", "seconds", "hashes")
+)
+
+
+def _read(
+    words: Callable[..., Any], data: NDArray[np.uint8], begin: NDArray[Any], end: NDArray[Any]
+) -> NDArray[np.uint64]:
+    """Return what one of the three functions makes of words."""
+    begin, end = (np.ascontiguousarray(each, np.int32) for each in (begin, end))
+    assert len(begin) == len(end)
+    assert data.dtype == np.uint8
+    out = np.empty(len(begin), np.uint64)
+    pointers = (data.ctypes.data, len(data), begin.ctypes.data, end.ctypes.data, len(begin))
+    within = words(ctypes.byref(WordsStruct(*pointers)), out)
+    assert within
+    return out
+
+
 def seconds_ns(
-    data: NDArray[np.uint8],
-    begin: NDArray[np.int32],
-    end: NDArray[np.int32],
-    times_ns: NDArray[np.uint64],
-) -> None:
-    """Read `12.000345678` as nanoseconds: up to 10 digits before a dot, and up to 9 behind it."""
-    for row in range(begin.size):
-        value, digits, behind, dots = np.uint64(0), 0, 0, 0
-        good = 0 < end[row] - begin[row] <= 20
-        for at in range(begin[row], end[row] if good else begin[row]):
-            byte = data[at]
-            if byte == _DOT:
-                dots += 1
-            elif byte < _ZERO or byte > _NINE:
-                good = False
-            else:
-                value = value * np.uint64(10) + np.uint64(byte - _ZERO)
-                digits += 1
-                behind += dots
-        good = good and behind <= 9 and 0 < digits - behind <= 10
-        good = good and (dots == 0 or (dots == 1 and behind > 0))
-        for _ in range(9 - behind if good else 0):
-            value *= np.uint64(10)
-        times_ns[row] = value if good and value <= _NUMBER_MAX else BAD
+    data: NDArray[np.uint8], begin: NDArray[Any], end: NDArray[Any]
+) -> NDArray[np.uint64]:
+    """Return `12.000345678` as nanoseconds, or BAD.
 
-
-@kernel
-def _hashes(
-    data: NDArray[np.uint8],
-    begin: NDArray[np.int32],
-    end: NDArray[np.int32],
-    hashes: NDArray[np.uint64],
-) -> None:
-    """Source: FNV-1a, G. Fowler, L. C. Noll and K.-P. Vo."""
-    for row in range(begin.size):
-        value = _FNV_BASIS
-        for at in range(begin[row], end[row]):
-            value = (value ^ np.uint64(data[at])) * _FNV_PRIME
-        hashes[row] = value
+    Up to 10 digits may stand before a dot, and up to 9 behind it.
+    """
+    return _read(_seconds, data, begin, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +131,7 @@ class Picked:
 
     def hashes(self, word: int) -> NDArray[np.uint64]:
         """Return a hash of each line's n-th word."""
-        hashed = np.empty(len(self), np.uint64)
-        _hashes(self.lines.data, *self._ends(word), hashed)
-        return hashed
+        return _read(_hashes, self.lines.data, *self._ends(word))
 
     def bytes_at(self, word: int, at: int = 0) -> NDArray[np.uint8]:
         """Return a byte of each line's n-th word, the first one for 0; 0 behind the word's end."""
@@ -187,15 +142,13 @@ class Picked:
 
     def numbers(self, word: int, name: str, most: int = int(_NUMBER_MAX)) -> NDArray[np.int64]:
         """Return each line's n-th word as a number. Raises TraceError for one that isn't."""
-        numbers = np.empty(len(self), np.uint64)
-        _numbers(self.lines.data, *self._ends(word), numbers)
+        numbers = _read(_numbers, self.lines.data, *self._ends(word))
         self.check(numbers > np.uint64(most), f"{name} isn't accepted", f"0 to {most}")
         return numbers.view(np.int64)
 
     def seconds_ns(self, word: int, name: str) -> NDArray[np.int64]:
         """Return each line's n-th word, seconds with a fraction, as ns. Raises TraceError."""
-        times_ns = np.empty(len(self), np.uint64)
-        seconds_ns(self.lines.data, *self._ends(word), times_ns)
+        times_ns = seconds_ns(self.lines.data, *self._ends(word))
         self.check(times_ns == BAD, f"{name} isn't accepted", "seconds, such as 12.000345678")
         return times_ns.view(np.int64)
 
@@ -232,9 +185,7 @@ def word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
     data = np.frombuffer("".join(words).encode(), np.uint8)
     ends = np.cumsum([len(word.encode()) for word in words]).astype(np.int32)
     begins = np.concatenate((np.zeros(1, np.int32), ends[:-1]))
-    hashes = np.empty(len(words), np.uint64)
-    _hashes(data, begins, ends, hashes)
-    return hashes
+    return _read(_hashes, data, begins, ends)
 
 
 def one_of(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -275,5 +226,7 @@ def _lines(path: Path, first: int, data: NDArray[np.uint8], *, commas: bool) -> 
     begin = np.zeros((count, WORDS_MAX), np.int32)
     end = np.zeros((count, WORDS_MAX), np.int32)
     words = np.zeros(count, np.int32)
-    _cut(data, commas, begin, end, words)
+    lines = LinesStruct(begin.ctypes.data, end.ctypes.data, words.ctypes.data, count)
+    cut = _cut(ctypes.byref(lines), data, len(data), commas)
+    assert cut == count
     return Lines(path, first, data, begin, end, words)

@@ -94,7 +94,7 @@ class _Reader:
         rows = np.flatnonzero((lines.word == OTHER) & (lines.length > 0) & ~lines.is_finished)
         if not len(rows):
             return
-        names = texts(lines.ops.data, lines.ops.begin[rows], lines.ops.end[rows]).to_pylist()
+        names = texts(Parts(lines.ops.data, lines.ops.begin[rows], lines.ops.end[rows])).to_pylist()
         for row, name in zip(rows.tolist(), names, strict=True):
             if name not in WITHOUT_BYTES and not name.endswith(_ABOUT_BUCKETS):
                 self.lost.note(name, incoming.NOT_UNDERSTOOD, int(lines.length[row]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,112 +11,69 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kvtrace.compiled.hashmap import MISSING, Interner, find, give_back, new_table, take, with_room
-from kvtrace.compiled.jit import constant, kernel
-from kvtrace.compiled.xxh3 import LANES, hash_of
 from kvtrace.formats.common.names import Parts, parts_of, texts
 from kvtrace.formats.elbencho.lines import ASYNC, CLOSES, OPENS, OTHER, WORDS
+from kvtrace.native.core import function
+from kvtrace.native.hashmap import Interner, Pool
+from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from kvtrace.formats.elbencho.lines import Lines
 
-_IS_OPEN, _IS_CLOSE = (
-    np.array([word in words for word in WORDS] + [False] * (OTHER + 1 - len(WORDS)))
-    for words in (OPENS, CLOSES)
-)
-_IS_ASYNC = np.array([word in ASYNC for word in WORDS] + [False] * (OTHER + 1 - len(WORDS)))
-_IS_TAKEN = ~(_IS_OPEN | _IS_CLOSE) & (np.arange(OTHER + 1) < len(WORDS))
-_NOWHERE = constant(-1)
-_PRIME = np.uint64(0x9E3779B97F4A7C15)
-_NS, _USED, _LEFT_OUT = 1, constant(0), constant(2)
-_FIRST_STARTS = 1024
+_NOWHERE = -1
+_IS_OPEN, _IS_CLOSE, _IS_ASYNC, _IS_TAKEN = 1, 2, 4, 8
+_KINDS = np.zeros(OTHER + 1, np.uint8)
+for _number, _word in enumerate(WORDS):
+    _KINDS[_number] = (
+        _IS_OPEN if _word in OPENS else _IS_CLOSE if _word in CLOSES else _IS_TAKEN
+    ) | (_IS_ASYNC if _word in ASYNC else 0)
+_START = np.dtype([("ident", "i8"), ("ns", "i8")])
 _DESCRIPTOR, _BETWEEN = (pa.scalar(text, pa.large_string()) for text in ("descriptor", " "))
 
 
-@kernel
-def _ident(name: Any, rank: int, word: int, offset: int, length: int, equal: int) -> Any:
-    """Return what tells an op from all others, and from `equal` ones that started before it."""
-    value = np.uint64(name)
-    value = (value ^ np.uint64(rank)) * _PRIME
-    value = (value ^ (value >> np.uint64(29)) ^ np.uint64(word)) * _PRIME
-    value = (value ^ (value >> np.uint64(29)) ^ np.uint64(offset)) * _PRIME
-    value = (value ^ (value >> np.uint64(29)) ^ np.uint64(length)) * _PRIME
-    value = (value ^ (value >> np.uint64(29)) ^ np.uint64(equal)) * _PRIME
-    return np.int64(value ^ (value >> np.uint64(32)))
+class RowsStruct(ctypes.Structure):
+    """`struct kv_log_rows` of `ops.c`."""
+
+    _fields_ = tuple(
+        (name, POINTER)
+        for name in (
+            "names", "kinds", "rank", "word", "offset", "length", "is_finished", "is_error", "ns",
+        )
+    )  # fmt: skip
 
 
-@kernel
-def _is_number(data: Any, begin: int, end: int) -> bool:
-    for at in range(begin, end):
-        if not 48 <= data[at] <= 57:
-            return False
-    return end > begin
+class OpenStruct(ctypes.Structure):
+    """`struct kv_open` of `ops.c`."""
+
+    _fields_ = (("workers", INT), ("count", POINTER), ("begin", POINTER), ("end", POINTER))
 
 
-@kernel
-def _pair(
-    data: Any, begin: Any, end: Any, lanes: Any, rank: Any, word: Any, offset: Any, length: Any,
-    is_finished: Any, ns: Any, table: Any, starts: Any, count: Any, over: Any, begun: Any,
-) -> int:  # fmt: skip
-    """Find the ops that end in these lines: their last lines, `over`, and when they began.
-
-    Of equal ops of one worker that run at once the last one started ends first. One of which the
-    log has the start only is over at once. Returns how many, or _NOWHERE − the line of an end
-    without a start.
-    """
-    ops = 0
-    for line in range(rank.size):
-        if not _IS_TAKEN[word[line]]:
-            count[_LEFT_OUT] += is_finished[line]
-            continue
-        if _IS_ASYNC[word[line]]:
-            if not is_finished[line]:
-                over[ops], begun[ops] = line, ns[line]
-                ops += 1
-            continue
-        name = hash_of(data, begin[line], end[line], lanes)
-        running, slot = 0, MISSING
-        ident = _ident(name, rank[line], word[line], offset[line], length[line], 0)
-        above = find(table, starts, ident)
-        while above != MISSING:
-            running, slot = running + 1, above
-            ident = _ident(name, rank[line], word[line], offset[line], length[line], running)
-            above = find(table, starts, ident)
-        if not is_finished[line]:
-            starts[take(table, starts, count, ident), _NS] = ns[line]
-        elif slot == MISSING:
-            return _NOWHERE - line
-        else:
-            over[ops], begun[ops] = line, starts[slot, _NS]
-            ops += 1
-            give_back(table, starts, count, slot)
-    return ops
+_pair = function("kv_log_pair", POINTER, POINTER, I64, I64, I64, returns=INT)
+_resolve = function("kv_log_resolve", POINTER, POINTER, I64, I64, I64, BOOL, returns=BOOLEAN)
 
 
-@kernel
-def _resolve(
-    data: Any, begin: Any, end: Any, worker: Any, word: Any, is_finished: Any, is_error: Any,
-    open_count: Any, open_begin: Any, open_end: Any, descriptor: Any,
-) -> None:  # fmt: skip
-    """Replace the number of a descriptor by the file that its worker has open, if that is one.
-
-    Other numbers are `descriptor`s.
-    """
-    for line in range(worker.size):
-        number = _is_number(data, begin[line], end[line])
-        by, done = worker[line], is_finished[line] and not is_error[line]
-        if done and _IS_OPEN[word[line]]:
-            open_count[by] += 1
-            open_begin[by], open_end[by] = begin[line], end[line]
-        elif done and _IS_CLOSE[word[line]]:
-            open_count[by] -= 1
-        if number:
-            sole = open_count[by] == 1 and open_begin[by] != _NOWHERE
-            descriptor[line] = not sole
-            if sole:
-                begin[line], end[line] = open_begin[by], open_end[by]
+@contextmanager
+def _rows_of(lines: Lines, names: Parts) -> Iterator[Any]:
+    """Give `struct kv_log_rows` of lines, by reference."""
+    parts = names.struct
+    columns = (
+        _KINDS,
+        *(
+            np.ascontiguousarray(values, kind)
+            for values, kind in (
+                (lines.rank, np.int64), (lines.word, np.uint8), (lines.offset, np.int64),
+                (lines.length, np.int64), (lines.is_finished, np.bool_),
+                (lines.is_error, np.bool_), (lines.ns, np.int64),
+            )
+        ),
+    )  # fmt: skip
+    assert all(len(column) == len(lines) for column in columns[1:])
+    pointers = [column.ctypes.data for column in columns]
+    yield ctypes.byref(RowsStruct(ctypes.addressof(parts), *pointers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +101,14 @@ class Follower:
         self._open = np.zeros(0, np.int64)
         self._open_begin, self._open_end = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._open_data = np.zeros(0, np.uint8)
-        self._starts = np.zeros((_FIRST_STARTS, 2), np.int64)
-        self._table = new_table(_FIRST_STARTS)
-        self._count = np.array([0, MISSING, 0], np.int64)
-        self._lanes = np.zeros(LANES, np.uint64)
+        self._starts = Pool(_START)
+        self._left_out = np.zeros(1, np.int64)
         self._running = 0
 
     @property
     def left_out(self) -> int:
         """How many ops of other kinds ended."""
-        return int(self._count[_LEFT_OUT])
+        return int(self._left_out[0])
 
     @property
     def unfinished(self) -> int:
@@ -165,18 +122,14 @@ class Follower:
         return Ops(over, begun_ns, Parts(names.data, names.begin[over], names.end[over]))
 
     def _pairs(self, lines: Lines) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        needed = int(self._count[_USED]) + len(lines)
-        self._table, self._starts = with_room(self._table, self._starts, needed)
+        self._starts.make_room(len(lines))
         over, begun_ns = np.empty(len(lines), np.int64), np.empty(len(lines), np.int64)
-        names = lines.names
-        paired = _pair(
-            names.data, names.begin, names.end, self._lanes, lines.rank, lines.word, lines.offset,
-            lines.length, lines.is_finished, lines.ns, self._table, self._starts, self._count,
-            over, begun_ns,
-        )  # fmt: skip
+        with _rows_of(lines, lines.names) as rows:
+            paired = _pair(self._starts.address, rows, self._left_out, over, begun_ns)
+        assert paired >= _NOWHERE - len(lines)
         if paired < 0:
             raise LostEndError(int(_NOWHERE - paired))
-        started = _IS_TAKEN[lines.word] & ~lines.is_finished
+        started = ((_KINDS[lines.word] & _IS_TAKEN) != 0) & ~lines.is_finished
         self._running += int(started.sum()) - paired
         return over[:paired], begun_ns[:paired]
 
@@ -191,12 +144,16 @@ class Follower:
         )
         shift = len(self._open_data)
         data = np.concatenate((self._open_data, lines.names.data)) if shift else lines.names.data
-        begin, end = lines.names.begin + shift, lines.names.end + shift
-        descriptor = np.zeros(len(lines), np.bool_)
-        _resolve(
-            data, begin, end, worker, lines.word, lines.is_finished, lines.is_error,
-            self._open, self._open_begin, self._open_end, descriptor,
+        names = Parts(data, lines.names.begin + shift, lines.names.end + shift)
+        begin, end = np.empty_like(names.begin), np.empty_like(names.end)
+        descriptor = np.empty(len(lines), np.bool_)
+        is_open = OpenStruct(
+            len(self._open), self._open.ctypes.data, self._open_begin.ctypes.data,
+            self._open_end.ctypes.data,
         )  # fmt: skip
+        with _rows_of(lines, names) as rows:
+            resolved = _resolve(ctypes.byref(is_open), rows, worker, begin, end, descriptor)
+        assert resolved
         self._keep_open(data)
         return _with_descriptors(Parts(data, begin, end), np.flatnonzero(descriptor))
 
@@ -204,7 +161,7 @@ class Follower:
         """Keep the names of open files, which lie in `data`, for the next lines."""
         is_open = self._open_begin != _NOWHERE
         begin, end = self._open_begin[is_open], self._open_end[is_open]
-        kept = parts_of(texts(data, begin, end))
+        kept = parts_of(texts(Parts(data, begin, end)))
         self._open_data = kept.data
         self._open_begin[is_open], self._open_end[is_open] = kept.begin, kept.end
 
@@ -213,7 +170,7 @@ def _with_descriptors(names: Parts, rows: NDArray[np.int64]) -> Parts:
     """Return names of which some rows, numbers, are said to be descriptors."""
     if not len(rows):
         return names
-    numbers = texts(names.data, names.begin[rows], names.end[rows])
+    numbers = texts(Parts(names.data, names.begin[rows], names.end[rows]))
     made = parts_of(pc.binary_join_element_wise(_DESCRIPTOR, numbers, _BETWEEN))
     begin, end, shift = names.begin.copy(), names.end.copy(), len(names.data)
     begin[rows], end[rows] = made.begin + shift, made.end + shift

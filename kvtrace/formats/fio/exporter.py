@@ -17,7 +17,7 @@ from kvtrace.files.outputs import check_writable
 from kvtrace.formats.common.exporting import Exported
 from kvtrace.formats.common.sidecar import NAMES, MapWriter, map_path
 from kvtrace.formats.fio import iolog as fiolog
-from kvtrace.placement.extents import DEPTH_MAX, DEPTH_OPEN, PART_BYTES
+from kvtrace.placement.defaults import DEPTH_MAX, DEPTH_OPEN, PART_BYTES
 from kvtrace.placement.keys import KeyTable
 from kvtrace.placement.prepared import prepare
 from kvtrace.placement.rows import TraceRows, read_batches

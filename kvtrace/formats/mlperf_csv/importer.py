@@ -248,8 +248,7 @@ class _Block:
         column = self.batch.column("Timestamp").fill_null("")
         begin = np.frombuffer(column.buffers()[1], np.int32)[column.offset :]
         data = np.frombuffer(column.buffers()[2], np.uint8)
-        times_ns = np.empty(len(column), np.uint64)
-        seconds_ns(data, begin[: len(column)], begin[1 : len(column) + 1], times_ns)
+        times_ns = seconds_ns(data, begin[: len(column)], begin[1 : len(column) + 1])
         self._refuse(times_ns == BAD, "Timestamp", "Unix seconds, 0 to 9223372036")
         return times_ns.view(np.int64)
 

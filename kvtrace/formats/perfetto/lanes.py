@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
+from kvtrace.native.core import function
+from kvtrace.native.library import I64, INT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@kernel
-def _place(start: Any, end: Any, free_at: Any, used: int, lane: Any) -> int:
-    for i in range(start.shape[0]):
-        at = 0
-        while at < used and free_at[at] > start[i]:
-            at += 1
-        if at == used:
-            used += 1
-        free_at[at] = end[i]
-        lane[i] = at
-    return used
+_place = function("kv_lanes", I64, I64, INT, I64, INT, INT, I64, returns=INT)
 
 
 class Lanes:
@@ -37,5 +28,10 @@ class Lanes:
         if self.used + len(start) > len(self._free_at):
             self._free_at = np.pad(self._free_at[: self.used], (0, len(start)))
         lane = np.empty(len(start), np.int64)
-        self.used = _place(start, end, self._free_at, self.used, lane)
+        start, end = (np.ascontiguousarray(each, np.int64) for each in (start, end))
+        assert len(start) == len(end)
+        free_at = self._free_at
+        used = _place(start, end, len(start), free_at, len(free_at), self.used, lane)
+        assert used >= 0
+        self.used = used
         return lane

@@ -185,7 +185,7 @@ def test_version_and_help(cli: Cli) -> None:
 
 def test_a_bug_is_called_one(cli: Cli, small_trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody foresaw exits 70 with its traceback, never with a code that means something."""
-    monkeypatch.setattr("kvtrace.cli.trace.summarise", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("kvtrace.tools.stats.summarise", lambda *_, **__: 1 / 0)
     outcome = cli("info", small_trace)
     assert outcome.code == 70
     assert "ZeroDivisionError" in outcome.err

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kvtrace.cli.main import _MODULES as COMMANDS
+from kvtrace.cli.main import _COMMANDS as COMMANDS
 from kvtrace.show.tables import fitting, wrapped
 from kvtrace.trace.header import Header
 from kvtrace.trace.schema import Op, Phase

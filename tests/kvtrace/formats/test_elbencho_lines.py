@@ -57,7 +57,7 @@ def columns(lines: Lines) -> list[list[Any]]:
     names = lines.names
     numbers = (lines.rank, lines.word, lines.offset, lines.length, lines.is_finished)
     found = [values.tolist() for values in (*numbers, lines.is_error, lines.ns)]
-    return [*found, texts(names.data, names.begin, names.end).to_pylist(), [lines.first]]
+    return [*found, texts(names).to_pylist(), [lines.first]]
 
 
 @given(rows=st.lists(ROWS, min_size=1, max_size=4), compact=st.booleans(), cut=st.integers(0, 30))
@@ -133,7 +133,7 @@ def test_ops_are_put_together(events: list[tuple[Any, ...]], cuts: list[int]) ->
         block = "\n".join(printed(row) for row in rows[begin:end]).encode()
         lines = elbencho._lines(LOG, memoryview(block), begin)
         ops = follower.take(lines)
-        names = texts(ops.names.data, ops.names.begin, ops.names.end).to_pylist()
+        names = texts(ops.names).to_pylist()
         starts = ((ops.begun_ns // 10**9) % 60).tolist()
         found += zip((ops.line + begin).tolist(), starts, names, strict=True)
     assert found == expected

@@ -198,7 +198,7 @@ def test_a_slice_of_an_unlimited_number_of_rows_takes_no_more_memory(tmp_path: P
         live = stream.resident.__self__  # type: ignore[attr-defined]
         for _ in stream.batches:
             pass
-    assert int(live._tiers[Tier.CPU]._count[0]) <= 2
+    assert live._tiers[Tier.CPU]._pool.used <= 2
 
 
 def of_node(rows: pl.DataFrame, node: int) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kvtrace.errors import TargetError, TraceError, UsageError
 from kvtrace.placement import extents
 from kvtrace.placement.extents import Space
-from kvtrace.placement.rows import Limit
+from kvtrace.placement.limit import Limit
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay.ops.columns import EXTRA, OP_TYPES, Ops
 from replay.ops.contract import Action

@@ -14,7 +14,8 @@ from kvtrace.formats.common import exporting as exporters
 from kvtrace.formats.common.exporting import ExportOptions
 from kvtrace.formats.common.sidecar import map_path
 from kvtrace.placement import extents
-from kvtrace.placement.extents import RESERVED_BYTES, SLACK_RATIO, Space, lane_of_tier
+from kvtrace.placement.defaults import SLACK_RATIO
+from kvtrace.placement.extents import RESERVED_BYTES, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
 from kvtrace.trace.reader import open_trace

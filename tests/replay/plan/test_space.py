@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.placement import extents
+from kvtrace.placement import defaults, extents
 from kvtrace.placement.extents import SPACE_RATIO, Space, lane_of_tier
 from kvtrace.placement.rows import TraceRows
 from kvtrace.placement.survey import survey
@@ -214,7 +214,7 @@ def test_request_layout_of_3_gib_needs_little_more_than_3_gib(tmp_path: Path) ->
     record(resolve(None, options, (), None).config, path)
     with open_trace(path) as trace:
         found = survey(TraceRows(trace), lane_of_tier(TIERS))
-        needs = extents.needs(found, (Space(KIB4),) * 2, extents.SLACK_RATIO)
+        needs = extents.needs(found, (Space(KIB4),) * 2, defaults.SLACK_RATIO)
     for need, capacity in zip(needs, (1 << 30, 3 << 30), strict=True):
         assert 0.8 * capacity < need.live_bytes <= capacity + 4096 * need.live_objects_max
         assert need.size_bytes <= SPACE_RATIO * need.live_bytes
@@ -237,7 +237,7 @@ def test_every_layout_is_within_the_bound(tmp_path: Path, layout: str) -> None:
     record(resolve(None, options, (), None).config, path)
     with open_trace(path) as trace:
         found = survey(TraceRows(trace), lane_of_tier((NVME,)))
-        (need,) = extents.needs(found, (Space(KIB4),), extents.SLACK_RATIO)
+        (need,) = extents.needs(found, (Space(KIB4),), defaults.SLACK_RATIO)
     assert 0 < need.live_bytes <= need.size_bytes <= SPACE_RATIO * need.live_bytes
 
 
