@@ -76,7 +76,7 @@ struct kv_touches {
 };
 
 /* Touch objects; `numbers` gets the slot of each. */
-KV_EXPORT bool kv_touch(struct kv_touches *touches, const int64_t *key, const int64_t *end,
+KV_EXPORT bool kv_touch_objects(struct kv_touches *touches, const int64_t *key, const int64_t *end,
 			const int64_t *at, int64_t count, int64_t *numbers)
 {
 	struct kv_pool *pool = touches->pool;

@@ -35,7 +35,7 @@ class TouchesStruct(ctypes.Structure):
     _fields_ = (("pool", POINTER), ("fresh", POINTER), ("slices", INT), ("added", INT))
 
 
-_touch = function("kv_touch", POINTER, I64, I64, I64, INT, I64, returns=BOOLEAN)
+_touch = function("kv_touch_objects", POINTER, I64, I64, I64, INT, I64, returns=BOOLEAN)
 
 
 class KeyProfile:
