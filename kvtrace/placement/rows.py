@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from kvtrace.native.library import INT
+from kvtrace.native.structures import Structure, fields
 from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
@@ -194,6 +196,32 @@ def batches_of(chunk: Chunk, first_row: int, optional: Sequence[str] = ()) -> It
             chunk.failed if begin == 0 else 0,
             chunk.round,
         )
+
+
+class Rows(Structure):
+    """Rows as compiled code takes them: `struct kv_rows` of rows.h."""
+
+    ARRAYS, _fields_ = fields(
+        timestamp=np.int64, op=np.uint8, size=np.uint64, tier=np.uint8, key=np.uint64,
+        phase=np.uint8, offset=np.uint64, first_row=INT, count=INT,
+    )  # fmt: skip
+
+
+def rows_of(batch: Batch) -> Rows:
+    """Return a batch's rows for compiled code."""
+    columns = {
+        "timestamp": batch.timestamp_ns,
+        "op": batch.op,
+        "size": batch.size_bytes,
+        "tier": batch.tier,
+        "key": batch.key,
+        "phase": batch.phase,
+        "offset": batch.offset_bytes,
+    }
+    arrays = {
+        name: np.ascontiguousarray(column, Rows.ARRAYS[name]) for name, column in columns.items()
+    }
+    return Rows(**arrays, first_row=batch.first_row, count=len(batch.op))
 
 
 def stream_keys(batch: Batch) -> NDArray[np.uint64]:
