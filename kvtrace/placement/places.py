@@ -1,4 +1,4 @@
-"""Where an object lives on its target, and which bytes of the arena it holds."""
+"""The place of an object: its extents on the target, and its bytes of the arena."""
 
 from __future__ import annotations
 
