@@ -28,6 +28,8 @@ struct kv_placing {
 	int64_t count; /* parts filled in */
 };
 
+KV_SIZE(placing, struct kv_placing)
+
 static int64_t smaller(int64_t one, int64_t other)
 {
 	return one < other ? one : other;

@@ -61,6 +61,11 @@ struct kv_survey {
 	int64_t bad_row; /* a read of a deleted object, or -1 */
 };
 
+KV_SIZE(rows, struct kv_rows)
+KV_SIZE(object, struct object)
+KV_SIZE(original, struct original)
+KV_SIZE(survey, struct kv_survey)
+
 static int64_t packed(int64_t length, int64_t lane)
 {
 	return length * (1 << LANE_BITS) + lane;

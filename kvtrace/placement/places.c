@@ -1,5 +1,11 @@
 #include "places.h"
 
+KV_SIZE(space, struct kv_space)
+KV_SIZE(node, struct kv_node)
+KV_SIZE(bins, struct kv_bins)
+KV_SIZE(ground, struct kv_ground)
+KV_SIZE(place, struct kv_place)
+
 /* Give extents to objects that are there before the first row; return how many have them. Fewer than
  * all, from `begin` on: there have to be more nodes first. */
 KV_EXPORT int64_t kv_take_originals(struct kv_place *place, int64_t lanes, struct kv_ground *ground,

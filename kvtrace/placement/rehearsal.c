@@ -22,6 +22,9 @@ struct kv_changes {
 	int64_t born; /* and lives, that were followed */
 };
 
+KV_SIZE(peak, struct peak)
+KV_SIZE(changes, struct kv_changes)
+
 enum { NOTHING, BIRTH, DEATH, ORIGINAL_DEATH };
 
 /* What a change is, and of which slot or original. */

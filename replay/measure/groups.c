@@ -33,6 +33,8 @@ struct kv_counted {
 	struct stats (*stats)[TIMES];
 };
 
+KV_SIZE(counted, struct kv_counted)
+
 static void add(const struct kv_counted *counted, int64_t row, int which, int64_t value)
 {
 	struct stats *stats = &counted->stats[row][which];

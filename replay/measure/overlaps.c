@@ -28,6 +28,10 @@ struct kv_moved {
 	int64_t count;
 };
 
+KV_SIZE(segment, struct segment)
+KV_SIZE(segments, struct kv_segments)
+KV_SIZE(moved, struct kv_moved)
+
 /* The first segment that ends behind `begin`. */
 static int64_t first_behind(const struct kv_segments *known, int64_t begin)
 {

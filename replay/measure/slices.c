@@ -34,6 +34,8 @@ struct kv_sliced {
 	struct level *planned;
 };
 
+KV_SIZE(sliced, struct kv_sliced)
+
 static int64_t slice_of(const struct kv_sliced *sliced, int64_t at_ns)
 {
 	int64_t slice = kv_larger(0, at_ns) / sliced->width_ns;

@@ -28,6 +28,10 @@ struct kv_ran {
 	int64_t count;
 };
 
+KV_SIZE(tier_state, struct tier_state)
+KV_SIZE(place_state, struct place_state)
+KV_SIZE(ran, struct kv_ran)
+
 /* When the latest evict write of a key on a slower tier is done; 0 without one. */
 static int64_t evict_done_below(const struct tier_state *key, int tier)
 {

@@ -1,6 +1,9 @@
 /* Closed loops: which op opens a group of a request, and what that waits for; see gates.py. */
 #include "plan.h"
 
+KV_SIZE(stream, struct kv_stream)
+KV_SIZE(groups, struct kv_groups)
+
 static struct kv_stream *stream_of(const struct kv_plan *plan)
 {
 	int32_t stream = plan->groups->stream[plan->row];

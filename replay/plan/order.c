@@ -33,6 +33,12 @@ struct row {
 	struct kv_place *place; /* NULL where it isn't executed */
 };
 
+KV_SIZE(plan, struct kv_plan)
+KV_SIZE(ring, struct kv_ring)
+KV_SIZE(lists, struct kv_lists)
+KV_SIZE(link, struct kv_link)
+KV_SIZE(order, struct kv_order)
+
 static struct kv_order *order_of(const struct kv_plan *plan, int64_t index, int tier)
 {
 	return &plan->order[index * KV_TIERS + tier];

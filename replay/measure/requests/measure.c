@@ -19,6 +19,8 @@ struct kv_gathered {
 	int64_t *states;
 };
 
+KV_SIZE(gathered, struct kv_gathered)
+
 /* Add each op to its request's columns. */
 KV_EXPORT void kv_gather_requests(const struct kv_gathered *ops)
 {
