@@ -1,7 +1,7 @@
 """A naive model of placement and of the plan: plain Python, one rule after the other.
 
-It shares no code with the planner and is written to be read, not to be fast. Sizes are bytes. Sets of
-rows are integers, bit i standing for row i, so that "everything it waits for" stays cheap.
+It shares no code with the planner and is written to be read, not to be fast. Sizes are bytes. A set
+of rows is an integer, of which bit i stands for row i: sets are joined often.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Step:
 
     @property
     def low(self) -> int:
-        """Where the blocks that it moves begin,"""
+        """The first byte of the blocks that it moves."""
         return self.offset // ALIGN * ALIGN
 
     @property
     def high(self) -> int:
-        """And where they end."""
+        """The end of these blocks."""
         return aligned(self.offset + self.size)
 
 
@@ -117,7 +117,7 @@ class Lane:
         return max(by_age, key=lambda hole: class_of(hole.length), default=None)
 
     def extended(self, length: int, end: int | None) -> Hole | None:
-        """Add never-used space, up to `end`, to a hole that ends there; return it if it is enough."""
+        """Add never-used space, up to `end`, to the hole below it; return that if it is enough."""
         last = next((h for h in self.holes if h.begin + h.length == self.top), None)
         if last is None or last.length < length:
             more = length - (last.length if last else 0)

@@ -2,8 +2,8 @@
 
     python -m tests.support.plan_fuzz STEPS SEED
 
-The rows are hostile, not realistic: objects of lengths that share a class of holes, of one length, of
-any; deletes of what is gone, parts of objects, tiers that aren't executed.
+The rows are hostile, not realistic: objects of one length, of lengths that share a class of holes,
+of any; deletes of what is gone, parts of objects, tiers that aren't executed.
 """
 
 from __future__ import annotations
