@@ -6,6 +6,8 @@
 #define ORIGINAL_BYTES ((int64_t)1 << 62)
 /* A length with its lane: length << LANE_BITS | lane. */
 #define LANE_BITS 8
+/* Rows whose objects are looked up together. */
+#define AT_ONCE 32
 
 enum { UNKNOWN = 0, LIVE = 1, DEAD = 2 };
 
@@ -182,12 +184,11 @@ static void touch(struct kv_survey *survey, struct object *item, int what, int64
 }
 
 /* Take a row that isn't a lookup; return false where it reads what was deleted. */
-static bool take_row(struct kv_survey *survey, struct kv_keys *keys, const struct kv_rows *rows,
+static bool take_row(struct kv_survey *survey, struct object *item, const struct kv_rows *rows,
 		     int64_t row, int64_t lane, int64_t first_life)
 {
 	int what = rows->op[row];
 	int64_t begin = kv_row_begin(rows, row), end = kv_row_end(rows, row);
-	struct object *item = object_of(survey, keys, rows->key[row], lane);
 
 	if (what == KV_ROW_WRITE && item->state != LIVE) {
 		begin_life(survey, item, end, lane, first_life);
@@ -212,6 +213,25 @@ static void count_row(struct kv_survey *survey, const struct kv_rows *rows, int6
 	survey->cell_bytes[cell] += (int64_t)rows->size[row];
 }
 
+/* Find the objects that some rows are about, NULL for those that are about none; the objects are
+ * asked for meanwhile. */
+static void find_objects(struct kv_survey *survey, struct kv_keys *keys, const struct kv_rows *rows,
+			 const int8_t *lane_of_tier, int64_t begin, int64_t end,
+			 struct object **items)
+{
+	for (int64_t row = begin; row < end; row++) {
+		int lane = lane_of_tier[rows->tier[row]];
+		struct object *item = NULL;
+
+		if (row + KV_KEYS_AHEAD < rows->count)
+			kv_keys_prefetch(keys, rows->key[row + KV_KEYS_AHEAD]);
+		if (lane >= 0 && rows->op[row] != KV_ROW_LOOKUP)
+			item = object_of(survey, keys, rows->key[row], lane);
+		__builtin_prefetch(item, 1);
+		items[row - begin] = item;
+	}
+}
+
 /* Take a slice of rows; `lives`, `changes` and `grown` are filled from their start. Ends early at a
  * read of a deleted object, its row in `bad_row`. */
 KV_EXPORT void kv_survey_rows(struct kv_survey *survey, const struct kv_rows *rows,
@@ -219,19 +239,21 @@ KV_EXPORT void kv_survey_rows(struct kv_survey *survey, const struct kv_rows *ro
 {
 	struct kv_keys keys =
 		kv_keys_of(survey->entries, survey->mask, survey->keys, survey->key_count);
-	int64_t first_life = survey->life_count;
+	struct object *items[AT_ONCE];
+	int64_t first_life = survey->life_count, end = 0;
 
 	for (int64_t row = 0; row < rows->count && survey->bad_row < 0; row++) {
 		int lane = lane_of_tier[rows->tier[row]];
 
-		if (row + KV_KEYS_AHEAD < rows->count)
-			kv_keys_prefetch(&keys, rows->key[row + KV_KEYS_AHEAD]);
+		if (row == end) {
+			end = row + AT_ONCE < rows->count ? row + AT_ONCE : rows->count;
+			find_objects(survey, &keys, rows, lane_of_tier, row, end, items);
+		}
 		count_row(survey, rows, row);
-		if (lane < 0)
-			continue;
-		survey->executed++;
-		if (rows->op[row] != KV_ROW_LOOKUP &&
-		    !take_row(survey, &keys, rows, row, lane, first_life))
+		survey->executed += lane >= 0;
+		struct object *item = items[row % AT_ONCE];
+
+		if (item && !take_row(survey, item, rows, row, lane, first_life))
 			survey->bad_row = row;
 	}
 	survey->key_count = keys.count;
