@@ -16,7 +16,7 @@ FUZZ_INPUTS  ?= 1000000000
 FUZZ_SEED    ?= 1
 FUZZ_KEEP    ?= fuzz-found
 
-.PHONY: demo test check docs bench bless clean install fio fuzz bounds
+.PHONY: demo test check docs bench bless clean install fio fuzz bounds sanitize
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -52,6 +52,25 @@ fuzz: $(QUICK)
 bounds: $(STAMP)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/.bounds KVTRACE_TESTS=quick \
 	    $(BIN)/pytest -q -n 2 --dist loadfile $(BOUNDS_TESTS)
+
+# The C with every access and every sum checked, in a copy of the sources whose libraries are built
+# that way: the simulator's fuzz, STEPS rows of each policy and of a mix, the planner's, then the native
+# tests.
+STEPS ?= 20000
+SANITIZED := build/sanitized
+SANITIZED_TESTS := tests/kvtrace/hierarchy tests/kvtrace/policies tests/kvtrace/whatif \
+    tests/kvtrace/native tests/replay/engine tests/replay/plan \
+    tests/replay/measure
+sanitize: $(STAMP)
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $(SANITIZED)
+	$(BIN)/python $(SANITIZED)/kvtrace/native/build.py --sanitize
+	cd $(SANITIZED) && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 KVTRACE_TESTS=quick && \
+	    $(CURDIR)/$(BIN)/python -m tests.fuzz.steps --steps $(STEPS) && \
+	    $(CURDIR)/$(BIN)/python -m tests.support.plan_fuzz $(STEPS) 1 && \
+	    $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SANITIZED_TESTS)
+	rm -rf $(SANITIZED)
 
 # The site, in docs/site: open docs/site/index.html. Broken links and unknown names are errors.
 docs: $(DOCS)

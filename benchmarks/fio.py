@@ -56,12 +56,15 @@ def run(arguments: list[str]) -> Any:
     return json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
 
 
-def random_cell(path: Path, span_bytes: int, cell: Cell, seed: int, memory: str) -> Figures:
+def random_cell(
+    path: Path, span_bytes: int, cell: Cell, seed: int, memory: str, *, begin_bytes: int = 0
+) -> Figures:
     """Return fio's figures for random offsets without repeats, buffers allocated by `mem`."""
     kind = {1.0: "randread", 0.0: "randwrite"}.get(cell.read_share, "randrw")
     job = run(
         [
-            f"--filename={path}", f"--size={span_bytes}", f"--rw={kind}", f"--mem={memory}",
+            f"--filename={path}", f"--offset={begin_bytes}", f"--size={span_bytes}",
+            f"--rw={kind}", f"--mem={memory}",
             f"--io_size={cell.ops * cell.io_bytes}", f"--bs={cell.io_bytes}",
             f"--rwmixread={cell.read_share * 100:.0f}", f"--iodepth={cell.depth}",
             "--randrepeat=0", f"--randseed={seed}",

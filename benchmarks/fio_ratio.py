@@ -1,14 +1,16 @@
-"""The compiled loop ÷ fio, interleaved in one run on one file or scratch device.
+"""The compiled loop, or the whole command, ÷ fio, interleaved on one file or scratch device.
 
     python benchmarks/fio_ratio.py --folder /var/tmp
     python benchmarks/fio_ratio.py --device /dev/loop0 --bar 1.0
+    python benchmarks/fio_ratio.py --folder /var/tmp --as command
 
 Both use io_uring, O_DIRECT, huge pages, the same sizes and depths, and random offsets without
 repeats, new ones for each run. Each repeat runs fio twice: where fio against fio leaves 0.97-1.03,
 a cell is not measurable here. Writes carry stamps and are run with an arena twice as large as the
 buffers that fio writes again and again (the ratio that counts) and with the whole one (printed
 beside it). A cell fails only where the upper 95 % bound of its ratio is below 0.93. CPU per op is
-compared without polling; fio's includes filling its buffers once.
+compared without polling; fio's includes filling its buffers once. `--as command`: all reads are
+verified ("unverified" beside it), and the whole process's CPU counts (`as_command.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from typing import TYPE_CHECKING
 
 from benchmarks import fio
+from benchmarks.as_command import Command
 from benchmarks.common import GIB, KIB, parse_size, payload, print_table, size_name
 from benchmarks.fio import Cell, Figures
 from benchmarks.scratch import Scratch, cell_ops, reserved_pages, run_ops, scratch
@@ -74,6 +78,29 @@ def contenders(
         found["verified"] = loop(place.arena, spin_ns, Verify.STAMPS)
     if cell.read_share == 1 and cell.io_bytes == 1024 * KIB:
         found["fio 4K pages"] = lambda seed: anchor(seed, "malloc")
+    return found
+
+
+def command_contenders(
+    place: Scratch, cell: Cell, memory: str, folder: Path, spin: str
+) -> dict[str, Contender]:
+    """Return what is measured of the command; `folder` is for its traces and its file."""
+    half = place.span_bytes // (8 << 20) * (4 << 20)
+    target = place.path if place.path.is_block_device() else folder / "kv"
+    command = Command(target, half - half // 8, folder, spin)
+    reuses = ("--reuse-populated",) if cell.read_share == 1 else ()
+    if reuses:
+        command.run(cell, 0)  # populates
+
+    def anchor(seed: int) -> Figures:
+        return fio.random_cell(place.path, half, cell, seed, memory, begin_bytes=half)
+
+    def ours(*words: str) -> Contender:
+        return lambda seed: command.run(cell, seed, *reuses, *words)
+
+    found = {"fio": anchor, "fio again": anchor, "loop": ours()}
+    if cell.read_share:
+        found["unverified"] = ours("--verify", "none")
     return found
 
 
@@ -136,7 +163,9 @@ class Compared:
     @property
     def cpu(self) -> float:
         """Return the loop's CPU per op without polling ÷ fio's."""
-        ours = statistics.median(run.cpu_us for run in self._found["no spin"])
+        ours = statistics.median(
+            run.cpu_us for run in self._found.get("no spin", self._found["loop"])
+        )
         return ours / statistics.median(run.cpu_us for run in self._fio)
 
     def row(self) -> list[str]:
@@ -150,7 +179,10 @@ class Compared:
             f"{self.noise:.3f}",
             f"{self.ratio:.3f}",
             f"{self.upper_bound:.3f}",
-            *(_figure(self.throughput(name)) for name in ("no spin", "full arena", "verified")),
+            *(
+                _figure(self.throughput(name))
+                for name in ("no spin", "full arena", "verified", "unverified")
+            ),
             f"{self.latency(0):.3f}",
             f"{self.latency(1):.3f}",
             _figure(self.latency(2) if tail else None),
@@ -159,9 +191,9 @@ class Compared:
         ]
 
 
+BESIDE = ("no spin", "full arena", "verified", "unverified")
 HEAD = [
-    "cell", "fio GB/s", "fio÷fio", "ratio", "upper", "no spin", "full arena", "verified",
-    "P50", "P99", "P99.9", "CPU", "",
+    "cell", "fio GB/s", "fio÷fio", "ratio", "upper", *BESIDE, "P50", "P99", "P99.9", "CPU", "",
 ]  # fmt: skip
 
 
@@ -191,7 +223,7 @@ def summary(compared: list[Compared], bar: float) -> list[list[str]]:
             ("P50", [cell.latency(0) for cell in chosen], LATENCY_BAR, False),
             ("P99", [cell.latency(1) for cell in chosen], LATENCY_BAR, False),
             ("P99.9", [cell.latency(2) for cell in tails], LATENCY_BAR, False),
-            ("CPU per op, no spin", [cell.cpu for cell in chosen], 1.0, False),
+            ("CPU per op", [cell.cpu for cell in chosen], 1.0, False),
         ):
             if figures:
                 mean = statistics.geometric_mean(figures)
@@ -228,6 +260,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--spin", choices=["auto", "on", "off"], default="auto")
     parser.add_argument("--bar", type=float, default=0.98, help="of the geometric mean")
+    parser.add_argument("--as", dest="form", choices=["loop", "command"], default="loop")
     parser.add_argument("--engine", choices=["uring", "threads"], default="uring")
     return parser.parse_args()
 
@@ -245,6 +278,7 @@ def main() -> None:
     with (
         reserved_pages() as memory,
         scratch(chosen.folder, chosen.device, size_bytes, engine, arena) as place,
+        tempfile.TemporaryDirectory(dir=chosen.folder) as folder,
     ):
         print(
             f"engine {engine.name}, spin {spin_ns // 1000} µs, arena {size_name(arena.size)} on "
@@ -253,9 +287,11 @@ def main() -> None:
         )
         compared = []
         for cell in cells(chosen, place.span_bytes):
-            found = run_interleaved(
-                contenders(place, cell, memory, spin_ns, adapts), chosen.repeats
-            )
+            if chosen.form == "command":
+                runs = command_contenders(place, cell, memory, Path(folder), chosen.spin)
+            else:
+                runs = contenders(place, cell, memory, spin_ns, adapts)
+            found = run_interleaved(runs, chosen.repeats)
             compared.append(Compared(cell, found))
             print("  ".join(compared[-1].row()), file=sys.stderr, flush=True)
             if "fio 4K pages" in found:

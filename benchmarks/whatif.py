@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import libcachesim
 import numpy as np
 
-from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
-from kvtrace.hierarchy.kernel import RUN
+from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy
+from kvtrace.hierarchy.native import RUN
+from kvtrace.hierarchy.spec import HierarchySpec, TierSpec
 from kvtrace.native.hashmap import Interner
 from kvtrace.recording.config import load_config
 from kvtrace.requests.request import Ragged, RequestBatch

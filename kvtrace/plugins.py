@@ -55,7 +55,7 @@ class Kind:
 
 SOURCE = Kind("source", "kvtrace.sources", "create")
 LAYOUT = Kind("layout", "kvtrace.layouts", "create")
-POLICY = Kind("policy", "kvtrace.policies", "insert")
+POLICY = Kind("policy", "kvtrace.policies", "policy")
 IMPORTER = Kind("format", "kvtrace.formats", "convert", "importer")
 EXPORTER = Kind("export format", "kvtrace.formats", "export", "exporter")
 TARGET = Kind("target", "replay.targets", "make")

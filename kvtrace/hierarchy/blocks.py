@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kvtrace.compiled.jit import compiled
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy.hierarchy import CutRequests
-from kvtrace.hierarchy.kernel import CHECKPOINT, RUN, SHARED
+from kvtrace.hierarchy.native import CHECKPOINT, RUN, SHARED
+from kvtrace.native.core import function
+from kvtrace.native.library import I64, INT, POINTER, address
 from kvtrace.requests.request import Ragged, RequestBatch, ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.requests.request import SharedTokens
 
 INDEX_BITS = 24
 """A session's blocks are numbered below 2²⁴: identity = session · 2²⁴ + index."""
 # What system prompts' and documents' blocks have in their identities; negative ones are those of
-# checkpoints (`kernel`).
+# checkpoints (`native`).
 _PREFIX, _DOCUMENT = 1 << 62, 1 << 61
 
 
@@ -34,6 +35,26 @@ def _flags(
         full = (begin + block_tokens) // state_interval > begin // state_interval
         flags |= CHECKPOINT * full
     return flags
+
+
+class _Cut(ctypes.Structure):
+    """`struct kv_cut`."""
+
+    _fields_ = (
+        *((name, INT) for name in ("block_tokens", "state_interval", "index_bits")),
+        *(
+            (name, POINTER)
+            for name in (
+                "session", "input_tokens", "total_blocks", "prompt_blocks", "prefix",
+                "prefix_tokens", "chunk_count", "chunks",
+            )
+        ),
+        ("chunk_tokens", INT),
+    )  # fmt: skip
+
+
+_cut_contexts = function("kv_cut_contexts", ctypes.POINTER(_Cut), INT, I64, I64, I64)
+_group_ids = function("kv_group_ids", I64, I64, I64, INT, INT, I64)
 
 
 class Cutter(Protocol):
@@ -82,38 +103,36 @@ class SessionBlocks:
         context = batch.input_tokens - chunks * chunk_tokens
         of_chunks, prompt = chunks * per_chunk, context // size
         total = (context + (batch.output_tokens if self.generated else zeros)) // size
-        counts = of_chunks + total
-        row = np.repeat(np.arange(len(batch)), counts)
-        index = ranges(counts) - of_chunks[row]
-        end = (index + 1) * size
-        ident = (batch.session << INDEX_BITS)[row] + index
-        at = np.where(index < prompt[row], end, end - context[row])
-        flags = _flags(index, prompt[row], size, self.state_interval)
-        if shared is not None:
-            common = end <= shared.prefix_tokens[row]
-            ident = np.where(common, _PREFIX + (shared.prefix << INDEX_BITS)[row] + index, ident)
-            flags |= SHARED * common
-            self._put_chunks(shared, np.flatnonzero(index < 0), ident, at, flags)
-        blocks = Ragged.from_counts(counts, ident)
-        tokens = np.full(len(ident), size)
-        return CutRequests(batch, blocks, tokens, at, flags, of_chunks + prompt)
+        prompt_blocks = of_chunks + prompt
+        blocks, at, flags = self._cut(batch, of_chunks + total, total, prompt)
+        tokens = np.full(len(at), size)
+        return CutRequests(batch, blocks, tokens, at, flags, prompt_blocks)
 
-    def _put_chunks(
+    def _cut(
         self,
-        shared: SharedTokens,
-        places: NDArray[np.int64],
-        ident: NDArray[np.int64],
-        at: NDArray[np.int64],
-        flags: NDArray[np.int64],
-    ) -> None:
-        """Fill in the blocks of documents, which are at `places`, in order of their chunks."""
-        per_chunk = shared.chunk_tokens // self.block_tokens
-        chunk = np.repeat(shared.chunks.values, per_chunk)
-        index = np.tile(np.arange(per_chunk), len(shared.chunks.values))
-        ident[places] = _DOCUMENT + (chunk << INDEX_BITS) + index
-        at[places] = (index + 1) * self.block_tokens
-        ends = CHECKPOINT * (index == per_chunk - 1)
-        flags[places] = SHARED + RUN * (index == 0) + ends
+        batch: RequestBatch,
+        counts: NDArray[np.int64],
+        total: NDArray[np.int64],
+        prompt: NDArray[np.int64],
+    ) -> tuple[Ragged, NDArray[np.int64], NDArray[np.int64]]:
+        """Return identities, `at` and flags of `counts` blocks each.
+
+        `total` of them are of its own context, of which `prompt` are computed.
+        """
+        shared = batch.shared
+        given = [batch.session, batch.input_tokens, total, prompt]
+        if shared is not None:
+            chunks = shared.chunks
+            given += [shared.prefix, shared.prefix_tokens, chunks.counts, chunks.values]
+        arrays = [np.ascontiguousarray(values, np.int64) for values in given]
+        cut = _Cut(
+            self.block_tokens, self.state_interval, INDEX_BITS,
+            *map(address, arrays), *[None] * (8 - len(arrays)),
+            chunk_tokens=0 if shared is None else shared.chunk_tokens,
+        )  # fmt: skip
+        ident, at, flags = np.empty((3, int(counts.sum())), np.int64)
+        _cut_contexts(cut, len(batch), ident, at, flags)
+        return Ragged.from_counts(counts, ident), at, flags
 
 
 class SessionTurns:
@@ -208,21 +227,11 @@ def nearest_block_tokens(source_tokens: int, block_tokens: int) -> int:
     return min(candidates, key=lambda n: (abs(n - block_tokens), n))
 
 
-@compiled
 def _group(
     ids: NDArray[np.int64], begin: NDArray[np.int64], counts: NDArray[np.int64], group: int
 ) -> NDArray[np.int64]:
+    """Return the chained hash of each group of `group` ids: `counts` of them per request."""
     out = np.empty(counts.sum(), np.int64)
-    at = 0
-    for i in range(counts.shape[0]):
-        chained = np.uint64(0x9E3779B97F4A7C15)
-        for j in range(counts[i]):
-            for k in range(group):
-                chained ^= np.uint64(ids[begin[i] + j * group + k])
-                chained *= np.uint64(0xFF51AFD7ED558CCD)
-                chained ^= chained >> np.uint64(32)
-                chained *= np.uint64(0xC4CEB9FE1A85EC53)
-                chained ^= chained >> np.uint64(29)
-            out[at] = np.int64(chained)
-            at += 1
+    ids, begin, counts = (np.ascontiguousarray(each, np.int64) for each in (ids, begin, counts))
+    _group_ids(ids, begin, counts, len(counts), group, out)
     return out

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kvtrace.hierarchy import kernel
-from kvtrace.trace.cell import op_of, phase_of, tier_of
+from kvtrace.hierarchy.native import BINS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from kvtrace.trace.schema import Tier
@@ -46,21 +44,10 @@ class BlockEvents:
             yield BlockEvents(*(getattr(self, column.name)[cut] for column in fields(self)))
 
     @classmethod
-    def from_rows(cls, rows: NDArray[np.int64]) -> BlockEvents:
-        """Return the columns of the kernel's event rows."""
-        cell = rows[:, kernel.EV_CELL]
-        return cls(
-            timestamp_ns=rows[:, kernel.EV_TIME].copy(),
-            op=op_of(cell).astype(np.uint8),
-            tier=tier_of(cell).astype(np.uint8),
-            phase=phase_of(cell).astype(np.uint8),
-            step=(cell >> kernel.STEP_SHIFT).astype(np.uint16),
-            key=rows[:, kernel.EV_KEY].copy(),
-            tokens=rows[:, kernel.EV_TOKENS].copy(),
-            request=rows[:, kernel.EV_REQUEST].copy(),
-            session=rows[:, kernel.EV_SESSION].copy(),
-            qos=rows[:, kernel.EV_QOS].astype(np.uint8),
-        )
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]], count: int) -> BlockEvents:
+        """Return copies of the first `count` events in the compiled code's columns."""
+        copied = {name: column[:count].copy() for name, column in columns.items()}
+        return cls(timestamp_ns=copied.pop("time_ns"), **copied)
 
 
 _HISTOGRAMS = ("first_token", "prefill_wait")
@@ -74,7 +61,7 @@ class HierarchyStats:
     `shared_…`: of blocks of system prompts and documents, as far as the source tells them apart.
     `prefill_tokens` that no tier had took the node `prefill_busy_ns`; the last prompt was computed
     at `prefill_end_ns`; requests waited `decode_wait_ns` for a place in the batch. Histograms by
-    `kernel`'s bins: of the time from arrival to the end of prefill, and to its beginning.
+    `native`'s bins: of the time from arrival to the end of prefill, and to its beginning.
     """
 
     requests: int
@@ -95,8 +82,8 @@ class HierarchyStats:
     prefill_busy_ns: int = 0
     prefill_end_ns: int = 0
     decode_wait_ns: int = 0
-    first_token: tuple[int, ...] = (0,) * kernel.BINS
-    prefill_wait: tuple[int, ...] = (0,) * kernel.BINS
+    first_token: tuple[int, ...] = (0,) * BINS
+    prefill_wait: tuple[int, ...] = (0,) * BINS
 
     def plus(self, other: HierarchyStats) -> HierarchyStats:
         """Return what two nodes counted; of peaks the higher one."""

@@ -1,4 +1,4 @@
-"""The requests that a hierarchy has loaded and not yet finished, as the kernel's arrays."""
+"""The requests that a hierarchy has loaded and not yet finished, as the compiled code's arrays."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace import policies
-from kvtrace.hierarchy import kernel
+from kvtrace.hierarchy import native
 from kvtrace.requests.request import FOLLOW_NONE
 
 if TYPE_CHECKING:
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class _Window:
-    """Rows of integers that are appended at the end and dropped from the front."""
+    """Rows that are appended at the end and dropped from the front."""
 
-    def __init__(self, columns: int) -> None:
-        self._kept = np.empty((1024, columns), np.int64)
+    def __init__(self, dtype: np.dtype[np.void]) -> None:
+        self._kept = np.empty(1024, dtype)
         self._begin = self._end = 0
 
     @property
-    def rows(self) -> NDArray[np.int64]:
+    def rows(self) -> NDArray[np.void]:
         """The rows that are there."""
         return self._kept[self._begin : self._end]
 
@@ -32,12 +31,12 @@ class _Window:
         """Drop rows from the front."""
         self._begin += count
 
-    def extend(self, count: int) -> NDArray[np.int64]:
+    def extend(self, count: int) -> NDArray[np.void]:
         """Append rows and return them, to be filled in."""
         if self._end + count > len(self._kept):
             live, needed = self.rows, self._end - self._begin + count
             if 2 * needed > len(self._kept):
-                self._kept = np.empty((3 * needed, self._kept.shape[1]), np.int64)
+                self._kept = np.empty(3 * needed, self._kept.dtype)
             self._kept[: len(live)] = live
             self._begin, self._end = 0, len(live)
         fresh = self._kept[self._end : self._end + count]
@@ -48,69 +47,63 @@ class _Window:
 class Pool:
     """The loaded requests; rows that are done are dropped from its front as new ones come."""
 
-    def __init__(self, count: NDArray[np.int64]) -> None:
-        self.count = count
-        self._rows = _Window(kernel.ROW_COLUMNS)
-        self._blocks = _Window(kernel.BLOCK_COLUMNS)
+    def __init__(self, struct: native.HierarchyStruct) -> None:
+        self.struct = struct
+        self._rows = _Window(native.REQUEST)
+        self._blocks = _Window(native.BLOCK)
 
     @property
-    def rows(self) -> NDArray[np.int64]:
+    def rows(self) -> NDArray[np.void]:
         """A row per request."""
         return self._rows.rows
 
     @property
-    def blocks(self) -> NDArray[np.int64]:
+    def blocks(self) -> NDArray[np.void]:
         """Their blocks."""
         return self._blocks.rows
 
     def _trim(self) -> None:
         """Drop the rows before the first that isn't done."""
         rows = self.rows
-        ended = rows[:, kernel.STEP] == policies.NONE
+        ended = rows["step"] == native.NONE
         done = len(rows) if ended.all() else int(ended.argmin())
         if not done:
             return
-        dropped = int(rows[done - 1, kernel.END] - self.count[kernel.ID_BASE])
+        dropped = int(rows["end"][done - 1]) - self.struct.block_base
         self._rows.drop(done)
         self._blocks.drop(dropped)
-        self.count[kernel.ROW_BASE] += done
-        self.count[kernel.ID_BASE] += dropped
+        self.struct.request_base += done
+        self.struct.block_base += dropped
 
     def add(self, cut: CutRequests) -> int:
         """Append requests; return the row number of the first."""
         self._trim()
         batch = cut.batch
-        begin = self.count[kernel.ID_BASE] + len(self.blocks) + cut.blocks.begin
+        begin = self.struct.block_base + len(self.blocks) + cut.blocks.begin
         rows, blocks = self._rows.extend(len(batch)), self._blocks.extend(len(cut.tokens))
-        for column, values in (
-            (kernel.ARRIVAL, batch.arrival_ns),
-            (kernel.THINK, batch.think_ns),
-            (kernel.FOLLOW, batch.follow),
-            (kernel.CHAIN, batch.chain),
-            (kernel.SESSION, batch.session),
-            (kernel.LAST_TURN, batch.last_turn),
-            (kernel.INPUT, batch.input_tokens),
-            (kernel.OUTPUT, batch.output_tokens),
-            (kernel.QOS, batch.qos),
-            (kernel.PROMPT, cut.prompt_blocks),
-            (kernel.BEGIN, begin[:-1]),
-            (kernel.END, begin[1:]),
-        ):
-            rows[:, column] = values
-        rows[:, kernel.REQUEST :] = 0
-        blocks[:, kernel.B_IDENT] = cut.blocks.values
-        blocks[:, kernel.B_TOKENS] = cut.tokens
-        blocks[:, kernel.B_AT] = cut.at
-        blocks[:, kernel.B_FLAGS] = cut.flags
-        first_row = int(self.count[kernel.LOADED])
-        self.count[kernel.LOADED] += len(batch)
+        rows[:] = 0
+        for name in (
+            "arrival_ns", "think_ns", "follow", "chain", "session", "last_turn", "input_tokens",
+            "output_tokens", "qos",
+        ):  # fmt: skip
+            rows[name] = getattr(batch, name)
+        rows["prompt_blocks"] = cut.prompt_blocks
+        rows["begin"], rows["end"] = begin[:-1], begin[1:]
+        columns = (cut.blocks.values, cut.tokens, cut.at, cut.flags)
+        native.load_blocks(
+            blocks.view(np.int64),
+            len(blocks),
+            *(np.ascontiguousarray(values, np.int64) for values in columns),
+        )
+        first_row: int = self.struct.loaded
+        self.struct.loaded += len(batch)
         return first_row
 
     def link(self, row: int, first_row: int | None) -> None:
         """Let `first_row` follow `row`; None: nothing does."""
-        index = row - int(self.count[kernel.ROW_BASE])
-        self.rows[index, kernel.FOLLOW] = FOLLOW_NONE if first_row is None else first_row - row
+        follow = FOLLOW_NONE if first_row is None else first_row - row
+        self.rows["follow"][row - self.struct.request_base] = follow
 
     def chain(self, row: int) -> int:
         """Return the chain of `row`."""
-        return int(self.rows[row - int(self.count[kernel.ROW_BASE]), kernel.CHAIN])
+        return int(self.rows["chain"][row - int(self.struct.request_base)])

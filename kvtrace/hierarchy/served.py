@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.hierarchy.kernel import FIRST_DECODE, LOAD, STORE
+from kvtrace.hierarchy.native import FIRST_DECODE, LOAD, STORE
 from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.hierarchy.kernel import SUB_BINS
+from kvtrace.hierarchy.native import SUB_BINS
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvtrace import plugins
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy.hierarchy import NO_STATE, StateSize
+from kvtrace.hierarchy.spec import NO_STATE, StateSize
 from kvtrace.requests.request import ranges
 from kvtrace.trace.schema import Op, Tier
 

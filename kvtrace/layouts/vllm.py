@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy.hierarchy import StateSize
+from kvtrace.hierarchy.spec import StateSize
 from kvtrace.layouts import ONE_RANK, Geometry, Layout, Part
 
 BLOCK_TOKENS, MLA_BLOCK_TOKENS = 16, 64

@@ -3,7 +3,8 @@
 Each package has one library, of all C files in its folders. A library has no CPython API, so it is
 built without `Python.h`, carries no ABI tag in its name, and one wheel per platform serves every
 Python 3. This file is loaded by path while the project is being built: it imports nothing of the
-project. Run as a script it builds the libraries in place.
+project. Run as a script it builds the libraries in place, with `--sanitize`
+for tests under sanitizers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LIBRARIES = {"kvtrace": "kvtrace.native.kvcore", "replay": "replay.native.kvloop
 HEADERS = Path("kvtrace") / "native"
 COMPILER_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-fvisibility=hidden")
 LINKER_FLAGS = ("-shared", "-pthread")
+SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+"""Flags of libraries that stop at an access outside of an array, or undefined arithmetic."""
 digest = runpy.run_path(str(Path(__file__).with_name("digest.py")))["digest"]
 NO_COMPILER = (
     "kvtrace's core is C and no compiler was found: install gcc "
@@ -99,13 +102,13 @@ def build_library(
     draft.replace(library)
 
 
-def build(root: Path) -> None:
+def build(root: Path, *more_flags: str) -> None:
     """Compile each package's library in place; say their paths."""
     for package, name in LIBRARIES.items():
         library = (root / Path(*name.split("."))).with_suffix(".so")
-        build_library(root, package, library)
+        build_library(root, package, library, (*COMPILER_FLAGS, *more_flags))
         sys.stdout.write(f"{library}\n")
 
 
 if __name__ == "__main__":
-    build(Path(__file__).resolve().parents[2])
+    build(Path(__file__).resolve().parents[2], *(SANITIZERS if "--sanitize" in sys.argv else ()))

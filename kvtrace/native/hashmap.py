@@ -27,6 +27,13 @@ def new_table(slots: int) -> NDArray[np.int64]:
     return np.zeros(1 << (max(slots, 8) * 2 - 1).bit_length(), np.int64)
 
 
+def grown(table: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
+    """Return a table for `slots` slots with what is in `table`."""
+    bigger = new_table(slots)
+    _copy(table, len(table), bigger, len(bigger) - 1)
+    return bigger
+
+
 def with_room(
     table: NDArray[np.int64], slots: NDArray[np.int64], needed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -37,9 +44,7 @@ def with_room(
     if needed > len(slots):
         slots.resize((max(needed, len(slots) * 5 // 4), slots.shape[1]), refcheck=False)
         if 2 * len(slots) > len(table):
-            bigger = new_table(len(slots))
-            _copy(table, len(table), bigger, len(bigger) - 1)
-            return bigger, slots
+            table = grown(table, len(slots))
     return table, slots
 
 

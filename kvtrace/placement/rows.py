@@ -155,17 +155,6 @@ class Batch:
     round: int = 0
 
 
-def read_only(values: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that can't be written through.
-
-    Some columns come like that, straight from the file. Compiled code is compiled anew for each mix
-    of arrays that can and can't be written, so that no column of a trace can.
-    """
-    view = values.view()
-    view.flags.writeable = False
-    return view
-
-
 def read_batches(rows: RowSource, optional: Sequence[str] = ()) -> Iterator[Batch]:
     """Yield rows in slices that stay in a CPU's cache, with those `optional` columns there are."""
     present = [name for name in optional if name in rows.columns]
@@ -181,7 +170,7 @@ def batches_of(chunk: Chunk, first_row: int, optional: Sequence[str] = ()) -> It
     rows = len(chunk)
     for begin in range(0, rows, _SLICE_ROWS):
         end = min(rows, begin + _SLICE_ROWS)
-        columns = {name: read_only(values[begin:end]) for name, values in chunk.columns.items()}
+        columns = {name: values[begin:end] for name, values in chunk.columns.items()}
         offset = columns.get("offset")
         yield Batch(
             first_row + begin,
@@ -191,7 +180,7 @@ def batches_of(chunk: Chunk, first_row: int, optional: Sequence[str] = ()) -> It
             columns["tier"],
             columns["key"],
             columns["phase"],
-            read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
+            np.zeros(end - begin, np.uint64) if offset is None else offset,
             {name: columns[name] for name in optional},
             chunk.failed if begin == 0 else 0,
             chunk.round,

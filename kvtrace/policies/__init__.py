@@ -1,77 +1,57 @@
-"""Eviction policies: which block leaves a full tier. One file each.
+"""Eviction policies: which block leaves a full tier. One file each, and its C file beside it.
 
-A policy is a module of small functions compiled by numba on the arrays that the state machine has
-anyway (`kvtrace.hierarchy.eviction` calls them):
-
-insert(slots, tiers, tier, slot) the block enters
-victim(slots, tiers, tier)       which one leaves next, NONE for an empty tier
-remove(slots, tiers, tier, slot) the victim leaves
-
-and where it needs them:
-
-setup(row, capacity_bytes)       plain Python: prepare the tier's row for an empty tier
-touch(slots, tiers, tier, slot)  a block was asked for again
-expect(slots, tiers, tier, slot) a block is about to enter; room for it is made after this
-forget(slots, tiers, tier)       a slot that isn't remembered any more although no tier holds it;
-                                 NONE: there is none (`REMEMBERED` in WHERE says what is)
-
-A slot has the links of a list per tier (`support.linked_list`), and `MARK_BITS` bits per tier in
-its WHERE (`marks`, `mark`). A tier's row has the columns up to TIER_COLUMNS.
+A policy's Python file says what it is and has `policy()`, which returns where its table of
+functions lies in memory, a `struct kv_policy` of `policy.h`: of the core's library, or of one that
+a plug-in brings.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from functools import cache
+from pathlib import Path
 
-from kvtrace.compiled.jit import helper
+from kvtrace.errors import UsageError
+from kvtrace.native.core import CORE
 
-NONE = -1
-
-IDENT, KEY, TOKENS, WHERE, FIRST_LINK = range(5)
-"""Columns of a slot; the links come behind them, one per tier, so that a slot is a cache line.
-
-In WHERE, bit t: tier t holds it.
-"""
-REMEMBERED = 4
-"""Bit of WHERE, plus the tier: the tier's policy remembers a block that it has evicted."""
-MARK_BITS = 8
-_FIRST_MARK = 24
-
-(
-    OLDEST,
-    NEWEST,
-    HAND,
-    SMALL_OLDEST,
-    SMALL_NEWEST,
-    GHOST_OLDEST,
-    GHOST_NEWEST,
-    SMALL_USED,
-    MAIN_USED,
-    GHOST_USED,
-    SMALL_BYTES,
-    MAIN_BYTES,
-    GHOST_BYTES,
-    HAS_EVICTED,
-    TOKEN_BYTES,
-    BLOCK_BYTES,
-    STATE_BYTES,
-    WINDOW_BYTES,
-    WINDOW_TOKENS,
-    STATE_ALIGN,
-) = range(20)
-"""Columns of a tier: ends of its lists, what a policy counts, and what blocks take."""
-TIER_COLUMNS = 20
+HEADERS = Path(__file__).parent
+"""Folder of `policy.h`, for policies that are compiled elsewhere."""
+ABI_VERSION = 1
 
 
-@helper
-def marks(slots: Any, tier: int, slot: int) -> int:
-    """Return the policy's bits of `slot`."""
-    return slots[slot, WHERE] >> (_FIRST_MARK + MARK_BITS * tier) & ((1 << MARK_BITS) - 1)
+class Head(ctypes.Structure):
+    """The first fields of `struct kv_policy`."""
+
+    _fields_ = (("abi", ctypes.c_uint32), ("state_bytes", ctypes.c_uint32))
 
 
-@helper
-def mark(slots: Any, tier: int, slot: int, bits: int) -> None:
-    """Set them."""
-    shift = _FIRST_MARK + MARK_BITS * tier
-    others = slots[slot, WHERE] & ~(((1 << MARK_BITS) - 1) << shift)
-    slots[slot, WHERE] = others | bits << shift
+def of_core(name: str) -> int:
+    """Return the address of the core's table `name`."""
+    return ctypes.addressof(Head.in_dll(CORE.load(), name))
+
+
+@cache
+def of_library(name: str, path: Path) -> int:
+    """Return the address of the table `name` in a library of its own.
+
+    Raises UsageError if it can't be loaded, has no such table or was compiled for another
+    `policy.h`.
+    """
+    try:
+        head = Head.in_dll(ctypes.CDLL(str(path)), name)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "the policy's library can't be used",
+            where=path,
+            got=error,
+            hint="compile it as docs/extending.md shows",
+        ) from error
+    if head.abi != ABI_VERSION:
+        raise UsageError(
+            "the policy was compiled for another policy.h",
+            where=path,
+            got=f"version {head.abi}",
+            accepted=str(ABI_VERSION),
+            hint="compile it again",
+        )
+    return ctypes.addressof(head)

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from kvtrace.compiled.jit import kernel
-from kvtrace.policies import NEWEST, OLDEST
-from kvtrace.policies.support.linked_list import append, unlink
+from kvtrace.policies import of_core
 
 
-@kernel
-def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
-    """Enter `slot` as the newest."""
-    append(slots, tiers, tier, OLDEST, NEWEST, slot)
-
-
-@kernel
-def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
-    """Take `slot` out."""
-    unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
-
-
-@kernel
-def victim(slots: Any, tiers: Any, tier: int) -> int:
-    """Return the oldest."""
-    return tiers[tier, OLDEST]
+def policy() -> int:
+    """Return the address of the table in `fifo.c`."""
+    return of_core("kv_policy_fifo")

@@ -5,49 +5,9 @@ Source: Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024.
 
 from __future__ import annotations
 
-from typing import Any
-
-from kvtrace.compiled.jit import kernel
-from kvtrace.policies import HAND, NEWEST, NONE, OLDEST, mark, marks
-from kvtrace.policies.support.linked_list import append, newer, unlink
+from kvtrace.policies import of_core
 
 
-def setup(row: Any, capacity_bytes: int) -> None:
-    """Prepare an empty tier."""
-    row[HAND] = NONE
-
-
-@kernel
-def insert(slots: Any, tiers: Any, tier: int, slot: int) -> None:
-    """Enter `slot` as the newest, not asked for."""
-    mark(slots, tier, slot, 0)
-    append(slots, tiers, tier, OLDEST, NEWEST, slot)
-
-
-@kernel
-def remove(slots: Any, tiers: Any, tier: int, slot: int) -> None:
-    """Take `slot` out; the hand goes on to the next newer one."""
-    if tiers[tier, HAND] == slot:
-        tiers[tier, HAND] = newer(slots, tier, slot)
-    unlink(slots, tiers, tier, OLDEST, NEWEST, slot)
-
-
-@kernel
-def touch(slots: Any, tiers: Any, tier: int, slot: int) -> None:
-    """Note that `slot` was asked for."""
-    mark(slots, tier, slot, 1)
-
-
-@kernel
-def victim(slots: Any, tiers: Any, tier: int) -> int:
-    """Move the hand to the first block not asked for, forgiving those it passes; return it."""
-    slot = tiers[tier, HAND]
-    if slot == NONE:
-        slot = tiers[tier, OLDEST]
-    while slot != NONE and marks(slots, tier, slot):
-        mark(slots, tier, slot, 0)
-        slot = newer(slots, tier, slot)
-        if slot == NONE:
-            slot = tiers[tier, OLDEST]
-    tiers[tier, HAND] = slot
-    return slot
+def policy() -> int:
+    """Return the address of the table in `sieve.c`."""
+    return of_core("kv_policy_sieve")

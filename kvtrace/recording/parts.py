@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kvtrace import layouts, sources
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy.blocks import HashedBlocks, SessionBlocks, SessionTurns
-from kvtrace.hierarchy.hierarchy import (
-    EVENTS_PER_CALL,
-    NO_STATE,
-    HierarchySpec,
-    StateSize,
-    TierSpec,
-)
+from kvtrace.hierarchy.hierarchy import EVENTS_PER_CALL
+from kvtrace.hierarchy.spec import NO_STATE, HierarchySpec, StateSize, TierSpec
 from kvtrace.layouts import Geometry, Layout
 from kvtrace.models import Model, load_model
 from kvtrace.models.summary import number

@@ -122,7 +122,9 @@ def _writer(recording: Recording, path: Path, *, force: bool, dry_run: bool) -> 
     background = recording.workers > 1
     columns = recording.columns()
     kind = TraceWriter if path.suffix else PartsWriter
-    return kind(path, recording.header(), columns, force=force, background=background)
+    return kind(
+        path, recording.header(), columns, force=force, background=background, complete=True
+    )
 
 
 def record(
@@ -265,7 +267,7 @@ def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[_O
 
 def _record_node(config: RecordConfig, node: int, path: Path) -> _OfNode:
     recording = Recording(config, node=node)
-    with TraceWriter(path, recording.header(), recording.columns()) as writer:
+    with TraceWriter(path, recording.header(), recording.columns(), complete=True) as writer:
         simulation = _write(recording, writer)
     return simulation.stats(), recording.source.info
 

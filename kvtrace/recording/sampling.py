@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.hierarchy.hierarchy import endless
+from kvtrace.hierarchy.spec import endless
 from kvtrace.recording.parts import Recording
 from kvtrace.recording.simulation import Simulation
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy.kernel import LOAD
+from kvtrace.hierarchy.native import LOAD
 from kvtrace.recording.simulation import Simulation
 from kvtrace.trace.schema import Op, Qos
 from kvtrace.units import MS_NS, S_NS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvtrace.hierarchy.events import BlockEvents
-    from kvtrace.hierarchy.hierarchy import TierSpec
+    from kvtrace.hierarchy.spec import TierSpec
     from kvtrace.recording.config import RecordConfig
     from kvtrace.recording.parts import Recording
     from kvtrace.recording.tiers_config import SizingConfig

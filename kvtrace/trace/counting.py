@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.native.core import function
+from kvtrace.native.library import I64, INT, U8, U64
 from kvtrace.trace.header import Cell, Totals
 from kvtrace.trace.schema import Op, Phase, Tier
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_FLOAT_EXACT = 1 << 53  # floats count whole numbers exactly below it
+_count_rows = function("kv_count_rows", U8, U8, U8, U64, INT, I64, U64)
 
 
 class TotalsCounter:
@@ -23,25 +25,17 @@ class TotalsCounter:
     def __init__(self) -> None:
         shape = (len(Tier), len(Phase), len(Op))
         self._ops = np.zeros(shape, np.int64)
-        self._bytes = np.zeros(shape, np.int64)
+        self._bytes = np.zeros(shape, np.uint64)
         self._last_ns = 0
 
     def update(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Count some more rows."""
-        shape = self._ops.shape
-        cell = columns["tier"].astype(np.uint8)
-        cell = (cell * shape[1] + columns["phase"]) * shape[2] + columns["op"]
-        count = self._ops.size
-        ops = np.bincount(cell, minlength=count)
-        self._ops += ops.reshape(shape)
-        sizes = columns["size"]
-        if int(sizes.max()) * len(sizes) < _FLOAT_EXACT:
-            summed = np.bincount(cell, weights=sizes, minlength=count)
-            self._bytes += summed.astype(np.int64).reshape(shape)
-        else:
-            for index in np.flatnonzero(ops):
-                total = int(sizes[cell == index].sum(dtype=np.uint64))
-                self._bytes.reshape(-1)[index] += total
+        names, types = ("op", "tier", "phase", "size"), (np.uint8,) * 3 + (np.uint64,)
+        given = [
+            np.ascontiguousarray(np.ma.getdata(columns[name]), kind)
+            for name, kind in zip(names, types, strict=True)
+        ]
+        _count_rows(*given, len(given[0]), self._ops, self._bytes)
         self._last_ns = int(columns["timestamp"][-1])
 
     def totals(self) -> Totals:

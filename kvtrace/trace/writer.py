@@ -56,6 +56,7 @@ _DELTA = ("key", "block", "offset")
 _DELTA_BELOW = 1 << 27
 _STATISTICS = ("timestamp", "key", "size")
 _ZSTD_LEVEL = 3
+_BATCH_ROWS = 1 << 16
 
 
 def numpy_dtype(column: Column) -> np.dtype[np.generic]:
@@ -94,6 +95,43 @@ class _ContentHash:
             if name in self._null_hashes:
                 total.update(f"nulls:{self._null_hashes[name].hexdigest()};".encode())
         return total.hexdigest()
+
+
+class _RowGroup:
+    """Rows of one row group, by column, in memory that is used again for the next one's."""
+
+    def __init__(self, columns: Iterable[Column]) -> None:
+        self._values = {c.name: np.empty(ROW_GROUP_ROWS, numpy_dtype(c)) for c in columns}
+        self._nulls: dict[str, NDArray[np.bool_]] = {}
+        self.rows = 0
+
+    def append(self, columns: Mapping[str, NDArray[Any]], begin: int) -> int:
+        """Take rows of `columns` from `begin` on, as many as fit; return where the rest begins."""
+        fitting = min(len(columns["timestamp"]) - begin, ROW_GROUP_ROWS - self.rows)
+        put, taken = slice(self.rows, self.rows + fitting), slice(begin, begin + fitting)
+        for name, values in self._values.items():
+            given = columns[name][taken]
+            if np.ma.isMaskedArray(given) and name not in self._nulls:
+                self._nulls[name] = np.zeros(ROW_GROUP_ROWS, np.bool_)
+            if name in self._nulls:
+                self._nulls[name][put] = np.ma.getmaskarray(given)
+            values[put] = np.ma.getdata(given)
+        self.rows += fitting
+        return begin + fitting
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the rows, masked where a null was given; valid until `clear`."""
+        columns: dict[str, NDArray[Any]] = {}
+        for name, values in self._values.items():
+            columns[name] = values[: self.rows]
+            if name in self._nulls:
+                columns[name] = np.ma.masked_array(columns[name], self._nulls[name][: self.rows])
+        return columns
+
+    def clear(self) -> None:
+        """Drop the rows."""
+        self._nulls.clear()
+        self.rows = 0
 
 
 class RowWriter(ABC):
@@ -147,7 +185,8 @@ class TraceWriter(RowWriter):
     Rows come in batches of any size (`append`); the file doesn't depend on how they were cut.
     `columns` names the columns that some row knows, beside the required ones. As a context
     manager it closes on success and removes the draft on an error. With `background`
-    row groups are encoded in a thread of their own.
+    row groups are encoded in a thread of their own. `complete`: no row has a null, which takes a
+    third less time to encode.
     """
 
     def __init__(
@@ -159,6 +198,7 @@ class TraceWriter(RowWriter):
         resident: NDArray[np.void] | None = None,
         force: bool = False,
         background: bool = False,
+        complete: bool = False,
     ) -> None:
         self.path = Path(path)
         self.header = header
@@ -172,8 +212,12 @@ class TraceWriter(RowWriter):
         self._bounds = Bounds(self.path)
         self._hash = _ContentHash(self.columns)
         self._rows = 0
-        self._pending: list[dict[str, NDArray[Any]]] = []
-        self._pending_rows = 0
+        self._schema = pa.schema(
+            [c.field.with_nullable(c.field.nullable and not complete) for c in self.columns]
+        )
+        self._pending = _RowGroup(self.columns)
+        self._other = _RowGroup(self.columns)
+        """Rows that are being encoded in the background."""
         self._pool = ThreadPoolExecutor(1) if background else None
         self._encoding: Future[None] | None = None
         self._draft = self._new_draft(force=force)
@@ -192,54 +236,44 @@ class TraceWriter(RowWriter):
         names = {column.name for column in self.columns}
         return pq.ParquetWriter(
             file,
-            pa.schema([column.field for column in self.columns]),
+            self._schema,
             compression="zstd",
             compression_level=_ZSTD_LEVEL,
             use_dictionary=[name for name in _DICTIONARY if name in names],
             column_encoding=dict.fromkeys(self._deltas, "DELTA_BINARY_PACKED"),
             write_statistics=[name for name in _STATISTICS if name in names],
+            write_batch_size=_BATCH_ROWS,
         )
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values, nulls as a masked array."""
-        rows = len(columns["timestamp"])
-        begin = 0
+        begin, rows = 0, len(columns["timestamp"])
         while begin < rows:
-            end = min(rows, begin + ROW_GROUP_ROWS - self._pending_rows)
-            self._pending.append({c.name: columns[c.name][begin:end] for c in self.columns})
-            self._pending_rows += end - begin
-            begin = end
-            if self._pending_rows == ROW_GROUP_ROWS:
+            begin = self._pending.append(columns, begin)
+            if self._pending.rows == ROW_GROUP_ROWS:
                 self._flush()
 
     def _flush(self) -> None:
-        if not self._pending_rows:
+        if not self._pending.rows:
             return
-        parts, start_row = self._pending, self._rows
-        self._rows += self._pending_rows
-        self._pending, self._pending_rows = [], 0
-        if self._pool is None:
-            self._encode(parts, start_row)
-            return
+        group, start_row = self._pending, self._rows
+        self._rows += group.rows
         self._wait()
-        self._encoding = self._pool.submit(self._encode, parts, start_row)
+        if self._pool is None:
+            self._encode(group, start_row)
+            return
+        self._pending, self._other = self._other, group
+        self._encoding = self._pool.submit(self._encode, group, start_row)
 
     def _wait(self) -> None:
         if self._encoding is not None:
             self._encoding.result()
             self._encoding = None
 
-    def _encode(self, parts: list[dict[str, NDArray[Any]]], start_row: int) -> None:
-        columns: dict[str, NDArray[Any]] = {}
-        arrays = []
-        for column in self.columns:
-            pieces = [part[column.name] for part in parts]
-            masked = any(np.ma.isMaskedArray(piece) for piece in pieces)
-            joined = (np.ma.concatenate if masked else np.concatenate)(pieces)
-            values = joined.astype(numpy_dtype(column), copy=False)
-            columns[column.name] = values
-            self._hash.update(column.name, values, start_row)
-            arrays.append(arrow_values(column, values))
+    def _encode(self, group: _RowGroup, start_row: int) -> None:
+        columns = group.columns()
+        for name, values in columns.items():
+            self._hash.update(name, values, start_row)
         self._deltas = [
             name
             for name in _DELTA
@@ -247,13 +281,13 @@ class TraceWriter(RowWriter):
         ]
         self._bounds.check(columns, start_row)
         self._counter.update(columns)
-        table = pa.Table.from_arrays(
-            arrays, schema=pa.schema([column.field for column in self.columns])
-        )
+        arrays = [arrow_values(column, columns[column.name]) for column in self.columns]
+        table = pa.Table.from_arrays(arrays, schema=self._schema)
         try:
             self._write(table, start_row)
         except OSError as error:
             raise write_failure(self.path, error) from error
+        group.clear()
 
     def _write(self, table: pa.Table, start_row: int) -> None:
         """Write a row group, the rows from `start_row` on; the first opens the file."""

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec, endless
-from kvtrace.hierarchy.kernel import RUN
+from kvtrace.hierarchy.hierarchy import CutRequests
+from kvtrace.hierarchy.native import RUN
 from kvtrace.hierarchy.served import GENERATED, begins, check_requests, merged, served
+from kvtrace.hierarchy.spec import HierarchySpec, endless
 from kvtrace.native.hashmap import Interner
 from kvtrace.recording.config import RecordConfig, resolve
 from kvtrace.recording.parts import policies, tier_spec

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import ctypes
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import constant, helper, kernel
+from kvtrace.native.core import function
+from kvtrace.native.library import I64, INT, POINTER, U8, address
 from kvtrace.trace.cell import COUNT, op_of, pack
 from kvtrace.trace.header import Cell
 from kvtrace.trace.schema import Op, Phase, Tier
@@ -17,44 +19,27 @@ if TYPE_CHECKING:
     from kvtrace.hierarchy.events import BlockEvents, Tally
     from kvtrace.layouts import Layout
 
-_pack = helper(pack)
-_LOOKUP = constant(Op.LOOKUP)
-_CONSTANT, _WINDOW_BYTES, _WINDOW_TOKENS, _ALIGN, _COUNT = range(5)
 _OPS, _BYTES = range(2)
 
 
-@kernel
-def _rounded(count: int, align: int) -> int:
-    return (count + align - 1) // align * align
+class Sizes(ctypes.Structure):
+    """`struct kv_sizes`."""
+
+    _fields_ = (
+        ("part_bytes", POINTER),
+        *(
+            (name, INT)
+            for name in (
+                "parts", "divisor", "align_bytes", "constant_bytes", "window_token_bytes",
+                "window_tokens", "state_align_bytes", "state_objects",
+            )
+        ),
+    )  # fmt: skip
 
 
-@kernel
-def _object_bytes(tokens: int, parts: Any, divisor: int, align: int, state: Any) -> int:
-    """Return the bytes of a block's objects, or of a checkpoint's behind -`tokens`."""
-    if tokens < 0:
-        window = min(-tokens, state[_WINDOW_TOKENS])
-        kept = state[_CONSTANT] + window * state[_WINDOW_BYTES]
-        return state[_COUNT] * _rounded(kept, state[_ALIGN])
-    total = 0
-    for i in range(parts.shape[0]):
-        total += _rounded(tokens * parts[i] // divisor, align)
-    return total
-
-
-@kernel
-def _count(
-    op: Any, tier: Any, phase: Any, tokens: Any, parts: Any, divisor: int, align: int, state: Any,
-    cells: Any,
-) -> None:  # fmt: skip
-    last, size = tokens[0], _object_bytes(tokens[0], parts, divisor, align, state)
-    for i in range(op.shape[0]):
-        if tokens[i] != last:
-            last = tokens[i]
-            size = _object_bytes(last, parts, divisor, align, state)
-        cell = _pack(tier[i], phase[i], op[i])
-        cells[cell, _OPS] += parts.shape[0] if last >= 0 else state[_COUNT]
-        if op[i] != _LOOKUP:
-            cells[cell, _BYTES] += size
+_SIZES = ctypes.POINTER(Sizes)
+_object_bytes = function("kv_object_bytes", _SIZES, INT, returns=INT)
+_count_events = function("kv_count_events", _SIZES, U8, U8, U8, I64, INT, I64)
 
 
 class Counter:
@@ -71,10 +56,8 @@ class Counter:
         state: tuple[int, ...] = (0, 0, 0, 1, 0),
         divisor: int = 1,
     ) -> None:
-        self._divisor = constant(divisor)
         self._parts = np.array(part_bytes, np.int64)
-        self._align = constant(align_bytes)
-        self._state = np.array(state, np.int64)
+        self._sizes = Sizes(address(self._parts), len(self._parts), divisor, align_bytes, *state)
         self._cells = np.zeros((COUNT, 2), np.int64)
         self.duration_ns = 0
 
@@ -99,9 +82,9 @@ class Counter:
         """Count some more events."""
         if not len(events):
             return
-        _count(
-            events.op, events.tier, events.phase, events.tokens,
-            self._parts, self._divisor, self._align, self._state, self._cells,
+        _count_events(
+            self._sizes, events.op, events.tier, events.phase, events.tokens, len(events),
+            self._cells,
         )  # fmt: skip
         self.duration_ns = max(self.duration_ns, int(events.timestamp_ns[-1]))
 
@@ -109,9 +92,7 @@ class Counter:
         """Count events that are counted already."""
         if not tally.ops.any():
             return
-        size = _object_bytes(
-            constant(tally.tokens), self._parts, self._divisor, self._align, self._state
-        )
+        size = _object_bytes(self._sizes, tally.tokens)
         moving = op_of(np.arange(COUNT)) != Op.LOOKUP
         self._cells[:, _OPS] += tally.ops * len(self._parts)
         self._cells[:, _BYTES] += tally.ops * moving * size

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from kvtrace.hierarchy.events import HierarchyStats
-    from kvtrace.hierarchy.hierarchy import HierarchySpec
+    from kvtrace.hierarchy.spec import HierarchySpec
     from kvtrace.whatif.counting import Counter
     from kvtrace.whatif.references import References
     from kvtrace.whatif.workload import Options, Run, Workload

@@ -40,7 +40,8 @@ def hits(path: str, policy: str, room: int, distinct: int, touches: int) -> int:
     made: Any = getattr(libcachesim, policy)
     cache = made(cache_size=room, hashpower=max(4, distinct.bit_length()))
     missed, _ = cache.process_trace(reader)
-    return round(touches * (1 - missed))
+    hits: int = round(touches * (1 - missed))
+    return hits
 
 
 def hits_apart(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy.hierarchy import Hierarchy, endless
+from kvtrace.hierarchy.hierarchy import Hierarchy
+from kvtrace.hierarchy.spec import endless
 from kvtrace.native.hashmap import Interner
 from kvtrace.recording.parts import Recording
 from kvtrace.recording.simulation import Simulation
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from kvtrace.hierarchy.events import BlockEvents, HierarchyStats, Tally
-    from kvtrace.hierarchy.hierarchy import CutRequests, HierarchySpec
+    from kvtrace.hierarchy.hierarchy import CutRequests
+    from kvtrace.hierarchy.spec import HierarchySpec
     from kvtrace.recording.config import RecordConfig
     from kvtrace.trace.header import SourceInfo
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from replay.options import ReplayOptions
     from replay.plan.prepare import Prepared
 
-_POLL_S = 0.1
+LOOK_S = 0.1
+"""Until the next look at a loop that needs none sooner."""
+FIRST_LOOK_S = 0.01
+"""Until the first, when nobody knows how fast the loop is."""
 _NICE = -15
 
 
@@ -33,13 +36,13 @@ def drive(
     times: Times,
     options: LoopOptions,
     control: Control,
-    look: Callable[[], bool],
+    look: Callable[[], float],
     priority: Priority = Priority.NONE,
 ) -> tuple[Outcome, str]:
     """Return what the call gave, and the priority obtained.
 
-    `look` is called again and again meanwhile; it returns whether it should be called at once.
-    What it raises ends the call in good order.
+    `look` is called again and again meanwhile; it returns after how many seconds it wants to be
+    called again. What it raises ends the call in good order.
     """
     obtained: list[str] = []
 
@@ -52,12 +55,12 @@ def drive(
         # Results are no longer taken out if `look` fails: without a stop the engine, which is
         # waited for here, would go on to the end of the trace or wait for ever.
         failing.callback(control.stop.fill, 1)
-        again = False
+        wait_s = FIRST_LOOK_S
         while True:
             try:
-                outcome = future.result(timeout=0 if again else _POLL_S)
+                outcome = future.result(timeout=wait_s)
             except Waiting:
-                again = look()
+                wait_s = look()
             else:
                 failing.pop_all()
                 return outcome, obtained[0]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from replay.ops.done import Done, Taker
     from replay.plan.planner import Planner
 
-_REST_NS = 2 * MS_NS
-_BATCH_OPS = 1 << 16
+_REST_NS = 10 * MS_NS
+BATCH_OPS = 1 << 16
 
 
 class Sink(Protocol):
@@ -103,21 +103,22 @@ class Drain:
         self._consumed = consumed
         self.cpu_ns = 0
 
-    def take(self) -> bool:
-        """Take what is finished, some at a time; return whether that was anything."""
+    def take(self) -> int:
+        """Take what is finished, BATCH_OPS at most; return how many that were."""
         begin = int(self._control.drained[0])
         planned = int(self._control.planned[0])
-        end = self._times.finished(begin, min(planned, begin + _BATCH_OPS))
-        return self._hand_over(begin, end)
+        end = self._times.finished(begin, min(planned, begin + BATCH_OPS))
+        self._hand_over(begin, end)
+        return end - begin
 
     def finish(self) -> None:
         """Take everything: the loop has ended, and what isn't finished never will be."""
         while (begin := int(self._control.drained[0])) < int(self._control.planned[0]):
-            self._hand_over(begin, min(int(self._control.planned[0]), begin + _BATCH_OPS))
+            self._hand_over(begin, min(int(self._control.planned[0]), begin + BATCH_OPS))
 
-    def _hand_over(self, begin: int, end: int) -> bool:
+    def _hand_over(self, begin: int, end: int) -> None:
         if end == begin:
-            return False
+            return
         cpu_ns = clock.thread_cpu_ns()
         done = self._taker.take(begin, end, int(self._control.start_ns[0]))
         if self._consumed is not None and (last := self._taker.payload_end(begin, end)):
@@ -126,4 +127,3 @@ class Drain:
         for sink in self._sinks:
             sink.add(done)
         self.cpu_ns += clock.thread_cpu_ns() - cpu_ns
-        return True

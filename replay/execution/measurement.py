@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from kvtrace.units import S_NS, US_NS
 from replay import clock
 from replay import engine as engines
-from replay.engine.drive import drive, thread_lanes
-from replay.engine.feed import Drain, Feed
+from replay.engine.drive import FIRST_LOOK_S, LOOK_S, drive, thread_lanes
+from replay.engine.feed import BATCH_OPS, Drain, Feed
 from replay.execution.deadline import Deadline
 from replay.host import bpftrace
 from replay.host.sampler import Sampler
@@ -156,6 +156,7 @@ class Measurement:
         self._drain: Drain | None = None
         self._live: LiveView | None = None
         self._flushed_ns = 0
+        self._looked_ns = 0
         self._slept_before_ns = 0
         run_ns = options.run_time_ns
         end_ns = None if run_ns is None else options.warmup_ns + run_ns
@@ -237,7 +238,7 @@ class Measurement:
         tracer = self._trace_block_layer()
         expected = None if self._options.loop else self._prepared.survey.executed_ops
         self._watcher.stage("replaying", expected)
-        self._flushed_ns = clock.now_ns()
+        self._flushed_ns = self._looked_ns = clock.now_ns()
         self._slept_before_ns = clock.suspended_ns()
         self._sampler.start()
         self.feed.start()
@@ -292,22 +293,37 @@ class Measurement:
             return None
         return self._sampler.host(int(self._control.start_ns[0]))
 
-    def _look(self, fresh: FreshPayload | None, assess: Assess) -> bool:
-        """Take out what is finished; return whether there may be more."""
+    def _look(self, fresh: FreshPayload | None, assess: Assess) -> float:
+        """Take out what is finished; return in how many seconds to do so again."""
         self._watcher.advance(int(self._control.completed_ops.sum()))
         if fresh is not None:
             fresh.check()
         if not self._control.start_ns[0]:
-            return False
-        more = self._draining(fresh).take()
+            return FIRST_LOOK_S
+        taken = self._draining(fresh).take()
         now_ns = clock.now_ns()
+        wait_s = self._until_next_look(taken, now_ns)
         self._look_live()
         if self._journal is not None and now_ns - self._flushed_ns > _FLUSH_NS:
             self._flushed_ns = now_ns
             counters = tuple(LaneCounters() for _ in self.lanes)
             so_far = Outcome(int(self._control.start_ns[0]), counters, 0, 0)
             self._journal.checkpoint(lambda: assess(so_far, "", final=False))
-        return more
+        return wait_s
+
+    def _until_next_look(self, taken: int, now_ns: int) -> float:
+        """Return how long to leave the loop alone: seldom enough that a look is worth its CPU.
+
+        Each look costs some tenths of a millisecond of the CPU that the kernel completes I/Os on.
+        """
+        since_ns, self._looked_ns = now_ns - self._looked_ns, now_ns
+        if taken == BATCH_OPS:
+            return 0.0
+        if self._control.final[0]:
+            return LOOK_S
+        # No more than an eighth of the ring may fill meanwhile: a full one stops the planner.
+        ops = self._prepared.ring.capacity // 8
+        return min(LOOK_S, ops * since_ns / S_NS / max(1, taken))
 
     def _look_live(self, *, last: bool = False) -> None:
         """Tell the watcher what the run does now, if it is time; `last`: in any case."""

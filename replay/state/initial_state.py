@@ -10,7 +10,7 @@ import numpy as np
 from kvtrace.placement.extents import DEPTH_MAX
 from kvtrace.units import GIB, S_NS, format_bytes
 from replay import clock
-from replay.engine.drive import drive, thread_lanes
+from replay.engine.drive import LOOK_S, drive, thread_lanes
 from replay.ops.columns import SECTOR_BYTES, Times
 from replay.ops.contract import Control, LoopOptions, Mode, Verify
 from replay.options import Checking, Payload
@@ -176,9 +176,9 @@ class InitialState:
         times.reset(0, count)
         self.watcher.stage(stage, count)
 
-        def look() -> bool:
+        def look() -> float:
             self.watcher.advance(int(control.completed_ops.sum()))
-            return False
+            return LOOK_S
 
         drive(self.engine, lanes, ops, times, options, control, look)
         self.stop.check()

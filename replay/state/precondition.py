@@ -16,7 +16,7 @@ from kvtrace.units import GIB, KIB, MIB, S_NS, format_bytes
 from replay import clock, targets
 from replay import engine as engines
 from replay.engine import native
-from replay.engine.drive import drive
+from replay.engine.drive import LOOK_S, drive
 from replay.ops.columns import SECTOR_BYTES, Ops, Times
 from replay.ops.contract import Control, LoopOptions, Mode, Verify
 from replay.payload import stamps as payload
@@ -272,9 +272,9 @@ class _Work:
         control.stop = self.stop.flag
         lane = self.target.lane(self.done.options.queue_depth, self.io_bytes)
 
-        def look() -> bool:
+        def look() -> float:
             self.watcher.advance(so_far + int(control.completed_bytes.sum()))
-            return False
+            return LOOK_S
 
         drive(self.engine, (lane,), ops, times, options, control, look)
         written_before = format_bytes(self.done.written_bytes)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +17,10 @@ import pytest
 import kvtrace
 from kvtrace.cli.listing import KINDS
 from kvtrace.models import load_model
-from kvtrace.policies import fifo
 from kvtrace.trace.check import check
 from kvtrace.trace.schema import Tier
 from replay import TargetSpec, targets
 from tests.support import places
-from tests.support.command import apart
 from tests.support.making import make
 
 if TYPE_CHECKING:
@@ -98,27 +99,72 @@ def test_the_layout(folder: Path, cli: Callable[..., Outcome], ranks: int) -> No
     assert moved["rank"].n_unique() == ranks
 
 
-@pytest.mark.slow
-def test_the_policy(folder: Path) -> None:
-    """By the page's command it decides what leaves; a copy of one of ours does what that does.
+def compiled(policies: Path, name: str) -> None:
+    """Run the page's command that compiles the policy, for policy `name`."""
+    command = re.search(r"^```sh\ncd plugins/policies\n(cc .*)$", PAGE, re.MULTILINE)
+    assert command is not None
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-c", command[1].replace("mru", name)],
+        cwd=policies,
+        env=os.environ | {"PATH": path},
+        check=True,
+    )
 
-    Each in a process of its own, for the simulator is compiled with what is there at its start. A
-    broken policy beside them changes nothing, and is refused by its name.
-    """
-    policies = folder / "plugins" / "policies"
-    (policies / "copied.py").write_text(Path(fifo.__file__).read_text())
-    (policies / "broken.py").write_text("def insert(slots:\n")
+
+def recorded(folder: Path, cli: Callable[..., Outcome], policy: str) -> pl.DataFrame:
+    """Return the rows of a trace that a policy decided."""
     words = ("--model", "tiny-1b", "--duration", "20s", "--gpu-mem", "64MiB", "--cpu-mem", "128MiB")
-    rows = {}
-    for name in ("mru", "copied", "fifo"):
-        made = apart("record", folder / f"{name}.parquet", *words, "--eviction", name)
-        assert made.code == 0, made.err
-        with kvtrace.open(folder / f"{name}.parquet") as trace:
-            assert check(trace).ok
-            rows[name] = trace.lazy().collect()
-    assert rows["copied"].equals(rows["fifo"])
+    made = cli("record", folder / f"{policy}.parquet", *words, "--eviction", policy)
+    assert made.code == 0, made.err
+    with kvtrace.open(folder / f"{policy}.parquet") as trace:
+        assert check(trace).ok
+        return trace.lazy().collect()
+
+
+def test_the_policy(folder: Path, cli: Callable[..., Outcome]) -> None:
+    """By the page's commands it decides what leaves; one like ours does what ours does."""
+    policies = folder / "plugins" / "policies"
+    compiled(policies, "mru")
+    source, face = (FILES[f"plugins/policies/mru{suffix}"] for suffix in (".c", ".py"))
+    source = source.replace("\t.touch = touch,\n", "").replace("blocks.newest", "blocks.oldest")
+    source = '#pragma GCC diagnostic ignored "-Wunused-function"\n' + source
+    (policies / "queue.c").write_text(source.replace("mru", "queue"))
+    (policies / "queue.py").write_text(face.replace("mru", "queue"))
+    compiled(policies, "queue")
+    rows = {name: recorded(folder, cli, name) for name in ("mru", "queue", "fifo")}
+    assert rows["queue"].equals(rows["fifo"])
     assert not rows["mru"].equals(rows["fifo"])
-    refused = apart("record", folder / "t.parquet", *words, "--eviction", "broken")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "mru.so: the policy's library can't be used: got "),
+        (("mru_policy =", "another ="), "undefined symbol: mru_policy"),
+        (("KV_POLICY_ABI,", "99,"), "mru.so: the policy was compiled for another policy.h: got"),
+    ],
+)
+def test_a_policy_that_cant_be_used(
+    folder: Path, cli: Callable[..., Outcome], change: tuple[str, str] | None, message: str
+) -> None:
+    """Not compiled, without its table, of another version: refused by its library."""
+    policies = folder / "plugins" / "policies"
+    if change is not None:
+        source = policies / "mru.c"
+        source.write_text(source.read_text().replace(*change))
+        compiled(policies, "mru")
+    refused = cli("record", folder / "t.parquet", "--model", "tiny-1b", "--eviction", "mru")
+    assert refused.code == 2
+    assert message in refused.error
+
+
+def test_a_policy_that_is_broken(folder: Path, cli: Callable[..., Outcome]) -> None:
+    """It changes nothing, and is refused by its name."""
+    policies = folder / "plugins" / "policies"
+    (policies / "broken.py").write_text("def policy(:\n")
+    assert len(recorded(folder, cli, "fifo"))
+    refused = cli("record", folder / "t.parquet", "--model", "tiny-1b", "--eviction", "broken")
     assert refused.code == 2
     assert f"{policies / 'broken.py'}" in refused.error
     assert "SyntaxError" in refused.error

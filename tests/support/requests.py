@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.hierarchy.hierarchy import CutRequests
-from kvtrace.hierarchy.kernel import CHECKPOINT, RUN, SHARED
+from kvtrace.hierarchy.native import CHECKPOINT, RUN, SHARED
 from kvtrace.requests.request import FOLLOW_NONE, UNKNOWN_NS, Ragged, RequestBatch
 
 if TYPE_CHECKING:

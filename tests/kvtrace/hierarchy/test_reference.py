@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.hierarchy.eviction import NAMES
+from kvtrace import plugins
 from kvtrace.recording.config import load_config
 from kvtrace.recording.parts import Recording
 from kvtrace.recording.simulation import Simulation
@@ -231,7 +231,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     for tier in TIERS:
         sizes = (0, 60 * MIB, 300 * MIB, 2000 * MIB, 1 << 60)
         options[f"tiers.{tier}.capacity"] = draw(st.sampled_from(sizes))
-        options[f"tiers.{tier}.eviction"] = draw(st.sampled_from(NAMES))
+        options[f"tiers.{tier}.eviction"] = draw(st.sampled_from(plugins.names(plugins.POLICY)))
     if not any(options[f"tiers.{tier}.capacity"] for tier in TIERS):
         options["tiers.cpu.capacity"] = 300 * MIB
     source = draw(st.sampled_from(("synthetic", "synthetic", *FILES)))

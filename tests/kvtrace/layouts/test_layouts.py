@@ -13,7 +13,7 @@ import pytest
 
 from kvtrace import layouts, plugins
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy.hierarchy import StateSize
+from kvtrace.hierarchy.spec import StateSize
 from kvtrace.layouts import Geometry
 from kvtrace.models.layers import Held
 from kvtrace.trace.check import check

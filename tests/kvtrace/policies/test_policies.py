@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from kvtrace import plugins
-from kvtrace.hierarchy import eviction
-from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy, HierarchySpec, TierSpec
-from kvtrace.hierarchy.kernel import RUN
+from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy
+from kvtrace.hierarchy.native import RUN
+from kvtrace.hierarchy.spec import HierarchySpec, TierSpec
 from kvtrace.requests.request import Ragged, RequestBatch
 from kvtrace.trace.schema import Tier
 from tests.golden.traces import path_of
@@ -60,13 +60,12 @@ def their_misses(ids: np.ndarray, policy: str, capacity: int) -> int:
     return misses
 
 
-def test_every_policy_in_the_folder_is_known() -> None:
-    """A file in `policies` that `eviction` doesn't call would be a policy in name only."""
-    assert sorted(eviction.NAMES) == plugins.names(plugins.POLICY)
-    assert set(eviction.NAMES) == set(THEIR_NAMES)
+def test_every_policy_in_the_folder_has_a_counterpart() -> None:
+    """A policy that libCacheSim has under no name here would be tested by nothing."""
+    assert plugins.names(plugins.POLICY) == sorted(THEIR_NAMES)
 
 
-@pytest.mark.parametrize("policy", eviction.NAMES)
+@pytest.mark.parametrize("policy", THEIR_NAMES)
 @pytest.mark.parametrize(
     ("capacity", "skew"), rest_slow([(300, 1.2), (20, 1.3), (50, 1.1), (1000, 1.05)])
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
 import subprocess
 import sys
 from functools import partial
@@ -17,9 +15,7 @@ from hypothesis import strategies as st
 
 from kvtrace import plugins
 from kvtrace.errors import UsageError
-from kvtrace.hierarchy import kernel
 from kvtrace.hierarchy.blocks import HashedBlocks
-from kvtrace.hierarchy.eviction import NAMES
 from kvtrace.hierarchy.hierarchy import Hierarchy
 from kvtrace.recording import simulation
 from kvtrace.recording.config import RecordConfig, load_config
@@ -66,7 +62,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "model": draw(st.sampled_from(("tiny-1b", "deepseek-v3", "gpt-oss-20b"))),
         "source__rag": draw(st.sampled_from((None, {"probability": 0.5, "documents": 4}))),
         "source__prefix_caching": draw(st.booleans()),
-        "eviction": draw(st.sampled_from(NAMES)),
+        "eviction": draw(st.sampled_from(plugins.names(plugins.POLICY))),
         "admission": draw(st.sampled_from(("always", "second-use"))),
         "lookups": draw(st.booleans()),
         "role": draw(st.sampled_from(("both", "prefill"))),
@@ -325,13 +321,3 @@ def test_config_file_and_set(tmp_path: Path) -> None:
     config = load_config(path, {"seed": 7}, ["source.users=9"])
     assert (config.model, config.source.users, config.seed) == ("qwen3-8b", 9, 7)
     assert config.layout == RecordConfig().layout
-
-
-def test_counters_are_apart() -> None:
-    """No two places of the kernel's counter array are the same."""
-    text = inspect.getsource(kernel)
-    section = text[text.index("# Places in `count`") : text.index("FIRST_TOKEN = TALLY + TALLIES")]
-    names = re.findall(r"[A-Z_]{2,}", section)
-    assert sorted(vars(kernel)[name] for name in names) == list(range(kernel.TALLY + 1))
-    assert kernel.FIRST_TOKEN == kernel.TALLY + kernel.TALLIES
-    assert kernel.SLOTS == kernel.FIRST_TOKEN + 2 * kernel.BINS

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from kvtrace.cli.record import summary
 from kvtrace.errors import TraceError
-from kvtrace.hierarchy.hierarchy import Hierarchy, HierarchySpec, TierSpec
+from kvtrace.hierarchy.hierarchy import Hierarchy
+from kvtrace.hierarchy.spec import HierarchySpec, TierSpec
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
 from kvtrace.trace.reader import open_trace

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 ROOT = places.ROOT
 ENGINES = [native.uring, native.threads, PythonEngine()]
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
@@ -60,7 +59,7 @@ def _runtime(name: str) -> str | None:
 def test_the_loop_is_clean_under_sanitizers(tmp_path: Path) -> None:
     """The same cases with a library that stops at an access outside, or an overflow."""
     built = tmp_path / "kvloop.so"
-    build.build_library(ROOT, "replay", built, (*build.COMPILER_FLAGS, *SANITIZERS))
+    build.build_library(ROOT, "replay", built, (*build.COMPILER_FLAGS, *build.SANITIZERS))
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.bounds_model", "60", str(built)],
         cwd=ROOT,

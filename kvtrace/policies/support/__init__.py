@@ -1,1 +1,0 @@
-"""Parts of eviction policies: linked lists, sizes of blocks."""
