@@ -54,11 +54,13 @@ bounds: $(STAMP)
 	    $(BIN)/pytest -q -n 2 --dist loadfile $(BOUNDS_TESTS)
 
 # The C with every access and every sum checked, in a copy of the sources whose libraries are built
-# that way: the simulator's fuzz, STEPS rows of each policy and of a mix, then the native tests.
+# that way: the simulator's fuzz, STEPS rows of each policy and of a mix, the planner's, then the native
+# tests.
 STEPS ?= 20000
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/kvtrace/hierarchy tests/kvtrace/policies tests/kvtrace/whatif \
-    tests/kvtrace/native tests/replay/engine tests/replay/plan
+    tests/kvtrace/native tests/replay/engine tests/replay/plan \
+    tests/replay/measure
 sanitize: $(STAMP)
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $(SANITIZED)
@@ -66,6 +68,7 @@ sanitize: $(STAMP)
 	cd $(SANITIZED) && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 KVTRACE_TESTS=quick && \
 	    $(CURDIR)/$(BIN)/python -m tests.fuzz.steps --steps $(STEPS) && \
+	    $(CURDIR)/$(BIN)/python -m tests.support.plan_fuzz $(STEPS) 1 && \
 	    $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SANITIZED_TESTS)
 	rm -rf $(SANITIZED)
 

@@ -72,7 +72,7 @@ def measure(path: Path) -> dict[str, float]:
         "survey": tool.survey_rows_per_cpu_s,
         "plan": tool.plan_ops_per_cpu_s,
         "bytes": tool.plan_bytes_per_op,
-        "memory": tool.memory_bytes,
+        "memory": tool.memory_bytes_max,
         "stalls": tool.plan_stalls,
         "drain": result.ops / max(1e-9, tool.drain_cpu_s),
         "loop": result.ops / max(1e-9, tool.cpu_s),

@@ -11,4 +11,11 @@
 
 #define KV_MISSING (-1)
 
+/* Export a structure's size: a test holds its face in Python to it. */
+#define KV_SIZE(name, type) \
+	KV_EXPORT int64_t kv_##name##_size(void) \
+	{ \
+		return sizeof(type); \
+	}
+
 #endif

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import helper, kernel
 from kvtrace.errors import UsageError
-from kvtrace.placement.ground import Ground, Record, enlarged, make_ground, nodes_have_room
+from kvtrace.native.core import function
+from kvtrace.native.library import INT, POINTER
+from kvtrace.native.structures import Structure, fields
+from kvtrace.placement.ground import make_ground
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.placement.places import (
-    BORN,
-    PLACE,
-    count_extents,
-    leave,
-    most_extents,
-    place_originals,
-    settle,
-)
+from kvtrace.placement.places import PLACE, place_originals
 from kvtrace.placement.rehearsal import unpack
-from kvtrace.trace.schema import Op
+from kvtrace.placement.rows import rows_of
 from kvtrace.units import format_bytes
 
 if TYPE_CHECKING:
@@ -31,84 +26,18 @@ if TYPE_CHECKING:
     from kvtrace.placement.rows import Batch
     from kvtrace.placement.survey import Survey
 
-_READ, _WRITE, _DELETE = int(Op.READ), int(Op.WRITE), int(Op.DELETE)
-_OUT = 0
-"""Place in the cursor, beside `BORN`: extents filled in."""
 PLACED, MORE_NODES, MORE_OUT, UNALIGNED = range(4)
+_place_rows = function("kv_place_rows", POINTER, POINTER, returns=ctypes.c_int)
 
 
-@helper
-def _emit(
-    ground: Ground, item: Record, on_device: int, low: int, high: int, row: int,
-    out: NDArray[np.int64], cursor: NDArray[np.int64],
-) -> None:  # fmt: skip
-    """Fill in where the bytes [low, high) of an object are."""
-    node, begin = int(item.node), 0
-    while True:
-        end = begin + int(ground.nodes[node].length) if node else high
-        if end > low:
-            at = int(cursor[_OUT])
-            cursor[_OUT] = at + 1
-            start = int(ground.nodes[node].begin) - begin if node else on_device * int(item.extent)
-            out[at, 0], out[at, 1] = row, start + max(low, begin)
-            out[at, 2] = min(end, high) - max(low, begin)
-        if end >= high:
-            return
-        node, begin = int(ground.nodes[node].next), end
+class _Placing(Structure):
+    """`struct kv_placing` of allocator.c."""
 
-
-@kernel
-def _place_rows(
-    begin_row: int,
-    op: NDArray[np.uint8],
-    size: NDArray[np.uint64],
-    offset: NDArray[np.uint64],
-    index: NDArray[np.int32],
-    lane: NDArray[np.int64],
-    place: NDArray[np.void],
-    ground: Ground,
-    born_length: NDArray[np.int64],
-    align_bytes: NDArray[np.int64],
-    per_object: NDArray[np.bool_],
-    cursor: NDArray[np.int64],
-    out: NDArray[np.int64],
-) -> tuple[int, int]:
-    """Fill in where each row's bytes are, from one on; return (status, rows placed)."""
-    for row in range(begin_row, op.size):
-        what = op[row]
-        if lane[row] < 0 or what > _DELETE:
-            continue
-        item: Record = place[index[row], lane[row]]
-        align = align_bytes[lane[row]]
-        on_device = 0 if per_object[lane[row]] else 1
-        birth = what == _WRITE and item.live == 0
-        length = int(item.length)
-        if birth:
-            length = -(-born_length[cursor[BORN]] // align) * align
-            if not nodes_have_room(ground, lane[row], length):
-                return MORE_NODES, row
-        extents = most_extents(ground, lane[row], length) if birth else count_extents(ground, item)
-        if cursor[_OUT] + extents > out.shape[0]:
-            return MORE_OUT, row
-        if birth:
-            cursor[BORN] += 1
-            item.length = length
-            item.live = 1
-            settle(ground, lane[row], item, 0)
-        low = int(offset[row]) // align * align
-        end = int(offset[row]) + int(size[row])
-        high = -(-end // align) * align
-        if what == _WRITE and (low != offset[row] or (high != end and high != item.length)):
-            return UNALIGNED, row
-        if what == _DELETE:
-            low, high = 0, length * int(item.live)
-        if high > low:
-            _emit(ground, item, on_device, low, high, row, out, cursor)
-        if what == _DELETE:
-            if item.live == 1:
-                leave(ground, lane[row], item, 0, 0)
-            item.live = 0
-    return PLACED, int(op.size)
+    ARRAYS, _fields_ = fields(
+        index=np.int32, lane=np.int64, place=PLACE, lanes=INT, ground=POINTER,
+        born_length=np.int64, align_bytes=np.int64, per_object=np.bool_, out=np.int64, room=INT,
+        row=INT, born=INT, count=INT,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +73,6 @@ class Allocator:
         self._table = KeyTable()
         self._place = np.zeros((self._table.capacity, len(spaces)), PLACE)
         self._ground = make_ground(lanes.copy())
-        self._cursor = np.zeros(2, np.int64)
         self._out = np.zeros((1 << 16, 3), np.int64)
         self._born = 0
         self._place_originals()
@@ -154,7 +82,7 @@ class Allocator:
         index = self._indices(np.ascontiguousarray(originals["key"])).astype(np.int64)
         lane = originals["lane"].astype(np.int64)
         length = np.ascontiguousarray(originals["length"])
-        self._ground = place_originals(self._place, self._ground, index, lane, length, self._align)
+        place_originals(self._place, self._ground, index, lane, length, self._align)
 
     def _indices(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Return the index of each key; the dead are forgotten where room is needed."""
@@ -171,22 +99,24 @@ class Allocator:
         """
         rows = len(batch.op)
         lengths, _ = unpack(self._survey.lives.read(self._born, rows))
-        self._cursor[:] = 0
         index, lane = self._indices(batch.key), self._lane_of_tier[batch.tier].astype(np.int64)
-        status, row = MORE_OUT, 0
-        while status != PLACED:
-            status, row = _place_rows(
-                row, batch.op, batch.size_bytes, batch.offset_bytes, index, lane, self._place,
-                self._ground, lengths, self._align, self._per_object, self._cursor, self._out,
-            )  # fmt: skip
+        placing = _Placing(
+            index=index, lane=lane, place=self._place, lanes=self._place.shape[1],
+            ground=self._ground, born_length=np.ascontiguousarray(lengths),
+            align_bytes=self._align, per_object=self._per_object, out=self._out,
+            room=len(self._out),
+        )  # fmt: skip
+        batch_rows = rows_of(batch)
+        while (status := _place_rows(placing, batch_rows)) != PLACED:
             if status == UNALIGNED:
-                raise self._unaligned(batch, row)
+                raise self._unaligned(batch, placing.row)
             if status == MORE_NODES:
-                self._ground = enlarged(self._ground)
-            elif status == MORE_OUT:
+                self._ground.enlarge()
+            else:
                 self._out = np.concatenate((self._out, np.zeros_like(self._out)))
-        self._born += int(self._cursor[BORN])
-        out = self._out[: self._cursor[_OUT]].copy()
+                placing.set(out=self._out, room=len(self._out))
+        self._born += placing.born
+        out = self._out[: placing.count].copy()
         return Placed(out[:, 0], out[:, 1], out[:, 2])
 
     def _unaligned(self, batch: Batch, row: int) -> UsageError:

@@ -1,4 +1,4 @@
-"""A compiled table from u64 keys to dense indices."""
+"""A table from u64 keys to dense indices."""
 
 from __future__ import annotations
 
@@ -7,78 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvtrace.compiled.jit import helper, kernel
+from kvtrace.native.core import function
+from kvtrace.native.library import I32, INT, U64
 
 Keys = NDArray[np.uint64]
-Slots = NDArray[np.int32]
-
-
-@helper
-def home(key: np.uint64, mask: np.uint64) -> np.uint64:
-    """Return where a key is looked for first. Source: the finaliser of MurmurHash3."""
-    key ^= key >> np.uint64(33)
-    key *= np.uint64(0xFF51AFD7ED558CCD)
-    key ^= key >> np.uint64(33)
-    key *= np.uint64(0xC4CEB9FE1A85EC53)
-    key ^= key >> np.uint64(33)
-    return key & mask
-
-
-@helper
-def find(slots: Slots, keys: Keys, key: np.uint64) -> int:
-    """Return the index of `key`, or -1."""
-    mask = np.uint64(slots.size - 1)
-    at = home(key, mask)
-    while slots[at] != 0:
-        index = int(slots[at]) - 1
-        if keys[index] == key:
-            return int(index)
-        at = (at + np.uint64(1)) & mask
-    return -1
-
-
-@helper
-def find_or_add(slots: Slots, keys: Keys, count: int, key: np.uint64) -> int:
-    """Return the index of `key`; it is `count` if the key was new, and now is there."""
-    mask = np.uint64(slots.size - 1)
-    at = home(key, mask)
-    while slots[at] != 0:
-        index = int(slots[at]) - 1
-        if keys[index] == key:
-            return int(index)
-        at = (at + np.uint64(1)) & mask
-    slots[at] = count + 1
-    keys[count] = key
-    return count
-
-
-@kernel
-def find_or_add_all(
-    slots: Slots, keys: Keys, count: int, wanted: Keys, indices: NDArray[np.int32]
-) -> int:
-    """Fill in the index of each of `wanted`; return how many keys there are now.
-
-    In a loop of its own, misses of the cache overlap.
-    """
-    for at in range(wanted.size):
-        index = find_or_add(slots, keys, count, wanted[at])
-        count = max(count, index + 1)
-        indices[at] = index
-    return count
-
-
-@kernel
-def _fill(slots: Slots, keys: Keys, count: int) -> None:
-    mask = np.uint64(slots.size - 1)
-    for index in range(count):
-        at = home(keys[index], mask)
-        while slots[at] != 0:
-            at = (at + np.uint64(1)) & mask
-        slots[at] = index + 1
+_add = function("kv_keys_add", U64, INT, U64, INT, U64, INT, I32, returns=INT)
+_fill = function("kv_keys_fill", U64, INT, U64, INT)
 
 
 class KeyTable:
-    """Keys and their indices. `count` is set by the compiled code that adds keys.
+    """Keys and their indices. `count` is set by whatever adds keys to `entries` itself.
 
     Memory follows the keys that are kept: `keep` drops the others and renumbers.
     """
@@ -86,12 +24,17 @@ class KeyTable:
     def __init__(self) -> None:
         self.count = 0
         self.keys: Keys = np.zeros(1 << 12, np.uint64)
-        self.slots: Slots = np.zeros(1 << 13, np.int32)
+        self.entries: Keys = np.zeros(1 << 13, np.uint64)
 
     @property
     def capacity(self) -> int:
         """How many keys there is room for."""
         return self.keys.size
+
+    @property
+    def mask(self) -> int:
+        """Number of `entries`, a power of two, less one."""
+        return self.entries.size - 1
 
     def has_room(self, extra_count: int) -> bool:
         """Whether `extra_count` more keys can be added."""
@@ -102,7 +45,8 @@ class KeyTable:
         if not self.has_room(len(keys)):
             self.keep(np.ones(self.count, bool), len(keys))
         indices = np.empty(len(keys), np.int32)
-        self.count = find_or_add_all(self.slots, self.keys, self.count, keys, indices)
+        keys = np.ascontiguousarray(keys, np.uint64)
+        self.count = _add(self.entries, self.mask, self.keys, self.count, keys, len(keys), indices)
         return indices
 
     def keep(self, kept: NDArray[np.bool_], extra_count: int) -> None:
@@ -117,8 +61,8 @@ class KeyTable:
         size = max(size, 1 << 12)
         self.keys = np.zeros(size, np.uint64)
         self.keys[: self.count] = left
-        self.slots = np.zeros(2 * size, np.int32)
-        _fill(self.slots, self.keys, self.count)
+        self.entries = np.zeros(2 * size, np.uint64)
+        _fill(self.entries, self.mask, self.keys, self.count)
 
 
 def carried(column: NDArray[Any], kept: NDArray[np.bool_], capacity: int) -> NDArray[Any]:

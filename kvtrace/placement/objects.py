@@ -1,21 +1,23 @@
-"""Pass 1, compiled: the lives of objects, row by row."""
+"""Pass 1: the lives of objects, row by row."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import helper, kernel
-from kvtrace.placement.keys import find_or_add
-from kvtrace.trace.schema import Op
+from kvtrace.native.core import function
+from kvtrace.native.library import I8, I64, INT, POINTER, U64
+from kvtrace.native.structures import Structure, fields
+from kvtrace.placement.rows import rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ORIGINAL_BYTES = 1 << 62
-"""`written` of an object that was there before the run: all of it."""
-_READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
+    from kvtrace.placement.rows import Batch
+
+_residents = function("kv_survey_residents", POINTER, U64, I64, I64, INT)
+_rows = function("kv_survey_rows", POINTER, POINTER, I8)
 UNKNOWN, LIVE, DEAD = range(3)
 
 OBJECT = np.dtype(
@@ -51,19 +53,6 @@ ORIGINAL = np.dtype(
 """An object that is there before the first row: declared `resident`, or `initial`: first touched
 (in that row) by a read, or by a delete (`deleted`). `ended`: index in `changes` of its death."""
 
-(
-    ORIGINAL_READS,
-    BEYOND_READS,
-    EXECUTED,
-    BAD_ROW,
-    KEYS,
-    LIVES,
-    ORIGINALS,
-    GROWN,
-    CHANGES,
-    SLOTS,
-    SPARE_SLOTS,
-) = range(11)
 NO_CHANGE = -1
 """Among changes: nothing. 2 · slot: a life begins there; 2 · slot + 1: it ends; −2 − index: an
 original's does."""
@@ -71,169 +60,45 @@ LANE_BITS = 8
 """A length with its lane: length << 8 | lane."""
 
 
-@helper
-def _new_original(
-    item: Any, originals: NDArray[np.void], tally: NDArray[np.int64], key: int, lane: int
-) -> Any:
-    at = tally[ORIGINALS]
-    tally[ORIGINALS] = at + 1
-    original = originals[at]
-    original.key = key
-    original.lane = lane
-    item.life = -1 - at
-    item.state = LIVE
-    item.original = 1
-    item.written = ORIGINAL_BYTES
-    item.length = 0
-    return original
+class Tally(Structure):
+    """What of a survey is in compiled code's hands: `struct kv_survey` of objects.c."""
 
+    ARRAYS, _fields_ = fields(
+        entries=np.uint64,
+        mask=INT,
+        keys=np.uint64,
+        key_count=INT,
+        objects=OBJECT,
+        lanes=INT,
+        originals=ORIGINAL,
+        cell_ops=np.int64,
+        cell_bytes=np.int64,
+        lives=np.int64,
+        changes=np.int64,
+        grown=np.int64,
+        spare_slots=np.int32,
+        first_change=INT,
+        change_count=INT,
+        grown_count=INT,
+        life_count=INT,
+        original_count=INT,
+        slot_count=INT,
+        spare_count=INT,
+        executed=INT,
+        original_reads=INT,
+        beyond_reads=INT,
+        bad_row=INT,
+    )
 
-@kernel
-def add_resident(
-    slots: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    new_keys: NDArray[np.uint64],
-    lane: NDArray[np.int64],
-    size: NDArray[np.int64],
-    objects: NDArray[np.void],
-    originals: NDArray[np.void],
-    tally: NDArray[np.int64],
-) -> None:
-    """Make objects live that are declared to be there at the start."""
-    for row in range(new_keys.size):
-        index = find_or_add(slots, keys, tally[KEYS], new_keys[row])
-        tally[KEYS] = max(tally[KEYS], index + 1)
-        item: Any = objects[index, lane[row]]
-        if item.state == UNKNOWN:
-            original = _new_original(item, originals, tally, new_keys[row], lane[row])
-            original.resident = 1
-        item.length = max(item.length, size[row])
+    def add_resident(
+        self, keys: NDArray[np.uint64], lane: NDArray[np.int64], size: NDArray[np.int64]
+    ) -> None:
+        """Make objects live that are declared to be there at the start."""
+        _residents(self, keys, lane, size, len(keys))
 
+    def add(self, batch: Batch, lane_of_tier: NDArray[np.int8]) -> None:
+        """Take a slice of rows; `lives`, `changes` and `grown` are filled from their start.
 
-@helper
-def _note_change(changes: NDArray[np.int64], change: int, tally: NDArray[np.int64]) -> None:
-    changes[tally[CHANGES]] = change
-    tally[CHANGES] += 1
-
-
-@helper
-def _begin_life(
-    item: Any, end: int, spare_slots: NDArray[np.int32], tally: NDArray[np.int64]
-) -> None:
-    if tally[SPARE_SLOTS] > 0:
-        tally[SPARE_SLOTS] -= 1
-        item.slot = spare_slots[tally[SPARE_SLOTS]]
-    else:
-        item.slot = tally[SLOTS]
-        tally[SLOTS] += 1
-    item.state = LIVE
-    item.life = tally[LIVES]
-    item.length = end
-    item.written = 0
-    item.original = 0
-    item.grown = 0
-
-
-@helper
-def _note_write(item: Any, begin: int, end: int) -> None:
-    if begin == 0 and end == item.length:
-        item.original = 0
-    item.written = max(item.written, end)
-
-
-@helper
-def _end_life(
-    item: Any,
-    lane: int,
-    originals: NDArray[np.void],
-    grown: NDArray[np.int64],
-    changes: NDArray[np.int64],
-    first_change: int,
-    spare_slots: NDArray[np.int32],
-    tally: NDArray[np.int64],
-) -> None:
-    item.state = DEAD
-    if item.life < 0:
-        originals[-1 - item.life].length = item.length
-        originals[-1 - item.life].ended = first_change + tally[CHANGES]
-        _note_change(changes, item.life - 1, tally)
-        return
-    if item.grown > 0:
-        at = tally[GROWN]
-        grown[at, 0], grown[at, 1] = item.life, item.length << LANE_BITS | lane
-        tally[GROWN] = at + 1
-    spare_slots[tally[SPARE_SLOTS]] = item.slot
-    tally[SPARE_SLOTS] += 1
-    _note_change(changes, 2 * item.slot + 1, tally)
-
-
-@kernel
-def survey_rows(
-    first_row: int,
-    op: NDArray[np.uint8],
-    size: NDArray[np.uint64],
-    tier: NDArray[np.uint8],
-    key: NDArray[np.uint64],
-    phase: NDArray[np.uint8],
-    offset: NDArray[np.uint64],
-    lane_of_tier: NDArray[np.int8],
-    slots: NDArray[np.int32],
-    keys: NDArray[np.uint64],
-    objects: NDArray[np.void],
-    originals: NDArray[np.void],
-    cell_ops: NDArray[np.int64],
-    cell_bytes: NDArray[np.int64],
-    lives: NDArray[np.int64],
-    changes: NDArray[np.int64],
-    grown: NDArray[np.int64],
-    spare_slots: NDArray[np.int32],
-    first_change: int,
-    tally: NDArray[np.int64],
-) -> None:
-    """Take a slice of rows; `lives`, `changes` and `grown` are filled from their start.
-
-    Ends early at a read of a deleted object, with its row in `tally[BAD_ROW]`.
-    """
-    first_life = tally[LIVES]
-    for row in range(op.size):
-        what = op[row]
-        cell_ops[tier[row], phase[row], what] += 1
-        cell_bytes[tier[row], phase[row], what] += int(size[row])
-        lane = int(lane_of_tier[tier[row]])
-        if lane < 0:
-            continue
-        tally[EXECUTED] += 1
-        if what == _LOOKUP:
-            continue
-        index = find_or_add(slots, keys, tally[KEYS], key[row])
-        tally[KEYS] = max(tally[KEYS], index + 1)
-        item: Any = objects[index, lane]
-        begin = int(offset[row])
-        end = begin + int(size[row])
-        if what == _WRITE and item.state != LIVE:
-            _begin_life(item, end, spare_slots, tally)
-            lives[tally[LIVES] - first_life] = end << LANE_BITS | lane
-            tally[LIVES] += 1
-            _note_change(changes, 2 * item.slot, tally)
-        elif what != _WRITE and item.state == UNKNOWN:
-            original: Any = _new_original(item, originals, tally, key[row], lane)
-            original.initial = 1
-            original.row = first_row + row
-            original.deleted = what == _DELETE
-        elif item.state == DEAD:
-            if what == _READ:
-                tally[BAD_ROW] = row
-                return
-            continue
-        if end > item.length:
-            item.length = end
-            item.grown = 1
-        if item.life < 0:
-            originals[-1 - item.life].touched = 1
-        if what == _WRITE:
-            _note_write(item, begin, end)
-        elif what == _READ:
-            tally[ORIGINAL_READS] += item.original
-            tally[BEYOND_READS] += item.written < end
-        else:
-            _end_life(item, lane, originals, grown, changes, first_change, spare_slots, tally)
+        Ends early at a read of a deleted object, with its row in `bad_row`.
+        """
+        _rows(self, rows_of(batch), lane_of_tier)

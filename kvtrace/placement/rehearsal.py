@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
-from kvtrace.placement.ground import (
-    MIXED,
-    UNIFORM,
-    Ground,
-    Record,
-    enlarged,
-    make_ground,
-    nodes_have_room,
-)
-from kvtrace.placement.holes import occupy, vacate
+from kvtrace.native.core import function
+from kvtrace.native.library import I32, I64, INT, POINTER
+from kvtrace.native.structures import Structure, fields, records
+from kvtrace.placement.ground import MIXED, UNIFORM, make_ground
 from kvtrace.placement.objects import LANE_BITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from kvtrace.placement.ground import Ground
     from kvtrace.placement.survey import Survey
 
-_CHANGES, _BIRTHS = range(2)
-"""Places in `_follow`'s cursor: how many of both were followed."""
 PEAK = np.dtype(
     [
         (name, "i8")
@@ -36,6 +29,17 @@ PEAK = np.dtype(
     ]
 )
 """Of a lane: what is live, the most that ever was, and its shortest and longest extent."""
+_measure = function("kv_measure_lives", POINTER, I64, I64, I64, I64, records(PEAK))
+_follow = function("kv_follow_lives", POINTER, POINTER, I32, I64, I32, I64, returns=ctypes.c_bool)
+
+
+class Changes(Structure):
+    """Some changes, and the lives that begin among them: `struct kv_changes` of rehearsal.c."""
+
+    ARRAYS, _fields_ = fields(
+        changes=np.int64, count=INT, lengths=np.int64, lanes=np.int64, original_of=np.int64,
+        at=INT, born=INT,
+    )  # fmt: skip
 
 
 def unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -60,16 +64,27 @@ class _Lives:
         self.lane = originals["lane"].astype(np.int64)
         self.length = aligned(np.ascontiguousarray(originals["length"]), self.lane, align)
 
-    def chunks(
-        self,
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield changes, and lengths and lanes of the lives that begin among them."""
+    def originals(self) -> Changes:
+        """Return the births of the originals, as if the index of each were its slot."""
+        return self._changes(np.arange(len(self.lane)) * 2, self.length, self.lane)
+
+    def chunks(self) -> Iterator[Changes]:
+        """Yield changes, with the lives that begin among them."""
         born = 0
         for changes in self._survey.changes.chunks():
             count = int(((changes >= 0) & (changes & 1 == 0)).sum())
             lengths, lanes = unpack(self._survey.lives.read(born, count))
             born += count
-            yield changes, aligned(lengths, lanes, self._align), lanes
+            yield self._changes(changes, aligned(lengths, lanes, self._align), lanes)
+
+    def _changes(
+        self, changes: NDArray[np.int64], lengths: NDArray[np.int64], lanes: NDArray[np.int64]
+    ) -> Changes:
+        original_of = self._survey.original_of
+        return Changes(
+            changes=changes, count=len(changes), lengths=lengths, lanes=lanes,
+            original_of=original_of,
+        )  # fmt: skip
 
 
 def measure(survey: Survey, align: Sequence[int]) -> NDArray[np.void]:
@@ -84,53 +99,9 @@ def measure(survey: Survey, align: Sequence[int]) -> NDArray[np.void]:
             peaks["shortest"][lane], peaks["longest"][lane] = mine.min(), mine.max()
     peaks["objects_max"], peaks["bytes_max"] = peaks["objects"], peaks["bytes"]
     slot_length, slot_lane = np.zeros(survey.slots, np.int64), np.zeros(survey.slots, np.int64)
-    for changes, lengths, lanes in lives.chunks():
-        _measure(
-            changes, lengths, lanes, survey.original_of, lives.length, lives.lane, slot_length,
-            slot_lane, peaks,
-        )  # fmt: skip
+    for changes in lives.chunks():
+        _measure(changes, lives.length, lives.lane, slot_length, slot_lane, peaks)
     return peaks
-
-
-@kernel
-def _measure(
-    changes: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    lanes: NDArray[np.int64],
-    original_of: NDArray[np.int64],
-    original_length: NDArray[np.int64],
-    original_lane: NDArray[np.int64],
-    slot_length: NDArray[np.int64],
-    slot_lane: NDArray[np.int64],
-    peaks: NDArray[np.void],
-) -> None:
-    born = 0
-    for at in range(changes.size):
-        change = changes[at]
-        slot = change >> 1
-        if change < 0:
-            if change == -1:
-                continue
-            original = original_of[-2 - change]
-            if original < 0:
-                continue
-            length, lane, sign = original_length[original], original_lane[original], -1
-        elif change & 1:
-            length, lane, sign = slot_length[slot], slot_lane[slot], -1
-        else:
-            length, lane, sign = lengths[born], lanes[born], 1
-            slot_length[slot], slot_lane[slot] = length, lane
-            born += 1
-        if length == 0:
-            continue
-        peak: Record = peaks[lane]
-        peak.bytes += sign * length
-        peak.objects += sign
-        if sign > 0:
-            peak.bytes_max = max(peak.bytes_max, peak.bytes)
-            peak.objects_max = max(peak.objects_max, peak.objects)
-            peak.shortest = min(peak.shortest, length)
-            peak.longest = max(peak.longest, length)
 
 
 def rehearse(survey: Survey, lanes: NDArray[np.void], align: Sequence[int]) -> NDArray[np.int64]:
@@ -140,17 +111,11 @@ def rehearse(survey: Survey, lanes: NDArray[np.void], align: Sequence[int]) -> N
     originals = np.zeros(len(lives.lane), np.int32)
     slots = np.zeros(survey.slots, np.int32)
     slot_lane = np.zeros(survey.slots, np.int64)
-    births = np.arange(len(originals), dtype=np.int64) * 2
-    ground = _follow_all(
-        ground, births, lives.length, lives.lane, survey.original_of, originals, lives.lane,
-        originals, np.zeros(len(originals), np.int64),
-    )  # fmt: skip
-    for changes, lengths, of_lane in lives.chunks():
-        ground = _follow_all(
-            ground, changes, lengths, of_lane, survey.original_of, originals, lives.lane, slots,
-            slot_lane,
-        )  # fmt: skip
-    return np.asarray(ground.lanes["top"], np.int64)
+    zeros = np.zeros(len(originals), np.int64)
+    _follow_all(lives.originals(), ground, originals, lives.lane, originals, zeros)
+    for changes in lives.chunks():
+        _follow_all(changes, ground, originals, lives.lane, slots, slot_lane)
+    return np.asarray(ground.spaces["top"], np.int64)
 
 
 def space_ends(
@@ -190,49 +155,14 @@ def _extents(
     return count, length
 
 
-def _follow_all(ground: Ground, *columns: NDArray[Any]) -> Ground:
-    """Follow all changes; return the ground, with as much room as they took."""
-    cursor = np.zeros(2, np.int64)
-    follow: Callable[..., bool] = _follow
-    while not follow(ground, *columns, cursor):
-        ground = enlarged(ground)
-    return ground
-
-
-@kernel
-def _follow(
+def _follow_all(
+    changes: Changes,
     ground: Ground,
-    changes: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    lanes: NDArray[np.int64],
-    original_of: NDArray[np.int64],
     originals: NDArray[np.int32],
     original_lane: NDArray[np.int64],
     slots: NDArray[np.int32],
     slot_lane: NDArray[np.int64],
-    cursor: NDArray[np.int64],
-) -> bool:
-    """Follow the changes from `cursor` on; False where there have to be more nodes first."""
-    for at in range(cursor[_CHANGES], changes.size):
-        change = changes[at]
-        slot = change >> 1
-        lane, node = 0, 0
-        if change < -1:
-            original = original_of[-2 - change]
-            if original >= 0:
-                lane, node = original_lane[original], originals[original]
-        elif change & 1:
-            if change > 0:
-                lane, node = slot_lane[slot], slots[slot]
-        else:
-            length, of_lane = lengths[cursor[_BIRTHS]], lanes[cursor[_BIRTHS]]
-            slots[slot], slot_lane[slot] = 0, of_lane
-            if length > 0 and ground.lanes[of_lane].kind == MIXED:
-                if not nodes_have_room(ground, of_lane, length):
-                    cursor[_CHANGES] = at
-                    return False
-                slots[slot] = occupy(ground, of_lane, length, 0)
-            cursor[_BIRTHS] += 1
-        if node:
-            vacate(ground, lane, node, 0, 0)
-    return True
+) -> None:
+    """Follow all changes; `originals`, `slots`: the first node of what is live."""
+    while not _follow(changes, ground, originals, original_lane, slots, slot_lane):
+        ground.enlarge()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from kvtrace.native.library import INT
+from kvtrace.native.structures import Structure, fields
 from kvtrace.placement.limit import NO_LIMIT, Limit
 from kvtrace.trace.schema import Op
 
@@ -133,17 +135,6 @@ class Batch:
     round: int = 0
 
 
-def read_only(values: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that can't be written through.
-
-    Some columns come like that, straight from the file. Compiled code is compiled anew for each mix
-    of arrays that can and can't be written, so that no column of a trace can.
-    """
-    view = values.view()
-    view.flags.writeable = False
-    return view
-
-
 def read_batches(rows: RowSource, optional: Sequence[str] = ()) -> Iterator[Batch]:
     """Yield rows in slices that stay in a CPU's cache, with those `optional` columns there are."""
     present = [name for name in optional if name in rows.columns]
@@ -159,7 +150,7 @@ def batches_of(chunk: Chunk, first_row: int, optional: Sequence[str] = ()) -> It
     rows = len(chunk)
     for begin in range(0, rows, _SLICE_ROWS):
         end = min(rows, begin + _SLICE_ROWS)
-        columns = {name: read_only(values[begin:end]) for name, values in chunk.columns.items()}
+        columns = {name: values[begin:end] for name, values in chunk.columns.items()}
         offset = columns.get("offset")
         yield Batch(
             first_row + begin,
@@ -169,11 +160,37 @@ def batches_of(chunk: Chunk, first_row: int, optional: Sequence[str] = ()) -> It
             columns["tier"],
             columns["key"],
             columns["phase"],
-            read_only(np.zeros(end - begin, np.uint64)) if offset is None else offset,
+            np.zeros(end - begin, np.uint64) if offset is None else offset,
             {name: columns[name] for name in optional},
             chunk.failed if begin == 0 else 0,
             chunk.round,
         )
+
+
+class Rows(Structure):
+    """Rows as compiled code takes them: `struct kv_rows` of rows.h."""
+
+    ARRAYS, _fields_ = fields(
+        timestamp=np.int64, op=np.uint8, size=np.uint64, tier=np.uint8, key=np.uint64,
+        phase=np.uint8, offset=np.uint64, first_row=INT, count=INT,
+    )  # fmt: skip
+
+
+def rows_of(batch: Batch) -> Rows:
+    """Return a batch's rows for compiled code."""
+    columns = {
+        "timestamp": batch.timestamp_ns,
+        "op": batch.op,
+        "size": batch.size_bytes,
+        "tier": batch.tier,
+        "key": batch.key,
+        "phase": batch.phase,
+        "offset": batch.offset_bytes,
+    }
+    arrays = {
+        name: np.ascontiguousarray(column, Rows.ARRAYS[name]) for name, column in columns.items()
+    }
+    return Rows(**arrays, first_row=batch.first_row, count=len(batch.op))
 
 
 def stream_keys(batch: Batch) -> NDArray[np.uint64]:

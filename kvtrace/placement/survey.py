@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
-from kvtrace.placement import objects
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.placement.objects import LANE_BITS, NO_CHANGE, OBJECT, ORIGINAL
+from kvtrace.placement.objects import LANE_BITS, LIVE, NO_CHANGE, OBJECT, ORIGINAL, Tally
 from kvtrace.placement.rows import SESSION_COLUMNS, Batch, RowSource, read_batches, stream_keys
 from kvtrace.placement.spool import Spool
 from kvtrace.trace.schema import Op, Phase, Tier
@@ -92,8 +91,7 @@ def survey_whole(
     count, last_ns, failed = 0, 0, 0
     for batch in read_batches(rows, SESSION_COLUMNS if count_sessions else ()):
         state.add(batch, lane_of_tier)
-        if state.tally[objects.BAD_ROW] >= 0:
-            row = int(state.tally[objects.BAD_ROW])
+        if (row := state.tally.bad_row) >= 0:
             tier = Tier(batch.tier[row])
             raise dead_read(rows, batch.first_row + row, int(batch.key[row]), tier)
         if count_sessions:
@@ -129,7 +127,7 @@ def _without_ghosts(
     They seem to be touched for the first time, but an earlier row has them: a late read of one is a
     bad trace, a late delete of one does nothing.
     """
-    originals = state.originals[: int(state.tally[objects.ORIGINALS])]
+    originals = state.originals[: state.tally.original_count]
     late = (originals["initial"] > 0) & (originals["row"] >= state.first_sweep_row)
     if not late.any():
         return np.ones(len(originals), bool)
@@ -189,26 +187,36 @@ class Surveyor:
         self.cell_ops = np.zeros(shape, np.int64)
         self.cell_bytes = np.zeros(shape, np.int64)
         self.spare_slots = np.zeros(1 << 12, np.int32)
-        self.tally = np.zeros(11, np.int64)
-        self.tally[objects.BAD_ROW] = -1
+        self.tally = Tally(
+            lanes=lanes, cell_ops=self.cell_ops, cell_bytes=self.cell_bytes, bad_row=-1
+        )
         self.first_sweep_row = 1 << 62
         self.longest = 0
 
     def _reserve(self, count: int, first_row: int) -> None:
         """Make room for `count` more keys and originals, by forgetting the dead."""
         if not self.table.has_room(count):
-            kept = (self.objects[: self.table.count]["state"] == objects.LIVE).any(axis=1)
+            kept = (self.objects[: self.table.count]["state"] == LIVE).any(axis=1)
             if not kept.all():
                 self.first_sweep_row = min(self.first_sweep_row, first_row)
             self.table.keep(kept, count)
             self.objects = carried(self.objects, kept, self.table.capacity)
-        needed = int(self.tally[objects.ORIGINALS]) + count
+        needed = self.tally.original_count + count
         if needed > len(self.originals):
             grown = np.zeros(max(needed, 2 * len(self.originals)), ORIGINAL)
             grown[: len(self.originals)] = self.originals
             self.originals = grown
-        if int(self.tally[objects.SLOTS]) + count > len(self.spare_slots):
+        if self.tally.slot_count + count > len(self.spare_slots):
             self.spare_slots = np.pad(self.spare_slots, (0, max(count, len(self.spare_slots))))
+        self.tally.set(
+            entries=self.table.entries,
+            mask=self.table.mask,
+            keys=self.table.keys,
+            key_count=self.table.count,
+            objects=self.objects,
+            originals=self.originals,
+            spare_slots=self.spare_slots,
+        )
 
     def add_resident(self, resident: NDArray[np.void], lane_of_tier: NDArray[np.int8]) -> None:
         """Make the declared residents of executed tiers live."""
@@ -217,11 +225,8 @@ class Surveyor:
         lane = lane_of_tier[resident["tier"]].astype(np.int64)
         keys = np.ascontiguousarray(resident["key"])
         sizes = resident["size"].astype(np.int64)
-        objects.add_resident(
-            self.table.slots, self.table.keys, keys, lane, sizes, self.objects, self.originals,
-            self.tally,
-        )  # fmt: skip
-        self.table.count = int(self.tally[objects.KEYS])
+        self.tally.add_resident(keys, lane, sizes)
+        self.table.count = self.tally.key_count
 
     def add(self, batch: Batch, lane_of_tier: NDArray[np.int8]) -> None:
         """Take one slice of rows."""
@@ -229,37 +234,18 @@ class Surveyor:
         self._reserve(rows, batch.first_row)
         lives, changes = np.empty(rows, np.int64), np.empty(rows, np.int64)
         grown = np.empty((rows, 2), np.int64)
-        first_life = int(self.tally[objects.LIVES])
-        self.tally[objects.KEYS] = self.table.count
-        self.tally[[objects.GROWN, objects.CHANGES]] = 0
-        objects.survey_rows(
-            batch.first_row,
-            batch.op,
-            batch.size_bytes,
-            batch.tier,
-            batch.key,
-            batch.phase,
-            batch.offset_bytes,
-            lane_of_tier,
-            self.table.slots,
-            self.table.keys,
-            self.objects,
-            self.originals,
-            self.cell_ops,
-            self.cell_bytes,
-            lives,
-            changes,
-            grown,
-            self.spare_slots,
-            self.changes.count,
-            self.tally,
-        )
-        self.table.count = int(self.tally[objects.KEYS])
-        born = lives[: int(self.tally[objects.LIVES]) - first_life]
+        tally, first_life = self.tally, self.tally.life_count
+        tally.set(
+            lives=lives, changes=changes, grown=grown, first_change=self.changes.count,
+            change_count=0, grown_count=0,
+        )  # fmt: skip
+        tally.add(batch, lane_of_tier)
+        self.table.count = tally.key_count
+        born = lives[: tally.life_count - first_life]
         self.longest = max(self.longest, int(born.max(initial=0)) >> LANE_BITS)
         self.lives.append(born)
-        self.changes.append(changes[: int(self.tally[objects.CHANGES])])
-        self._correct(grown[: int(self.tally[objects.GROWN])])
+        self.changes.append(changes[: tally.change_count])
+        self._correct(grown[: tally.grown_count])
 
     def _correct(self, grown: NDArray[np.int64]) -> None:
         """Note the final lengths of lives that became longer than their first write."""
@@ -269,7 +255,7 @@ class Surveyor:
     def finish(self) -> None:
         """Note the lengths of what is still live."""
         all_objects = self.objects[: self.table.count]
-        index, lane = np.nonzero(all_objects["state"] == objects.LIVE)
+        index, lane = np.nonzero(all_objects["state"] == LIVE)
         live = all_objects[index, lane]
         mine = live["life"] < 0
         self.originals["length"][-1 - live["life"][mine]] = live["length"][mine]
@@ -283,21 +269,21 @@ class Surveyor:
         """Return all that was found; `kept`: which originals there are, None for all."""
         tally = self.tally
         if kept is None:
-            kept = np.ones(int(tally[objects.ORIGINALS]), bool)
+            kept = np.ones(tally.original_count, bool)
         originals = self.originals[: len(kept)][kept]
         return Survey(
             originals,
             self.lives,
             self.changes,
-            int(tally[objects.SLOTS]),
+            tally.slot_count,
             np.where(kept, np.cumsum(kept) - 1, -1),
             self.cell_ops,
             self.cell_bytes,
             rows,
             last_ns,
-            executed_ops=int(tally[objects.EXECUTED]),
-            original_reads=int(tally[objects.ORIGINAL_READS]),
-            beyond_reads=int(tally[objects.BEYOND_READS]),
+            executed_ops=tally.executed,
+            original_reads=tally.original_reads,
+            beyond_reads=tally.beyond_reads,
             longest_bytes=max(self.longest, int(originals["length"].max(initial=0))),
             sessions=sessions,
         )

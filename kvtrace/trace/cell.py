@@ -1,6 +1,6 @@
 """Tier, phase and op in six bits, in the order of a trace's totals.
 
-`pack` and the readers take numbers or arrays of them, and may be compiled into kernels.
+`pack` and the readers take numbers or arrays of them.
 """
 
 from __future__ import annotations

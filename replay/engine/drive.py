@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 """Until the next look at a loop that needs none sooner."""
 FIRST_LOOK_S = 0.01
-"""Until the first, when nobody knows how fast the loop is."""
+"""Until the first, when it isn't known how fast the loop is."""
 _NICE = -15
 
 

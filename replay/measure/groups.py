@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import helper, kernel
-from kvtrace.units import MIB
-from replay.measure.histogram import BITS, Histogram, bucket_count, bucket_of
+from kvtrace.native.library import INT, POINTER
+from kvtrace.native.structures import Structure, fields
+from replay.measure.histogram import BITS, Histogram, bucket_count
+from replay.native import function
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +23,19 @@ NO_SIZE = 0xFF
 Key = tuple[int, int]
 """What ops are (`Done.cell`), and their size class."""
 _CODES = 1 << 16
-_OPS, _BYTES, _ERRORS, _MOVING = range(4)
-_MAX, _TOTAL = range(2)
 _SERVICE, _RESPONSE, _PACE = range(3)
 _TIMES = 3
+_count = function("kv_count_groups", POINTER)
+
+
+class _Counted(Structure):
+    """Some ops, and the rows of what is counted: `struct kv_counted` of groups.c."""
+
+    ARRAYS, _fields_ = fields(
+        count=INT, row=np.int64, good=np.bool_, moves=np.bool_, error=np.int32, size=np.int64,
+        service_ns=np.int64, response_ns=np.int64, counts=np.int64, times=np.int64,
+        stats=np.int64,
+    )  # fmt: skip
 
 
 class Latencies:
@@ -65,16 +75,19 @@ class Cells:
         present = np.flatnonzero(np.bincount(code, minlength=_CODES))
         self._make_rows(present[self._row[present] < 0])
         _count(
-            self._row[code],
-            done.good,
-            moves,
-            done.error,
-            done.size_bytes,
-            done.complete_ns - done.submit_ns,
-            done.complete_ns - done.due_ns,
-            self._counts,
-            self._times,
-            self._stats,
+            _Counted(
+                count=len(done),
+                row=self._row[code],
+                good=done.good,
+                moves=moves,
+                error=np.ascontiguousarray(done.error),
+                size=np.ascontiguousarray(done.size_bytes),
+                service_ns=done.complete_ns - done.submit_ns,
+                response_ns=done.complete_ns - done.due_ns,
+                counts=self._counts,
+                times=self._times,
+                stats=self._stats,
+            )
         )
 
     def _make_rows(self, codes: NDArray[np.int64]) -> None:
@@ -101,38 +114,3 @@ class Cells:
     def _histogram(self, row: int, which: int) -> Histogram:
         largest, total = self._stats[row, which].tolist()
         return Histogram.counted(self._times[row, which].copy(), BITS, largest, total)
-
-
-@helper
-def _add(times: Any, stats: Any, to: int, which: int, value: int) -> None:
-    times[to, which, bucket_of(value, BITS)] += 1
-    stats[to, which, _MAX] = max(stats[to, which, _MAX], value)
-    stats[to, which, _TOTAL] += value
-
-
-@kernel
-def _count(
-    row: NDArray[np.int64],
-    good: NDArray[np.bool_],
-    moves: NDArray[np.bool_],
-    error: NDArray[np.int32],
-    size: NDArray[np.int64],
-    service_ns: NDArray[np.int64],
-    response_ns: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    times: NDArray[np.int64],
-    stats: NDArray[np.int64],
-) -> None:
-    """Count each op in its row; times below 0 as 0."""
-    for at in range(row.size):
-        to = row[at]
-        counts[to, _OPS] += good[at]
-        counts[to, _ERRORS] += error[at] != 0
-        counts[to, _MOVING] |= moves[at]
-        if not (good[at] and moves[at]):
-            continue
-        counts[to, _BYTES] += size[at]
-        took = max(0, service_ns[at])
-        _add(times, stats, to, _SERVICE, took)
-        _add(times, stats, to, _RESPONSE, max(0, response_ns[at]))
-        _add(times, stats, to, _PACE, int(took * (MIB / max(size[at], MIB))))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import helper, kernel
+from kvtrace.native.library import I64, INT
 from replay.measure.summaries import QUANTILES, Distribution, Percentiles, has_few, rank_of
+from replay.native import function
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,9 +19,7 @@ COARSE_BITS = 5
 """Of the many histograms of time slices and of single I/Os: within 1/32."""
 ERROR_RATIO = 1 / (1 << BITS)
 """A percentile is never below the exact one, and above it by less than this part of it."""
-_MANTISSA_BITS, _EXPONENT_BIAS = 52, 1023
-_EXACT_FLOAT = 1 << 53
-"""Integers below it are exact as doubles. Source: IEEE 754."""
+_count = function("kv_count_values", I64, INT, I64, INT, I64, returns=INT)
 
 
 class Histogram:
@@ -58,10 +57,11 @@ class Histogram:
 
     def add(self, values: NDArray[np.int64]) -> None:
         """Count `values`."""
-        largest, total = count_values(self.counts, values, self.bits)
-        self.max = max(self.max, largest)
+        total = np.zeros(1, np.int64)
+        values = np.ascontiguousarray(values, np.int64)
+        self.max = max(self.max, _count(self.counts, self.bits, values, len(values), total))
         if self._total is not None:
-            self._total += int(total)
+            self._total += int(total[0])
 
     def merge(self, other: Histogram) -> None:
         """Count what `other` has counted."""
@@ -119,35 +119,6 @@ class Histogram:
 def bucket_count(bits: int) -> int:
     """Return how many buckets there are."""
     return (1 << bits) * (64 - bits)
-
-
-@helper
-def bucket_of(value: int, bits: int) -> int:
-    """Return the bucket of a value, at least 0."""
-    sub = 1 << bits
-    if value < 2 * sub:
-        return value
-    shift = 0
-    if value < _EXACT_FLOAT:  # its power of two is a double's exponent: no loop
-        power = np.float64(value).view(np.int64) >> _MANTISSA_BITS
-        shift = int(power) - _EXPONENT_BIAS - bits
-    while value >> shift >= 2 * sub:
-        shift += 1
-    return shift * sub + (value >> shift)
-
-
-@kernel
-def count_values(
-    counts: NDArray[np.int64], values: NDArray[np.int64], bits: int
-) -> tuple[int, int]:
-    """Count `values`, those below 0 as 0; return the largest, and the sum."""
-    largest = total = 0
-    for value in values:
-        known = max(0, value)
-        largest = max(largest, known)
-        total += known
-        counts[bucket_of(known, bits)] += 1
-    return largest, total
 
 
 def upper(bucket: int, bits: int) -> int:

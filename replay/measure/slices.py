@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import helper, kernel
+from kvtrace.native.library import INT, POINTER
+from kvtrace.native.structures import Structure, fields
 from kvtrace.units import S_NS
 from replay.measure.figures import HeatMap, TimeSlices
-from replay.measure.histogram import COARSE_BITS, Histogram, bucket_count, bucket_of, upper, uppers
-from replay.ops.contract import Action
+from replay.measure.histogram import COARSE_BITS, Histogram, bucket_count, upper, uppers
+from replay.native import function
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,8 +38,18 @@ _LATE = 2
 """Rows of the longest lateness: whole, and the tool's own."""
 _LATENCIES, _RESPONSE = 3, 2
 """Rows of latencies: service of reads, of writes, and response."""
-_WRITE = int(Action.WRITE)
 _STEP, _PARTIAL = 0, 1
+_count = function("kv_count_slices", POINTER)
+
+
+class _Sliced(Structure):
+    """Some ops, and what is counted: `struct kv_sliced` of slices.c."""
+
+    ARRAYS, _fields_ = fields(
+        width_ns=INT, count=INT, action=np.uint8, error=np.int32, size=np.int64, due=np.int64,
+        submit=np.int64, complete=np.int64, table=np.int64, late_ns=np.int64,
+        latencies=np.int64, in_flight=np.int64, planned=np.int64,
+    )  # fmt: skip
 
 
 class Level:
@@ -106,18 +117,21 @@ class Slices:
             self._widen()
         self.used = max(self.used, last // self.width_ns + 1)
         _count(
-            self.width_ns,
-            done.action,
-            done.error,
-            done.size_bytes,
-            due,
-            submit,
-            complete,
-            self._table,
-            self._late_max_ns[0],
-            self._latencies,
-            self.in_flight.columns,
-            self.planned.columns,
+            _Sliced(
+                width_ns=self.width_ns,
+                count=len(done),
+                action=np.ascontiguousarray(done.action),
+                error=np.ascontiguousarray(done.error),
+                size=np.ascontiguousarray(done.size_bytes),
+                due=due,
+                submit=submit,
+                complete=complete,
+                table=self._table,
+                late_ns=self._late_max_ns[0],
+                latencies=self._latencies,
+                in_flight=self.in_flight.columns,
+                planned=self.planned.columns,
+            )
         )
 
     def add_host_lateness(self, submit_ns: NDArray[np.int64], host_ns: NDArray[np.int64]) -> None:
@@ -238,70 +252,3 @@ class Slices:
         """Return P50 and P99 of each slice."""
         rows = [Histogram.from_counts(row, COARSE_BITS) for row in counts]
         return [row.value_at(5000) for row in rows], [row.value_at(9900) for row in rows]
-
-
-@helper
-def _move(level: NDArray[np.int64], at_ns: int, index: int, width_ns: int, sign: int) -> None:
-    """Begin (+1) or end (−1) a span in slice `index`, which is that of `at_ns`."""
-    level[_STEP, index + 1] += sign
-    level[_PARTIAL, index] += sign * ((index + 1) * width_ns - at_ns)
-
-
-@helper
-def _spread(
-    column: NDArray[np.int64], size: int, submit_ns: int, complete_ns: int, width_ns: int
-) -> None:
-    """Add an op's bytes to the slices of its service time; they add up to `size` exactly.
-
-    What is added up to an edge doesn't depend on the slices' width, so that slices may be merged.
-    """
-    last = complete_ns // width_ns
-    added = 0
-    for index in range(submit_ns // width_ns, last):
-        part = ((index + 1) * width_ns - submit_ns) / (complete_ns - submit_ns)
-        reached = int(size * part)
-        column[index] += reached - added
-        added = reached
-    column[last] += size - added
-
-
-@kernel
-def _count(
-    width_ns: int,
-    action: NDArray[np.uint8],
-    error: NDArray[np.int32],
-    size: NDArray[np.int64],
-    due: NDArray[np.int64],
-    submit: NDArray[np.int64],
-    complete: NDArray[np.int64],
-    table: NDArray[np.int64],
-    late: NDArray[np.int64],
-    latencies: NDArray[np.int64],
-    in_flight: NDArray[np.int64],
-    planned: NDArray[np.int64],
-) -> None:
-    """Count each op in the slices in which it was due, was submitted, and ended."""
-    for op in range(due.size):
-        at, began, planned_at = (
-            complete[op] // width_ns,
-            submit[op] // width_ns,
-            due[op] // width_ns,
-        )
-        took = complete[op] - submit[op]
-        planned_end = min(due[op] + took, width_ns * SLICES_MAX - 1)
-        table[_DUE, planned_at] += 1
-        table[_COMPLETED, at] += 1
-        late[began] = max(late[began], submit[op] - due[op])
-        _move(in_flight, submit[op], began, width_ns, 1)
-        _move(in_flight, complete[op], at, width_ns, -1)
-        _move(planned, due[op], planned_at, width_ns, 1)
-        _move(planned, planned_end, planned_end // width_ns, width_ns, -1)
-        if error[op] != 0:
-            table[_ERRORS, at] += 1
-            continue
-        which = 1 if action[op] == _WRITE else 0
-        table[_OPS + which, at] += 1
-        _spread(table[_BYTES + which], size[op], submit[op], complete[op], width_ns)
-        latencies[which, at, bucket_of(max(0, took), COARSE_BITS)] += 1
-        answered = max(0, complete[op] - due[op])
-        latencies[_RESPONSE, at, bucket_of(answered, COARSE_BITS)] += 1

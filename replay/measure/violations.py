@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
+from kvtrace.native.library import INT, POINTER
+from kvtrace.native.structures import Structure, fields, records
 from kvtrace.placement.keys import KeyTable, carried
-from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import Op, Tier
 from replay.measure.overlaps import Overlaps
+from replay.native import function
 from replay.ops.columns import SECTOR_BYTES
 
 if TYPE_CHECKING:
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
 
     from replay.ops.done import Done
 
-_READ, _WRITE, _DELETE, _LOOKUP = (int(op) for op in Op)
-_EVICT, _PROMOTE = int(Phase.EVICT), int(Phase.PROMOTE)
+_LOOKUP = int(Op.LOOKUP)
 _TIERS = len(Tier)
 
 _TIER = np.dtype(
@@ -28,6 +29,17 @@ _TIER = np.dtype(
 """Of one key on one tier: when all earlier ops, and all writes and deletes, are done; the last
 evict write, 1 + its place in the trace, and when it is done."""
 _PLACE = np.dtype([("all_done", "i8"), ("write_done", "i8")], align=True)
+_check_keys = function("kv_check_keys", POINTER, records(_TIER), returns=INT)
+_check_places = function("kv_check_places", POINTER, records(_PLACE), returns=INT)
+
+
+class _Ran(Structure):
+    """Columns of ops, with the index of each one's key or place: `struct kv_ran`."""
+
+    ARRAYS, _fields_ = fields(
+        index=np.int32, number=np.int64, tier=np.uint8, op=np.uint8, phase=np.uint8,
+        submit=np.int64, complete=np.int64, count=INT,
+    )  # fmt: skip
 
 
 class _Remembered:
@@ -75,27 +87,22 @@ class OrderChecker:
         if not len(ran):
             return
         first, last = int(ran.number[0]), int(ran.number[-1])
-        self.count += int(
-            _check_keys(
-                self._keys.index(np.ascontiguousarray(ran.key), first, last),
-                ran.number,
-                ran.tier,
-                ran.op,
-                ran.phase,
-                ran.submit_ns,
-                ran.complete_ns,
-                self._keys.values,
-            )
-        )
+        index = self._keys.index(np.ascontiguousarray(ran.key), first, last)
+        self.count += int(_check_keys(_columns(ran, index), self._keys.values))
         for lane, overlaps in self._mixed.items():
             self.count += _check_overlaps(overlaps, ran.select(ran.moves & (ran.lane == lane)))
         moved = ran.select(ran.moves & ~np.isin(ran.lane, self._elsewhere))
         begin = moved.offset_bytes - moved.sector * np.uint64(SECTOR_BYTES)
         place = begin | moved.lane.astype(np.uint64) << np.uint64(56)
         index = self._places.index(place, first, last)
-        self.count += int(
-            _check_places(index, moved.op, moved.submit_ns, moved.complete_ns, self._places.values)
-        )
+        self.count += int(_check_places(_columns(moved, index), self._places.values))
+
+
+def _columns(done: Done, index: NDArray[np.int32]) -> _Ran:
+    return _Ran(
+        index=index, number=done.number, tier=done.tier, op=done.op, phase=done.phase,
+        submit=done.submit_ns, complete=done.complete_ns, count=len(done),
+    )  # fmt: skip
 
 
 def _check_overlaps(overlaps: Overlaps, moved: Done) -> int:
@@ -111,67 +118,3 @@ def _check_overlaps(overlaps: Overlaps, moved: Done) -> int:
     return overlaps.add(
         moved.number[of], begin, length, moved.op[of], moved.submit_ns[of], moved.complete_ns[of]
     )
-
-
-@kernel
-def _check_keys(
-    index: NDArray[np.int32],
-    number: NDArray[np.int64],
-    tier: NDArray[np.uint8],
-    op: NDArray[np.uint8],
-    phase: NDArray[np.uint8],
-    submit: NDArray[np.int64],
-    complete: NDArray[np.int64],
-    values: NDArray[np.void],
-) -> int:
-    """Count what breaks a rule between the ops of one key: on a tier, and across tiers.
-
-    When the last transferring read of a key is done stands in the field `evict_done` of tier 0,
-    which no evict write can have: nothing is above it.
-    """
-    violations = 0
-    for row in range(index.size):
-        where, what = tier[row], op[row]
-        mine: Any = values[index[row], where]
-        top: Any = values[index[row], 0]
-        needed = mine.alone_done if what == _READ else mine.all_done
-        violations += submit[row] < needed
-        if what == _WRITE:
-            violations += submit[row] < top.evict_done
-            if phase[row] == _EVICT and where > 0:
-                mine.evict_row = number[row] + 1
-                mine.evict_done = complete[row]
-        elif what == _DELETE:
-            latest, done = 0, 0
-            for below in range(where + 1, _TIERS):
-                other: Any = values[index[row], below]
-                if other.evict_row > latest:
-                    latest, done = other.evict_row, other.evict_done
-            violations += submit[row] < done
-        elif phase[row] in (_EVICT, _PROMOTE):
-            top.evict_done = complete[row]
-        mine.all_done = max(mine.all_done, complete[row])
-        if what != _READ:
-            mine.alone_done = max(mine.alone_done, complete[row])
-    return violations
-
-
-@kernel
-def _check_places(
-    index: NDArray[np.int32],
-    op: NDArray[np.uint8],
-    submit: NDArray[np.int64],
-    complete: NDArray[np.int64],
-    values: NDArray[np.void],
-) -> int:
-    """Count I/O that begins before what must be over at its extent: all for a write."""
-    violations = 0
-    for row in range(index.size):
-        mine: Any = values[index[row], 0]
-        if op[row] == _WRITE:
-            violations += submit[row] < mine.all_done
-            mine.write_done = max(mine.write_done, complete[row])
-        else:
-            violations += submit[row] < mine.write_done
-        mine.all_done = max(mine.all_done, complete[row])
-    return violations

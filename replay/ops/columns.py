@@ -164,7 +164,7 @@ _WRITTEN = ("due_ns", *TIME_TYPES)
 
 
 def header_text() -> str:
-    """Return `native/columns.h`: the members of `struct kv_run` that are columns."""
+    """Return `native/columns.h`: the members of structures that are columns."""
 
     def members(types: dict[str, np.dtype[np.generic]]) -> str:
         lines = (
@@ -174,6 +174,7 @@ def header_text() -> str:
         return " \\\n".join(lines)
 
     ops = {name: OP_TYPES[name] for name in NATIVE_OPS}
+    planned = " \\\n".join(f"\t{kind.name}_t *{name};" for name, kind in OP_TYPES.items())
     return f"""\
 /* Columns of struct kv_run, documented in replay/ops/columns.py: `make bless` writes this file
  * from there. */
@@ -182,4 +183,8 @@ def header_text() -> str:
 
 #define KV_TIME_COLUMNS \\
 {members(TIME_TYPES)}
+
+/* All columns of ops, as the planner writes them. */
+#define KV_PLAN_COLUMNS \\
+{planned}
 """

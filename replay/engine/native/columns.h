@@ -25,3 +25,22 @@
 	int32_t *error; \
 	int64_t *bad_sector; \
 	uint64_t *state;
+
+/* All columns of ops, as the planner writes them. */
+#define KV_PLAN_COLUMNS \
+	int64_t *due_ns; \
+	uint8_t *lane; \
+	uint8_t *action; \
+	uint8_t *cell; \
+	uint64_t *offset_bytes; \
+	uint32_t *length_sectors; \
+	uint32_t *pad_bytes; \
+	uint64_t *key; \
+	uint32_t *sector; \
+	uint32_t *generation; \
+	uint64_t *arena_bytes; \
+	uint32_t *edge_begin; \
+	uint16_t *wait_count; \
+	uint32_t *edges; \
+	uint32_t *clock; \
+	uint64_t *extents;

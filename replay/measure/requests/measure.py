@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kvtrace.compiled.jit import kernel
+from kvtrace.native.library import INT, POINTER
+from kvtrace.native.structures import Structure, fields
 from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.schema import Phase, Qos
 from replay.measure.executed import ExecutedRows
@@ -18,6 +19,7 @@ from replay.measure.requests.figures import (
     ServiceLevelDocument,
 )
 from replay.measure.requests.levels import MET_RATIO, TARGET_P95_NS
+from replay.native import function
 from replay.ops.columns import INTERRUPTED, NO_TIME_NS
 from replay.ops.contract import Mode
 
@@ -32,9 +34,20 @@ if TYPE_CHECKING:
 
 _BEGIN, _END, _IO, _WAITED, _STATE = range(5)
 _COLUMNS = 5
-_FAILED, _OUTSIDE, _BEGUN, _QOS_SHIFT = 1, 2, 4, 3
-"""In a request's state: an op failed; one was before the window or never begun; one succeeded; its
-class."""
+_FAILED, _OUTSIDE, _QOS_SHIFT = 1, 2, 3
+"""In a request's state: an op failed; one was before the window or never begun; its class. 4: one
+succeeded."""
+_gather = function("kv_gather_requests", POINTER)
+
+
+class _Gathered(Structure):
+    """Ops, and the columns of their requests: `struct kv_gathered` of measure.c."""
+
+    ARRAYS, _fields_ = fields(
+        count=INT, index=np.int32, state=np.int64, begin_ns=np.int64, service_ns=np.int64,
+        complete_ns=np.int64, begins=np.int64, ends=np.int64, io_ns=np.int64,
+        waited_ns=np.int64, states=np.int64,
+    )  # fmt: skip
 
 
 class Requests:
@@ -66,7 +79,22 @@ class Requests:
         outside = early | (done.error[own] == INTERRUPTED)
         qos = done.qos[own].astype(np.int64)
         state = outside * _OUTSIDE | ~done.good[own] * _FAILED | qos << _QOS_SHIFT
-        _gather(index, state, begin_ns, complete_ns - submit_ns, complete_ns, self._columns)
+        begins, ends, io_ns, waited_ns, states = self._columns
+        _gather(
+            _Gathered(
+                count=len(index),
+                index=index,
+                state=state,
+                begin_ns=begin_ns,
+                service_ns=complete_ns - submit_ns,
+                complete_ns=complete_ns,
+                begins=begins,
+                ends=ends,
+                io_ns=io_ns,
+                waited_ns=waited_ns,
+                states=states,
+            )
+        )
 
     def _make_room(self) -> None:
         missing = self._table.capacity - self._columns.shape[1]
@@ -143,28 +171,3 @@ def _level(times_ns: NDArray[np.int64], target_ns: int) -> ServiceLevelDocument:
         compliance_ratio=ratio,
         met=None if ratio is None else ratio >= MET_RATIO,
     )
-
-
-@kernel
-def _gather(
-    index: NDArray[np.int32],
-    state: NDArray[np.int64],
-    begin_ns: NDArray[np.int64],
-    service_ns: NDArray[np.int64],
-    complete_ns: NDArray[np.int64],
-    columns: NDArray[np.int64],
-) -> None:
-    """Add each op to its request's columns; `state`: what it adds to the request's."""
-    for at in range(index.size):
-        to = index[at]
-        known = columns[_STATE, to]
-        columns[_STATE, to] = known | state[at]
-        if state[at] & _FAILED:
-            continue
-        begin, end = begin_ns[at], complete_ns[at]
-        if known & _BEGUN == 0 or begin < columns[_BEGIN, to]:
-            columns[_BEGIN, to] = begin
-        columns[_WAITED, to] += max(0, end - max(begin, columns[_END, to]))
-        columns[_END, to] = max(end, columns[_END, to])
-        columns[_IO, to] += service_ns[at]
-        columns[_STATE, to] |= _BEGUN

@@ -484,7 +484,7 @@ def test_memory_follows_what_is_live() -> None:
         drained = max(drained, planner.planned - 100)
     assert planner.planned == len(rows)
     assert planner._table.capacity <= 1 << 13
-    assert len(planner._lists.op) <= 1 << 12
+    assert len(planner._lists.array("links")) <= 1 << 12
     assert planner.extent_ends.tolist() == [(1 << 20) + KIB4]
     del ring
 

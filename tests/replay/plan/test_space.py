@@ -155,6 +155,22 @@ def test_an_object_is_divided_at_whole_ios_where_no_free_range_holds_it() -> Non
     assert {3, 4} <= closure_of(ops, 7)[5]
 
 
+def test_a_hole_at_the_top_that_holds_all_is_taken_once() -> None:
+    """Behind the eight holes that are looked at. Buggy: the object after it got the same bytes."""
+    rows: list[Row] = []
+    for key in range(10):  # holes of 32 blocks, kept apart by live objects
+        rows += [(0, W, NVME, key, PREFILL, 32 * KIB4), (0, W, NVME, 100 + key, PREFILL, KIB4)]
+    rows += [(0, W, NVME, 50, PREFILL, 33 * KIB4)]
+    rows += [(0, D, NVME, key, EVICT, 32 * KIB4) for key in range(10)]
+    rows += [(0, D, NVME, 50, EVICT, 33 * KIB4)]
+    rows += [(0, W, NVME, key, PREFILL, 33 * KIB4) for key in (60, 61)]
+    _, spaces, planner, ops = planned(rows, 0.05, part=MIB)
+    while planner.advance(0):
+        pass
+    assert planner.final
+    check_blocks(rows, ops, spaces)
+
+
 def test_one_seed_one_plan() -> None:
     """Two plans of one trace are equal, byte for byte."""
     rows = random_rows(11, 300)
