@@ -5,10 +5,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.docs
-QUICK  := $(VENV)/.compiled
-BOUNDS_TESTS := tests/kvtrace/trace/test_check.py tests/kvtrace/formats/test_blktrace.py \
-    tests/replay/plan/test_plan.py tests/replay/plan/test_space.py tests/replay/engine/test_native_bounds.py
-JITTED := $(shell grep -rl "from kvtrace.compiled.jit import" kvtrace replay --include=*.py)
 NATIVE := $(shell find kvtrace replay -name '*.[ch]')
 
 FUZZ_SECONDS ?= 60
@@ -16,7 +12,7 @@ FUZZ_INPUTS  ?= 1000000000
 FUZZ_SEED    ?= 1
 FUZZ_KEEP    ?= fuzz-found
 
-.PHONY: demo test check docs bench bless clean install fio fuzz bounds sanitize dist dist-check
+.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -30,11 +26,11 @@ demo: $(STAMP)
 	$(BIN)/kvtrace replay demo/trace.parquet --device demo/kv.dat --size 2560MiB --settle 2s \
 	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 
-test: $(QUICK)
+test: $(STAMP)
 	$(BIN)/pytest -n 3 --dist worksteal
 
 # A third process, for tests wait for devices a third of their time.
-check: $(QUICK)
+check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -43,15 +39,9 @@ check: $(QUICK)
 
 # Changes good inputs of every reader and gives them to commands, within FUZZ_SECONDS; what is found
 # is kept in FUZZ_KEEP. Another FUZZ_SEED tries other inputs.
-fuzz: $(QUICK)
+fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --inputs $(FUZZ_INPUTS) \
 	    --seed $(FUZZ_SEED) --keep $(FUZZ_KEEP)
-
-# Compiled Python with every index checked, on odd inputs: the planner, the checker, I/O logs. Code
-# compiled that way is kept apart.
-bounds: $(STAMP)
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/.bounds KVTRACE_TESTS=quick \
-	    $(BIN)/pytest -q -n 2 --dist loadfile $(BOUNDS_TESTS)
 
 # The C with every access and every sum checked, in a copy of the sources whose libraries are built
 # that way: the simulator's fuzz, STEPS rows of each policy and of a mix, the planner's, then the native
@@ -59,7 +49,8 @@ bounds: $(STAMP)
 STEPS ?= 20000
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/kvtrace/hierarchy tests/kvtrace/policies tests/kvtrace/whatif \
-    tests/kvtrace/native tests/replay/engine tests/replay/plan \
+    tests/kvtrace/native tests/kvtrace/formats tests/kvtrace/tools tests/kvtrace/trace tests/kvtrace/sources \
+    tests/replay/engine tests/replay/plan \
     tests/replay/measure
 sanitize: $(STAMP)
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
@@ -106,15 +97,6 @@ bless: $(STAMP)
 	git --no-pager diff --stat -- traces
 
 install: $(STAMP)
-
-# What takes longest to compile (the simulator, the planner, other tools' logs) is compiled once,
-# before several processes would each do it.
-$(QUICK): $(STAMP) $(JITTED)
-	@echo "compiling, once"
-	@$(BIN)/pytest -q -n 3 --dist loadfile tests/kvtrace/cli/test_bad_input.py::test_not_a_trace \
-	    tests/replay/execution/test_faults.py::test_a_stall_of_one_second_is_printed_as_computed_by_hand \
-	    tests/kvtrace/formats/test_map_back.py::test_a_log_of_warp_comes_back
-	@touch $@
 
 # Programs of others that some tests run; without them those are skipped. Never fails.
 fio:

@@ -147,7 +147,7 @@ def test_no_global_randomness() -> None:
         assert not pattern.search(path.read_text()), name_of(path)
 
 
-MOST_ENTRIES = {"kvtrace": 25, "replay": 22}
+MOST_ENTRIES = {"kvtrace": 24, "replay": 22}
 
 
 @pytest.mark.parametrize("package", MOST_ENTRIES)

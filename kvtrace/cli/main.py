@@ -182,19 +182,13 @@ def _group() -> Any:
 def main() -> NoReturn:
     """Run the command line; exit with the code that the outcome has."""
     streams = Streams()
-    code = _run()
-    jit = sys.modules.get("kvtrace.compiled.jit")
-    if jit is not None and jit.Notes.uncached is not None:
-        note = printable(jit.Notes.uncached)
-        print(f"kvtrace: compiled code can't be kept, so each run compiles it: {note}; "
-              "set NUMBA_CACHE_DIR to a writable directory", file=sys.stderr)  # fmt: skip
-    sys.exit(streams.end(code))
+    sys.exit(streams.end(_run()))
 
 
 def _run() -> int:
     """Run the command line; return the exit code."""
     try:
-        _group()()
+        _group()(prog_name="kvtrace")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else EXIT_OK
     except KvtraceError as error:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvtrace.compiled import jit
-from tests.support.command import apart, kvtrace
+from tests.support.command import apart
 from tests.support.commands import MAKINGS, REPLAY, inputs, make, whole
 from tests.support.digests import drafts, states
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 QUICK = ("record directory", "record CSV")
@@ -232,70 +231,3 @@ def test_no_home(tmp_path: Path, home: str | None) -> None:
     ended = apart(*words, env=environment, cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
-
-
-def compiled_anew(place: Path) -> Callable[[int], int]:
-    """Return a small function that is kept in `place`."""
-    source = place.parent / "small.py"
-    if not source.exists():
-        source.write_text("def twice(x):\n    return 2 * x\n")
-    space: dict[str, Callable[[int], int]] = {}
-    exec(compile(source.read_text(), source, "exec"), space)
-    return jit.compiled(space["twice"])
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of compiled code of its own."""
-    from numba import config
-
-    place = tmp_path / "cache"
-    place.mkdir()
-    monkeypatch.setattr(config, "CACHE_DIR", str(place))
-    monkeypatch.setattr(jit.Notes, "uncached", None)
-    return place
-
-
-@pytest.mark.parametrize(
-    ("suffix", "keep"),
-    [("nbi", 40), ("nbc", -1)]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in (("nbi", 0), ("nbi", 1), ("nbi", -1), ("nbc", 0), ("nbc", 1), ("nbc", 40))
-    ],
-)
-def test_damaged_compiled_code_is_compiled_anew(cache: Path, suffix: str, keep: int) -> None:
-    """A file that was cut or changed is never run; it is replaced."""
-    assert compiled_anew(cache)(21) == 42
-    (path,) = cache.rglob(f"*.{suffix}")
-    whole_file = path.read_bytes()
-    damaged = bytearray(whole_file[:keep] if keep >= 0 else whole_file)
-    if keep < 0:
-        damaged[len(damaged) // 2] ^= 0xFF
-    path.write_bytes(damaged)
-    function = compiled_anew(cache)
-    assert function(21) == 42
-    assert not function.stats.cache_hits  # type: ignore[attr-defined]
-    function = compiled_anew(cache)
-    assert function(21) == 42
-    assert function.stats.cache_hits  # type: ignore[attr-defined]
-    assert jit.Notes.uncached is None
-
-
-def test_compiled_code_that_can_not_be_kept(cache: Path) -> None:
-    """A full place for it costs the time to compile, and is told once."""
-    function = compiled_anew(cache)
-    with limited(resource.RLIMIT_FSIZE, 0):
-        assert function(21) == 42
-    assert jit.Notes.uncached is not None
-    assert "File too large" in jit.Notes.uncached
-
-
-def test_no_place_for_compiled_code(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where numba finds no place, nothing is kept."""
-    monkeypatch.setattr(jit._Places, "_locator_classes", [])
-    assert compiled_anew(cache)(21) == 42
-    assert "no locator" in str(jit.Notes.uncached)
-    ended = kvtrace("list", "policies")
-    assert ended.code == 0
-    assert "set NUMBA_CACHE_DIR to a writable directory" in ended.err

@@ -1,1 +1,0 @@
-"""Code compiled by numba that everything may use."""
