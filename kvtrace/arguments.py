@@ -111,7 +111,7 @@ def changed(model: BaseModel) -> Iterable[tuple[str | None, Any]]:
     """Yield (name, value) of the fields that aren't their defaults."""
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if field.is_required() or value != field.get_default():
+        if field.is_required() or value != field.get_default(call_default_factory=True):
             yield name, value
 
 

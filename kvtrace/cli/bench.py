@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click.exceptions import UsageError as ClickUsageError
 
 from kvtrace.cli.compare import show
 from kvtrace.cli.console import say
@@ -27,7 +26,6 @@ from kvtrace.recording.config import resolve
 from kvtrace.units import exact_bytes
 from replay.options import Populate
 from replay.result.invalid import LASTING
-from replay.safety.storage import files_below
 from replay.watch import RunInterruptedError, Silent, Stop
 
 if TYPE_CHECKING:
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from replay.result.reason import Reason
 
 MIN_WINDOW = "60s"
+_WRONG_WORDS: Any = typer.BadParameter.__base__
+"""What typer raises for words that aren't accepted; releases of it have it in different places."""
 _OURS = ("out", "report_to", "force", "as_json", "show_config")
 """Options of a replay that a bench sets itself."""
 
@@ -120,6 +120,7 @@ def bench_command(
     from replay.compare import folder as bench_folder
     from replay.compare import report
     from replay.compare.folder import BENCH_FORMS, TRACE
+    from replay.safety.storage import files_below
 
     if check is not None:
         raise typer.Exit(_verify(check, as_json=as_json))
@@ -275,7 +276,7 @@ def _replay_options(words: Sequence[str]) -> dict[str, Any]:
     command = import_module("kvtrace.cli.main").command("replay")
     try:
         asked: dict[str, Any] = command.make_context("replay", [TRACE, *words]).params
-    except ClickUsageError as error:
+    except _WRONG_WORDS as error:
         raise UsageError(error.format_message(), where="options of the replay") from error
     defaults = command.make_context("replay", [TRACE]).params
     for name in _OURS:

@@ -10,7 +10,6 @@ import typer
 from kvtrace.cli.console import plain_console
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
-from replay.compare.comparison import compare
 
 if TYPE_CHECKING:
     from replay.compare.document import ComparisonDocument
@@ -41,6 +40,7 @@ def compare_command(
     from kvtrace.cli.sides import load
     from kvtrace.files.outfile import write_all
     from replay.compare import report
+    from replay.compare.comparison import compare
     from replay.compare.document import document_of
     from replay.compare.sides import check_alike
     from replay.result.stored import consistent

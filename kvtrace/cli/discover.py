@@ -7,14 +7,16 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from kvtrace.cli.console import PlainConsole, plain_console
+from kvtrace.cli.console import plain_console
 from kvtrace.units import format_bytes
 from replay.host import gpus
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from kvtrace.cli.plain import PlainConsole
     from replay.host.disks import Disk, FileSystem
     from replay.host.gpus import Gpus
     from replay.host.machine import Machine
@@ -74,6 +76,8 @@ def _document(
 
 
 def _pairs(rows: list[tuple[str, str | Text]]) -> Table:
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim", min_width=12)
     table.add_column(overflow="fold")
@@ -104,6 +108,8 @@ def _machine(seen: Machine, cards: Gpus) -> Table:
 
 
 def _usable(reason: str | None, how: str) -> Text:
+    from rich.text import Text
+
     if reason is None:
         return Text(f"yes: {how}", style="green")
     return Text(f"no: {reason}", style="yellow")

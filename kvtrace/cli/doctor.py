@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.padding import Padding
-from rich.text import Text
 
 from kvtrace.cli.console import plain_console
 from kvtrace.errors import EXIT_OK, EXIT_TARGET
@@ -50,6 +48,9 @@ def doctor_command(
 
 
 def _show(findings: tuple[Finding, ...]) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
     console = plain_console(width_max=_WIDTH)
     for finding in findings:
         line = Text(finding.level, style=_STYLES[finding.level])

@@ -7,10 +7,10 @@ import textwrap
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from typer.core import TyperCommand
 
 from kvtrace import plugins
+from kvtrace.show.columns import columns
 from kvtrace.show.tables import wrapped as wrap
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class HelpfulCommand(TyperCommand):
 
 def width() -> int:
     """Return how wide help is."""
-    return min(Console().width, _WIDEST)
+    return min(columns(), _WIDEST)
 
 
 def _lines(command: Any, ctx: Any) -> Iterator[str]:

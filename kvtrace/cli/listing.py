@@ -6,15 +6,11 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from kvtrace import plugins
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.help import section, width
 from kvtrace.errors import UsageError, unknown_name
-from kvtrace.models import models
-from kvtrace.models.config_json.families import architectures
-from kvtrace.models.summary import groups
 from kvtrace.options.described import describe
 from kvtrace.recording.config import preset_names, preset_summary
 from kvtrace.show.printable import printable
@@ -49,6 +45,8 @@ def _entry(kind: plugins.Kind, name: str) -> Entry:
 
 
 def _models() -> list[Entry]:
+    from kvtrace.models import models
+
     return [
         (
             model.name,
@@ -61,6 +59,8 @@ def _models() -> list[Entry]:
 
 def _geometry(model: Model) -> str:
     """Return a model's groups of layers and what they keep, in one line."""
+    from kvtrace.models.summary import groups
+
     kinds = " + ".join(f"{row.layers} {row.kind}" for row in groups(model))
     sequence = model.rank_bytes_per_sequence()
     return (
@@ -71,6 +71,8 @@ def _geometry(model: Model) -> str:
 
 
 def _architectures() -> list[Entry]:
+    from kvtrace.models.config_json.families import architectures
+
     return [(name, "yes", family) for name, family in architectures()]
 
 
@@ -175,6 +177,8 @@ def list_command(
         }
         typer.echo(json.dumps(fields, indent=2))
         return
+    from rich.table import Table
+
     console = plain_console()
     for each, entries in listed.items():
         table = Table(title=each, title_justify="left", show_header=False, box=None)

@@ -105,6 +105,14 @@ class _Commands(TyperGroup):
             self.add_command(command(cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, all of them switches: off, for typer asks pydantic what None is."""
+        params = super().get_params(ctx)
+        for param in params:
+            if param.default is None:
+                param.default = False
+        return params
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands and options."""
         summaries = {name: summary for name, (_module, summary) in _COMMANDS.items()}

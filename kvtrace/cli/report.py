@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
-from rich.text import Text
 
-from kvtrace.cli.console import PlainConsole, plain_console
+from kvtrace.cli.console import plain_console
 from kvtrace.cli.parsing import FULL_HELP, REPORT_HELP
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.show.printable import printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from kvtrace.cli.plain import PlainConsole
     from replay.result.document import ResultDocument
 
 
@@ -148,6 +149,8 @@ def _show_all(
     if as_json:
         print(f"[{','.join(map(str, rendered))}]")
         return
+    from rich.text import Text
+
     for at, (path, parts) in enumerate(zip(results, rendered, strict=True)):
         title = Text(("\n" if at else "") + f"── {printable(path)}", style="bold")
         _console().print(title, soft_wrap=True)

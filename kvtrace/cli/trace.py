@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from kvtrace.cli.console import figures, plain_console
 from kvtrace.cli.provenance import objects_each
@@ -20,6 +18,7 @@ from kvtrace.units import format_bytes, format_count, parse_bytes
 
 if TYPE_CHECKING:
     import polars as pl
+    from rich.table import Table
 
     from kvtrace.trace.check import CheckReport
     from kvtrace.trace.reader import Trace
@@ -87,6 +86,8 @@ def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: boo
 
 
 def _print_info(summary: dict[str, Any]) -> None:
+    from rich.text import Text
+
     console, header = plain_console(), summary["header"]
     title = Text(printable(summary["path"]), "bold")
     console.print(title.append(f"  format {header['format_version']}", "not bold"))
@@ -267,6 +268,8 @@ def head_command(
 
 def _tables(names: list[str], rows: list[list[str]], width: int) -> Iterator[Table]:
     """Yield the rows as tables of as many columns as fit, the rows' numbers before each."""
+    from rich.table import Table
+
     wide = [max(map(len, column)) + _FRAME for column in zip(names, *rows, strict=True)]
     first = len(str(len(rows))) + _FRAME + 1
     begin = 0

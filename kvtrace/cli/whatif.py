@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.help import AS_RECORD
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
-from kvtrace.models import load_model
 from kvtrace.recording.config import resolve
 from kvtrace.show import csvcells
 from kvtrace.show.tables import fitting
@@ -26,6 +24,8 @@ from kvtrace.units import GIB, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+
+    from rich.console import RenderableType
 
     from kvtrace.whatif.answers import Answers
     from kvtrace.whatif.grid import Outcome
@@ -188,6 +188,8 @@ def whatif_command(
     if trace is None:
         tried = resolve(config, options, set_ or [], preset).config
         sample = sampled(tried, answers.outcomes[0].stats)
+        from kvtrace.models import load_model
+
         notes = load_model(tried.model).notes_on(tried.tensor_parallel, tried.dtype)
     more: dict[str, Any] = {} if sample is None else {"sampled": sample}
     more |= {"model_notes": notes} if notes else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import KvtraceError, TraceError
@@ -55,6 +54,8 @@ def parse_json(text: str | bytes, where: object, **more: Any) -> Any:
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:
     """Return the table in `text`. Raises TraceError."""
+    import tomllib  # here, as help imports this module
+
     try:
         return tomllib.loads(text)
     except _BAD as error:
@@ -63,7 +64,7 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
 
 def parse_yaml(text: str, where: object, *, error: type[KvtraceError] = TraceError) -> Any:
     """Return the value in `text`. Raises `error`, also for aliases that unfold without end."""
-    import yaml  # here, as help imports this module
+    import yaml  # as above
 
     if _bracket_depth(text) > MAX_DEPTH:
         raise error("not YAML: nested too deep", where=where, accepted=f"{MAX_DEPTH} levels")

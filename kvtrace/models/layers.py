@@ -51,7 +51,7 @@ class Cache(NamedTuple):
 class LayerGroup(BaseModel):
     """Layers that keep the same. `origin`: the keys of a configuration that said so."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     layers: Annotated[int, Field(gt=0, le=1 << 14)]
     origin: str = ""

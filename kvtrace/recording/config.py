@@ -50,7 +50,7 @@ DEFAULT_DURATION_NS = 60 * S_NS
 class RecordConfig(Checked):
     """All that determines a generated trace."""
 
-    source: SourceConfig = SourceConfig()
+    source: SourceConfig = Field(default_factory=SourceConfig)
     model: Annotated[
         str,
         Option("Model, TOML file or config.json; see `kvtrace list models`.", MODEL, takes="NAME"),
@@ -84,7 +84,7 @@ class RecordConfig(Checked):
         Field(gt=0, le=1 << 14),
         Option("Number of nodes with tiers of their own; sessions stay on one.", MODEL),
     ] = 1
-    tiers: TiersConfig = TiersConfig()
+    tiers: TiersConfig = Field(default_factory=TiersConfig)
     eviction: Eviction = "lru"
     admission: Annotated[
         Literal["always", "second-use"],
@@ -164,7 +164,7 @@ class RecordConfig(Checked):
         Option("Compute N prompts at once, each at 1/N of --prefill-rate.", TIME),
     ] = 1
     seed: Annotated[int, Field(ge=0, lt=1 << 63), Option("Random seed.", RUN)] = 0
-    sizing: SizingConfig = SizingConfig()
+    sizing: SizingConfig = Field(default_factory=SizingConfig)
     fit: Annotated[
         Annotated[Bytes, Field(gt=0)] | None,
         Option("Shrink load, tiers and, if necessary, layers to fit nvme to this size.", RUN),

@@ -75,10 +75,10 @@ class _Object(TierConfig):
 class TiersConfig(Section):
     """The tiers, fastest first."""
 
-    gpu: _Gpu = _Gpu()
-    cpu: _Cpu = _Cpu()
-    nvme: _Nvme = _Nvme()
-    object: _Object = _Object()
+    gpu: _Gpu = Field(default_factory=_Gpu)
+    cpu: _Cpu = Field(default_factory=_Cpu)
+    nvme: _Nvme = Field(default_factory=_Nvme)
+    object: _Object = Field(default_factory=_Object)
 
     def of(self, tier: Tier) -> TierConfig:
         """Return the configuration of `tier`."""
@@ -122,11 +122,11 @@ class _Targets(Section):
 class SizingConfig(Section):
     """What `users: auto` holds the number of users to: tiers' service, P95 of loads per class."""
 
-    gpu: _GpuService = _GpuService()
-    cpu: _CpuService = _CpuService()
-    nvme: _NvmeService = _NvmeService()
-    object: _ObjectService = _ObjectService()
-    targets: _Targets = _Targets()
+    gpu: _GpuService = Field(default_factory=_GpuService)
+    cpu: _CpuService = Field(default_factory=_CpuService)
+    nvme: _NvmeService = Field(default_factory=_NvmeService)
+    object: _ObjectService = Field(default_factory=_ObjectService)
+    targets: _Targets = Field(default_factory=_Targets)
     max_users: Annotated[int, Field(gt=0, le=1 << 20)] = 10_000
 
     def of(self, tier: Tier) -> ServiceConfig:

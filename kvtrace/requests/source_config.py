@@ -34,13 +34,18 @@ class Template(Section):
     weight: Factor = 1.0
 
 
-TEMPLATES = {
-    "chatbot": Template(context_tokens=(512, 4096), generated_tokens=(50, 200), think_s=(0.1, 0.5)),
-    "coding": Template(context_tokens=(4096, 25000), generated_tokens=(100, 500), think_s=(0.2, 1)),
-    "document": Template(
-        context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
-    ),
-}
+def _templates() -> dict[str, Template]:
+    return {
+        "chatbot": Template(
+            context_tokens=(512, 4096), generated_tokens=(50, 200), think_s=(0.1, 0.5)
+        ),
+        "coding": Template(
+            context_tokens=(4096, 25000), generated_tokens=(100, 500), think_s=(0.2, 1)
+        ),
+        "document": Template(
+            context_tokens=(4096, 16384), generated_tokens=(200, 800), think_s=(0.3, 1.5)
+        ),
+    }
 
 
 class SystemPrompts(Section):
@@ -123,11 +128,11 @@ class SourceConfig(Section):
     end_probability: Ratio = 0.2
     max_turns: Count = 50
     max_context_tokens: Annotated[int, Field(gt=1, lt=1 << 24)] = 131_072
-    templates: dict[str, Template] = Field(default=TEMPLATES, min_length=1)
+    templates: dict[str, Template] = Field(default_factory=_templates, min_length=1)
     prefix_caching: Annotated[
         bool, Option("Share system prompts between sessions or not.", SOURCE)
     ] = True
-    system_prompts: SystemPrompts = SystemPrompts()
+    system_prompts: SystemPrompts = Field(default_factory=SystemPrompts)
     rag: Rag | None = None
     qos_mix: dict[str, Annotated[float, Field(ge=0, le=MAX_FACTOR)]] = QOS_MIX
     cycles: Annotated[Count, Option("Repeat a file's requests N times.", SOURCE)] = 1

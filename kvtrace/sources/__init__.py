@@ -86,7 +86,7 @@ def _check_keys(config: SourceConfig, used: frozenset[str]) -> None:
     fields = type(config).model_fields
     for key in sorted(config.model_fields_set - used - {"name", "input"}):
         value = getattr(config, key)
-        if value != fields[key].default:
+        if value != fields[key].get_default(call_default_factory=True):
             raise UsageError(
                 f"has no effect on source {config.name}",
                 where=f"source.{key}",

@@ -60,7 +60,7 @@ OpName = Annotated[str, _one_of(Op)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 def _checked_by(fields: type[BaseModel]) -> AfterValidator:

@@ -28,7 +28,7 @@ TITLES = {"p50": "P50", "p90": "P90", "p99": "P99", "p999": "P99.9", "p9999": "P
 class Percentiles(BaseModel):
     """Of a time in ns; `few_samples` names those with fewer than 10 samples beyond them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     p50: int
     p90: int

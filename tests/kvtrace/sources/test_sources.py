@@ -241,7 +241,8 @@ def test_keys_without_effect_are_refused(tmp_path: Path, name: str) -> None:
         ):
             read(name, *paths, **{key: VALUES[key]})
     if name in GOOD:
-        read(name, *paths, **{key: fields[key].default for key in unused})
+        defaults = {key: fields[key].get_default(call_default_factory=True) for key in unused}
+        read(name, *paths, **defaults)
 
 
 # --- Options ------------------------------------------------------------------------------------

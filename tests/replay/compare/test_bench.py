@@ -214,6 +214,7 @@ def test_wrong_use_makes_nothing(cli: Callable[..., Outcome], tmp_path: Path, be
         ((*ours, "--target", "null", "--report", "x.json"), 2, "--report: is set by the bench"),
         ((*ours, "--target", "null", "--out", "x.parquet"), 2, "--out: is set by the bench"),
         ((*ours, "--target", "null", "--set", "seed=1"), 2, "--set: sets options of a preset"),
+        ((*ours, "--queue-depth"), 2, "options of the replay: Option '--queue-depth'"),
         ((*ours, "--target", "null", "--precondition"), 2, "--precondition: needs --device"),
         (("bench", "--trace", tmp_path / "none", "--folder", new, *null), 3, "none"),
         (("bench", "--trace", trace, "--folder", bench, *null), 2, "holds an input"),
