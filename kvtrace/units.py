@@ -9,6 +9,7 @@ from kvtrace.errors import UsageError
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 US_NS, MS_NS, S_NS = 1_000, 1_000_000, 1_000_000_000
+DAY_S = 86_400
 UNLIMITED = (1 << 63) - 1
 """Capacity in bytes of a tier without a limit."""
 

@@ -21,6 +21,8 @@ from kvtrace.version import VERSION
 
 # Nothing here multiplies matrices, and OpenBLAS sends itself SIGINT where it can't start threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# No model here is another package's business, and to look for such takes as long as all models.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 _COMMANDS = {
     "record": (
         "record",

@@ -9,11 +9,10 @@ from kvtrace.placement.extents import Need
 from kvtrace.recording.config import DEFAULT_DURATION_NS, RecordConfig
 from kvtrace.recording.fitting import REQUESTS_MIN, Shrunk
 from kvtrace.recording.pipeline import Recorded
-from kvtrace.tools.stats import DAY_S
 from kvtrace.trace.header import SourceInfo
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Tier
-from kvtrace.units import S_NS, format_bytes, format_count
+from kvtrace.units import DAY_S, S_NS, format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -9,13 +9,11 @@ import polars as pl
 from kvtrace.errors import TraceError
 from kvtrace.placement.summary import needs_of
 from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier, Word
-from kvtrace.units import S_NS
+from kvtrace.units import DAY_S, S_NS
 
 if TYPE_CHECKING:
     from kvtrace.placement.extents import Need
     from kvtrace.trace.reader import Trace
-
-DAY_S = 86_400
 
 
 def summarise(

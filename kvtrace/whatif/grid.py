@@ -7,9 +7,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.errors import UsageError
-from kvtrace.tools.stats import DAY_S
 from kvtrace.trace.schema import Op, Tier
-from kvtrace.units import S_NS, UNLIMITED
+from kvtrace.units import DAY_S, S_NS, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,7 +12,6 @@ import numpy as np
 from kvtrace.errors import TargetError, UsageError
 from kvtrace.units import MS_NS, S_NS, US_NS
 from replay.measure.histogram import Histogram, uppers
-from replay.metrics.server import BoundedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -168,6 +167,8 @@ class MetricsPort:
 
     def __enter__(self) -> Self:
         import prometheus_client
+
+        from replay.metrics.server import BoundedServer  # it brings http, which few runs need
 
         application = prometheus_client.make_wsgi_app(self._metrics.registry())
         try:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 
 from kvtrace.errors import TargetError
 from kvtrace.files.outfile import OutFile
 from kvtrace.trace.header import Header, Totals
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import RowWriter
-from kvtrace.units import S_NS, US_NS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +55,7 @@ class CsvWriter(RowWriter):
         self._epoch_ns = epoch_ns
         self._draft = self._file.draft
         try:
-            self._write(pl.DataFrame(schema=dict.fromkeys(HEADER, pl.String)), header=True)
+            self._file.write(f"{','.join(HEADER)}\n".encode())
         except TargetError:
             self.abort()
             raise
@@ -70,31 +67,13 @@ class CsvWriter(RowWriter):
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Take rows: one array per column, words as wire values."""
+        from kvtrace.formats.mlperf_csv.csvrows import NAMES, text_of  # few recordings are a CSV
+
         kept = self.fits(columns)
         self.dropped += int(len(kept) - kept.sum())
         self.rows += int(kept.sum())
-        columns = {
-            name: columns[name][kept]
-            for name in ("timestamp", "op", "size", "tier", "key", "phase")
-        }
-        times = pl.Series(columns["timestamp"]).cast(pl.Int64) + self._epoch_ns
-        keys = np.ascontiguousarray(columns["key"].astype(">u8")).view("S8")
-        frame = pl.DataFrame({"ns": times}).select(
-            Timestamp=pl.format(
-                "{}.{}",
-                pl.col("ns") // S_NS,
-                (pl.col("ns") % S_NS // US_NS).cast(pl.String).str.zfill(6),
-            ),
-            Operation=_words(columns["op"], OPS),
-            Object_Size_Bytes=pl.Series(columns["size"]),
-            Tier=_words(columns["tier"], TIERS),
-            Key=_hex(keys),
-            Phase=_words(columns["phase"], PHASES | {Phase.PROMOTE: "Decode"}),
-        )
-        self._write(frame, header=False)
-
-    def _write(self, frame: pl.DataFrame, *, header: bool) -> None:
-        self._file.write(frame.write_csv(include_header=header).encode())
+        chosen = {name: columns[name][kept] for name in NAMES}
+        self._file.write(text_of(chosen, self._epoch_ns))
 
     def close(self, **header_fields: object) -> Header:
         """Finish the file under its final name; return a header with the count of rows."""
@@ -105,16 +84,3 @@ class CsvWriter(RowWriter):
     def abort(self) -> None:
         """Remove what was written."""
         self._file.abort()
-
-
-def _words(values: NDArray[Any], words: Mapping[Any, str]) -> pl.Series:
-    labels = pl.Series([words.get(wire, "") for wire in range(max(words) + 1)], dtype=pl.String)
-    return labels.gather(pl.Series(values, dtype=pl.UInt32))
-
-
-def _hex(keys: NDArray[np.bytes_]) -> pl.Series:
-    array = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(8), len(keys), [None, pa.py_buffer(keys)]
-    )
-    series = pl.Series(pl.from_arrow(array.cast(pa.binary())))
-    return series.bin.encode("hex")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 import typer
 
 from kvtrace.cli.main import app, command
 from tests.support.command import kvtrace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 HEAVY = (
     "click", "numpy", "polars", "pyarrow", "rich.console", "tomllib", "torch", "typer._adapters",
@@ -32,15 +37,39 @@ for kind in kinds:
 built = [kind.__name__ for kind in kinds[1:] if kind.__pydantic_complete__]
 print(json.dumps([sorted(sys.modules), built]))
 """
+RUN = """
+import contextlib, importlib.metadata, io, json, os, sys
+groups, entry_points = [], importlib.metadata.entry_points
+def spied(**asked):
+    groups.append(asked.get("group"))
+    return entry_points(**asked)
+importlib.metadata.entry_points = spied
+os.environ.pop("PYDANTIC_DISABLE_PLUGINS", None)
+from kvtrace.cli.main import main
+sys.argv = ["kvtrace", *sys.argv[1:]]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+print(json.dumps([sorted(sys.modules), groups]))
+"""
+"""Says after a command what it has imported, and whose plug-ins it has looked for."""
+UNASKED = (
+    "altair", "http.server", "msgpack", "polars", "prometheus_client", "torch", "xlsxwriter",
+)  # fmt: skip
+"""What forms of reports, metrics and other tools' formats need, and nothing else."""
 
 
 def state(*words: str) -> tuple[set[str], list[str]]:
     """Return what a process has when it has printed a help: modules, models that can validate."""
+    return _told(HELP, words)
+
+
+def _told(program: str, words: Iterable[object]) -> tuple[set[str], list[str]]:
     run = subprocess.run(
-        [sys.executable, "-P", "-c", HELP, *words], capture_output=True, text=True, check=True
-    )
-    imported, built = json.loads(run.stdout)
-    return set(imported), built
+        [sys.executable, "-P", "-c", program, *map(str, words)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    imported, others = json.loads(run.stdout)
+    return set(imported), others
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,6 +85,21 @@ def test_help_of_all_imports_no_command() -> None:
     imported, _ = state()
     assert imported.isdisjoint({*HEAVY, "pydantic", "kvtrace.recording.config", "replay"})
     assert "kvtrace.cli.record" not in imported
+
+
+def test_a_run_imports_what_it_uses(tmp_path: Path, small_trace: Path) -> None:
+    """Packages of reports, metrics and formats aren't imported where none is asked for."""
+    out = tmp_path / "trace.parquet"
+    for words in (
+        ("record", out, "--model", "tiny-1b", "--requests", "3"),
+        ("check", small_trace),
+        ("replay", small_trace, "--target", "null", "--mode", "max", "--min-window", "0s"),
+    ):
+        imported, groups = _told(RUN, words)
+        assert "pyarrow" in imported, words
+        assert imported & set(UNASKED) == set(), words
+        assert "pydantic" not in groups, words
+    assert out.exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
