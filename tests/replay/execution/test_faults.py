@@ -158,6 +158,7 @@ def take_away(place: Path) -> None:
         os.close(folder)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_goes_away_loses_nothing_that_was_found(
     command: Command, loop_device: Callable[..., Path], tmp_path: Path
 ) -> None:
