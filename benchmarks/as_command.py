@@ -83,7 +83,7 @@ class Command:
             *words,
         ]  # fmt: skip
         if self.target.is_block_device():
-            command += ["--allow-destroy", str(self.target)]
+            command += ["--allow-destroy", str(self.target), "--allow-signature", "unknown"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 5):
             raise SystemExit(done.stderr)

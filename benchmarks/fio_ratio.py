@@ -277,7 +277,9 @@ def main() -> None:
     size_bytes = chosen.file_gib * GIB
     with (
         reserved_pages() as memory,
-        scratch(chosen.folder, chosen.device, size_bytes, engine, arena) as place,
+        scratch(
+            chosen.folder, chosen.device, size_bytes, engine, arena, keep_open=chosen.form == "loop"
+        ) as place,
         tempfile.TemporaryDirectory(dir=chosen.folder) as folder,
     ):
         print(

@@ -143,7 +143,7 @@ def table(folder: Path, options: argparse.Namespace) -> bool:
     """Print what each step costs; return whether all bars were reached."""
     reached = True
     for step in options.only:
-        step_of(step, folder, 1000, options)  # compiles
+        step_of(step, folder, 1000, options)  # imports, and warms the file cache
         rates, peaks = [], []
         for rows in options.rows:
             runs = step_of(step, folder, rows, options)

@@ -83,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "result.parquet", Path(folder) / f"report.{asked.form}"
         write_result(path, asked.ops)
-        report(path, out)  # compiles what has to be compiled
+        report(path, out)  # imports
         seconds, cpu_s, memory = report(path, out)
         size = out.stat().st_size
     head = ["ops", "s", "CPU s", "ops per CPU s", "memory MB", "file MB"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,18 +77,24 @@ def scratch(
     size_bytes: int,
     engine: native.NativeEngine,
     arena: NDArray[np.uint8],
+    *,
+    keep_open: bool = True,
 ) -> Iterator[Scratch]:
-    """Yield the device, or a file in the folder that is gone afterwards, filled."""
+    """Yield the device, or a file in the folder that is gone afterwards, filled.
+
+    Without `keep_open` it is closed, so that others may write to it, and its `fd` is of no use.
+    """
     with _file(folder, size_bytes) if device is None else _given(device) as path:
         fd = os.open(path, os.O_RDWR | os.O_DIRECT)
-        try:
+        with ExitStack() as opened:
+            opened.callback(os.close, fd)
             span_bytes = min(size_bytes, os.lseek(fd, 0, os.SEEK_END))
             made = Scratch(path, fd, span_bytes, engine, arena)
             fill = Cell(0.0, 4 * MIB, 16, span_bytes // (4 * MIB))
             run_ops(made, cell_ops(made, fill, 0), fill.ops, fill.depth, arena)
+            if not keep_open:
+                opened.close()
             yield made
-        finally:
-            os.close(fd)
 
 
 @contextmanager

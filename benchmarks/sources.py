@@ -2,7 +2,7 @@
 
 Files are made here, with ids and lengths like those of the public traces. Each figure is of a
 process of its own that reads the file twice, as `record` does, without simulating it; the first
-time loads compiled code and isn't counted. Medians of `--repeats` runs, with the range.
+time imports and isn't counted. Medians of `--repeats` runs, with the range.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             make(path, name)
-            in_child(name, path)  # compiles, and warms the file cache
+            in_child(name, path)  # warms the file cache
             runs = [in_child(name, path) for _ in range(arguments.repeats)]
             rates = [run["requests"] / run["cpu_s"] for run in runs]
             megabytes = path.stat().st_size / 1e6

@@ -75,6 +75,7 @@ def test_reading() -> None:
         assert refused(replay.load, arguments)
 
 
+@pytest.mark.slow
 def test_methods_of_traces_and_models(trace: Path) -> None:
     """Their arguments too."""
     with kvtrace.open(str(trace)) as opened:

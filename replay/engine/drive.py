@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from replay.options import ReplayOptions
     from replay.plan.prepare import Prepared
 
-LOOK_S = 0.1
+LOOK_S = 0.25
 """Until the next look at a loop that needs none sooner."""
 FIRST_LOOK_S = 0.01
 """Until the first, when it isn't known how fast the loop is."""

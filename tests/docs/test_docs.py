@@ -156,6 +156,7 @@ def test_the_options_page_is_the_programs() -> None:
         assert option.help in page
 
 
+@pytest.mark.slow
 def test_the_faq_names_what_there_is() -> None:
     """Codes and keys in the FAQ exist; every reason and warning that a run can have is in it."""
     text = (DOCS / "faq.md").read_text()

@@ -192,6 +192,7 @@ def test_the_target(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) 
     assert capsys.readouterr().out.split(maxsplit=1)[1] == "scratch\n"
 
 
+@pytest.mark.slow
 def test_the_target_by_its_name(folder: Path, cli: Callable[..., Outcome]) -> None:
     """By the page's command it executes its tier, with its option; a command shows that one.
 

@@ -160,6 +160,7 @@ def test_priority_says_what_was_obtained(tmp_path: Path, quick: Quick) -> None:
         assert obtained == word or obtained.startswith(f"none ({word} refused")
 
 
+@pytest.mark.slow
 def test_fresh_payload_is_generated_as_it_runs(direct_path: Path, quick: Quick) -> None:
     """More than the ring is written, verified by stamps, and the producer's time is reported."""
     trace = write_trace(direct_path / "t.parquet", simple_rows(60, MIB))

@@ -188,6 +188,7 @@ def test_cells_are_no_formulas() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_target_may_have_any_name(tmp_path: Path) -> None:
     """A file and a folder whose names aren't UTF-8 are targets, and reports say so escaped."""
     name = os.fsdecode(b"k\xff\x1b\n[red]")

@@ -110,6 +110,7 @@ int64_t kv_check(const uint8_t *data, uint64_t bytes, uint64_t key, uint32_t sec
 	for (uint64_t at = 0; at + STAMP_BYTES <= bytes; at += SECTOR_BYTES, sector++) {
 		uint64_t here = bytes - at < SECTOR_BYTES ? bytes - at : SECTOR_BYTES;
 		uint64_t stamp[2] = {htole64(key), htole64(stamp_word(sector, generation, run_id))};
+		__builtin_prefetch(data + at + PREFETCH_SECTORS * SECTOR_BYTES);
 		bool good = memcmp(data + at, stamp, STAMP_BYTES) == 0;
 		if (body) {
 			good = good && memcmp(data + at + STAMP_BYTES, body + body_at + STAMP_BYTES,

@@ -216,6 +216,7 @@ def test_a_configuration_is_an_input(tmp_path: Path, cli: Cli, trace: Path) -> N
     assert path.read_text() == "mode: max\n"
 
 
+@pytest.mark.slow
 def test_a_bench_takes_one(tmp_path: Path, cli: Cli, trace: Path) -> None:
     """Its trials have the file's options, the shortest window too; it shows none."""
     path, folder = tmp_path / "c.yaml", tmp_path / "b"

@@ -284,6 +284,7 @@ def test_a_device_is_refused_as_before(
         assert mine.read_bytes() == b"precious" * 1_000_000
 
 
+@pytest.mark.slow
 def test_bench_takes_it(trace: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     """Each trial goes to the target; its log has the option."""
     folder = tmp_path / "b"

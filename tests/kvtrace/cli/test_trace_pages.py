@@ -44,6 +44,7 @@ def headline(page: str) -> str:
     return unescape(" ".join(re.findall(r'<p class="headline">(.*?)</p>', page)))
 
 
+@pytest.mark.slow
 def test_the_three_forms_have_the_same_figures(small_trace: Path, tmp_path: Path, cli: Cli) -> None:
     """Page, workbook and JSON say what `info --json` says; rates over time add up to the bytes."""
     paths = [tmp_path / f"t.{kind}" for kind in ("html", "json", "xlsx")]

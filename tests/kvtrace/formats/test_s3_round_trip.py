@@ -75,6 +75,7 @@ def test_the_server_wants_its_keys(server: str) -> None:
         list(client(server, "a-wrong-secret").list_objects(BUCKET))
 
 
+@pytest.mark.slow
 def test_what_s3dlio_logs_comes_in(server: str, tmp_path: Path) -> None:
     """Every op on an object is there with its outcome, and ends where the bucket does."""
     log, out = tmp_path / "ops.tsv.zst", tmp_path / "t.parquet"

@@ -203,6 +203,7 @@ def test_spans_of_a_lane_dont_overlap(
             lanes[lane] = start + round(event["dur"] * 1000)
 
 
+@pytest.mark.slow
 def test_requests_are_spans(tmp_path: Path, small_trace: Path) -> None:
     """A request lasts from its first op to its last; what it evicts isn't its own."""
     export(small_trace, tmp_path / "t.json", "perfetto")

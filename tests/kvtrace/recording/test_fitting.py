@@ -166,6 +166,7 @@ def test_what_if_tries_the_whole_node() -> None:
         Configured(lambda tried: load_config(None, NODE | {"fit": "1GiB"} | tried)).run({})
 
 
+@pytest.mark.slow
 def test_the_command_says_by_how_much(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """Trials on stderr, the result in the summary; the trace fits."""
     ended = cli("record", tmp_path / "t.parquet", "--preset", "mlperf-storage-8b", "--fit", "4GiB",

@@ -246,6 +246,7 @@ def test_a_decode_only_node_has_its_prompts(tmp_path: Path) -> None:
         make(tmp_path / "no.parquet", role="decode", tiers__nvme__capacity="16MiB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup", ["8s", "20", "steady"])
 def test_after_a_warmup_comes_what_would_have_come(tmp_path: Path, warmup: str) -> None:
     """The trace is the tail of the whole one; what the tiers held at the cut is declared."""

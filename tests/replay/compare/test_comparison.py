@@ -80,6 +80,7 @@ def test_a_sentence_says_what_is_within_noise() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_with_a_schedule_response_times_say_who_is_faster(
     result: Callable[..., Path], cli: Callable[..., Outcome]
 ) -> None:

@@ -158,6 +158,7 @@ def take_away(place: Path) -> None:
         os.close(folder)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_goes_away_loses_nothing_that_was_found(
     command: Command, loop_device: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_file_system_that_goes_away_loses_nothing_that_was_found(
     assert errors.count(0) == found["ops"] == 10
 
 
+@pytest.mark.slow
 def test_a_device_whose_medium_goes_away_fails_its_reads(
     command: Command, loop_device: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -392,6 +394,7 @@ def test_a_stopped_process_is_late_by_as_long(direct_path: Path) -> None:
     assert found["service_ns"]["p50"] < 100_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["file", "dir"])
 def test_a_target_whose_name_is_gone_loses_no_result(
     command: Command, direct_path: Path, name: str

@@ -106,6 +106,7 @@ def kinds(rows: list[Row]) -> Counter[tuple[Op, Tier, int]]:
     return Counter((op, tier, size) for _, op, tier, _, _, size in rows)
 
 
+@pytest.mark.slow
 @given(traces())
 @settings(deadline=None)
 def test_each_round_finds_what_the_first_one_found(made: tuple[list[Row], Resident]) -> None:

@@ -186,6 +186,7 @@ def test_violations_across_tiers_are_found() -> None:
     assert violations(finished(rows, complete_ns=[5, 25, 20])) == 1
 
 
+@pytest.mark.slow
 def test_the_checker_remembers_as_far_as_its_reach() -> None:
     """With more keys than it has room for, recent ones are kept and their breaches found."""
     rows: list[Row] = []

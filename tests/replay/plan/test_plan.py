@@ -388,6 +388,7 @@ def test_limits() -> None:
     assert len(populate.key) == 4
 
 
+@pytest.mark.slow
 def test_a_delete_waits_for_all_of_many_readers() -> None:
     """What would be too many waits for one op goes through joins, ops of the plan's own."""
     reads = 70_000
@@ -469,6 +470,7 @@ def test_a_plan_through_a_small_ring_is_the_whole_plan(
         assert all(waited <= number - capacity for waited in all_of_them - some)
 
 
+@pytest.mark.slow
 def test_memory_follows_what_is_live() -> None:
     """Keys that come and go, each once, leave neither state nor waits behind."""
     rows: list[Row] = []
@@ -489,6 +491,7 @@ def test_memory_follows_what_is_live() -> None:
     del ring
 
 
+@pytest.mark.slow
 def test_a_key_that_was_forgotten_is_read_dead_or_deleted_for_nothing() -> None:
     """A read of what was deleted long ago is a bad trace; a second delete is bookkeeping."""
     rows: list[Row] = []

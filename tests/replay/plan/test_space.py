@@ -194,6 +194,7 @@ def test_the_bound_holds_where_no_two_free_blocks_are_neighbours() -> None:
     check_blocks(rows, ops, spaces)
 
 
+@pytest.mark.slow
 def test_many_parts_are_waited_for_through_joins() -> None:
     """A write into what tens of thousands of deletes have freed waits for each of them."""
     count = 20_000

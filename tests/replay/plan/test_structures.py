@@ -54,8 +54,11 @@ IN_LOOP = {
 
 @pytest.mark.parametrize(
     ("library", "name", "kind"),
-    [(CORE, *item) for item in IN_CORE.items()] + [(LOOP, *item) for item in IN_LOOP.items()],
-    ids=str,
+    [
+        pytest.param(library, *item, id=item[0])
+        for library, kinds in ((CORE, IN_CORE), (LOOP, IN_LOOP))
+        for item in kinds.items()
+    ],
 )
 def test_one_size_in_both(library: Library, name: str, kind: Any) -> None:
     """A member that is added on one side only would shift those behind it."""

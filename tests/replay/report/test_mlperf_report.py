@@ -87,6 +87,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     return replay_small(tmp_path_factory.mktemp("mlperf"))
 
 
+@pytest.mark.slow
 def test_its_tools_find_all_that_they_read(whole: Replayed) -> None:
     """Every name is there as a number; hit rates are those of the recording."""
     found, folder = whole.report, whole.folder

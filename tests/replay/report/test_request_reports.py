@@ -64,6 +64,7 @@ def test_nothing_is_said_of_health_where_nothing_is_known(document: ResultDocume
     assert "storage health" not in printed(document.model_copy(update={"storage_health": None}))
 
 
+@pytest.mark.slow
 def test_the_page_shows_them(document: ResultDocument) -> None:
     """Sections with tables, and which of the two judges storage."""
     text = html.text(document)

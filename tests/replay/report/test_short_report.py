@@ -79,6 +79,7 @@ CODES = st.sampled_from(["host_lateness", "standstill", "OVERLOADED", "x" * 90])
 REASONS = st.lists(st.builds(Reason, CODES, TEXTS, TEXTS, st.booleans()), max_size=7)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=examples(100), deadline=None)
 def test_it_has_twenty_lines_of_eighty_columns(

@@ -236,6 +236,7 @@ def forms(result: ResultDocument, cli: Callable[..., Outcome], tmp_path: Path) -
     return {"txt": printed, **made}
 
 
+@pytest.mark.slow
 def test_every_form_says_the_same(known: Known, forms: dict[str, Path]) -> None:
     """Verdict, codes and percentiles, as they can be read from each form; there is no other."""
     assert {f".{form}" for form in forms} == {".txt", *suffixes()}

@@ -61,6 +61,7 @@ def test_documents_and_their_schema_have_it(document: Result, tmp_path: Path) ->
     assert "stalled_ns" not in schema.text()
 
 
+@pytest.mark.slow
 def test_people_read_it(document: Result, tmp_path: Path) -> None:
     """In the tier's section of the page, and of the terminal's full report."""
     console = Console(file=io.StringIO(), width=80, highlight=False)

@@ -77,6 +77,7 @@ def changed(each: dict[str, Any], name: str, value: Any = None) -> Iterator[None
     each.update(before)
 
 
+@pytest.mark.slow
 def test_results_validate_by_a_validator_that_is_not_ours(
     printed: dict[str, Any], documents: list[dict[str, Any]]
 ) -> None:
@@ -86,6 +87,7 @@ def test_results_validate_by_a_validator_that_is_not_ours(
         jsonschema.validate(document, printed)
 
 
+@pytest.mark.slow
 def test_no_other_key_and_no_other_type_is_valid(
     printed: dict[str, Any], documents: list[dict[str, Any]]
 ) -> None:
@@ -103,6 +105,7 @@ def test_no_other_key_and_no_other_type_is_valid(
     assert tried > 500
 
 
+@pytest.mark.slow
 def test_a_missing_key_is_refused_unless_old_results_lack_it(
     printed: dict[str, Any], documents: list[dict[str, Any]]
 ) -> None:

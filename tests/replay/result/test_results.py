@@ -183,6 +183,7 @@ def test_report_writes_what_is_asked_for(
     assert ResultDocument.model_validate_json(printed) == stored.load(report)
 
 
+@pytest.mark.slow
 def test_several_results_are_shown_under_their_names(
     cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from kvtrace.trace.schema import Op, Phase, Tier
 from tests.support.digests import digest
+from tests.support.examples import rest_slow
 from tests.support.traces import MIB, Row, simple_rows, write_trace
 from tests.support.whole import QUICK
 
@@ -131,15 +132,18 @@ def refused(cli: Callable[..., Outcome], trace: Path, loop: Path, *words: object
 
 @pytest.mark.parametrize(
     ("make", "kind"),
-    [
-        (ext4, "ext4"),
-        (dos, "dos"),
-        (gpt, "gpt"),
-        (lvm, "LVM2_member"),
-        (luks, "crypto_LUKS"),
-        (raid, "linux_raid_member"),
-        (swap, "swap"),
-    ],
+    rest_slow(
+        [
+            (ext4, "ext4"),
+            (dos, "dos"),
+            (gpt, "gpt"),
+            (lvm, "LVM2_member"),
+            (luks, "crypto_LUKS"),
+            (raid, "linux_raid_member"),
+            (swap, "swap"),
+        ],
+        quick=2,
+    ),
 )
 def test_signatures_are_refused(
     cli: Callable[..., Outcome],

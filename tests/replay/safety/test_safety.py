@@ -48,6 +48,7 @@ def test_a_foreign_file_is_never_overwritten(direct_path: Path, trace: Path, qui
         assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_links_are_refused(direct_path: Path, trace: Path, quick: Quick) -> None:
     """A symbolic link, a broken one, and a file with two names."""
     path = direct_path / "target"
@@ -151,6 +152,7 @@ def test_a_device_needs_its_identity(loop_device: MakeLoop, trace: Path, quick: 
     assert digest(loop) == before
 
 
+@pytest.mark.slow
 def test_a_device_with_its_identity_is_used(
     loop_device: MakeLoop, trace: Path, quick: Quick
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_device_with_its_identity_is_used(
     assert "carries our header" in str(error)
 
 
+@pytest.mark.slow
 def test_data_without_a_signature_is_reported(
     loop_device: MakeLoop, trace: Path, quick: Quick
 ) -> None:

@@ -93,6 +93,7 @@ def test_every_sector_is_written_in_every_pass(
     assert not done.interrupted
 
 
+@pytest.mark.slow
 def test_a_device_is_filled_to_its_end(loop_device: MakeLoop) -> None:
     """A block device that its identity allows: all of it behind the marker."""
     loop = loop_device(16 * MIB)
@@ -338,6 +339,7 @@ def test_a_device_needs_its_identity(loop_device: MakeLoop) -> None:
     refuse(spec(loop, allow_destroy="/dev/sda"), "everything on it would be destroyed")
 
 
+@pytest.mark.slow
 def test_a_signature_is_refused_unless_named(loop_device: MakeLoop) -> None:
     """As in a replay: a file system stays until its type is named."""
     loop = loop_device(16 * MIB, make_ext4)
@@ -396,6 +398,7 @@ def run() -> Run:
     return call
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(run: Run, direct_path: Path) -> None:
     """Passes, rates and steadiness on stdout; the report has them as numbers."""
     report = direct_path / "report.json"
@@ -414,6 +417,7 @@ def test_the_command_says_what_it_did(run: Run, direct_path: Path) -> None:
     assert json.loads(text)["schema_version"] == 1
 
 
+@pytest.mark.slow
 def test_steadiness_can_be_required(run: Run, direct_path: Path) -> None:
     """One pass says nothing of it: asked for, that is no success."""
     words = ("--device", direct_path / "t", "--size", "4MiB", "--passes", 1)

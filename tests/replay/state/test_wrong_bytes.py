@@ -149,6 +149,7 @@ def test_two_objects_in_each_others_place(command: Command, direct_path: Path) -
     must_name(answer, *named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_key", [500, 900])
 def test_what_an_earlier_run_has_written(
     command: Command, direct_path: Path, first_key: int

@@ -347,6 +347,17 @@ def fake_torch(*, cuda: bool, built: str | None, count: int = 1) -> Any:
     )
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, torch: Any, *, there: bool = True) -> None:
+    """Let `torch` be the module of that name; None can't be loaded."""
+    find = importlib.util.find_spec
+
+    def found(name: str, *more: Any) -> Any:
+        return (object() if there else None) if name == "torch" else find(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
 @pytest.mark.parametrize(
     ("torch", "said"),
     [
@@ -359,9 +370,7 @@ def test_why_there_is_no_gpu_is_said(
     monkeypatch: pytest.MonkeyPatch, torch: Any, said: str
 ) -> None:
     """Listed as unavailable with the reason, and the same reason on use."""
-    spec = None if torch is None else object()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setitem(sys.modules, "torch", torch)
+    pretend(monkeypatch, torch, there=torch is not None)
     reason = plugins.unavailable(plugins.load(plugins.TARGET, "cuda"))
     assert reason is not None
     with pytest.raises(AssertionError, match=said):
@@ -372,15 +381,13 @@ def test_why_there_is_no_gpu_is_said(
 
 def test_a_torch_that_cannot_be_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that is missing: the reason is the loader's."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises ImportError
+    pretend(monkeypatch, None)  # importing it raises ImportError
     assert "torch can't be loaded" in (accelerator.unavailable() or "")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names those that are."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=True, built="13.0", count=2))
+    pretend(monkeypatch, fake_torch(cuda=True, built="13.0", count=2))
     with pytest.raises(TargetError, match=r"cuda:7.*no such GPU.*cuda:0, cuda:1"):
         targets.make(TargetSpec("cuda", (Tier.GPU,), unit="cuda:7"))
 

@@ -288,6 +288,7 @@ def test_what_changed_meanwhile_is_refused(direct_path: Path) -> None:
         target.open(target.space(), MARK, writes=True)
 
 
+@pytest.mark.slow
 def test_two_runs_cannot_share_a_folder(direct_path: Path) -> None:
     """The second would remove the first one's objects."""
     path = direct_path / "objects"

@@ -170,6 +170,7 @@ def test_a_run_punches_holes(
     assert (deletes["complete"] > deletes["submit"]).all()
 
 
+@pytest.mark.slow
 def test_a_file_with_holes_is_filled_again(
     direct_path: Path, quick: Callable[..., ReplayOptions]
 ) -> None:
@@ -210,6 +211,7 @@ def test_the_python_engine_refuses_to_trim(
         replay.run(trace, [file_target(direct_path / "f", trim=True)], quick(engine="python"))
 
 
+@pytest.mark.slow
 def test_a_device_discards(
     loop_device: Callable[..., Path], direct_path: Path, quick: Callable[..., ReplayOptions]
 ) -> None:
