@@ -12,6 +12,7 @@ import typer
 
 from kvtrace.cli.main import app, command
 from tests.support.command import kvtrace
+from tests.support.examples import rest_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,7 +73,7 @@ def _told(program: str, words: Iterable[object]) -> tuple[set[str], list[str]]:
     return set(imported), others
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", rest_slow(NAMES, quick=3))
 def test_help_of_a_command_imports_no_heavy_package(name: str) -> None:
     """The help of a command is made of its options alone; no model is made ready for values."""
     imported, built = state(name)
