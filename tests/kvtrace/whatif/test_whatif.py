@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtrace.cli.record import summary
+from kvtrace.cli.recorded import summary
 from kvtrace.errors import TraceError
 from kvtrace.hierarchy.hierarchy import Hierarchy
 from kvtrace.hierarchy.spec import HierarchySpec, TierSpec
