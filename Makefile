@@ -45,7 +45,7 @@ fuzz: $(STAMP)
 
 # The C with every access and every sum checked, in a copy of the sources whose libraries are built
 # that way: the simulator's fuzz, STEPS rows of each policy and of a mix, the planner's, then the native
-# tests.
+# tests. libasan looks for the C++ library's throw when it is loaded: packages in C++ throw.
 STEPS ?= 20000
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/kvtrace/hierarchy tests/kvtrace/policies tests/kvtrace/whatif \
@@ -56,7 +56,8 @@ sanitize: $(STAMP)
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $(SANITIZED)
 	$(BIN)/python $(SANITIZED)/kvtrace/native/build.py --sanitize
-	cd $(SANITIZED) && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	cd $(SANITIZED) && \
+	    export LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 KVTRACE_TESTS=quick && \
 	    $(CURDIR)/$(BIN)/python -m tests.fuzz.steps --steps $(STEPS) && \
 	    $(CURDIR)/$(BIN)/python -m tests.support.plan_fuzz $(STEPS) 1 && \
