@@ -55,7 +55,7 @@ IN_LOOP = {
 @pytest.mark.parametrize(
     ("library", "name", "kind"),
     [(CORE, *item) for item in IN_CORE.items()] + [(LOOP, *item) for item in IN_LOOP.items()],
-    ids=str,
+    ids=[*IN_CORE, *IN_LOOP],
 )
 def test_one_size_in_both(library: Library, name: str, kind: Any) -> None:
     """A member that is added on one side only would shift those behind it."""
