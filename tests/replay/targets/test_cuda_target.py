@@ -347,6 +347,16 @@ def fake_torch(*, cuda: bool, built: str | None, count: int = 1) -> Any:
     )
 
 
+def pretend_torch(monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:
+    """Put `torch` in torch's place, or nothing; other packages are looked for as ever."""
+    real = importlib.util.find_spec
+    spec = None if torch is None else object()
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: spec if name == "torch" else real(name)
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
 @pytest.mark.parametrize(
     ("torch", "said"),
     [
@@ -359,9 +369,7 @@ def test_why_there_is_no_gpu_is_said(
     monkeypatch: pytest.MonkeyPatch, torch: Any, said: str
 ) -> None:
     """Listed as unavailable with the reason, and the same reason on use."""
-    spec = None if torch is None else object()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setitem(sys.modules, "torch", torch)
+    pretend_torch(monkeypatch, torch)
     reason = plugins.unavailable(plugins.load(plugins.TARGET, "cuda"))
     assert reason is not None
     with pytest.raises(AssertionError, match=said):
@@ -379,8 +387,7 @@ def test_a_torch_that_cannot_be_loaded_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names those that are."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda=True, built="13.0", count=2))
+    pretend_torch(monkeypatch, fake_torch(cuda=True, built="13.0", count=2))
     with pytest.raises(TargetError, match=r"cuda:7.*no such GPU.*cuda:0, cuda:1"):
         targets.make(TargetSpec("cuda", (Tier.GPU,), unit="cuda:7"))
 
