@@ -45,22 +45,29 @@ fuzz: $(STAMP)
 
 # The C with every access and every sum checked, in a copy of the sources whose libraries are built
 # that way: the simulator's fuzz, STEPS rows of each policy and of a mix, the planner's, then the native
-# tests.
+# tests. They end at the first report: with other processes in place of those that died, a run of
+# several reports did not end. libasan looks for the C++ library's throw when it is loaded, for packages
+# in C++ throw.
 STEPS ?= 20000
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/kvtrace/hierarchy tests/kvtrace/policies tests/kvtrace/whatif \
     tests/kvtrace/native tests/kvtrace/formats tests/kvtrace/tools tests/kvtrace/trace tests/kvtrace/sources \
-    tests/replay/engine tests/replay/plan \
-    tests/replay/measure
+    tests/replay/engine tests/replay/plan tests/replay/measure \
+    tests/fuzz/test_corpus.py tests/system/test_safety_input.py tests/system/test_safety_inputs.py
+# Of an S3 client whose cipher is loaded with RTLD_DEEPBIND, which libasan doesn't take; no C of ours
+# is in it that other tests don't reach.
+UNSANITIZED := tests/kvtrace/formats/test_s3_round_trip.py
 sanitize: $(STAMP)
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t $(SANITIZED)
 	$(BIN)/python $(SANITIZED)/kvtrace/native/build.py --sanitize
-	cd $(SANITIZED) && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" \
+	cd $(SANITIZED) && \
+	    export LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 KVTRACE_TESTS=quick && \
 	    $(CURDIR)/$(BIN)/python -m tests.fuzz.steps --steps $(STEPS) && \
 	    $(CURDIR)/$(BIN)/python -m tests.support.plan_fuzz $(STEPS) 1 && \
-	    $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(SANITIZED_TESTS)
+	    $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 \
+	        -m "not slow" --ignore $(UNSANITIZED) $(SANITIZED_TESTS)
 	rm -rf $(SANITIZED)
 
 # An sdist, and a wheel for Linux of this machine's kind from which a machine without a compiler can

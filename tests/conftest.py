@@ -33,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names that differ between processes: xdist's would disagree about what to run."""
+    for item in items:
+        assert " at 0x" not in item.nodeid, f"{item.nodeid}: give it ids"
+
+
 @pytest.fixture(scope="session")
 def small_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recorded trace with all tiers under pressure."""

@@ -11,7 +11,7 @@ from kvtrace.errors import UsageError
 from kvtrace.hierarchy.hierarchy import CutRequests
 from kvtrace.hierarchy.native import CHECKPOINT, RUN, SHARED
 from kvtrace.native.core import function
-from kvtrace.native.library import I64, INT, POINTER, address
+from kvtrace.native.library import I64, INT, POINTER, address, contiguous
 from kvtrace.requests.request import Ragged, RequestBatch, ranges
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class SessionBlocks:
         if shared is not None:
             chunks = shared.chunks
             given += [shared.prefix, shared.prefix_tokens, chunks.counts, chunks.values]
-        arrays = [np.ascontiguousarray(values, np.int64) for values in given]
+        arrays = [contiguous(values, np.int64) for values in given]
         cut = _Cut(
             self.block_tokens, self.state_interval, INDEX_BITS,
             *map(address, arrays), *[None] * (8 - len(arrays)),
@@ -232,6 +232,6 @@ def _group(
 ) -> NDArray[np.int64]:
     """Return the chained hash of each group of `group` ids: `counts` of them per request."""
     out = np.empty(counts.sum(), np.int64)
-    ids, begin, counts = (np.ascontiguousarray(each, np.int64) for each in (ids, begin, counts))
+    ids, begin, counts = (contiguous(each, np.int64) for each in (ids, begin, counts))
     _group_ids(ids, begin, counts, len(counts), group, out)
     return out

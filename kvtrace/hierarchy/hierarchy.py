@@ -12,7 +12,7 @@ from kvtrace.hierarchy import native
 from kvtrace.hierarchy.events import BlockEvents, HierarchyStats, Tally
 from kvtrace.hierarchy.pool import Pool
 from kvtrace.native.hashmap import grown, new_table
-from kvtrace.native.library import address
+from kvtrace.native.library import address, contiguous
 from kvtrace.policies import Head
 from kvtrace.units import UNLIMITED
 
@@ -208,8 +208,8 @@ class Hierarchy:
         self._point()
         fitted: int = native.preload(
             self._struct,
-            np.ascontiguousarray(idents, np.int64),
-            np.ascontiguousarray(tokens, np.int64),
+            contiguous(idents, np.int64),
+            contiguous(tokens, np.int64),
             len(idents),
             tier,
         )

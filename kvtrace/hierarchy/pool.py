@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.hierarchy import native
+from kvtrace.native.library import contiguous
 from kvtrace.requests.request import FOLLOW_NONE
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Pool:
         native.load_blocks(
             blocks.view(np.int64),
             len(blocks),
-            *(np.ascontiguousarray(values, np.int64) for values in columns),
+            *(contiguous(values, np.int64) for values in columns),
         )
         first_row: int = self.struct.loaded
         self.struct.loaded += len(batch)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import BOOLEAN, I64, INT, POINTER
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER, contiguous
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,14 +117,14 @@ class Pool:
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the slot of each id, or MISSING."""
-        ids, out = np.ascontiguousarray(ids, np.int64), np.empty(len(ids), np.int64)
+        ids, out = contiguous(ids, np.int64), np.empty(len(ids), np.int64)
         _pool_find(self.address, ids, len(ids), out)
         return out
 
     def take(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return a slot for each id, of which none is there."""
         self.make_room(len(ids))
-        ids, out = np.ascontiguousarray(ids, np.int64), np.empty(len(ids), np.int64)
+        ids, out = contiguous(ids, np.int64), np.empty(len(ids), np.int64)
         taken = _pool_take(self.address, ids, len(ids), out)
         assert taken
         return out
@@ -132,7 +132,7 @@ class Pool:
     def give_back(self, slots: NDArray[np.int64]) -> None:
         """Free slots that are in use."""
         assert not len(slots) or (slots.min() >= 0 and slots.max() < self.used)
-        _pool_give_back(self.address, np.ascontiguousarray(slots, np.int64), len(slots))
+        _pool_give_back(self.address, contiguous(slots, np.int64), len(slots))
 
 
 class Interner:
@@ -148,7 +148,7 @@ class Interner:
 
     def intern(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id; u64 ids come as their int64 view."""
-        ids = np.ascontiguousarray(ids, np.int64)
+        ids = contiguous(ids, np.int64)
         self._table, self._slots = with_room(self._table, self._slots, self._known + len(ids))
         out = np.empty(len(ids), np.int64)
         mask = len(self._table) - 1
@@ -157,4 +157,4 @@ class Interner:
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id, MISSING where it was never interned."""
-        return find_all(self._table, self._slots, np.ascontiguousarray(ids, np.int64))
+        return find_all(self._table, self._slots, contiguous(ids, np.int64))

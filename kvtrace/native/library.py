@@ -15,19 +15,19 @@ from kvtrace.native.digest import digest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
 HINT = "install gcc and run `make install`, or install a wheel of kvtrace"
 
 I64, U64, I32, U32, I16, U16, I8, U8, F64, BOOL = (
-    np.ctypeslib.ndpointer(dtype, flags="C")
+    np.ctypeslib.ndpointer(dtype, flags=("C", "A"))
     for dtype in (
         np.int64, np.uint64, np.int32, np.uint32, np.int16, np.uint16, np.int8, np.uint8,
         np.float64, np.bool_,
     )
 )  # fmt: skip
-"""Parameters that take an array of just this type whose rows lie one behind the other."""
+"""Parameters that take an aligned array of just this type, its rows one behind the other."""
 INT = ctypes.c_int64
 POINTER = ctypes.c_void_p
 BOOLEAN = ctypes.c_bool
@@ -83,4 +83,14 @@ def address(array: NDArray[Any] | None) -> int | None:
     """Return where the array's bytes are, for a structure's pointer; None for no bytes."""
     if array is None or array.size == 0:
         return None
+    assert array.flags.aligned
     return array.ctypes.data
+
+
+def contiguous(values: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Return the values as C reads them: one behind the other, aligned. A copy if they aren't so.
+
+    NumPy calls one field of a single packed record contiguous, wherever it lies.
+    """
+    array: NDArray[Any] = np.ascontiguousarray(values, dtype)
+    return array if array.flags.aligned else array.copy()

@@ -17,8 +17,8 @@ class Structure(ctypes.Structure):
     """A structure that keeps the arrays its pointers are to.
 
     `ARRAYS` has the element type of each pointer to an array: an array of another type, or whose
-    elements don't lie one behind the other, is a TypeError. Pointers to structures are set from
-    structures.
+    elements aren't aligned or don't lie one behind the other, is a TypeError. Pointers to
+    structures are set from structures.
     """
 
     ARRAYS: ClassVar[dict[str, np.dtype[Any]]] = {}
@@ -53,7 +53,8 @@ class Structure(ctypes.Structure):
         return self._kept[name]
 
     def _point(self, name: str, array: NDArray[Any]) -> None:
-        if array.dtype != self.ARRAYS[name] or not array.flags.c_contiguous:
+        whole = array.flags.c_contiguous and array.flags.aligned
+        if array.dtype != self.ARRAYS[name] or not whole:
             raise TypeError(f"{type(self).__name__}.{name}: {array.dtype}, {array.strides}")
         self._kept[name] = array
         setattr(self, name, address(array))
@@ -61,7 +62,7 @@ class Structure(ctypes.Structure):
 
 def records(kind: np.dtype[np.void]) -> Any:
     """Return the parameter type of arrays of a structure."""
-    return np.ctypeslib.ndpointer(kind, flags="C")
+    return np.ctypeslib.ndpointer(kind, flags=("C", "A"))
 
 
 def fields(**kinds: Any) -> tuple[dict[str, np.dtype[Any]], list[tuple[str, Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.native.core import function
-from kvtrace.native.library import INT, POINTER
+from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields
 from kvtrace.placement.ground import make_ground
 from kvtrace.placement.keys import KeyTable, carried
@@ -79,9 +79,9 @@ class Allocator:
 
     def _place_originals(self) -> None:
         originals = self._survey.originals
-        index = self._indices(np.ascontiguousarray(originals["key"])).astype(np.int64)
+        index = self._indices(contiguous(originals["key"])).astype(np.int64)
         lane = originals["lane"].astype(np.int64)
-        length = np.ascontiguousarray(originals["length"])
+        length = contiguous(originals["length"])
         place_originals(self._place, self._ground, index, lane, length, self._align)
 
     def _indices(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
@@ -102,7 +102,7 @@ class Allocator:
         index, lane = self._indices(batch.key), self._lane_of_tier[batch.tier].astype(np.int64)
         placing = _Placing(
             index=index, lane=lane, place=self._place, lanes=self._place.shape[1],
-            ground=self._ground, born_length=np.ascontiguousarray(lengths),
+            ground=self._ground, born_length=contiguous(lengths),
             align_bytes=self._align, per_object=self._per_object, out=self._out,
             room=len(self._out),
         )  # fmt: skip

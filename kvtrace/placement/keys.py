@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtrace.native.core import function
-from kvtrace.native.library import I32, INT, U64
+from kvtrace.native.library import I32, INT, U64, contiguous
 
 Keys = NDArray[np.uint64]
 _add = function("kv_keys_add", U64, INT, U64, INT, U64, INT, I32, returns=INT)
@@ -45,7 +45,7 @@ class KeyTable:
         if not self.has_room(len(keys)):
             self.keep(np.ones(self.count, bool), len(keys))
         indices = np.empty(len(keys), np.int32)
-        keys = np.ascontiguousarray(keys, np.uint64)
+        keys = contiguous(keys, np.uint64)
         self.count = _add(self.entries, self.mask, self.keys, self.count, keys, len(keys), indices)
         return indices
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import I32, I64, INT, POINTER
+from kvtrace.native.library import I32, I64, INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields, records
 from kvtrace.placement.ground import MIXED, UNIFORM, make_ground
 from kvtrace.placement.objects import LANE_BITS
@@ -62,7 +62,7 @@ class _Lives:
         self._survey, self._align = survey, align
         originals = survey.originals
         self.lane = originals["lane"].astype(np.int64)
-        self.length = aligned(np.ascontiguousarray(originals["length"]), self.lane, align)
+        self.length = aligned(contiguous(originals["length"]), self.lane, align)
 
     def originals(self) -> Changes:
         """Return the births of the originals, as if the index of each were its slot."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kvtrace.native.library import INT
+from kvtrace.native.library import INT, contiguous
 from kvtrace.native.structures import Structure, fields
 from kvtrace.placement.limit import NO_LIMIT, Limit
 from kvtrace.trace.schema import Op
@@ -187,9 +187,7 @@ def rows_of(batch: Batch) -> Rows:
         "phase": batch.phase,
         "offset": batch.offset_bytes,
     }
-    arrays = {
-        name: np.ascontiguousarray(column, Rows.ARRAYS[name]) for name, column in columns.items()
-    }
+    arrays = {name: contiguous(column, Rows.ARRAYS[name]) for name, column in columns.items()}
     return Rows(**arrays, first_row=batch.first_row, count=len(batch.op))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TraceError
+from kvtrace.native.library import contiguous
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.placement.objects import LANE_BITS, LIVE, NO_CHANGE, OBJECT, ORIGINAL, Tally
 from kvtrace.placement.rows import SESSION_COLUMNS, Batch, RowSource, read_batches, stream_keys
@@ -223,7 +224,7 @@ class Surveyor:
         resident = resident[lane_of_tier[resident["tier"]] >= 0]
         self._reserve(len(resident), 0)
         lane = lane_of_tier[resident["tier"]].astype(np.int64)
-        keys = np.ascontiguousarray(resident["key"])
+        keys = contiguous(resident["key"])
         sizes = resident["size"].astype(np.int64)
         self.tally.add_resident(keys, lane, sizes)
         self.table.count = self.tally.key_count

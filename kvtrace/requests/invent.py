@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import INT, POINTER
+from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.requests.source_config import GENERATION_NS
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def sessions(pieces: Iterator[Piece], probability: float, seed: int) -> Iterator
         ready_ns = rows.time_ns + rows.output_tokens * GENERATION_NS["realistic"]
         session, turn = np.empty_like(start), np.empty_like(start)
         columns = [
-            np.ascontiguousarray(each, np.int64)
+            contiguous(each, np.int64)
             for each in (rows.time_ns, rows.input_tokens, rows.output_tokens, ready_ns, start)
         ]
         assert {len(column) for column in columns} == {len(rows)}

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
-from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER, U8
+from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER, U8, contiguous
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import Op, Tier
 
@@ -51,7 +51,7 @@ class LiveObjects:
         self._rows(
             np.full(len(resident), Op.WRITE, np.uint8),
             resident["tier"],
-            np.ascontiguousarray(resident["key"]),
+            contiguous(resident["key"]),
             resident["size"].astype(np.int64),
             np.zeros(len(resident), np.bool_),
         )

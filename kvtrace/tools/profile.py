@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from kvtrace.native.library import contiguous
 from kvtrace.tools.profile_keys import FOLLOWED_MAX, KeyProfile
 from kvtrace.tools.profile_tier import TierProfile
 from kvtrace.trace.schema import Op, Phase, Tier
@@ -100,7 +101,7 @@ class Profile:
         """Take the objects present at the start."""
         for number in np.unique(resident["tier"]):
             part = resident[resident["tier"] == number]
-            keys = np.ascontiguousarray(part["key"])
+            keys = contiguous(part["key"])
             self._tier(number).add_resident(keys, part["size"].astype(np.int64))
 
     def add(self, columns: Columns) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
-from kvtrace.native.library import BOOLEAN, I64, INT, POINTER
+from kvtrace.native.library import BOOLEAN, I64, INT, POINTER, contiguous
 from kvtrace.tools.distribution import Distribution
 from kvtrace.trace.reuse import FIRST, ReuseDistances
 from kvtrace.trace.schema import Op
@@ -65,8 +65,8 @@ class TierProfile:
     def add_resident(self, key: NDArray[np.uint64], size: NDArray[np.int64]) -> None:
         """Take the objects that are there before the first row."""
         self._pool.make_room(len(key))
-        tier, key = ctypes.byref(self._struct), np.ascontiguousarray(key)
-        taken = _reside(tier, key.view(np.int64), np.ascontiguousarray(size), len(key))
+        tier, key = ctypes.byref(self._struct), contiguous(key)
+        taken = _reside(tier, key.view(np.int64), contiguous(size), len(key))
         assert taken
         self._resident_bytes += int(size.sum())
 
@@ -89,10 +89,8 @@ class TierProfile:
         time, at = time[touches], at[touches]
         self._pool.make_room(len(op))
         numbers, waits = np.empty(len(op), np.int64), np.empty(len(op), np.int64)
-        columns = [
-            np.ascontiguousarray(each, np.int64) for each in (key.view(np.int64), end, time, at)
-        ]
-        op = np.ascontiguousarray(op, np.uint8)
+        columns = [contiguous(each, np.int64) for each in (key.view(np.int64), end, time, at)]
+        op = contiguous(op, np.uint8)
         pointers = [each.ctypes.data for each in (*columns, numbers, waits)]
         rows = _RowsStruct(op.ctypes.data, *pointers)
         followed = _follow(ctypes.byref(self._struct), ctypes.byref(rows), len(op))

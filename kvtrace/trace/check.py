@@ -12,7 +12,7 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
-from kvtrace.native.library import BOOLEAN, INT, POINTER
+from kvtrace.native.library import BOOLEAN, INT, POINTER, contiguous
 from kvtrace.trace.counting import TotalsCounter
 from kvtrace.trace.schema import MAX_TOTAL_BYTES, Op, Phase, Tier
 
@@ -155,7 +155,7 @@ class Checker:
             "size": (columns["size"], np.int64),
             "offset": (offset, np.int64),
         }
-        arrays = {name: np.ascontiguousarray(*each) for name, each in rows.items()}
+        arrays = {name: contiguous(*each) for name, each in rows.items()}
         pointers = {name: array.ctypes.data for name, array in arrays.items()}
         checked = _check_rows(
             ctypes.byref(self._struct), ctypes.byref(_RowsStruct(**pointers)), count,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import I64, INT, U8, U64
+from kvtrace.native.library import I64, INT, U8, U64, contiguous
 from kvtrace.trace.header import Cell, Totals
 from kvtrace.trace.schema import Op, Phase, Tier
 
@@ -32,7 +32,7 @@ class TotalsCounter:
         """Count some more rows."""
         names, types = ("op", "tier", "phase", "size"), (np.uint8,) * 3 + (np.uint64,)
         given = [
-            np.ascontiguousarray(np.ma.getdata(columns[name]), kind)
+            contiguous(np.ma.getdata(columns[name]), kind)
             for name, kind in zip(names, types, strict=True)
         ]
         _count_rows(*given, len(given[0]), self._ops, self._bytes)

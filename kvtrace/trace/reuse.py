@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import BOOL, I64, INT, POINTER
+from kvtrace.native.library import BOOL, I64, INT, POINTER, contiguous
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class ReuseDistances:
         A key that is `gone` (deleted) is forgotten: its next touch is a first one.
         """
         gone = np.zeros(len(numbers), np.bool_) if gone is None else gone
-        gone, numbers = np.ascontiguousarray(gone), np.ascontiguousarray(numbers)
+        gone, numbers = contiguous(gone), contiguous(numbers)
         assert len(gone) == len(numbers)
         assert numbers.min(initial=0) >= 0
         most = int(numbers.max(initial=-1)) + 1

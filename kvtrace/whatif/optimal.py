@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import BOOL, I64, INT
+from kvtrace.native.library import BOOL, I64, INT, contiguous
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,8 +35,8 @@ def optimal_hits(
         return 0
     distinct = int(key.max(initial=-1)) + 1
     next_use = np.empty(len(key), np.int64)
-    key, group = np.ascontiguousarray(key, np.int64), np.ascontiguousarray(group, np.int64)
-    asked = np.ascontiguousarray(asked, np.bool_)
+    key, group = contiguous(key, np.int64), contiguous(group, np.int64)
+    asked = contiguous(asked, np.bool_)
     _next_uses(key, asked, group, len(key), np.full(distinct, _NEVER), next_use)
     held, heap = np.full(distinct, -1, np.int64), np.empty((len(key), 2), np.int64)
     return int(_hits(key, asked, group, next_use, len(key), room, held, heap))

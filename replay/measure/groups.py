@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.native.library import INT, POINTER
+from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields
 from replay.measure.histogram import BITS, Histogram, bucket_count
 from replay.native import function
@@ -80,8 +80,8 @@ class Cells:
                 row=self._row[code],
                 good=done.good,
                 moves=moves,
-                error=np.ascontiguousarray(done.error),
-                size=np.ascontiguousarray(done.size_bytes),
+                error=contiguous(done.error),
+                size=contiguous(done.size_bytes),
                 service_ns=done.complete_ns - done.submit_ns,
                 response_ns=done.complete_ns - done.due_ns,
                 counts=self._counts,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.native.library import I64, INT
+from kvtrace.native.library import I64, INT, contiguous
 from replay.measure.summaries import QUANTILES, Distribution, Percentiles, has_few, rank_of
 from replay.native import function
 
@@ -58,7 +58,7 @@ class Histogram:
     def add(self, values: NDArray[np.int64]) -> None:
         """Count `values`."""
         total = np.zeros(1, np.int64)
-        values = np.ascontiguousarray(values, np.int64)
+        values = contiguous(values, np.int64)
         self.max = max(self.max, _count(self.counts, self.bits, values, len(values), total))
         if self._total is not None:
             self._total += int(total[0])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.native.library import INT, POINTER
+from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields
 from kvtrace.units import S_NS
 from replay.measure.figures import HeatMap, TimeSlices
@@ -120,9 +120,9 @@ class Slices:
             _Sliced(
                 width_ns=self.width_ns,
                 count=len(done),
-                action=np.ascontiguousarray(done.action),
-                error=np.ascontiguousarray(done.error),
-                size=np.ascontiguousarray(done.size_bytes),
+                action=contiguous(done.action),
+                error=contiguous(done.error),
+                size=contiguous(done.size_bytes),
                 due=due,
                 submit=submit,
                 complete=complete,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.native.library import INT, POINTER
+from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields, records
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.trace.schema import Op, Tier
@@ -87,7 +87,7 @@ class OrderChecker:
         if not len(ran):
             return
         first, last = int(ran.number[0]), int(ran.number[-1])
-        index = self._keys.index(np.ascontiguousarray(ran.key), first, last)
+        index = self._keys.index(contiguous(ran.key), first, last)
         self.count += int(_check_keys(_columns(ran, index), self._keys.values))
         for lane, overlaps in self._mixed.items():
             self.count += _check_overlaps(overlaps, ran.select(ran.moves & (ran.lane == lane)))

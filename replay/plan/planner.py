@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import TargetError, UsageError
+from kvtrace.native.library import contiguous
 from kvtrace.placement.ground import MIXED, Ground
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.placement.looped import round_step
@@ -136,7 +137,7 @@ class Planner:
             wanted = np.ones_like(wanted)
         elif which == "none":
             wanted = np.zeros_like(wanted)
-        index = self._table.add(np.ascontiguousarray(originals["key"])).astype(np.int64)
+        index = self._table.add(contiguous(originals["key"])).astype(np.int64)
         lane = originals["lane"].astype(np.int64)
         wanted &= self._place["length"][index, lane] > 0  # some are only deleted
         index, lane = index[wanted], lane[wanted]
@@ -167,9 +168,9 @@ class Planner:
         """Give extents to the objects that are there before the first row."""
         originals = self._survey.originals
         self._reserve(len(originals))
-        index = self._table.add(np.ascontiguousarray(originals["key"])).astype(np.int64)
+        index = self._table.add(contiguous(originals["key"])).astype(np.int64)
         lane = originals["lane"].astype(np.int64)
-        length = np.ascontiguousarray(originals["length"])
+        length = contiguous(originals["length"])
         align = self._plan.array("align")
         place_originals(self._place, self._ground, index, lane, length, align)
 
@@ -237,8 +238,8 @@ class Planner:
         return gates.GroupRows(
             stream=stream,
             request=np.ma.getdata(request) + round_step(batch.round),  # others in each round
-            step=np.ascontiguousarray(np.ma.getdata(step)),
-            complete=np.ascontiguousarray(np.ma.filled(complete, -1)),
+            step=contiguous(np.ma.getdata(step)),
+            complete=contiguous(np.ma.filled(complete, -1)),
             streams=self._stream_states,
         )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
-from kvtrace.native.library import I64, INT, POINTER
+from kvtrace.native.library import I64, INT, POINTER, contiguous
 from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class NextAccess:
         """
         pending = int(np.count_nonzero(following == PENDING))
         self._pool.make_room(min(pending, self._most - self._pool.used))
-        ids = np.ascontiguousarray(keys).view(np.int64)
+        ids = contiguous(keys).view(np.int64)
         assert len(ids) == len(following)
         left = _link(self._pool.address, ids, len(ids), first, self._most, following)
         assert left >= 0

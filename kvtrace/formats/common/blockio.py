@@ -9,7 +9,7 @@ import numpy as np
 
 from kvtrace.formats.common.incoming import phases
 from kvtrace.native.core import function
-from kvtrace.native.library import BOOL, BOOLEAN, I32, I64, INT, POINTER, U8, U64
+from kvtrace.native.library import BOOL, BOOLEAN, I32, I64, INT, POINTER, U8, U64, contiguous
 from kvtrace.placement.keys import KeyTable, carried
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import Tier
@@ -70,7 +70,7 @@ class Objects:
         size = columns["size"].astype(np.int64)
         keys, kept = np.empty(count, np.uint64), np.empty(count, np.bool_)
         self._make_room(count)
-        op = np.ascontiguousarray(columns["op"])
+        op = contiguous(columns["op"])
         traced = _trace_rows(ctypes.byref(self._struct), op, size, index, count, keys, kept)
         assert traced
         made: Columns = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import MISSING, Pool
-from kvtrace.native.library import BOOLEAN, INT, POINTER
+from kvtrace.native.library import BOOLEAN, INT, POINTER, contiguous
 from kvtrace.trace.header import RESIDENT_DTYPE
 from kvtrace.trace.schema import Op, Tier
 
@@ -109,10 +109,10 @@ class _OfTier:
         end: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Follow rows, giving deletes their `size`; return which rows can be."""
-        keys = np.ascontiguousarray(key).view(np.int64)
+        keys = contiguous(key).view(np.int64)
         self._enter_dead(self.dead.among(self._unknown(keys[op == Op.READ])))
         self._pool.make_room(len(op))
-        kept, op = np.ones(len(op), np.bool_), np.ascontiguousarray(op, np.uint8)
+        kept, op = np.ones(len(op), np.bool_), contiguous(op, np.uint8)
         assert len(keys) == len(size) == len(end) == len(op)
         assert size.dtype == end.dtype == np.int64
         assert size.flags.c_contiguous

@@ -11,7 +11,7 @@ import numpy as np
 from kvtrace.errors import TraceError
 from kvtrace.files.textfile import open_binary
 from kvtrace.native.core import function
-from kvtrace.native.library import BOOLEAN, INT, POINTER, U8, U64
+from kvtrace.native.library import BOOLEAN, INT, POINTER, U8, U64, contiguous
 from kvtrace.placement.keys import KeyTable
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _read(
     words: Callable[..., Any], data: NDArray[np.uint8], begin: NDArray[Any], end: NDArray[Any]
 ) -> NDArray[np.uint64]:
     """Return what one of the three functions makes of words."""
-    begin, end = (np.ascontiguousarray(each, np.int32) for each in (begin, end))
+    begin, end = (contiguous(each, np.int32) for each in (begin, end))
     assert len(begin) == len(end)
     assert data.dtype == np.uint8
     out = np.empty(len(begin), np.uint64)

@@ -15,7 +15,7 @@ from kvtrace.formats.common.names import Parts, parts_of, texts
 from kvtrace.formats.elbencho.lines import ASYNC, CLOSES, OPENS, OTHER, WORDS
 from kvtrace.native.core import function
 from kvtrace.native.hashmap import Interner, Pool
-from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER
+from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER, contiguous
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def _rows_of(lines: Lines, names: Parts) -> Iterator[Any]:
     columns = (
         _KINDS,
         *(
-            np.ascontiguousarray(values, kind)
+            contiguous(values, kind)
             for values, kind in (
                 (lines.rank, np.int64), (lines.word, np.uint8), (lines.offset, np.int64),
                 (lines.length, np.int64), (lines.is_finished, np.bool_),

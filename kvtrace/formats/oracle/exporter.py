@@ -15,6 +15,7 @@ from kvtrace.formats.common.exporting import Exported, ExportOptions
 from kvtrace.formats.common.rows import chosen_tiers
 from kvtrace.formats.common.sidecar import MapWriter, map_path
 from kvtrace.formats.oracle.record import MAX_SIZE_BYTES, MAX_TIME_S, RECORD
+from kvtrace.native.library import contiguous
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _link(scratch: IO[bytes], count: int) -> None:
         links = NextAccess(_OBJECTS_AT_ONCE)
         for first in reversed(range(0, count, _BLOCK_RECORDS)):
             records = _block(scratch, first, count)
-            following = np.ascontiguousarray(records["next"])
+            following = contiguous(records["next"])
             if links.before(records["id"], first, following):
                 records["next"] = following
                 scratch.seek(first * RECORD.itemsize)

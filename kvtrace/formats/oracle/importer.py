@@ -13,6 +13,7 @@ from kvtrace.formats.common import incoming
 from kvtrace.formats.common.importing import Imported
 from kvtrace.formats.common.order import zero_ns
 from kvtrace.formats.oracle.record import NEVER, NEVER_TOO, RECORD
+from kvtrace.native.library import contiguous
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
 
@@ -73,7 +74,7 @@ def _rows(path: Path, tier: Tier, zero: int, counts: dict[str, int]) -> Iterator
             "op": np.full(count, Op.READ, np.uint8),
             "size": records["size"].astype(np.uint64),
             "tier": np.full(count, tier, np.uint8),
-            "key": np.ascontiguousarray(records["id"]),
+            "key": contiguous(records["id"]),
             "phase": np.full(count, Phase.DECODE, np.uint8),
         }
 

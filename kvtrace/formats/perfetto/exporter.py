@@ -16,6 +16,7 @@ from kvtrace.formats.common.rows import Outgoing, chosen_tiers, filled, is_measu
 from kvtrace.formats.perfetto.lanes import Lanes
 from kvtrace.formats.warp.oplog import hex_keys
 from kvtrace.native.hashmap import Interner
+from kvtrace.native.library import contiguous
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import US_NS
 
@@ -196,7 +197,7 @@ class _Requests:
             return
         kept = ~np.ma.getmaskarray(columns["request"]) & (columns["phase"] != Phase.EVICT)
         ids = np.ma.getdata(columns["request"])[kept]
-        number = self._numbers.intern(np.ascontiguousarray(ids).view(np.int64))
+        number = self._numbers.intern(contiguous(ids).view(np.int64))
         if more := len(self._numbers) - len(self._found):
             self._found = np.vstack((self._found, np.tile([_MAX_NS, 0, 0, 0], (more, 1))))
             self._ids = np.pad(self._ids, (0, more))

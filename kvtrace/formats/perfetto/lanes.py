@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.native.core import function
-from kvtrace.native.library import I64, INT
+from kvtrace.native.library import I64, INT, contiguous
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class Lanes:
         if self.used + len(start) > len(self._free_at):
             self._free_at = np.pad(self._free_at[: self.used], (0, len(start)))
         lane = np.empty(len(start), np.int64)
-        start, end = (np.ascontiguousarray(each, np.int64) for each in (start, end))
+        start, end = (contiguous(each, np.int64) for each in (start, end))
         assert len(start) == len(end)
         free_at = self._free_at
         used = _place(start, end, len(start), free_at, len(free_at), self.used, lane)

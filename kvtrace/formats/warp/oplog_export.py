@@ -14,6 +14,7 @@ from kvtrace.formats.common.exporting import Exported, ExportOptions
 from kvtrace.formats.common.rows import STORAGE, Outgoing, chosen_tiers, refuse_partial_writes
 from kvtrace.formats.common.sidecar import MapWriter, map_path
 from kvtrace.formats.warp.oplog import SUFFIXES, Naming, OpLogWriter, check_suffix
+from kvtrace.native.library import contiguous
 from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def _puts(objects: np.ndarray) -> Columns:
     return {
         "op": np.full(len(objects), Op.WRITE, np.uint8),
         "phase": np.zeros(len(objects), np.uint8),
-        "tier": np.ascontiguousarray(objects["tier"]),
-        "key": np.ascontiguousarray(objects["key"]),
-        "size": np.ascontiguousarray(objects["size"]),
+        "tier": contiguous(objects["tier"]),
+        "key": contiguous(objects["key"]),
+        "size": contiguous(objects["size"]),
         "start": zeros,
         "end": zeros,
     }

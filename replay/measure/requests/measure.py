@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kvtrace.native.library import INT, POINTER
+from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields
 from kvtrace.placement.keys import KeyTable
 from kvtrace.trace.schema import Phase, Qos
@@ -68,7 +68,7 @@ class Requests:
         own = done.moves & (done.phase <= Phase.DECODE) & ~np.ma.getmaskarray(request)
         if not own.any():
             return
-        keys = np.ascontiguousarray(np.ma.getdata(request)[own], np.uint64)
+        keys = contiguous(np.ma.getdata(request)[own], np.uint64)
         index = self._table.add(keys)
         self._make_room()
         due_ns, submit_ns = done.due_ns[own], done.submit_ns[own]

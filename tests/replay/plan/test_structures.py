@@ -54,11 +54,8 @@ IN_LOOP = {
 
 @pytest.mark.parametrize(
     ("library", "name", "kind"),
-    [
-        pytest.param(library, *item, id=item[0])
-        for library, kinds in ((CORE, IN_CORE), (LOOP, IN_LOOP))
-        for item in kinds.items()
-    ],
+    [(CORE, *item) for item in IN_CORE.items()] + [(LOOP, *item) for item in IN_LOOP.items()],
+    ids=[*IN_CORE, *IN_LOOP],
 )
 def test_one_size_in_both(library: Library, name: str, kind: Any) -> None:
     """A member that is added on one side only would shift those behind it."""
