@@ -1,10 +1,9 @@
 """`kvtrace replay`, the whole command, as a contender of fio_ratio.py.
 
-fio writes what it likes, so that the command has a file of its own beside fio's, or the first half
-of a device whose other half is fio's. It is populated once per size for cells that only read. Each
-run replays a trace of random reads and writes of these objects, none twice, in `--mode max`.
-Throughput and latencies are those of the command's own report; CPU is of the whole process while
-the run lasted.
+The command makes its file, or takes the device, and fio runs at the same places behind the header;
+cells that only read are populated once. Each run replays a trace of random reads and writes of
+these objects, none twice, in `--mode max`. Throughput and latencies are those of the command's own
+report; CPU is of the whole process while the run lasted.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ from kvtrace.trace.writer import TraceWriter
 
 RUN_ID = "1"
 ARENA = "512MiB"
+HEADER_BYTES = 4 * MIB
+"""Of a target, left alone by fio: the header lies in it."""
 
 
 def write_trace(path: Path, cell: Cell, span_bytes: int, seed: int) -> None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from typing import TYPE_CHECKING
 
 from benchmarks import fio
-from benchmarks.as_command import Command
+from benchmarks.as_command import HEADER_BYTES, Command
 from benchmarks.common import GIB, KIB, parse_size, payload, print_table, size_name
 from benchmarks.fio import Cell, Figures
 from benchmarks.scratch import Scratch, cell_ops, reserved_pages, run_ops, scratch
@@ -84,16 +84,20 @@ def contenders(
 def command_contenders(
     place: Scratch, cell: Cell, memory: str, folder: Path, spin: str
 ) -> dict[str, Contender]:
-    """Return what is measured of the command; `folder` is for its traces and its file."""
-    half = place.span_bytes // (8 << 20) * (4 << 20)
+    """Return what is measured of the command; `folder` is for its traces and its file.
+
+    fio has the very places that the command's objects have, so that no cache below tells them
+    apart; where it writes, the command populates anew.
+    """
     target = place.path if place.path.is_block_device() else folder / "kv"
-    command = Command(target, half - half // 8, folder, spin)
+    command = Command(target, place.span_bytes // (8 << 20) * (4 << 20), folder, spin)
     reuses = ("--reuse-populated",) if cell.read_share == 1 else ()
-    if reuses:
-        command.run(cell, 0)  # populates
+    command.run(cell, 0)  # makes the file, and populates it
 
     def anchor(seed: int) -> Figures:
-        return fio.random_cell(place.path, half, cell, seed, memory, begin_bytes=half)
+        return fio.random_cell(
+            target, command.span_bytes, cell, seed, memory, begin_bytes=HEADER_BYTES
+        )
 
     def ours(*words: str) -> Contender:
         return lambda seed: command.run(cell, seed, *reuses, *words)
