@@ -3,7 +3,7 @@
 The command makes its file, or takes the device, and fio runs at the same places behind the header;
 cells that only read are populated once. Each run replays a trace of random reads and writes of
 these objects, none twice, in `--mode max`. Throughput and latencies are those of the command's own
-report; CPU is of the whole process while the run lasted.
+report; CPU is of the threads of the loop and of the drain beside it.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class Command:
         trace = self.folder / "cell.parquet"
         write_trace(trace, cell, self.span_bytes, seed)
         report = self._replay(trace, cell, *words)
-        op = "read" if cell.read_share else "write"
+        op, tool = "read" if cell.read_share else "write", report["tool"]
         service = next(group for group in report["groups"] if group["op"] == op)["service_ns"]
         return Figures(
             gb_per_s=report["throughput_bytes_per_s"] / 1e9,
             latency_ns=tuple(float(service[name]) for name in ("p50", "p99", "p999")),
-            cpu_us=sum(report["host_series"]["process_s"]) / report["ops"] * 1e6,
+            cpu_us=(tool["cpu_s"] + tool["drain_cpu_s"]) / report["ops"] * 1e6,
         )
 
     def _replay(self, trace: Path, cell: Cell, *words: str) -> Any:

@@ -10,7 +10,7 @@ a cell is not measurable here. Writes carry stamps and are run with an arena twi
 buffers that fio writes again and again (the ratio that counts) and with the whole one (printed
 beside it). A cell fails only where the upper 95 % bound of its ratio is below 0.93. CPU per op is
 compared without polling; fio's includes filling its buffers once. `--as command`: all reads are
-verified ("unverified" beside it), and the whole process's CPU counts (`as_command.py`).
+verified ("unverified" beside it, of which CPU is compared); see `as_command.py`.
 """
 
 from __future__ import annotations
@@ -166,10 +166,9 @@ class Compared:
 
     @property
     def cpu(self) -> float:
-        """Return the loop's CPU per op without polling ÷ fio's."""
-        ours = statistics.median(
-            run.cpu_us for run in self._found.get("no spin", self._found["loop"])
-        )
+        """Return our CPU per op, without polling or verifying where that was run, ÷ fio's."""
+        runs = self._found.get("no spin") or self._found.get("unverified") or self._found["loop"]
+        ours = statistics.median(run.cpu_us for run in runs)
         return ours / statistics.median(run.cpu_us for run in self._fio)
 
     def row(self) -> list[str]:
