@@ -36,8 +36,6 @@ KEYS = ARRIVAL_KEYS | {
 }  # fmt: skip
 SESSIONS_PER_DRAW = 4
 """Sessions of a user that are drawn at once; part of what a seed means."""
-_DRAWS_AHEAD = 8
-"""Draws of a user, at most, that become requests together; no part of what a seed means."""
 ARRIVALS_PER_DRAW = 256
 """Sessions of an open arrival process that are drawn at once; part of what a seed means."""
 
@@ -124,22 +122,8 @@ class _Templates:
         self._think_s = np.array([template.think_s for template in templates])
         self._qos_mix = _cumulated([config.qos_mix[word.label] for word in Qos])
 
-    def draw(
-        self, rng: np.random.Generator, prompts: np.random.Generator, count: int, draws: int = 1
-    ) -> _Sessions:
-        """Return `count` sessions of each draw; their system prompts are drawn from `prompts`."""
-        drawn = [self._draw(rng, prompts, count) for _ in range(draws)]
-        columns = drawn[0] if draws == 1 else map(np.concatenate, zip(*drawn, strict=True))
-        turns, context, output, think_ns, qos, prefix, prefix_tokens = columns
-        return _fit(
-            _Sessions(turns, context, context, output, think_ns, qos, prefix, prefix_tokens),
-            self._config.max_context_tokens,
-        )
-
-    def _draw(
-        self, rng: np.random.Generator, prompts: np.random.Generator, count: int
-    ) -> tuple[NDArray[np.int64], ...]:
-        """Return turns, tokens added and generated, thinking times, class and system prompt."""
+    def draw(self, rng: np.random.Generator, prompts: np.random.Generator, count: int) -> _Sessions:
+        """Return `count` sessions; their system prompts are drawn from `prompts`."""
         config = self._config
         template = _picked(rng, self._weights, count)
         qos = _picked(rng, self._qos_mix, count)
@@ -152,7 +136,11 @@ class _Templates:
         low, high = self._think_s[per_turn].T
         think_ns = np.rint((low + rng.random(len(per_turn)) * (high - low)) * S_NS)
         prefix, prefix_tokens = self._library.prefixes(prompts, count)
-        return turns, context, output, think_ns.astype(np.int64), qos, prefix, prefix_tokens
+        thinks = think_ns.astype(np.int64)
+        return _fit(
+            _Sessions(turns, context, context, output, thinks, qos, prefix, prefix_tokens),
+            config.max_context_tokens,
+        )
 
 
 def _cumulated(weights: list[float]) -> NDArray[np.float64]:
@@ -226,7 +214,6 @@ class Synthetic:
         assert users != "auto"
         self._users = [self._streams(_USER_STREAM, user) for user in range(users)]
         self._next_session = list(range(users))
-        self._ahead = [1] * users
         self._mean_turns = 1.0
 
     @property
@@ -266,14 +253,11 @@ class Synthetic:
         return self._of_user(chain)
 
     def _of_user(self, user: int) -> RequestBatch:
-        streams, draws = self._users[user], self._ahead[user]
-        # The more a user has asked, the more it will. Documents are drawn by batches of requests.
-        if self._config.rag is None:
-            self._ahead[user] = min(2 * draws, _DRAWS_AHEAD)
-        drawn = self._templates.draw(streams.sessions, streams.prompts, SESSIONS_PER_DRAW, draws)
-        step, count = len(self._users), draws * SESSIONS_PER_DRAW
-        session = self._next_session[user] + step * np.arange(count)
-        self._next_session[user] += step * count
+        streams = self._users[user]
+        drawn = self._templates.draw(streams.sessions, streams.prompts, SESSIONS_PER_DRAW)
+        step = len(self._users)
+        session = self._next_session[user] + step * np.arange(SESSIONS_PER_DRAW)
+        self._next_session[user] += step * SESSIONS_PER_DRAW
         batch = self._batch(drawn, session, streams.documents, chain=user)
         batch.follow[:] = 1
         batch.follow[-1] = FOLLOW_ASK
