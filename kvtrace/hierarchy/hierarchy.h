@@ -115,9 +115,14 @@ struct kv_hierarchy {
 };
 
 /* slots.c */
+static inline struct kv_table kv_table_of(const struct kv_hierarchy *h)
+{
+	return (struct kv_table){h->entries, h->mask, (const char *)h->slots, sizeof *h->slots};
+}
+
 static inline int64_t kv_slot_of(const struct kv_hierarchy *h, int64_t ident)
 {
-	struct kv_table table = {h->entries, h->mask, (const char *)h->slots, sizeof *h->slots};
+	struct kv_table table = kv_table_of(h);
 
 	if (h->entries)
 		return kv_find(&table, ident);

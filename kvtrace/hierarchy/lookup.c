@@ -12,7 +12,9 @@
 /* The entry at which the search for an identity begins. */
 static const uint64_t *entry_of(const struct kv_hierarchy *h, int64_t ident)
 {
-	return &h->entries[kv_hash(ident) & h->mask];
+	struct kv_table table = kv_table_of(h);
+
+	return kv_first_entry(&table, ident);
 }
 
 /* The slot that a block has, most likely: of the entry at which its search begins. */

@@ -236,4 +236,4 @@ KV_EXPORT void kv_tier_setup(struct kv_tier *tier)
 		tier->policy->setup(tier, tier->high_bytes);
 }
 
-KV_EXPORT int64_t kv_hierarchy_bytes(void) { return sizeof(struct kv_hierarchy); }
+KV_SIZE(hierarchy, struct kv_hierarchy)

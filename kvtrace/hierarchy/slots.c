@@ -1,11 +1,6 @@
 /* Slots: taken by blocks that appear, free again when nothing knows the block any more. */
 #include "hierarchy.h"
 
-static struct kv_table table_of(const struct kv_hierarchy *h)
-{
-	return (struct kv_table){h->entries, h->mask, (const char *)h->slots, sizeof *h->slots};
-}
-
 int64_t kv_take_slot(struct kv_hierarchy *h, int64_t ident, int64_t tokens)
 {
 	int64_t slot = ident;
@@ -23,7 +18,7 @@ int64_t kv_take_slot(struct kv_hierarchy *h, int64_t ident, int64_t tokens)
 	h->slots[slot].tokens = tokens;
 	h->slots[slot].where = 0;
 	if (h->entries) {
-		struct kv_table table = table_of(h);
+		struct kv_table table = kv_table_of(h);
 
 		kv_insert(&table, slot);
 	}
@@ -39,7 +34,7 @@ void kv_free_if_unknown(struct kv_hierarchy *h, int64_t slot)
 		return;
 	}
 
-	struct kv_table table = table_of(h);
+	struct kv_table table = kv_table_of(h);
 
 	kv_remove(&table, slot);
 	h->slots[slot].key = h->first_free;

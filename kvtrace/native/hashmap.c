@@ -1,10 +1,9 @@
 /* Tables for callers in Python: see hashmap.py. Of a table `entries` there are mask + 1. */
 #include "hashmap.h"
 
-static struct kv_table table_of(uint64_t *entries, int64_t mask, const int64_t *slots, int64_t columns)
+static struct kv_table table_of(uint64_t *entries, int64_t mask, const int64_t *ids)
 {
-	return (struct kv_table){entries, (uint64_t)mask, (const char *)slots,
-				 (size_t)columns * sizeof *slots};
+	return (struct kv_table){entries, (uint64_t)mask, (const char *)ids, sizeof *ids};
 }
 
 /* Enter all entries of a table of `count` entries into an empty one. */
@@ -22,10 +21,10 @@ KV_EXPORT void kv_table_copy(const uint64_t *from, int64_t count, uint64_t *to, 
 }
 
 /* The slot of each id, or KV_MISSING. */
-KV_EXPORT void kv_table_find_all(uint64_t *entries, int64_t mask, const int64_t *slots,
-				 int64_t columns, const int64_t *ids, int64_t count, int64_t *out)
+KV_EXPORT void kv_interned(uint64_t *entries, int64_t mask, const int64_t *slots,
+			   const int64_t *ids, int64_t count, int64_t *out)
 {
-	struct kv_table table = table_of(entries, mask, slots, columns);
+	struct kv_table table = table_of(entries, mask, slots);
 
 	for (int64_t i = 0; i < count; i++)
 		out[i] = kv_find(&table, ids[i]);
@@ -35,7 +34,7 @@ KV_EXPORT void kv_table_find_all(uint64_t *entries, int64_t mask, const int64_t 
 KV_EXPORT int64_t kv_intern(uint64_t *entries, int64_t mask, int64_t *slots, int64_t known,
 			    const int64_t *ids, int64_t count, int64_t *out)
 {
-	struct kv_table table = table_of(entries, mask, slots, 1);
+	struct kv_table table = table_of(entries, mask, slots);
 
 	for (int64_t i = 0; i < count; i++) {
 		out[i] = kv_find(&table, ids[i]);
@@ -48,8 +47,7 @@ KV_EXPORT int64_t kv_intern(uint64_t *entries, int64_t mask, int64_t *slots, int
 	return known;
 }
 
-/* The size of struct kv_pool, for the test of its Python face. */
-KV_EXPORT int64_t kv_pool_size(void) { return sizeof(struct kv_pool); }
+KV_SIZE(pool, struct kv_pool)
 
 /* The slot of each id, or KV_MISSING. */
 KV_EXPORT void kv_pool_find(const struct kv_pool *pool, const int64_t *ids, int64_t count,

@@ -37,6 +37,12 @@ static inline int64_t kv_ident(const struct kv_table *table, int64_t slot)
 	return ident;
 }
 
+/* The entry at which the search for `ident` begins. */
+static inline const uint64_t *kv_first_entry(const struct kv_table *table, int64_t ident)
+{
+	return &table->entries[kv_hash(ident) & table->mask];
+}
+
 /* The slot of `ident`, or KV_MISSING. */
 static inline int64_t kv_find(const struct kv_table *table, int64_t ident)
 {

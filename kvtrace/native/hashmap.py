@@ -1,7 +1,6 @@
 """An open-addressing table from 64-bit identities to slots; `hashmap.h` has the rules.
 
-The table is an int64 array of a power of two entries. The identities lie in the caller's
-`slots[slot, 0]`, an int64 array of one row per slot.
+The table is an int64 array of a power of two entries; each slot begins with its identity.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 MISSING = -1
 _copy = function("kv_table_copy", I64, INT, I64, INT)
-_find_all = function("kv_table_find_all", I64, INT, I64, INT, I64, INT, I64)
+_interned = function("kv_interned", I64, INT, I64, I64, INT, I64)
 _pool_find = function("kv_pool_find", POINTER, I64, INT, I64)
 _pool_take = function("kv_pool_take", POINTER, I64, INT, I64, returns=BOOLEAN)
 _pool_give_back = function("kv_pool_give_back", POINTER, I64, INT)
@@ -36,29 +35,6 @@ def grown(table: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
     bigger = new_table(slots)
     _copy(table, len(table), bigger, len(bigger) - 1)
     return bigger
-
-
-def with_room(
-    table: NDArray[np.int64], slots: NDArray[np.int64], needed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return table and slots, larger if there are fewer than `needed` slots.
-
-    Slots grow in place, by a quarter at least: no views of them may be about.
-    """
-    if needed > len(slots):
-        slots.resize((max(needed, len(slots) * 5 // 4), slots.shape[1]), refcheck=False)
-        if 2 * len(slots) > len(table):
-            table = grown(table, len(slots))
-    return table, slots
-
-
-def find_all(
-    table: NDArray[np.int64], slots: NDArray[np.int64], ids: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the slot of each id, or MISSING."""
-    out = np.empty(len(ids), np.int64)
-    _find_all(table, len(table) - 1, slots, slots.shape[1], ids, len(ids), out)
-    return out
 
 
 class PoolStruct(ctypes.Structure):
@@ -110,9 +86,7 @@ class Pool:
             return
         self._slots.resize(max(needed, len(self._slots) * 5 // 4), refcheck=False)
         if 2 * len(self._slots) > len(self._table):
-            bigger = new_table(len(self._slots))
-            _copy(self._table, len(self._table), bigger, len(bigger) - 1)
-            self._table = bigger
+            self._table = grown(self._table, len(self._slots))
         self._point()
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -139,22 +113,31 @@ class Interner:
     """Numbers 64-bit ids densely in order of first appearance."""
 
     def __init__(self) -> None:
-        self._slots = np.zeros((1 << 12, 1), np.int64)
-        self._table = new_table(1 << 12)
+        self._ids = np.zeros(1 << 12, np.int64)
+        self._table = new_table(len(self._ids))
         self._known = 0
 
     def __len__(self) -> int:
         return self._known
 
+    def _make_room(self, more: int) -> None:
+        """Make room for `more` ids, for a quarter more than there is at least."""
+        needed = self._known + more
+        if needed > len(self._ids):
+            self._ids.resize(max(needed, len(self._ids) * 5 // 4), refcheck=False)
+            if 2 * len(self._ids) > len(self._table):
+                self._table = grown(self._table, len(self._ids))
+
     def intern(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id; u64 ids come as their int64 view."""
-        ids = contiguous(ids, np.int64)
-        self._table, self._slots = with_room(self._table, self._slots, self._known + len(ids))
-        out = np.empty(len(ids), np.int64)
+        self._make_room(len(ids))
+        ids, out = contiguous(ids, np.int64), np.empty(len(ids), np.int64)
         mask = len(self._table) - 1
-        self._known = _intern(self._table, mask, self._slots, self._known, ids, len(ids), out)
+        self._known = _intern(self._table, mask, self._ids, self._known, ids, len(ids), out)
         return out
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each id, MISSING where it was never interned."""
-        return find_all(self._table, self._slots, contiguous(ids, np.int64))
+        ids, out = contiguous(ids, np.int64), np.empty(len(ids), np.int64)
+        _interned(self._table, len(self._table) - 1, self._ids, ids, len(ids), out)
+        return out

@@ -22,7 +22,7 @@ static inline struct kv_keys kv_keys_of(uint64_t *entries, int64_t mask, uint64_
 
 static inline void kv_keys_prefetch(const struct kv_keys *keys, uint64_t key)
 {
-	__builtin_prefetch(&keys->table.entries[kv_hash((int64_t)key) & keys->table.mask]);
+	__builtin_prefetch(kv_first_entry(&keys->table, (int64_t)key));
 }
 
 /* The index of a key, which gets the next one if it is new; there is room for it. */

@@ -28,8 +28,8 @@ struct kv_invented_rows {
 	int64_t *turn;
 };
 
-KV_EXPORT int64_t kv_inventing_size(void) { return sizeof(struct kv_inventing); }
-KV_EXPORT int64_t kv_invented_rows_size(void) { return sizeof(struct kv_invented_rows); }
+KV_SIZE(inventing, struct kv_inventing)
+KV_SIZE(invented_rows, struct kv_invented_rows)
 
 /* The first session from a place on whose next turn the request may be; NULL: none is. */
 static struct waiting *fitting(struct kv_inventing *state, const struct kv_invented_rows *rows,

@@ -11,7 +11,7 @@ struct kv_chats {
 	int64_t again;       /* the first row whose chat was seen before, of the last call, or −1 */
 };
 
-KV_EXPORT int64_t kv_chats_size(void) { return sizeof(struct kv_chats); }
+KV_SIZE(chats, struct kv_chats)
 
 /* Fill in the session of each (chat, parent) up to one that was seen before; return false at a chat
  * that there isn't. */

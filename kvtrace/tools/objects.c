@@ -2,7 +2,7 @@
  * profile_tier.py. Each loop returns false if there isn't room for all its rows.
  */
 #include "hashmap.h"
-#include "words.h"
+#include "../trace/cell.h"
 
 static int64_t most(int64_t one, int64_t other)
 {
@@ -21,7 +21,7 @@ KV_EXPORT bool kv_number(struct kv_pool *pool, const uint8_t *op, const int64_t 
 		if (slot == KV_MISSING)
 			slot = kv_take(pool, key[i]);
 		out[i] = slot;
-		if (op[i] == KV_DELETE)
+		if (op[i] == KV_OP_DELETE)
 			kv_give_back(pool, slot);
 	}
 	return true;
@@ -40,14 +40,14 @@ KV_EXPORT bool kv_live(struct kv_pool *pool, const uint8_t *op, const int64_t *k
 	if (!kv_has_room(pool, count))
 		return false;
 	for (int64_t i = 0; i < count; i++) {
-		int64_t slot = op[i] == KV_LOOKUP ? KV_MISSING : kv_find(&pool->table, key[i]);
+		int64_t slot = op[i] == KV_OP_LOOKUP ? KV_MISSING : kv_find(&pool->table, key[i]);
 		struct live *object = slot == KV_MISSING ? NULL : kv_slot(pool, slot);
 
-		if (op[i] == KV_LOOKUP)
+		if (op[i] == KV_OP_LOOKUP)
 			continue;
-		if (kept[i] && op[i] != KV_WRITE && !(object && object->known))
+		if (kept[i] && op[i] != KV_OP_WRITE && !(object && object->known))
 			sizes[i] = object ? object->size : end[i];
-		if (op[i] == KV_DELETE) {
+		if (op[i] == KV_OP_DELETE) {
 			if (object)
 				kv_give_back(pool, slot);
 			continue;
@@ -136,8 +136,8 @@ struct kv_tier_rows {
 	int64_t *waits;        /* gets the time since it was touched last, or −1 */
 };
 
-KV_EXPORT int64_t kv_touches_size(void) { return sizeof(struct kv_touches); }
-KV_EXPORT int64_t kv_tier_size(void) { return sizeof(struct kv_tier); }
+KV_SIZE(touches, struct kv_touches)
+KV_SIZE(tier, struct kv_tier)
 
 /* Take objects, of which none is there, that are held before the first row. */
 KV_EXPORT bool kv_tier_reside(struct kv_tier *tier, const int64_t *key, const int64_t *size,
@@ -165,10 +165,10 @@ static int64_t resting_slot(struct kv_tier *tier, uint8_t op, int64_t key, int64
 		return slot;
 	slot = kv_take(tier->pool, key);
 	object = kv_slot(tier->pool, slot);
-	object->size = op == KV_READ ? end : 0;
+	object->size = op == KV_OP_READ ? end : 0;
 	object->last_ns = -1;
 	tier->held += object->size;
-	tier->derived += op == KV_READ;
+	tier->derived += op == KV_OP_READ;
 	return slot;
 }
 
@@ -181,10 +181,10 @@ static void follow(struct kv_tier *tier, const struct kv_tier_rows *rows, int64_
 	rows->numbers[i] = slot;
 	rows->waits[i] = object->last_ns >= 0 ? rows->time[i] - object->last_ns : -1;
 	object->last_ns = rows->time[i];
-	if (rows->op[i] == KV_WRITE) {
+	if (rows->op[i] == KV_OP_WRITE) {
 		tier->held += most(0, rows->end[i] - object->size);
 		object->size = most(rows->end[i], object->size);
-	} else if (rows->op[i] == KV_DELETE) {
+	} else if (rows->op[i] == KV_OP_DELETE) {
 		tier->held -= object->size;
 		kv_give_back(tier->pool, slot);
 	}

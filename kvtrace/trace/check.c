@@ -1,6 +1,6 @@
 /* What must hold in a trace, row by row: see check.py. */
 #include "hashmap.h"
-#include "words.h"
+#include "cell.h"
 
 #define NODE_SHIFT 48
 #define SHOWN 5
@@ -65,7 +65,7 @@ struct kv_check_rows {
 	const int64_t *offset;
 };
 
-KV_EXPORT int64_t kv_check_size(void) { return sizeof(struct kv_check); }
+KV_SIZE(check, struct kv_check)
 
 static void note(struct kv_check *check, enum kind kind, int64_t row)
 {
@@ -131,7 +131,7 @@ static void check_half(struct kv_check *check, const struct kv_check_rows *rows,
 	struct demotion *demotion = slot_of(check->demotions, rows->key[i]);
 	int64_t row = check->rows + i;
 
-	if (rows->op[i] == KV_READ) {
+	if (rows->op[i] == KV_OP_READ) {
 		if (demotion->bytes)
 			note(check, EVICT_WITHOUT_WRITE, demotion->row);
 		demotion->bytes = rows->size[i];
@@ -161,18 +161,18 @@ static void check_row(struct kv_check *check, const struct kv_check_rows *rows, 
 	int64_t end = rows->size[i] + rows->offset[i];
 	int64_t row = check->rows + i;
 
-	if (rows->op[i] == KV_READ)
+	if (rows->op[i] == KV_OP_READ)
 		check_read(check, object, held, end, row);
-	else if (rows->op[i] == KV_WRITE)
+	else if (rows->op[i] == KV_OP_WRITE)
 		check_write(object, held, end);
-	else if (rows->op[i] == KV_DELETE)
+	else if (rows->op[i] == KV_OP_DELETE)
 		check_delete(check, object, held, rows->size[i], row);
 	if (held->now > held->most) {
 		held->most = held->now;
 		if (held->now > held->allowed)
 			note(check, OVER_CAPACITY, row);
 	}
-	if (check->pairs && rows->phase[i] == KV_EVICT && rows->op[i] <= KV_WRITE)
+	if (check->pairs && rows->phase[i] == KV_EVICT && rows->op[i] <= KV_OP_WRITE)
 		check_half(check, rows, i);
 }
 

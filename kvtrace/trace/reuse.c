@@ -12,7 +12,7 @@ struct kv_reuse {
 	int64_t followed;   /* keys that have a place */
 };
 
-KV_EXPORT int64_t kv_reuse_size(void) { return sizeof(struct kv_reuse); }
+KV_SIZE(reuse, struct kv_reuse)
 
 static void add(struct kv_reuse *reuse, int64_t place, int64_t value)
 {

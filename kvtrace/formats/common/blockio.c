@@ -1,6 +1,6 @@
 /* I/O at offsets as rows of objects: see blockio.py. */
 #include "core.h"
-#include "words.h"
+#include "../../trace/cell.h"
 
 enum { NONE, MET, WRITTEN, DEAD };
 
@@ -27,7 +27,7 @@ struct kv_block_io {
 	int64_t dropped;               /* trims that match no object */
 };
 
-KV_EXPORT int64_t kv_block_io_size(void) { return sizeof(struct kv_block_io); }
+KV_SIZE(block_io, struct kv_block_io)
 
 static bool trim(struct kv_block_io *io, struct object *object, int64_t *size)
 {
@@ -84,9 +84,9 @@ KV_EXPORT bool kv_block_io_rows(struct kv_block_io *io, const uint8_t *op, int64
 			return false;
 		object = &io->objects[index[row]];
 		kept[row] = true;
-		if (op[row] == KV_DELETE)
+		if (op[row] == KV_OP_DELETE)
 			kept[row] = trim(io, object, &size[row]);
-		else if (op[row] == KV_WRITE)
+		else if (op[row] == KV_OP_WRITE)
 			write_to(io, object, size[row]);
 		else
 			read_from(io, object, size[row]);

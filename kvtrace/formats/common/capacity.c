@@ -1,6 +1,6 @@
 /* Deletes that a log doesn't have, of what no longer fits: see capacity.py. */
 #include "core.h"
-#include "words.h"
+#include "../../trace/cell.h"
 
 enum { UNKNOWN, LIVE, DEAD };
 enum { FINE, DEAD_READ, TOO_LARGE, NOT_THERE };
@@ -32,8 +32,8 @@ struct kv_deletes {
 	int64_t room;
 };
 
-KV_EXPORT int64_t kv_capacity_size(void) { return sizeof(struct kv_capacity); }
-KV_EXPORT int64_t kv_deletes_size(void) { return sizeof(struct kv_deletes); }
+KV_SIZE(capacity, struct kv_capacity)
+KV_SIZE(deletes, struct kv_deletes)
 
 static void unlink_object(struct object *objects, int64_t at)
 {
@@ -93,7 +93,7 @@ KV_EXPORT int64_t kv_capacity_use(struct kv_capacity *tier, const uint8_t *op, c
 		if (at < 1 || at >= tier->entries)
 			return stopped(tier, count, NOT_THERE, row);
 		object = &tier->objects[at];
-		if (op[row] == KV_READ && object->state == DEAD)
+		if (op[row] == KV_OP_READ && object->state == DEAD)
 			return stopped(tier, count, DEAD_READ, row);
 		if (object->state == LIVE) {
 			unlink_object(tier->objects, at);

@@ -1,6 +1,6 @@
 /* Keys of names: see names.py. */
 #include "names.h"
-#include "words.h"
+#include "../../trace/cell.h"
 #include "xxh3.h"
 
 #define DIGITS 16
@@ -15,8 +15,8 @@ struct kv_naming {
 	uint64_t met_mask;
 };
 
-KV_EXPORT int64_t kv_parts_size(void) { return sizeof(struct kv_parts); }
-KV_EXPORT int64_t kv_naming_size(void) { return sizeof(struct kv_naming); }
+KV_SIZE(parts, struct kv_parts)
+KV_SIZE(naming, struct kv_naming)
 
 /* Whether the last 16 bytes are hex digits, and what they say. */
 static bool digits(const uint8_t *name, int64_t length, uint64_t *value)

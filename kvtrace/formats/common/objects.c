@@ -1,6 +1,6 @@
 /* Objects as a foreign log shows them: see objects.py. */
 #include "hashmap.h"
-#include "words.h"
+#include "../../trace/cell.h"
 
 enum { FREE, READ_ONLY, WRITTEN, DEAD };
 
@@ -20,7 +20,7 @@ struct kv_log_ops {
 	bool *kept;           /* false for rows that can't be */
 };
 
-KV_EXPORT int64_t kv_log_ops_size(void) { return sizeof(struct kv_log_ops); }
+KV_SIZE(log_ops, struct kv_log_ops)
 
 static void enter(struct kv_pool *pool, int64_t key, int64_t state, int64_t size)
 {
@@ -33,22 +33,22 @@ static void enter(struct kv_pool *pool, int64_t key, int64_t state, int64_t size
 
 static void first_op(struct kv_pool *pool, const struct kv_log_ops *rows, int64_t i)
 {
-	if (rows->op[i] == KV_DELETE)
+	if (rows->op[i] == KV_OP_DELETE)
 		rows->kept[i] = false;
 	else
-		enter(pool, rows->key[i], rows->op[i] == KV_READ ? READ_ONLY : WRITTEN,
+		enter(pool, rows->key[i], rows->op[i] == KV_OP_READ ? READ_ONLY : WRITTEN,
 		      rows->end[i]);
 }
 
 static void next_op(struct object *object, const struct kv_log_ops *rows, int64_t i)
 {
-	if (rows->op[i] == KV_WRITE) {
+	if (rows->op[i] == KV_OP_WRITE) {
 		if (object->state == DEAD || rows->end[i] > object->size)
 			object->size = rows->end[i] > 0 ? rows->end[i] : 0;
 		object->state = WRITTEN;
 	} else if (object->state == DEAD) {
 		rows->kept[i] = false;
-	} else if (rows->op[i] == KV_DELETE) {
+	} else if (rows->op[i] == KV_OP_DELETE) {
 		rows->size[i] = object->size;
 		object->state = DEAD;
 	} else if (object->state == READ_ONLY && rows->end[i] > object->size) {
@@ -64,7 +64,7 @@ KV_EXPORT bool kv_log_settle(struct kv_pool *pool, const struct kv_log_ops *rows
 	for (int64_t i = 0; i < count; i++) {
 		int64_t slot;
 
-		if (rows->op[i] > KV_DELETE)
+		if (rows->op[i] > KV_OP_DELETE)
 			continue;
 		slot = kv_find(&pool->table, rows->key[i]);
 		if (slot == KV_MISSING)

@@ -23,8 +23,8 @@ struct kv_words {
 	int64_t count;
 };
 
-KV_EXPORT int64_t kv_lines_size(void) { return sizeof(struct kv_lines); }
-KV_EXPORT int64_t kv_words_size(void) { return sizeof(struct kv_words); }
+KV_SIZE(lines, struct kv_lines)
+KV_SIZE(words, struct kv_words)
 
 static bool is_gap(uint8_t byte, bool commas)
 {

@@ -31,7 +31,7 @@ struct kv_log {
 	int64_t *op_end;
 };
 
-KV_EXPORT int64_t kv_log_size(void) { return sizeof(struct kv_log); }
+KV_SIZE(log, struct kv_log)
 
 /* Where a fixed text that begins at `at` ends, or MISFIT. */
 static int64_t behind(const struct kv_log *log, int64_t at, const char *text)

@@ -33,8 +33,8 @@ struct kv_open {
 	int64_t *end;
 };
 
-KV_EXPORT int64_t kv_log_rows_size(void) { return sizeof(struct kv_log_rows); }
-KV_EXPORT int64_t kv_open_size(void) { return sizeof(struct kv_open); }
+KV_SIZE(log_rows, struct kv_log_rows)
+KV_SIZE(open, struct kv_open)
 
 /* What tells an op from all others, and from `equal` ones that started before it. */
 static int64_t ident_of(uint64_t name, const struct kv_log_rows *rows, int64_t i, int64_t equal)

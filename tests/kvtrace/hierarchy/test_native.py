@@ -75,7 +75,7 @@ def test_rows_have_the_fields_of_the_header(
 def test_sizes_are_those_of_the_compiler() -> None:
     """A slot is a line of the cache; the whole state is as long as C has it."""
     assert native.SLOT.itemsize == 64
-    size = function("kv_hierarchy_bytes", returns=native.INT)
+    size = function("kv_hierarchy_size", returns=native.INT)
     assert size() == ctypes.sizeof(native.HierarchyStruct)
 
 
