@@ -6,9 +6,6 @@
 #define SLOTS_AHEAD 8
 #define LINKS_AHEAD 4
 
-/* gcc takes a function that only prefetches for one without effect, and leaves calls of it out. */
-#define PREFETCHING static inline __attribute__((always_inline))
-
 /* The entry at which the search for an identity begins. */
 static const uint64_t *entry_of(const struct kv_hierarchy *h, int64_t ident)
 {
@@ -29,7 +26,7 @@ static const struct kv_slot *likely_slot(const struct kv_hierarchy *h, int64_t i
 }
 
 /* The neighbours of a slot on the fastest tier that holds it are what a touch changes. */
-PREFETCHING void prefetch_neighbours(const struct kv_hierarchy *h, const struct kv_slot *slot)
+KV_PREFETCHING void prefetch_neighbours(const struct kv_hierarchy *h, const struct kv_slot *slot)
 {
 	unsigned int held = slot->where & KV_HELD;
 
@@ -42,7 +39,7 @@ PREFETCHING void prefetch_neighbours(const struct kv_hierarchy *h, const struct 
 }
 
 /* What the look-up of later blocks will want, of the next request's too: they lie behind. */
-PREFETCHING void prefetch(const struct kv_hierarchy *h, int64_t at)
+KV_PREFETCHING void prefetch(const struct kv_hierarchy *h, int64_t at)
 {
 	const struct kv_slot *slot;
 

@@ -20,7 +20,7 @@ static inline struct kv_keys kv_keys_of(uint64_t *entries, int64_t mask, uint64_
 	return (struct kv_keys){table, keys, count};
 }
 
-static inline void kv_keys_prefetch(const struct kv_keys *keys, uint64_t key)
+KV_PREFETCHING void kv_keys_prefetch(const struct kv_keys *keys, uint64_t key)
 {
 	__builtin_prefetch(kv_first_entry(&keys->table, (int64_t)key));
 }
