@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +11,7 @@ from tests.support.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from replay import ReplayOptions
     from tests.support.command import Outcome
@@ -104,9 +102,9 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Makes loop devices around the page cache; detaches them all at the end."""
     if os.geteuid() != 0:
         pytest.skip("loop devices need root")
-    if shutil.which("losetup") is None:
-        pytest.skip("no losetup here")
-    attached: list[str] = []
+    from tests.support import loops
+
+    attached: list[Path] = []
 
     def attach(
         size: int = 64 * MIB,
@@ -119,24 +117,10 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             file.truncate(size)
         if prepare is not None:
             prepare(backing)
-        answer = subprocess.run(
-            [
-                "losetup",
-                "--show",
-                "--find",
-                "--direct-io=on",
-                *["--read-only"] * read_only,
-                str(backing),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if answer.returncode:
-            pytest.skip(f"no loop device: {answer.stderr.strip()}")
-        attached.append(answer.stdout.strip())
-        return Path(attached[-1])
+        options = ["--direct-io=on", *["--read-only"] * read_only]
+        attached.append(loops.attach(backing, *options))
+        return attached[-1]
 
     yield attach
     for device in attached:
-        subprocess.run(["losetup", "--detach", device], check=False)
+        loops.detach(device)

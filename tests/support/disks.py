@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from tests.support.loops import attach, detach, drop_partition, tool
+
 MIB = 1 << 20
 
 
@@ -20,16 +21,6 @@ def digest(path: Path) -> str:
     """Return a digest of a file or device: nobody forges it here, and sha256 takes its time."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-
-
-def tool(*words: object) -> str:
-    """Run a program and return what it printed; skip the test where it can't do that."""
-    if shutil.which(str(words[0])) is None:
-        pytest.skip(f"no {words[0]} here")
-    answer = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        pytest.skip(f"{words[0]}: {answer.stderr.strip()}")
-    return answer.stdout.strip()
 
 
 def try_tool(*words: object) -> None:
@@ -63,8 +54,8 @@ class Disks:
 
     def loop(self, backing: Path, *options: object) -> Path:
         """Return a loop device over a file or device."""
-        device = Path(tool("losetup", "--show", "--find", *options, backing))
-        self._undo.callback(try_tool, "losetup", "--detach", device)
+        device = attach(backing, *options)
+        self._undo.callback(detach, device)
         return device
 
     def ext4(self, device: Path) -> None:
@@ -83,7 +74,7 @@ class Disks:
     def partition(self, disk: Path, number: int, start_sector: int, sectors: int) -> Path:
         """Tell the kernel of a partition, without a table; return its device."""
         tool("addpart", disk, number, start_sector, sectors)
-        self._undo.callback(try_tool, "delpart", disk, number)
+        self._undo.callback(drop_partition, disk, number)
         return Path(f"{disk}p{number}")
 
     def overlay(self) -> tuple[Path, Path]:

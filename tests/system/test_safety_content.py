@@ -14,8 +14,9 @@ import replay
 from kvtrace.errors import TargetError
 from replay import ReplayOptions
 from replay.safety.magics import MAGICS, Magic
-from tests.support.disks import MIB, Disks, digest, tool
+from tests.support.disks import MIB, Disks, digest
 from tests.support.examples import rest_slow
+from tests.support.loops import tool
 from tests.support.traces import file_target, simple_rows, write_trace
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from replay import ReplayOptions, TargetSpec
 from replay.safety import preflight, users
 from replay.safety.storage import parse_table
 from replay.state.precondition import PreconditionOptions, precondition
-from tests.support.disks import MIB, Disks, digest, tool
+from tests.support.disks import MIB, Disks, digest
+from tests.support.loops import tool
 from tests.support.traces import file_target, simple_rows, write_trace
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from replay.state import populate
 from replay.state.precondition import PreconditionOptions, precondition
 from replay.targets.support.folder import object_name
 from replay.watch import Silent
-from tests.support.disks import MIB, Disks, digest, tool
+from tests.support.disks import MIB, Disks, digest
+from tests.support.loops import tool
 from tests.support.traces import file_target, simple_rows, write_trace
 
 if TYPE_CHECKING:

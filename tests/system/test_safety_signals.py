@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.disks import Disks, tool
+from tests.support.loops import tool
 from tests.support.processes import all_end, children_of, start, wait_until
 from tests.support.traces import simple_rows, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.support.disks import Disks
 
 pytestmark = pytest.mark.slow
 

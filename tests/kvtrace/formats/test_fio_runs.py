@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,10 +21,12 @@ from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import MS_NS, S_NS
+from tests.support import loops
 from tests.support.making import Row, make, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("fio") is None, reason="no fio here (make fio installs it)"),
@@ -83,16 +84,13 @@ class Run:
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Path]:
     """A loop device of 128 MiB."""
-    if os.geteuid() != 0 or shutil.which("losetup") is None:
-        pytest.skip("loop devices need root and losetup")
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
     with (tmp_path / "disk").open("wb") as file:
         file.truncate(128 << 20)
-    command = ["losetup", "--show", "--find", str(tmp_path / "disk")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        pytest.skip(f"no loop device: {answer.stderr.strip()}")
-    yield Path(answer.stdout.strip())
-    subprocess.run(["losetup", "--detach", answer.stdout.strip()], check=False)
+    attached = loops.attach(tmp_path / "disk")
+    yield attached
+    loops.detach(attached)
 
 
 def fio(*arguments: object) -> Run:
