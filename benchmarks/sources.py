@@ -29,6 +29,7 @@ IDS = 24
 REQUESTS = {
     "mooncake": 50_000,
     "bailian": 50_000,
+    "dynamo": 50_000,
     "azure": 1_000_000,
     "burstgpt": 1_000_000,
     "weka": 20_000,
@@ -54,6 +55,23 @@ def make_lines(path: Path, name: str, count: int) -> None:
                 parent = number - 50 if number % 3 else -1
                 fields |= {"chat_id": number, "parent_chat_id": max(parent, -1), "turn": 1}
             file.write(json.dumps(fields | {"hash_ids": ids_of(rng)}) + "\n")
+
+
+def make_dynamo(path: Path, count: int) -> None:
+    """Write records of requests of 64-token blocks, 500 sessions among them."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for number in range(count):
+            hashes = rng.integers(0, 1 << 64, IDS, np.uint64).tolist()
+            replay = {"trace_block_size": 64, "input_length": 64 * IDS - 5,
+                      "input_sequence_hashes": hashes}  # fmt: skip
+            request = {"request_id": str(number), "request_received_ms": number,
+                       "output_tokens": 200, "replay": replay}  # fmt: skip
+            record = {"schema": "dynamo.request.trace.v1", "event_type": "request_end",
+                      "event_time_unix_ms": number + 900,
+                      "agent_context": {"session_id": f"s{number % 500}"},
+                      "request": request}  # fmt: skip
+            file.write(json.dumps(record, separators=(",", ":")) + "\n")
 
 
 def make_csv(path: Path, name: str, count: int) -> None:
@@ -116,7 +134,9 @@ def make(path: Path, name: str) -> None:
     elif name in ("azure", "burstgpt"):
         make_csv(path, name, count)
     else:
-        {"weka": make_weka, "sharegpt": make_sharegpt, "lmcache": make_lct}[name](path, count)
+        {"dynamo": make_dynamo, "weka": make_weka, "sharegpt": make_sharegpt, "lmcache": make_lct}[
+            name
+        ](path, count)
 
 
 def measured(name: str, path: Path) -> dict[str, float]:

@@ -55,10 +55,10 @@ def objects(piece: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, as_object(decode(line, place), place)
 
 
-def decode(text: str, where: str) -> Any:
-    """Return the JSON value in `text`. Raises TraceError."""
+def decode(line: str, where: str) -> Any:
+    """Return the JSON value in `line`. Raises TraceError."""
     try:
-        return json.loads(text)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is also a ValueError
         raise TraceError(f"not JSON: {error}", where=where) from error
 
@@ -81,6 +81,24 @@ def whole(
         got = "nothing" if name not in fields else _shortened(value)
         accepted = f"a whole number from {least} to {most:,}"
         raise TraceError(f"bad {name}", where=where, got=got, accepted=accepted)
+    return value
+
+
+def part(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a field that is a JSON object. Raises TraceError."""
+    value = fields.get(name)
+    if not isinstance(value, dict):
+        got = "nothing" if value is None else _shortened(value)
+        raise TraceError(f"bad {name}", where=where, got=got, accepted="a JSON object")
+    return value
+
+
+def text(fields: dict[str, Any], name: str, where: str) -> str:
+    """Return a field that is a string. Raises TraceError."""
+    value = fields.get(name)
+    if not isinstance(value, str):
+        got = "nothing" if value is None else _shortened(value)
+        raise TraceError(f"bad {name}", where=where, got=got, accepted="a string")
     return value
 
 
@@ -115,20 +133,21 @@ def hash_ids(
     of: str,
     full_only: bool = False,
     option: str | None = None,
+    name: str = "hash_ids",
 ) -> list[int]:
-    """Return the ids of a request by its tokens: one per block, a partial last one included.
+    """Return the ids of a request, its field `name`, by its tokens: one per block.
 
-    With `full_only` that of a partial one may be missing. `option`: how a user says how many tokens
-    an id stands for. Raises TraceError for another count: with ids of another size, hits would be
-    made up.
+    That of a partial last one is included; with `full_only` it may be missing. `option`: how a user
+    says how many tokens an id stands for. Raises TraceError for another count: with ids of another
+    size, hits would be made up.
     """
-    hash_ids = fields.get("hash_ids")
+    hash_ids = fields.get(name)
     most = -(-tokens // block_tokens)
     least = tokens // block_tokens if full_only else most
     count = len(hash_ids) if isinstance(hash_ids, list) else -1
     if not isinstance(hash_ids, list) or not least <= count <= most:
         raise TraceError(
-            "too many hash_ids" if count > most else "too few hash_ids",
+            f"too many {name}" if count > most else f"too few {name}",
             where=where,
             got=count if count >= 0 else _shortened(hash_ids),
             accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",

@@ -9,6 +9,7 @@ from tests.support.request_files import (
     AZURE_HEADER,
     BURSTGPT_HEADER,
     bailian_line,
+    dynamo_line,
     lct,
     look_up,
     mooncake_line,
@@ -49,6 +50,17 @@ def bailian(path: Path, seed: int) -> None:
         bailian_line(
             number, number - 1 if number % 3 else -1, number * 0.13, input_length=tokens,
             output_length=number, hash_ids=_ids(number, seed, tokens, 16), turn=1 + number % 3,
+        )
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def dynamo(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens, listed in order of their ends; three sessions."""
+    write(path, "".join(
+        dynamo_line(
+            130 * (number ^ 1), tokens, f"s{number % 3}", output_tokens=number,
+            replay__input_sequence_hashes=_ids(number, seed, tokens, 64),
         )
         for number, tokens in enumerate(_lengths(seed))
     ))  # fmt: skip
@@ -105,6 +117,7 @@ def lmcache(path: Path, seed: int) -> None:
 FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "mooncake": ("a.jsonl", mooncake),
     "bailian": ("a.jsonl", bailian),
+    "dynamo": ("a.jsonl", dynamo),
     "weka": ("a.jsonl", weka_file),
     "azure": ("a.csv", azure),
     "burstgpt": ("a.csv", burstgpt),

@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from kvtrace import sources
+from kvtrace.errors import TraceError
 from kvtrace.recording.config import load_config
 from kvtrace.requests.request import Ragged
 from kvtrace.sources import SourceContext
@@ -33,6 +35,26 @@ def bailian_line(chat: Any, parent: Any = -1, timestamp: Any = 0.0, **more: Any)
     fields = {"chat_id": chat, "parent_chat_id": parent, "timestamp": timestamp, "turn": 1}
     fields |= {"input_length": 40, "output_length": 8, "type": "text", "hash_ids": [1, 2, 3]}
     return json.dumps(fields | more) + "\n"
+
+
+def dynamo_line(
+    received: Any = 0, tokens: Any = 130, session: Any = None, ended: Any = None, **more: Any
+) -> str:
+    """Return a record of Dynamo of 64-token blocks: two full ones and a partial one.
+
+    `more`: of the request; `replay__x`: of its part `replay`; `record__x`: beside it.
+    """
+    parts: dict[str, dict[str, Any]] = {"": {}, "replay": {}, "record": {}}
+    for key, value in more.items():
+        name, _, rest = key.partition("__")
+        parts[name if rest else ""][rest or key] = value
+    replay = {"trace_block_size": 64, "input_length": tokens, "input_sequence_hashes": [1, 2, 3]}
+    request = {"request_id": f"r{received}", "request_received_ms": received, "output_tokens": 5}
+    record = {"schema": "dynamo.request.trace.v1", "event_type": "request_end"}
+    record["event_time_unix_ms"] = received if ended is None else ended
+    record |= {} if session is None else {"agent_context": {"session_id": session}}
+    record["request"] = request | {"replay": replay | parts["replay"]} | parts[""]
+    return json.dumps(record | parts["record"]) + "\n"
 
 
 def weka_request(t: Any = 0.0, tokens: Any = 130, **more: Any) -> dict[str, Any]:
@@ -81,6 +103,7 @@ def look_up(t: Any, hashes: list[bytes], *, request: str | None = None, **more: 
 GOOD: dict[str, tuple[str, str | bytes]] = {
     "mooncake": ("a.jsonl", mooncake_line() + mooncake_line(9, ids=[1, 3])),
     "bailian": ("a.jsonl", bailian_line(0) + bailian_line(1, 0, 2.5)),
+    "dynamo": ("a.jsonl", dynamo_line(7) + dynamo_line(9, replay__input_sequence_hashes=[1, 2, 4])),
     "weka": ("a.json", weka([weka_request(), weka_request(9.0)])),
     "sharegpt": ("a.json", sharegpt([("human", "a" * 900), ("gpt", "b" * 900)] * 3)),
     "azure": ("a.csv", AZURE_HEADER + "2023-11-16 18:17:03.9799600,480,10\n"),
@@ -100,6 +123,16 @@ def good(folder: Path, name: str) -> Path:
     """Write the good file of source `name`; return its path."""
     file, content = GOOD[name]
     return write(folder / file, content)
+
+
+def refused(name: str, path: Path, content: str | bytes) -> str:
+    """Return the error, one line that begins with the path, by which a source refuses a file."""
+    with pytest.raises(TraceError) as caught:
+        read(name, write(path, content))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
 
 
 def read(name: str, *paths: Path, seed: int = 0, **options: Any) -> tuple[dict[str, Any], Any]:
