@@ -30,6 +30,7 @@ REQUESTS = {
     "mooncake": 50_000,
     "bailian": 50_000,
     "dynamo": 50_000,
+    "litellm": 50_000,
     "azure": 1_000_000,
     "burstgpt": 1_000_000,
     "weka": 20_000,
@@ -72,6 +73,22 @@ def make_dynamo(path: Path, count: int) -> None:
                       "agent_context": {"session_id": f"s{number % 500}"},
                       "request": request}  # fmt: skip
             file.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def make_litellm(path: Path, count: int) -> None:
+    """Write spend logs of requests of 64-token blocks, one to a line."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for number in range(count):
+            ids = [f"{value:016x}" for value in rng.integers(0, 1 << 64, IDS, np.uint64).tolist()]
+            log = {"request_id": f"c{number}", "call_type": "acompletion", "status": "success",
+                   "startTime": f"2026-11-16T{number // 3600:02}:{number // 60 % 60:02}"
+                                f":{number % 60:02}.000Z",
+                   "prompt_tokens": 64 * IDS - 5, "completion_tokens": 200,
+                   "session_id": f"s{number % 500}",
+                   "metadata": {"prefix_block_hashes": {"block_size": 64, "hash_ids": ids}},
+                   }  # fmt: skip
+            file.write(json.dumps(log, separators=(",", ":")) + "\n")
 
 
 def make_csv(path: Path, name: str, count: int) -> None:
@@ -134,9 +151,13 @@ def make(path: Path, name: str) -> None:
     elif name in ("azure", "burstgpt"):
         make_csv(path, name, count)
     else:
-        {"dynamo": make_dynamo, "weka": make_weka, "sharegpt": make_sharegpt, "lmcache": make_lct}[
-            name
-        ](path, count)
+        {
+            "dynamo": make_dynamo,
+            "litellm": make_litellm,
+            "weka": make_weka,
+            "sharegpt": make_sharegpt,
+            "lmcache": make_lct,
+        }[name](path, count)
 
 
 def measured(name: str, path: Path) -> dict[str, float]:

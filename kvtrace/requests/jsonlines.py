@@ -142,32 +142,47 @@ def hash_ids(
     size, hits would be made up.
     """
     hash_ids = fields.get(name)
-    most = -(-tokens // block_tokens)
-    least = tokens // block_tokens if full_only else most
     count = len(hash_ids) if isinstance(hash_ids, list) else -1
-    if not isinstance(hash_ids, list) or not least <= count <= most:
-        raise TraceError(
-            f"too many {name}" if count > most else f"too few {name}",
-            where=where,
-            got=count if count >= 0 else _shortened(hash_ids),
-            accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
-            hint=_fitting(tokens, count, option),
-        )
+    check_count(
+        count, tokens, block_tokens, where, of=of, name=name, full_only=full_only, option=option,
+        got=hash_ids,
+    )  # fmt: skip
+    assert isinstance(hash_ids, list)
     if not set(map(type, hash_ids)) <= {int}:
         raise _bad_id(hash_ids, where)
     return hash_ids
 
 
-def _fitting(tokens: int, count: int, option: str | None) -> str | None:
+def check_count(
+    count: int, tokens: int, block_tokens: int, where: str, *, of: str, name: str,
+    full_only: bool = False, option: str | None = None, got: Any = None,
+) -> None:  # fmt: skip
+    """Raise TraceError unless there are as many ids as a prompt of `tokens` has blocks.
+
+    A `count` of -1 says that what was `got` is no list. The other arguments: see `hash_ids`.
+    """
+    most = -(-tokens // block_tokens)
+    least = tokens // block_tokens if full_only else most
+    if least <= count <= most:
+        return
+    hint = fitting(tokens, count)
+    raise TraceError(
+        f"too many {name}" if count > most else f"too few {name}",
+        where=where,
+        got=count if count >= 0 else _shortened(got),
+        accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
+        hint=f"{hint}: {option} {hint.partition(' ')[0]}" if hint and option else hint,
+    )
+
+
+def fitting(tokens: int, count: int) -> str | None:
     """Return the block size that would fit the number of ids: the power of two, or the smallest."""
     if count < 1 or count > tokens:
         return None
     smallest = -(-tokens // count)
     power = 1 << (smallest - 1).bit_length()
     size = power if -(-tokens // power) == count else smallest
-    if option is None:
-        return f"{size} tokens per id would fit"
-    return f"{size} tokens per id would fit: {option} {size}"
+    return f"{size} tokens per id would fit"
 
 
 def id_lists(lists: list[list[int]], places: list[str]) -> Ragged:

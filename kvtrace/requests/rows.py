@@ -59,10 +59,12 @@ class Piece:
     where: str
     line: NDArray[np.int64]
     rows: FileRows
+    mark: str = ":"
+    """What stands between the file and the number."""
 
     def place(self, row: int) -> str:
         """Return file and line of a request."""
-        return f"{self.where}:{self.line[row]}"
+        return f"{self.where}{self.mark}{self.line[row]}"
 
 
 def alone(

@@ -28,7 +28,7 @@ class Listed(Piece):
     def place(self, row: int) -> str:
         """Return file and line of a request."""
         assert self.file is not None
-        return f"{self.files[self.file[row]]}:{self.line[row]}"
+        return f"{self.files[self.file[row]]}{self.mark}{self.line[row]}"
 
 
 def by_arrival(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -42,12 +42,12 @@ def by_arrival(pieces: Iterable[Piece]) -> Iterator[Piece]:
     files = tuple(dict.fromkeys(piece.where for piece in held))
     at = np.concatenate([np.full(len(piece.rows), files.index(piece.where)) for piece in held])
     lines = np.concatenate([piece.line for piece in held])
-    rows = join([piece.rows for piece in held])
+    rows, mark = join([piece.rows for piece in held]), held[0].mark
     held.clear()
     order = np.argsort(rows.time_ns, kind="stable")
     for first in range(0, len(order), REQUESTS_PER_PIECE):
         some = order[first : first + REQUESTS_PER_PIECE]
-        yield Listed("", lines[some], rows.take(some), files, at[some])
+        yield Listed("", lines[some], rows.take(some), mark, files, at[some])
 
 
 class Numbering:

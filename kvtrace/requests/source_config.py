@@ -160,10 +160,10 @@ class SourceConfig(Section):
     block_tokens: Annotated[
         Tokens | None,
         Option(
-            "mooncake, bailian: tokens per block id in the file.",
+            "mooncake, bailian, litellm: tokens per block id in the file.",
             SOURCE,
             name="source-block-tokens",
-            unset="512, bailian 16",
+            unset="512, bailian 16, litellm as the logs say",
         ),
     ] = None
     think_s: Seconds = (0.1, 0.5)

@@ -171,6 +171,7 @@ def _source_targets() -> list[Target]:
         "mooncake": ("a.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "bailian": ("b.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "dynamo": ("dy.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
+        "litellm": ("li.json", m.of_json),
         "weka": ("w.json", m.of_json),
         "sharegpt": ("s.json", m.of_json),
         "azure": ("az.csv", both(comma, comma, m.of_bytes)),

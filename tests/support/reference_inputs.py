@@ -11,6 +11,7 @@ from tests.support.request_files import (
     bailian_line,
     dynamo_line,
     lct,
+    litellm_log,
     look_up,
     mooncake_line,
     sharegpt,
@@ -66,6 +67,17 @@ def dynamo(path: Path, seed: int) -> None:
     ))  # fmt: skip
 
 
+def litellm(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens; sessions of three requests."""
+    write(path, json.dumps([
+        litellm_log(
+            number * 0.13, tokens, [f"{i:016x}" for i in _ids(number, seed, tokens, 64)],
+            session_id=f"s{number // 3}", completion_tokens=number,
+        )
+        for number, tokens in enumerate(_lengths(seed))
+    ]))  # fmt: skip
+
+
 def weka_file(path: Path, seed: int) -> None:
     """Blocks of 64 tokens; conversations of five requests, the last with a subagent."""
     lines = []
@@ -118,6 +130,7 @@ FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "mooncake": ("a.jsonl", mooncake),
     "bailian": ("a.jsonl", bailian),
     "dynamo": ("a.jsonl", dynamo),
+    "litellm": ("a.json", litellm),
     "weka": ("a.jsonl", weka_file),
     "azure": ("a.csv", azure),
     "burstgpt": ("a.csv", burstgpt),

@@ -57,6 +57,24 @@ def dynamo_line(
     return json.dumps(record | parts["record"]) + "\n"
 
 
+def litellm_log(
+    at_s: float, tokens: Any, ids: Any, *, bare: bool = False, text: bool = False, **more: Any
+) -> dict[str, Any]:
+    """Return a spend log of LiteLLM, its ids of 64 tokens.
+
+    `bare`: the log doesn't say so; `text`: its metadata are text of JSON.
+    """
+    listed = ids if bare else {"block_size": 64, "hash_ids": ids}
+    metadata: Any = {} if ids is None else {"prefix_block_hashes": listed}
+    fields = {
+        "request_id": f"c{at_s}", "call_type": "acompletion", "status": "success",
+        "startTime": f"2026-11-16T18:00:{at_s:06.3f}Z", "endTime": "2026-11-16T18:01:00Z",
+        "prompt_tokens": tokens, "completion_tokens": 7, "cache_hit": "False",
+        "metadata": json.dumps(metadata) if text else metadata,
+    }  # fmt: skip
+    return fields | more
+
+
 def weka_request(t: Any = 0.0, tokens: Any = 130, **more: Any) -> dict[str, Any]:
     """Return a request of two full 64-token blocks."""
     return {"t": t, "type": "n", "in": tokens, "out": 7, "hash_ids": [1, 2]} | more
@@ -104,6 +122,15 @@ GOOD: dict[str, tuple[str, str | bytes]] = {
     "mooncake": ("a.jsonl", mooncake_line() + mooncake_line(9, ids=[1, 3])),
     "bailian": ("a.jsonl", bailian_line(0) + bailian_line(1, 0, 2.5)),
     "dynamo": ("a.jsonl", dynamo_line(7) + dynamo_line(9, replay__input_sequence_hashes=[1, 2, 4])),
+    "litellm": (
+        "a.json",
+        json.dumps(
+            [
+                litellm_log(1, 130, ["0" * 15 + digit for digit in "123"]),
+                litellm_log(2, 100, ["0" * 15 + digit for digit in "14"]),
+            ]
+        ),
+    ),
     "weka": ("a.json", weka([weka_request(), weka_request(9.0)])),
     "sharegpt": ("a.json", sharegpt([("human", "a" * 900), ("gpt", "b" * 900)] * 3)),
     "azure": ("a.csv", AZURE_HEADER + "2023-11-16 18:17:03.9799600,480,10\n"),
