@@ -135,6 +135,15 @@ class SourceConfig(Section):
     system_prompts: SystemPrompts = Field(default_factory=SystemPrompts)
     rag: Rag | None = None
     qos_mix: dict[str, Annotated[float, Field(ge=0, le=MAX_FACTOR)]] = QOS_MIX
+    timing: Annotated[
+        Literal["recorded", "think"] | None,
+        Option(
+            "Let requests arrive when they were recorded (open loop), or after the answer before "
+            "them and the recorded think time (closed loop): dynamo, litellm, tracelab, weka.",
+            SOURCE,
+            unset="recorded; tracelab, weka: think",
+        ),
+    ] = None
     cycles: Annotated[Count, Option("Repeat a file's requests N times.", SOURCE)] = 1
     scale_sessions: Annotated[
         float,

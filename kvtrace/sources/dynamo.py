@@ -17,14 +17,16 @@ from kvtrace.requests import jsonlines
 from kvtrace.requests.rows import FileRows, Piece, alone
 from kvtrace.requests.sorting import Numbering, by_arrival
 from kvtrace.requests.source import FILE_KEYS, FileSource, Told, need_input
+from kvtrace.requests.timing import timed_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kvtrace.requests.lines import Lines
+    from kvtrace.requests.sessions import SessionSource
     from kvtrace.sources import SourceContext
 
-KEYS = FILE_KEYS
+KEYS = FILE_KEYS | {"timing"}
 SCHEMA = "dynamo.request.trace.v1"
 REQUEST = "request_end"
 BESIDE = frozenset({"tool_start", "tool_end", "tool_error", "request_payload"})
@@ -71,15 +73,16 @@ def parse(piece: Lines) -> Parsed:
         made.block_tokens = _size(replay, made.block_tokens, place)
         tokens = jsonlines.whole(replay, "input_length", place, least=1)
         outputs = jsonlines.whole(request, "output_tokens", place)
-        numbers.append((jsonlines.ms_ns(request, "request_received_ms", place), tokens, outputs))
+        numbers.append((*_times_ns(record, request, place), tokens, outputs))
         ids.append(
             jsonlines.hash_ids(
                 replay, place, tokens, made.block_tokens, of="input_length", name=HASHES
             )
         )
         places.append(place)
-    time_ns, inputs, output = (column.copy() for column in np.array(numbers).reshape(-1, 3).T)
-    made.rows = alone(0, time_ns, inputs, output, jsonlines.id_lists(ids, places))
+    columns = np.array(numbers, np.int64).reshape(-1, 4).T
+    time_ns, end_ns, inputs, output = (column.copy() for column in columns)
+    made.rows = alone(0, time_ns, inputs, output, jsonlines.id_lists(ids, places), end_ns)
     return made
 
 
@@ -108,6 +111,18 @@ def _session(record: dict[str, Any], place: str) -> str | None:
     if record.get("agent_context") is None:
         return None
     return jsonlines.text(jsonlines.part(record, "agent_context", place), "session_id", place)
+
+
+def _times_ns(record: dict[str, Any], request: dict[str, Any], place: str) -> tuple[int, int]:
+    """Return when a request came and when it ended: after its total time, else as its event says.
+
+    One that seems to end before it came ends at once, as in Dynamo's own replay.
+    """
+    time_ns = jsonlines.ms_ns(request, "request_received_ms", place)
+    end_ns = jsonlines.ms_ns(record, "event_time_unix_ms", place)
+    if request.get("total_time_ms") is not None:
+        end_ns = time_ns + jsonlines.ms_ns(request, "total_time_ms", place)
+    return time_ns, max(time_ns, end_ns)
 
 
 def _size(replay: dict[str, Any], first: int, place: str) -> int:
@@ -195,7 +210,7 @@ def _first(context: SourceContext) -> Parsed:
     raise TraceError("no requests", where=context.inputs[0], accepted=f"a record of {REQUEST}")
 
 
-def create(context: SourceContext) -> FileSource:
+def create(context: SourceContext) -> FileSource | SessionSource:
     """Return the source: hashes are global and prefix-chained, the last one may be partial.
 
     Raises UsageError without an input, TraceError if the first requests can't be read.
@@ -204,7 +219,7 @@ def create(context: SourceContext) -> FileSource:
     first = _first(context)
     size = first.block_tokens
     remarks = Told(parameters={"block_tokens": size})
-    return FileSource(
+    return timed_source(
         context,
         KEYS,
         _Reader(context, size, remarks).pieces,

@@ -21,6 +21,7 @@ from kvtrace.requests.request import Ragged
 from kvtrace.requests.rows import Piece, alone
 from kvtrace.requests.sorting import Numbering, by_arrival
 from kvtrace.requests.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
+from kvtrace.requests.timing import timed_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kvtrace.requests.sessions import SessionSource
     from kvtrace.sources import SourceContext
 
-KEYS = FILE_KEYS | {"block_tokens"}
+KEYS = FILE_KEYS | {"block_tokens", "timing"}
 HASHES = "prefix_block_hashes"
 HEX_DIGITS = 16
 MAX_BLOCK_TOKENS = 1 << 20
@@ -54,6 +56,7 @@ class _Request:
 
     place: str
     time_ns: int
+    end_ns: int
     input_tokens: int
     output_tokens: int
     session: str | None
@@ -73,9 +76,11 @@ def parse(value: Any, place: str) -> _Request | str:
         return UNHASHED
     ids, size = _hashes(listed, place)
     session = fields.get("session_id")
+    time_ns = _date_ns(fields, "startTime", place)
     return _Request(
         place=place,
-        time_ns=_date_ns(fields, "startTime", place),
+        time_ns=time_ns,
+        end_ns=max(time_ns, _date_ns(fields, "endTime", place)),
         input_tokens=jsonlines.whole(fields, "prompt_tokens", place, least=1),
         output_tokens=jsonlines.whole(fields, "completion_tokens", place),
         session=None if session is None else jsonlines.text(fields, "session_id", place),
@@ -190,10 +195,12 @@ class _Reader:
         self, path: Path, requests: list[tuple[int, _Request]], sessions: dict[str, int]
     ) -> Piece:
         ids = [self._ids(request) for _, request in requests]
-        columns = [(r.time_ns, r.input_tokens, r.output_tokens) for _, r in requests]
-        time_ns, inputs, outputs = (column.copy() for column in np.array(columns, np.int64).T)
+        columns = [(r.time_ns, r.end_ns, r.input_tokens, r.output_tokens) for _, r in requests]
+        table = np.array(columns, np.int64).T
+        time_ns, end_ns, inputs, outputs = (column.copy() for column in table)
         counts = np.array([len(part) for part in ids])
-        rows = alone(0, time_ns, inputs, outputs, Ragged.from_counts(counts, np.concatenate(ids)))
+        lists = Ragged.from_counts(counts, np.concatenate(ids))
+        rows = alone(0, time_ns, inputs, outputs, lists, end_ns)
         names = [r.session or f"\0{path}\0{number}" for number, r in requests]
         rows.session[:] = [sessions.setdefault(name, len(sessions)) for name in names]
         rows.last_turn[:] = [r.session is None for _, r in requests]
@@ -257,7 +264,7 @@ def _block_tokens(context: SourceContext) -> int:
     return asked or first.block_tokens
 
 
-def create(context: SourceContext) -> FileSource:
+def create(context: SourceContext) -> FileSource | SessionSource:
     """Return the source: a session is what shares a session_id; others are one request each.
 
     Raises UsageError without an input or the tokens per id, TraceError if no request can be read.
@@ -265,7 +272,7 @@ def create(context: SourceContext) -> FileSource:
     need_input(context, "FILE.json")
     size = _block_tokens(context)
     remarks = Told(parameters={"block_tokens": size})
-    return FileSource(
+    return timed_source(
         context,
         KEYS,
         _Reader(context, size, remarks).pieces,

@@ -51,7 +51,8 @@ def dynamo_line(
     replay = {"trace_block_size": 64, "input_length": tokens, "input_sequence_hashes": [1, 2, 3]}
     request = {"request_id": f"r{received}", "request_received_ms": received, "output_tokens": 5}
     record = {"schema": "dynamo.request.trace.v1", "event_type": "request_end"}
-    record["event_time_unix_ms"] = received if ended is None else ended
+    event_ms = received if ended is None else ended
+    record |= {"event_time_unix_ms": event_ms}
     record |= {} if session is None else {"agent_context": {"session_id": session}}
     record["request"] = request | {"replay": replay | parts["replay"]} | parts[""]
     return json.dumps(record | parts["record"]) + "\n"

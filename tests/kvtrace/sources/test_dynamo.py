@@ -92,6 +92,8 @@ BAD = {
     "name": (dynamo_line(request_id=5), ":1: bad request_id: got 5"),
     "time": (dynamo_line(request_received_ms=None), ":1: bad request_received_ms"),
     "negative": (dynamo_line(-1), ":1: bad request_received_ms: got -1"),
+    "end": (dynamo_line(ended="x"), ":1: bad event_time_unix_ms: got 'x'"),
+    "total": (dynamo_line(total_time_ms=-1), ":1: bad total_time_ms: got -1"),
     "output": (dynamo_line(output_tokens=None), ":1: bad output_tokens: got None"),
     "tokens": (dynamo_line(tokens=0), ":1: bad input_length: got 0"),
     "size": (

@@ -123,6 +123,7 @@ BAD = {
     "no text": (hashed(A, 7), ": entry 2: bad hash id: got 7"),
     "time": (log(startTime="noon"), ": entry 2: bad startTime: got 'noon'; accepted: e.g. 2026-"),
     "no time": (log(startTime=None), ": entry 2: bad startTime: got nothing"),
+    "end": (log(endTime=""), ": entry 2: bad endTime: got ''; accepted: e.g. 2026-"),
     "old": (log(startTime="1969-01-01T00:00:00Z"), ": entry 2: bad startTime: got '1969-01-01T"),
     "leap": (log(startTime="2027-11-16T18:00:00Z"), ": entry 2: time leaps"),
     "tokens": (log(prompt_tokens=0), ": entry 2: bad prompt_tokens: got 0"),
