@@ -31,6 +31,7 @@ REQUESTS = {
     "bailian": 50_000,
     "dynamo": 50_000,
     "litellm": 50_000,
+    "tracelab": 300_000,
     "azure": 1_000_000,
     "burstgpt": 1_000_000,
     "weka": 20_000,
@@ -89,6 +90,16 @@ def make_litellm(path: Path, count: int) -> None:
                    "metadata": {"prefix_block_hashes": {"block_size": 64, "hash_ids": ids}},
                    }  # fmt: skip
             file.write(json.dumps(log, separators=(",", ":")) + "\n")
+
+
+def make_tracelab(path: Path, count: int) -> None:
+    """Write rounds of sessions of 60, as the session runner's CSV; every tenth context is cut."""
+    with path.open("w") as file:
+        file.write("session_id,round_idx,prefix_len,input_len,output_len,tool_wait_after_ms\n")
+        for number in range(count):
+            turn = number % 60
+            prefix = 1500 * turn - (900 if turn % 10 == 9 else 0)
+            file.write(f"{number // 60},{turn},{prefix},1200,300,1500\n")
 
 
 def make_csv(path: Path, name: str, count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parsed(
@@ -122,6 +124,21 @@ def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
         return nanoseconds
     got = _shortened(value) if name in fields else value
     raise TraceError(f"bad {name}", where=where, got=got, accepted="seconds, 0 or more")
+
+
+def date_ns(fields: dict[str, Any], name: str, place: str) -> int:
+    """Return a date, UTC if it has no zone, as Unix nanoseconds. Raises TraceError."""
+    try:
+        date = datetime.fromisoformat(text(fields, name, place))
+    except ValueError:
+        date = _EPOCH - timedelta(1)
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    if date < _EPOCH:
+        got = _shortened(fields[name])
+        raise TraceError(
+            f"bad {name}", where=place, got=got, accepted="e.g. 2026-11-16T18:17:03.979000Z"
+        )
+    return (date - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def hash_ids(

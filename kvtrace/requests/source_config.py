@@ -81,6 +81,8 @@ QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
 DEFAULT_RATE_PER_S = 1.0
 """Of the sources of `ARRIVING`, whose files don't tell when sessions begin."""
 ARRIVING = ("sharegpt", "weka")
+STARTING = (*ARRIVING, "tracelab")
+"""Sources whose sessions can begin at a rate, or with users who wait for their last one."""
 
 
 SOURCE = "Source"
@@ -215,7 +217,7 @@ class SourceConfig(Section):
 
         What has no effect on a source at all, the source refuses.
         """
-        if self.name not in ("synthetic", *ARRIVING):
+        if self.name not in ("synthetic", *STARTING):
             return self
         diurnal, shared = self.arrival == "diurnal", self.system_prompts.probability > 0
         for key, effective, wanted in (

@@ -9,7 +9,6 @@ and `proxy/_types.py`; read on 2026-11-30.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,6 @@ ENTRIES_PER_PIECE = 4096
 UNHASHED = f"no {HASHES}"
 FAILED = "failed"
 CACHED = "answered from LiteLLM's own cache"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def recognises(start: bytes) -> bool:
@@ -76,11 +74,11 @@ def parse(value: Any, place: str) -> _Request | str:
         return UNHASHED
     ids, size = _hashes(listed, place)
     session = fields.get("session_id")
-    time_ns = _date_ns(fields, "startTime", place)
+    time_ns = jsonlines.date_ns(fields, "startTime", place)
     return _Request(
         place=place,
         time_ns=time_ns,
-        end_ns=max(time_ns, _date_ns(fields, "endTime", place)),
+        end_ns=max(time_ns, jsonlines.date_ns(fields, "endTime", place)),
         input_tokens=jsonlines.whole(fields, "prompt_tokens", place, least=1),
         output_tokens=jsonlines.whole(fields, "completion_tokens", place),
         session=None if session is None else jsonlines.text(fields, "session_id", place),
@@ -136,21 +134,6 @@ def _bad_id(listed: list[Any], place: str) -> TraceError:
     return TraceError(
         "bad hash id", where=place, got=repr(got)[:40], accepted=f"{HEX_DIGITS} hexadecimal digits"
     )
-
-
-def _date_ns(fields: dict[str, Any], name: str, place: str) -> int:
-    """Return a date, UTC if it has no zone, as Unix nanoseconds. Raises TraceError."""
-    try:
-        date = datetime.fromisoformat(jsonlines.text(fields, name, place))
-    except ValueError:
-        date = _EPOCH - timedelta(1)
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    if date < _EPOCH:
-        got = repr(fields[name])[:60]
-        raise TraceError(
-            f"bad {name}", where=place, got=got, accepted="e.g. 2026-11-16T18:17:03.979000Z"
-        )
-    return (date - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 class _Reader:

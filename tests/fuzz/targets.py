@@ -172,6 +172,7 @@ def _source_targets() -> list[Target]:
         "bailian": ("b.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "dynamo": ("dy.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "litellm": ("li.json", m.of_json),
+        "tracelab": ("tl.csv", both(comma, comma, m.of_bytes)),
         "weka": ("w.json", m.of_json),
         "sharegpt": ("s.json", m.of_json),
         "azure": ("az.csv", both(comma, comma, m.of_bytes)),

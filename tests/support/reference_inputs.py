@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tests.support.request_files import (
     AZURE_HEADER,
     BURSTGPT_HEADER,
+    TRACELAB_HEADER,
     bailian_line,
     dynamo_line,
     lct,
@@ -78,6 +79,15 @@ def litellm(path: Path, seed: int) -> None:
     ]))  # fmt: skip
 
 
+def tracelab(path: Path, seed: int) -> None:
+    """Sessions of ten rounds, some of which go on from the middle of the context."""
+    write(path, TRACELAB_HEADER + "".join(
+        f"s{number // 10},{number % 10},{max(0, (number % 10) * 300 - number % 3 * 250)},"
+        f"{tokens // 4 + 251},{number},{130 * (number % 4)}\n"
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
 def weka_file(path: Path, seed: int) -> None:
     """Blocks of 64 tokens; conversations of five requests, the last with a subagent."""
     lines = []
@@ -131,6 +141,7 @@ FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "bailian": ("a.jsonl", bailian),
     "dynamo": ("a.jsonl", dynamo),
     "litellm": ("a.json", litellm),
+    "tracelab": ("a.csv", tracelab),
     "weka": ("a.jsonl", weka_file),
     "azure": ("a.csv", azure),
     "burstgpt": ("a.csv", burstgpt),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SAMPLES = places.SAMPLES
 
 BURSTGPT_HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+TRACELAB_HEADER = "session_id,round_idx,prefix_len,input_len,output_len,tool_wait_after_ms\n"
 AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
 
@@ -74,6 +75,21 @@ def litellm_log(
         "metadata": json.dumps(metadata) if text else metadata,
     }  # fmt: skip
     return fields | more
+
+
+def tracelab_round(
+    session: Any, index: Any, prefix: Any, appended: Any, provider: str = "claude", **at_s: float
+) -> dict[str, Any]:
+    """Return a round of TraceLab; `at_s`: seconds of its events, named by their types."""
+    events = [
+        {"event_type": kind, "timestamp": f"2026-06-25T10:00:{seconds:06.3f}Z"}
+        for kind, seconds in at_s.items()
+    ]
+    return {
+        "provider": provider, "session_id": session, "round_index": index,
+        "input_tokens_total": prefix + appended, "prefix_tokens": prefix,
+        "newly_append_tokens": appended, "output_tokens": 5, "timing_events": events, "tools": [],
+    }  # fmt: skip
 
 
 def weka_request(t: Any = 0.0, tokens: Any = 130, **more: Any) -> dict[str, Any]:
@@ -131,6 +147,10 @@ GOOD: dict[str, tuple[str, str | bytes]] = {
                 litellm_log(2, 100, ["0" * 15 + digit for digit in "14"]),
             ]
         ),
+    ),
+    "tracelab": (
+        "a.csv",
+        f"{TRACELAB_HEADER}a,0,0,400,20,500\na,1,420,40,10,0\nb,0,0,80,9,0\na,2,60,9,9,0\n",
     ),
     "weka": ("a.json", weka([weka_request(), weka_request(9.0)])),
     "sharegpt": ("a.json", sharegpt([("human", "a" * 900), ("gpt", "b" * 900)] * 3)),
