@@ -85,8 +85,8 @@ def make_litellm(path: Path, count: int) -> None:
             log = {"request_id": f"c{number}", "call_type": "acompletion", "status": "success",
                    "startTime": f"2026-11-16T{number // 3600:02}:{number // 60 % 60:02}"
                                 f":{number % 60:02}.000Z",
-                   "prompt_tokens": 64 * IDS - 5, "completion_tokens": 200,
-                   "session_id": f"s{number % 500}",
+                   "endTime": "2026-11-17T00:00:00Z", "prompt_tokens": 64 * IDS - 5,
+                   "completion_tokens": 200, "session_id": f"s{number % 500}",
                    "metadata": {"prefix_block_hashes": {"block_size": 64, "hash_ids": ids}},
                    }  # fmt: skip
             file.write(json.dumps(log, separators=(",", ":")) + "\n")
@@ -165,6 +165,7 @@ def make(path: Path, name: str) -> None:
         {
             "dynamo": make_dynamo,
             "litellm": make_litellm,
+            "tracelab": make_tracelab,
             "weka": make_weka,
             "sharegpt": make_sharegpt,
             "lmcache": make_lct,
