@@ -32,6 +32,7 @@ REQUESTS = {
     "dynamo": 50_000,
     "litellm": 50_000,
     "tracelab": 300_000,
+    "kv-events": 30_000,
     "azure": 1_000_000,
     "burstgpt": 1_000_000,
     "weka": 20_000,
@@ -102,6 +103,20 @@ def make_tracelab(path: Path, count: int) -> None:
             file.write(f"{number // 60},{turn},{prefix},1200,300,1500\n")
 
 
+def make_kv_events(path: Path, count: int) -> None:
+    """Write batches of one event each: 8 blocks of 16 tokens, every third behind the one before."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        hashes: list[int] = []
+        for number in range(count):
+            parent = hashes[-1] if number % 3 else None
+            hashes = rng.integers(0, 1 << 64, 8, np.uint64).tolist()
+            event = {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent,
+                     "token_ids": [1000] * 128, "block_size": 16, "medium": "GPU"}  # fmt: skip
+            batch = [number / 1000, [event], 0]
+            file.write(json.dumps({"topic": "", "seq": number, "batch": batch}) + "\n")
+
+
 def make_csv(path: Path, name: str, count: int) -> None:
     """Write a file of azure or burstgpt."""
     with path.open("w") as file:
@@ -166,6 +181,7 @@ def make(path: Path, name: str) -> None:
             "dynamo": make_dynamo,
             "litellm": make_litellm,
             "tracelab": make_tracelab,
+            "kv-events": make_kv_events,
             "weka": make_weka,
             "sharegpt": make_sharegpt,
             "lmcache": make_lct,

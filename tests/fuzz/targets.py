@@ -173,6 +173,7 @@ def _source_targets() -> list[Target]:
         "dynamo": ("dy.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "litellm": ("li.json", m.of_json),
         "tracelab": ("tl.csv", both(comma, comma, m.of_bytes)),
+        "kv-events": ("kv.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "weka": ("w.json", m.of_json),
         "sharegpt": ("s.json", m.of_json),
         "azure": ("az.csv", both(comma, comma, m.of_bytes)),

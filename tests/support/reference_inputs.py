@@ -11,6 +11,8 @@ from tests.support.request_files import (
     TRACELAB_HEADER,
     bailian_line,
     dynamo_line,
+    kv_batch,
+    kv_stored,
     lct,
     litellm_log,
     look_up,
@@ -88,6 +90,18 @@ def tracelab(path: Path, seed: int) -> None:
     ))  # fmt: skip
 
 
+def kv_events(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens that go on from three chains at random places."""
+    lines = []
+    for number, tokens in enumerate(_lengths(seed)):
+        ids = _ids(number, seed, tokens, 64)
+        at = (number * 7 + seed) % len(ids)
+        event = kv_stored(ids[at:], ids[at - 1] if at else None, block_size=64)
+        event["token_ids"] = [0] * 64 * len(ids[at:])
+        lines.append(kv_batch(1 + number * 0.13, event))
+    write(path, "".join(lines))
+
+
 def weka_file(path: Path, seed: int) -> None:
     """Blocks of 64 tokens; conversations of five requests, the last with a subagent."""
     lines = []
@@ -142,6 +156,7 @@ FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "dynamo": ("a.jsonl", dynamo),
     "litellm": ("a.json", litellm),
     "tracelab": ("a.csv", tracelab),
+    "kv-events": ("a.jsonl", kv_events),
     "weka": ("a.jsonl", weka_file),
     "azure": ("a.csv", azure),
     "burstgpt": ("a.csv", burstgpt),

@@ -92,6 +92,20 @@ def tracelab_round(
     }  # fmt: skip
 
 
+def kv_stored(hashes: Any, parent: Any = None, **more: Any) -> dict[str, Any]:
+    """Return an event of stored blocks of four tokens each."""
+    fields = {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent}
+    fields |= {"token_ids": [7] * 4 * len(hashes), "block_size": 4, "medium": "GPU"}
+    return fields | more
+
+
+def kv_batch(time_s: float, *events: Any, seq: int = 0) -> str:
+    """Return a line of a recording of KV-cache events."""
+    batch = [time_s, list(events), 0]
+    number = seq or int(4 * time_s - 4) % 3
+    return json.dumps({"topic": "", "seq": number, "recv": time_s, "batch": batch}) + "\n"
+
+
 def weka_request(t: Any = 0.0, tokens: Any = 130, **more: Any) -> dict[str, Any]:
     """Return a request of two full 64-token blocks."""
     return {"t": t, "type": "n", "in": tokens, "out": 7, "hash_ids": [1, 2]} | more
@@ -151,6 +165,11 @@ GOOD: dict[str, tuple[str, str | bytes]] = {
     "tracelab": (
         "a.csv",
         f"{TRACELAB_HEADER}a,0,0,400,20,500\na,1,420,40,10,0\nb,0,0,80,9,0\na,2,60,9,9,0\n",
+    ),
+    "kv-events": (
+        "a.jsonl",
+        kv_batch(1, kv_stored([1], block_size=64, token_ids=[0] * 64))
+        + kv_batch(2, kv_stored([2, 3], 1, block_size=64, token_ids=[0] * 128)),
     ),
     "weka": ("a.json", weka([weka_request(), weka_request(9.0)])),
     "sharegpt": ("a.json", sharegpt([("human", "a" * 900), ("gpt", "b" * 900)] * 3)),
