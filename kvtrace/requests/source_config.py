@@ -178,6 +178,18 @@ class SourceConfig(Section):
         ),
     ] = None
     think_s: Seconds = (0.1, 0.5)
+    index: Literal["diskann", "aisaq-performance", "aisaq-scale", "hnsw-mmap"] = "diskann"
+    vectors: Annotated[int, Field(gt=0, le=1 << 40)] = 10_000_000
+    dimensions: Annotated[int, Field(gt=0, le=1 << 16)] = 768
+    vector_type: Literal["float32", "float16", "int8"] = "float32"
+    degree: Annotated[int, Field(gt=0, le=1 << 12)] = 56
+    search_list: Annotated[int, Field(gt=0, le=1 << 12)] = 100
+    beam_width: Annotated[int, Field(gt=0, le=1 << 7)] = 2
+    cached_nodes: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    code_bytes: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
+    skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    round_time: DurationNs = 20_000
+    build: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -186,7 +198,7 @@ class SourceConfig(Section):
             return data
         name = data.get("name", "synthetic")
         if data.get("users") is None and data.get("rate") is None:
-            if name == "synthetic":
+            if name in ("synthetic", "vdb"):
                 return data | {"users": DEFAULT_USERS}
             if name in ARRIVING:
                 return data | {"rate": DEFAULT_RATE_PER_S}
@@ -217,7 +229,7 @@ class SourceConfig(Section):
 
         What has no effect on a source at all, the source refuses.
         """
-        if self.name not in ("synthetic", *STARTING):
+        if self.name not in ("synthetic", "vdb", *STARTING):
             return self
         diurnal, shared = self.arrival == "diurnal", self.system_prompts.probability > 0
         for key, effective, wanted in (

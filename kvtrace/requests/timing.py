@@ -1,4 +1,4 @@
-"""When requests come: at recorded times, or after the answer before them and a think time."""
+"""Recorded times of requests, or think times after the answer before them."""
 
 from __future__ import annotations
 
