@@ -61,16 +61,15 @@ class RowRecording:
                     accepted=", ".join(sorted(ACCEPTED)), hint="leave it out",
                 )  # fmt: skip
         self.config = config
-        self.source: RowSource = sources.create(
-            SourceContext(
-                config.source,
-                input_files(config.source.input),
-                config.seed,
-                UNLIMITED,
-                by_turn=False,
-                workers=1,
-            )  # fmt: skip
-        )  # type: ignore[assignment]
+        context = SourceContext(
+            config=config.source,
+            inputs=input_files(config.source.input),
+            seed=config.seed,
+            end_ns=UNLIMITED,
+            by_turn=False,
+            workers=1,
+        )
+        self.source: RowSource = sources.create(context)  # type: ignore[assignment]
 
     def header(self) -> Header:
         """Return the header of the trace, before anything is counted."""
