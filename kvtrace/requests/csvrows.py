@@ -62,7 +62,12 @@ def _split(piece: Lines, names: list[str]) -> pl.DataFrame:
     text = "".join(piece.lines).encode()
     if text.count(b",") != len(piece.lines) * (len(names) - 1) or b'"' in text:
         _check_widths(piece, len(names))
-    return pl.read_csv(text, has_header=False, new_columns=names, infer_schema=False)
+    try:
+        return pl.read_csv(text, has_header=False, new_columns=names, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        # A row may lack the commas that another one has too many.
+        _check_widths(piece, len(names))
+        raise TraceError(f"not CSV: {error}", where=f"{piece.where}:{piece.first}") from error
 
 
 def _check_widths(piece: Lines, width: int) -> None:

@@ -114,9 +114,8 @@ def _hashes(listed: Any, place: str) -> tuple[NDArray[np.int64], int]:
             got=repr(listed)[:40],
             accepted="a list of ids, or an object with one list and block_size",
         )
-    wrong = next((text for text in listed if not isinstance(text, str)), None)
     try:
-        packed = b"" if wrong is not None else bytes.fromhex("".join(listed))
+        packed = bytes.fromhex("".join(listed)) if set(map(type, listed)) == {str} else b""
     except ValueError:
         packed = b""
     if len(packed) != len(listed) * HEX_DIGITS // 2 or set(map(len, listed)) != {HEX_DIGITS}:

@@ -120,6 +120,7 @@ BAD = {
     "odd digit": (hashed(A, "00000000000000g0"), ": entry 2: bad hash id: got '00000000000000g0'"),
     "space": (hashed(A, "00000000000000 0"), ": entry 2: bad hash id: got '00000000000000 0'"),
     "other lengths": (hashed(A + "00", B[:-2]), f": entry 2: bad hash id: got '{A}00'"),
+    "null": (hashed(A, None), ": entry 2: bad hash id: got None"),
     "no text": (hashed(A, 7), ": entry 2: bad hash id: got 7"),
     "time": (log(startTime="noon"), ": entry 2: bad startTime: got 'noon'; accepted: e.g. 2026-"),
     "no time": (log(startTime=None), ": entry 2: bad startTime: got nothing"),

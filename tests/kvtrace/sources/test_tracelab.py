@@ -185,6 +185,10 @@ BAD = {
     "header": ("session_id,round_idx\n1,2\n", ":1: no column prefix_len"),
     "only a header": (HEADER, ": no requests"),
     "width": (csv("a,1,2"), ":3: not a row of this file"),
+    "commas of another row": (
+        HEADER + "a,0,0,100,20\na,1,120,40,10,0\nb,0,0,80,9,9,0\n",
+        ":2: not a row of this file",
+    ),
     "round": (csv("a,x,0,1,1,0"), ":3: bad round_idx: got 'x'"),
     "prefix": (csv("a,1,-1,1,1,0"), ":3: bad prefix_len: got '-1'"),
     "input": (csv("a,1,0,1.5,1,0"), ":3: bad input_len: got '1.5'"),
