@@ -7,20 +7,24 @@ Source: ai-dynamo/dynamo, `lib/llm/src/request_trace/types.rs` and `replay.rs` a
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.requests import jsonlines
-from kvtrace.requests.rows import FileRows, Piece, alone
+from kvtrace.requests.jsonscan import Scanned, Wanted, scan
+from kvtrace.requests.rows import MAX_TIME_NS, MAX_TOKENS, FileRows, Piece, alone, join
 from kvtrace.requests.sorting import Numbering, by_arrival
 from kvtrace.requests.source import FILE_KEYS, FileSource, Told, need_input
 from kvtrace.requests.timing import timed_source
+from kvtrace.units import MS_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
     from kvtrace.requests.lines import Lines
     from kvtrace.requests.sessions import SessionSource
@@ -56,7 +60,105 @@ class Parsed:
     beside: Counter[str] = field(default_factory=Counter)
 
 
+WANTED = (
+    Wanted("event", "object"),
+    Wanted("schema", "constant", SCHEMA),
+    Wanted("event_type", "constant", REQUEST),
+    Wanted("event_time_unix_ms", "number"),
+    Wanted("agent_context", "object"),
+    Wanted("agent_context.session_id", "text"),
+    Wanted("request", "object"),
+    Wanted("request.request_id", "text"),
+    Wanted("request.request_received_ms", "number"),
+    Wanted("request.output_tokens", "number"),
+    Wanted("request.total_time_ms", "decimal"),
+    Wanted("request.replay", "object"),
+    Wanted("request.replay.trace_block_size", "number"),
+    Wanted("request.replay.input_length", "number"),
+    Wanted("request.replay.input_sequence_hashes", "list"),
+)
+_LONGEST_MS = 1e9
+"""Of a request that is scanned: the product with a million is exact as a float."""
+_NEEDED = ("event_time_unix_ms", *(f"request.{name}" for name in (
+    "request_received_ms", "output_tokens", "replay.trace_block_size", "replay.input_length",
+)))  # fmt: skip
+
+
 def parse(piece: Lines) -> Parsed:
+    """Return the requests in `piece`. Raises TraceError that names the file and the line.
+
+    Lines are scanned; one by one are parsed those that don't look as Dynamo prints requests.
+    """
+    scanned = scan(piece.lines, WANTED)
+    plain = _plain(scanned)
+    odd = [
+        parse_exactly(replace(piece, first=piece.first + at, lines=piece.lines[at : at + 1]))
+        for at in np.flatnonzero(~plain).tolist()
+    ]
+    rows = np.flatnonzero(plain)
+    parts = [part for part in odd if part.lines]
+    if len(rows):
+        parts.append(_scanned_rows(scanned, rows, piece.first))
+    made = _together(parts, piece)
+    for part in odd:
+        made.beside += part.beside
+    return made
+
+
+def _plain(scanned: Scanned) -> NDArray[np.bool_]:
+    """Return which lines are whole requests whose values are all in range."""
+    event, received, output, size, tokens = (scanned.numbers[name] for name in _NEEDED)
+    total, has = scanned.decimals["request.total_time_ms"], scanned.has
+    plain = scanned.is_plain & has["schema"] & has["event_type"] & ~has["event"]
+    plain &= has["request.request_id"] & (has["agent_context"] == has["agent_context.session_id"])
+    for times in (event, received):
+        plain &= (times >= 0) & (times <= MAX_TIME_NS // MS_NS)
+    plain &= ~(total > _LONGEST_MS) & (tokens >= 1) & (tokens <= MAX_TOKENS)
+    plain &= (output >= 0) & (output <= MAX_TOKENS) & (size >= 1) & (size <= MAX_BLOCK_TOKENS)
+    plain &= scanned.ids.counts == -(-tokens // np.maximum(size, 1))
+    first = size[plain][:1]
+    return plain & (size == first) if len(first) else plain
+
+
+def _scanned_rows(scanned: Scanned, rows: NDArray[np.int64], first: int) -> Parsed:
+    """Return the requests of lines that are plain."""
+    event, received, output, size, tokens = (scanned.numbers[name][rows] for name in _NEEDED)
+    total = scanned.decimals["request.total_time_ms"][rows]
+    time_ns = received * MS_NS
+    took_ns = np.rint(np.nan_to_num(total) * MS_NS).astype(np.int64)
+    end_ns = np.where(np.isnan(total), event * MS_NS, time_ns + took_ns)
+    return Parsed(
+        alone(0, time_ns, tokens, output, scanned.ids.take(rows), np.maximum(time_ns, end_ns)),
+        (first + rows).tolist(),
+        scanned.texts("agent_context.session_id", rows),
+        [name or "" for name in scanned.texts("request.request_id", rows)],
+        int(size[0]),
+    )
+
+
+def _together(parts: list[Parsed], piece: Lines) -> Parsed:
+    """Return the requests of parts in order of their lines. Raises TraceError for other sizes."""
+    if not parts:
+        return Parsed(NOTHING)
+    if len(parts) == 1:
+        return parts[0]
+    size = min(parts, key=lambda part: part.lines[0]).block_tokens
+    for part in parts:
+        _same_size(size, part.block_tokens, f"{piece.where}:{part.lines[0]}")
+    lines = np.concatenate([part.lines for part in parts])
+    order = np.argsort(lines)
+    sessions = [name for part in parts for name in part.sessions]
+    names = [name for part in parts for name in part.names]
+    return Parsed(
+        join([part.rows for part in parts]).take(order),
+        lines[order].tolist(),
+        [sessions[at] for at in order.tolist()],
+        [names[at] for at in order.tolist()],
+        size,
+    )
+
+
+def parse_exactly(piece: Lines) -> Parsed:
     """Return the requests in `piece`. Raises TraceError that names the file and the line."""
     made = Parsed(NOTHING)
     numbers, ids, places = [], [], []
