@@ -154,6 +154,7 @@ def test_check_json(cli: Cli, small_trace: Path) -> None:
     assert "fine" in cli("check", small_trace).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_list(cli: Cli, kind: str) -> None:
     """`list` names each plug-in with availability and what it is."""
@@ -206,6 +207,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SHOWN)
 def test_options_reach_the_configuration(
     tmp_path: Path, cli: Cli, options: tuple[str, ...]
@@ -263,6 +265,7 @@ def test_users_auto_tells_its_trials(tmp_path: Path, cli: Cli) -> None:
     assert "2 users: P95 of loads interactive" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", ["one", "all"])
 def test_rates_are_of_the_node(cli: Cli, tmp_path: Path, ranks: str) -> None:
     """record, info and whatif agree on the bytes of the node, whichever ranks the rows show."""

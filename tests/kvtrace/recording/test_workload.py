@@ -93,12 +93,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return rows_of(tmp_path_factory.mktemp("base") / "t.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_changes_the_trace(tmp_path: Path, base: pl.DataFrame, key: str) -> None:
     """A key that changes nothing would be a key without effect."""
     assert not rows_of(tmp_path / "t.parquet", **KEYS[key]).equals(base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", RAG_KEYS)
 def test_every_key_of_rag_changes_the_trace(tmp_path: Path, key: str) -> None:
     """So do those of the documents."""
