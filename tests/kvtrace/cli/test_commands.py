@@ -200,6 +200,7 @@ SHOWN = {
     ("--prefill-only",): "role: prefill",
     ("--decode-only",): "role: decode",
     ("--warmup", "5s"): "warmup: 5s",
+    ("--restart-at", "5s"): "restart_at: 5000000000",
     ("--lookups",): "lookups: true",
     ("--model", "gpt-oss-20b", "--state-interval", "512"): "state_interval: 512",
     ("--no-prefix-caching",): "prefix_caching: false",

@@ -197,6 +197,7 @@ REFUSED = {
     "chart": (("--plot", "w.gif"), "unknown kind of chart"),
     "report": (("--report", "w.pdf"), "unknown form of report"),
     "cold": (("--curve", "--set", "warmup=2s"), "don't begin empty"),
+    "restart": (("--curve", "--set", "restart_at=2s"), "are emptied by a restart"),
 }
 
 

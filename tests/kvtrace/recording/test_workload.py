@@ -63,6 +63,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "lookups": {"lookups": True},
     "role": {"role": "prefill"},
     "warmup": {"warmup": "5s"},
+    "restart_at": {"restart_at": "5s"},
     "duration": {"duration": "10s"},
     "requests": {"requests": 5},
     "generation": {"generation": "fast"},
