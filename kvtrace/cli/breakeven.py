@@ -120,6 +120,9 @@ def breakeven_command(
         str | None,
         _option("Print a result's storage for another tool: aisimulate (g3_offload).", _OUT),
     ] = None,
+    brief: Annotated[
+        bool, _option("Print the sentence and what it rests on, no tables.", _OUT, "--short")
+    ] = False,
     force: Annotated[bool, _option("Overwrite outputs.", _OUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,7 +154,7 @@ def breakeven_command(
     elif as_json:
         typer.echo(json.dumps(answered.document(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        show(answered)
+        show(answered, brief=brief)
 
 
 def _check(export: str | None, *, as_json: bool) -> None:
@@ -177,12 +180,25 @@ def _write_csv(answered: BreakEven, path: Path, *, force: bool) -> None:
         file.write(text.getvalue().encode())
 
 
-def show(answered: BreakEven) -> None:
-    """Print an answer: the sentence, the tables, and what it rests on."""
+def show(answered: BreakEven, *, brief: bool = False) -> None:
+    """Print an answer: the sentence, the tables unless `brief`, and what it rests on."""
+    from kvtrace.cli import breakeven_tables
+
+    say(answered.sentence())
+    if not brief:
+        _show_figures(answered)
+    console = plain_console()
+    console.print()
+    console.print("assumed", style="bold")
+    for name, value, origin in breakeven_tables.assumptions(answered.answer):
+        for line in wrapped(f"{name}: {value} ({origin})", console.width - 4, long_words=True):
+            console.print(f"  {line}", highlight=False)
+
+
+def _show_figures(answered: BreakEven) -> None:
     from kvtrace.cli import breakeven_tables
 
     console = plain_console()
-    say(answered.sentence())
     for table in breakeven_tables.tables(answered.answer):
         console.print()
         console.print(
@@ -194,8 +210,3 @@ def show(answered: BreakEven) -> None:
     wide = max((len(name) for name, _figure in facts), default=0)
     for name, figure in facts:
         console.print(f"{name:<{wide}}  {figure}", highlight=False)
-    console.print()
-    console.print("assumed", style="bold")
-    for name, value, origin in breakeven_tables.assumptions(answered.answer):
-        for line in wrapped(f"{name}: {value} ({origin})", console.width - 4, long_words=True):
-            console.print(f"  {line}", highlight=False)

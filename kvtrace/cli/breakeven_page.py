@@ -82,8 +82,10 @@ def _table(table: Table) -> str:
 
 
 def _assumed(answer: Answer) -> str:
-    rows = [list(assumption) for assumption in breakeven_tables.assumptions(answer)]
-    return page.table(("figure", "value", "from"), rows, texts=3)
+    return page.pairs(
+        (name, f"{value} ({origin})")
+        for name, value, origin in breakeven_tables.assumptions(answer)
+    )
 
 
 def sheets(answered: BreakEven) -> list[workbook.Sheet]:

@@ -13,6 +13,7 @@ from kvtrace.breakeven.aisimulate import fit
 from tests.support.browser import opened, undrawn
 from tests.support.making import make
 from tests.support.measured import measured
+from tests.support.places import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,25 @@ def test_the_sentence_first_and_every_assumption(
     for text in (*texts, "assumed", "MFU: 0.5 (default)", "precision: bf16 (default)"):
         assert text in outcome.out
     assert "peak of h100: 989 TFLOP/s dense bf16" in outcome.out
+
+
+def test_short(cli: Cli, made: tuple[Path, Path]) -> None:
+    """The sentence and what it rests on, without tables: what ends a demonstration."""
+    whole = cli("breakeven", made[1], "--gpu", "l4").out
+    out = cli("breakeven", made[1], "--gpu", "l4", "--short").out
+    assert out.splitlines()[0] == whole.splitlines()[0]
+    assert out.splitlines()[0].startswith("The nvme tier ")
+    assert out.split("assumed")[1] == whole.split("assumed")[1]
+    assert ("recompute only" in whole, "recompute only" in out) == (True, False)
+
+
+def test_the_demonstration_ends_with_the_sentence() -> None:
+    """`make demo` asks of its own result, on a GPU that it names."""
+    makefile = (ROOT / "Makefile").read_text()
+    demo = makefile.partition("\ndemo:")[2].partition("\n\n")[0]
+    last = demo.strip().splitlines()[-1]
+    assert last.split()[1:4] == ["breakeven", "demo/result.parquet", "--trace"]
+    assert "--gpu" in last
 
 
 def test_json_and_csv(tmp_path: Path, cli: Cli, made: tuple[Path, Path]) -> None:
