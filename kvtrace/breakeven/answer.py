@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -228,3 +229,12 @@ def _within(values: Values, starts: Any, counts: Any) -> Values:
     total: Values = np.cumsum(values)
     within: Values = total - np.repeat(total[starts] - values[starts], counts)
     return within
+
+
+def finite(value: Any) -> Any:
+    """Return a document in which numbers that JSON doesn't have are None."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

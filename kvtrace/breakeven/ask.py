@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtrace import arguments
-from kvtrace.breakeven.answer import Timed, Workload
+from kvtrace.breakeven.answer import Timed, Workload, finite
 from kvtrace.breakeven.curve import Curve, curve
 from kvtrace.breakeven.gpus import Precision
 from kvtrace.breakeven.requests import loads_of, pick_tier, read_accesses
@@ -65,7 +65,7 @@ class BreakEven:
 
     def document(self) -> dict[str, Any]:
         """Return all of it as `kvtrace breakeven --json` prints it; what is infinite is None."""
-        document: dict[str, Any] = _finite(self.answer.document())
+        document: dict[str, Any] = finite(self.answer.document())
         return document
 
 
@@ -101,7 +101,7 @@ def breakeven(
         gpu=gpu if gpu is None else arguments.text(gpu, "gpu"),
         gpus=gpus if gpus is None else arguments.count(gpus, "gpus", least=-(1 << 62)),
         precision=_word(Precision, precision, "--precision"),
-        flops_per_s=None if flops is None else _flops(flops),
+        flops_per_s=None if flops is None else flops_per_s(flops),
         mfu=None if mfu is None else _number(mfu, "mfu"),
         formula=_word(Formula, formula, "--formula"),
         prefill_rate_per_s=None if prefill_rate is None else _tokens_per_s(prefill_rate),
@@ -276,8 +276,8 @@ def _number(given: Any, name: str) -> float:
     return float(given)
 
 
-def _flops(given: Any) -> float:
-    """Return FLOP/s: a number, or text such as ``312e12`` or ``312T``."""
+def flops_per_s(given: Any) -> float:
+    """Return FLOP/s: a number, or text such as ``312e12`` or ``312T``. Raises UsageError."""
     text = str(given).strip()
     scale = {"G": 1e9, "T": 1e12, "P": 1e15}.get(text[-1:], 1.0)
     try:
@@ -342,12 +342,3 @@ def _table(given: Any) -> Any:
     if given is None or (isinstance(given, list | tuple) and given):
         return given
     return arguments.path(given, "prefill_table")
-
-
-def _finite(value: Any) -> Any:
-    """Return a document in which numbers that JSON doesn't have are None."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

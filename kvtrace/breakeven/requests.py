@@ -93,13 +93,13 @@ def read_accesses(trace: Trace, token_bytes: float) -> Accesses:
     index = index[order]
     tokens = _tokens(trace.header, rows["bytes"], token_bytes)
     return Accesses(
-        requests=rows["request"][_firsts(index)],
+        requests=rows["request"][firsts(index)],
         request=index,
         hit=rows["kind"] == HIT,
         tier=rows["tier"],
         moved_bytes=rows["bytes"],
         tokens=tokens,
-        begin=_before(tokens, index),
+        begin=before(tokens, index),
     )
 
 
@@ -141,16 +141,17 @@ def _tokens(header: Header, moved_bytes: NDArray[np.int64], token_bytes: float) 
     return moved_bytes / (float(layout.get("emitted_bytes_per_token") or 0) or token_bytes)
 
 
-def _firsts(index: NDArray[np.int64]) -> NDArray[np.int64]:
+def firsts(index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each run of equal values begins."""
     anew = np.ones(len(index), np.bool_)
     anew[1:] = index[1:] != index[:-1]
     return np.flatnonzero(anew)
 
 
-def _before(values: Values, index: NDArray[np.int64]) -> Values:
+def before(values: Values, index: NDArray[np.int64]) -> Values:
     """Return the sum of what stands before each value in its own request."""
     total = np.cumsum(values) - values
-    starts = _firsts(index)
+    starts = firsts(index)
     counts = np.diff(np.append(starts, len(index)))
     return total - np.repeat(total[starts], counts)
 

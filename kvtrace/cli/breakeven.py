@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +12,6 @@ from kvtrace.cli.console import plain_console, say
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
-from kvtrace.show import csvcells
 from kvtrace.show.tables import fitting, wrapped
 
 if TYPE_CHECKING:
@@ -129,7 +126,7 @@ def breakeven_command(
     """Compare loading KV state from a tier with recomputing it: whether the tier is worth it."""
     from kvtrace.breakeven.ask import breakeven
     from kvtrace.cli import breakeven_page
-    from kvtrace.cli.forms import check_reports, write_reports
+    from kvtrace.cli.forms import check_reports, write_csv, write_reports
 
     reports = report_to or []
     _check(export, as_json=as_json)
@@ -145,7 +142,7 @@ def breakeven_command(
         whole_trace=whole_trace,
     )  # fmt: skip
     if csv_ is not None:
-        _write_csv(answered, csv_, force=force)
+        write_csv(answered.records(), csv_, force=force)
     write_reports(breakeven_page.forms_of(answered), reports, force=force)
     if export is not None:
         from kvtrace.breakeven import aisimulate
@@ -166,18 +163,6 @@ def _check(export: str | None, *, as_json: bool) -> None:
         )
     if as_json:
         raise UsageError("both print to stdout", where="--export, --json", hint="give one")
-
-
-def _write_csv(answered: BreakEven, path: Path, *, force: bool) -> None:
-    from kvtrace.files.outfile import OutFile
-
-    rows = answered.records()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(csvcells.plain, rows))
-    with OutFile(path, force=force) as file:
-        file.write(text.getvalue().encode())
 
 
 def show(answered: BreakEven, *, brief: bool = False) -> None:
