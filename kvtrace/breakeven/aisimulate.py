@@ -1,8 +1,8 @@
 """A measured tier as aisimulate's `g3_offload` block.
 
-Source: ai-dynamo/aisimulate (2026), the `engine.workers.<role>.kv_cache` page of its configuration
-and `KVCacheConfig` of its settings: `scope` and `num_g3_blocks` are required, latency is in ms,
-bandwidths in decimal GB/s per worker; bytes are those of one tensor-parallel shard.
+Source: ai-dynamo/aisimulate (2026): `G3OffloadConfig` of its typed engine input, and its page on
+`kv_cache`. `scope` and `num_g3_blocks` are required; latency is in ms, bandwidths are decimal GB/s
+per worker, and bytes those of one tensor-parallel shard.
 """
 
 from __future__ import annotations

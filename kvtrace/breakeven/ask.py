@@ -227,6 +227,10 @@ def _timed(facts: Any, times: Times, source: object) -> Timed:
     if not len(kept):
         raise TraceError("none of its requests was measured", where=source)
     _same_bytes(kept, times, row, source)
+    left = len(known) - len(row)
+    if left:
+        text = f"{left:,} requests of the result"
+        assumptions = (*assumptions, Assumption("left out", text, "not in the trace"))
     response = None if times.response_s is None else times.response_s[row]
     return Timed(
         model, tier, kept, ground, assumptions, times.load_s[row], response, times.window_s,

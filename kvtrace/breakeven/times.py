@@ -9,6 +9,7 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.hierarchy.native import LOAD
+from kvtrace.hierarchy.served import check_requests
 from kvtrace.native.hashmap import Interner
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
@@ -58,7 +59,11 @@ def is_measured(trace: Trace) -> bool:
 
 
 def read_times(trace: Trace, tier: Tier) -> Times:
-    """Return the times of loads from `tier`. Raises TraceError where no load was done."""
+    """Return the times of loads from `tier`.
+
+    Raises TraceError where no load was done, or requests can't be told from the rows.
+    """
+    check_requests(trace, hint="give the result that kvtrace replay --out wrote")
     parts = list(_batches(trace, tier))
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     read = rows["load"]

@@ -36,8 +36,9 @@ def check_requests(trace: Trace, *, hint: str = _RECORD_AGAIN) -> None:
             accepted="a trace with the columns request and step",
             hint=hint,
         )
-    attention = (trace.header.model or {}).get("attention", ())
-    kinds = {layers.get("kind") for layers in attention}
+    attention = (trace.header.model or {}).get("attention")
+    groups = attention if isinstance(attention, list) else []  # a header may hold anything
+    kinds = {str(layers.get("kind")) for layers in groups if isinstance(layers, dict)}
     whole = (trace.header.layout or {}).get("block_tokens") is None
     if kinds & {"window", "linear"} and not whole:
         raise TraceError(

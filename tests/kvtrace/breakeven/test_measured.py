@@ -10,6 +10,7 @@ import pytest
 
 import kvtrace
 from tests.support.command import apart
+from tests.support.command import kvtrace as command
 from tests.support.measured import measured
 
 if TYPE_CHECKING:
@@ -123,6 +124,18 @@ def test_without_the_trace_loads_begin_the_prompt(tmp_path: Path, busy_trace: Pa
     places = {row["name"]: row["from"] for row in answer.document()["assumptions"]}
     assert places["place of a load"].startswith("default")
     assert (places["MFU"], places["tier"]) == ("default", "default: the slowest with hits")
+
+
+def test_requests_that_the_trace_lacks_are_told(tmp_path: Path, busy_trace: Path) -> None:
+    """A part of a trace answers for its own requests, and the others are counted."""
+    path, part = measured(busy_trace, tmp_path / "r.parquet"), tmp_path / "part.parquet"
+    assert command("slice", busy_trace, part, "--sessions", "50%").code == 0
+    whole = kvtrace.breakeven(path, gpu="l4", whole_trace=busy_trace).document()
+    some = kvtrace.breakeven(path, gpu="l4", whole_trace=part).document()
+    [left] = [each for each in some["assumptions"] if each["name"] == "left out"]
+    assert left["value"] == f"{whole['requests'] - some['requests']} requests of the result"
+    assert 0 < some["requests"] < whole["requests"]
+    assert "left out" not in [each["name"] for each in whole["assumptions"]]
 
 
 def test_a_trace_at_a_bandwidth(busy_trace: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import kvtrace
 from kvtrace.errors import KvtraceError
+from kvtrace.trace.header import Header
+from kvtrace.trace.schema import Op, Phase, Tier
 from tests.support.making import write_rows
 from tests.support.measured import measured
 
@@ -129,6 +132,28 @@ def test_traces(tmp_path: Path, busy_trace: Path) -> None:
             kvtrace.breakeven(gpu="h100", **options)
         for word in words:
             assert word in str(refused.value), (options, refused.value)
+
+
+@pytest.mark.parametrize("attention", [3, [3], [{"kind": [1]}], None])
+def test_headers_hold_anything(tmp_path: Path, attention: object) -> None:
+    """A header's model may be written by others: it is no bug of ours."""
+    header = Header(model={"name": "tiny-1b", "attention": attention})
+    rows = [(0, Op.READ, 4096, Tier.NVME, 1, Phase.DECODE)]
+    more = {"request": np.zeros(1, "u8"), "step": np.ones(1, "u2")}
+    path = write_rows(tmp_path / "t.parquet", rows, header, **more)
+    answer = kvtrace.breakeven(path, gpu="h100")
+    assert answer.document()["requests"] == 1
+
+
+def test_a_result_without_requests(tmp_path: Path, busy_trace: Path) -> None:
+    """Ops of a tool that names no requests can't be compared, with or without the trace."""
+    rows = [(0, Op.READ, 4096, Tier.NVME, 1, Phase.DECODE)]
+    times = {"submit": np.zeros(1, "i8"), "complete": np.ones(1, "i8")}
+    path = write_rows(tmp_path / "t.parquet", rows, **times)
+    for whole in (None, busy_trace):
+        with pytest.raises(KvtraceError) as refused:
+            kvtrace.breakeven(path, model="tiny-1b", gpu="h100", whole_trace=whole)
+        assert "has no requests" in str(refused.value)
 
 
 def test_another_trace_is_noticed(tmp_path: Path, busy_trace: Path) -> None:
