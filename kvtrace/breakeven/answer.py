@@ -169,6 +169,11 @@ class Timed(Workload):
             f"saved and {short(self.wasted_gpu_s)} wasted{within} (needs {short_rate(needed)} at "
             f"P50 of {short_tokens(tokens)} tokens; {how} {short_rate(reached)})."
         )
+        if self.pays != (self.faster.mean() > 0.5):
+            few = (
+                ("fast", "save", "slow", "lose") if self.pays else ("slow", "lose", "fast", "save")
+            )
+            text += " The {} loads {} more than the {} ones {}.".format(*few)
         if self.response_s is None:
             return text
         late = _gained(self.loads.recompute_s, self.response_s) > _gained(

@@ -167,6 +167,19 @@ def test_sentences(tmp_path: Path, busy_trace: Path) -> None:
     assert "at P50 of" in fast
 
 
+def test_a_tail_that_decides_is_told(tmp_path: Path, busy_trace: Path) -> None:
+    """Where most loads win and the tier still loses, the sentence says why."""
+    path = measured(busy_trace, tmp_path / "r.parquet")
+    table = kvtrace.breakeven(path, prefill_rate="100000/s").table()
+    ratio = table["load_s"] / table["recompute_s"]
+    between = (ratio.median() + table["load_s"].sum() / table["recompute_s"].sum()) / 2
+    answer = kvtrace.breakeven(path, prefill_rate=100_000 / between)
+    won = answer.document()["faster_ratio"] > 0.5
+    assert answer.document()["pays"] != won
+    last = "slow loads lose more than the fast ones save." if won else "fast loads save more than"
+    assert last in answer.sentence()
+
+
 @pytest.mark.slow
 def test_a_replay(tmp_path: Path, busy_trace: Path) -> None:
     """A result that `kvtrace replay` wrote gives the figures of its own rows."""
