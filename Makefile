@@ -122,7 +122,7 @@ $(STAMP): pyproject.toml $(NATIVE)
 	@command -v $(PYTHON) >/dev/null || { echo "kvtrace needs Python 3.11 or newer: install python3 and python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kvtrace needs Python 3.11 or newer: $$($(PYTHON) --version) is older; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "can't make a virtual environment: install python3-venv"; exit 1; }
-	@command -v cc >/dev/null || command -v gcc >/dev/null || echo "no C compiler: the compiled replay loop is left out and replay falls back to Python (install gcc and libc6-dev, then run this again)"
+	@command -v cc >/dev/null || command -v gcc >/dev/null || echo "no C compiler: kvtrace needs one to run from its sources (install gcc and libc6-dev, then run this again)"
 	$(BIN)/pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable . --group dev
 	@touch $(STAMP)

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 import kvtrace
 import replay
 from kvtrace.trace.schema import Tier
@@ -14,8 +16,6 @@ from tests.support.making import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from tests.support.command import Outcome
 
@@ -77,6 +77,7 @@ def test_what_if_is_what_the_command_prints(tmp_path: Path, cli: Callable[..., O
     assert [each["cells"] for each in ours] == [each["cells"] for each in theirs]
 
 
+@pytest.mark.slow
 def test_paths_may_be_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All functions that take a path take a string, and it means the same."""
     monkeypatch.chdir(tmp_path)

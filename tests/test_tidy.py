@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,7 +68,6 @@ class Facts:
     first: str
 
 
-@cache
 def facts(path: Path) -> Facts:
     """Return what the tests here ask of a file."""
     lengths, strings, prints, broad, vague = [], [], False, False, False
@@ -100,35 +98,30 @@ def _name(of: ast.expr) -> str:
 def test_files_are_short() -> None:
     """A file does one thing; one that is long has its reason here."""
     long = {name_of(p) for p in SOURCES if len(p.read_text().splitlines()) > MAX_FILE_LINES}
-    assert long <= set(LONG_FILES)
+    assert long == set(LONG_FILES)
 
 
-def test_functions_are_short() -> None:
-    """A function fits in the head; most are far shorter."""
-    found = [function for path in SOURCES for function in facts(path).functions]
-    assert {name for name, lines in found if lines > MAX_FUNCTION_LINES} <= set(LONG_FUNCTIONS)
-    lengths = sorted(lines for _, lines in found)
+def test_functions_and_strings_and_names() -> None:
+    """All that is asked of syntax trees, in one test: reading them takes seconds a process."""
+    files = {name_of(path): facts(path) for path in SOURCES}
+    functions = [function for file in files.values() for function in file.functions]
+    check_lengths(functions)
+    allowed = {"kvtrace/native/build.py"}  # run as a script
+    silent = [name for name in files if "/cli/" not in name and name not in allowed]
+    assert not [name for name in silent if files[name].prints]
+    assert {name for name, file in files.items() if file.broad} == set(BROAD)
+    assert {name for name, file in files.items() if file.vague} == set(VAGUE_KEPT)
+    assert not [(name, file.first) for name, file in files.items() if FIRST_WORDS.match(file.first)]
+    texts = [(name, " ".join(text.split())) for name in files for text in files[name].strings]
+    assert not [(name, text) for name, text in texts if PHRASES.search(text)]
+
+
+def check_lengths(functions: list[tuple[str, int]]) -> None:
+    """Check that a function fits in the head, that most are far shorter, and each reason needed."""
+    assert {name for name, lines in functions if lines > MAX_FUNCTION_LINES} == set(LONG_FUNCTIONS)
+    lengths = sorted(lines for _, lines in functions)
     assert lengths[len(lengths) // 2] <= 10
     assert lengths[len(lengths) * 9 // 10] <= 30
-
-
-def test_reasons_are_needed() -> None:
-    """No exception stays when what it excused is gone."""
-    lengths = dict(function for path in SOURCES for function in facts(path).functions)
-    for name in LONG_FUNCTIONS:
-        assert lengths[name] > MAX_FUNCTION_LINES
-    for name in LONG_FILES:
-        assert len((ROOT / name).read_text().splitlines()) > MAX_FILE_LINES
-
-
-def test_only_the_command_line_prints_or_exits() -> None:
-    """Nothing but `kvtrace/cli` prints or exits, and nothing but one frame catches everything."""
-    allowed = {"kvtrace/native/build.py"}  # run as a script
-    for path in SOURCES:
-        file = facts(path)
-        if "cli" not in path.parts and name_of(path) not in allowed:
-            assert not file.prints, name_of(path)
-        assert not file.broad or name_of(path) in BROAD, name_of(path)
 
 
 def test_no_clock_in_virtual_time() -> None:
@@ -200,27 +193,6 @@ def test_pages_are_plain(page: Path) -> None:
     if page.name not in UNREAD:
         text = " ".join(page.read_text().split())
         assert not [text[m.start() - 30 : m.end() + 20] for m in PHRASES.finditer(text)]
-
-
-def test_strings_are_plain() -> None:
-    """Help, messages and docstrings neither."""
-    for path in SOURCES:
-        for text in facts(path).strings:
-            match = PHRASES.search(" ".join(text.split()))
-            assert match is None, (name_of(path), text)
-
-
-def test_modules_say_what_they_hold() -> None:
-    """The first line of a module is a noun phrase or a statement, not a question."""
-    for path in SOURCES:
-        first = facts(path).first
-        assert not FIRST_WORDS.match(first), (name_of(path), first)
-
-
-def test_names_say_what_a_value_is() -> None:
-    """No variable is called `found`, `there`, `said` or `told`; each exception is needed."""
-    vague = {name_of(path) for path in SOURCES if facts(path).vague}
-    assert vague == set(VAGUE_KEPT)
 
 
 KINDS = (*plugins.ADDABLE, plugins.POLICY)

@@ -84,6 +84,27 @@ def about_sample(sampled: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def about_restart(counted: Mapping[str, Any]) -> list[str]:
+    """Say what a restart cost, and what the tiers that it left gave back."""
+    restart = counted.get("restart")
+    if not restart:
+        return []
+    lost = ", ".join(
+        f"{format_bytes(size)} of {tier}" for tier, size in restart["lost_bytes"].items()
+    )
+    at_s, again = restart["at_ns"] / S_NS, restart["requests_begun_again"]
+    lines = [f"restart at {at_s:,g} s: {lost} lost, {again:,} requests begun again"]
+    periods = {"before": "before", "first_minute": "in the next minute", "after": "from then on"}
+    for name, words in periods.items():
+        period = restart[name]
+        hits = ", ".join(f"{tier} {hit:.3f}" for tier, hit in period["hit_ratio"].items())
+        lines.append(
+            f"hit ratio {words}: {hits} (ideal {period['ideal_prefix_hit']:.3f}; "
+            f"{period['requests']:,} requests)"
+        )
+    return lines
+
+
 def about_size(counted: Mapping[str, Any]) -> list[str]:
     """Say how much smaller the node is than the one that was asked for, and what that changes."""
     shrunk = counted.get("shrunk")
@@ -222,6 +243,7 @@ def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     for tier, need in (made.needs or {}).items():
         console.print(f"{tier.label}: {need.text}", highlight=False)
     sample = (
+        *about_restart(counted),
         *about_size(counted),
         *about_reads(made),
         *about_sample(counted.get("sampled")),

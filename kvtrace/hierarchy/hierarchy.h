@@ -17,11 +17,12 @@
 enum kv_status { KV_DONE, KV_NEED_REQUESTS, KV_NEED_CHAIN, KV_NEED_SLOTS, KV_EVENTS_FULL, KV_PAUSED };
 
 /* In `where`, beside the bits of policy.h: never asked for again, forgotten when no tier holds it;
- * stored before, or meant to be; asked for since. */
+ * stored before, or meant to be; asked for since; stored since the engine began. */
 #define KV_HELD ((1u << KV_TIERS) - 1)
 #define KV_RETIRED (1u << 8)
 #define KV_SEEN (1u << 9)
 #define KV_AGAIN (1u << 10)
+#define KV_STORED (1u << 11)
 /* Who knows the block: tiers, policies, sessions that may ask for it again. */
 #define KV_KNOWN ((1u << 9) - 1)
 
@@ -113,6 +114,10 @@ struct kv_hierarchy {
 	int64_t tally[KV_CELLS];
 	int64_t first_token[KV_BINS], prefill_wait[KV_BINS];
 };
+
+/* run.c */
+void kv_push(struct kv_hierarchy *h, struct kv_next next);
+void kv_tier_setup(struct kv_tier *tier);
 
 /* slots.c */
 static inline struct kv_table kv_table_of(const struct kv_hierarchy *h)

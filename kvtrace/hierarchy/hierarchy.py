@@ -14,16 +14,16 @@ from kvtrace.hierarchy.pool import Pool
 from kvtrace.native.hashmap import grown, new_table
 from kvtrace.native.library import address, contiguous
 from kvtrace.policies import Head
+from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from kvtrace.hierarchy.spec import HierarchySpec, TierSpec
     from kvtrace.requests.request import Ragged, RequestBatch
-    from kvtrace.trace.schema import Tier
 
 EVENTS_PER_CALL = 1 << 16
 _FIRST_SLOTS = 1 << 14
@@ -215,6 +215,26 @@ class Hierarchy:
         )
         return fitted
 
+    def restart(self, time_ns: int, tiers: Container[Tier]) -> int:
+        """Let the engine restart at `time_ns`, the events up to then having been yielded.
+
+        `tiers` lose what they hold, in order of the keys, and what their policies know; others
+        keep it, and their order. Requests in flight begin again, as new ones: return how many.
+        """
+        self._point()
+        held = [self._held_slots(tier) if tier in tiers else None for tier in Tier]
+        lost = [np.zeros(0, np.int64), *(slots for slots in held if slots is not None)]
+        counts = [native.NONE if slots is None else len(slots) for slots in held]
+        begun: int = native.restart(
+            self._struct, time_ns, np.concatenate(lost), np.array(counts), len(self._slots)
+        )
+        return begun
+
+    def used_bytes(self, tier: Tier) -> int:
+        """Return what `tier` holds now."""
+        used_bytes: int = self._struct.tiers[tier].used_bytes
+        return used_bytes
+
     @property
     def now_ns(self) -> int:
         """Virtual time."""
@@ -233,10 +253,13 @@ class Hierarchy:
 
     def _held(self, tier: int) -> NDArray[np.void]:
         """Return the slots that `tier` holds, in order of their keys."""
-        held: NDArray[np.void] = self._slots[
-            self._slots["where"] >> np.uint64(tier) & np.uint64(1) == 1
-        ]
-        return held[np.argsort(held["key"])]
+        held: NDArray[np.void] = self._slots[self._held_slots(tier)]
+        return held
+
+    def _held_slots(self, tier: int) -> NDArray[np.int64]:
+        """Return the numbers of the slots that `tier` holds, in order of their keys."""
+        held = np.flatnonzero(self._slots["where"] >> np.uint64(tier) & np.uint64(1))
+        return held[np.argsort(self._slots["key"][held])]
 
     def resident(self) -> NDArray[np.int64]:
         """Return what the tiers hold, rows of (tier, key, tokens) in this order."""

@@ -71,7 +71,7 @@ static void end_run(struct kv_hierarchy *h, int64_t begin, int64_t end, int64_t 
 
 static void note_again(struct kv_hierarchy *h, int64_t slot)
 {
-	if (slot != KV_MISSING && h->slots[slot].where & KV_SEEN)
+	if (slot != KV_MISSING && h->slots[slot].where & KV_STORED)
 		h->slots[slot].where |= KV_AGAIN;
 }
 

@@ -204,7 +204,7 @@ void kv_store(struct kv_hierarchy *h, int64_t slot, int64_t ident, int64_t token
 		return;
 	if (slot == KV_MISSING)
 		slot = kv_take_slot(h, ident, tokens);
-	h->slots[slot].where |= KV_SEEN;
+	h->slots[slot].where |= KV_SEEN | KV_STORED;
 	for (tier = let_in(h, tier, slot); tier != KV_NONE; tier = admitted(h, tier + 1, slot)) {
 		write(h, tier, slot, phase);
 		if (!h->write_through)

@@ -140,6 +140,8 @@ run = function("kv_hierarchy_run", _HIERARCHY, returns=ctypes.c_int)
 """Process what happens next, in order of (time, request, step), until something is needed."""
 preload = function("kv_hierarchy_preload", _HIERARCHY, I64, I64, INT, INT, returns=INT)
 """Enter blocks that are there at the start; return how many fitted. Slots are free for all."""
+restart = function("kv_hierarchy_restart", _HIERARCHY, INT, I64, I64, INT, returns=INT)
+"""Empty tiers, deleting the slots given; return how many requests in flight begin again."""
 setup_tier = function("kv_tier_setup", ctypes.POINTER(TierStruct))
 """Let a policy prepare its state of an empty tier."""
 load_blocks = function("kv_load_blocks", I64, INT, I64, I64, I64, I64)

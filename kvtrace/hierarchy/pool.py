@@ -36,8 +36,8 @@ class _Window:
         """Append rows and return them, to be filled in."""
         if self._end + count > len(self._kept):
             live, needed = self.rows, self._end - self._begin + count
-            if 2 * needed > len(self._kept):
-                self._kept = np.empty(3 * needed, self._kept.dtype)
+            if 3 * needed > 2 * len(self._kept):
+                self._kept = np.empty(2 * needed, self._kept.dtype)
             self._kept[: len(live)] = live
             self._begin, self._end = 0, len(live)
         fresh = self._kept[self._end : self._end + count]

@@ -8,7 +8,7 @@ static bool before(const struct kv_next *a, const struct kv_next *b)
 	return a->time_ns < b->time_ns || (a->time_ns == b->time_ns && a->order < b->order);
 }
 
-static void push(struct kv_hierarchy *h, struct kv_next next)
+void kv_push(struct kv_hierarchy *h, struct kv_next next)
 {
 	int64_t at = h->heap_size++;
 
@@ -51,7 +51,7 @@ static void finish(struct kv_hierarchy *h, struct kv_request *request, int64_t r
 		int64_t following = row + request->follow;
 		int64_t arrival_ns = h->now_ns + request_at(h, following)->think_ns;
 
-		push(h, (struct kv_next){arrival_ns, KV_ARRIVAL + following, following});
+		kv_push(h, (struct kv_next){arrival_ns, KV_ARRIVAL + following, following});
 	}
 }
 
@@ -103,7 +103,7 @@ static void advance(struct kv_hierarchy *h, int64_t row)
 		else if (step >= KV_FIRST_DECODE)
 			next_ns = kv_decode_ns(h, request, step - KV_FIRST_DECODE);
 	}
-	push(h, (struct kv_next){next_ns, request->number, row});
+	kv_push(h, (struct kv_next){next_ns, request->number, row});
 }
 
 /* Move to the next loaded row with an arrival of its own; return whether there is one. */
@@ -187,10 +187,10 @@ KV_EXPORT int kv_hierarchy_run(struct kv_hierarchy *h)
 		row = from_stream ? h->stream : h->heap[0].row;
 		request = request_at(h, row);
 		h->now_ns = from_stream ? request->arrival_ns : h->heap[0].time_ns;
-		if (pauses(h))
-			return KV_PAUSED;
 		arrives = from_stream || h->heap[0].order >= KV_ARRIVAL;
 		accepted = !arrives || (h->now_ns < h->end_ns && h->begun < h->max_requests);
+		if (accepted && pauses(h))
+			return KV_PAUSED;
 		need = needs(h, request, row, accepted);
 		if (need != KV_DONE)
 			return need;
@@ -221,7 +221,7 @@ KV_EXPORT int64_t kv_hierarchy_preload(struct kv_hierarchy *h, const int64_t *id
 		if (kv_size(filled, tokens[i]) > filled->high_bytes - filled->used_bytes)
 			return i;
 		slot = kv_take_slot(h, idents[i], tokens[i]);
-		h->slots[slot].where |= KV_SEEN;
+		h->slots[slot].where |= KV_SEEN | KV_STORED;
 		kv_name(h, slot);
 		kv_expect(h, tier, slot);
 		kv_enter(h, tier, slot);

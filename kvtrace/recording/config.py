@@ -130,6 +130,12 @@ class RecordConfig(Checked):
             takes="TIME|N|steady",
         ),
     ] = None
+    restart_at: Annotated[
+        DurationNs | None,
+        Option(
+            "Restart the engine at this time: tiers gpu and cpu are emptied.", TIME, unset="never"
+        ),
+    ] = None
     duration: Annotated[
         DurationNs | None,
         Option(
@@ -186,6 +192,8 @@ class RecordConfig(Checked):
         if self.nodes > 1 and self.source.users and self.source.name in ARRIVING:
             # Which conversation a user is given next depends on all users.
             raise ValueError(f"users of source {self.source.name} are of one node: give a rate")
+        if self.restart_at and self.duration and self.restart_at >= self.duration:
+            raise ValueError("restart_at is behind the end of the recording")
         if self.prefill_slots > 1 and self.prefill_rate is None:
             raise ValueError("prefill_slots share a prefill_rate: give one")
         if self.decode_batch is not None and not self.generation_ns:

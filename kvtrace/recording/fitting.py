@@ -113,6 +113,7 @@ def shrunk(config: RecordConfig, by: Shrunk) -> RecordConfig:
             "decode_batch": config.decode_batch and max(1, round(config.decode_batch * share)),
             "requests": config.requests and max(1, round(config.requests * share * by.time)),
             "warmup": _warmup(config.warmup, share),
+            "restart_at": config.restart_at and max(1, round(config.restart_at * by.time)),
             "duration": _duration(config, by.time),
             "layers": config.layers if by.layers == by.all_layers else by.layers,
             "fit": None,

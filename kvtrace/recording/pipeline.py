@@ -26,6 +26,7 @@ from kvtrace.placement.summary import NeedCounter
 from kvtrace.recording.config import RecordConfig
 from kvtrace.recording.fitting import Outcome, refitted
 from kvtrace.recording.parts import Recording
+from kvtrace.recording.restart import Restarted
 from kvtrace.recording.sampling import sampled
 from kvtrace.recording.simulation import Simulation
 from kvtrace.recording.sizing import search
@@ -165,7 +166,7 @@ def record(
         stats = simulation.stats()
         header = writer.close(
             source=recording.source.info,
-            statistics=_statistics(config, stats, recording)
+            statistics=_statistics(config, stats, recording, simulation.restarted())
             | ({} if smaller is None else {"shrunk": smaller.document()}),
         )
     return Recorded(path, header, stats, _needs_of(writer))
@@ -244,14 +245,22 @@ def _record_nodes(
                 rows += len(columns["timestamp"])
                 if progress is not None:
                     progress(Progress(rows, int(columns["timestamp"][-1]), whole.end_ns))
-        stats = functools.reduce(HierarchyStats.plus, [stats for stats, _ in recorded_nodes])
+        stats = functools.reduce(HierarchyStats.plus, [node.stats for node in recorded_nodes])
+        restarts = [node.restarted for node in recorded_nodes if node.restarted is not None]
+        restarted = functools.reduce(Restarted.plus, restarts) if restarts else None
         # Each node has read all of the input.
-        statistics = _statistics(config, stats, whole)
-        header = writer.close(source=recorded_nodes[0][1], statistics=statistics)
+        statistics = _statistics(config, stats, whole, restarted)
+        header = writer.close(source=recorded_nodes[0].source, statistics=statistics)
     return Recorded(path, header, stats, _needs_of(writer))
 
 
-_OfNode = tuple[HierarchyStats, SourceInfo]
+@dataclass(frozen=True, slots=True)
+class _OfNode:
+    """What a node counted, and what its source tells."""
+
+    stats: HierarchyStats
+    source: SourceInfo
+    restarted: Restarted | None
 
 
 def _each_node(config: RecordConfig, parts: list[Path], workers: int) -> list[_OfNode]:
@@ -269,7 +278,7 @@ def _record_node(config: RecordConfig, node: int, path: Path) -> _OfNode:
     recording = Recording(config, node=node)
     with TraceWriter(path, recording.header(), recording.columns(), complete=True) as writer:
         simulation = _write(recording, writer)
-    return simulation.stats(), recording.source.info
+    return _OfNode(simulation.stats(), recording.source.info, simulation.restarted())
 
 
 def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
@@ -281,7 +290,10 @@ def _resident(layout: Layout, held: NDArray[np.int64]) -> NDArray[np.void]:
 
 
 def _statistics(
-    config: RecordConfig, stats: HierarchyStats, recording: Recording
+    config: RecordConfig,
+    stats: HierarchyStats,
+    recording: Recording,
+    restarted: Restarted | None,
 ) -> dict[str, Any]:
     sample = sampled(config, stats)
     present = [tier.tier for tier in recording.spec.tiers if tier.capacity_bytes]
@@ -303,6 +315,7 @@ def _statistics(
         "generated_tokens": stats.generated_tokens,
         "peak_bytes": {tier.label: stats.peak_bytes[tier] for tier in present},
         **({} if served is None else {"service": served}),
+        **({} if restarted is None else {"restart": restarted.document()}),
         **({} if sample is None else {"sampled": sample}),
     }
 

@@ -25,7 +25,7 @@ def sampled(config: RecordConfig, stats: HierarchyStats) -> dict[str, Any] | Non
         return None
     source = config.source.model_copy(update={"scale_sessions": 1.0})
     whole = config.model_copy(
-        update={"source": source, "nodes": 1, "requests": None, "warmup": None}
+        update={"source": source, "nodes": 1, "requests": None, "warmup": None, "restart_at": None}
     )
     recording = Recording(whole)
     recording.spec = endless(recording.spec)

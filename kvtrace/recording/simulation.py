@@ -9,6 +9,7 @@ import numpy as np
 
 from kvtrace.errors import UsageError
 from kvtrace.hierarchy.hierarchy import Hierarchy
+from kvtrace.recording.restart import Restart, Restarted
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import UNLIMITED, format_bytes, parse_duration_ns
 
@@ -25,7 +26,8 @@ class Simulation:
     """One run of a recording's hierarchy.
 
     `resident`: rows of (tier, key, tokens) that are there when the trace begins. Raises UsageError
-    if what a decode-only node is given doesn't fit. `numbered`, `tallied_tokens`: see Hierarchy.
+    if what a decode-only node is given doesn't fit, or a restart would empty nothing. `numbered`,
+    `tallied_tokens`: see Hierarchy.
     """
 
     def __init__(
@@ -39,11 +41,15 @@ class Simulation:
         self._warming = recording.config.warmup is not None
         self._begin_ns = 0
         self._before: HierarchyStats | None = None
+        at_ns = recording.config.restart_at
+        self._restart = at_ns and Restart(self._hierarchy, recording.spec, at_ns)
         self.resident = np.zeros((0, 3), np.int64)
         if recording.config.role == "decode":
             self._preload()
         if self._warming:
             self._prepare_warmup()
+        elif self._restart:
+            self._restart.wait(0)
 
     def _preload(self) -> None:
         """Put all that other nodes have prefilled onto the slowest tier."""
@@ -82,6 +88,12 @@ class Simulation:
                 )
             self._hierarchy.pause_at(evicts=max(bounded))
 
+    def _at_pause(self) -> None:
+        if self._warming:
+            self._begin()
+        elif self._restart:
+            self._restart.at_pause()
+
     def _begin(self) -> None:
         """End the warm-up: what the tiers hold now is what the trace starts with."""
         hierarchy, spec = self._hierarchy, self._recording.spec
@@ -93,11 +105,16 @@ class Simulation:
             time_ns=min(UNLIMITED, spec.end_ns + self._begin_ns),
             requests=min(UNLIMITED, spec.max_requests + self._before.requests),
         )
+        if self._restart:
+            self._restart.wait(self._begin_ns)
 
     def events(self) -> Iterator[BlockEvents]:
-        """Yield what happens after the warm-up. Raises UsageError if the requests end in it."""
+        """Yield what happens after the warm-up.
+
+        Raises UsageError if the requests end in it, or before the restart.
+        """
         recording = self._recording
-        events = self._hierarchy.events(recording.requests(), recording.more, self._begin)
+        events = self._hierarchy.events(recording.requests(), recording.more, self._at_pause)
         for part in events:
             if not self._warming:
                 yield replace(part, timestamp_ns=part.timestamp_ns - self._begin_ns)
@@ -110,6 +127,12 @@ class Simulation:
                 hint="shorten it",
             )
 
+        self.restarted()
+
+    def restarted(self) -> Restarted | None:
+        """Return what came of the restart; None where there was to be none."""
+        return self._restart.restarted(self._since_begin) if self._restart else None
+
     def tally(self) -> Tally:
         """Return the events that were counted instead of being made, since the trace began."""
         tally = self._hierarchy.tally()
@@ -120,7 +143,9 @@ class Simulation:
 
     def stats(self) -> HierarchyStats:
         """Return the counts since the trace began."""
-        stats = self._hierarchy.stats()
+        return self._since_begin(self._hierarchy.stats())
+
+    def _since_begin(self, stats: HierarchyStats) -> HierarchyStats:
         if self._before is None:
             return stats
         ended_ns = stats.prefill_end_ns - self._begin_ns

@@ -67,9 +67,9 @@ def answer(
         return Answers(answered, [], 0.0, workload.source())
     if run is None or references is None:
         raise UsageError(
-            "no curve of tiers that don't begin empty",
+            "no curve of tiers that don't begin empty, or are emptied by a restart",
             where="--curve",
-            got="a warm-up or a decode-only node",
+            got="a warm-up, a restart or a decode-only node",
         )
     made = _curves(references, curves)
     return Answers(answered, made, _block_bytes(run, references), workload.source())

@@ -161,9 +161,13 @@ class Configured:
         return _run(self._recording(options), tallies=not every)
 
     def reference_run(self) -> Run | None:
-        """Return the run on one unlimited tier; None where a recording doesn't begin empty."""
+        """Return the run on one unlimited tier; None where that isn't all a tier can do.
+
+        Of a recording that doesn't begin empty, or is emptied within.
+        """
         recording = self._recording({})
-        if recording.config.warmup is not None or recording.config.role == "decode":
+        config = recording.config
+        if config.warmup or config.restart_at or config.role == "decode":
             return None
         recording.spec = endless(recording.spec)
         return _run(recording, tallies=False)

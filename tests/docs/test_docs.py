@@ -110,6 +110,7 @@ def options_of(name: str) -> set[str]:
     return own | {"--help", "-h"} | (options_of("replay") if name == "bench" else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_commands_exist(path: Path) -> None:
     """Every command of the docs is one of ours, and so are its options."""
@@ -194,6 +195,7 @@ def plot(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not engines.availability()[1].available, reason="no compiled loop here")
 def test_the_plot_is_of_what_the_page_says(plot: ModuleType, tmp_path: Path) -> None:
     """Run again, the script gives the drawing, the table and the counts of docs/concepts.md."""
@@ -208,6 +210,7 @@ def test_the_plot_is_of_what_the_page_says(plot: ModuleType, tmp_path: Path) -> 
     assert single.document().response_ns == measured["open"].percentiles
 
 
+@pytest.mark.slow
 def test_the_example_of_the_reference_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

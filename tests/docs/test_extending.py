@@ -43,6 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_is_added_is_listed(cli: Callable[..., Outcome]) -> None:
     """Each example is found, available, and listed with the first line of its docstring."""
     for kind, name in (
@@ -122,6 +123,7 @@ def recorded(folder: Path, cli: Callable[..., Outcome], policy: str) -> pl.DataF
         return trace.lazy().collect()
 
 
+@pytest.mark.slow
 def test_the_policy(folder: Path, cli: Callable[..., Outcome]) -> None:
     """By the page's commands it decides what leaves; one like ours does what ours does."""
     policies = folder / "plugins" / "policies"
@@ -137,6 +139,7 @@ def test_the_policy(folder: Path, cli: Callable[..., Outcome]) -> None:
     assert not rows["mru"].equals(rows["fifo"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

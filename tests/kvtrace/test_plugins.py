@@ -87,6 +87,7 @@ def test_a_model_by_name(folder: Path, cli: Cli) -> None:
     assert json.loads(made.out)["bytes"] > 0
 
 
+@pytest.mark.slow
 def test_a_form_of_report(folder: Path, tmp_path: Path, cli: Cli) -> None:
     """`--report NAME.word` is written by the file that has this suffix."""
     (folder / "report" / "word.py").write_text(FORM)

@@ -30,6 +30,7 @@ BUSY = {"host_lateness", "device_shared"}
 """Reasons that a busy test machine may give."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", rest_slow(range(4)))
 def test_all_modes_do_the_same_ops_in_order_whatever_the_delays(
     tmp_path: Path, quick: Quick, seed: int
@@ -68,6 +69,7 @@ def test_faults_fail_what_depends_on_them_and_nothing_hangs(tmp_path: Path, quic
         assert result.fidelity.order_violations == 0
 
 
+@pytest.mark.slow
 def test_a_stall_of_one_second_shows_as_computed_by_hand(tmp_path: Path, quick: Quick) -> None:
     """Depth 1, 1 ms of service every 10 ms, a stall of 1 s: service has one, response many."""
     gap, service, begin, end = 10_000_000, 1_000_000, 500_000_000, 1_500_000_000
@@ -114,6 +116,7 @@ def session_trace(path: Path, *, gap_ns: int = 50_000_000) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sync", "between"), [(False, 10), (True, 20)])
 def test_a_closed_loop_follows_completions(
     tmp_path: Path, quick: Quick, sync: bool, between: int
@@ -194,6 +197,7 @@ def test_reducible_payload_is_measured_where_it_landed(direct_path: Path, quick:
     assert reasons(arena) == {"payload_repeated"}
 
 
+@pytest.mark.slow
 def test_a_population_is_reused_until_a_run_changes_it(direct_path: Path, quick: Quick) -> None:
     """The same trace of reads takes it again; another id, or a run that writes, ends that."""
     rows: list[Row] = [(i, R, NVME, i, Phase.DECODE, 8192) for i in range(20)]
@@ -223,6 +227,7 @@ def test_a_population_that_isnt_there_is_refused_before_a_file_is_made(
     assert not (direct_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_io_latencies_and_time_slices_are_reported(direct_path: Path, quick: Quick) -> None:
     """Objects in several pieces: every I/O is in a size class, every op in a slice of time."""
     trace = write_trace(direct_path / "t.parquet", simple_rows(10, 3 * MIB))

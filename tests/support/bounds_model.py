@@ -1,29 +1,22 @@
-"""Plans of extreme offsets and lengths on lanes with ranges, judged by a model of a few lines.
-
-`python -m tests.support.bounds_model SEEDS` runs many of them: under sanitizers, in a process of
-its own.
-"""
+"""Plans of extreme offsets and lengths on lanes with ranges, judged by a model of a few lines."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replay.engine import native
 from replay.engine.native import testing
 from replay.engine.python import PythonEngine
-from replay.native import LOOP
 from replay.ops.columns import SECTOR_BYTES
 from replay.ops.contract import Action, Lane, LaneKind, LoopOptions, Mode, Script, Verify, run_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from replay.ops.contract import Engine
@@ -137,19 +130,3 @@ def close(case: Case) -> None:
     for lane in case.lanes:
         if lane.fd >= 0:
             os.close(lane.fd)
-
-
-def main(words: list[str]) -> None:
-    """Run a number of seeds with the named library, on both compiled engines."""
-    LOOP.path = Path(words[1])
-    for seed in range(int(words[0])):
-        for engine in (native.threads, native.uring):
-            if engine.available() is None:
-                with tempfile.TemporaryDirectory() as folder:
-                    case = make_case(np.random.default_rng(seed), Path(folder), engine)
-                    run_case(case, engine)
-                    close(case)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

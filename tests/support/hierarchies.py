@@ -12,7 +12,7 @@ from tests.support.reference import Block, Reference, Request, Rules
 from tests.support.requests import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvtrace.hierarchy.hierarchy import CutRequests, Hierarchy
 
@@ -102,14 +102,18 @@ def rules(choices: Choices, policies: Sequence[str] = ()) -> Rules:
         reread_tokens=choices.one((0, 8)),
         max_requests=choices.one((5, 1 << 62)),
         end_ns=choices.one((10, 1 << 62)),
+        restart_ns=choices.one((None, None, 0, 7, 30)),
+        emptied=choices.one(((0, 1), (0, 1), (), (0, 1, 2, 3))),
     )
 
 
-def rows_of(hierarchy: Hierarchy, batches: list[CutRequests]) -> list[tuple[object, ...]]:
+def rows_of(
+    hierarchy: Hierarchy, batches: list[CutRequests], at_pause: Callable[[], None] | None = None
+) -> list[tuple[object, ...]]:
     """Return the events as the reference writes them."""
     ops, phases = ([word.label for word in words] for words in (Op, Phase))
     rows: list[tuple[object, ...]] = []
-    for part in hierarchy.events(batches):
+    for part in hierarchy.events(batches, at_pause=at_pause):
         columns = [
             part.timestamp_ns.tolist(),
             [ops[op] for op in part.op.tolist()],
@@ -176,7 +180,12 @@ def compare(hierarchy: Hierarchy, given_rules: Rules, requests: list[Request]) -
     followed = followers(requests)
     reference = Reference(given_rules)
     expected = reference.run([r for r in requests if r.row not in followed])
-    assert rows_of(hierarchy, [cut(requests)]) == expected
+    restart_ns = given_rules.restart_ns
+    if restart_ns is not None:
+        hierarchy.pause_at(time_ns=restart_ns)
+    emptied = {Tier(tier) for tier in given_rules.emptied}
+    rows = rows_of(hierarchy, [cut(requests)], lambda: hierarchy.restart(restart_ns or 0, emptied))
+    assert rows == expected
     stats = hierarchy.stats()
     assert [stats.hits[tier] for tier in Tier] == reference.hits
     assert stats.blocks == reference.blocks

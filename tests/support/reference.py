@@ -70,6 +70,8 @@ class Rules:
     reread_tokens: int = 0
     max_requests: int = 1 << 62
     end_ns: int = 1 << 62
+    restart_ns: int | None = None
+    emptied: tuple[int, ...] = ()
 
     @property
     def hybrid(self) -> bool:
@@ -84,15 +86,11 @@ class Reference:
         self.tokens: dict[Any, int] = {}
         self.prefilling: list[int] = []
         self.generating: list[int] = []
-        self.held = [
-            POLICIES[rules.policies[tier]](
-                rules.high_bytes[tier], lambda block, t=tier: self.size(t, self.tokens[block])
-            )
-            for tier in TIERS
-        ]
+        self.held = [self.empty(tier) for tier in TIERS]
         self.keys: dict[Any, int] = {}
         self.seen: set[Any] = set()
         self.again: set[Any] = set()
+        self.stored: set[Any] = set()
         self.rows: list[tuple[Any, ...]] = []
         self.hits = [0, 0, 0, 0]
         self.blocks = 0
@@ -102,6 +100,12 @@ class Reference:
         self.request: Request | None = None
         self.step = 0
         self.count = 0
+
+    def empty(self, tier: int) -> Any:
+        """A policy that has seen nothing."""
+        return POLICIES[self.rules.policies[tier]](
+            self.rules.high_bytes[tier], lambda block: self.size(tier, self.tokens[block])
+        )
 
     def size(self, tier: int, tokens: int) -> int:
         rules = self.rules
@@ -166,6 +170,7 @@ class Reference:
         if not self.takers(block):
             return
         self.seen.add(block)
+        self.stored.add(block)
         takers = self.admitting(block)
         for tier in takers if self.rules.write_through else takers[:1]:
             self.write(tier, block, phase)
@@ -215,7 +220,7 @@ class Reference:
             self.shared["ideal"] += sum(block.shared for block in run[:ideal])
             found.append(self.usable(run))
             asked = {block.ident for block in run} | {("state", block.ident) for block in run}
-            self.again |= asked & self.seen
+            self.again |= asked & self.stored
         return found
 
     def load(self, request: Request) -> tuple[list[Block], int]:
@@ -311,8 +316,9 @@ class Reference:
             yield prefilled
             self.step = 2
             self.store_prompt(request, hits)
+        steps = 0
         if rules.reread_tokens and request.prompt:
-            rereads = -(-request.output_tokens // rules.reread_tokens)
+            steps = rereads = -(-request.output_tokens // rules.reread_tokens)
             for index in range(rereads):
                 tokens = request.output_tokens * index // rereads
                 yield decoding + tokens * rules.generation_ns
@@ -321,6 +327,7 @@ class Reference:
                 if self.where(own) is not None:
                     self.hit(own)
         elif not rules.reread_tokens:
+            steps = len(request.generated)
             for index, block in enumerate(request.generated):
                 yield decoding + block.at * rules.generation_ns
                 self.step = 3 + index
@@ -328,22 +335,44 @@ class Reference:
                     self.store(block.ident, block.tokens, "decode")
                 self.store_state(block, request.input_tokens + block.at, "decode")
         yield decoding + request.output_tokens * rules.generation_ns
+        self.step = 3 + steps
 
     def run(self, requests: list[Request]) -> list[tuple[Any, ...]]:
         """Process everything in order of (time, request, step); return the rows."""
         heap: list[tuple[int, int, int, Request, Any]] = []
         for request in requests:
             heapq.heappush(heap, (request.arrival_ns, 1, request.row, request, None))
+        restart_ns = self.rules.restart_ns
         while heap:
-            self.now, arrives, _, request, going = heapq.heappop(heap)
+            self.now, arrives, *_ = heap[0]
+            over = self.now >= self.rules.end_ns or self.count >= self.rules.max_requests
+            if arrives and over:
+                heapq.heappop(heap)
+                continue
+            if restart_ns is not None and self.now >= restart_ns:
+                self.restart(heap, restart_ns)
+                restart_ns = None
+                continue
+            _, arrives, _, request, going = heapq.heappop(heap)
             if arrives:
-                if self.now >= self.rules.end_ns or self.count >= self.rules.max_requests:
-                    continue
                 request.number, self.count = self.count, self.count + 1
                 going = self.serve(request)
                 self.request = request
             self.go_on(heap, request, going)
         return self.rows
+
+    def restart(self, heap: list[Any], now: int) -> None:
+        """Lose what lies in memory; whoever waits for an answer asks again."""
+        self.now = now
+        for tier in self.rules.emptied:
+            for block in sorted(self.held[tier].blocks(), key=self.keys.__getitem__):
+                self.emit("delete", tier, "evict", block)
+            self.held[tier] = self.empty(tier)
+        self.again = set()
+        self.stored = {block for tier in TIERS for block in self.held[tier].blocks()}
+        self.prefilling, self.generating = [], []
+        heap[:] = [entry if entry[1] else (now, 1, entry[3].row, entry[3], None) for entry in heap]
+        heapq.heapify(heap)
 
     def go_on(self, heap: list[Any], request: Request, going: Any) -> None:
         self.request = request

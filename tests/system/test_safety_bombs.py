@@ -111,6 +111,7 @@ def test_configurations(cli: Callable[..., Outcome], tmp_path: Path, text: str) 
     assert len(outcome.error) < 2500
 
 
+@pytest.mark.slow
 def test_parquet_pages_are_checked_before_they_are_unpacked(
     cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:

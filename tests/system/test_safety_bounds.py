@@ -40,6 +40,7 @@ def usable(engine: Engine) -> Engine:
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [offset for offset in EXTREMES if offset > MAX_SIZE_BYTES])
 @pytest.mark.parametrize("name", ["offset", "size"])
 def test_the_reader_refuses_an_end_beyond_the_limit(tmp_path: Path, name: str, value: int) -> None:
@@ -77,6 +78,7 @@ def test_a_writer_writes_nothing_that_the_reader_would_refuse(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 @pytest.mark.parametrize("kind", [LaneKind.FILE, LaneKind.MEMORY], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("action", [Action.READ, Action.WRITE], ids=lambda action: action.name)

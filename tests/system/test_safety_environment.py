@@ -70,6 +70,7 @@ def fill(path: Path) -> None:
                 continue
 
 
+@pytest.mark.slow
 @root
 @pytest.mark.parametrize("name", ALL)
 def test_a_full_disk_is_never_a_success(small_disk: Path, name: str) -> None:
@@ -97,6 +98,7 @@ def test_a_disk_that_fills_up_is_never_a_success(small_disk: Path, kib: int) -> 
         assert not drafts(small_disk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 1000])
 @pytest.mark.parametrize("name", ALL)
 def test_a_limit_on_file_sizes(tmp_path: Path, name: str, limit: int) -> None:

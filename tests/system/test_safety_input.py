@@ -58,6 +58,7 @@ def test_a_long_run_says_so_before_it_starts(tmp_path: Path) -> None:
 ROWS = 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

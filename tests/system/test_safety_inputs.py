@@ -100,6 +100,7 @@ CASES: dict[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_output_is_no_input(place: Path, case: str) -> None:
     """Refused before anything is made: nothing changes, nothing is added."""

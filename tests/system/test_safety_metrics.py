@@ -36,6 +36,7 @@ def closed(client: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_half_open_requests_take_no_more_than_a_few_threads() -> None:
     """120 clients that don't finish their request: eight are heard, the others closed."""
     before = threading.active_count()
@@ -45,6 +46,7 @@ def test_half_open_requests_take_no_more_than_a_few_threads() -> None:
         assert threading.active_count() - before <= CONNECTIONS_MAX + 1
 
 
+@pytest.mark.slow
 def test_a_silent_client_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has a few seconds; then the place is another's."""
     monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)

@@ -132,6 +132,7 @@ def evil(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "evil.parquet", ROWS, made)
 
 
+@pytest.mark.slow
 def test_strings_of_a_header_are_text(tmp_path: Path, evil: Path) -> None:
     """On a terminal, in HTML, CSV and workbooks they are shown, and do nothing."""
     ended = kvtrace("info", evil)
@@ -159,6 +160,7 @@ def _evil_strings(value: Any, name: str = "") -> Any:
     return EVIL if isinstance(value, str) and name in free else value
 
 
+@pytest.mark.slow
 def test_strings_of_a_report_are_text(tmp_path: Path) -> None:
     """A report that somebody else has written is shown as what it says, in every form."""
     path = tmp_path / "evil.json"

@@ -83,6 +83,7 @@ TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "message"), TABLES.values(), ids=TABLES)
 def test_broken_trace(tmp_path: Path, cli: Cli, broken: pa.Table, message: str) -> None:
     """A broken trace is refused by every reader, with the row and what is accepted."""

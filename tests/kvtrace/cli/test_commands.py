@@ -154,6 +154,7 @@ def test_check_json(cli: Cli, small_trace: Path) -> None:
     assert "fine" in cli("check", small_trace).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_list(cli: Cli, kind: str) -> None:
     """`list` names each plug-in with availability and what it is."""
@@ -199,6 +200,7 @@ SHOWN = {
     ("--prefill-only",): "role: prefill",
     ("--decode-only",): "role: decode",
     ("--warmup", "5s"): "warmup: 5s",
+    ("--restart-at", "5s"): "restart_at: 5000000000",
     ("--lookups",): "lookups: true",
     ("--model", "gpt-oss-20b", "--state-interval", "512"): "state_interval: 512",
     ("--no-prefix-caching",): "prefix_caching: false",
@@ -206,6 +208,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SHOWN)
 def test_options_reach_the_configuration(
     tmp_path: Path, cli: Cli, options: tuple[str, ...]
@@ -263,6 +266,7 @@ def test_users_auto_tells_its_trials(tmp_path: Path, cli: Cli) -> None:
     assert "2 users: P95 of loads interactive" in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", ["one", "all"])
 def test_rates_are_of_the_node(cli: Cli, tmp_path: Path, ranks: str) -> None:
     """record, info and whatif agree on the bytes of the node, whichever ranks the rows show."""

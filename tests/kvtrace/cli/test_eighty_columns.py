@@ -155,6 +155,7 @@ def broken(text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAME)
 def test_no_figure_is_lost_at_80_columns(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str

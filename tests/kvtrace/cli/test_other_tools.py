@@ -26,6 +26,7 @@ OUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTS)
 def test_an_export_says_what_it_loses(
     tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome], name: str
@@ -57,6 +58,7 @@ def test_nothing_is_replaced_without_force(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["warp", "sai3", "oracle", "lmcache"])
 def test_an_import_recognises_what_was_exported(
     tmp_path: Path, small_trace: Path, cli: Callable[..., Outcome], name: str

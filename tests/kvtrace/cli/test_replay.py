@@ -138,6 +138,7 @@ def test_an_invalid_run_exits_5_and_accepting_exits_0(run: Run, trace: Path) -> 
     assert "accepted" in accepted.stdout
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_without_force(run: Run, trace: Path, tmp_path: Path) -> None:
     """An existing output stops the run before it begins; --force replaces it."""
     for option, name in (("--out", "x.parquet"), ("--report", "x.json")):
@@ -151,6 +152,7 @@ def test_nothing_is_overwritten_without_force(run: Run, trace: Path, tmp_path: P
         assert path.read_bytes() != b"mine"
 
 
+@pytest.mark.slow
 def test_bad_usage(run: Run, trace: Path, direct_path: Path, tmp_path: Path) -> None:
     """Each wrong option is refused with exit code 2, one line that says what is accepted."""
     device, null = ("--device", direct_path / "t"), ("--target", "null")

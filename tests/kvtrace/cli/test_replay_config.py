@@ -144,6 +144,7 @@ def test_a_flag_replaces_a_tiers_target(tmp_path: Path, cli: Cli) -> None:
     assert {each["target"] for each in targets("--target", "null").values()} == {"null"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

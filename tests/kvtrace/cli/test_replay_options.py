@@ -47,6 +47,7 @@ def replayed(command: Command, trace: Path, *words: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_warmup_leaves_out_what_a_device_does_at_first(command: Command, trace: Path) -> None:
     """With it the stall is in no percentile, and the window begins later; without it it is."""
     whole = replayed(command, trace)
@@ -59,6 +60,7 @@ def test_warmup_leaves_out_what_a_device_does_at_first(command: Command, trace: 
     assert whole["lanes"][0]["warmup_ops"] == 0
 
 
+@pytest.mark.slow
 def test_limit_ends_a_run_by_rows_or_by_time(command: Command, trace: Path) -> None:
     """Only so many rows are replayed, and the report says how many of how many."""
     for limit, rows in (("7", 7), ("1s", 100), (None, 200)):
@@ -68,6 +70,7 @@ def test_limit_ends_a_run_by_rows_or_by_time(command: Command, trace: Path) -> N
         assert (found["trace"]["rows_replayed"], found["trace"]["rows"]) == (rows, 200)
 
 
+@pytest.mark.slow
 def test_speed_divides_the_schedule(command: Command, trace: Path) -> None:
     """Four times as fast: a quarter of the window for the same ops; all of them meet the stall."""
     plain, fast = (replayed(command, trace, "--speed", speed) for speed in (1, 4))
@@ -77,6 +80,7 @@ def test_speed_divides_the_schedule(command: Command, trace: Path) -> None:
     assert late == [False, True]
 
 
+@pytest.mark.slow
 def test_only_an_accepted_reason_is_excused(command: Command, trace: Path) -> None:
     """Another one keeps its exit code; both stay in the report, and which was accepted."""
     null = [TargetSpec("null", (NVME,))]

@@ -73,6 +73,7 @@ def _told(program: str, words: Iterable[object]) -> tuple[set[str], list[str]]:
     return set(imported), others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rest_slow(NAMES, quick=3))
 def test_help_of_a_command_imports_no_heavy_package(name: str) -> None:
     """The help of a command is made of its options alone; no model is made ready for values."""
@@ -88,6 +89,7 @@ def test_help_of_all_imports_no_command() -> None:
     assert "kvtrace.cli.record" not in imported
 
 
+@pytest.mark.slow
 def test_a_run_imports_what_it_uses(tmp_path: Path, small_trace: Path) -> None:
     """Packages of reports, metrics and formats aren't imported where none is asked for."""
     out = tmp_path / "trace.parquet"

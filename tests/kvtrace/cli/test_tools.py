@@ -21,6 +21,7 @@ def rows(path: Path) -> int:
     return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
+@pytest.mark.slow
 def test_slice(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
     """Each option of `slice` keeps less, and `check` is content."""
     before = rows(small_trace)

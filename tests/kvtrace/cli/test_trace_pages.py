@@ -101,6 +101,7 @@ ODD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_traces_have_pages(name: str, tmp_path: Path, cli: Cli) -> None:
     """Without rows, reads, time or tiers the page says so; no figure is NaN, no chart is empty."""
@@ -120,6 +121,7 @@ def test_odd_traces_have_pages(name: str, tmp_path: Path, cli: Cli) -> None:
     assert all(specs((tmp_path / "d.html").read_text()).values())
 
 
+@pytest.mark.slow
 def test_strings_of_a_trace_are_text(tmp_path: Path, cli: Cli) -> None:
     """Names, file names and configurations with tags, quotes and escapes steer nothing."""
     header = Header(
@@ -143,6 +145,7 @@ def test_strings_of_a_trace_are_text(tmp_path: Path, cli: Cli) -> None:
         assert "&lt;script&gt;alert(1)" in text
 
 
+@pytest.mark.slow
 def test_reports_are_refused_before_anything_is_read(tmp_path: Path, cli: Cli) -> None:
     """A name that is taken, an input's own, another suffix, a missing folder: nothing changes."""
     trace = write_rows(tmp_path / "t.parquet", [(0, Op.READ, 1, Tier.CPU, 1, Phase.DECODE)])
@@ -182,6 +185,7 @@ def half(small_trace: Path, tmp_path: Path, cli: Cli) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_traces_side_by_side(small_trace: Path, half: Path, tmp_path: Path, cli: Cli) -> None:
     """The figures are those of `diff --json`; what differs is drawn, what doesn't is named."""
     page, told, book = (tmp_path / f"d.{kind}" for kind in ("html", "json", "xlsx"))
@@ -205,6 +209,7 @@ def test_two_traces_side_by_side(small_trace: Path, half: Path, tmp_path: Path, 
     assert [row[heads.index("KS")] for row in rows] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_trace_is_equal_to_itself(small_trace: Path, tmp_path: Path, cli: Cli) -> None:
     """The page says that nothing differs, and tells two files of one name apart."""
     path = tmp_path / "d.html"

@@ -48,6 +48,7 @@ def test_json_equals_a_dry_run(tmp_path: Path, cli: Cli) -> None:
         assert each["total_hit_ratio"] <= each["optimal_hit_ratio"]
 
 
+@pytest.mark.slow
 def test_tables_fit_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables name all that is asked, in 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -86,6 +87,7 @@ def test_charts(tmp_path: Path, cli: Cli, kind: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_report_is_the_table_in_three_forms(tmp_path: Path, cli: Cli) -> None:
     """A row per combination, units in the heads, figures as JSON has them; nothing overwritten."""
     openpyxl = pytest.importorskip("openpyxl")
@@ -195,9 +197,11 @@ REFUSED = {
     "chart": (("--plot", "w.gif"), "unknown kind of chart"),
     "report": (("--report", "w.pdf"), "unknown form of report"),
     "cold": (("--curve", "--set", "warmup=2s"), "don't begin empty"),
+    "restart": (("--curve", "--set", "restart_at=2s"), "are emptied by a restart"),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused(cli: Cli, options: tuple[str, ...], message: str) -> None:
     """What isn't accepted is told in one line with exit 2."""

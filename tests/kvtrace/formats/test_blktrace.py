@@ -68,6 +68,7 @@ def rows_of(path: Path) -> list[Any]:
     return frame.select("timestamp", "op", "size", "key").rows()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_queue_events_become_rows(tmp_path: Path, order: str) -> None:
     """Reads, writes and discards that were queued come in, whatever the endianness.

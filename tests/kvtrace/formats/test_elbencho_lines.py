@@ -79,6 +79,7 @@ def test_lines_are_scanned_as_they_are_parsed(
         assert scanned is None or columns(scanned) == columns(parsed)
 
 
+@pytest.mark.slow
 @given(rows=st.lists(ROWS, min_size=1, max_size=4))
 def test_what_elbencho_prints_is_scanned(rows: list[tuple[Any, ...]]) -> None:
     """Lines without anything unusual don't go through the slow parser."""

@@ -277,6 +277,7 @@ def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.glob("t.log*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -542,6 +543,7 @@ def test_a_latency_log_without_offsets(tmp_path: Path) -> None:
     assert any("2 ops without an offset (log_offset=1 adds it)" in note for note in made.notes)
 
 
+@pytest.mark.slow
 def test_latency_logs_of_several_jobs(tmp_path: Path) -> None:
     """Logs of several jobs come in side by side; one offset of each is an object of its own."""
     paths = [lat_log(tmp_path, f"{at}, 1000, 1, 4096, 0, 0\n", f"x_lat.{at}.log") for at in (1, 2)]

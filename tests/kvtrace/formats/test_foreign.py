@@ -109,6 +109,7 @@ TAILS = st.sampled_from(["00000000000000ff", "0123456789abcdef", "0123456789ABCD
 NAMES = st.lists(st.lists(st.builds(str.__add__, HEADS, TAILS), max_size=8), max_size=4)
 
 
+@pytest.mark.slow
 @given(batches=NAMES)
 def test_keys_of_names(batches: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Names of the first prefix with 16 digits are the key and tier in them, all others hashes."""

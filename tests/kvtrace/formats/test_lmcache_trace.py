@@ -203,6 +203,7 @@ def test_look_ups_are_prompts_from_the_head(tmp_path: Path) -> None:
     assert hits["read", "decode"] > 0
 
 
+@pytest.mark.slow
 @needs_sample
 def test_a_real_recording_comes_in(tmp_path: Path) -> None:
     """LMCache's own recording: stores last from reserve to finish, loads from enter to exit."""

@@ -38,6 +38,7 @@ def bring(path: Path, out: Path, beside: Path) -> importers.Imported:
     return importers.convert([path], out, options=ImportOptions(force=True, map=beside))
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(40))
 @given(trace=rows())
 def test_a_log_of_warp_comes_back(trace: Rows, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -57,6 +58,7 @@ def test_a_log_of_warp_comes_back(trace: Rows, tmp_path_factory: pytest.TempPath
     assert not (folder / "back.keys.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_log_of_fio_comes_back(tmp_path: Path) -> None:
     """Of each row but lookups, which aren't in it."""
     path = make(tmp_path / "t.parquet").path

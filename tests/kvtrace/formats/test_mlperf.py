@@ -57,6 +57,7 @@ def csv(tmp_path: Path, *lines: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_samples
 def test_deletes_of_a_real_file(tmp_path: Path) -> None:
     """A run with 50 GiB of nvme deleted 2,919 objects, left 106, and read none that was gone."""
@@ -72,6 +73,7 @@ def test_deletes_of_a_real_file(tmp_path: Path) -> None:
     assert report.peak_bytes[Tier.NVME] <= 50 << 30
 
 
+@pytest.mark.slow
 @needs_samples
 def test_too_small_a_capacity_is_refused(tmp_path: Path) -> None:
     """What was read must have been there: a smaller capacity than the run's is noticed."""

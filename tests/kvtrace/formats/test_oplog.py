@@ -358,6 +358,7 @@ def test_no_end_is_told_by_the_duration(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "t.parquet", ["complete"])["complete"].to_list() == [123]
 
 
+@pytest.mark.slow
 def test_tier_is_the_users_choice(tmp_path: Path) -> None:
     """Foreign ops are on the object tier unless --tier says otherwise."""
     for options, tier in (
@@ -423,6 +424,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["ops.tsv"]
 
 
+@pytest.mark.slow
 def test_a_truncated_log_is_refused(tmp_path: Path, small_trace: Path) -> None:
     """A compressed log that is cut off anywhere never becomes a shorter trace."""
     export(small_trace, tmp_path / "t.tsv.zst")

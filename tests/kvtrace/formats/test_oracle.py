@@ -158,6 +158,7 @@ def test_many_blocks_are_linked(
         assert following == (at + 1 + later[0] if len(later) else -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capacity_mib", "seed"), [(192, 1), (192, 2), (768, 2), (768, 3)])
 def test_libcachesim_counts_our_misses(tmp_path: Path, capacity_mib: int, seed: int) -> None:
     """LRU of the same size in libCacheSim misses what the recorded tier had to store.

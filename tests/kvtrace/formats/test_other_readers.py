@@ -80,6 +80,7 @@ READERS = [by_polars, by_pyarrow, by_pandas, by_duckdb, by_fastparquet]
 
 
 # fastparquet leaves its files open.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reader", READERS)

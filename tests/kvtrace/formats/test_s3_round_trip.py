@@ -66,6 +66,7 @@ def s3dlio_log(server: str, path: Path) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_server_wants_its_keys(server: str) -> None:
     """The round trips run with authentication: a wrong secret is refused."""
     from minio.error import InvalidResponseError  # half a second, for each worker of xdist

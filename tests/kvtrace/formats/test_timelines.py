@@ -68,6 +68,7 @@ def test_mooncakes_lines_are_exact(tmp_path: Path) -> None:
     assert made.rows == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(8))
 @given(
     seed=st.integers(0, 10**6), users=st.integers(1, 6), tokens=st.sampled_from([64, 512]),
@@ -105,6 +106,7 @@ def counts_of(frame: pl.DataFrame) -> dict[str, int]:
     return dict(frame["op"].value_counts().iter_rows())
 
 
+@pytest.mark.slow
 def test_a_request_in_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests come out whole and in order, however the trace's rows are cut."""
     make(tmp_path / "t.parquet", prefill_rate=5000, source__users=5)

@@ -50,6 +50,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "parallel", "layout", "objects", "size"), SIZES)
 def test_objects_of_a_prompt(
     tmp_path: Path, model: str, parallel: int, layout: str, objects: int, size: int
@@ -184,6 +185,7 @@ def test_compressed_rows_fill_blocks() -> None:
         layouts.create("request", replace(geometry, block_tokens=None))
 
 
+@pytest.mark.slow
 def test_a_model_without_bytes_per_token(tmp_path: Path) -> None:
     """Windows in all layers keep nothing per token: only the state of sequences is stored."""
     config = tmp_path / "config.json"

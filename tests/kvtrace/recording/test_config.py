@@ -35,6 +35,7 @@ def test_the_presets_are_there() -> None:
     assert all(preset_summary(name).endswith(".") for name in PRESETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_records(tmp_path: Path, name: str) -> None:
     """Each preset makes a trace; here its first requests."""

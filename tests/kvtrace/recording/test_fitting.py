@@ -66,6 +66,7 @@ def test_half_of_a_node_hits_as_often_as_the_whole(tmp_path: Path) -> None:
     assert "shrunk" not in whole.header.statistics
 
 
+@pytest.mark.slow
 def test_thinner_layers_change_no_hit(tmp_path: Path) -> None:
     """With capacities to match, half of the layers do the same ops on objects half as long."""
     layers = load_model("tiny-1b").layers
@@ -107,6 +108,7 @@ def test_a_device_that_is_too_small_for_anything_is_refused(tmp_path: Path) -> N
         made(tmp_path, fit=2 * MIB)
 
 
+@pytest.mark.slow
 def test_a_recording_without_tier_nvme_is_no_trace_for_a_drive(
     cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:

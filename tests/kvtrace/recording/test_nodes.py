@@ -25,6 +25,7 @@ def dotted(options: dict[str, Any]) -> dict[str, Any]:
     return {key.replace("__", "."): value for key, value in options.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, OPEN], ids=["closed", "open"])
 def test_nodes_share_the_requests(tmp_path: Path, options: dict[str, Any]) -> None:
     """Every session is on one node, all of them are there, and each node's rows obey its tiers."""
@@ -45,6 +46,7 @@ def test_nodes_share_the_requests(tmp_path: Path, options: dict[str, Any]) -> No
     assert made.stats.prompt_tokens == alone.stats.prompt_tokens
 
 
+@pytest.mark.slow
 def test_a_node_is_as_if_recorded_alone(tmp_path: Path) -> None:
     """The rows of a node in the merged trace are those of its own recording, in their order."""
     path = tmp_path / "t.parquet"

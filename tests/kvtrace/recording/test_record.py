@@ -83,6 +83,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(configurations())
 def test_invariants_hold(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]) -> None:
@@ -162,6 +163,7 @@ def test_other_processes_give_the_same_file(tmp_path: Path) -> None:
     assert digests == {file_sha256(tmp_path / "here.parquet")}
 
 
+@pytest.mark.slow
 @needs_mooncake
 def test_mooncake_known_answers(tmp_path: Path) -> None:
     """Mooncake's synthetic trace has the requests, blocks and ideal hits that are known of it."""
@@ -266,6 +268,7 @@ def plain_rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", OPTIONS)
 def test_every_key_changes_the_trace(tmp_path: Path, plain_rows: pl.DataFrame, key: str) -> None:
     """No key is without effect on the rows."""

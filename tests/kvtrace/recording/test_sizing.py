@@ -54,6 +54,7 @@ def test_the_largest_number_within_the_targets_is_found(tmp_path: Path) -> None:
     assert all(met == (tried <= users) for tried, met in by_users.items())
 
 
+@pytest.mark.slow
 def test_every_key_of_sizing_has_an_effect(tmp_path: Path) -> None:
     """A faster tier or a looser target serves more users, a limit is kept to."""
     users, _ = found(AUTO, tmp_path)

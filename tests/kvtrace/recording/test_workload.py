@@ -63,6 +63,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "lookups": {"lookups": True},
     "role": {"role": "prefill"},
     "warmup": {"warmup": "5s"},
+    "restart_at": {"restart_at": "5s"},
     "duration": {"duration": "10s"},
     "requests": {"requests": 5},
     "generation": {"generation": "fast"},
@@ -93,12 +94,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return rows_of(tmp_path_factory.mktemp("base") / "t.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_changes_the_trace(tmp_path: Path, base: pl.DataFrame, key: str) -> None:
     """A key that changes nothing would be a key without effect."""
     assert not rows_of(tmp_path / "t.parquet", **KEYS[key]).equals(base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", RAG_KEYS)
 def test_every_key_of_rag_changes_the_trace(tmp_path: Path, key: str) -> None:
     """So do those of the documents."""

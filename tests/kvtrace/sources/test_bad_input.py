@@ -197,6 +197,7 @@ def refusal(name: str, *paths: Path, **options: Any) -> KvtraceError:
     return caught.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_content(tmp_path: Path, case: str) -> None:
     """Wrong content is a bad trace, and the error says where and what."""
@@ -251,6 +252,7 @@ def test_long_strings_are_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "entry 1: not JSON: Unterminated string" in str(refusal("sharegpt", path))
 
 
+@pytest.mark.slow
 def test_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer that isn't there, isn't one, or needs a package that is missing is refused."""
     path = good(tmp_path, "sharegpt")

@@ -140,6 +140,7 @@ def conversations(path: Path, count: int, turns: int, shared: int) -> Path:
     return write(path, "".join(lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0, 3])
 def test_scale_sessions_keeps_the_reuse(tmp_path: Path, shared: int) -> None:
     """Requests that name no session are thinned by families of prefixes: the hit ratio stays."""

@@ -108,6 +108,7 @@ SAMPLE_FILES = {
 }
 
 
+@pytest.mark.slow
 @needs_samples
 @pytest.mark.parametrize("name", SAMPLE_FILES)
 def test_samples_are_recorded_whole(tmp_path: Path, name: str) -> None:
@@ -152,6 +153,7 @@ def test_cycles(tmp_path: Path, name: str) -> None:
     assert known[len(known) // 2] > known[len(known) // 2 - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_rows_reach_the_trace(tmp_path: Path, name: str) -> None:
     """Each kind of file makes a trace, under blocks and under whole turns."""
@@ -165,6 +167,7 @@ def test_rows_reach_the_trace(tmp_path: Path, name: str) -> None:
     assert turns.header.totals.rows > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["azure", "bailian", "burstgpt", "mooncake"])
 def test_pieces_and_workers_dont_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -189,6 +192,7 @@ def test_pieces_and_workers_dont_show(
         assert read(name, path, workers=2, **options)[0] == whole
 
 
+@pytest.mark.slow
 def test_files_in_name_order(tmp_path: Path) -> None:
     """A directory is all its files in the order of their names; inputs keep their own order."""
     for name, time in (("b.jsonl", 7), ("a.jsonl", 3)):
@@ -334,6 +338,7 @@ def test_dequantise(tmp_path: Path) -> None:
         read("mooncake", path, dequantise="7s")
 
 
+@pytest.mark.slow
 def test_invented_sessions(tmp_path: Path) -> None:
     """Invented sessions are declared, grow, wait for their answers and go on as often as asked."""
     rng = np.random.default_rng(1)
@@ -381,6 +386,7 @@ FILE_KEYS: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", FILE_KEYS)
 def test_every_key_changes_the_trace(tmp_path: Path, key: str) -> None:
     """No key of a file source is without effect on the rows."""

@@ -147,6 +147,7 @@ def test_reuse_is_that_of_diff(recorded: Path) -> None:
         assert own.reuse_ns.count == ours.count
 
 
+@pytest.mark.slow
 @given(rows=random_traces.rows())
 @settings(max_examples=examples(60))
 def test_any_trace_adds_up(rows: random_traces.Rows, tmp_path_factory: Any) -> None:

@@ -145,6 +145,7 @@ def test_no_end_cuts_a_demotion_in_half(tmp_path: Path) -> None:
         assert trace.resident().tolist() == [(Tier.CPU, 1, 8), (Tier.NVME, 1, 8)]
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(15))
 @given(data=st.data())
 def test_any_slice_is_sound(
@@ -407,6 +408,7 @@ def test_another_key_gives_other_names(tmp_path: Path, small_trace: Path) -> Non
     assert not set(found[0]["key"]) & set(found[0]["block"])
 
 
+@pytest.mark.slow
 def test_residents_are_renamed_and_kept_apart(tmp_path: Path, small_trace: Path) -> None:
     """What is there at the start is still there under its new name, through all tools."""
     part = tmp_path / "part.parquet"

@@ -61,6 +61,7 @@ def test_a_sound_trace_is_fine(tmp_path: Path) -> None:
     assert (found.peak_bytes[Tier.GPU], found.peak_bytes[Tier.CPU]) == (80, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BROKEN, ids=[MEANINGS[kind] for kind in BROKEN])
 def test_finds(tmp_path: Path, kind: int) -> None:
     """Each kind of violation is found, in its row."""

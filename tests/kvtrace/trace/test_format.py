@@ -83,6 +83,7 @@ def write(path: Path, columns: dict[str, NDArray[Any]], cuts: list[int], **more:
     return writer.header
 
 
+@pytest.mark.slow
 @settings(
     max_examples=examples(25),
     deadline=None,
@@ -146,6 +147,7 @@ def test_complete_rows_have_no_null_levels(tmp_path: Path) -> None:
         assert trace.lazy().collect().equals(pl.read_parquet(tmp_path / "plain.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [column.name for column in COLUMNS])
 def test_content_hash_sees_every_column(tmp_path: Path, name: str) -> None:
     """Changing one value of any column, or making it null, changes the content's hash."""
@@ -181,6 +183,7 @@ def test_content_hash_sees_the_semantic_header(tmp_path: Path) -> None:
     assert digest("c", producer={"version": "1"}) == digest("d", producer={"version": "2"})
 
 
+@pytest.mark.slow
 def test_format(tmp_path: Path) -> None:
     """A file has the specified types, units in the fields' metadata, row groups of 2^20 rows."""
     rows = ROW_GROUP_ROWS + 5

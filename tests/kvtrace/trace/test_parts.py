@@ -29,6 +29,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_ROWS", 512)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 def test_a_directory_is_the_same_trace(tmp_path: Path) -> None:
     """The rows of all parts, in their order, are those of the single file; and so is the header."""
@@ -45,6 +46,7 @@ def test_a_directory_is_the_same_trace(tmp_path: Path) -> None:
     assert one.header.content_sha256 == two.header.content_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 def test_force_replaces_a_trace_and_nothing_else(tmp_path: Path) -> None:
     """An old trace's parts are gone; a directory that isn't a trace is left alone."""

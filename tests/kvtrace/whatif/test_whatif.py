@@ -66,6 +66,7 @@ def configured(options: dict[str, Any]) -> Configured:
     return Configured(lambda tried: load_config(None, SMALL | options | tried))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", rest_slow(WORKLOADS.values(), quick=2), ids=WORKLOADS)
 def test_figures_are_those_of_a_recording(tmp_path: Path, options: dict[str, Any]) -> None:
     """Each combination's hits, ops and bytes equal those that `record --dry-run --json` prints."""
@@ -81,6 +82,7 @@ def test_figures_are_those_of_a_recording(tmp_path: Path, options: dict[str, Any
     assert len({str(outcome.counter.cells()) for outcome in found}) > 2
 
 
+@pytest.mark.slow
 def test_an_open_source_is_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many combinations are tried, an open source is read once."""
     passes = []
@@ -301,6 +303,7 @@ def test_lru_at_all_sizes_equals_the_hierarchy() -> None:
         assert hits[room] == hierarchy_hits(requests, room), room
 
 
+@pytest.mark.slow
 def test_no_tier_beats_the_optimum() -> None:
     """No combination has more hits than its ceiling, and an endless cache reaches it."""
     tried = {

@@ -303,6 +303,7 @@ def test_unknown_settings_are_no_difference(
     assert "different queue depths (one: 32, fio: 8)" in " ".join(document.cautions)
 
 
+@pytest.mark.slow
 def test_reasons_and_remedies_are_in_every_form(
     result: Callable[..., Path], cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:

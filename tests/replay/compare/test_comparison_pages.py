@@ -81,6 +81,7 @@ def first_cells(page: str) -> dict[str, list[str]]:
     return tables.rows
 
 
+@pytest.mark.slow
 def test_what_is_within_noise_is_folded_and_not_lost(document: ComparisonDocument) -> None:
     """Reads lie open, writes and what one side lacks in a fold each, all in the last one."""
     rows = first_cells(html.text(document, "Comparison"))
@@ -93,6 +94,7 @@ def test_what_is_within_noise_is_folded_and_not_lost(document: ComparisonDocumen
     assert every == {figure.name for figure in document.figures}
 
 
+@pytest.mark.slow
 def test_a_page_begins_with_what_it_comes_to(document: ComparisonDocument) -> None:
     """The sentence stands right below the title, before charts and tables."""
     page = html.text(document, "Two drives")
@@ -103,6 +105,7 @@ def test_a_page_begins_with_what_it_comes_to(document: ComparisonDocument) -> No
     assert document.headline[0].startswith("Compared with drive A, drive B is 15.3 × faster")
 
 
+@pytest.mark.slow
 def test_marks_stand_behind_percentiles_of_few_samples(document: ComparisonDocument) -> None:
     """In the page's tables as in the trial's report, with what they mean."""
     page = html.text(document, "Comparison")

@@ -220,6 +220,7 @@ def results(cli: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Path]:
     return run
 
 
+@pytest.mark.slow
 def test_unlike_trials_are_not_averaged(results: Callable[..., Path]) -> None:
     """Another trace, other options, another machine: refused, by name."""
     one = load_side(results("one")).trials[0]
@@ -242,6 +243,7 @@ def vars_of(found: Any) -> dict[str, Any]:
     return {name: getattr(found, name) for name in found.__slots__}
 
 
+@pytest.mark.slow
 def test_compare_writes_and_refuses(
     results: Callable[..., Path], cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:

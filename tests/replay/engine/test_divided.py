@@ -41,6 +41,7 @@ def rows_with_reads(seed: int) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_divided_objects_are_written_and_read_whole(
     direct_path: Path, quick: Callable[..., ReplayOptions], engine: str

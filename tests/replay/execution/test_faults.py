@@ -71,6 +71,7 @@ def spread_rows(
     return rows
 
 
+@pytest.mark.slow
 def test_a_stall_of_one_second_is_printed_as_computed_by_hand(
     command: Command, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_stall_of_one_second_is_printed_as_computed_by_hand(
     assert times["nvme all"][989] == service < 900_000_000 < times["response"][989]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_an_error_of_the_thousandth_io_is_counted_and_named(
     command: Command, tmp_path: Path, number: int
@@ -117,6 +119,7 @@ def test_an_error_of_the_thousandth_io_is_counted_and_named(
     assert found["fidelity"]["order_violations"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["open", "closed", "max"])
 def test_a_device_that_is_gone_fails_all_that_is_left(
     command: Command, tmp_path: Path, mode: str
@@ -224,6 +227,7 @@ def test_a_file_system_that_is_filled_up_gives_enospc(
     assert "ENOSPC" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_machine_that_slept_is_told_by_its_other_clock(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kvtrace.trace.schema import Op, Phase, Tier
 from replay import TargetSpec
 from replay.execution.measurement import Measurement
@@ -14,9 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    import pytest
 
-
+@pytest.mark.slow
 def test_a_loop_is_left_alone(cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An op each 100 µs for a second: a handful of looks, not one after the other.
 

@@ -197,6 +197,7 @@ def test_a_loop_reads_back_what_it_wrote(
     assert result.headline.space_needed_bytes < 1.2 * result.headline.live_bytes_max + 8192
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_its_time_is_over(tmp_path: Path, quick: Quick) -> None:
     """What wasn't begun is no error, no row of the result trace, and not executed."""
     rows = simple_rows(2000, gap_ns=MS_NS)

@@ -54,6 +54,7 @@ def all_tiers() -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["python", "auto"])
 def test_a_file_run_is_valid_end_to_end(direct_path: Path, quick: Quick, engine: str) -> None:
     """Populate, write, read, verify, delete, reuse: every op executed, every read checked."""
@@ -101,6 +102,7 @@ def test_other_tiers_are_reported_and_only_named_ones_invalidate(
     assert reasons(named) == {"tier_not_executed"}
 
 
+@pytest.mark.slow
 def test_memory_and_file_lanes_run_side_by_side(direct_path: Path, quick: Quick) -> None:
     """Demotions go from the memory target's lane to the file's, in order, and verify."""
     rows: list[Row] = []
@@ -123,6 +125,7 @@ def test_memory_and_file_lanes_run_side_by_side(direct_path: Path, quick: Quick)
         assert (result.headline.response_ns is None) == (mode == "max")
 
 
+@pytest.mark.slow
 def test_a_run_id_repeats_a_run_byte_for_byte(direct_path: Path, quick: Quick) -> None:
     """Two runs of one id leave identical files, and another id other bytes."""
     rows = simple_rows(6, 16 << 10)[:-1]
@@ -140,6 +143,7 @@ def test_a_run_id_repeats_a_run_byte_for_byte(direct_path: Path, quick: Quick) -
     assert digest("d", 8, "auto") != first
 
 
+@pytest.mark.slow
 def test_the_target_carries_our_header_and_may_be_used_again(
     direct_path: Path, quick: Quick
 ) -> None:
@@ -199,6 +203,7 @@ class Corrupter(Silent):
                 os.fsync(file.fileno())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["python", "auto"])
 def test_wrong_bytes_name_object_offset_and_what_was_found(
     direct_path: Path, quick: Quick, engine: str
@@ -263,6 +268,7 @@ def test_stopping_before_the_run_measures_nothing(
     assert not (direct_path / "target").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["filling file", "populating", "settling"])
 def test_stopping_while_the_target_is_prepared_has_a_result(
     direct_path: Path, quick: Quick, stage: str
@@ -283,6 +289,7 @@ def test_stopping_while_the_target_is_prepared_has_a_result(
     assert not result.verdict.acceptable
 
 
+@pytest.mark.slow
 def test_the_result_is_a_trace(direct_path: Path, quick: Quick, tmp_path: Path) -> None:
     """It has the executed rows with their times, reads back, and can be replayed again."""
     trace = write_trace(

@@ -47,6 +47,7 @@ def parts_ns(document: dict[str, Any], name: str, figure: str) -> list[int]:
     return [lane["lateness_ns"][name][figure] for lane in document["lanes"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", [CPU, NVME])
 def test_half_the_speed_of_a_device_is_valid_and_twice_is_overloaded(
     command: Command, waterfall: Path, tier: Tier
@@ -153,6 +154,7 @@ def printed(result: replay.Result) -> list[str]:
     return captured.get().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["recorded", pytest.param("random", marks=pytest.mark.slow)])
 def test_all_modes_do_the_same_in_an_order_that_was_checked_by_hand(
     waterfall: Path, tmp_path: Path, quick: Quick, source: str

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.units import S_NS
@@ -19,8 +20,6 @@ from tests.support.traces import file_target, null_target, simple_rows, write_tr
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from replay.targets import TargetSpec
 
@@ -167,6 +166,7 @@ def test_nodes_have_cpus_and_memory(tmp_path: Path) -> None:
 Quick = Callable[..., ReplayOptions]
 
 
+@pytest.mark.slow
 def test_a_runs_writes_are_in_its_devices_series(
     loop_device: Callable[..., Path], tmp_path: Path, quick: Quick
 ) -> None:

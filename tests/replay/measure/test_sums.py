@@ -173,6 +173,7 @@ def test_the_most_in_flight_is_exact(monkeypatch: pytest.MonkeyPatch, batch: int
     assert counted.flight() == flight, "asking changes nothing"
 
 
+@pytest.mark.slow
 def test_ops_and_ios_in_flight_are_apart(tmp_path: Path, direct_path: Path) -> None:
     """Objects of four I/Os, one object at a time: one op and up to four I/Os in flight."""
     rows = simple_rows(8, size=4 * 65_536, gap_ns=20 * MS_NS)

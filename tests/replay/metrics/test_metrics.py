@@ -78,6 +78,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_metrics_are_openmetrics_in_base_units() -> None:
     """Counters, gauges in seconds and bytes, a cumulative histogram; unknown times are left out."""
     metrics = metrics_of_a_run()
@@ -97,6 +98,7 @@ def test_metrics_are_openmetrics_in_base_units() -> None:
     assert found["kvtrace_service_seconds_count"]["nvme"] == 3
 
 
+@pytest.mark.slow
 def test_all_series_name_run_trace_and_device() -> None:
     """Those of a tier the tier's device, the others all devices; states before and after too."""
     metrics = metrics_of_a_run()
@@ -114,6 +116,7 @@ def test_all_series_name_run_trace_and_device() -> None:
         assert sample.labels["device"] == expected, sample.name
 
 
+@pytest.mark.slow
 def test_state_verdict_and_reasons() -> None:
     """The state is the phase that the run is in; how it ended stays, and the first end counts."""
     metrics = metrics_of_a_run()
@@ -247,6 +250,7 @@ def test_holding_needs_a_port_and_a_length(cli: Callable[..., Outcome], tmp_path
     assert "--metrics-hold" in wrong.error
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_isnt_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has pressed Ctrl-C wants an end; who hasn't gets the whole wait."""
     waited: list[float] = []
@@ -281,6 +285,7 @@ def test_the_port_is_open_before_anything_is_checked(tmp_path: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_phases(
     cli: Callable[..., Outcome],
     tmp_path: Path,
@@ -474,6 +479,7 @@ def test_addresses() -> None:
     assert parse_address("[::1]:9400") == ("::1", 9400)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_an_error_before_anything_runs(
     cli: Callable[..., Outcome], tmp_path: Path
 ) -> None:

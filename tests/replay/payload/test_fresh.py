@@ -40,6 +40,7 @@ def expected(size: int, run_id: int = 5) -> np.ndarray:
     return data
 
 
+@pytest.mark.slow
 def test_the_ring_holds_the_stream_of_the_run(ring: FreshPayload) -> None:
     """Virtual byte v is byte v of the run id's stream, through several turns of the ring."""
     stream = expected(11 * MIB)
@@ -63,6 +64,7 @@ def test_nothing_is_overwritten_before_it_was_consumed(ring: FreshPayload) -> No
     ring.wait_filled(6 * MIB)
 
 
+@pytest.mark.slow
 def test_ratios_go_to_the_producer() -> None:
     """With a dedup ratio of 2 the second half of an epoch is the first again."""
     with FreshPayload(16 * MIB, 5, dedup_ratio=2, chunk_bytes=4 * MIB) as ring:
@@ -71,6 +73,7 @@ def test_ratios_go_to_the_producer() -> None:
         assert (ring.arena[: 4 * MIB] != ring.arena[8 * MIB : 12 * MIB]).any()
 
 
+@pytest.mark.slow
 def test_its_cost_is_known(ring: FreshPayload) -> None:
     """The producer's CPU time is told."""
     ring.wait_filled(4 * MIB)

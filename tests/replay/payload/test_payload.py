@@ -33,6 +33,7 @@ def test_an_arena_has_no_repeated_sector() -> None:
     assert len(sectors) == len(arena) // payload.SECTOR_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dedup", "compress"), [(1, 1), (2, 1), (3, 1), (1, 2), (1, 4), (2, 2)])
 def test_ratios_are_in_the_bytes(dedup: int, compress: int) -> None:
     """What dgen-py is asked for is what is measured in the arena, within 5 %."""

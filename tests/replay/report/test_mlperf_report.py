@@ -109,6 +109,7 @@ def test_its_tools_find_all_that_they_read(whole: Replayed) -> None:
     assert set(summary["qos_metrics"]) == {"interactive", "responsive", "batch"}
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_listed(whole: Replayed) -> None:
     """No null stands for a number, and nothing is missing without being named."""
     found = whole.report
@@ -138,6 +139,7 @@ def test_a_part_of_a_trace_has_no_tokens(tmp_path: Path) -> None:
     assert again.storage_throughput_tokens_per_sec is None
 
 
+@pytest.mark.slow
 def test_misleading_figures_have_ours_beside_them_and_why(whole: Replayed) -> None:
     """Throughput, units, counts that are called IOPS, demotions, PASS: one sentence each."""
     found, folder = whole.report, whole.folder

@@ -43,6 +43,7 @@ def test_it_is_put_together_once(made: list[str]) -> None:
     assert [path.name for path in program.place().parent.iterdir()] == [program.place().name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"// 00\ndraw();", b"\xff"])
 def test_what_is_damaged_is_put_together_again(made: list[str], damage: bytes) -> None:
     """Cut off, changed, no text."""

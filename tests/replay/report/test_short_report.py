@@ -113,6 +113,7 @@ def test_it_has_twenty_lines_of_eighty_columns(
         assert "FAIL" not in text
 
 
+@pytest.mark.slow
 def test_a_valid_result_never_shows_the_word_fail(documents: list[ResultDocument]) -> None:
     """MLPerf's and our limits, which a VALID run may miss, are in `--full` and files only."""
     texts = [printed(changed(document)) for document in documents]
@@ -120,6 +121,7 @@ def test_a_valid_result_never_shows_the_word_fail(documents: list[ResultDocument
     assert all(text.startswith("VALID") for text in texts)
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_document(documents: list[ResultDocument]) -> None:
     """Throughput, moved bytes, percentiles, what was verified and in time."""
     document = documents[1]
@@ -190,6 +192,7 @@ def test_other_encodings_escape_what_they_lack(documents: list[ResultDocument]) 
     assert "10,000" in text
 
 
+@pytest.mark.slow
 def test_full_prints_the_tables(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """`--full` of both commands; without it the 20 lines, and where reports are."""
     path = synthetic.bimodal(tmp_path / "r.parquet")

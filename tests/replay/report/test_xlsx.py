@@ -96,6 +96,7 @@ def test_metrics_stand_under_their_names_with_ours_beside(tmp_path: Path) -> Non
     assert all(value is None or isinstance(value, int | float) for value in numbers)
 
 
+@pytest.mark.slow
 def test_service_levels_and_the_block_layer_have_their_sheets(tmp_path: Path) -> None:
     """A class per row, end to end and by its waiting; tracing only where it was measured."""
     document = stored.load(errors(tmp_path / "r.parquet"))
@@ -114,6 +115,7 @@ def test_service_levels_and_the_block_layer_have_their_sheets(tmp_path: Path) ->
     assert (traced["Metric"], traced["Samples"]) == ("D2C Write (us)", 2)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_device_has_its_counters(cli: Callable[..., Outcome], direct_path: Path) -> None:
     """Device Counters has the kernel's as numbers, Run Parameters the command."""
     trace, book_path = write_trace(direct_path / "t.parquet", simple_rows()), direct_path / "r.xlsx"

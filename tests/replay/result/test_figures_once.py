@@ -8,6 +8,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 import replay
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
             yield name.removesuffix(".__init__"), ast.parse(path.read_text())
 
 
+@pytest.mark.slow
 def test_nothing_imports_in_a_circle() -> None:
     """Imports for types only count, too: a circle of meaning is one of reading."""
     modules = dict(trees())
@@ -45,6 +48,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+@pytest.mark.slow
 def test_classes_repeat_few_fields() -> None:
     """A figure isn't declared where it is measured, where it is stored and where it is shown."""
     fields = {}

@@ -35,6 +35,7 @@ def health(path: Path, kind: Kind, service_ms: float, size: int = MIB) -> Health
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "criterion", "limit_ms"),
     [(NVME_WRITE, WRITES, 500), (NVME_READ, READS, 200), (CPU_READ, CPU, 150)],
@@ -71,6 +72,7 @@ def test_demotions_are_in_our_form_only(tmp_path: Path) -> None:
     assert (found.status, found.status_ours) == ("NOT MEASURED", "FAIL")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "service_ms", "theirs", "ours"),
     [

@@ -50,6 +50,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
     return Result.model_validate_json(old.model_dump_json())
 
 
+@pytest.mark.slow
 def test_documents_and_their_schema_have_it(document: Result, tmp_path: Path) -> None:
     """By its name, with its unit and its meaning."""
     report.write(document, tmp_path / "r.json")
@@ -75,6 +76,7 @@ def test_people_read_it(document: Result, tmp_path: Path) -> None:
     assert '<th scope="row">stalled</th><td class="text">987.7 ms</td>' in page
 
 
+@pytest.mark.slow
 def test_tables_for_scripts_have_it(document: Result, tmp_path: Path) -> None:
     """A column of its name, with the number on the tier's rows and no other."""
     report.write(document, tmp_path / "r.csv")

@@ -130,6 +130,7 @@ def refused(cli: Callable[..., Outcome], trace: Path, loop: Path, *words: object
     return outcome.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "kind"),
     rest_slow(
@@ -220,6 +221,7 @@ def test_a_device_that_is_swapped_to_is_refused(
     assert "is swap" in error
 
 
+@pytest.mark.slow
 def test_a_device_that_others_hold_is_refused(
     cli: Callable[..., Outcome], trace: Path, loop_device: Callable[..., Path], undo: ExitStack
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_link_to_a_device_is_that_device(
     assert digest(loop) == before
 
 
+@pytest.mark.slow
 def test_files_that_are_not_ours_alone_are_refused(
     cli: Callable[..., Outcome], trace: Path, direct_path: Path, undo: ExitStack
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_full_file_system_leaves_nothing_behind(
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_file_attached_to_a_loop_device_is_refused(
     loop_device: MakeLoop, trace: Path, quick: Quick, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_swap_is_refused(
     assert digest(path) == before
 
 
+@pytest.mark.slow
 def test_a_device_needs_its_identity(loop_device: MakeLoop, trace: Path, quick: Quick) -> None:
     """Without --allow-destroy, or with another's, it is refused with model, size and the way."""
     loop = loop_device()
@@ -194,6 +196,7 @@ def make_ext4(backing: Path) -> None:
     subprocess.run(["mkfs.ext4", "-q", "-F", str(backing)], check=True)
 
 
+@pytest.mark.slow
 def test_a_signature_is_refused_unless_its_type_is_named(
     loop_device: MakeLoop, trace: Path, quick: Quick
 ) -> None:
@@ -211,6 +214,7 @@ def test_a_signature_is_refused_unless_its_type_is_named(
     assert replay.run(trace, [both], quick()).errors == {}
 
 
+@pytest.mark.slow
 def test_a_partition_table_is_refused(loop_device: MakeLoop, trace: Path, quick: Quick) -> None:
     """A DOS partition table is a signature too."""
 
@@ -247,6 +251,7 @@ def test_a_mounted_device_is_refused(mounted: Path, trace: Path, quick: Quick) -
     assert "/point" in str(error)
 
 
+@pytest.mark.slow
 def test_a_missing_or_undecided_blkid_is_refused(
     loop_device: MakeLoop, trace: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +282,7 @@ def test_a_held_device_is_refused(
     refuse(trace, spec, quick(), "used by other devices.*dm-0")
 
 
+@pytest.mark.slow
 def test_a_device_opened_exclusively_by_another_is_refused(
     loop_device: MakeLoop, trace: Path, quick: Quick
 ) -> None:
@@ -292,6 +298,7 @@ def test_a_device_opened_exclusively_by_another_is_refused(
     assert digest(loop) == before
 
 
+@pytest.mark.slow
 def test_a_read_only_device_is_refused(loop_device: MakeLoop, trace: Path, quick: Quick) -> None:
     """The kernel's read-only flag is respected before anything else."""
     loop = loop_device(read_only=True)
@@ -312,6 +319,7 @@ def test_a_device_that_changed_since_it_was_looked_at_is_refused(
     assert digest(loop) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_only_reads_asks_for_nothing(
     loop_device: MakeLoop, quick: Quick, tmp_path: Path
 ) -> None:
@@ -325,6 +333,7 @@ def test_a_run_that_only_reads_asks_for_nothing(
     assert digest(loop) == before
 
 
+@pytest.mark.slow
 def test_a_device_too_small_for_the_live_set_is_refused(
     loop_device: MakeLoop, quick: Quick, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_device_is_filled_to_its_end(loop_device: MakeLoop) -> None:
     assert found.preconditioned is not None
 
 
+@pytest.mark.slow
 def test_only_the_part_that_was_asked_for_is_filled(loop_device: MakeLoop) -> None:
     """With a size the rest of a device keeps its bytes, and the marker says where it ends."""
     loop = loop_device(16 * MIB)
@@ -129,6 +130,7 @@ def test_a_run_id_repeats_bytes_and_order(direct_path: Path) -> None:
     assert (contents(one) != contents(other)).any()
 
 
+@pytest.mark.slow
 def test_the_marker_says_what_was_done(direct_path: Path) -> None:
     """When, how many passes, steady or not; a later run keeps that, and needs no first write."""
     path = direct_path / "target"
@@ -214,6 +216,7 @@ def test_a_stop_ends_it_in_good_order(direct_path: Path) -> None:
     assert (marker.preconditioned, marker.written_bytes) == (None, 16 * MIB)
 
 
+@pytest.mark.slow
 def test_an_earlier_state_is_forgotten_first(direct_path: Path) -> None:
     """A stop in the middle leaves no claim of the time before."""
     path = direct_path / "target"
@@ -332,6 +335,7 @@ def test_a_foreign_file_stays_as_it_is(direct_path: Path) -> None:
     refuse(spec(path, size_bytes=4 * MIB), "wasn't made by kvtrace")
 
 
+@pytest.mark.slow
 def test_a_device_needs_its_identity(loop_device: MakeLoop) -> None:
     """As in a replay: none, or another's, isn't enough."""
     loop = loop_device(16 * MIB)
@@ -348,6 +352,7 @@ def test_a_signature_is_refused_unless_named(loop_device: MakeLoop) -> None:
     assert precondition(named, quick()).passes == 2
 
 
+@pytest.mark.slow
 def test_a_read_only_device_is_refused(loop_device: MakeLoop) -> None:
     """As in a replay."""
     loop = loop_device(16 * MIB, read_only=True)
@@ -463,6 +468,7 @@ def test_wrong_words_are_usage_errors(
     assert not (direct_path / "t").exists()
 
 
+@pytest.mark.slow
 def test_it_watches_itself_only_through_the_watcher(
     direct_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

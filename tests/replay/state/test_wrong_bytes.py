@@ -102,6 +102,7 @@ def told(key: int, byte: int, place: int, what: str, generation: int = 0) -> str
     )
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_body(command: Command, direct_path: Path) -> None:
     """Found by --verify full; stamps alone can't know."""
     disk = Disk(direct_path)

@@ -67,6 +67,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeCuda], FakeCuda]:
     return install
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pins", [True, False])
 @pytest.mark.parametrize("mode", ["open", "max"])
 def test_a_run_is_valid_end_to_end(
@@ -113,6 +114,7 @@ def test_times_are_those_of_the_device(
     assert (np.abs(service - 2_000_000) < 1_000_000).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("faults", "late"), [((3,), ()), ((), (3,))])
 @pytest.mark.parametrize("pins", [True, False])
 def test_a_failed_copy_is_a_failed_op(

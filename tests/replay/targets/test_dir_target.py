@@ -61,6 +61,7 @@ def reads(count: int = 5, size: int = 5000) -> list[Row]:
     return [(i, R, Tier.NVME, 1000 + i, Phase.DECODE, size) for i in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", rest_slow(["open", "max", "closed"]))
 @pytest.mark.parametrize("fsync", list(Fsync))
 def test_a_run_is_valid_end_to_end(
@@ -110,6 +111,7 @@ def test_parts_of_objects_are_kept_together(direct_path: Path, quick: Quick) -> 
     assert objects(path) == {folder.object_name(1): 3 * size}
 
 
+@pytest.mark.slow
 def test_a_later_run_begins_with_an_empty_folder(direct_path: Path, quick: Quick) -> None:
     """Objects of an earlier run are removed; what isn't ours, or is elsewhere, stays."""
     trace = write_trace(direct_path / "t.parquet", simple_rows(4, 4096)[:-1])
@@ -143,6 +145,7 @@ def test_a_later_run_begins_with_an_empty_folder(direct_path: Path, quick: Quick
     assert marker.run_id == 8
 
 
+@pytest.mark.slow
 def test_a_population_is_reused(direct_path: Path, quick: Quick) -> None:
     """Taken as it is by the same run id and trace; not after a run that changes objects."""
     trace = write_trace(direct_path / "t.parquet", reads())
@@ -174,6 +177,7 @@ class Damage(Silent):
             self.act()
 
 
+@pytest.mark.slow
 def test_wrong_bytes_and_missing_files_are_found(direct_path: Path, quick: Quick) -> None:
     """Overwritten, lost and torn objects are named as such, each with what is there."""
     trace = write_trace(direct_path / "t.parquet", reads(3, 8192))
@@ -304,6 +308,7 @@ def test_two_runs_cannot_share_a_folder(direct_path: Path) -> None:
     second.close()
 
 
+@pytest.mark.slow
 def test_a_new_folder_in_use_is_left_alone(direct_path: Path) -> None:
     """One that somebody else has just made: refused, and nothing of it is removed."""
     path = direct_path / "objects"

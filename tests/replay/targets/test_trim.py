@@ -151,6 +151,7 @@ def test_impossible_lanes_are_refused(
         run(engine, (lane,), make_ops(1), options(arena))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["open", "max", "closed"])
 def test_a_run_punches_holes(
     direct_path: Path, quick: Callable[..., ReplayOptions], mode: str
