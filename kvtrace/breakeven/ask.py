@@ -10,7 +10,7 @@ from kvtrace import arguments
 from kvtrace.breakeven.answer import Timed, Workload, finite
 from kvtrace.breakeven.curve import Curve, curve
 from kvtrace.breakeven.gpus import Precision
-from kvtrace.breakeven.requests import loads_of, pick_tier, read_accesses
+from kvtrace.breakeven.requests import loads_of, pick_tier, read_accesses, token_assumption
 from kvtrace.breakeven.settings import Assumption, Formula, Settings, basis
 from kvtrace.breakeven.times import is_measured, read_times
 from kvtrace.errors import TraceError, UsageError, unknown_name
@@ -175,7 +175,7 @@ def _of_trace(
     loads = loads_of(accesses, picked, ground)
     assumptions = (
         Assumption("tier", picked.label, "given" if tier else "default: the slowest with hits"),
-        named, *ground.assumptions, place, *_ranks(header),
+        named, *ground.assumptions, token_assumption(header, token_bytes), place, *_ranks(header),
     )  # fmt: skip
     facts = (chosen.name, picked, loads, ground, assumptions)
     if measured:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.breakeven.settings import Assumption
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.hierarchy.served import COMPUTED, HIT, begins, check_requests, merged, served
 from kvtrace.native.hashmap import Interner
@@ -139,6 +140,17 @@ def _tokens(header: Header, moved_bytes: NDArray[np.int64], token_bytes: float) 
     if block_tokens:
         return np.full(len(moved_bytes), float(block_tokens))
     return moved_bytes / (float(layout.get("emitted_bytes_per_token") or 0) or token_bytes)
+
+
+def token_assumption(header: Header, token_bytes: float) -> Assumption:
+    """Return what the tokens of a trace's blocks rest on."""
+    layout, name = header.layout or {}, "tokens of a block"
+    block_tokens = layout.get("block_tokens")
+    if block_tokens:
+        return Assumption(name, f"{block_tokens:,}", "the trace's layout")
+    emitted = float(layout.get("emitted_bytes_per_token") or 0)
+    origin = "the trace's layout" if emitted else "the model, for the trace states no layout"
+    return Assumption(name, f"its bytes / {emitted or token_bytes:,.0f}", origin)
 
 
 def firsts(index: NDArray[np.int64]) -> NDArray[np.int64]:

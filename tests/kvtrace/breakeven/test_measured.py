@@ -123,6 +123,7 @@ def test_without_the_trace_loads_begin_the_prompt(tmp_path: Path, busy_trace: Pa
     assert set(table["missed_s"]) == {0.0}
     places = {row["name"]: row["from"] for row in answer.document()["assumptions"]}
     assert places["place of a load"].startswith("default")
+    assert places["tokens of a block"] == "the trace's layout"
     assert (places["MFU"], places["tier"]) == ("default", "default: the slowest with hits")
 
 

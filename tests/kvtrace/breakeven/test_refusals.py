@@ -141,8 +141,11 @@ def test_headers_hold_anything(tmp_path: Path, attention: object) -> None:
     rows = [(0, Op.READ, 4096, Tier.NVME, 1, Phase.DECODE)]
     more = {"request": np.zeros(1, "u8"), "step": np.ones(1, "u2")}
     path = write_rows(tmp_path / "t.parquet", rows, header, **more)
-    answer = kvtrace.breakeven(path, gpu="h100")
-    assert answer.document()["requests"] == 1
+    document = kvtrace.breakeven(path, gpu="h100").document()
+    assert document["requests"] == 1
+    [tokens] = [each for each in document["assumptions"] if each["name"] == "tokens of a block"]
+    assert tokens["value"] == "its bytes / 24,576"
+    assert tokens["from"] == "the model, for the trace states no layout"
 
 
 def test_a_result_without_requests(tmp_path: Path, busy_trace: Path) -> None:
