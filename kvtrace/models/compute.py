@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     Tokens = NDArray[np.float64]
 
-Dimension = Annotated[int, Field(gt=0, le=1 << 24)]
+MOST_PARAMETERS, MOST_DIMENSION, MOST_HEADS = 1 << 50, 1 << 24, 1 << 16
+"""Far above any model's."""
+Dimension = Annotated[int, Field(gt=0, le=MOST_DIMENSION)]
 
 
 class Compute(BaseModel):
@@ -33,14 +35,14 @@ class Compute(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    active_parameters: Annotated[int, Field(gt=0, le=1 << 50)]
+    active_parameters: Annotated[int, Field(gt=0, le=MOST_PARAMETERS)]
     hidden_size: Dimension
     query_heads: Dimension
     head_dim: Dimension
     v_head_dim: Dimension
-    index_heads: Annotated[int, Field(ge=0, le=1 << 16)] = 0
-    index_head_dim: Annotated[int, Field(ge=0, le=1 << 16)] = 0
-    index_topk: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    index_heads: Annotated[int, Field(ge=0, le=MOST_HEADS)] = 0
+    index_head_dim: Annotated[int, Field(ge=0, le=MOST_HEADS)] = 0
+    index_topk: Annotated[int, Field(ge=0, le=MOST_DIMENSION)] = 0
     source: str
     date: str
 

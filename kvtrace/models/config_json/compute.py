@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.models.compute import MOST_DIMENSION, MOST_HEADS, MOST_PARAMETERS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     Config = Mapping[str, Any]
 
-DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+DENSE = ("llama", "mistral", "qwen2", "qwen3", "qwen3_vl_text", "gemma3_text")
 LATENT = ("deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa")
 ALL_EXPERTS = ("mixtral", "gpt_oss", "minimax_m2")
 """Every layer has experts as wide as `intermediate_size`."""
+SPARSE = ("qwen3_moe", "qwen3_vl_moe_text")
+SHARING = ("indexer_types", "index_topk_freq", "index_topk_pattern")
+"""Keys of layers that use another's indexer, whose work isn't counted here."""
 _GATED = 3
 """Matrices of a gated feed-forward: gate, up, down."""
 
@@ -28,14 +33,29 @@ def compute_of(model_type: str, config: Config) -> dict[str, Any] | None:
     head don't.
     """
     try:
-        return _read(model_type, config)
+        fields = _read(model_type, config)
     except _UnstatedError:
         return None
+    return fields if fields is not None and _sound(fields) else None
+
+
+def _sound(fields: dict[str, Any]) -> bool:
+    """Return whether a model may have such figures: geometry doesn't depend on them."""
+    dimensions = [fields[name] for name in ("hidden_size", "query_heads", "head_dim", "v_head_dim")]
+    return (
+        0 < fields["active_parameters"] <= MOST_PARAMETERS
+        and all(0 < value <= MOST_DIMENSION for value in dimensions)
+        and fields.get("index_heads", 0) <= MOST_HEADS
+        and fields.get("index_head_dim", 0) <= MOST_HEADS
+        and fields.get("index_topk", 0) <= MOST_DIMENSION
+    )
 
 
 def _read(model_type: str, config: Config) -> dict[str, Any] | None:
     layers, hidden = _number(config, "num_hidden_layers"), _number(config, "hidden_size")
     if model_type in LATENT:
+        if any(config.get(key) is not None for key in SHARING):
+            return None
         attention, dimensions = _latent(config, hidden)
     else:
         attention, dimensions = _grouped(config, hidden)
@@ -111,7 +131,7 @@ def _feed_forward(model_type: str, config: Config, layers: int, hidden: int) -> 
         shared = _number(config, "n_shared_experts", default=0) * narrow
         sparse = _experts(config, hidden, narrow) + _GATED * hidden * shared
         return dense * _GATED * hidden * wide + (layers - dense) * sparse
-    if model_type == "qwen3_moe":
+    if model_type in SPARSE:
         if _number(config, "decoder_sparse_step", default=1) != 1 or config.get("mlp_only_layers"):
             return None
         return layers * _experts(config, hidden, narrow)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvtrace.models import load_model, model_names
-from kvtrace.models.config_json.compute import compute_of
+from kvtrace.models.config_json.compute import SHARING, compute_of
 from tests.support.places import SAMPLES
 
 if TYPE_CHECKING:
@@ -90,6 +90,21 @@ def test_a_config_json_gives_the_same(name: str) -> None:
     assert theirs.source == "worked out from config.json"
 
 
+def test_a_shared_indexer_alone_makes_the_difference() -> None:
+    """GLM-5.2, some of whose layers use another's indexer: what GLM-5 has, it hasn't."""
+    path = SAMPLES / "models" / "zai-org--GLM-5.2.json"
+    if not path.exists():
+        pytest.skip("needs the shared samples")
+    assert load_model(path).compute is None
+    config = json.loads(path.read_text())
+    kept = {key: value for key, value in config.items() if key not in SHARING}
+    ours = load_model("glm-5").compute
+    read = compute_of("glm_moe_dsa", kept)
+    assert ours is not None
+    assert read is not None
+    assert read["active_parameters"] == ours.active_parameters
+
+
 def test_a_small_config_by_hand(tmp_path: Path) -> None:
     """Two layers: queries, keys, values and outputs of 16, and a gated feed-forward of 128."""
     path = tmp_path / "config.json"
@@ -108,8 +123,11 @@ def test_a_small_config_by_hand(tmp_path: Path) -> None:
         {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2,
          "moe_intermediate_size": 32, "decoder_sparse_step": 2},
         {"model_type": "glm4_moe", "moe_layer_freq": 2},
+        {"model_type": "glm_moe_dsa", "indexer_types": ["full", "shared"]}, {"hidden_size": 0},
+        {"num_attention_heads": 1 << 30, "head_dim": 1 << 30},
     ],
-    ids=["type", "no width", "word", "every second layer", "schedule"],
+    ids=["type", "no width", "word", "every second layer", "schedule", "shared indexers", "nothing",
+         "no model's"],
 )  # fmt: skip
 def test_what_is_not_understood_has_none(change: dict[str, object]) -> None:
     """Another kind of layer, or a key that is missing: no parameters rather than wrong ones."""
