@@ -18,13 +18,15 @@ FUZZ_KEEP    ?= fuzz-found
 export PYTHONDONTWRITEBYTECODE :=
 
 # Leaves trace, report and result in demo/; the file that was written to is removed. A verdict of
-# INVALID (exit 5) is a result, too: the report says why.
+# INVALID (exit 5) is a result, too: the report says why. It ends with whether the tier was worth it, on
+# a GPU that is named here.
 demo: $(STAMP)
 	mkdir -p demo
 	$(BIN)/kvtrace record demo/trace.parquet --config traces/demo.yaml --force
 	@trap 'rm -f demo/kv.dat' EXIT; set -x; \
 	$(BIN)/kvtrace replay demo/trace.parquet --device demo/kv.dat --size 2560MiB --settle 2s \
 	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
+	$(BIN)/kvtrace breakeven demo/result.parquet --trace demo/trace.parquet --gpu l4 --short
 
 test: $(STAMP)
 	$(BIN)/pytest -n 3 --dist worksteal

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kvtrace.version import VERSION
 
 if TYPE_CHECKING:
+    from kvtrace.breakeven.ask import BreakEven, breakeven
     from kvtrace.errors import KvtraceError
     from kvtrace.models import Model, load_model
     from kvtrace.recording.config import RecordConfig, load_config
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = [
+    "BreakEven",
     "KvtraceError",
     "Model",
     "RecordConfig",
@@ -30,6 +32,7 @@ __all__ = [
     "Trace",
     "WhatIf",
     "__version__",
+    "breakeven",
     "load_config",
     "load_model",
     "open",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "BreakEven": ("kvtrace.breakeven.ask", "BreakEven"),
     "KvtraceError": ("kvtrace.errors", "KvtraceError"),
     "Model": ("kvtrace.models", "Model"),
     "load_model": ("kvtrace.models", "load_model"),
@@ -56,8 +60,8 @@ def __getattr__(name: str) -> Any:
     # imports one of our modules not for the reader.
     from importlib import import_module
 
-    if name == "whatif":  # a package of ours that can be called
-        return import_module("kvtrace.whatif")
+    if name in ("breakeven", "whatif"):  # packages of ours that can be called
+        return import_module(f"kvtrace.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'kvtrace' has no attribute {name!r}")
     module, place = _LAZY[name]

@@ -95,3 +95,7 @@ def test_calls_say_what_they_take() -> None:
     """What is a package underneath reads as a function."""
     assert list(inspect.signature(kvtrace.whatif).parameters) == ["requests", "choices", "curves"]
     assert (kvtrace.whatif.__doc__ or "").startswith("What-if analysis")
+    assert next(iter(inspect.signature(kvtrace.breakeven).parameters)) == "trace"
+    assert (kvtrace.breakeven.__doc__ or "").startswith("Break-even")
+    answer = kvtrace.breakeven(model="tiny-1b", gpu="h100")
+    assert repr(answer) == f"<BreakEven: {answer.sentence()}>"

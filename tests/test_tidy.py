@@ -24,6 +24,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # Longer than the limit, each with its reason.
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS = {
+    "kvtrace/cli/breakeven.py:breakeven_command": "a parameter per option",
     "kvtrace/cli/convert.py:export_command": "a parameter per option",
     "kvtrace/cli/convert.py:import_command": "a parameter per option",
     "kvtrace/cli/bench.py:bench_command": "a parameter per option",
@@ -140,7 +141,7 @@ def test_no_global_randomness() -> None:
         assert not pattern.search(path.read_text()), name_of(path)
 
 
-MOST_ENTRIES = {"kvtrace": 24, "replay": 22}
+MOST_ENTRIES = {"kvtrace": 25, "replay": 22}
 
 
 @pytest.mark.parametrize("package", MOST_ENTRIES)

@@ -136,6 +136,20 @@ def test_what_if(trace: Path) -> None:
     assert "did you mean" in refused(kvtrace.whatif, good | {"choices": {"evictio": ["lru"]}})
 
 
+def test_break_even(trace: Path) -> None:
+    """By each argument, of a curve and of a trace."""
+    good: dict[str, Any] = {"model": "tiny-1b", "gpu": "h100"}
+    assert "unknown GPU" in refused(kvtrace.breakeven, good | {"gpu": "h1"})
+    for name in (
+        "trace", "model", "gpu", "gpus", "precision", "flops", "mfu", "formula", "prefill_rate",
+        "prefill_table", "hbm_floor", "dtype", "tier", "drive_bandwidth", "whole_trace",
+    ):  # fmt: skip
+        for value in WRONG:
+            refused(kvtrace.breakeven, good | {name: value})
+            refused(kvtrace.breakeven, {"trace": trace, "gpu": "h100"} | {name: value})
+        assert refused(kvtrace.breakeven, good | {name: object()}), name
+
+
 def test_options_of_a_replay() -> None:
     """Each field, and names that aren't any."""
     for name in (*ReplayOptions.model_fields, "nope"):
@@ -189,8 +203,17 @@ def test_a_run(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_public_name_is_tried() -> None:
     """A function that is added must be tried here too."""
-    tried = {"open", "load_model", "load_config", "record", "whatif", "RecordConfig", "Model"}
-    values = {"KvtraceError", "Recorded", "Trace", "WhatIf", "__version__"}
+    tried = {
+        "open",
+        "load_model",
+        "load_config",
+        "record",
+        "whatif",
+        "breakeven",
+        "RecordConfig",
+        "Model",
+    }
+    values = {"BreakEven", "KvtraceError", "Recorded", "Trace", "WhatIf", "__version__"}
     assert set(kvtrace.__all__) == tried | values
     tried = {"load", "run", "ReplayOptions", "TargetSpec"}
     assert set(replay.__all__) == tried | {"Result", "Stop", "Watcher"}

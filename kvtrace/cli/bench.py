@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import subprocess
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from importlib import import_module
@@ -31,11 +29,14 @@ from replay.watch import RunInterruptedError, Silent, Stop
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kvtrace.cli.steps import Steps
     from replay import ReplayOptions, TargetSpec
     from replay.result.document import ResultDocument
     from replay.result.reason import Reason
 
 MIN_WINDOW = "60s"
+TRIALS = 5
+SUITE = "mlperf-storage"
 _WRONG_WORDS: Any = typer.BadParameter.__base__
 """What typer raises for words that aren't accepted; releases of it have it in different places."""
 _OURS = ("out", "report_to", "force", "as_json", "show_config")
@@ -83,13 +84,24 @@ def bench_command(
     context: typer.Context,
     preset: Annotated[
         str | None,
-        typer.Argument(help="Preset to record; see `kvtrace list presets`.", show_default=False),
+        typer.Argument(
+            help="Preset to record, see `kvtrace list presets`; or mlperf-storage: all three "
+            "options of MLPerf Storage's KV cache, and their score.",
+            show_default=False,
+        ),
     ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(help="New directory for all outputs.", show_default=False),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Number of replays of the trace.")] = 5,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of replays of the trace: 5; of mlperf-storage 3.",
+            show_default=False,
+        ),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="Copy and replay this trace instead of a preset.", show_default=False),
@@ -106,6 +118,14 @@ def bench_command(
         bool,
         typer.Option("--precondition", help="Precondition the device first."),
     ] = False,
+    option_delay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Of mlperf-storage: wait between its options: 90s.",
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         Path | None,
         typer.Option(help="Verify this bench directory; run nothing.", show_default=False),
@@ -117,6 +137,7 @@ def bench_command(
     All other options are those of `kvtrace replay`: at least a target, such as --device PATH.
     A trial is INVALID below --min-window 60s unless that option says otherwise.
     """
+    from kvtrace.cli.steps import Steps
     from replay.compare import folder as bench_folder
     from replay.compare import report
     from replay.compare.folder import BENCH_FORMS, TRACE
@@ -142,19 +163,31 @@ def bench_command(
     if not states(asked, "min_window"):
         words = ["--min-window", MIN_WINDOW, *words]
     run = understood(_replay_options(words))
+    if preset == SUITE:
+        from kvtrace.cli.bench_mlperf import run_options
+
+        _check_targets(run, None)
+        raise typer.Exit(
+            run_options(
+                folder, words, set_ or (), trials=trials, delay=option_delay,
+                precondition=precondition, as_json=as_json,
+            )
+        )  # fmt: skip
+    if option_delay is not None:
+        raise UsageError("is of mlperf-storage, which has several options", where="--option-delay")
     preparing = _precondition_words(run[0]) if precondition else []
     _check_workload(trace, preset, set_ or ())
     named = [each for each in (trace, asked["config"]) if each is not None]
     named += paths_of(run[0])
     check_apart([folder], [*named, *chain(*map(files_below, named))])
     _check_targets(run, trace)
-    steps = _Steps(folder)
+    steps = Steps(folder)
     with bench_folder.made(folder, lambda place: say(f"results so far: {place}", err=True)):
         if trace is None:
             assert preset is not None
             say(f"recording {preset}", err=True)
             settings = [word for text in set_ or [] for word in ("--set", text)]
-            steps.run("record", _word(folder / TRACE), "--preset", preset, *settings)
+            steps.run("record", word_of(folder / TRACE), "--preset", preset, *settings)
             _check_run(folder / TRACE, run)
         else:
             shutil.copyfile(trace, folder / TRACE)
@@ -162,7 +195,7 @@ def bench_command(
         if preparing:
             say(f"preconditioning {preparing[1]}", err=True)
             steps.run("precondition", *preparing)
-        valid = _replay_all(steps, words, trials)
+        valid = _replay_all(steps, words, trials or TRIALS)
         comparison = _finish(steps)
     show(comparison, as_json=as_json)
     raise typer.Exit(EXIT_OK if valid else EXIT_INVALID)
@@ -204,56 +237,10 @@ def _check_run(trace: Path, run: tuple[tuple[TargetSpec, ...], ReplayOptions]) -
         prepare(opened, specs, options, Silent(), Stop(), stack)
 
 
-class _Steps:
-    """Runs commands, each in a process of its own, and keeps a log of them."""
-
-    def __init__(self, folder: Path) -> None:
-        from kvtrace.cli.child import Children
-
-        self.folder = folder
-        self.children = Children()
-
-    def note(self, at: datetime, words: Sequence[str], outcome: str) -> None:
-        """Add a line to the log: when something began, what it was, how it ended."""
-        from replay.compare.folder import COMMANDS
-
-        with (self.folder / COMMANDS).open("a", encoding="utf-8") as log:
-            log.write(f"{at:%Y-%m-%dT%H:%M:%SZ} {shlex.join(words)}  # {outcome}\n")
-
-    def run(self, *words: str, into: Path | None = None, may_end: Sequence[int] = (0,)) -> int:
-        """Run `kvtrace` with these words; return its exit code.
-
-        What it prints goes to `into`. Raises KvtraceError for a code that may not be.
-        """
-        began = datetime.now(UTC)
-        if into is None:
-            code = self.children.run(words, subprocess.DEVNULL)
-        else:
-            with into.open("xb") as output:
-                code = self.children.run(words, output)
-        self.note(began, ("kvtrace", *words), f"exit {code}")
-        if code not in may_end:
-            raise _FailedStepError(words[0], code)
-        return code
-
-
-def _word(path: Path) -> str:
+def word_of(path: Path) -> str:
     """Return a path as a word of a command line that is never taken for an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
-
-
-class _FailedStepError(KvtraceError):
-    """A command of a bench ended in error; it has said why."""
-
-    def __init__(self, command: str, code: int) -> None:
-        super().__init__(f"kvtrace {command} ended with exit code {code}", hint="see above")
-        self.code = code
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        """That of the command."""
-        return self.code
 
 
 class _UselessError(KvtraceError):
@@ -303,7 +290,7 @@ def _precondition_words(specs: Sequence[TargetSpec]) -> list[str]:
     return words
 
 
-def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
+def _replay_all(steps: Steps, words: Sequence[str], trials: int) -> bool:
     """Run all trials; return whether each may be used, or was accepted."""
     from kvtrace.cli.metrics import trial_words
     from replay.compare.folder import TRACE, report_paths, result_path
@@ -313,10 +300,10 @@ def _replay_all(steps: _Steps, words: Sequence[str], trials: int) -> bool:
     for number in range(1, trials + 1):
         say(f"trial {number} of {trials} begins", err=True)
         forms = report_paths(steps.folder, number)
-        reports = [word for path in forms for word in ("--report", _word(path))]
+        reports = [word for path in forms for word in ("--report", word_of(path))]
         of_trial = trial_words(words, steps.folder.name, number, trials)
         code = steps.run(
-            "replay", _word(steps.folder / TRACE), "--full", *of_trial, *reports,
+            "replay", word_of(steps.folder / TRACE), "--full", *of_trial, *reports,
             into=result_path(steps.folder, number, ".txt"), may_end=(EXIT_OK, EXIT_INVALID),
         )  # fmt: skip
         if steps.children.stopped and not forms[0].exists():
@@ -342,7 +329,7 @@ def _said(document: ResultDocument) -> str:
     return f"{document.verdict}{f' ({why})' if why else ''}, {speed}"
 
 
-def _finish(steps: _Steps) -> Any:
+def _finish(steps: Steps) -> Any:
     """Write what the trials say together, the system's description and the checksums."""
     from replay.compare import folder as bench_folder
     from replay.compare import report
@@ -360,8 +347,10 @@ def _finish(steps: _Steps) -> Any:
 def _verify(folder: Path, *, as_json: bool) -> int:
     """Print what was checked of a folder; return the exit code."""
     from replay.compare import folder as bench_folder
+    from replay.compare.mlperf import folder as mlperf_folder
 
-    findings = bench_folder.verify(folder)
+    whole = mlperf_folder.is_suite(folder)
+    findings = mlperf_folder.verify(folder) if whole else bench_folder.verify(folder)
     if as_json:
         print(json.dumps([{"what": each.what, "problem": each.problem} for each in findings]))
     else:

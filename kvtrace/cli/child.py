@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -54,6 +55,17 @@ class Children:
         process = subprocess.Popen(command, stdout=output, env=_environment(), process_group=0)
         with self._passing_on(process):
             return process.wait()
+
+    def wait(self, wait_s: float) -> None:
+        """Wait between two commands, no longer than until a signal comes."""
+        ended = threading.Event()
+
+        def handle(_number: int, _frame: object) -> None:
+            self.stopped = True
+            ended.set()
+
+        with handling(handle):
+            ended.wait(wait_s)
 
     @contextmanager
     def _passing_on(self, process: subprocess.Popen[bytes]) -> Iterator[None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from kvtrace.errors import UsageError
 from kvtrace.files.outfile import OutFile, write_whole
 from kvtrace.files.outputs import check_apart, check_writable
+from kvtrace.show import csvcells
 from replay import report
 from replay.report.support import workbook
 
@@ -63,3 +66,14 @@ def write_reports(forms: Forms, paths: Iterable[Path], *, force: bool) -> None:
         )
         with OutFile(path, force=force) as file:
             file.write(text.encode())
+
+
+def write_csv(rows: Sequence[Mapping[str, object]], path: Path, *, force: bool) -> None:
+    """Write rows as CSV, a column per name that any has. Raises TargetError."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(csvcells.plain, rows))
+    with OutFile(path, force=force) as file:
+        file.write(text.getvalue().encode())

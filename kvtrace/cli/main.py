@@ -42,6 +42,10 @@ _COMMANDS = {
         "whatif",
         "Compare tier capacities and policies: hit ratios, bytes, drive writes per day.",
     ),
+    "breakeven": (
+        "breakeven",
+        "Compare loading KV state from a tier with recomputing it: whether the tier is worth it.",
+    ),
     "model": ("model", "Show a model's KV bytes per token and per sequence, by group of layers."),
     "slice": ("tools", "Extract a time range, rows, tiers or a sample of sessions from a trace."),
     "merge": (

@@ -14,6 +14,7 @@ from kvtrace.models.summary import GroupSummary, groups, totals
 
 if TYPE_CHECKING:
     from kvtrace.models import Model
+    from kvtrace.models.compute import Compute
 
 
 def model_command(
@@ -44,6 +45,7 @@ def model_command(
             "groups": [row._asdict() for row in rows],
             **sums,
             "source": loaded.source,
+            "compute": None if loaded.compute is None else loaded.compute.model_dump(),
             "notes": notes,
         }
         typer.echo(json.dumps(document, indent=2))
@@ -83,10 +85,23 @@ def _show(
     if rows[0].origin:
         console.print(f"read from: {rows[0].origin}")
     console.print(f"source: {model.source}")
+    if model.compute is not None:
+        console.print(_compute(model.compute))
     if any(isinstance(group, WindowAttention) for group in model.attention):
         console.print("B/sequence counts full windows; shorter sequences keep less")
     for note in notes:
         console.print(f"note: {note}")
+
+
+def _compute(compute: Compute) -> str:
+    """Return what a token is multiplied by, with its source."""
+    widths = f"{compute.head_dim}"
+    if compute.v_head_dim != compute.head_dim:
+        widths += f" and {compute.v_head_dim}"
+    return (
+        f"a token is multiplied by {compute.active_parameters / 1e9:,.2f} G parameters; "
+        f"{compute.query_heads} heads of {widths} ({compute.source})"
+    )
 
 
 def _cell(value: int | None) -> str:

@@ -68,12 +68,22 @@ def info_command(
         check_reports(reports, [trace], force=force)
     with open_trace(trace) as opened:
         summary = summarise(opened, drive_bytes=parse_bytes(drive) if drive else None, space=space)
+        summary["recorded_in_flight"] = _recorded(opened)
         if reports:
             _report(opened, summary, reports, force=force)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         _print_info(summary)
+
+
+def _recorded(trace: Trace) -> dict[str, Any] | None:
+    """Return the depth that was kept when the trace was recorded, per tier; None if unknown."""
+    if not {"submit", "complete"} <= set(trace.columns):
+        return None
+    from replay.measure.recorded import recorded_flights
+
+    return {tier.label: flight.model_dump() for tier, flight in recorded_flights(trace).items()}
 
 
 def _report(trace: Trace, info: dict[str, Any], paths: list[Path], *, force: bool) -> None:
@@ -131,6 +141,11 @@ def _print_info(summary: dict[str, Any]) -> None:
             _number(tier["drive_writes_per_day"], ".2f"),
         )  # fmt: skip
     console.print(tiers)
+    for name, flight in (summary["recorded_in_flight"] or {}).items():
+        console.print(
+            f"{name} in flight when recorded: {flight['mean']:.2f} mean, {flight['max']:,} max",
+            highlight=False,
+        )
     console.print(f"per day: at the mean rate of {summary['duration_s']:,.1f} s, {_start(header)}")
     for name, tier in summary["tiers"].items():
         if tier["space"] is not None:

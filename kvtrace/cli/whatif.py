@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +14,6 @@ from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
 from kvtrace.recording.config import resolve
-from kvtrace.show import csvcells
 from kvtrace.show.tables import fitting
 from kvtrace.trace.schema import Tier
 from kvtrace.units import GIB, format_bytes
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from kvtrace.whatif.workload import Options, Workload
 
 _SOURCE, _CHOICES, _OUT = "Requests", "What is tried; several values with commas", "Output"
+_WORTH = "Loading against recomputing"
 
 
 def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
@@ -116,6 +114,23 @@ def whatif_command(
         str | None,
         _option("Add curves of these libCacheSim policies, e.g. arc,lirs,w-tinylfu.", _CHOICES),
     ] = None,
+    drive_bandwidth: Annotated[
+        str | None,
+        _option("Bandwidth of a load, e.g. 6GB/s: add the GPU-seconds that it saves.", _WORTH),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        _option("GPU that recomputes, e.g. h100: add the bandwidth that loads need.", _WORTH),
+    ] = None,
+    gpus: Annotated[
+        int | None, _option("GPUs that share a request. [default: --tensor-parallel]", _WORTH)
+    ] = None,
+    flops: Annotated[
+        str | None, _option("Peak FLOP/s of one GPU, e.g. 989T, in place of --gpu.", _WORTH)
+    ] = None,
+    mfu: Annotated[
+        float | None, _option("Share of the peak that a prefill reaches. [default: 0.5]", _WORTH)
+    ] = None,
     csv_: Annotated[Path | None, _option("Write the table as CSV.", _OUT, "--csv")] = None,
     plot_: Annotated[
         Path | None, _option("Write the charts: .html, .svg or .png.", _OUT, "--plot")
@@ -130,8 +145,8 @@ def whatif_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare tier capacities and policies: hit ratios, bytes, drive writes per day."""
-    from kvtrace.cli import whatif_page
-    from kvtrace.cli.forms import check_form, write_reports
+    from kvtrace.cli import whatif_page, whatif_worth
+    from kvtrace.cli.forms import check_form, write_csv, write_reports
     from kvtrace.cli.recorded import about_model, about_sample, about_source
     from kvtrace.recording.sampling import sampled
     from kvtrace.whatif import plot
@@ -183,9 +198,14 @@ def whatif_command(
         check_form(path)
     if plot_ is not None:
         plot.check(plot_)
+    question = whatif_worth.question(
+        gpu=gpu, gpus=gpus, flops=flops, mfu=mfu, drive_bandwidth=drive_bandwidth
+    )
     with _workload(trace, options, config, set_ or [], preset) as workload:
         named = None if policies is None else _values("--policies", policies)
-        answers = answer(workload, choices, curves=named or [] if curve or named else None)
+        answers = answer(
+            workload, choices, curves=named or [] if curve or named else None, question=question
+        )
     sample, notes = None, list[str]()
     if trace is None:
         tried = resolve(config, options, set_ or [], preset).config
@@ -197,8 +217,9 @@ def whatif_command(
     more |= {"model_notes": notes} if notes else {}
     document = answers.document() | more
     about = [*about_sample(sample), *about_model(notes), *about_source(answers.source)]
+    about += whatif_worth.assumed(answers)
     if csv_ is not None:
-        _write_csv(answers.outcomes, csv_, force=force)
+        write_csv([each.record() for each in answers.outcomes], csv_, force=force)
     if plot_ is not None:
         _write_plot(answers, choices, plot_, force=force)
     write_reports(whatif_page.forms_of(answers, choices, about, document), reports, force=force)
@@ -261,18 +282,6 @@ def _workload(
     return given()
 
 
-def _write_csv(outcomes: list[Outcome], path: Path, *, force: bool) -> None:
-    from kvtrace.files.outfile import OutFile
-
-    rows = [outcome.record() for outcome in outcomes]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(csvcells.plain, rows))
-    with OutFile(path, force=force) as file:
-        file.write(text.getvalue().encode())
-
-
 def _write_plot(
     answers: Answers, choices: dict[str, list[str]], path: Path, *, force: bool
 ) -> None:
@@ -286,6 +295,8 @@ def _write_plot(
 
 
 def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
+    from kvtrace.cli import whatif_worth
+
     console = plain_console()
     swept = [key for key, values in choices.items() if len(values) > 1]
     for key, values in choices.items():
@@ -293,6 +304,9 @@ def _print(answers: Answers, choices: dict[str, list[str]]) -> None:
             console.print(f"{_short(key)} {values[0]}")
     console.print(_hits(answers.outcomes, swept))
     console.print(_wear(answers.outcomes, swept))
+    if any(each.worth is not None for each in answers.outcomes):
+        title = "loads against recomputing: GB/s needed, GPU-seconds"
+        console.print(_table(title, swept, *whatif_worth.cells(answers.outcomes, swept)))
     first = answers.outcomes[0]
     console.print(
         f"{first.stats.requests:,} requests, {first.stats.blocks:,} blocks asked for; "

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kvtrace.cli import whatif_worth
 from kvtrace.cli.forms import Forms
 from kvtrace.cli.whatif_tables import (
+    Column,
     Columns,
     byte_columns,
     curve_rows,
@@ -26,6 +28,10 @@ _TITLE = "What if the tiers were others?"
 _NODE = (
     "Bytes are the whole node's, over the whole run. GiB per day and drive writes per day are at "
     "its mean rate, the tiers' filling at the start included."
+)
+_WORTH = (
+    "Of each combination's slowest tier below gpu: the bandwidth above which its loads are faster "
+    "than computing the same tokens, at P50 of the requests and of all bytes."
 )
 _OPT = "OPT: the most that any cache of as many blocks, each by itself, could serve. "
 
@@ -58,7 +64,11 @@ def _sheets(
     sheets: list[workbook.Sheet] = [
         ("Summary", ("summary",), [(line,) for line in (*headline(answers, keys), *notes)])
     ]
-    for name, columns in (("Hit ratios", hit_columns(answers)), ("Bytes", byte_columns(answers))):
+    tables = [("Hit ratios", hit_columns(answers)), ("Bytes", byte_columns(answers))]
+    if any(each.worth is not None for each in answers.outcomes):
+        worth = whatif_worth.columns(answers.outcomes)
+        tables.append(("Break-even", [Column(each.head, each.value) for each in worth]))
+    for name, columns in tables:
         heads = (*map(plot.short, keys), *(column.head for column in columns))
         rows = [
             (*(each.options[key] for key in keys), *(column.value(each) for column in columns))
@@ -84,6 +94,10 @@ def _body(answers: Answers, choices: dict[str, list[str]], notes: list[str]) -> 
         ),
         page.section("Bytes", page.note(_NODE), _table(answers, keys, moved)),
     ]  # fmt: skip
+    worth = whatif_worth.columns(answers.outcomes)
+    if any(each.worth is not None for each in answers.outcomes):
+        table = _table(answers, keys, [Column(each.head, each.value) for each in worth])
+        parts.append(page.section("Loads against recomputing", page.note(_WORTH), table))
     if answers.curves:
         heads, rows = curve_rows(answers)
         cells = [[Cell(_shown(head, value), _number(value)) for head, value in

@@ -22,8 +22,11 @@ HIT, COMPUTED, GENERATED = range(3)
 _NEEDED = ("request", "step")
 
 
-def check_requests(trace: Trace) -> None:
-    """Raise TraceError for a trace whose requests can't be told from its rows."""
+_RECORD_AGAIN = "use the options of a recording: --config, --preset, --source"
+
+
+def check_requests(trace: Trace, *, hint: str = _RECORD_AGAIN) -> None:
+    """Raise TraceError, with `hint`, for a trace whose requests can't be told from its rows."""
     missing = [name for name in _NEEDED if name not in trace.columns]
     if missing:
         raise TraceError(
@@ -31,16 +34,17 @@ def check_requests(trace: Trace) -> None:
             where=trace.path,
             got=", ".join(trace.columns),
             accepted="a trace with the columns request and step",
-            hint="use the options of a recording: --config, --preset, --source",
+            hint=hint,
         )
-    attention = (trace.header.model or {}).get("attention", ())
-    kinds = {layers.get("kind") for layers in attention}
+    attention = (trace.header.model or {}).get("attention")
+    groups = attention if isinstance(attention, list) else []  # a header may hold anything
+    kinds = {str(layers.get("kind")) for layers in groups if isinstance(layers, dict)}
     whole = (trace.header.layout or {}).get("block_tokens") is None
     if kinds & {"window", "linear"} and not whole:
         raise TraceError(
             "is of a hybrid model, whose checkpoints can't be told from blocks",
             where=trace.path,
-            hint="use the options of the recording: --config, --preset, --source",
+            hint=hint,
         )
 
 

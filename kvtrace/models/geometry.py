@@ -10,6 +10,7 @@ from pydantic import Field
 from kvtrace import arguments
 from kvtrace.arguments import Checked, invalid
 from kvtrace.errors import TraceError, UsageError
+from kvtrace.models.compute import Compute
 from kvtrace.models.dtypes import DTYPE_BYTES, dtype_bytes
 from kvtrace.models.layers import (
     Cache,
@@ -32,7 +33,8 @@ class Model(Checked):
 
     `dtype` is the type that the file states, "" where it states none. `notes` are what a reader
     of its sizes should know, `cache_note` what the file says of a cache in another type.
-    `query_heads`: heads of attention, which ranks divide, where they are known.
+    `query_heads`: heads of attention, which ranks divide, where they are known. `compute`: what a
+    prefill multiplies, where it is known.
     `expected_bytes_per_token` and `expected_bytes_per_sequence` are of all ranks at TP 1 in
     `dtype`: a statement of the file that its geometry is held to.
     """
@@ -44,6 +46,7 @@ class Model(Checked):
     notes: tuple[str, ...] = ()
     cache_note: str = ""
     query_heads: Annotated[int, Field(gt=0)] | None = None
+    compute: Compute | None = None
     expected_bytes_per_token: int | None = None
     expected_bytes_per_sequence: int | None = None
     attention: tuple[Layers, ...] = Field(min_length=1)
@@ -161,6 +164,7 @@ class Model(Checked):
             update={
                 "attention": groups,
                 "notes": (*self.notes, note),
+                "compute": None,
                 "expected_bytes_per_token": None,
                 "expected_bytes_per_sequence": None,
             }

@@ -87,7 +87,7 @@ class Recording:
 
     def _model_info(self) -> dict[str, Any]:
         model, dtype = self.model, self.config.dtype or self.model.dtype
-        return model.model_dump(mode="json", exclude={"cache_note", "query_heads"}) | {
+        return model.model_dump(mode="json", exclude={"cache_note", "compute", "query_heads"}) | {
             "dtype": dtype,
             "bytes_per_token": number(model.rank_bytes_per_token(1, dtype)),
             "rank_bytes_per_token": number(

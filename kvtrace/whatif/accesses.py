@@ -19,6 +19,7 @@ from kvtrace.hierarchy.hierarchy import CutRequests
 from kvtrace.hierarchy.native import RUN
 from kvtrace.hierarchy.served import GENERATED, begins, check_requests, merged, served
 from kvtrace.hierarchy.spec import HierarchySpec, endless
+from kvtrace.models import load_model
 from kvtrace.native.hashmap import Interner
 from kvtrace.recording.config import RecordConfig, resolve
 from kvtrace.recording.parts import policies, tier_spec
@@ -26,13 +27,14 @@ from kvtrace.requests.request import Ragged, RequestBatch, ranges
 from kvtrace.trace.schema import Tier
 from kvtrace.units import UNLIMITED
 from kvtrace.whatif.counting import Counter
-from kvtrace.whatif.workload import Options, Run, plain_run
+from kvtrace.whatif.workload import Options, Prompts, Run, plain_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from kvtrace.models import Model
     from kvtrace.trace.header import Header, SourceInfo
     from kvtrace.trace.reader import Columns, Trace
 
@@ -64,10 +66,10 @@ class Traced:
     def _uniform(self) -> bool:
         return len(self._sizes) == 1
 
-    def run(self, options: Options) -> Run:
+    def run(self, options: Options, *, every: bool = False) -> Run:
         """Return the run under `options`, on top of what the trace was recorded with."""
         spec = self._spec(_config(self._header, options))
-        return self._run(spec, tallied_tokens=1 if self._uniform else 0)
+        return self._run(spec, tallied_tokens=1 if self._uniform and not every else 0)
 
     def reference_run(self) -> Run:
         """Return the run on one unlimited tier with look-ups."""
@@ -83,8 +85,21 @@ class Traced:
         factors = {tier: self._factor(tier) for tier in Tier}
         return plain_run(
             spec, self._requests, counter, factors, 1 if self._uniform else None,
-            tallied_tokens=tallied_tokens,
+            tallied_tokens=tallied_tokens, prompts=self._prompts(),
         )  # fmt: skip
+
+    def _prompts(self) -> Prompts:
+        layout = self._header.layout or {}
+        emitted = float(layout.get("emitted_bytes_per_token") or 0)
+        whole = float(self._sizes[0]) if self._uniform else 1.0
+        tokens = layout.get("block_tokens") if self._uniform else None
+        unit = float(tokens or (whole / emitted if emitted else 0))
+        tail_first = self._config.touch_order == "tail-first"
+        return Prompts(self._model, self._header.tensor_parallel or 1, unit, tail_first)
+
+    def _model(self) -> Model:
+        """Return the model that the header names. Raises UsageError for an unknown one."""
+        return load_model(str((self._header.model or {}).get("name") or "none"))
 
     def _factor(self, tier: Tier) -> float:
         factors = {info.name: info.occupancy_factor for info in self._header.tiers}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from kvtrace.trace.header import SourceInfo
     from kvtrace.whatif.workload import Run, Workload
+    from kvtrace.whatif.worth import Question
 
 FINE_SIZES, COARSE_SIZES = 64, 16
 """Sizes at which LRU's curve is told, which costs nothing, and at which others' are."""
@@ -48,15 +49,20 @@ class Answers:
 
 
 def answer(
-    workload: Workload, choices: Mapping[str, Sequence[str]], *, curves: Sequence[str] | None
+    workload: Workload,
+    choices: Mapping[str, Sequence[str]],
+    *,
+    curves: Sequence[str] | None,
+    question: Question | None = None,
 ) -> Answers:
     """Simulate every combination of `choices` and return the answers.
 
     `curves`: policies whose curves are wanted beside those of LRU and the optimum; None: no curves.
+    `question`: compare each one's loads with recomputing.
     """
     run = workload.reference_run()
     references = None if run is None else collect(run)
-    answered = list(outcomes(workload, combinations(choices), references))
+    answered = list(outcomes(workload, combinations(choices), references, question))
     if curves is None:
         return Answers(answered, [], 0.0, workload.source())
     if run is None or references is None:

@@ -98,6 +98,12 @@ class Counter:
         self._cells[:, _BYTES] += tally.ops * moving * size
         self.duration_ns = max(self.duration_ns, tally.last_ns)
 
+    def object_bytes(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bytes of all objects of each block; of checkpoints behind -`tokens`."""
+        kinds, at = np.unique(tokens, return_inverse=True)
+        sizes = [_object_bytes(self._sizes, kind) for kind in kinds.tolist()]
+        return np.array(sizes, np.int64)[at]
+
     @property
     def rows(self) -> int:
         """How many rows a trace would have."""

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from kvtrace.breakeven.answer import finite
 from kvtrace.errors import UsageError
 from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import DAY_S, S_NS, UNLIMITED
+from kvtrace.whatif.worth import Worth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from kvtrace.breakeven.answer import Workload
     from kvtrace.hierarchy.events import HierarchyStats
     from kvtrace.hierarchy.spec import HierarchySpec
     from kvtrace.whatif.counting import Counter
     from kvtrace.whatif.references import References
-    from kvtrace.whatif.workload import Options, Run, Workload
+    from kvtrace.whatif.workload import Options, Run
+    from kvtrace.whatif.workload import Workload as Requests
+    from kvtrace.whatif.worth import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class Outcome:
     """What one combination of options comes to. `optimal`: hit ratio of the ceiling, if known.
 
     Bytes are the node's: those of ranks that a trace would leave out count too. `factors`: the
-    node's bytes for each that a trace's rows would move, per tier.
+    node's bytes for each that a trace's rows would move, per tier. `worth`: its loads against
+    recomputing, where that was asked and a tier below gpu is read.
     """
 
     options: Options
@@ -34,6 +40,7 @@ class Outcome:
     spec: HierarchySpec
     factors: Mapping[Tier, float]
     optimal: float | None
+    worth: Workload | None = None
 
     @property
     def tiers(self) -> list[Tier]:
@@ -89,7 +96,7 @@ class Outcome:
             "tiers": {tier.label: self._of_tier(tier) for tier in self.tiers},
             "nvme_write_bytes_per_day": self.nvme_bytes_per_day,
             "drive_writes_per_day": self.drive_writes_per_day,
-        }
+        } | ({} if self.worth is None else {"breakeven": finite(self.worth.document())})
 
     def _of_tier(self, tier: Tier) -> dict[str, Any]:
         capacity = self.spec.tiers[tier].capacity_bytes
@@ -122,7 +129,22 @@ class Outcome:
             "drive_writes_per_day": self.drive_writes_per_day,
             "duration_s": self.counter.duration_ns / S_NS,
         }
-        return row
+        return row | worth_figures(self.worth)
+
+
+def worth_figures(worth: Workload | None) -> dict[str, Any]:
+    """Return the figures of loads against recomputing that a table has; {} without any."""
+    if worth is None:
+        return {}
+    document = finite(worth.document())
+    return {
+        "breakeven_tier": document["tier"],
+        "loads": document["requests"],
+        "needed_bytes_per_s_p50": document["needed_bytes_per_s"]["p50"],
+        "flip_bytes_per_s": document["flip_bytes_per_s"],
+        "recomputed_gpu_s": document["recomputed_gpu_s"],
+        **{name: document[name] for name in ("gpu_s_saved", "gpu_s_wasted") if name in document},
+    }
 
 
 def combinations(choices: Mapping[str, Sequence[str]]) -> list[Options]:
@@ -131,13 +153,19 @@ def combinations(choices: Mapping[str, Sequence[str]]) -> list[Options]:
 
 
 def outcomes(
-    workload: Workload, options: Sequence[Options], references: References | None
+    workload: Requests,
+    options: Sequence[Options],
+    references: References | None,
+    question: Question | None = None,
 ) -> Iterator[Outcome]:
     """Yield what each combination of options comes to. Raises UsageError where nothing happens."""
     for each in options:
-        run = workload.run(each)
+        run = workload.run(each, every=question is not None)
+        worth = None if question is None else Worth(question)
         for events in run.events():
             run.counter.add(events)
+            if worth is not None:
+                worth.add(events)
         run.counter.add_tally(run.tally())
         if run.counter.rows == 0:
             raise UsageError(
@@ -147,7 +175,8 @@ def outcomes(
             )  # fmt: skip
         optimal = None if references is None else references.optimal_ratio(_blocks(run, references))
         yield Outcome(
-            each, run.stats(), run.counter, run.spec, run.factors, optimal
+            each, run.stats(), run.counter, run.spec, run.factors, optimal,
+            None if worth is None else worth.answer(run),
         )  # fmt: skip
 
 

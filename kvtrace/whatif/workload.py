@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvtrace.hierarchy.events import BlockEvents, HierarchyStats, Tally
     from kvtrace.hierarchy.hierarchy import CutRequests
     from kvtrace.hierarchy.spec import HierarchySpec
+    from kvtrace.models import Model
     from kvtrace.recording.config import RecordConfig
     from kvtrace.trace.header import SourceInfo
 
@@ -43,13 +44,31 @@ class Run:
     counter: Counter
     factors: Mapping[Tier, float]
     block_tokens: int | None
+    prompts: Prompts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What the requests of a run compute: their model, and the GPUs that share one.
+
+    `token_unit`: tokens of the model for each that an event counts. `tail_first`: whether hits come
+    from the tail of a prompt to its head.
+    """
+
+    model: Callable[[], Model]
+    ranks: int
+    token_unit: float
+    tail_first: bool
 
 
 class Workload(Protocol):
     """Requests, to be run under any options."""
 
-    def run(self, options: Options) -> Run:
-        """Return the run under `options`. Raises UsageError for options that aren't accepted."""
+    def run(self, options: Options, *, every: bool = False) -> Run:
+        """Return the run under `options`; `every` event is among its events, none only counted.
+
+        Raises UsageError for options that aren't accepted.
+        """
         ...
 
     def reference_run(self) -> Run | None:
@@ -137,9 +156,9 @@ class Configured:
         """Return notes on the source: omitted, unknown and invented facts."""
         return None if self._read is None else self._read.source.info
 
-    def run(self, options: Options) -> Run:
+    def run(self, options: Options, *, every: bool = False) -> Run:
         """Return the run under `options`."""
-        return _run(self._recording(options), tallies=True)
+        return _run(self._recording(options), tallies=not every)
 
     def reference_run(self) -> Run | None:
         """Return the run on one unlimited tier; None where that isn't all a tier can do.
@@ -169,7 +188,11 @@ def _run(recording: Recording, *, tallies: bool) -> Run:
         counter=Counter.of(layout),
         factors={tier: layout.occupancy_factor(tier) for tier in Tier},
         block_tokens=layout.block_tokens,
-    )
+        prompts=Prompts(
+            lambda: recording.model, recording.config.tensor_parallel, 1.0,
+            recording.spec.tail_first,
+        ),
+    )  # fmt: skip
 
 
 def plain_run(
@@ -180,10 +203,11 @@ def plain_run(
     block_tokens: int | None,
     *,
     tallied_tokens: int = 0,
+    prompts: Prompts | None = None,
 ) -> Run:
     """Return the run of requests that are all here, their blocks' identities being numbers."""
     hierarchy = Hierarchy(spec, numbered=True, tallied_tokens=tallied_tokens)
     return Run(
         spec, lambda: hierarchy.events(requests), hierarchy.stats, hierarchy.tally, counter,
-        factors, block_tokens,
+        factors, block_tokens, prompts,
     )  # fmt: skip

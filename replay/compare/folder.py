@@ -28,7 +28,7 @@ from replay.compare.sides import TRIALS_FOLDER, Side, check_alike, load_side
 from replay.report.mlperf.summary import result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 TRACE = "trace/trace.parquet"
@@ -38,6 +38,7 @@ _NEW_IN_2 = {"ci95", "values", "few_samples"}
 """Fields of figures that comparisons of version 1 lack or name differently."""
 
 MLPERF_FOLDER, MLPERF_SUFFIX = "mlperf", ".mlperf.json"
+INSIDE = ("trace", TRIALS_FOLDER, MLPERF_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,14 @@ class Finding:
     problem: str | None = None
 
 
-def make(folder: Path) -> None:
-    """Make the empty folder. Raises TargetError where something is already."""
+def make(folder: Path, inside: Sequence[str]) -> None:
+    """Make the folder with empty ones inside. Raises TargetError where something is already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TargetError("exists already, and isn't empty", where=folder, hint="name a new folder")
     try:
-        for name in ("trace", TRIALS_FOLDER, MLPERF_FOLDER):
-            (folder / name).mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in inside:
+            (folder / name).mkdir()
     except OSError as error:
         raise TargetError(
             f"can't make it: {error.strerror}", where=folder, hint="name another place"
@@ -62,17 +64,19 @@ def make(folder: Path) -> None:
 
 
 @contextmanager
-def made(folder: Path, kept: Callable[[Path], None]) -> Iterator[None]:
+def made(
+    folder: Path, kept: Callable[[Path], None], inside: Sequence[str] = INSIDE
+) -> Iterator[None]:
     """Make the folder; if the body fails, leave nothing under its name that blocks a next try.
 
     Then a folder without results is removed, and one that has some gets the first free name of
     `FOLDER.stopped-N`, which `kept` is told. Raises TargetError as `make`.
     """
-    make(folder)
+    make(folder, inside)
     try:
         yield
     except KvtraceError:
-        if any((folder / TRIALS_FOLDER).glob("*.json")):
+        if any(folder.rglob(f"{TRIALS_FOLDER}/*.json")):
             kept(_set_aside(folder))
         else:
             shutil.rmtree(folder)
@@ -124,7 +128,6 @@ def verify(folder: Path) -> list[Finding]:
             f"has no {CHECKSUMS}", where=folder, accepted="a folder made by `kvtrace bench`"
         )
     checks: list[tuple[str, Callable[[Path], str | None]]] = [
-        ("no file was changed, added or removed", _same_files),
         ("the log of commands and the system's description are there", _described),
         ("the results are of the trace in the folder", _same_trace),
         ("the trials are alike", _alike),
@@ -132,7 +135,15 @@ def verify(folder: Path) -> list[Finding]:
         (f"{BENCH} says what the trials say", _same_figures),
         (f"{MLPERF_FOLDER}/ says what the trials say", _same_mlperf),
     ]
-    return [Finding(what, _tried(check, folder)) for what, check in checks]
+    return [
+        unchanged(folder),
+        *(Finding(what, _tried(check, folder)) for what, check in checks),
+    ]
+
+
+def unchanged(folder: Path) -> Finding:
+    """Return whether the files are those that the checksums are of."""
+    return Finding("no file was changed, added or removed", _tried(_same_files, folder))
 
 
 def _tried(check: Callable[[Path], str | None], folder: Path) -> str | None:

@@ -138,6 +138,11 @@ class InFlight(Section):
 
     ops: Flight
     ios: Flight | None
+    recorded: Flight | None = Field(
+        None,
+        description="ops when the trace was recorded, from the tier's first submission to its last "
+        "completion; null of a trace without such times",
+    )
 
 
 class LaneDocument(Section):

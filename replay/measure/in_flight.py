@@ -11,15 +11,21 @@ from replay.measure.figures import Flight
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NEVER = (1 << 63) - 1
 KEPT = 1 << 16
 """Ops kept back for others that were submitted earlier."""
 
 
 class FlightCounter:
-    """Counts ops in flight. They come in the trace's order, whatever order they ran in."""
+    """Counts ops in flight. They come in the trace's order, whatever order they ran in.
 
-    def __init__(self, start_ns: int) -> None:
-        self._start_ns = self.last_ns = start_ns
+    `start_ns`: when counting begins; None for the first submission.
+    """
+
+    def __init__(self, start_ns: int | None) -> None:
+        self._start_ns = start_ns
+        self.last_ns = start_ns or 0
+        self._first_ns = _NEVER
         self._total_ns = self._max = 0
         self._running = np.zeros(0, np.int64)
         """When the ops end that were in flight at the last submit that was looked at."""
@@ -31,6 +37,7 @@ class FlightCounter:
         if not len(submit_ns):
             return
         self._total_ns += int((complete_ns - submit_ns).sum())
+        self._first_ns = min(self._first_ns, int(submit_ns.min()))
         self.last_ns = max(self.last_ns, int(complete_ns.max()))
         self._pending.append(np.stack((submit_ns, complete_ns)))
         self._count += len(submit_ns)
@@ -61,5 +68,6 @@ class FlightCounter:
             ops = self._by_submit()
             ends = np.sort(np.concatenate((self._running, ops[1])))
             most = max(most, self._most(ops[0], ends))
-        length_ns = self.last_ns - self._start_ns
+        begin_ns = self._first_ns if self._start_ns is None else self._start_ns
+        length_ns = max(0, self.last_ns - begin_ns)
         return Flight(mean=self._total_ns / length_ns if length_ns else 0.0, max=most)

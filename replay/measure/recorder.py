@@ -154,7 +154,7 @@ class _Lane:
             on_schedule_ratio=(
                 self.on_schedule / self.submitted if scheduled and self.submitted else None
             ),
-            in_flight=InFlight(ops=ops, ios=ios),
+            in_flight=InFlight(ops=ops, ios=ios, recorded=None),
             in_flight_max=None if ios is None else ios.max,
             in_flight_mean=ops.mean,
             drift_ratio=self._drift(),

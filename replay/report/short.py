@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.measure.figures import LaneDocument, LatenessSummary
+    from replay.measure.figures import Flight, LaneDocument, LatenessSummary
     from replay.result.document import ResultDocument
     from replay.result.reason import Reason
 
@@ -184,9 +184,29 @@ def _foot(result: ResultDocument, room: _Room) -> Iterator[Text]:
     schedule = _on_schedule(result)
     if schedule:
         yield from _labelled("on schedule", _cut(_fold(schedule, WIDTH - _LABEL), room.schedule))
+    depth = _depth(result)
+    if depth and room.gap:  # else there is no line to spare
+        yield from _labelled("in flight", _cut(_fold(depth, WIDTH - _LABEL), 2))
     verified = _verified(result)
     if verified:
         yield from _labelled("verified", [verified])
+
+
+def _depth(result: ResultDocument) -> str:
+    """Return the depth that the recorded engine kept beside the replay's; "" where it's unknown."""
+    parts = [
+        f"{f'{lane.tier} ' if len(result.lanes) > 1 else ''}{_flight(lane.in_flight.ops)}; when "
+        f"recorded {_flight(lane.in_flight.recorded)}"
+        for lane in result.lanes
+        if lane.in_flight is not None and lane.in_flight.recorded is not None
+    ]
+    deeper = result.config is not None and result.config.mode != "max"
+    hint = " (--mode max: what more gives)" if deeper else ""
+    return f"{', '.join(parts)}{hint}" if parts else ""
+
+
+def _flight(flight: Flight) -> str:
+    return f"{flight.mean:.1f} mean, {flight.max:,} max"
 
 
 def _on_schedule(result: ResultDocument) -> str:

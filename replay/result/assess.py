@@ -16,6 +16,7 @@ from replay.measure import fidelity
 from replay.measure.counts import counts_of
 from replay.measure.figures import Counters, DeviceCounters, DriveChange, IoLatency
 from replay.measure.histogram import COARSE_BITS, Histogram
+from replay.measure.recorded import recorded_flights
 from replay.ops.columns import DEPENDENCY_FAILED, SECTOR_BYTES, VERIFY_FAILED
 from replay.ops.contract import Verify
 from replay.options import Payload, ReplayOptions, Timing
@@ -95,12 +96,16 @@ def _threads_of(lane: int, measured: Measured, threads: int) -> tuple[LaneCounte
 
 
 def _lanes(
-    prepared: Prepared, options: ReplayOptions, measured: Measured, trace: TraceInfo
+    source: Trace, prepared: Prepared, options: ReplayOptions, measured: Measured, trace: TraceInfo
 ) -> Iterator[LaneDocument]:
     """Yield each lane: what was measured, and what it ran on."""
+    recorded = recorded_flights(source)
     for lane, tier in enumerate(prepared.tiers):
         counters = _threads_of(lane, measured, options.threads)
         measure = measured.recorder.measure(lane, tier, counters)
+        if measure.in_flight is not None and tier in recorded:
+            flight = measure.in_flight.model_copy(update={"recorded": recorded[tier]})
+            measure = measure.model_copy(update={"in_flight": flight})
         before, after = measured.states[lane]
         target, need = prepared.targets[lane], prepared.needs[lane]
         yield lane_of(
@@ -279,7 +284,7 @@ def assess(trace: Trace, prepared: Prepared, options: ReplayOptions, measured: M
         duration_ns=begun.last_ns,
         rounds=prepared.rounds(tally.reached),
     )
-    lanes = tuple(_lanes(prepared, options, measured, info))
+    lanes = tuple(_lanes(trace, prepared, options, measured, info))
     phases = fidelity.phases_of(begun, prepared.tiers, measured.recorder)
     faithful = fidelity.measure(measured.recorder, phases, measured.order_violations)
     observed = environment.observe(prepared.targets)

@@ -220,3 +220,17 @@ def test_the_example_of_the_reference_runs(
     monkeypatch.chdir(tmp_path)
     runpy.run_path("example.py")
     assert capsys.readouterr().out.split()[0] in ("VALID", "INVALID")
+
+
+def test_the_table_of_gpus_is_the_one_that_is_used() -> None:
+    """docs/breakeven.md has the GPUs and figures of the package's own table."""
+    from kvtrace.breakeven.gpus import gpus
+
+    part = (DOCS / "breakeven.md").read_text().partition("<!-- gpus -->\n")[2]
+    rows = part.partition("<!-- end of gpus -->")[0].splitlines()
+    shown = [
+        f"| `{gpu.name}` | {gpu.bf16_per_s / 1e12:,g} | "
+        f"{'' if gpu.fp8_per_s is None else f'{gpu.fp8_per_s / 1e12:,g} '}|"
+        for gpu in gpus().values()
+    ]
+    assert rows == shown

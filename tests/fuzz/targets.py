@@ -69,8 +69,17 @@ def _trace_targets() -> list[Target]:
                        "--out", "{}/o.parquet", "--report", "{}/o.json", "--spin", "off"),
         "recover": ("recover", "{}/t.parquet.parts", "{}/o.parquet"),
         "whatif": ("whatif", "{}/t.parquet", "--cpu-mem", "1MiB,1GiB"),
+        "breakeven": ("breakeven", "{}/t.parquet", "--gpu", "h100", "--model", "tiny-1b"),
     }  # fmt: skip
-    weights = {"check": 8.0, "info": 2.0, "whatif": 0.2, "recover": 0.3, "head": 0.3, "diff": 0.4}
+    weights = {
+        "check": 8.0,
+        "info": 2.0,
+        "whatif": 0.2,
+        "breakeven": 0.5,
+        "recover": 0.3,
+        "head": 0.3,
+        "diff": 0.4,
+    }
     weights |= {name: 0.15 for name in commands if name.startswith("replay")}
     made = []
     for name, argv in commands.items():

@@ -75,6 +75,12 @@ MAKINGS = {
     "what-if": _making("w.csv", "whatif", *RECORD, "--csv", "OUT"),
     "what-if page": _making("w.html", "whatif", *RECORD, "--report", "OUT"),
     "what-if workbook": _making("w.xlsx", "whatif", *RECORD, "--report", "OUT"),
+    "break-even": _making(
+        "b.csv", "breakeven", "--model", "tiny-1b", "--gpu", "h100", "--csv", "OUT"
+    ),
+    "break-even page": _making(
+        "b.html", "breakeven", "--model", "tiny-1b", "--gpu", "h100", "--report", "OUT"
+    ),
     "precondition": _making(
         "p.json", "precondition", "--device", "IN/disk", "--size", "8MiB", "--arena", "4MiB",
         "--passes", "1", "--report", "OUT",

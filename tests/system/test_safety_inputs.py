@@ -87,6 +87,15 @@ CASES: dict[str, tuple[object, ...]] = {
     "what-if onto the trace": ("whatif", "@t.parquet", "--csv", "@hard-t.parquet"),
     "what-if's report onto the trace": ("whatif", "@t.parquet", "--report", "@hard-t.parquet"),
     "what-if twice onto one": ("whatif", *RECORD, "--csv", "@w.html", "--plot", "@w.html"),
+    "break-even onto the trace": (
+        "breakeven", "@t.parquet", "--gpu", "h100", "--csv", "@hard-t.parquet",
+    ),
+    "break-even onto its table": (
+        "breakeven", "--model", "tiny-1b", "--prefill-table", "@t.csv", "--csv", "@t.csv",
+    ),
+    "break-even's report onto the trace": (
+        "breakeven", "@t.parquet", "--gpu", "h100", "--report", "@hard-t.parquet",
+    ),
     "bench around its trace": ("bench", "--trace", "@t.parquet", "--folder", "@kv", "--dir", "@kv"),
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from kvtrace.errors import TraceError
+from kvtrace.models.config_json.compute import compute_of
 from kvtrace.models.config_json.families import readers
 from kvtrace.models.config_json.families.older import stated
 from kvtrace.models.config_json.keys import MODEL_FILE, Keys
@@ -68,6 +69,7 @@ def read(config: Any, where: object) -> dict[str, Any]:
         "notes": tuple(notes),
         "cache_note": cache_note,
         "query_heads": _query_heads(text),
+        "compute": compute_of(model_type, text.data),
         "attention": grouped(layers, origin),
     }
 

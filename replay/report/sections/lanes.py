@@ -92,6 +92,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("KV tokens", "kv_tokens_per_s", Kind.PER_S),
     Figure("ops in flight", "in_flight", of=lambda lane: _flight(lane, "ops")),
     Figure("I/Os in flight", "in_flight", of=lambda lane: _flight(lane, "ios")),
+    Figure("when recorded", "in_flight", of=lambda lane: _flight(lane, "recorded")),
     Figure("errors", "errors", Kind.COUNT),
     Figure("on schedule", "on_schedule_ratio", of=_on_schedule),
     Figure("device", "device", of=_device),

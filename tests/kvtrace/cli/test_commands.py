@@ -179,7 +179,7 @@ def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out.startswith("kvtrace 0.")
     for command in (
         "record", "info", "check", "head", "import", "export", "replay", "list", "whatif",
-        "slice", "merge", "scale", "diff", "anonymise",
+        "breakeven", "slice", "merge", "scale", "diff", "anonymise",
     ):  # fmt: skip
         assert "Usage" in cli(command, "--help").out
 

@@ -48,6 +48,7 @@ SAME: dict[str, tuple[str, ...]] = {
         "lru,s3-fifo", "--write-policy", "waterfall,write-through", "--nvme-capacity",
         "900000GiB,2TiB", "--curve",
     ),
+    "breakeven": ("busy.parquet", "--gpu", "h100", "--drive-bandwidth", "1GB/s"),
     "slice": (f"{LONG}.parquet", "{out}.parquet", "--rows", "0:1000"),
     "merge": ("{out}.parquet", "t.parquet", f"{LONG}.parquet"),
     "scale": ("t.parquet", "{out}.parquet", "--time", "0.001"),
@@ -73,6 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("columns")
     _write_large(path / f"{LONG}.parquet")
     make(path / "t.parquet", requests=15)
+    make(path / "busy.parquet", tiers__gpu__capacity="24MiB", tiers__cpu__capacity="24MiB")
     (path / "key").write_bytes(bytes(32))
     document = _with_classes(with_requests(stored.load(bimodal(path / "ops.parquet"))))
     large = _enlarged(document.model_dump(mode="json"))

@@ -23,6 +23,9 @@ def test_the_command_shows_each_group(cli: Callable[..., Outcome]) -> None:
     assert [group["kind"] for group in document["groups"]] == ["mla", "linear"]
     assert [group["stored"] for group in document["groups"]] == ["once", "per rank"]
     assert document["rank_bytes_per_sequence"] * 8 == document["node_bytes_per_sequence"]
+    assert "a token is multiplied by 103.00 G parameters; 96 heads of 192 and 128 (" in shown
+    assert document["compute"]["active_parameters"] == 102_999_687_168
+    assert document["compute"]["source"].startswith("matrices of 24 MLA layers")
     refused = cli("model", "llama3.1-8b", "--tp", "3")
     assert refused.code == 2
     assert "accepted: 1, 2, 4, 8, 16" in refused.err
