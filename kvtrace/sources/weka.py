@@ -13,13 +13,14 @@ from kvtrace.requests import jsonlines, jsonstream
 from kvtrace.requests.request import Ragged
 from kvtrace.requests.sessions import SESSION_KEYS, Sessions, SessionSource
 from kvtrace.requests.source import Told, need_input
+from kvtrace.requests.timing import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kvtrace.sources import SourceContext
 
-KEYS = SESSION_KEYS | {"speed"}
+KEYS = SESSION_KEYS | {"speed", "timing"}
 MAX_DEPTH = 32
 MAX_BLOCK_TOKENS = 1 << 20
 
@@ -124,7 +125,7 @@ def _think_ns(requests: list[_Request]) -> list[int]:
     return thinks
 
 
-def _sessions(conversation: _Conversation, ids: Ragged, speed: float) -> Sessions:
+def _sessions(conversation: _Conversation, ids: Ragged) -> Sessions:
     requests = conversation.requests
     columns = [(r.input_tokens, r.output_tokens, r.stream) for r in requests]
     inputs, outputs, stream = np.array(columns, np.int64).T
@@ -132,9 +133,10 @@ def _sessions(conversation: _Conversation, ids: Ragged, speed: float) -> Session
         turns=np.array([len(requests)]),
         input_tokens=inputs.copy(),
         output_tokens=outputs.copy(),
-        think_ns=np.rint(np.array(_think_ns(requests)) / speed).astype(np.int64),
+        think_ns=np.array(_think_ns(requests), np.int64),
         stream=stream.copy(),
         ids=ids,
+        offset_ns=np.array([r.time_ns - requests[0].time_ns for r in requests], np.int64),
     )
 
 
@@ -169,7 +171,7 @@ def _pieces(context: SourceContext) -> Iterator[Sessions]:
             known, inverse = np.unique(ids.values, return_inverse=True)
             ids = Ragged(ids.begin, names + inverse.astype(np.int64))
             names += len(known)
-        yield _sessions(conversation, ids, context.config.speed)
+        yield _sessions(conversation, ids)
 
 
 def create(context: SourceContext) -> SessionSource:
@@ -181,11 +183,13 @@ def create(context: SourceContext) -> SessionSource:
     first = next(_conversations(context), None)
     if first is None:
         raise TraceError("no requests", where=context.inputs[0], accepted="a conversation")
-    invented = ["when conversations begin"]
+    remarks = Told(invented=["when conversations begin"])
+    timing = chosen(context, "think", remarks)
     return SessionSource(
         context,
         KEYS,
         lambda: _pieces(context),
         block_tokens=first.block_tokens,
-        remarks=Told(invented=invented),
+        remarks=remarks,
+        recorded=timing == "recorded",
     )

@@ -25,6 +25,8 @@ PRESETS = [
     "mlperf-storage-70b",
     "mlperf-storage-8b",
     "mlperf-storage-8b-cpu4",
+    "vdb-aisaq-1m-512",
+    "vdb-diskann-10m-1536",
 ]
 GIB = 1 << 30
 
