@@ -108,6 +108,31 @@ def test_check_verifies_each_option_and_the_score(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("option-2/mlperf/trial-01.mlperf.json", "{}", "option-2: mlperf/ says"),
+        ("option-2/mlperf/trial-01.mlperf.json", "[]", "not a result of the benchmark"),
+        ("option-2/mlperf/trial-01.mlperf.json", "x", "option-2: mlperf/ says"),
+        ("option-2/mlperf/trial-01.mlperf.json", '{"summary": 1}', "an object with a summary"),
+        ("option-3/bench.json", "{}", "option-3: bench.json says what the trials say: not in the"),
+        ("option-1/results/trial-02.json", "{}", "option-1: the trials are alike"),
+        ("option-1/checksums.sha256", "\xff", "option-1: no file was changed"),
+        ("score.json", "{}", "not in the form that kvtrace writes: 4 validation errors"),
+    ],
+)
+def test_check_names_files_that_are_of_another_kind(
+    suite: Path, tmp_path: Path, cli: Callable[..., Outcome], name: str, text: str, problem: str
+) -> None:
+    """Each is a line that says so and exit 3, whatever a file holds."""
+    copy = shutil.copytree(suite, tmp_path / "copy")
+    (copy / name).write_bytes(text.encode("latin-1"))
+    ended = cli("bench", "--check", copy)
+    assert ended.code == 3, ended.err
+    assert problem in next(x for x in ended.out.splitlines() if x.startswith("NO") and problem in x)
+
+
+@pytest.mark.slow
 def test_it_prints_a_table_and_the_rules_that_are_not_kept(made: tuple[Path, Ended]) -> None:
     """80 columns; the program itself is another one."""
     _, ended = made
