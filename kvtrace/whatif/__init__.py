@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class _Asked(ModuleType):
     """A package that can be called: an import of anything in it puts it under the name."""
 
-    def __call__(self, requests: Any, choices: Any = None, *, curves: Any = False) -> WhatIf:
+    def __call__(self, requests: Any, choices: Any = None, **more: Any) -> WhatIf:
         """Return what `ask.whatif` does."""
         from kvtrace.whatif.ask import whatif
 
-        return whatif(requests, choices, curves=curves)
+        return whatif(requests, choices, **more)
 
 
 sys.modules[__name__].__class__ = _Asked
