@@ -132,6 +132,8 @@ def test_gpus_say_where_they_are_from() -> None:
         assert 1e14 < gpu.bf16_per_s < 1e16
         assert gpu.fp8_per_s is None or gpu.fp8_per_s == pytest.approx(2 * gpu.bf16_per_s, rel=0.02)
         assert gpu.source
+        assert gpu.also != gpu.source
+    assert gpus()["h20"].fp8_per_s == 296e12
 
 
 def test_a_curve_falls_with_the_length() -> None:
