@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from kvtrace.errors import KvtraceError, TraceError
 from kvtrace.fields import Section
 from kvtrace.files.outfile import OutFile
@@ -42,6 +44,7 @@ class ScoreDocument(Section):
     rules: str = RULES
     delay_ns: int
     preconditioned: bool
+    settings: list[str] = Field(default_factory=list)
     options: list[OptionDocument]
     kept_and_not: list[Rule]
 
@@ -73,6 +76,7 @@ def document_of(folder: Path, done: rules.Conditions) -> ScoreDocument:
     return ScoreDocument(
         delay_ns=done.delay_ns,
         preconditioned=done.preconditioned,
+        settings=list(done.settings),
         options=options,
         kept_and_not=kept_and_not,
     )
@@ -135,7 +139,7 @@ def verify(folder: Path) -> list[Finding]:
 def _same_score(folder: Path) -> str | None:
     try:
         stored = ScoreDocument.model_validate_json((folder / SCORE).read_bytes())
-        done = rules.Conditions(stored.delay_ns, stored.preconditioned)
+        done = rules.Conditions(stored.delay_ns, stored.preconditioned, stored.settings)
         again = document_of(folder, done)
     except (ValueError, OSError, KvtraceError) as error:
         return bench_folder.problem_of(error)

@@ -142,6 +142,9 @@ def test_it_prints_a_table_and_the_rules_that_are_not_kept(made: tuple[Path, End
     assert "program: kv-cache.py, run by mlpstorage asked, kvtrace here" in text
     assert "users (option 1, 2, 3): 200, 100, 70 asked, 6 here" in text
     assert "delay between options: 90 s asked, 1 s here" in text
+    assert (
+        "settings of one's own: none asked, tiers.nvme.capacity, requests, source.users, " in text
+    )
     assert "waiting 1 s before the next option" in ended.err
 
 
@@ -193,6 +196,7 @@ REFUSED = {
         "option 2 (mlperf-storage-8b-cpu4): would never read from tier nvme",
     ),
     "delay": ((*SETS, "--option-delay", "soon"), "not a duration"),
+    "nothing to precondition": ((*SETS, "--precondition"), "--precondition: needs --device"),
 }  # fmt: skip
 
 
@@ -205,6 +209,45 @@ def test_what_would_end_it_later_is_refused_at_once(
     assert ended.code == 2
     assert message in ended.error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_too_small_for_a_later_option_is_refused_before_the_first(
+    tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    """Option 3 of these bounds needs the most: exit 4 with its figures, no folder and no file."""
+    place = tmp_path / "s"
+    bounds = ("tiers.nvme.capacity=64GiB", "tiers.cpu.capacity=256MiB", "requests=40",
+              "source.users=6", "source.max_context_tokens=512")  # fmt: skip
+    sets = [word for text in bounds for word in ("--set", text)]
+    device = ("--device", tmp_path / "kv.dat", "--mode", "max")
+    needed = []
+    for size in ("128MiB", "1200MiB"):
+        words = (*sets, *device, "--size", size)
+        ended = cli("bench", "mlperf-storage", "--folder", place, *words)
+        assert ended.code == 4, ended.error
+        assert "the target is smaller than the trace needs" in ended.error
+        needed.append(ended.error.partition("at least ")[2].partition(":")[0])
+        assert not list(tmp_path.iterdir())
+    assert needed[0] != needed[1], "the first is option 1's need, the second a later one's"
+
+
+def test_settings_of_ones_own_are_a_rule(tmp_path: Path) -> None:
+    """Whatever is set is named: nothing is, where only the rules' own seed is."""
+    for settings, done in (((), "none"), (("seed",), "none"), (("seed", "a.b", "c"), "a.b, c")):
+        conditions = rules.Conditions(0, preconditioned=True, settings=settings)
+        [rule] = [r for r in rules.of_sequence(conditions) if r.rule == "settings of one's own"]
+        assert (rule.done, rule.kept) == (done, done == "none")
+        assert bool(rule.why) == (not rule.kept)
+
+
+def test_the_rules_name_of_a_model_is_asked_for() -> None:
+    """Option 3 asks for llama3.1-70b-instruct; the preset's model has the same cache."""
+    config = load_config(None, {"seed": 42}, preset=rules.OPTIONS[2].preset)
+    [rule] = [
+        rule for rule in rules.of_option(rules.OPTIONS[2], config.model_dump(mode="json"), [300.0])
+        if rule.rule == "model"
+    ]  # fmt: skip
+    assert (rule.asked, rule.kept) == ("llama3.1-70b-instruct", True)
 
 
 def test_a_delay_is_of_the_sequence_only(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
