@@ -164,6 +164,11 @@ def _of_trace(
             "belongs to a replay's result", where="--trace", got=whole,
             hint="the first argument is the trace already",
         )  # fmt: skip
+    if whole is not None and whole.exists() and whole.samefile(trace.path):
+        raise UsageError(
+            "is the result itself", where="--trace", got=whole,
+            accepted="the trace that was replayed, or nothing",
+        )  # fmt: skip
     chosen, named = _model_of(header, model)
     ground = basis(settings, chosen, ranks=header.tensor_parallel)
     ranks = header.tensor_parallel or 1
