@@ -128,6 +128,7 @@ def record(out: Path, name: str, *paths: Path, **options: Any) -> Any:
     return make(out, **closed | named | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_compressed_files(tmp_path: Path, name: str, suffix: str) -> None:

@@ -55,6 +55,7 @@ def test_a_combination_is_what_its_trace_gives(
     assert one["breakeven"]["needed_bytes_per_s"] == pytest.approx(whole["needed_bytes_per_s"])
 
 
+@pytest.mark.slow
 def test_of_a_trace(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
     """A row per combination in the CSV, the terminal in 80 columns, a sheet, a section."""
     openpyxl = pytest.importorskip("openpyxl")
