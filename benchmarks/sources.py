@@ -29,6 +29,10 @@ IDS = 24
 REQUESTS = {
     "mooncake": 50_000,
     "bailian": 50_000,
+    "dynamo": 50_000,
+    "litellm": 50_000,
+    "tracelab": 300_000,
+    "kv-events": 30_000,
     "azure": 1_000_000,
     "burstgpt": 1_000_000,
     "weka": 20_000,
@@ -54,6 +58,63 @@ def make_lines(path: Path, name: str, count: int) -> None:
                 parent = number - 50 if number % 3 else -1
                 fields |= {"chat_id": number, "parent_chat_id": max(parent, -1), "turn": 1}
             file.write(json.dumps(fields | {"hash_ids": ids_of(rng)}) + "\n")
+
+
+def make_dynamo(path: Path, count: int) -> None:
+    """Write records of requests of 64-token blocks, 500 sessions among them."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for number in range(count):
+            hashes = rng.integers(0, 1 << 64, IDS, np.uint64).tolist()
+            replay = {"trace_block_size": 64, "input_length": 64 * IDS - 5,
+                      "input_sequence_hashes": hashes}  # fmt: skip
+            request = {"request_id": str(number), "request_received_ms": number,
+                       "output_tokens": 200, "replay": replay}  # fmt: skip
+            record = {"schema": "dynamo.request.trace.v1", "event_type": "request_end",
+                      "event_time_unix_ms": number + 900,
+                      "agent_context": {"session_id": f"s{number % 500}"},
+                      "request": request}  # fmt: skip
+            file.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def make_litellm(path: Path, count: int) -> None:
+    """Write spend logs of requests of 64-token blocks, one to a line."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for number in range(count):
+            ids = [f"{value:016x}" for value in rng.integers(0, 1 << 64, IDS, np.uint64).tolist()]
+            log = {"request_id": f"c{number}", "call_type": "acompletion", "status": "success",
+                   "startTime": f"2026-11-16T{number // 3600:02}:{number // 60 % 60:02}"
+                                f":{number % 60:02}.000Z",
+                   "endTime": "2026-11-17T00:00:00Z", "prompt_tokens": 64 * IDS - 5,
+                   "completion_tokens": 200, "session_id": f"s{number % 500}",
+                   "metadata": {"prefix_block_hashes": {"block_size": 64, "hash_ids": ids}},
+                   }  # fmt: skip
+            file.write(json.dumps(log, separators=(",", ":")) + "\n")
+
+
+def make_tracelab(path: Path, count: int) -> None:
+    """Write rounds of sessions of 60, as the session runner's CSV; every tenth context is cut."""
+    with path.open("w") as file:
+        file.write("session_id,round_idx,prefix_len,input_len,output_len,tool_wait_after_ms\n")
+        for number in range(count):
+            turn = number % 60
+            prefix = 1500 * turn - (900 if turn % 10 == 9 else 0)
+            file.write(f"{number // 60},{turn},{prefix},1200,300,1500\n")
+
+
+def make_kv_events(path: Path, count: int) -> None:
+    """Write batches of one event each: 8 blocks of 16 tokens, every third behind the one before."""
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        hashes: list[int] = []
+        for number in range(count):
+            parent = hashes[-1] if number % 3 else None
+            hashes = rng.integers(0, 1 << 64, 8, np.uint64).tolist()
+            event = {"type": "BlockStored", "block_hashes": hashes, "parent_block_hash": parent,
+                     "token_ids": [1000] * 128, "block_size": 16, "medium": "GPU"}  # fmt: skip
+            batch = [number / 1000, [event], 0]
+            file.write(json.dumps({"topic": "", "seq": number, "batch": batch}) + "\n")
 
 
 def make_csv(path: Path, name: str, count: int) -> None:
@@ -116,7 +177,15 @@ def make(path: Path, name: str) -> None:
     elif name in ("azure", "burstgpt"):
         make_csv(path, name, count)
     else:
-        {"weka": make_weka, "sharegpt": make_sharegpt, "lmcache": make_lct}[name](path, count)
+        {
+            "dynamo": make_dynamo,
+            "litellm": make_litellm,
+            "tracelab": make_tracelab,
+            "kv-events": make_kv_events,
+            "weka": make_weka,
+            "sharegpt": make_sharegpt,
+            "lmcache": make_lct,
+        }[name](path, count)
 
 
 def measured(name: str, path: Path) -> dict[str, float]:

@@ -215,9 +215,34 @@ def _tiers(made: Recorded) -> Table:
     return table
 
 
+def _show_vectors(made: Recorded, wall_s: float) -> None:
+    """Print the summary of queries of a vector index."""
+    console, totals = plain_console(), made.header.totals
+    search = made.header.statistics["vector_search"]
+    virtual_s = totals.duration_ns / S_NS
+    lines = [
+        f"{made.path}: {totals.rows:,} rows, {format_bytes(totals.bytes)} in {virtual_s:,.3f} s of "
+        "virtual time",
+        f"{search['queries']:,} queries of {search['reads_per_query_mean']:.1f} reads in "
+        f"{search['rounds_per_query_mean']:.1f} rounds (reads: P50 {search['reads_p50']:.0f}, P90 "
+        f"{search['reads_p90']:.0f}, P99 {search['reads_p99']:.0f})",
+        f"index of {format_bytes(search['index_bytes'])}: nodes of {search['node_bytes']:,} B, "
+        f"reads of {search['read_bytes']:,} B",
+        *(f"{tier.label}: {need.text}" for tier, need in (made.needs or {}).items()),
+        *about_source(made.header.source),
+        "replay it with --mode closed: a round begins when the reads of the one before it are done",
+        f"made in {wall_s:.1f} s ({totals.rows / max(wall_s, 1e-9):,.0f} rows/s)",
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
+
+
 def show(made: Recorded, config: RecordConfig, wall_s: float) -> None:
     """Print the summary for people."""
     console, totals, counted = plain_console(), made.header.totals, made.header.statistics
+    if "vector_search" in counted:
+        _show_vectors(made, wall_s)
+        return
     console.print(_tiers(made))
     virtual_s = totals.duration_ns / S_NS
     console.print(

@@ -107,7 +107,9 @@ def _print_info(summary: dict[str, Any]) -> None:
         f"  {'rows':<10}{summary['rows']:,} over {summary['duration_s']:,.3f} s, "
         f"{summary['objects']:,} objects, {format_bytes(summary['bytes'])}"
     )
-    if summary["requests"] is not None:
+    if summary["requests"] is not None and summary["blocks"] is None:
+        console.print(f"  {'requests':<10}{summary['requests']:,}")
+    elif summary["requests"] is not None:
         console.print(
             f"  {'requests':<10}{summary['requests']:,}, {summary['blocks']:,} blocks asked for, "
             f"ideal prefix hit {summary['ideal_prefix_hit']:.4f}"

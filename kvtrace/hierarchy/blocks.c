@@ -34,6 +34,9 @@ struct kv_cut {
 	/* Of system prompts and documents; `prefix` is NULL without any. */
 	const int64_t *prefix, *prefix_tokens, *chunk_count, *chunks;
 	int64_t chunk_tokens;
+	/* Whose the parts of a context are: those of request `i` from `part_begin[i]` on; NULL where
+	 * all of it is its session's. */
+	const int64_t *part_begin, *part_starts, *part_owners;
 };
 
 struct kv_cut_blocks {
@@ -69,10 +72,20 @@ static void put_context(const struct kv_cut *cut, struct kv_cut_blocks *out, int
 {
 	int64_t size = cut->block_tokens, every = cut->state_interval;
 	int64_t shared = cut->prefix ? cut->prefix_tokens[i] : -1;
+	int64_t part = cut->part_begin ? cut->part_begin[i] : 0;
+	int64_t last_part = cut->part_begin ? cut->part_begin[i + 1] - 1 : 0;
 
 	for (int64_t k = 0; k < cut->total_blocks[i]; k++) {
 		int64_t end = (k + 1) * size, flags = k == 0 ? KV_RUN : 0;
-		int64_t ident = numbered(cut, cut->session[i]) + k;
+		int64_t owner = cut->session[i];
+
+		/* A block is of whom its last token is: all before it are part of what it holds. */
+		while (part < last_part && cut->part_starts[part + 1] < end)
+			part++;
+		if (cut->part_begin)
+			owner = cut->part_owners[part];
+
+		int64_t ident = numbered(cut, owner) + k;
 
 		if (k == cut->prompt_blocks[i] - 1 || (every && end / every > k * size / every))
 			flags |= KV_CHECKPOINT;

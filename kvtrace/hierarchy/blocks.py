@@ -50,6 +50,7 @@ class _Cut(ctypes.Structure):
             )
         ),
         ("chunk_tokens", INT),
+        *((name, POINTER) for name in ("part_begin", "part_starts", "part_owners")),
     )  # fmt: skip
 
 
@@ -125,10 +126,16 @@ class SessionBlocks:
             chunks = shared.chunks
             given += [shared.prefix, shared.prefix_tokens, chunks.counts, chunks.values]
         arrays = [contiguous(values, np.int64) for values in given]
+        parts, lineage = [], batch.lineage
+        if lineage is not None:
+            starts, owners = lineage.starts, lineage.owners
+            parts = [contiguous(values, np.int64)
+                     for values in (starts.begin, starts.values, owners.values)]  # fmt: skip
         cut = _Cut(
             self.block_tokens, self.state_interval, INDEX_BITS,
             *map(address, arrays), *[None] * (8 - len(arrays)),
-            chunk_tokens=0 if shared is None else shared.chunk_tokens,
+            0 if shared is None else shared.chunk_tokens,
+            *map(address, parts),
         )  # fmt: skip
         ident, at, flags = np.empty((3, int(counts.sum())), np.int64)
         _cut_contexts(cut, len(batch), ident, at, flags)

@@ -85,6 +85,16 @@ class HierarchyStats:
     first_token: tuple[int, ...] = (0,) * BINS
     prefill_wait: tuple[int, ...] = (0,) * BINS
 
+    @classmethod
+    def of_requests(cls, requests: int) -> HierarchyStats:
+        """Return the counts of requests that no tiers were simulated for."""
+        counts = {
+            part.name: 0
+            for part in fields(cls)
+            if part.name not in ("hits", "peak_bytes", "requests", *_HISTOGRAMS)
+        }
+        return cls(requests=requests, hits={}, **counts)  # type: ignore[arg-type]
+
     def plus(self, other: HierarchyStats) -> HierarchyStats:
         """Return what two nodes counted; of peaks the higher one."""
         return self._combined(other, 1)

@@ -33,7 +33,7 @@ from kvtrace.recording.tiers_config import (
     SizingConfig,
     TiersConfig,
 )
-from kvtrace.requests.source_config import ARRIVING, GENERATION_NS, SourceConfig
+from kvtrace.requests.source_config import GENERATION_NS, STARTING, SourceConfig
 from kvtrace.units import S_NS, exact_duration
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class RecordConfig(Checked):
             raise ValueError("fit and scale are of one node")
         if self.nodes > 1 and self.source.users == "auto":
             raise ValueError("users: auto is of one node: search first, then give users and nodes")
-        if self.nodes > 1 and self.source.users and self.source.name in ARRIVING:
+        if self.nodes > 1 and self.source.users and self.source.name in STARTING:
             # Which conversation a user is given next depends on all users.
             raise ValueError(f"users of source {self.source.name} are of one node: give a rate")
         if self.restart_at and self.duration and self.restart_at >= self.duration:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from kvtrace import arguments
+from kvtrace import arguments, sources
 from kvtrace.errors import UsageError
 from kvtrace.files.drafts import draft_path
 from kvtrace.files.outputs import check_apart
@@ -27,6 +27,7 @@ from kvtrace.recording.config import RecordConfig
 from kvtrace.recording.fitting import Outcome, refitted
 from kvtrace.recording.parts import Recording
 from kvtrace.recording.restart import Restarted
+from kvtrace.recording.rows import RowRecording
 from kvtrace.recording.sampling import sampled
 from kvtrace.recording.simulation import Simulation
 from kvtrace.recording.sizing import search
@@ -155,6 +156,10 @@ def record(
         if called is not None and not callable(called):
             raise arguments.wrong(name, called, "a function, or None")
     check_apart([path], config.input_paths)
+    if sources.makes_rows(config.source.name):
+        return _record_rows(
+            RowRecording(config), path, force=force, dry_run=dry_run, progress=progress
+        )
     if config.source.users == "auto":
         config = search(config, Recording, told)
     config, smaller = refitted(config, _measure, fitting)
@@ -170,6 +175,50 @@ def record(
             | ({} if smaller is None else {"shrunk": smaller.document()}),
         )
     return Recorded(path, header, stats, _needs_of(writer))
+
+
+def _record_rows(
+    recording: RowRecording,
+    path: Path,
+    *,
+    force: bool,
+    dry_run: bool,
+    progress: Callable[[Progress], None] | None,
+) -> Recorded:
+    """Record the rows that a source makes itself."""
+    rows = 0
+    with _row_writer(recording, path, force=force, dry_run=dry_run) as writer:
+        writer.resident = recording.resident()
+        for columns in recording.rows():
+            writer.append(columns)
+            rows += len(columns["timestamp"])
+            if progress is not None:
+                end_ns = recording.config.duration
+                progress(Progress(rows, int(columns["timestamp"][-1]), end_ns))
+        if rows == 0:
+            raise UsageError(
+                "the recording came out empty", where=path, got="0 rows",
+                accepted="queries that read something", hint="lengthen --duration",
+            )  # fmt: skip
+        header = writer.close(statistics=recording.source.statistics())
+    requests = header.statistics["requests"]
+    return Recorded(path, header, HierarchyStats.of_requests(requests), _needs_of(writer))
+
+
+def _row_writer(
+    recording: RowRecording, path: Path, *, force: bool, dry_run: bool
+) -> TraceWriter | _DryWriter:
+    if path.suffix not in (".parquet", ""):
+        raise UsageError(
+            "a CSV has no offsets",
+            where=path,
+            accepted=".parquet or, without a suffix, a directory",
+        )
+    if dry_run:
+        return _DryWriter(path, recording.header())
+    kind = TraceWriter if path.suffix else PartsWriter
+    complete = recording.source.complete
+    return kind(path, recording.header(), recording.columns(), force=force, complete=complete)
 
 
 def _measure(config: RecordConfig) -> Outcome:

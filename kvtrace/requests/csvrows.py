@@ -11,7 +11,7 @@ from kvtrace.errors import TraceError
 from kvtrace.files.textfile import open_text
 from kvtrace.requests.lines import Lines, pieces
 from kvtrace.requests.rows import MAX_TIME_NS, MAX_TOKENS
-from kvtrace.units import S_NS
+from kvtrace.units import MS_NS, S_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,19 +29,23 @@ def has_columns(start: bytes, columns: Sequence[str]) -> bool:
     return set(columns) <= {name.strip() for name in line.split(",")}
 
 
-def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Lines, pl.DataFrame]]:
-    """Yield pieces of `path` as text in `columns`, found by the header line; others are ignored.
-
-    Raises TraceError for a header without them and for a line of another width.
-    """
+def header(path: Path, columns: Sequence[str] = ()) -> list[str]:
+    """Return the names of a file's columns. Raises TraceError for too long a first line."""
     with open_text(path) as file:
         line = file.readline(_HEADER_CHARACTERS)
     if len(line) == _HEADER_CHARACTERS:
         raise TraceError(
             "too long a header", where=f"{path}:1", accepted=f"a header with {','.join(columns)}"
         )
-    header = line.strip().removeprefix("\ufeff").split(",")
-    names = [name.strip() for name in header]
+    return [name.strip() for name in line.strip().removeprefix("\ufeff").split(",")]
+
+
+def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Lines, pl.DataFrame]]:
+    """Yield pieces of `path` as text in `columns`, found by the header line; others are ignored.
+
+    Raises TraceError for a header without them and for a line of another width.
+    """
+    names = header(path, columns)
     missing = [name for name in columns if name not in names]
     if missing or len(set(names)) < len(names):
         raise TraceError(
@@ -58,7 +62,12 @@ def _split(piece: Lines, names: list[str]) -> pl.DataFrame:
     text = "".join(piece.lines).encode()
     if text.count(b",") != len(piece.lines) * (len(names) - 1) or b'"' in text:
         _check_widths(piece, len(names))
-    return pl.read_csv(text, has_header=False, new_columns=names, infer_schema=False)
+    try:
+        return pl.read_csv(text, has_header=False, new_columns=names, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        # A row may lack the commas that another one has too many.
+        _check_widths(piece, len(names))
+        raise TraceError(f"not CSV: {error}", where=f"{piece.where}:{piece.first}") from error
 
 
 def _check_widths(piece: Lines, width: int) -> None:
@@ -90,6 +99,15 @@ def seconds_ns(frame: pl.DataFrame, name: str, piece: Lines) -> NDArray[np.int64
     wrong = values.is_null() | ~values.is_finite() | (values < 0) | (values >= MAX_TIME_NS / S_NS)
     _refuse(frame, name, piece, wrong, accepted="seconds, 0 or more")
     nanoseconds: NDArray[np.int64] = np.rint(values.to_numpy() * S_NS).astype(np.int64)
+    return nanoseconds
+
+
+def ms_ns(frame: pl.DataFrame, name: str, piece: Lines) -> NDArray[np.int64]:
+    """Return a column of milliseconds as nanoseconds. Raises TraceError that names the line."""
+    values = frame[name].cast(pl.Float64, strict=False)
+    wrong = values.is_null() | ~values.is_finite() | (values < 0) | (values >= MAX_TIME_NS / MS_NS)
+    _refuse(frame, name, piece, wrong, accepted="milliseconds, 0 or more")
+    nanoseconds: NDArray[np.int64] = np.rint(values.to_numpy() * MS_NS).astype(np.int64)
     return nanoseconds
 
 

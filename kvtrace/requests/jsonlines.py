@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parsed(
@@ -55,10 +57,10 @@ def objects(piece: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, as_object(decode(line, place), place)
 
 
-def decode(text: str, where: str) -> Any:
-    """Return the JSON value in `text`. Raises TraceError."""
+def decode(line: str, where: str) -> Any:
+    """Return the JSON value in `line`. Raises TraceError."""
     try:
-        return json.loads(text)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is also a ValueError
         raise TraceError(f"not JSON: {error}", where=where) from error
 
@@ -84,6 +86,24 @@ def whole(
     return value
 
 
+def part(fields: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a field that is a JSON object. Raises TraceError."""
+    value = fields.get(name)
+    if not isinstance(value, dict):
+        got = "nothing" if value is None else _shortened(value)
+        raise TraceError(f"bad {name}", where=where, got=got, accepted="a JSON object")
+    return value
+
+
+def text(fields: dict[str, Any], name: str, where: str) -> str:
+    """Return a field that is a string. Raises TraceError."""
+    value = fields.get(name)
+    if not isinstance(value, str):
+        got = "nothing" if value is None else _shortened(value)
+        raise TraceError(f"bad {name}", where=where, got=got, accepted="a string")
+    return value
+
+
 def ms_ns(fields: dict[str, Any], name: str, where: str) -> int:
     """Return a field of milliseconds, 0 or more, as ns, a fraction rounded. Raises TraceError."""
     value: Any = fields.get(name, "nothing")
@@ -106,6 +126,21 @@ def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
     raise TraceError(f"bad {name}", where=where, got=got, accepted="seconds, 0 or more")
 
 
+def date_ns(fields: dict[str, Any], name: str, place: str) -> int:
+    """Return a date, UTC if it has no zone, as Unix nanoseconds. Raises TraceError."""
+    try:
+        date = datetime.fromisoformat(text(fields, name, place))
+    except ValueError:
+        date = _EPOCH - timedelta(1)
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    if date < _EPOCH:
+        got = _shortened(fields[name])
+        raise TraceError(
+            f"bad {name}", where=place, got=got, accepted="e.g. 2026-11-16T18:17:03.979000Z"
+        )
+    return (date - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
 def hash_ids(
     fields: dict[str, Any],
     where: str,
@@ -115,40 +150,56 @@ def hash_ids(
     of: str,
     full_only: bool = False,
     option: str | None = None,
+    name: str = "hash_ids",
 ) -> list[int]:
-    """Return the ids of a request by its tokens: one per block, a partial last one included.
+    """Return the ids of a request, its field `name`, by its tokens: one per block.
 
-    With `full_only` that of a partial one may be missing. `option`: how a user says how many tokens
-    an id stands for. Raises TraceError for another count: with ids of another size, hits would be
-    made up.
+    That of a partial last one is included; with `full_only` it may be missing. `option`: how a user
+    says how many tokens an id stands for. Raises TraceError for another count: with ids of another
+    size, hits would be made up.
     """
-    hash_ids = fields.get("hash_ids")
-    most = -(-tokens // block_tokens)
-    least = tokens // block_tokens if full_only else most
+    hash_ids = fields.get(name)
     count = len(hash_ids) if isinstance(hash_ids, list) else -1
-    if not isinstance(hash_ids, list) or not least <= count <= most:
-        raise TraceError(
-            "too many hash_ids" if count > most else "too few hash_ids",
-            where=where,
-            got=count if count >= 0 else _shortened(hash_ids),
-            accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
-            hint=_fitting(tokens, count, option),
-        )
+    check_count(
+        count, tokens, block_tokens, where, of=of, name=name, full_only=full_only, option=option,
+        got=hash_ids,
+    )  # fmt: skip
+    assert isinstance(hash_ids, list)
     if not set(map(type, hash_ids)) <= {int}:
         raise _bad_id(hash_ids, where)
     return hash_ids
 
 
-def _fitting(tokens: int, count: int, option: str | None) -> str | None:
+def check_count(
+    count: int, tokens: int, block_tokens: int, where: str, *, of: str, name: str,
+    full_only: bool = False, option: str | None = None, got: Any = None,
+) -> None:  # fmt: skip
+    """Raise TraceError unless there are as many ids as a prompt of `tokens` has blocks.
+
+    A `count` of -1 says that what was `got` is no list. The other arguments: see `hash_ids`.
+    """
+    most = -(-tokens // block_tokens)
+    least = tokens // block_tokens if full_only else most
+    if least <= count <= most:
+        return
+    hint = fitting(tokens, count)
+    raise TraceError(
+        f"too many {name}" if count > most else f"too few {name}",
+        where=where,
+        got=count if count >= 0 else _shortened(got),
+        accepted=f"{most if count > most else least}, one per {block_tokens} tokens of {of}",
+        hint=f"{hint}: {option} {hint.partition(' ')[0]}" if hint and option else hint,
+    )
+
+
+def fitting(tokens: int, count: int) -> str | None:
     """Return the block size that would fit the number of ids: the power of two, or the smallest."""
     if count < 1 or count > tokens:
         return None
     smallest = -(-tokens // count)
     power = 1 << (smallest - 1).bit_length()
     size = power if -(-tokens // power) == count else smallest
-    if option is None:
-        return f"{size} tokens per id would fit"
-    return f"{size} tokens per id would fit: {option} {size}"
+    return f"{size} tokens per id would fit"
 
 
 def id_lists(lists: list[list[int]], places: list[str]) -> Ragged:

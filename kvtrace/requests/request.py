@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -55,6 +55,22 @@ class Ragged:
         return Ragged.from_counts(counts, self.values[places])
 
 
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Of each request's context the parts that it has from others, and its own.
+
+    A part reaches from the token `starts` to the next part, or to the end, and is what `owners`
+    numbers: contexts that share an owner are the same up to the part's end in the shorter one.
+    """
+
+    starts: Ragged
+    owners: Ragged
+
+    def take(self, rows: NDArray[np.int64]) -> Lineage:
+        """Return those of the requests at `rows`."""
+        return Lineage(self.starts.take(rows), self.owners.take(rows))
+
+
 def ranges(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return 0 … c − 1 for each c of `counts`, one after the other."""
     ends = np.cumsum(counts)
@@ -98,6 +114,7 @@ class RequestBatch:
                    a source whose sessions know their tokens (each session's context only grows)
     turn_tokens    for such sources: prompt tokens that each turn up to this one added
     shared         what of the prompt other sessions share, or None
+    lineage        for sessions whose context doesn't only grow: of whom its parts are, or None
     """
 
     arrival_ns: NDArray[np.int64]
@@ -113,6 +130,7 @@ class RequestBatch:
     block_ids: Ragged | None
     turn_tokens: Ragged | None
     shared: SharedTokens | None = None
+    lineage: Lineage | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
@@ -123,18 +141,33 @@ class RequestBatch:
         following = self.follow > FOLLOW_NONE
         target = np.where(following, np.arange(len(self)) + self.follow, 0)
         follow = np.where(following, place[target] - place, self.follow)
-        plain = {
-            part.name: getattr(self, part.name)[rows]
-            for part in fields(self)
-            if part.name not in ("follow", "block_ids", "turn_tokens", "shared")
-        }
-        return RequestBatch(
-            **plain,
-            follow=follow[rows],
-            block_ids=None if self.block_ids is None else self.block_ids.take(rows),
-            turn_tokens=None if self.turn_tokens is None else self.turn_tokens.take(rows),
-            shared=None if self.shared is None else self.shared.take(rows),
-        )
+        return replace(self.take(rows), follow=follow[rows])
+
+    def take(self, rows: NDArray[np.int64]) -> RequestBatch:
+        """Return the requests at `rows`, in that order; `follow` is theirs as it stands."""
+        columns: dict[str, Any] = {}
+        for part in fields(self):
+            values = getattr(self, part.name)
+            columns[part.name] = None if values is None else values.take(rows)
+        return RequestBatch(**columns)
+
+
+def joined(*batches: RequestBatch) -> RequestBatch:
+    """Return the requests of batches of one source, none of which follows another."""
+    columns: dict[str, Any] = {}
+    for part in fields(RequestBatch):
+        values = [getattr(batch, part.name) for batch in batches]
+        if values[0] is None:
+            columns[part.name] = None
+        elif isinstance(values[0], np.ndarray):
+            columns[part.name] = np.concatenate(values)
+        elif isinstance(values[0], Ragged):
+            columns[part.name] = Ragged.joined(values)
+        else:
+            assert isinstance(values[0], Lineage)
+            starts, owners = zip(*((each.starts, each.owners) for each in values), strict=True)
+            columns[part.name] = Lineage(Ragged.joined(starts), Ragged.joined(owners))
+    return RequestBatch(**columns)
 
 
 class Source(Protocol):

@@ -25,7 +25,8 @@ class FileRows:
     """Requests whose arrival the file tells, in its order.
 
     `time_ns` is of the file's own clock until the source has made it an arrival; `session` counts
-    from 0 in order of appearance; `ids` are the file's u64 ids, viewed as int64.
+    from 0 in order of appearance; `ids` are the file's u64 ids, viewed as int64; `end_ns`, where
+    the file tells it, is when a request's answer ended, by the same clock.
     """
 
     time_ns: NDArray[np.int64]
@@ -35,6 +36,7 @@ class FileRows:
     turn: NDArray[np.int64]
     last_turn: NDArray[np.bool_]
     ids: Ragged | None = None
+    end_ns: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -42,14 +44,18 @@ class FileRows:
     def take(self, rows: NDArray[np.int64]) -> FileRows:
         """Return the requests at `rows`, in that order, repeated where it repeats one."""
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        return FileRows(**columns, ids=None if self.ids is None else self.ids.take(rows))
+        return FileRows(
+            **columns,
+            ids=None if self.ids is None else self.ids.take(rows),
+            end_ns=None if self.end_ns is None else self.end_ns[rows],
+        )
 
     def split(self, at: int) -> tuple[FileRows, FileRows]:
         """Return the first `at` requests and the others."""
         return self.take(np.arange(at)), self.take(np.arange(at, len(self)))
 
 
-_COLUMNS = [column.name for column in fields(FileRows) if column.name != "ids"]
+_COLUMNS = [column.name for column in fields(FileRows) if column.name not in ("ids", "end_ns")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,12 @@ class Piece:
     where: str
     line: NDArray[np.int64]
     rows: FileRows
+    mark: str = ":"
+    """What stands between the file and the number."""
 
     def place(self, row: int) -> str:
         """Return file and line of a request."""
-        return f"{self.where}:{self.line[row]}"
+        return f"{self.where}{self.mark}{self.line[row]}"
 
 
 def alone(
@@ -71,6 +79,7 @@ def alone(
     input_tokens: NDArray[np.int64],
     output_tokens: NDArray[np.int64],
     ids: Ragged | None = None,
+    end_ns: NDArray[np.int64] | None = None,
 ) -> FileRows:
     """Return requests each of which is a session of its own, numbered from `first` on."""
     count = len(time_ns)
@@ -82,6 +91,7 @@ def alone(
         turn=np.zeros(count, np.int64),
         last_turn=np.ones(count, np.bool_),
         ids=ids,
+        end_ns=end_ns,
     )
 
 
@@ -91,4 +101,9 @@ def join(parts: Sequence[FileRows]) -> FileRows:
         return parts[0]
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     lists = [part.ids for part in parts if part.ids is not None]
-    return FileRows(**columns, ids=Ragged.joined(lists) if lists else None)
+    ends = [part.end_ns for part in parts if part.end_ns is not None]
+    return FileRows(
+        **columns,
+        ids=Ragged.joined(lists) if lists else None,
+        end_ns=np.concatenate(ends) if ends else None,
+    )

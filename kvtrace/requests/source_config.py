@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kvtrace.fields import (
+    MAX_COUNT,
     MAX_FACTOR,
     Count,
     DurationNs,
@@ -23,6 +24,9 @@ from kvtrace.units import S_NS
 
 GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
 """Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Template(Section):
@@ -81,6 +85,8 @@ QOS_MIX = {"interactive": 0.15, "responsive": 0.35, "batch": 0.5}
 DEFAULT_RATE_PER_S = 1.0
 """Of the sources of `ARRIVING`, whose files don't tell when sessions begin."""
 ARRIVING = ("sharegpt", "weka")
+STARTING = (*ARRIVING, "tracelab")
+"""Sources whose sessions can begin at a rate, or with users who wait for their last one."""
 
 
 SOURCE = "Source"
@@ -135,6 +141,19 @@ class SourceConfig(Section):
     system_prompts: SystemPrompts = Field(default_factory=SystemPrompts)
     rag: Rag | None = None
     qos_mix: dict[str, Annotated[float, Field(ge=0, le=MAX_FACTOR)]] = QOS_MIX
+    timing: Annotated[
+        Literal["recorded", "think"] | None,
+        Option(
+            "Let requests arrive when they were recorded (open loop), or after the answer before "
+            "them and the recorded think time (closed loop): dynamo, litellm, tracelab, weka.",
+            SOURCE,
+            unset="recorded; tracelab, weka: think",
+        ),
+    ] = None
+    start_ratio: tuple[Share, Share] | None = None
+    warmup_requests: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
+    idle_max: DurationNs | None = None
+    own_plays: bool = False
     cycles: Annotated[Count, Option("Repeat a file's requests N times.", SOURCE)] = 1
     scale_sessions: Annotated[
         float,
@@ -160,13 +179,25 @@ class SourceConfig(Section):
     block_tokens: Annotated[
         Tokens | None,
         Option(
-            "mooncake, bailian: tokens per block id in the file.",
+            "mooncake, bailian, litellm: tokens per block id in the file.",
             SOURCE,
             name="source-block-tokens",
-            unset="512, bailian 16",
+            unset="512, bailian 16, litellm as the logs say",
         ),
     ] = None
     think_s: Seconds = (0.1, 0.5)
+    index: Literal["diskann", "aisaq-performance", "aisaq-scale", "hnsw-mmap"] = "diskann"
+    vectors: Annotated[int, Field(gt=0, le=1 << 40)] = 10_000_000
+    dimensions: Annotated[int, Field(gt=0, le=1 << 16)] = 768
+    vector_type: Literal["float32", "float16", "int8"] = "float32"
+    degree: Annotated[int, Field(gt=0, le=1 << 12)] = 56
+    search_list: Annotated[int, Field(gt=0, le=1 << 12)] = 100
+    beam_width: Annotated[int, Field(gt=0, le=1 << 7)] = 2
+    cached_nodes: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    code_bytes: Annotated[int, Field(gt=0, le=1 << 16)] | None = None
+    skew: Annotated[float, Field(ge=0, le=10)] = 0.0
+    round_time: DurationNs = 20_000
+    build: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -175,7 +206,7 @@ class SourceConfig(Section):
             return data
         name = data.get("name", "synthetic")
         if data.get("users") is None and data.get("rate") is None:
-            if name == "synthetic":
+            if name in ("synthetic", "vdb"):
                 return data | {"users": DEFAULT_USERS}
             if name in ARRIVING:
                 return data | {"rate": DEFAULT_RATE_PER_S}
@@ -188,6 +219,8 @@ class SourceConfig(Section):
         ranges: dict[str, tuple[float, float]] = {
             "system_prompts.tokens": self.system_prompts.tokens, "think_s": self.think_s
         }  # fmt: skip
+        if self.start_ratio is not None:
+            ranges["start_ratio"] = self.start_ratio
         if self.rag is not None:
             ranges["rag.document_tokens"] = self.rag.document_tokens
         for name, template in self.templates.items():
@@ -206,7 +239,7 @@ class SourceConfig(Section):
 
         What has no effect on a source at all, the source refuses.
         """
-        if self.name not in ("synthetic", *ARRIVING):
+        if self.name not in ("synthetic", "vdb", *STARTING):
             return self
         diurnal, shared = self.arrival == "diurnal", self.system_prompts.probability > 0
         for key, effective, wanted in (

@@ -3,7 +3,8 @@
 A source is a module with `create(context) -> Source` and `KEYS`, the keys of `SourceConfig` that
 have an effect on it; the first line of its docstring is what `kvtrace list sources` says. `NEEDS`,
 if it has one, is the package without which it isn't available. With `recognises(start) -> bool`
-(`start`: first bytes, decompressed) `--source` may be left out.
+(`start`: first bytes, decompressed) `--source` may be left out. With `MAKES_ROWS` it makes rows of
+a trace instead of requests: see `recording.rows`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ def keys(name: str) -> frozenset[str]:
     """Return the keys of `SourceConfig` that have an effect on source `name`."""
     keys_of: frozenset[str] = _module(name).KEYS
     return keys_of
+
+
+def makes_rows(name: str) -> bool:
+    """Return whether source `name` makes rows of a trace instead of requests."""
+    return getattr(_module(name), "MAKES_ROWS", False)
 
 
 def _module(name: str) -> ModuleType:

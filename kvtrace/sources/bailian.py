@@ -1,8 +1,12 @@
-"""Bailian's (Qwen's) usage traces: JSONL with chats, turns and 16-token hash ids."""
+"""Bailian's (Qwen's) usage traces: JSONL with chats, turns and 16-token hash ids.
+
+An id names the tokens of its block, salted, whatever stands before them: ids are chained here.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,7 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import Interner
 from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER
 from kvtrace.requests import jsonlines
+from kvtrace.requests.chaining import Rechained, chained
 from kvtrace.requests.rows import MAX_TIME_NS, FileRows, Piece
 from kvtrace.requests.source import BLOCK_OPTION, FILE_KEYS, FileSource, Told, need_input
 
@@ -121,15 +126,20 @@ class _Chats:
 
 
 def _pieces(context: SourceContext, block_tokens: int, remarks: Told) -> Iterator[Piece]:
-    chats = _Chats()
+    chats, rechained = _Chats(), Rechained()
     reader = partial(parse, block_tokens=block_tokens)
     for lines, (rows, pairs) in jsonlines.parsed(context.inputs, reader, context.workers):
-        piece = Piece(lines.where, lines.first + np.arange(len(rows)), rows)
-        rows.session[:] = chats.sessions(pairs, piece)
+        assert rows.ids is not None
+        ids = chained(rows.ids)
+        rechained.count(rows.ids, ids)
+        whole = replace(rows, ids=ids)
+        piece = Piece(lines.where, lines.first + np.arange(len(rows)), whole)
+        whole.session[:] = chats.sessions(pairs, piece)
+        remarks.notes[:] = rechained.notes()
         if chats.orphans:
-            remarks.notes[:] = [
+            remarks.notes.append(
                 f"{chats.orphans:,} chats whose parent isn't in the file begin a session"
-            ]
+            )
         yield piece
 
 

@@ -349,10 +349,11 @@ def _concatenate(batches: list[RequestBatch]) -> RequestBatch:
 
     turns = [batch.turn_tokens for batch in batches if batch.turn_tokens is not None]
     shared = [batch.shared for batch in batches if batch.shared is not None]
-    ragged = ("block_ids", "turn_tokens", "shared")
+    ragged = ("block_ids", "turn_tokens", "shared", "lineage")
     plain = [name for name in RequestBatch.__slots__ if name not in ragged]
+    columns: dict[str, Any] = {name: joined(name) for name in plain}
     return RequestBatch(
-        **{name: joined(name) for name in plain},
+        **columns,
         block_ids=None,
         turn_tokens=Ragged.joined(turns) if turns else None,
         shared=SharedTokens(

@@ -117,7 +117,9 @@ def _texts() -> Iterator[tuple[str, str | bytes]]:
         "num_key_value_heads": 8, "hidden_size": 2048, "torch_dtype": "bfloat16", "head_dim": 64,
         "max_position_embeddings": 131072, "vocab_size": 128256})  # fmt: skip
     sources = {"mooncake": "a.jsonl", "bailian": "b.jsonl", "weka": "w.json", "sharegpt": "s.json",
-               "azure": "az.csv", "burstgpt": "bg.csv"}  # fmt: skip
+               "azure": "az.csv", "burstgpt": "bg.csv", "dynamo": "dy.jsonl",
+               "litellm": "li.json", "tracelab": "tl.csv",
+               "kv-events": "kv.jsonl"}  # fmt: skip
     for source, name in sources.items():
         yield name, request_files.GOOD[source][1]
     import gzip

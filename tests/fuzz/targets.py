@@ -179,6 +179,10 @@ def _source_targets() -> list[Target]:
     seeds: dict[str, tuple[str, Mutate]] = {
         "mooncake": ("a.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "bailian": ("b.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
+        "dynamo": ("dy.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
+        "litellm": ("li.json", m.of_json),
+        "tracelab": ("tl.csv", both(comma, comma, m.of_bytes)),
+        "kv-events": ("kv.jsonl", both(m.json_lines, m.json_lines, m.of_bytes)),
         "weka": ("w.json", m.of_json),
         "sharegpt": ("s.json", m.of_json),
         "azure": ("az.csv", both(comma, comma, m.of_bytes)),

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 from tests.support.request_files import (
     AZURE_HEADER,
     BURSTGPT_HEADER,
+    TRACELAB_HEADER,
     bailian_line,
+    dynamo_line,
+    kv_batch,
+    kv_stored,
     lct,
+    litellm_log,
     look_up,
     mooncake_line,
     sharegpt,
@@ -52,6 +57,49 @@ def bailian(path: Path, seed: int) -> None:
         )
         for number, tokens in enumerate(_lengths(seed))
     ))  # fmt: skip
+
+
+def dynamo(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens, listed in order of their ends; three sessions."""
+    write(path, "".join(
+        dynamo_line(
+            130 * (number ^ 1), tokens, f"s{number % 3}", output_tokens=number,
+            replay__input_sequence_hashes=_ids(number, seed, tokens, 64),
+        )
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def litellm(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens; sessions of three requests."""
+    write(path, json.dumps([
+        litellm_log(
+            number * 0.13, tokens, [f"{i:016x}" for i in _ids(number, seed, tokens, 64)],
+            session_id=f"s{number // 3}", completion_tokens=number,
+        )
+        for number, tokens in enumerate(_lengths(seed))
+    ]))  # fmt: skip
+
+
+def tracelab(path: Path, seed: int) -> None:
+    """Sessions of ten rounds, some of which go on from the middle of the context."""
+    write(path, TRACELAB_HEADER + "".join(
+        f"s{number // 10},{number % 10},{max(0, (number % 10) * 300 - number % 3 * 250)},"
+        f"{tokens // 4 + 251},{number},{130 * (number % 4)}\n"
+        for number, tokens in enumerate(_lengths(seed))
+    ))  # fmt: skip
+
+
+def kv_events(path: Path, seed: int) -> None:
+    """Blocks of 64 tokens that go on from three chains at random places."""
+    lines = []
+    for number, tokens in enumerate(_lengths(seed)):
+        ids = _ids(number, seed, tokens, 64)
+        at = (number * 7 + seed) % len(ids)
+        event = kv_stored(ids[at:], ids[at - 1] if at else None, block_size=64)
+        event["token_ids"] = [0] * 64 * len(ids[at:])
+        lines.append(kv_batch(1 + number * 0.13, event))
+    write(path, "".join(lines))
 
 
 def weka_file(path: Path, seed: int) -> None:
@@ -105,6 +153,10 @@ def lmcache(path: Path, seed: int) -> None:
 FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "mooncake": ("a.jsonl", mooncake),
     "bailian": ("a.jsonl", bailian),
+    "dynamo": ("a.jsonl", dynamo),
+    "litellm": ("a.json", litellm),
+    "tracelab": ("a.csv", tracelab),
+    "kv-events": ("a.jsonl", kv_events),
     "weka": ("a.jsonl", weka_file),
     "azure": ("a.csv", azure),
     "burstgpt": ("a.csv", burstgpt),

@@ -50,3 +50,10 @@ class RequestsDocument(RequestTimesDocument):
         "due (mode max), when they were submitted; null in older results",
     )
     by_qos: list[QosRequestsDocument]
+    per_s: float | None = Field(
+        None, description="requests per second, from the begin of the first to the end of the last"
+    )
+    reads_mean: float | None = Field(None, description="reads of a request; null in older results")
+    reads_p50: int | None = None
+    reads_p99: int | None = None
+    reads_max: int | None = None

@@ -12,11 +12,13 @@ struct kv_gathered {
 	const int64_t *begin_ns;
 	const int64_t *service_ns;
 	const int64_t *complete_ns;
+	const uint8_t *is_read;
 	int64_t *begins; /* per request, as are those that follow */
 	int64_t *ends;
 	int64_t *io_ns;
 	int64_t *waited_ns;
 	int64_t *states;
+	int64_t *reads;
 };
 
 KV_SIZE(gathered, struct kv_gathered)
@@ -39,6 +41,7 @@ KV_EXPORT void kv_gather_requests(const struct kv_gathered *ops)
 		ops->waited_ns[to] = kv_sum(ops->waited_ns[to], waited);
 		ops->ends[to] = kv_larger(end, ops->ends[to]);
 		ops->io_ns[to] = kv_sum(ops->io_ns[to], ops->service_ns[at]);
+		ops->reads[to] += ops->is_read[at];
 		ops->states[to] |= BEGUN;
 	}
 }

@@ -9,7 +9,8 @@ import numpy as np
 from kvtrace.native.library import INT, POINTER, contiguous
 from kvtrace.native.structures import Structure, fields
 from kvtrace.placement.keys import KeyTable
-from kvtrace.trace.schema import Phase, Qos
+from kvtrace.trace.schema import Op, Phase, Qos
+from kvtrace.units import S_NS
 from replay.measure.executed import ExecutedRows
 from replay.measure.histogram import Histogram
 from replay.measure.requests.figures import (
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from kvtrace.trace.schema import Tier
     from replay.ops.done import Done
 
-_BEGIN, _END, _IO, _WAITED, _STATE = range(5)
-_COLUMNS = 5
+_BEGIN, _END, _IO, _WAITED, _STATE, _READS = range(6)
+_COLUMNS = 6
 _FAILED, _OUTSIDE, _QOS_SHIFT = 1, 2, 3
 """In a request's state: an op failed; one was before the window or never begun; its class. 4: one
 succeeded."""
@@ -45,8 +46,8 @@ class _Gathered(Structure):
 
     ARRAYS, _fields_ = fields(
         count=INT, index=np.int32, state=np.int64, begin_ns=np.int64, service_ns=np.int64,
-        complete_ns=np.int64, begins=np.int64, ends=np.int64, io_ns=np.int64,
-        waited_ns=np.int64, states=np.int64,
+        complete_ns=np.int64, is_read=np.uint8, begins=np.int64, ends=np.int64, io_ns=np.int64,
+        waited_ns=np.int64, states=np.int64, reads=np.int64,
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ class Requests:
 
     Demotions and promotions that a request forces aren't its own; requests that began before the
     window, or that a run was stopped in, are left out. Memory follows the number of requests: up to
-    120 bytes each.
+    140 bytes each.
     """
 
     def __init__(self, mode: Mode, start_ns: int, warmup_ns: int = 0) -> None:
@@ -79,7 +80,7 @@ class Requests:
         outside = early | (done.error[own] == INTERRUPTED)
         qos = done.qos[own].astype(np.int64)
         state = outside * _OUTSIDE | ~done.good[own] * _FAILED | qos << _QOS_SHIFT
-        begins, ends, io_ns, waited_ns, states = self._columns
+        begins, ends, io_ns, waited_ns, states, reads = self._columns
         _gather(
             _Gathered(
                 count=len(index),
@@ -88,11 +89,13 @@ class Requests:
                 begin_ns=begin_ns,
                 service_ns=complete_ns - submit_ns,
                 complete_ns=complete_ns,
+                is_read=(done.op[own] == Op.READ).astype(np.uint8),
                 begins=begins,
                 ends=ends,
                 io_ns=io_ns,
                 waited_ns=waited_ns,
                 states=states,
+                reads=reads,
             )
         )
 
@@ -114,7 +117,9 @@ class Requests:
         by_qos = [_of_class(columns[:, qos == word + 1], word) for word in present]
         counted_from: Literal["due", "submit"] = "submit" if self._mode == Mode.MAX else "due"
         times = _Times(columns)
-        return RequestsDocument(**dict(times.figures()), counted_from=counted_from, by_qos=by_qos)
+        return RequestsDocument(
+            **dict(times.figures()), counted_from=counted_from, by_qos=by_qos, **times.rates()
+        )
 
 
 class RequestSink:
@@ -141,6 +146,7 @@ class _Times:
         self.count, self.failed = good.shape[1], columns.shape[1] - good.shape[1]
         self.end_to_end_ns, self.waited_ns = good[_END] - good[_BEGIN], good[_WAITED]
         self.io_ns = good[_IO]
+        self._begin_ns, self._end_ns, self._reads = good[_BEGIN], good[_END], good[_READS]
 
     def figures(self) -> RequestTimesDocument:
         """Return what is known of them."""
@@ -151,6 +157,20 @@ class _Times:
             storage_io_ns=Histogram.of(self.io_ns).summary(),
             waited_ns=Histogram.of(self.waited_ns).summary(),
         )
+
+    def rates(self) -> dict[str, Any]:
+        """Return how many completed in a second, and how many reads each had; none without any."""
+        if not self.count:
+            return {}
+        window_ns = int(self._end_ns.max() - self._begin_ns.min())
+        p50, p99 = np.percentile(self._reads, (50, 99), method="inverted_cdf").tolist()
+        return {
+            "per_s": self.count * S_NS / window_ns if window_ns else None,
+            "reads_mean": float(self._reads.mean()),
+            "reads_p50": p50,
+            "reads_p99": p99,
+            "reads_max": int(self._reads.max()),
+        }
 
 
 def _of_class(columns: NDArray[np.int64], qos: Qos) -> QosRequestsDocument:

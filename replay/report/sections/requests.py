@@ -59,6 +59,12 @@ def _notes(document: RequestsDocument) -> Iterator[str]:
         "time for generation between them included. Storage I/O: its ops' service times, summed. "
         f"Waited: some op of it was {waiting}. Demotions belong to no request."
     )
+    if document.per_s is not None and document.reads_mean is not None:
+        yield (
+            f"{document.per_s:,.4g} requests per second; reads per request: mean "
+            f"{document.reads_mean:,.1f}, P50 {document.reads_p50:,}, P99 {document.reads_p99:,}, "
+            f"max {document.reads_max:,}."
+        )
     if submitted:
         yield f"{FROM_SUBMIT[0].upper()}{FROM_SUBMIT[1:]}."
     if document.failed:

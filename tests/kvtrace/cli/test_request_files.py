@@ -118,3 +118,21 @@ def test_ids_of_another_size_are_named(tmp_path: Path, cli: Cli) -> None:
     assert "--source-block-tokens 256" in outcome.error
     options = ["--input", path, "--source-block-tokens", 256]
     assert cli("record", tmp_path / "t.parquet", *options).code == 0
+
+
+def test_vector_search(cli: Cli, tmp_path: Path) -> None:
+    """A preset of vector search prints queries, reads and the index, as text and as JSON."""
+    out = tmp_path / "v.parquet"
+    options = ("--preset", "vdb-diskann-10m-1536", "--requests", 50)
+    outcome = cli("record", out, *options)
+    assert outcome.code == 0
+    assert "50 queries of 7" in outcome.out
+    assert "index of 76.29 GiB: nodes of 6,372 B, reads of 8,192 B" in outcome.out
+    assert "replay it with --mode closed" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    document = json.loads(cli("record", out, *options, "--force", "--json").out)
+    assert document["vector_search"]["index_bytes"] == 4096 + 10**7 * 8192
+    assert "requests  50" in cli("info", out).out
+    assert cli("record", out, *options, "--show-config").code == 0
+    refused = cli("record", tmp_path / "w.parquet", *options, "--cpu-mem", "1GiB")
+    assert "tiers: has no effect on source vdb" in refused.error

@@ -100,7 +100,7 @@ def blocks_of(batch: RequestBatch, row: int, engine: Engine, source_tokens: int 
               generated: bool) -> tuple[list[Block], list[Block]]:  # fmt: skip
     """Blocks of a request's prompt, and those that it generates."""
     size, shared = engine.block_tokens, batch.shared
-    session, turn_input = int(batch.session[row]), int(batch.input_tokens[row])
+    turn_input = int(batch.input_tokens[row])
     chunks: list[int] = []
     prefix = prefix_tokens = 0
     if shared is not None:
@@ -128,13 +128,24 @@ def blocks_of(batch: RequestBatch, row: int, engine: Engine, source_tokens: int 
         end = (i + 1) * size
         ident = _ident(batch, row, i, size, source_tokens)
         if ident is None:
-            ident = ("prompt", prefix, i) if end <= prefix_tokens else (session, i)
+            owner = _owner(batch, row, end)
+            ident = ("prompt", prefix, i) if end <= prefix_tokens else (owner, i)
         if end <= context:
             last = end + size > context
             prompt.append(Block(ident, size, i == 0, last, end))
         else:
             made.append(Block(ident, size, i == 0, at=end - context))
     return prompt, made
+
+
+def _owner(batch: RequestBatch, row: int, end: int) -> tuple[str, int]:
+    """Whose the block is that ends there: its last token's owner, or the session."""
+    if batch.lineage is None:
+        return ("session", int(batch.session[row]))
+    starts, owners = batch.lineage.starts, batch.lineage.owners
+    begin, stop = starts.begin[row : row + 2]
+    parts = zip(starts.values[begin:stop].tolist(), owners.values[begin:stop].tolist(), strict=True)
+    return ("owner", [owner for start, owner in parts if start < end][-1])
 
 
 def _ident(batch: RequestBatch, row: int, i: int, size: int, source_tokens: int | None) -> Any:

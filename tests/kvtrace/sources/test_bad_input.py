@@ -145,6 +145,10 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "azure: only a header": ("azure", AZURE_HEADER, ": no requests"),
     "azure: width": ("azure", AZURE + "2023-11-16 18:17:04,480\n", ":3: not a row of this file"),
     "azure: more": ("azure", AZURE + "2023-11-16 18:17:04,480,1,1\n", ":3: not a row of this fi"),
+    "azure: commas of another row": (
+        "azure", AZURE + "2023-11-16 18:17:04,480,1,1\n2023-11-16 18:17:04,480\n",
+        ":3: not a row of this file",
+    ),
     "azure: date": ("azure", AZURE + "16/11/2023,480,1\n", ":3: bad TIMESTAMP: got '16/11/2023'"),
     "azure: seconds": ("azure", AZURE + "1700158624,480,1\n", ":3: bad TIMESTAMP: got '17001586"),
     "azure: tokens": ("azure", AZURE + "2023-11-16 18:17:04,4.5,1\n", ":3: bad ContextTokens: got"),

@@ -128,6 +128,7 @@ def record(out: Path, name: str, *paths: Path, **options: Any) -> Any:
     return make(out, **closed | named | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_compressed_files(tmp_path: Path, name: str, suffix: str) -> None:
@@ -226,8 +227,12 @@ VALUES: dict[str, Any] = {
     "invent_sessions": 0.5, "tokenizer": "t.json", "think_s": [1, 2], "multi_turn": False,
     "end_probability": 0.5, "max_turns": 2, "max_context_tokens": 99, "prefix_caching": False,
     "templates": {"a": {"context_tokens": [1, 2], "generated_tokens": [1, 2], "think_s": [0, 1]}},
-    "system_prompts": {"count": 1}, "rag": {}, "block_tokens": 32,
+    "system_prompts": {"count": 1}, "rag": {}, "block_tokens": 32, "timing": "think",
     "qos_mix": {"interactive": 1, "responsive": 0, "batch": 0},
+    "index": "aisaq-scale", "vectors": 9, "dimensions": 9, "vector_type": "int8", "degree": 9,
+    "search_list": 9, "beam_width": 9, "cached_nodes": 9, "code_bytes": 9, "skew": 0.9,
+    "round_time": "1ms", "build": True,
+    "start_ratio": [0, 1], "warmup_requests": 3, "idle_max": "10s", "own_plays": True,
 }  # fmt: skip
 """Of each key a value that isn't its default."""
 
@@ -383,6 +388,7 @@ FILE_KEYS: dict[str, tuple[str, Any]] = {
     "rate": ("sharegpt", 9.0),
     "users": ("weka", 2),
     "arrival": ("weka", "constant"),
+    "timing": ("weka", "recorded"),
 }
 
 

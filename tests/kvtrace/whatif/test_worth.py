@@ -131,6 +131,7 @@ def test_refusals_from_python(small_trace: Path, arguments: dict[str, object], t
         kvtrace.whatif(small_trace, **arguments)
 
 
+@pytest.mark.slow
 def test_of_a_trace(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
     """A row per combination in the CSV, the terminal in 80 columns, a sheet, a section."""
     openpyxl = pytest.importorskip("openpyxl")

@@ -17,6 +17,7 @@ from replay.measure.requests.measure import Requests, RequestSink
 from replay.ops.columns import NO_TIME_NS
 from replay.ops.contract import Action, Mode
 from replay.ops.done import Done
+from replay.report.sections import requests as sections
 from tests.support.making import write_rows
 
 if TYPE_CHECKING:
@@ -72,6 +73,36 @@ def test_ops_that_overlap_are_waited_for_once() -> None:
     found = measured(requests)
     assert (found.count, found.failed) == (1, 0)
     assert exact(found) == (60, 9 + 19 + 10, 30)
+
+
+def test_rates_and_reads_of_requests() -> None:
+    """Three requests of 3, 1 and 1 reads in 100 ms, one of which fails and isn't counted."""
+    requests = Requests(Mode.OPEN, 0)
+    requests.add(ops((0, 1, 10), (0, 1, 20), (50, 50, 60)), request(7, 7, 7))
+    requests.add(ops((70, 70, 100)), request(8))
+    failed = ops((10, 10, 90))
+    failed.error[:] = EIO
+    requests.add(failed, request(9))
+    document = measured(requests)
+    assert document.per_s == 2 / 0.1
+    assert (document.reads_mean, document.reads_p50, document.reads_p99, document.reads_max) == (
+        2, 1, 3, 3,
+    )  # fmt: skip
+    (section, *_) = sections.requests(document)
+    assert any(
+        "20 requests per second; reads per request: mean 2.0, P50 1, P99 3, max 3." in note
+        for note in section.notes
+    )
+
+
+def test_writes_are_no_reads() -> None:
+    """A request's stores count in its time, not in its reads."""
+    requests = Requests(Mode.OPEN, 0)
+    stored = ops((0, 1, 10))
+    stored.cell[:] = stored.cell & 0b11110011 | Op.WRITE << 2
+    requests.add(stored, request(7))
+    requests.add(ops((0, 1, 10)), request(7))
+    assert measured(requests).reads_max == 1
 
 
 def test_batches_of_ops_make_no_difference() -> None:

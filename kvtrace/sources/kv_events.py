@@ -1,0 +1,291 @@
+"""KV-cache events of vLLM and SGLang: JSONL of the batches that their ZMQ publisher sends, decoded.
+
+What entered the GPU's cache: each event of stored blocks is a request whose prompt is the chain
+of blocks that it ends. Source: vllm-project/vllm, `vllm/distributed/kv_events.py` at 0181ea3;
+sgl-project/sglang, `python/sglang/srt/disaggregation/kv_events.py` at 006d053; read on 2026-11-30.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvtrace.errors import TraceError
+from kvtrace.requests import jsonlines
+from kvtrace.requests.request import Ragged
+from kvtrace.requests.rows import MAX_TOKENS, U64_MAX, Piece, alone
+from kvtrace.requests.sorting import Numbering, by_arrival
+from kvtrace.requests.source import FILE_KEYS, FileSource, Told, need_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvtrace.requests.lines import Lines
+    from kvtrace.sources import SourceContext
+
+KEYS = FILE_KEYS
+STORED, REMOVED, CLEARED = "BlockStored", "BlockRemoved", "AllBlocksCleared"
+NAMES = {
+    STORED: ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium"),
+    REMOVED: ("block_hashes", "medium"),
+    CLEARED: (),
+}
+"""Fields of events that are lists: their type, and these in this order; more may follow."""
+GPU = "GPU"
+MAX_BLOCK_TOKENS = 1 << 20
+UNSEEN = (
+    "requests whose blocks were all cached stored nothing and aren't in the events; a step of a "
+    "long prompt, and each block of an answer, is a request of its own"
+)
+
+
+def recognises(start: bytes) -> bool:
+    """Return whether a file begins with a batch that has an event."""
+    line = start.partition(b"\n")[0].lstrip()
+    kinds = [name.encode() for name in NAMES]
+    return line.startswith((b"{", b"[")) and any(b'"%b"' % kind in line for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Blocks that entered the GPU's cache behind `parent`."""
+
+    line: int
+    time_ns: int
+    hashes: list[int]
+    parent: int | None
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What some lines tell: 0 `block_tokens` where nothing was stored; (stream, seq) of batches."""
+
+    stored: list[_Stored] = field(default_factory=list)
+    block_tokens: int = 0
+    removed: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    batches: list[tuple[str, int]] = field(default_factory=list)
+
+
+def parse(piece: Lines) -> Parsed:
+    """Return the events in `piece`. Raises TraceError that names the file and the line."""
+    made = Parsed()
+    for line, text in enumerate(piece.lines, start=piece.first):
+        place = f"{piece.where}:{line}"
+        value = jsonlines.decode(text, place)
+        envelope = value if isinstance(value, dict) and "batch" in value else {}
+        time_ns, events, rank = _batch(envelope.get("batch", value), place)
+        if envelope.get("seq") is not None:
+            number = jsonlines.whole(envelope, "seq", place, most=U64_MAX >> 1)
+            made.batches.append((f"{envelope.get('topic')} {rank}", number))
+        for number, event in enumerate(events, start=1):
+            _add(made, event, line, time_ns, f"{place}, event {number}")
+    return made
+
+
+def _batch(batch: Any, place: str) -> tuple[int, list[Any], Any]:
+    """Return time, events and rank of a batch, which is an object, or a list of these."""
+    if isinstance(batch, list) and len(batch) >= 2:
+        batch = dict(zip(("ts", "events", "data_parallel_rank"), batch, strict=False))
+    if not isinstance(batch, dict) or not isinstance(batch.get("events"), list):
+        raise TraceError(
+            "not a batch of events", where=place, got=repr(batch)[:40],
+            accepted="[time, [event, ...]], or an object with ts and events",
+        )  # fmt: skip
+    return (
+        jsonlines.seconds_ns(batch, "ts", place),
+        batch["events"],
+        batch.get("data_parallel_rank"),
+    )
+
+
+def _add(made: Parsed, event: Any, line: int, time_ns: int, place: str) -> None:
+    fields = _fields(event, place)
+    kind, medium = fields["type"], fields.get("medium")
+    if kind == CLEARED:
+        made.others["AllBlocksCleared: their blocks stay known"] += 1
+    elif medium not in (None, GPU):
+        made.others[f"{kind} of medium {str(medium)[:20]}: not the GPU's"] += 1
+    elif fields.get("group_idx") not in (None, 0):
+        made.others[f"{kind} of a further group of layers"] += 1
+    elif kind == REMOVED:
+        made.removed += len(_hashes(fields, place))
+    else:
+        hashes = _hashes(fields, place)
+        made.block_tokens = _size(fields, len(hashes), made.block_tokens, place)
+        parent = fields.get("parent_block_hash")
+        if parent is not None:
+            parent = _identity(parent, place)
+        made.stored.append(_Stored(line, time_ns, hashes, parent))
+
+
+def _fields(event: Any, place: str) -> dict[str, Any]:
+    """Return an event's fields by name: an object, or a list that begins with the type."""
+    if isinstance(event, list) and event and isinstance(event[0], str) and event[0] in NAMES:
+        return {"type": event[0]} | dict(zip(NAMES[event[0]], event[1:], strict=False))
+    kind = event.get("type") if isinstance(event, dict) else None
+    if not isinstance(event, dict) or not isinstance(kind, str) or kind not in NAMES:
+        got = repr(event if kind is None else kind)[:40]
+        raise TraceError("not an event", where=place, got=got, accepted=", ".join(NAMES))
+    return event
+
+
+def _hashes(fields: dict[str, Any], place: str) -> list[int]:
+    hashes = fields.get("block_hashes")
+    if not isinstance(hashes, list) or not hashes:
+        got = "nothing" if hashes is None else repr(hashes)[:40]
+        raise TraceError("bad block_hashes", where=place, got=got, accepted="a list of hashes")
+    return [_identity(value, place) for value in hashes]
+
+
+def _identity(value: Any, place: str) -> int:
+    """Return a hash of 64 bits, signed or not, as an int64."""
+    if type(value) is not int or not -(1 << 63) <= value <= U64_MAX:
+        accepted = "an integer of 64 bits"
+        raise TraceError("bad block hash", where=place, got=repr(value)[:40], accepted=accepted)
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _size(fields: dict[str, Any], count: int, first: int, place: str) -> int:
+    """Return the tokens of a block: those of the `first` event, as many as its tokens make up."""
+    size = jsonlines.whole(fields, "block_size", place, least=1, most=MAX_BLOCK_TOKENS)
+    _same_size(first or size, size, place)
+    tokens = fields.get("token_ids")
+    if not isinstance(tokens, list) or len(tokens) != size * count:
+        raise TraceError(
+            "bad token_ids", where=place,
+            got=len(tokens) if isinstance(tokens, list) else repr(tokens)[:40],
+            accepted=f"{size * count} of them, {size} a block",
+        )  # fmt: skip
+    return size
+
+
+def _same_size(first: int, size: int, place: str) -> None:
+    if size != first:
+        raise TraceError("another block_size", where=place, got=size, accepted=first)
+
+
+class _Chains:
+    """The blocks that were stored, each behind its parent."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int | None] = {}
+        self._session: dict[int, int] = {}
+        self._sessions = 0
+        self.unknown = 0
+
+    def follow(self, event: _Stored) -> tuple[list[int], int]:
+        """Return the blocks of a prompt and its session: that of the parent, if it was its last.
+
+        A parent that was never stored here is left out, with all before it.
+        """
+        parent = event.parent
+        if parent is not None and parent not in self._parent:
+            self.unknown += 1
+            parent = None
+        session = self._session.pop(parent, None) if parent is not None else None
+        if session is None:
+            session = self._sessions
+            self._sessions += 1
+        before, chain = parent, []
+        for block in event.hashes:
+            if block not in self._parent:
+                self._parent[block] = before
+            before = block
+        while parent is not None:
+            chain.append(parent)
+            parent = self._parent[parent]
+        self._session[event.hashes[-1]] = session
+        return [*reversed(chain), *event.hashes], session
+
+
+class _Reader:
+    """Reads the events of all files."""
+
+    def __init__(self, context: SourceContext, block_tokens: int, remarks: Told) -> None:
+        self._context, self._size, self._remarks = context, block_tokens, remarks
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the requests in order of time. Raises TraceError."""
+        numbering = Numbering()
+        for piece in by_arrival(self._in_files()):
+            numbering.follow(piece.rows)
+            piece.rows.last_turn[:] = False
+            yield piece
+
+    def _in_files(self) -> Iterator[Piece]:
+        chains, others, removed, blocks = _Chains(), Counter[str](), 0, 0
+        batches: list[tuple[str, int]] = []
+        for piece, made in jsonlines.parsed(self._context.inputs, parse, self._context.workers):
+            others += made.others
+            removed += made.removed
+            batches += made.batches
+            if made.stored:
+                _same_size(self._size, made.block_tokens, f"{piece.where}:{made.stored[0].line}")
+                blocks += sum(len(event.hashes) for event in made.stored)
+                yield self._piece(piece.where, made.stored, chains)
+        self._remarks.notes[:] = [
+            f"{blocks:,} blocks entered the GPU's cache and {removed:,} left it; what leaves here "
+            "the simulated tiers decide",
+            UNSEEN,
+            *([f"{chains.unknown:,} events go on from a block that was stored before the first"]
+              * bool(chains.unknown)),
+            *(f"{count:,} events {kind}" for kind, count in sorted(others.items())),
+            *_lost(batches),
+        ]  # fmt: skip
+
+    def _piece(self, where: str, stored: list[_Stored], chains: _Chains) -> Piece:
+        lists, sessions = zip(*(chains.follow(event) for event in stored), strict=True)
+        counts = np.array([len(each) for each in lists])
+        tokens = counts * self._size
+        if tokens.max() > MAX_TOKENS:
+            line = stored[int(tokens.argmax())].line
+            raise TraceError(
+                "too long a chain of blocks", where=f"{where}:{line}", got=int(tokens.max()),
+                accepted=f"{MAX_TOKENS:,} tokens",
+            )  # fmt: skip
+        ids = Ragged.from_counts(counts, np.concatenate([np.array(each) for each in lists]))
+        time_ns = np.array([event.time_ns for event in stored], np.int64)
+        rows = alone(0, time_ns, tokens, np.zeros(len(tokens), np.int64), ids)
+        rows.session[:] = sessions
+        return Piece(where, np.array([event.line for event in stored]), rows)
+
+
+def _lost(batches: list[tuple[str, int]]) -> list[str]:
+    """Return a note if numbers of batches are missing between those of one publisher."""
+    missing = 0
+    numbers: dict[str, list[int]] = {}
+    for stream, number in batches:
+        numbers.setdefault(stream, []).append(number)
+    for each in numbers.values():
+        missing += max(each) - min(each) + 1 - len(set(each))
+    return [f"{missing:,} batches between those here are missing"] * bool(missing)
+
+
+def create(context: SourceContext) -> FileSource:
+    """Return the source: hashes are prefix-chained; an event that ends in a parent is its session.
+
+    Raises UsageError without an input, TraceError where nothing was stored.
+    """
+    need_input(context, "FILE.jsonl")
+    first = next(
+        (made for _, made in jsonlines.parsed(context.inputs, parse, 1) if made.stored), None
+    )
+    if first is None:
+        raise TraceError(
+            "no requests", where=context.inputs[0], accepted=f"events {STORED} of medium {GPU}"
+        )
+    remarks = Told(
+        parameters={"block_tokens": first.block_tokens}, invented=["no output tokens are known: 0"]
+    )
+    return FileSource(
+        context,
+        KEYS,
+        _Reader(context, first.block_tokens, remarks).pieces,
+        block_tokens=first.block_tokens,
+        remarks=remarks,
+        sessions_known=True,
+    )
