@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+)
 from pydantic_core import core_schema
 
 from kvtrace.arguments import changed
@@ -68,6 +75,11 @@ class Takes:
             raise ValueError(str(error)) from error
 
 
+def _warmup_text(value: object) -> object:
+    """Return a number of requests, as YAML has it, as the text that it is elsewhere."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _checked_warmup(text: str) -> str:
     if text != "steady" and not text.isdigit():
         try:
@@ -90,7 +102,7 @@ RatePerS = Annotated[float, Field(ge=1e-9, le=1e12), RATE]
 Bandwidth = Annotated[int, Field(gt=0, le=UNLIMITED), SIZE]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Factor = Annotated[float, Field(gt=0, le=MAX_FACTOR)]
-Warmup = Annotated[str, AfterValidator(_checked_warmup)]
+Warmup = Annotated[str, BeforeValidator(_warmup_text), AfterValidator(_checked_warmup)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Tokens = Annotated[int, Field(gt=0, le=MAX_TOKENS)]
 Range = tuple[Tokens, Tokens]

@@ -104,7 +104,7 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         pytest.skip("loop devices need root")
     from tests.support import loops
 
-    attached: list[Path] = []
+    attached: list[tuple[Path, Path]] = []
 
     def attach(
         size: int = 64 * MIB,
@@ -118,9 +118,10 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         if prepare is not None:
             prepare(backing)
         options = ["--direct-io=on", *["--read-only"] * read_only]
-        attached.append(loops.attach(backing, *options))
-        return attached[-1]
+        device = loops.attach(backing, *options)
+        attached.append((device, backing))
+        return device
 
     yield attach
-    for device in attached:
-        loops.detach(device)
+    for device, backing in attached:
+        loops.detach(device, backing)

@@ -12,6 +12,7 @@ import pytest
 import kvtrace
 import replay
 from kvtrace.trace.schema import Tier
+from kvtrace.whatif.ask import whatif
 from tests.support.making import make
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def test_paths_may_be_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_calls_say_what_they_take() -> None:
     """What is a package underneath reads as a function."""
-    assert list(inspect.signature(kvtrace.whatif).parameters) == ["requests", "choices", "curves"]
+    asked = list(inspect.signature(kvtrace.whatif).parameters)
+    assert asked[:4] == ["requests", "choices", "curves", "gpu"]
+    assert asked == list(inspect.signature(whatif).parameters)
     assert (kvtrace.whatif.__doc__ or "").startswith("What-if analysis")
     assert next(iter(inspect.signature(kvtrace.breakeven).parameters)) == "trace"
     assert (kvtrace.breakeven.__doc__ or "").startswith("Break-even")

@@ -136,6 +136,7 @@ def test_what_if(trace: Path) -> None:
     assert "did you mean" in refused(kvtrace.whatif, good | {"choices": {"evictio": ["lru"]}})
 
 
+@pytest.mark.slow
 def test_break_even(trace: Path) -> None:
     """By each argument, of a curve and of a trace."""
     good: dict[str, Any] = {"model": "tiny-1b", "gpu": "h100"}

@@ -52,6 +52,11 @@ class Workload:
         """Return the answer in a sentence."""
         needed = quantiles(self.needed_bytes_per_s)
         tokens = np.median(self.loads.tokens)
+        if math.isinf(self.flip_bytes_per_s):
+            return (
+                f"Loads from {self.tier.label} beat recompute at no bandwidth, for recomputing "
+                f"takes no time ({self.basis.label})."
+            )
         return (
             f"Loads from {self.tier.label} beat recompute above "
             f"{short_rate(self.flip_bytes_per_s)} in all (P50 {short_rate(needed['p50'])} at "

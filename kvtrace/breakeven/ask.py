@@ -102,7 +102,7 @@ def breakeven(
         gpus=gpus if gpus is None else arguments.count(gpus, "gpus", least=-(1 << 62)),
         precision=_word(Precision, precision, "--precision"),
         flops_per_s=None if flops is None else flops_per_s(flops),
-        mfu=None if mfu is None else _number(mfu, "mfu"),
+        mfu=None if mfu is None else number(mfu, "mfu"),
         formula=_word(Formula, formula, "--formula"),
         prefill_rate_per_s=None if prefill_rate is None else _tokens_per_s(prefill_rate),
         prefill_table=_table(prefill_table),
@@ -163,6 +163,11 @@ def _of_trace(
         raise UsageError(
             "belongs to a replay's result", where="--trace", got=whole,
             hint="the first argument is the trace already",
+        )  # fmt: skip
+    if whole is not None and whole.exists() and whole.samefile(trace.path):
+        raise UsageError(
+            "is the result itself", where="--trace", got=whole,
+            accepted="the trace that was replayed, or nothing",
         )  # fmt: skip
     chosen, named = _model_of(header, model)
     ground = basis(settings, chosen, ranks=header.tensor_parallel)
@@ -274,7 +279,8 @@ def _word(kind: Any, given: Any, where: str) -> Any:
     return kind(given)
 
 
-def _number(given: Any, name: str) -> float:
+def number(given: Any, name: str) -> float:
+    """Return a finite number. Raises UsageError for anything else."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise arguments.wrong(name, given, "a number")
     return float(given)
@@ -304,7 +310,7 @@ def _tokens_per_s(given: Any) -> float:
                 error.problem, where="--prefill-rate", got=error.got,
                 accepted="tokens/s above 0, e.g. 40000/s",
             ) from error  # fmt: skip
-    return _number(given, "prefill_rate")
+    return number(given, "prefill_rate")
 
 
 def _duration(given: Any) -> int:
@@ -322,6 +328,8 @@ def bandwidth(given: Any) -> float:
     """Return bytes per second: a number, or text such as ``6GB/s``. Raises UsageError."""
     if isinstance(given, str):
         size, _, per = given.partition("/")
+        if size.endswith("b"):
+            raise _no_bandwidth(given, hint="a small b is a bit: 8 Gb/s are 1 GB/s")
         try:
             value = parse_bytes(size)
         except UsageError as error:
@@ -329,16 +337,16 @@ def bandwidth(given: Any) -> float:
         if per not in ("", "s") or not 0 < value <= 1 << 62:
             raise _no_bandwidth(given)
         return float(value)
-    value_per_s = _number(given, "drive_bandwidth")
+    value_per_s = number(given, "drive_bandwidth")
     if not 0 < value_per_s <= 1 << 62:
         raise arguments.wrong("drive_bandwidth", given, "bytes per second above 0")
     return value_per_s
 
 
-def _no_bandwidth(given: str) -> UsageError:
+def _no_bandwidth(given: str, hint: str | None = None) -> UsageError:
     return UsageError(
         "not a bandwidth", where="--drive-bandwidth", got=repr(given),
-        accepted="e.g. 6GB/s, 6.3GB/s, 800MiB/s",
+        accepted="e.g. 6GB/s, 6.3GB/s, 800MiB/s", hint=hint,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,26 @@ class Curve:
         """Return the answer in a sentence: needed at the length nearest to 8,192 tokens."""
         at = int(np.abs(self.tokens - HEADLINE_TOKENS).argmin())
         text = (
-            f"Loading a prefix of {self.tokens[at]:,} tokens of {self.model} pays above "
-            f"{short_rate(self.needed_bytes_per_s[at])} ({self.basis.label})"
+            f"Loading a prefix of {self.tokens[at]:,} tokens of {self.model} "
+            f"{pays_above(self.needed_bytes_per_s[at])} ({self.basis.label})"
         )
         if self.drive_bytes_per_s is None or self.load_s is None:
             return f"{text}."
-        pays = self.load_s < self.recompute_s
-        rate = short_rate(self.drive_bytes_per_s)
+        which = self._lengths(self.load_s < self.recompute_s)
+        return f"{text}; at {short_rate(self.drive_bytes_per_s)} {which}."
+
+    def _lengths(self, pays: NDArray[np.bool_]) -> str:
+        """Return for which of the lengths loading pays, those that follow each other as a range."""
         if not pays.any():
-            return f"{text}; at {rate} no length of these does."
-        return f"{text}; at {rate} it pays from {self.tokens[pays.argmax()]:,} tokens on."
+            return "no length of these does"
+        ends = np.flatnonzero(np.diff(np.concatenate(([False], pays, [False]))))
+        runs = [
+            f"from {self.tokens[begin]:,} tokens on" if end == len(pays)
+            else f"at {self.tokens[begin]:,} tokens" if end == begin + 1
+            else f"from {self.tokens[begin]:,} to {self.tokens[end - 1]:,} tokens"
+            for begin, end in ends.reshape(-1, 2).tolist()
+        ]  # fmt: skip
+        return f"it pays {' and '.join(runs)}"
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
@@ -88,6 +99,13 @@ class Curve:
             "assumptions": assumed(self.assumptions),
             "lengths": self.records(),
         }
+
+
+def pays_above(needed_bytes_per_s: float) -> str:
+    """Return above which bandwidth loading pays, or that none is enough."""
+    if math.isinf(needed_bytes_per_s):
+        return "pays at no bandwidth, for recomputing it takes no time"
+    return f"pays above {short_rate(needed_bytes_per_s)}"
 
 
 def assumed(assumptions: Sequence[Assumption]) -> list[dict[str, str]]:

@@ -23,12 +23,16 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU's dense peaks in FLOP/s; no fp8 where it has no units for it, or none is known."""
+    """One GPU's dense peaks in FLOP/s; no fp8 where it has no units for it, or none is known.
+
+    `source`: where they were read; `also`: a second place that has the same, or "".
+    """
 
     name: str
     bf16_per_s: float
     fp8_per_s: float | None
     source: str
+    also: str = ""
 
     def flops_per_s(self, precision: Precision) -> float:
         """Return the peak in a precision. Raises UsageError where none is known."""
@@ -48,7 +52,7 @@ def gpus() -> dict[str, Gpu]:
     path = files("kvtrace").joinpath("breakeven", "gpus.toml")
     rows = parse_toml(path.read_text(encoding="utf-8"), path)
     return {
-        name: Gpu(name, float(row["bf16"]), row.get("fp8"), row["source"])
+        name: Gpu(name, float(row["bf16"]), row.get("fp8"), row["source"], row.get("also", ""))
         for name, row in rows.items()
     }
 

@@ -163,24 +163,26 @@ def bench_command(
     if not states(asked, "min_window"):
         words = ["--min-window", MIN_WINDOW, *words]
     run = understood(_replay_options(words))
-    if preset == SUITE:
-        from kvtrace.cli.bench_mlperf import run_options
-
-        _check_targets(run, None)
-        raise typer.Exit(
-            run_options(
-                folder, words, set_ or (), trials=trials, delay=option_delay,
-                precondition=precondition, as_json=as_json,
-            )
-        )  # fmt: skip
-    if option_delay is not None:
-        raise UsageError("is of mlperf-storage, which has several options", where="--option-delay")
     preparing = _precondition_words(run[0]) if precondition else []
-    _check_workload(trace, preset, set_ or ())
+    if preset != SUITE:
+        if option_delay is not None:
+            raise UsageError(
+                "is of mlperf-storage, which has several options", where="--option-delay"
+            )
+        _check_workload(trace, preset, set_ or ())
     named = [each for each in (trace, asked["config"]) if each is not None]
     named += paths_of(run[0])
     check_apart([folder], [*named, *chain(*map(files_below, named))])
     _check_targets(run, trace)
+    if preset == SUITE:
+        from kvtrace.cli.bench_mlperf import run_options
+
+        raise typer.Exit(
+            run_options(
+                folder, words, set_ or (), run, trials=trials, delay=option_delay,
+                precondition=precondition, as_json=as_json,
+            )
+        )  # fmt: skip
     steps = Steps(folder)
     with bench_folder.made(folder, lambda place: say(f"results so far: {place}", err=True)):
         if trace is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvtrace.cli.bench import word_of
 from kvtrace.cli.console import plain_console, say
 from kvtrace.cli.steps import Steps
 from kvtrace.errors import EXIT_INVALID, EXIT_OK, UsageError
+from kvtrace.placement.defaults import SLACK_RATIO
+from kvtrace.placement.extents import check_fits
 from kvtrace.recording.config import resolve
 from kvtrace.recording.pipeline import record
 from kvtrace.trace.schema import Op, Tier
@@ -16,21 +20,26 @@ from replay.compare import folder as bench_folder
 from replay.compare.mlperf import folder as mlperf_folder
 from replay.compare.mlperf.rules import DELAY_NS, OPTIONS, SEED, TRIALS, Conditions
 from replay.compare.mlperf.terminal import render
+from replay.plan.prepare import choose_targets
 from replay.report.support.cells import WIDTH
 from replay.watch import RunInterruptedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from kvtrace.placement.extents import Need
     from replay.compare.mlperf.folder import ScoreDocument
     from replay.compare.mlperf.rules import Option
+    from replay.options import ReplayOptions
+    from replay.targets import TargetSpec
 
 
 def run_options(
     folder: Path,
     words: Sequence[str],
     settings: Sequence[str],
+    run: tuple[tuple[TargetSpec, ...], ReplayOptions],
     *,
     trials: int | None,
     delay: str | None,
@@ -39,14 +48,15 @@ def run_options(
 ) -> int:
     """Run a bench of each option with the waits between them; print the score.
 
-    `words`: options of the replays; `settings`: of the recordings. Returns the exit code. Raises
-    UsageError for settings that no recording can have or that need an endless device.
+    `words`: options of the replays, understood as `run`; `settings`: of the recordings. Returns the
+    exit code. Raises UsageError for settings that no recording can have or that need an endless
+    device, TargetError for a target that is too small for one of the options.
     """
     delay_ns = DELAY_NS if delay is None else parse_duration_ns(delay)
     settings = _with_seed(settings)
     for option in OPTIONS:
-        _check(option, settings, folder)
-    conditions = Conditions(delay_ns, precondition)
+        _check(option, settings, folder, run)
+    conditions = Conditions(delay_ns, precondition, _keys(settings))
     steps, valid = Steps(folder), True
     with bench_folder.made(folder, lambda place: say(f"results so far: {place}", err=True), ()):
         for option in OPTIONS:
@@ -63,11 +73,20 @@ def run_options(
 
 def _with_seed(settings: Sequence[str]) -> list[str]:
     """Return the settings with the rules' seed, unless they have another."""
-    stated = any(text.partition("=")[0].strip() == "seed" for text in settings)
-    return [*settings, *([] if stated else [f"seed={SEED}"])]
+    return [*settings, *([] if "seed" in _keys(settings) else [f"seed={SEED}"])]
 
 
-def _check(option: Option, settings: Sequence[str], folder: Path) -> None:
+def _keys(settings: Sequence[str]) -> list[str]:
+    """Return what the settings set, each once, in order."""
+    return list(dict.fromkeys(text.partition("=")[0].strip() for text in settings))
+
+
+def _check(
+    option: Option,
+    settings: Sequence[str],
+    folder: Path,
+    run: tuple[tuple[TargetSpec, ...], ReplayOptions],
+) -> None:
     """Raise for what would end the sequence later: a device too small, storage that isn't read."""
     config = resolve(None, {}, settings, option.preset).config
     if config.tiers.nvme.capacity in (None, UNLIMITED):
@@ -86,6 +105,23 @@ def _check(option: Option, settings: Sequence[str], folder: Path) -> None:
             got=f"{made.stats.requests:,} requests",
             hint="raise requests, or leave --set requests out",
         )
+    assert made.needs is not None, "of a dry run they are known"
+    _check_room(made.needs, *run)
+
+
+def _check_room(
+    needs: Mapping[Tier, Need], specs: tuple[TargetSpec, ...], options: ReplayOptions
+) -> None:
+    """Raise TargetError for a target that is smaller than what its tier needs of it."""
+    for tier, target in choose_targets(specs, options.tiers).items():
+        with closing(target):
+            if tier not in needs:
+                continue
+            need = needs[tier]
+            if options.slack_ratio != SLACK_RATIO:  # then what is needed for certain
+                need = replace(need, size_bytes=need.live_bytes)
+            check_fits(need, target.space(), target.title)
+            target.reserve(need)
 
 
 def _wait(steps: Steps, delay_ns: int) -> None:

@@ -94,7 +94,7 @@ def about_restart(counted: Mapping[str, Any]) -> list[str]:
     )
     at_s, again = restart["at_ns"] / S_NS, restart["requests_begun_again"]
     lines = [f"restart at {at_s:,g} s: {lost} lost, {again:,} requests begun again"]
-    periods = {"before": "before", "first_minute": "in the next minute", "after": "from then on"}
+    periods = {"before": "before", "first_minute": "in the next minute", "after": "in all after it"}
     for name, words in periods.items():
         period = restart[name]
         hits = ", ".join(f"{tier} {hit:.3f}" for tier, hit in period["hit_ratio"].items())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from kvtrace.cli.child import Children
-from kvtrace.errors import KvtraceError
+from kvtrace.errors import EXIT_TARGET, KvtraceError
 from replay.compare.folder import COMMANDS
+from replay.watch import RunInterruptedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,8 @@ class Steps:
     def run(self, *words: str, into: Path | None = None, may_end: Sequence[int] = (0,)) -> int:
         """Run `kvtrace` with these words; return its exit code.
 
-        What it prints goes to `into`. Raises KvtraceError for a code that may not be.
+        What it prints goes to `into`. Raises KvtraceError for a code that may not be;
+        RunInterruptedError where a signal to us ended it.
         """
         began = datetime.now(UTC)
         if into is None:
@@ -40,6 +43,8 @@ class Steps:
             with into.open("xb") as output:
                 code = self.children.run(words, output)
         self.note(began, ("kvtrace", *words), f"exit {code}")
+        if code not in may_end and self.children.stopped:
+            raise RunInterruptedError(f"stopped within kvtrace {words[0]}", where=self.folder)
         if code not in may_end:
             raise FailedStepError(words[0], code)
         return code
@@ -49,10 +54,18 @@ class FailedStepError(KvtraceError):
     """A command of a bench ended in error; it has said why."""
 
     def __init__(self, command: str, code: int) -> None:
-        super().__init__(f"kvtrace {command} ended with exit code {code}", hint="see above")
+        how = f"ended with exit code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
+        super().__init__(f"kvtrace {command} {how}", hint="see above")
         self.code = code
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
-        """That of the command."""
-        return self.code
+        """That of the command; of one that a signal ended, that of the environment."""
+        return self.code if self.code >= 0 else EXIT_TARGET
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -14,7 +14,7 @@ from kvtrace.cli.provenance import objects_each
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
 from kvtrace.trace.schema import BY_NAME
-from kvtrace.units import format_bytes, format_count, parse_bytes
+from kvtrace.units import format_bytes, format_count, format_rate, parse_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -142,8 +142,11 @@ def _print_info(summary: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(tiers)
     for name, flight in (summary["recorded_in_flight"] or {}).items():
+        rate = flight["bytes_per_s"]
+        moved = "" if rate is None else f", {format_rate(rate)}"
         console.print(
-            f"{name} in flight when recorded: {flight['mean']:.2f} mean, {flight['max']:,} max",
+            f"{name} in flight when recorded: {flight['mean']:.2f} mean, {flight['max']:,} max"
+            f"{moved}",
             highlight=False,
         )
     console.print(f"per day: at the mean rate of {summary['duration_s']:,.1f} s, {_start(header)}")

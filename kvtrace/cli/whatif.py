@@ -151,6 +151,7 @@ def whatif_command(
     from kvtrace.recording.sampling import sampled
     from kvtrace.whatif import plot
     from kvtrace.whatif.answers import answer
+    from kvtrace.whatif.worth import asked
 
     options: Options = {
         "source.name": source,
@@ -198,9 +199,7 @@ def whatif_command(
         check_form(path)
     if plot_ is not None:
         plot.check(plot_)
-    question = whatif_worth.question(
-        gpu=gpu, gpus=gpus, flops=flops, mfu=mfu, drive_bandwidth=drive_bandwidth
-    )
+    question = asked(gpu=gpu, gpus=gpus, flops=flops, mfu=mfu, drive_bandwidth=drive_bandwidth)
     with _workload(trace, options, config, set_ or [], preset) as workload:
         named = None if policies is None else _values("--policies", policies)
         answers = answer(

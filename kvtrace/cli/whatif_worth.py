@@ -1,17 +1,14 @@
-"""Loads of each combination against recomputing: what is asked, and its columns."""
+"""Loads of each combination against recomputing: their columns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvtrace.breakeven.answer import Timed
-from kvtrace.breakeven.ask import bandwidth, flops_per_s
-from kvtrace.breakeven.settings import Settings
 from kvtrace.cli.whatif_tables import short_number
 from kvtrace.whatif.grid import Outcome, worth_figures
-from kvtrace.whatif.worth import Question
 
 if TYPE_CHECKING:
     from kvtrace.whatif.answers import Answers
@@ -24,20 +21,6 @@ class WorthColumn:
     head: str
     short: str
     value: Callable[[Outcome], float | None]
-
-
-def question(*, drive_bandwidth: str | None, **gpus: Any) -> Question | None:
-    """Return what the options ask; None without any of them. Raises UsageError."""
-    if drive_bandwidth is None and all(value is None for value in gpus.values()):
-        return None
-    flops = gpus["flops"]
-    settings = Settings(
-        gpu=gpus["gpu"],
-        gpus=gpus["gpus"],
-        mfu=gpus["mfu"],
-        flops_per_s=None if flops is None else flops_per_s(flops),
-    )
-    return Question(settings, None if drive_bandwidth is None else bandwidth(drive_bandwidth))
 
 
 def columns(outcomes: Sequence[Outcome]) -> list[WorthColumn]:

@@ -120,7 +120,7 @@ def _writer(recording: Recording, path: Path, *, force: bool, dry_run: bool) -> 
     if dry_run:
         return _DryWriter(path, recording.header())
     if is_csv(path):
-        return CsvWriter(path, force=force)
+        return CsvWriter(path, force=force, header=recording.header())
     background = recording.workers > 1
     columns = recording.columns()
     kind = TraceWriter if path.suffix else PartsWriter

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvtrace.errors import UsageError
+from kvtrace.requests import lanes
 from kvtrace.requests.arrivals import ARRIVAL_KEYS, gaps_ns, of_the_day
 from kvtrace.requests.clock import Clock
 from kvtrace.requests.request import (
@@ -106,6 +107,7 @@ class SessionSource(RequestFiles[Sessions]):
         super().__init__(context, keys, pieces, block_tokens=block_tokens, remarks=remarks)
         self._begins, self._recorded = begins, recorded
         self._queue = self._one_by_one()
+        self._waiting_users: set[int] = set()
         if recorded and context.config.users:
             raise UsageError(
                 "users begin a session when their last one has ended", where="source.users",
@@ -202,6 +204,7 @@ class SessionSource(RequestFiles[Sessions]):
 
     def _of_users(self) -> Iterator[RequestBatch]:
         users = int(self._context.config.users or 0)
+        self._waiting_users = set(range(users))
         firsts = [batch for user in range(users) if (batch := self.more(user)) is not None]
         for batch in firsts:
             batch.arrival_ns[0] = batch.think_ns[0]
@@ -209,17 +212,30 @@ class SessionSource(RequestFiles[Sessions]):
 
     def more(self, chain: int) -> RequestBatch | None:
         """Return the next session, which user `chain` now begins, or None if there is none."""
-        batch = next(self._queue, None)
-        if batch is not None:
-            batch.chain[:] = chain
-            batch.follow[:] = 1
-            batch.follow[-1] = FOLLOW_ASK
+        number, session = next(self._queue, (None, None))
+        if number is None or session is None:
+            return None
+        if chain in self._waiting_users:
+            self._waiting_users.remove(chain)
+            session = self._first(chain, session)
+        batch = self._batch(number, session)
+        batch.chain[:] = chain
+        batch.follow[:] = 1
+        batch.follow[-1] = FOLLOW_ASK
         return batch
 
-    def _one_by_one(self) -> Iterator[RequestBatch]:
+    def _first(self, user: int, session: Sessions) -> Sessions:
+        """Return a user's first session, which may have begun before."""
+        config = self._context.config
+        if config.start_ratio is None:
+            return session
+        ratio = lanes.ratio_of(user, config.start_ratio, self._context.seed)
+        return lanes.begun(session, ratio, config.warmup_requests)
+
+    def _one_by_one(self) -> Iterator[tuple[NDArray[np.int64], Sessions]]:
         for numbers, sessions in self._numbered():
             for at in range(len(numbers)):
-                yield self._batch(numbers[at : at + 1], sessions.take(np.array([at])))
+                yield numbers[at : at + 1], sessions.take(np.array([at]))
 
     def _batch(self, numbers: NDArray[np.int64], sessions: Sessions) -> RequestBatch:
         """Return the requests of sessions, whose follow and arrivals are yet to be set."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kvtrace.fields import (
+    MAX_COUNT,
     MAX_FACTOR,
     Count,
     DurationNs,
@@ -23,6 +24,9 @@ from kvtrace.units import S_NS
 
 GENERATION_NS = {"none": 0, "fast": 2_000_000, "realistic": 30_000_000}
 """Virtual time per generated token, as the MLPerf Storage KV benchmark has it."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Template(Section):
@@ -146,6 +150,10 @@ class SourceConfig(Section):
             unset="recorded; tracelab, weka: think",
         ),
     ] = None
+    start_ratio: tuple[Share, Share] | None = None
+    warmup_requests: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
+    idle_max: DurationNs | None = None
+    own_plays: bool = False
     cycles: Annotated[Count, Option("Repeat a file's requests N times.", SOURCE)] = 1
     scale_sessions: Annotated[
         float,
@@ -211,6 +219,8 @@ class SourceConfig(Section):
         ranges: dict[str, tuple[float, float]] = {
             "system_prompts.tokens": self.system_prompts.tokens, "think_s": self.think_s
         }  # fmt: skip
+        if self.start_ratio is not None:
+            ranges["start_ratio"] = self.start_ratio
         if self.rag is not None:
             ranges["rag.document_tokens"] = self.rag.document_tokens
         for name, template in self.templates.items():

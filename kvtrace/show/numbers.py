@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 
 def short(value: float) -> str:
     """Return a number with three digits, larger ones whole: ``0.427``, ``5.86``, ``1,234``."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if value == 0 or abs(value) >= 99.95:
         return f"{value:,.0f}"
     return f"{value:#.3g}"

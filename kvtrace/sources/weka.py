@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvtrace.errors import TraceError
-from kvtrace.requests import jsonlines, jsonstream
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.requests import jsonlines, jsonstream, lanes
 from kvtrace.requests.request import Ragged
 from kvtrace.requests.sessions import SESSION_KEYS, Sessions, SessionSource
 from kvtrace.requests.source import Told, need_input
@@ -18,9 +18,12 @@ from kvtrace.requests.timing import chosen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvtrace.requests.source_config import SourceConfig
     from kvtrace.sources import SourceContext
 
-KEYS = SESSION_KEYS | {"speed", "timing"}
+KEYS = (
+    SESSION_KEYS | {"start_ratio", "warmup_requests", "idle_max", "own_plays"} | {"speed", "timing"}
+)
 MAX_DEPTH = 32
 MAX_BLOCK_TOKENS = 1 << 20
 
@@ -125,18 +128,23 @@ def _think_ns(requests: list[_Request]) -> list[int]:
     return thinks
 
 
-def _sessions(conversation: _Conversation, ids: Ragged) -> Sessions:
+def _sessions(conversation: _Conversation, ids: Ragged, idle_max_ns: int | None) -> Sessions:
     requests = conversation.requests
+    offset_ns, think_ns = lanes.shortened(
+        np.array([r.time_ns - requests[0].time_ns for r in requests], np.int64),
+        np.array(_think_ns(requests), np.int64),
+        idle_max_ns,
+    )
     columns = [(r.input_tokens, r.output_tokens, r.stream) for r in requests]
     inputs, outputs, stream = np.array(columns, np.int64).T
     return Sessions(
         turns=np.array([len(requests)]),
         input_tokens=inputs.copy(),
         output_tokens=outputs.copy(),
-        think_ns=np.array(_think_ns(requests), np.int64),
+        think_ns=think_ns,
         stream=stream.copy(),
         ids=ids,
-        offset_ns=np.array([r.time_ns - requests[0].time_ns for r in requests], np.int64),
+        offset_ns=offset_ns,
     )
 
 
@@ -161,34 +169,57 @@ def _conversations(context: SourceContext) -> Iterator[_Conversation]:
             yield conversation
 
 
-def _pieces(context: SourceContext) -> Iterator[Sessions]:
-    """Yield the conversations; ids that mean something in one of them only get their own names."""
-    names = 0
+def _pieces(context: SourceContext, plays: list[int]) -> Iterator[Sessions]:
+    """Yield the conversations; ids that mean something in one of them only get their own names.
+
+    With `own_plays` all do, and others each time: `plays` has the names that were given.
+    """
+    config = context.config
+    names = plays[0] if config.own_plays else 0
     for conversation in _conversations(context):
         requests = conversation.requests
         ids = jsonlines.id_lists([r.ids for r in requests], [r.place for r in requests])
-        if conversation.local:
+        if conversation.local or config.own_plays:
             known, inverse = np.unique(ids.values, return_inverse=True)
             ids = Ragged(ids.begin, names + inverse.astype(np.int64))
             names += len(known)
-        yield _sessions(conversation, ids)
+            plays[0] = names
+        yield _sessions(conversation, ids, config.idle_max)
+
+
+def _check(config: SourceConfig) -> None:
+    """Raise UsageError for keys that have no effect beside the others."""
+    needs = (
+        ("start_ratio", config.start_ratio is None or bool(config.users), "users"),
+        ("warmup_requests", not config.warmup_requests or config.start_ratio, "start_ratio"),
+        ("own_plays", not config.own_plays or config.scale_sessions <= 1, "no copies of sessions"),
+    )
+    for key, is_met, wanted in needs:
+        if not is_met:
+            raise UsageError(
+                "has no effect beside the other keys", where=f"source.{key}",
+                got=getattr(config, key), accepted=f"{key} with {wanted}",
+            )  # fmt: skip
 
 
 def create(context: SourceContext) -> SessionSource:
     """Return the source; its block size is that of the first conversation.
 
-    Raises UsageError without an input, TraceError if that conversation can't be read.
+    Raises UsageError without an input or for a key without effect, TraceError if that conversation
+    can't be read.
     """
     need_input(context, "FILE.json or a directory of them")
+    _check(context.config)
     first = next(_conversations(context), None)
     if first is None:
         raise TraceError("no requests", where=context.inputs[0], accepted="a conversation")
     remarks = Told(invented=["when conversations begin"])
+    plays = [0]
     timing = chosen(context, "think", remarks)
     return SessionSource(
         context,
         KEYS,
-        lambda: _pieces(context),
+        lambda: _pieces(context, plays),
         block_tokens=first.block_tokens,
         remarks=remarks,
         recorded=timing == "recorded",

@@ -16,11 +16,25 @@ if TYPE_CHECKING:
 class _Asked(ModuleType):
     """A package that can be called: an import of anything in it puts it under the name."""
 
-    def __call__(self, requests: Any, choices: Any = None, *, curves: Any = False) -> WhatIf:
+    def __call__(
+        self,
+        requests: Any,
+        choices: Any = None,
+        *,
+        curves: Any = False,
+        gpu: Any = None,
+        gpus: Any = None,
+        flops: Any = None,
+        mfu: Any = None,
+        drive_bandwidth: Any = None,
+    ) -> WhatIf:
         """Return what `ask.whatif` does."""
         from kvtrace.whatif.ask import whatif
 
-        return whatif(requests, choices, curves=curves)
+        return whatif(
+            requests, choices, curves=curves, gpu=gpu, gpus=gpus, flops=flops, mfu=mfu,
+            drive_bandwidth=drive_bandwidth,
+        )  # fmt: skip
 
 
 sys.modules[__name__].__class__ = _Asked

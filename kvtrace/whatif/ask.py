@@ -12,6 +12,7 @@ from kvtrace.trace.reader import Trace, open_trace
 from kvtrace.whatif.accesses import Traced
 from kvtrace.whatif.answers import Answers, answer
 from kvtrace.whatif.workload import Configured
+from kvtrace.whatif.worth import asked
 
 if TYPE_CHECKING:
     import os
@@ -40,7 +41,8 @@ class WhatIf:
         """Return one row per combination: its options, hit ratios, bytes of the node, wear."""
         import polars as pl  # the command line doesn't need it
 
-        return pl.DataFrame([outcome.record() for outcome in self.answers.outcomes])
+        rows = [outcome.record() for outcome in self.answers.outcomes]
+        return pl.DataFrame(rows, infer_schema_length=None)  # a row without loads has fewer cells
 
     def curves(self) -> pl.DataFrame:
         """Return one row per policy and size of one tier: blocks, bytes, miss ratio."""
@@ -64,13 +66,20 @@ def whatif(
     choices: Mapping[str, Any] | None = None,
     *,
     curves: bool | Iterable[str] = False,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    flops: float | str | None = None,
+    mfu: float | None = None,
+    drive_bandwidth: str | float | None = None,
 ) -> WhatIf:
     """Simulate every combination of `choices`, without any I/O, and return the answers.
 
     `requests`: a trace, or the configuration of a recording (`kvtrace.load_config`). `choices`:
     values, or lists of them, by key of a configuration: `tiers.cpu.capacity`, `eviction`,
     `write_policy`, ...; None tries what is configured. `curves`: miss ratios of one tier at all
-    sizes too: True for LRU and the optimum, or names of further policies (libCacheSim).
+    sizes too: True for LRU and the optimum, or names of further policies (libCacheSim). `gpu` or
+    `flops`: the bandwidth that each combination's loads need, and with `drive_bandwidth` the
+    GPU-seconds that they save and waste, as `kvtrace.breakeven` has these arguments.
 
     Raises UsageError for a key or value that isn't accepted, TraceError for a bad trace.
     """
@@ -79,14 +88,15 @@ def whatif(
         for key, value in arguments.options(choices or {}, "choices").items()
     }
     wanted = _policies(curves)
+    question = asked(gpu=gpu, gpus=gpus, flops=flops, mfu=mfu, drive_bandwidth=drive_bandwidth)
     if isinstance(requests, RecordConfig):
         config = requests
         workload: Workload = Configured(lambda options: changed_config(config, options))
-        return WhatIf(answer(workload, tried, curves=wanted))
+        return WhatIf(answer(workload, tried, curves=wanted, question=question))
     if isinstance(requests, Trace):
-        return WhatIf(answer(Traced(requests), tried, curves=wanted))
+        return WhatIf(answer(Traced(requests), tried, curves=wanted, question=question))
     with open_trace(arguments.path(requests, "requests")) as trace:
-        return WhatIf(answer(Traced(trace), tried, curves=wanted))
+        return WhatIf(answer(Traced(trace), tried, curves=wanted, question=question))
 
 
 def _values(given: Any, key: str) -> list[Any]:

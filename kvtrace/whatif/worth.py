@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace import arguments
 from kvtrace.breakeven.answer import Timed, Workload
+from kvtrace.breakeven.ask import bandwidth, flops_per_s, number
 from kvtrace.breakeven.requests import Accesses, before, firsts, loads_of
-from kvtrace.breakeven.settings import Assumption, basis
+from kvtrace.breakeven.settings import Assumption, Settings, basis
 from kvtrace.hierarchy.native import LOAD
 from kvtrace.native.hashmap import Interner
 from kvtrace.trace.schema import Op, Phase, Tier
@@ -17,7 +19,6 @@ from kvtrace.trace.schema import Op, Phase, Tier
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kvtrace.breakeven.settings import Settings
     from kvtrace.hierarchy.events import BlockEvents
     from kvtrace.whatif.workload import Run
 
@@ -28,6 +29,26 @@ class Question:
 
     settings: Settings
     drive_bytes_per_s: float | None
+
+
+def asked(
+    *,
+    gpu: Any = None,
+    gpus: Any = None,
+    flops: Any = None,
+    mfu: Any = None,
+    drive_bandwidth: Any = None,
+) -> Question | None:
+    """Return what arguments or options of these names ask; None without any. Raises UsageError."""
+    if all(value is None for value in (gpu, gpus, flops, mfu, drive_bandwidth)):
+        return None
+    settings = Settings(
+        gpu=None if gpu is None else arguments.text(gpu, "gpu"),
+        gpus=None if gpus is None else arguments.count(gpus, "gpus", least=-(1 << 62)),
+        mfu=None if mfu is None else number(mfu, "mfu"),
+        flops_per_s=None if flops is None else flops_per_s(flops),
+    )
+    return Question(settings, None if drive_bandwidth is None else bandwidth(drive_bandwidth))
 
 
 class Worth:

@@ -147,11 +147,19 @@ def unchanged(folder: Path) -> Finding:
 
 
 def _tried(check: Callable[[Path], str | None], folder: Path) -> str | None:
-    """Return the problem that a check finds; a file that can't be read is one."""
+    """Return the problem that a check finds; a file that can't be read or parsed is one."""
     try:
         return check(folder)
-    except (KvtraceError, OSError) as error:
+    except (KvtraceError, OSError, ValueError) as error:
+        return problem_of(error)
+
+
+def problem_of(error: Exception) -> str:
+    """Return what an error says in a line; of a file's fields that aren't ours, the first ones."""
+    if isinstance(error, KvtraceError) or not isinstance(error, ValueError):
         return str(error)
+    lines = [line.partition(" [type=")[0].strip() for line in str(error).splitlines()]
+    return f"not in the form that kvtrace writes: {': '.join(lines[:3])}"
 
 
 def _listed(folder: Path) -> Iterator[tuple[str, str]]:

@@ -130,6 +130,19 @@ class Flight(Section):
     max: int
 
 
+class RecordedFlight(Section):
+    """What an engine kept in flight and moved: reads and writes of a tier, by its trace's times.
+
+    From the tier's first submission to its last completion.
+    """
+
+    mean: float
+    max: int
+    bytes_per_s: float | None = Field(
+        None, description="bytes of those that didn't fail ÷ that time; null where it is no time"
+    )
+
+
 class InFlight(Section):
     """Objects' reads and writes, and the I/Os that they are divided into.
 
@@ -138,10 +151,10 @@ class InFlight(Section):
 
     ops: Flight
     ios: Flight | None
-    recorded: Flight | None = Field(
+    recorded: RecordedFlight | None = Field(
         None,
-        description="ops when the trace was recorded, from the tier's first submission to its last "
-        "completion; null of a trace without such times",
+        description="ops when the trace was recorded, and what they moved; null of a trace without "
+        "its engine's times",
     )
 
 

@@ -68,6 +68,11 @@ class FlightCounter:
             ops = self._by_submit()
             ends = np.sort(np.concatenate((self._running, ops[1])))
             most = max(most, self._most(ops[0], ends))
-        begin_ns = self._first_ns if self._start_ns is None else self._start_ns
-        length_ns = max(0, self.last_ns - begin_ns)
+        length_ns = self.length_ns
         return Flight(mean=self._total_ns / length_ns if length_ns else 0.0, max=most)
+
+    @property
+    def length_ns(self) -> int:
+        """From where counting begins to the last completion."""
+        begin_ns = self._first_ns if self._start_ns is None else self._start_ns
+        return max(0, self.last_ns - begin_ns)

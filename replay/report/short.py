@@ -12,6 +12,7 @@ from kvtrace.show.printable import printable
 from kvtrace.show.tables import wrapped
 from kvtrace.units import format_bytes, format_count, format_rate
 from replay.report import short_times
+from replay.report.sections.lanes import depth
 from replay.report.support.cells import WIDTH
 from replay.report.terminal import STYLES, moved_per_s, sparkline
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from replay.measure.figures import Flight, LaneDocument, LatenessSummary
+    from replay.measure.figures import LaneDocument, LatenessSummary
     from replay.result.document import ResultDocument
     from replay.result.reason import Reason
 
@@ -184,29 +185,22 @@ def _foot(result: ResultDocument, room: _Room) -> Iterator[Text]:
     schedule = _on_schedule(result)
     if schedule:
         yield from _labelled("on schedule", _cut(_fold(schedule, WIDTH - _LABEL), room.schedule))
-    depth = _depth(result)
-    if depth and room.gap:  # else there is no line to spare
-        yield from _labelled("in flight", _cut(_fold(depth, WIDTH - _LABEL), 2))
+    kept = _depth(result)
+    if kept and room.gap:  # else there is no line to spare
+        yield from _labelled("in flight", _cut(_fold(kept, WIDTH - _LABEL), 2))
     verified = _verified(result)
     if verified:
         yield from _labelled("verified", [verified])
 
 
 def _depth(result: ResultDocument) -> str:
-    """Return the depth that the recorded engine kept beside the replay's; "" where it's unknown."""
-    parts = [
-        f"{f'{lane.tier} ' if len(result.lanes) > 1 else ''}{_flight(lane.in_flight.ops)}; when "
-        f"recorded {_flight(lane.in_flight.recorded)}"
-        for lane in result.lanes
-        if lane.in_flight is not None and lane.in_flight.recorded is not None
-    ]
-    deeper = result.config is not None and result.config.mode != "max"
-    hint = " (--mode max: what more gives)" if deeper else ""
-    return f"{', '.join(parts)}{hint}" if parts else ""
-
-
-def _flight(flight: Flight) -> str:
-    return f"{flight.mean:.1f} mean, {flight.max:,} max"
+    """Return what the recorded engine and the replay kept in flight, of the headline tier."""
+    known = [lane for lane in result.lanes if depth(lane, result)]
+    chosen = next((lane for lane in known if lane.tier == result.headline_tier), None)
+    if chosen is None:
+        return ""
+    tier = f"{chosen.tier}: " if len(result.lanes) > 1 else ""
+    return f"{tier}{depth(chosen, result)}"
 
 
 def _on_schedule(result: ResultDocument) -> str:

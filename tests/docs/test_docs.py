@@ -230,7 +230,8 @@ def test_the_table_of_gpus_is_the_one_that_is_used() -> None:
     rows = part.partition("<!-- end of gpus -->")[0].splitlines()
     shown = [
         f"| `{gpu.name}` | {gpu.bf16_per_s / 1e12:,g} | "
-        f"{'' if gpu.fp8_per_s is None else f'{gpu.fp8_per_s / 1e12:,g} '}|"
+        f"{'' if gpu.fp8_per_s is None else f'{gpu.fp8_per_s / 1e12:,g} '}| "
+        f"{gpu.source}{f'; {gpu.also}' if gpu.also else ''} |"
         for gpu in gpus().values()
     ]
     assert rows == shown

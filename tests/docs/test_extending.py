@@ -84,6 +84,7 @@ def test_the_source(folder: Path, cli: Callable[..., Outcome]) -> None:
     assert f"{log}:3: bad prompt" in refused.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_layout(folder: Path, cli: Callable[..., Outcome], ranks: int) -> None:
     """An object of 32 tokens per block and rank; the trace keeps all invariants."""

@@ -55,7 +55,7 @@ class Disks:
     def loop(self, backing: Path, *options: object) -> Path:
         """Return a loop device over a file or device."""
         device = attach(backing, *options)
-        self._undo.callback(detach, device)
+        self._undo.callback(detach, device, backing)
         return device
 
     def ext4(self, device: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BLOCKS = Path("/sys/class/block")
+BLOCKS, DEVICES = Path("/sys/class/block"), Path("/dev")
 PATIENCE_S = 10.0
 """Programs that look at every device hold one for a moment; then the kernel keeps it."""
 
@@ -45,13 +45,29 @@ def forget_partitions(device: Path) -> None:
         drop_partition(device, number)
 
 
-def detach(device: Path) -> None:
+def detach(device: Path, backing: Path) -> None:
     """Detach a loop device and wait until it's free; one that was detached before is fine.
 
-    The kernel puts it off while somebody has the device open.
+    By then another test may have it: only over `backing`, or over another file of a test beside it,
+    is it still this one's. The kernel puts it off while a program has the device open.
     """
-    subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
-    _wait(lambda: not (BLOCKS / device.name / "loop/backing_file").exists())
+
+    def is_free() -> bool:
+        held = _backing(device)
+        return held is None or not (held == backing or held.parent == backing.parent != DEVICES)
+
+    if not is_free():
+        subprocess.run(["losetup", "--detach", device], capture_output=True, check=False)
+        _wait(is_free)
+
+
+def _backing(device: Path) -> Path | None:
+    """Return what a loop device is over; None if it is free."""
+    try:
+        text = (BLOCKS / device.name / "loop/backing_file").read_text()
+    except OSError:
+        return None
+    return Path(text.rstrip("\n").removesuffix(" (deleted)"))
 
 
 def partitions(device: Path) -> list[int]:

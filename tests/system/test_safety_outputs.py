@@ -70,6 +70,7 @@ def test_nothing_beside_an_output_is_touched(tmp_path: Path, name: str) -> None:
     assert set(left(tmp_path)) == {path.name for path in before if path.name.startswith(".")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_file_that_appears_is_kept(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

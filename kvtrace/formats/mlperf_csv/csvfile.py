@@ -8,7 +8,8 @@ import numpy as np
 
 from kvtrace.errors import TargetError
 from kvtrace.files.outfile import OutFile
-from kvtrace.trace.header import Header, Totals
+from kvtrace.trace.counting import TotalsCounter
+from kvtrace.trace.header import Header
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import RowWriter
 
@@ -41,11 +42,18 @@ def is_csv(path: Path) -> bool:
 class CsvWriter(RowWriter):
     """Writes rows as CSV to `path`, which appears whole at `close` or not at all.
 
-    `dropped` counts the rows that the format has no word for.
+    `dropped` counts the rows that the format has no word for. `header`: what is known of the rows;
+    the file has none, `close` returns it with the counts of what was written.
     """
 
     def __init__(
-        self, path: Path, *, with_deletes: bool = False, epoch_ns: int = 0, force: bool = False
+        self,
+        path: Path,
+        *,
+        with_deletes: bool = False,
+        epoch_ns: int = 0,
+        force: bool = False,
+        header: Header | None = None,
     ) -> None:
         self._file = OutFile(path, force=force)
         self.path = path
@@ -54,6 +62,8 @@ class CsvWriter(RowWriter):
         self._ops = [op for op in OPS if with_deletes or op is not Op.DELETE]
         self._epoch_ns = epoch_ns
         self._draft = self._file.draft
+        self._header = header or Header()
+        self._counter = TotalsCounter()
         try:
             self._file.write(f"{','.join(HEADER)}\n".encode())
         except TargetError:
@@ -73,13 +83,15 @@ class CsvWriter(RowWriter):
         self.dropped += int(len(kept) - kept.sum())
         self.rows += int(kept.sum())
         chosen = {name: columns[name][kept] for name in NAMES}
+        if kept.any():
+            self._counter.update(chosen)
         self._file.write(text_of(chosen, self._epoch_ns))
 
     def close(self, **header_fields: object) -> Header:
-        """Finish the file under its final name; return a header with the count of rows."""
+        """Finish the file under its final name; return the header with what the file has."""
         self._file.close()
-        header = Header(totals=Totals(rows=self.rows), dropped_rows=self.dropped)
-        return header.model_copy(update=header_fields)
+        counted = {"totals": self._counter.totals(), "dropped_rows": self.dropped}
+        return self._header.model_copy(update=counted | header_fields)
 
     def abort(self) -> None:
         """Remove what was written."""

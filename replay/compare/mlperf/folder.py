@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.errors import TraceError
+from pydantic import Field
+
+from kvtrace.errors import KvtraceError, TraceError
 from kvtrace.fields import Section
 from kvtrace.files.outfile import OutFile
 from kvtrace.trace.reader import open_trace
@@ -42,6 +44,7 @@ class ScoreDocument(Section):
     rules: str = RULES
     delay_ns: int
     preconditioned: bool
+    settings: list[str] = Field(default_factory=list)
     options: list[OptionDocument]
     kept_and_not: list[Rule]
 
@@ -73,6 +76,7 @@ def document_of(folder: Path, done: rules.Conditions) -> ScoreDocument:
     return ScoreDocument(
         delay_ns=done.delay_ns,
         preconditioned=done.preconditioned,
+        settings=list(done.settings),
         options=options,
         kept_and_not=kept_and_not,
     )
@@ -92,8 +96,17 @@ def _option(folder: Path, option: Option) -> OptionDocument:
 
 
 def _mlperf(place: Path) -> list[dict[str, Any]]:
-    paths = sorted((place / bench_folder.MLPERF_FOLDER).iterdir())
-    return [json.loads(path.read_bytes()) for path in paths]
+    return [_result(path) for path in sorted((place / bench_folder.MLPERF_FOLDER).iterdir())]
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """Return a trial's result in the benchmark's form. Raises TraceError for other JSON."""
+    result = json.loads(path.read_bytes())
+    if not isinstance(result, dict) or not isinstance(result.get("summary"), dict):
+        raise TraceError(
+            "not a result of the benchmark", where=path, accepted="an object with a summary"
+        )
+    return result
 
 
 def _seconds(place: Path) -> list[float]:
@@ -116,7 +129,7 @@ def verify(folder: Path) -> list[Finding]:
         place = option_folder(folder, option)
         try:
             of_option = bench_folder.verify(place)
-        except TraceError as error:
+        except KvtraceError as error:
             of_option = [Finding("the folder is whole", str(error))]
         findings += [Finding(f"{place.name}: {each.what}", each.problem) for each in of_option]
     findings.append(Finding(f"{SCORE} says what the options' benches say", _same_score(folder)))
@@ -126,10 +139,10 @@ def verify(folder: Path) -> list[Finding]:
 def _same_score(folder: Path) -> str | None:
     try:
         stored = ScoreDocument.model_validate_json((folder / SCORE).read_bytes())
-        done = rules.Conditions(stored.delay_ns, stored.preconditioned)
+        done = rules.Conditions(stored.delay_ns, stored.preconditioned, stored.settings)
         again = document_of(folder, done)
-    except (ValueError, OSError, TraceError) as error:
-        return str(error)
+    except (ValueError, OSError, KvtraceError) as error:
+        return bench_folder.problem_of(error)
     for one, other in zip(stored.options, again.options, strict=False):
         if one != other:
             return f"option {one.option}: {one.score} there, {other.score} from its trials"

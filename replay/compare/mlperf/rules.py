@@ -40,6 +40,10 @@ OPTIONS = (
 )
 
 
+_NAMES = {"llama3.1-70b": "llama3.1-70b-instruct"}
+"""What the rules call a model whose cache is the same."""
+
+
 class Rule(Section):
     """One rule: what is asked, what was done. `option` None: it is of all."""
 
@@ -57,6 +61,8 @@ class Conditions:
 
     delay_ns: int
     preconditioned: bool
+    settings: Sequence[str] = ()
+    """Keys of the recordings that aren't as their presets have them."""
 
 
 def of_sequence(done: Conditions) -> Iterator[Rule]:
@@ -76,6 +82,13 @@ def of_sequence(done: Conditions) -> Iterator[Rule]:
         why="" if done.preconditioned else "what was done to the drive before isn't known here: "
         "--precondition",
     )  # fmt: skip
+    others = [key for key in done.settings if key != "seed"]  # a rule of its own
+    yield Rule(
+        option=None, rule="settings of one's own", asked="none", done=", ".join(others) or "none",
+        kept=not others,
+        why="a device is finite, and a limit of tier nvme needed; the benchmark permits no --config"
+        if others else "",
+    )  # fmt: skip
     yield Rule(
         option=None, rule="clients", asked="1 or more", done="1", kept=True,
         why="each client of the benchmark is a process with all users; here one replay",
@@ -84,8 +97,9 @@ def of_sequence(done: Conditions) -> Iterator[Rule]:
 
 def of_option(option: Option, config: dict[str, Any], seconds: Sequence[float]) -> Iterator[Rule]:
     """Yield the rules on one option: `config` of the trace's header, seconds of each trial."""
+    model = str(config.get("model"))
     asked_and_done = (
-        ("model", option.model, str(config.get("model"))),
+        ("model", _NAMES.get(option.model, option.model), _NAMES.get(model, model)),
         ("users", str(option.users), str(config.get("source", {}).get("users"))),
         ("gpu memory", "0 B", _capacity(config, Tier.GPU)),
         ("cpu memory", format_bytes(option.cpu_bytes), _capacity(config, Tier.CPU)),

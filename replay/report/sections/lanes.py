@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kvtrace.units import format_bytes, format_count, format_duration_ns
+from kvtrace.units import format_bytes, format_count, format_duration_ns, format_rate
 from replay.measure.figures import GroupDocument
 from replay.report.sections.parts import (
     Column,
@@ -43,6 +44,37 @@ _WAITS = {
 def _flight(lane: LaneDocument, kind: str) -> str | None:
     flight = None if lane.in_flight is None else getattr(lane.in_flight, kind)
     return None if flight is None else f"{flight.mean:.1f} mean, {flight.max:,} max"
+
+
+def _recorded(lane: LaneDocument) -> str | None:
+    kept = _flight(lane, "recorded")
+    recorded = None if lane.in_flight is None else lane.in_flight.recorded
+    if recorded is None or recorded.bytes_per_s is None:
+        return kept
+    return f"{kept}, {format_rate(recorded.bytes_per_s)}"
+
+
+def depth(lane: LaneDocument, result: ResultDocument) -> str:
+    """Return what the recorded engine and this replay kept in flight and moved; "" if unknown.
+
+    A replay whose times are the trace's own doesn't show what more would give: it ends with how to.
+    """
+    if lane.in_flight is None or lane.in_flight.recorded is None:
+        return ""
+    recorded = lane.in_flight.recorded
+    engine = _moved(f"{_mean(recorded.mean)} ops in flight", recorded.bytes_per_s)
+    replayed = _moved(_mean(lane.in_flight.ops.mean), lane.throughput_bytes_per_s)
+    deeper = result.config is not None and result.config.mode != "max"
+    hint = " (--mode max for more)" if deeper else ""
+    return f"the engine kept {engine}; this replay kept {replayed}{hint}"
+
+
+def _mean(depth: float) -> str:
+    return "under 0.1" if 0 < depth < 0.05 else f"{depth:.1f}"
+
+
+def _moved(kept: str, bytes_per_s: float | None) -> str:
+    return kept if bytes_per_s is None else f"{kept} and moved {format_rate(bytes_per_s)}"
 
 
 def _device(lane: LaneDocument) -> str | None:
@@ -92,7 +124,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("KV tokens", "kv_tokens_per_s", Kind.PER_S),
     Figure("ops in flight", "in_flight", of=lambda lane: _flight(lane, "ops")),
     Figure("I/Os in flight", "in_flight", of=lambda lane: _flight(lane, "ios")),
-    Figure("when recorded", "in_flight", of=lambda lane: _flight(lane, "recorded")),
+    Figure("when recorded", "in_flight", of=_recorded),
     Figure("errors", "errors", Kind.COUNT),
     Figure("on schedule", "on_schedule_ratio", of=_on_schedule),
     Figure("device", "device", of=_device),
@@ -106,10 +138,12 @@ def title_of(lane: LaneDocument) -> str:
     return f"Tier {lane.tier}"
 
 
-def sections(lane: LaneDocument) -> Iterator[Section]:
+def sections(lane: LaneDocument, result: ResultDocument) -> Iterator[Section]:
     """Yield a tier's figures, how late its ops were submitted and why, and its single I/Os."""
     title = title_of(lane)
-    yield facts(title, FIGURES, lane)
+    kept = depth(lane, result)
+    notes = (f"{kept[0].upper()}{kept[1:]}.",) if kept else ()
+    yield replace(facts(title, FIGURES, lane), notes=notes)
     if lane.lateness_ns is not None:
         scheduled = lane.response_ns is not None
         parts = {"total": lane.lateness_ns}

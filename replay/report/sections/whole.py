@@ -34,7 +34,7 @@ def sections(document: ResultDocument) -> Iterator[Section]:
     """Yield all sections, top to bottom; each after the one that it is a part of."""
     yield facts("Run", RUN, document)
     for lane in document.lanes:
-        yield from lanes.sections(lane)
+        yield from lanes.sections(lane, document)
     yield lanes.latencies(document)
     yield from requests.requests(document.requests)
     yield from requests.health(document.storage_health)

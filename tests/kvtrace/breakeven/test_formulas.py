@@ -41,6 +41,40 @@ def test_measured_miss_less_the_hbm_hit(
     assert float(needed_bytes_per_s(moved, found)[0]) / 1e9 == pytest.approx(needed, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        # Long prefixes cost hardly more than short ones: only the short ones' loads are faster.
+        ([(1024, 0.5), (65_536, 0.6)], "from 512 to 16,384 tokens."),
+        # Nothing below 4,096 tokens, dear up to 8,192, for nothing more beyond.
+        ([(2048, 0), (4096, 1), (131_072, 1.01)], "from 4,096 to 32,768 tokens."),
+        ([(512, 0.1), (1024, 0.1), (16_384, 0.1), (32_768, 9)],
+         "from 512 to 4,096 tokens and from 32,768 tokens on."),
+        ([(512, 0.1), (513, 0.1), (131_072, 0.11)], "from 512 to 4,096 tokens."),
+        ([(1024, 0.023), (131_072, 0.04)], "from 512 to 1,024 tokens."),
+        ([(512, 0.012), (131_072, 0.02)], "at 512 tokens."),
+    ],
+)  # fmt: skip
+def test_the_curves_sentence_is_true_of_each_length(
+    table: list[tuple[float, float]], text: str
+) -> None:
+    """Where loading pays at some lengths only, those: measured times may rise as they like."""
+    answered = kvtrace.breakeven(model="llama3.1-8b", prefill_table=table, drive_bandwidth="6GB/s")
+    rows = answered.table()
+    pays = rows.filter(rows["load_s"] < rows["recompute_s"])["tokens"].to_list()
+    assert answered.sentence().endswith(f"at 6.00 GB/s it pays {text}")
+    named = [int(word) for word in text.replace(",", "").rstrip(".").split() if word.isdigit()]
+    assert set(named) <= set(pays)
+    assert ("on." in text) == (131_072 in pays)
+
+
+def test_what_takes_no_time_is_loaded_at_no_bandwidth() -> None:
+    """A floor as high as the prefill leaves nothing to win: no `inf` in a sentence or table."""
+    answered = kvtrace.breakeven(model="llama3.1-8b", prefill_rate=40_000, hbm_floor="1h")
+    assert "pays at no bandwidth, for recomputing it takes no time (" in answered.sentence()
+    assert "inf" not in str(answered.document())
+
+
 def test_flops_of_a_dense_model_by_hand() -> None:
     """2 per parameter and token, and per layer 2 per multiplied value of each causal pair."""
     model = load_model("llama3.1-8b")
@@ -98,6 +132,8 @@ def test_gpus_say_where_they_are_from() -> None:
         assert 1e14 < gpu.bf16_per_s < 1e16
         assert gpu.fp8_per_s is None or gpu.fp8_per_s == pytest.approx(2 * gpu.bf16_per_s, rel=0.02)
         assert gpu.source
+        assert gpu.also != gpu.source
+    assert gpus()["h20"].fp8_per_s == 296e12
 
 
 def test_a_curve_falls_with_the_length() -> None:

@@ -124,6 +124,7 @@ def test_traces(tmp_path: Path, busy_trace: Path) -> None:
         ({"trace": result, "drive_bandwidth": "1GB/s"}, ("--drive-bandwidth", "was measured")),
         ({"trace": result, "tier": "cpu"}, ("no request loads from tier cpu", "nvme")),
         ({"trace": result, "whole_trace": other, "tier": "cpu"}, ("no request loads",)),
+        ({"trace": result, "whole_trace": result}, ("--trace", "is the result itself")),
         ({"trace": bare}, ("the trace names no model", "--model")),
         ({"trace": bare, "model": "tiny-1b"}, ("has no requests",)),
         ({"trace": tmp_path / "none.parquet"}, ("none.parquet",)),

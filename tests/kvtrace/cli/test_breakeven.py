@@ -148,6 +148,7 @@ def test_a_line_through_loads() -> None:
     assert fit(np.array([1e6, 1e6]), np.array([0.001, 0.003])) == (0.0, 0.5e9)
 
 
+@pytest.mark.slow
 def test_reports(tmp_path: Path, cli: Cli, made: tuple[Path, Path]) -> None:
     """A page with the sentence as headline, a workbook with a row per request, JSON as printed."""
     openpyxl = pytest.importorskip("openpyxl")

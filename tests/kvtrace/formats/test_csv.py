@@ -22,7 +22,10 @@ from tests.support import places
 from tests.support.making import make, write_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from tests.support.command import Outcome
 
 SAMPLES = places.SAMPLES / "mlperf"
 needs_samples = pytest.mark.skipif(not SAMPLES.exists(), reason="the MLPerf samples aren't here")
@@ -154,3 +157,30 @@ def test_the_benchmarks_own_files(tmp_path: Path, name: str, rows: int, added: i
     assert joined["name"].to_list() == theirs["Key"].to_list()
     stamps = (theirs["Timestamp"].to_numpy() * 1e6).round().astype(np.int64)
     np.testing.assert_array_equal(kept["timestamp"].to_numpy() // 1000, stamps - stamps[0])
+
+
+@pytest.mark.parametrize("more", [(), ("--restart-at", "4s")], ids=["", "restarted"])
+def test_a_recordings_summary_is_that_of_the_csvs_rows(
+    tmp_path: Path, cli: Callable[..., Outcome], more: tuple[str, ...]
+) -> None:
+    """Bytes, times and a row per tier, as of the same recording with a header; deletes aside."""
+    words = ("--model", "tiny-1b", "--rate", "4/s", "--duration", "10s", "--seed", "1",
+             "--gpu-mem", "64MiB", "--cpu-mem", "128MiB", "--nvme-capacity", "2GiB",
+             *more)  # fmt: skip
+    texts = {}
+    for name in ("t.csv", "t.parquet"):
+        ended = cli("record", tmp_path / name, *words)
+        assert ended.code == 0, ended.error
+        texts[name] = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert any("rows have no word in the CSV and were left out" in x for x in texts["t.csv"])
+    for tier in ("gpu", "cpu", "nvme"):
+        [written] = [line.split() for line in texts["t.csv"] if line.startswith(f"{tier} ")]
+        [whole] = [line.split() for line in texts["t.parquet"] if line.startswith(f"{tier} ")]
+        assert written[1] == whole[1], "hit ratio"
+        assert written[3:] == whole[3:], "bytes read and written, their ratio, most held"
+    [line] = [x for x in texts["t.csv"] if "of virtual time" in x]
+    rows = len((tmp_path / "t.csv").read_text().splitlines()) - 1
+    assert line.startswith(f"{rows:,} rows, ")
+    assert " 0 B " not in line
+    assert "in 0.0 s" not in line
+    assert any(x.startswith("restart at 4 s") for x in texts["t.csv"]) == bool(more)

@@ -60,6 +60,7 @@ def columns(lines: Lines) -> list[list[Any]]:
     return [*found, texts(names).to_pylist(), [lines.first]]
 
 
+@pytest.mark.slow
 @given(rows=st.lists(ROWS, min_size=1, max_size=4), compact=st.booleans(), cut=st.integers(0, 30))
 def test_lines_are_scanned_as_they_are_parsed(
     rows: list[tuple[Any, ...]], compact: bool, cut: int

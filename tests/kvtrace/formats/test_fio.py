@@ -121,6 +121,7 @@ def test_long_ops_are_split(tmp_path: Path) -> None:
     assert len(pl.read_parquet(map_path(tmp_path / "t.log"))) == 6
 
 
+@pytest.mark.slow
 def test_io_size_splits(tmp_path: Path) -> None:
     """--io-size is the longest I/O."""
     path = write_rows(tmp_path / "t.parquet", [(0, W, 3 * MIB + 1, NVME, 1, PREFILL)])

@@ -90,7 +90,7 @@ def device(tmp_path: Path) -> Iterator[Path]:
         file.truncate(128 << 20)
     attached = loops.attach(tmp_path / "disk")
     yield attached
-    loops.detach(attached)
+    loops.detach(attached, tmp_path / "disk")
 
 
 def fio(*arguments: object) -> Run:

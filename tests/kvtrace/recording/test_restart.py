@@ -163,5 +163,5 @@ def test_the_summary_says_what_came_back(tmp_path: Path, cli: Callable[..., Outc
     text = " ".join(outcome.out.split())
     assert "restart at 10 s: " in text
     assert "requests begun again" in text
-    for period in ("before", "in the next minute", "from then on"):
+    for period in ("before", "in the next minute", "in all after it"):
         assert f"hit ratio {period}: gpu " in text

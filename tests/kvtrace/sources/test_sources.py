@@ -130,6 +130,7 @@ def record(out: Path, name: str, *paths: Path, **options: Any) -> Any:
     return make(out, **closed | named | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_compressed_files(tmp_path: Path, name: str, suffix: str) -> None:
@@ -242,6 +243,7 @@ VALUES: dict[str, Any] = {
     "index": "aisaq-scale", "vectors": 9, "dimensions": 9, "vector_type": "int8", "degree": 9,
     "search_list": 9, "beam_width": 9, "cached_nodes": 9, "code_bytes": 9, "skew": 0.9,
     "round_time": "1ms", "build": True,
+    "start_ratio": [0, 1], "warmup_requests": 3, "idle_max": "10s", "own_plays": True,
 }  # fmt: skip
 """Of each key a value that isn't its default."""
 

@@ -6,10 +6,12 @@ import csv
 import json
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pytest
 import yaml
 
 import kvtrace
+from kvtrace.errors import UsageError
 from kvtrace.recording.config import load_config
 from kvtrace.recording.pipeline import record
 
@@ -55,6 +57,81 @@ def test_a_combination_is_what_its_trace_gives(
     assert one["breakeven"]["needed_bytes_per_s"] == pytest.approx(whole["needed_bytes_per_s"])
 
 
+@pytest.mark.parametrize("model", ["qwen3-next-80b", "gpt-oss-20b"])
+def test_checkpoints_of_hybrid_models_are_loaded_and_computed_with_their_blocks(
+    tmp_path: Path, cli: Cli, model: str
+) -> None:
+    """Bytes are those of the recorded reads, states among them; tokens are those of the blocks."""
+    config = tmp_path / "c.yaml"
+    sizes = {"gpu": "1GiB", "cpu": "2GiB", "nvme": "800GiB"}
+    tiers = {name: {"capacity": size} for name, size in sizes.items()}
+    changed = CONFIG | {"model": model, "duration": "60s", "tiers": tiers, "ranks": "all"}
+    config.write_text(yaml.safe_dump(changed))
+    record(load_config(config), tmp_path / "t.parquet")
+    rows = pl.read_parquet(tmp_path / "t.parquet").with_columns(
+        pl.col("op", "tier", "phase").cast(pl.String)
+    )
+    loads = rows.filter(tier="nvme", op="read", phase="decode", step=1)
+    blocks = loads.filter(pl.col("size") == loads["size"].min())
+    states = loads.filter(pl.col("size") > loads["size"].min())
+    assert len(states) > 5
+    [one] = json.loads(cli("whatif", "--config", config, *ASKED, "--json").out)["combinations"]
+    assert (
+        one["breakeven"]["bytes"]
+        == loads["size"].sum()
+        == blocks["size"].sum() + states["size"].sum()
+    )
+    assert one["breakeven"]["requests"] == loads["request"].n_unique()
+    tokens = loads.join(blocks.group_by("request").agg(n=64.0 * pl.len()), "request", "left")
+    each = tokens.group_by("request").agg(pl.col("n").first().fill_null(0.0))["n"]
+    assert one["breakeven"]["tokens"]["p50"] == pytest.approx(each.median())
+    refused = cli("breakeven", tmp_path / "t.parquet", "--gpu", "h100")
+    assert (refused.code, "checkpoints can't be told from blocks" in refused.error) == (3, True)
+
+
+def test_from_python(small_trace: Path, tmp_path: Path, cli: Cli) -> None:
+    """The function has the command's arguments and answers; a row without loads has none."""
+    capacities = ["32MiB", "100GiB"]
+    asked = kvtrace.whatif(
+        small_trace, {"tiers.cpu.capacity": capacities}, gpu="l4", mfu=0.4, drive_bandwidth=2e9
+    )
+    command = cli("whatif", small_trace, "--cpu-mem", ",".join(capacities), *ASKED, "--json")
+    assert asked.document()["combinations"] == json.loads(command.out)["combinations"]
+    assert asked.table()["breakeven_tier"].to_list() == ["nvme", "cpu"]
+    assert asked.table()["gpu_s_saved"][0] > 0
+    many = [*["100GiB"] * 101, "2MiB"]
+    sizes = {"tiers.gpu.capacity": many, "tiers.cpu.capacity": 0, "tiers.nvme.capacity": "1GiB"}
+    loads = kvtrace.whatif(small_trace, sizes, flops="100T", gpus=2).table()["loads"].to_list()
+    assert loads[:101] == [None] * 101
+    assert loads[101] > 0
+    config = load_config(None, {"model": "tiny-1b", "duration": "5s", "tiers.gpu.capacity": "8MiB"})
+    [one] = kvtrace.whatif(config, flops=1e14).document()["combinations"]
+    assert one["breakeven"]["kind"] == "workload"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"drive_bandwidth": "2GB/s"}, "how fast recomputing is isn't known"),
+        ({"gpu": 1}, "gpu: not accepted"),
+        ({"gpu": "h101"}, "unknown GPU"),
+        ({"gpu": "h100", "gpus": "2"}, "gpus: not accepted"),
+        ({"gpu": "h100", "gpus": 0}, "--gpus: out of range"),
+        ({"gpu": "h100", "mfu": float("nan")}, "mfu: not accepted"),
+        ({"gpu": "h100", "mfu": True}, "mfu: not accepted"),
+        ({"flops": True}, "--flops"),
+        ({"gpu": "h100", "drive_bandwidth": 0}, "drive_bandwidth: not accepted"),
+        ({"gpu": "h100", "drive_bandwidth": "16Gb/s"}, "a small b is a bit"),
+        ({"gpu": "h100", "drive_bandwidth": "16gb"}, "a small b is a bit"),
+    ],
+)
+def test_refusals_from_python(small_trace: Path, arguments: dict[str, object], text: str) -> None:
+    """Arguments are checked like the others."""
+    with pytest.raises(UsageError, match=text):
+        kvtrace.whatif(small_trace, **arguments)
+
+
+@pytest.mark.slow
 def test_of_a_trace(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
     """A row per combination in the CSV, the terminal in 80 columns, a sheet, a section."""
     openpyxl = pytest.importorskip("openpyxl")

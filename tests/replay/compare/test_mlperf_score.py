@@ -108,6 +108,31 @@ def test_check_verifies_each_option_and_the_score(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("option-2/mlperf/trial-01.mlperf.json", "{}", "option-2: mlperf/ says"),
+        ("option-2/mlperf/trial-01.mlperf.json", "[]", "not a result of the benchmark"),
+        ("option-2/mlperf/trial-01.mlperf.json", "x", "option-2: mlperf/ says"),
+        ("option-2/mlperf/trial-01.mlperf.json", '{"summary": 1}', "an object with a summary"),
+        ("option-3/bench.json", "{}", "option-3: bench.json says what the trials say: not in the"),
+        ("option-1/results/trial-02.json", "{}", "option-1: the trials are alike"),
+        ("option-1/checksums.sha256", "\xff", "option-1: no file was changed"),
+        ("score.json", "{}", "not in the form that kvtrace writes: 4 validation errors"),
+    ],
+)
+def test_check_names_files_that_are_of_another_kind(
+    suite: Path, tmp_path: Path, cli: Callable[..., Outcome], name: str, text: str, problem: str
+) -> None:
+    """Each is a line that says so and exit 3, whatever a file holds."""
+    copy = shutil.copytree(suite, tmp_path / "copy")
+    (copy / name).write_bytes(text.encode("latin-1"))
+    ended = cli("bench", "--check", copy)
+    assert ended.code == 3, ended.err
+    assert problem in next(x for x in ended.out.splitlines() if x.startswith("NO") and problem in x)
+
+
+@pytest.mark.slow
 def test_it_prints_a_table_and_the_rules_that_are_not_kept(made: tuple[Path, Ended]) -> None:
     """80 columns; the program itself is another one."""
     _, ended = made
@@ -117,6 +142,9 @@ def test_it_prints_a_table_and_the_rules_that_are_not_kept(made: tuple[Path, End
     assert "program: kv-cache.py, run by mlpstorage asked, kvtrace here" in text
     assert "users (option 1, 2, 3): 200, 100, 70 asked, 6 here" in text
     assert "delay between options: 90 s asked, 1 s here" in text
+    assert (
+        "settings of one's own: none asked, tiers.nvme.capacity, requests, source.users, " in text
+    )
     assert "waiting 1 s before the next option" in ended.err
 
 
@@ -168,6 +196,7 @@ REFUSED = {
         "option 2 (mlperf-storage-8b-cpu4): would never read from tier nvme",
     ),
     "delay": ((*SETS, "--option-delay", "soon"), "not a duration"),
+    "nothing to precondition": ((*SETS, "--precondition"), "--precondition: needs --device"),
 }  # fmt: skip
 
 
@@ -180,6 +209,45 @@ def test_what_would_end_it_later_is_refused_at_once(
     assert ended.code == 2
     assert message in ended.error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_too_small_for_a_later_option_is_refused_before_the_first(
+    tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    """Option 3 of these bounds needs the most: exit 4 with its figures, no folder and no file."""
+    place = tmp_path / "s"
+    bounds = ("tiers.nvme.capacity=64GiB", "tiers.cpu.capacity=256MiB", "requests=40",
+              "source.users=6", "source.max_context_tokens=512")  # fmt: skip
+    sets = [word for text in bounds for word in ("--set", text)]
+    device = ("--device", tmp_path / "kv.dat", "--mode", "max")
+    needed = []
+    for size in ("128MiB", "1200MiB"):
+        words = (*sets, *device, "--size", size)
+        ended = cli("bench", "mlperf-storage", "--folder", place, *words)
+        assert ended.code == 4, ended.error
+        assert "the target is smaller than the trace needs" in ended.error
+        needed.append(ended.error.partition("at least ")[2].partition(":")[0])
+        assert not list(tmp_path.iterdir())
+    assert needed[0] != needed[1], "the first is option 1's need, the second a later one's"
+
+
+def test_settings_of_ones_own_are_a_rule(tmp_path: Path) -> None:
+    """Whatever is set is named: nothing is, where only the rules' own seed is."""
+    for settings, done in (((), "none"), (("seed",), "none"), (("seed", "a.b", "c"), "a.b, c")):
+        conditions = rules.Conditions(0, preconditioned=True, settings=settings)
+        [rule] = [r for r in rules.of_sequence(conditions) if r.rule == "settings of one's own"]
+        assert (rule.done, rule.kept) == (done, done == "none")
+        assert bool(rule.why) == (not rule.kept)
+
+
+def test_the_rules_name_of_a_model_is_asked_for() -> None:
+    """Option 3 asks for llama3.1-70b-instruct; the preset's model has the same cache."""
+    config = load_config(None, {"seed": 42}, preset=rules.OPTIONS[2].preset)
+    [rule] = [
+        rule for rule in rules.of_option(rules.OPTIONS[2], config.model_dump(mode="json"), [300.0])
+        if rule.rule == "model"
+    ]  # fmt: skip
+    assert (rule.asked, rule.kept) == ("llama3.1-70b-instruct", True)
 
 
 def test_a_delay_is_of_the_sequence_only(tmp_path: Path, cli: Callable[..., Outcome]) -> None:

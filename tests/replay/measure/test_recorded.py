@@ -14,8 +14,11 @@ from rich.console import Console
 import kvtrace
 import replay
 from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.units import format_rate
+from replay.measure.figures import Flight, RecordedFlight
 from replay.measure.recorded import recorded_flights
-from replay.report import short, terminal
+from replay.report import html, short, terminal
+from replay.report.sections.lanes import depth
 from tests.support.making import write_rows
 from tests.support.places import SAMPLES
 
@@ -61,7 +64,21 @@ def test_by_hand(tmp_path: Path) -> None:
         flights = recorded_flights(trace)
     assert flights[Tier.NVME].mean == pytest.approx(14 / 12)
     assert flights[Tier.NVME].max == 3
-    assert (flights[Tier.CPU].mean, flights[Tier.CPU].max) == (1.0, 1)
+    assert flights[Tier.NVME].bytes_per_s == pytest.approx(4 * 4096 / 0.012)
+    assert flights[Tier.CPU] == RecordedFlight(mean=1.0, max=1, bytes_per_s=4096 / 0.001)
+
+
+def test_a_failed_op_moved_nothing(tmp_path: Path) -> None:
+    """It was in flight; its bytes weren't moved. Ops of no time have no rate."""
+    rows = [(at * MS, Op.READ, 4096, Tier.NVME, at + 1, Phase.DECODE) for at in range(2)]
+    rows.append((2 * MS, Op.READ, 4096, Tier.CPU, 9, Phase.DECODE))
+    times = {"submit": np.array([0, 0, 5], np.int64) * MS,
+             "complete": np.array([4, 2, 5], np.int64) * MS}  # fmt: skip
+    path = write_rows(tmp_path / "t.parquet", rows, **times, error=np.array([0, 5, 0], np.int32))
+    with kvtrace.open(path) as trace:
+        flights = recorded_flights(trace)
+    assert flights[Tier.NVME] == RecordedFlight(mean=1.5, max=2, bytes_per_s=4096 / 0.004)
+    assert flights[Tier.CPU].bytes_per_s is None
 
 
 @pytest.mark.parametrize("name", ["vllm_tiering_fs", "mooncake_ssd_offload", "lmcache_sm_fs"])
@@ -82,8 +99,8 @@ def test_live_recordings(name: str, cli: Cli) -> None:
 def test_info_prints_it(tmp_path: Path, cli: Cli, small_trace: Path) -> None:
     """A line per tier; nothing, and null, of a trace that was simulated."""
     out = cli("info", recorded(tmp_path / "t.parquet")).out
-    assert "nvme in flight when recorded: 1.17 mean, 3 max" in out
-    assert "cpu in flight when recorded: 1.00 mean, 1 max" in out
+    assert "nvme in flight when recorded: 1.17 mean, 3 max, 0.001 GB/s" in out
+    assert "cpu in flight when recorded: 1.00 mean, 1 max, 0.004 GB/s" in out
     assert "when recorded" not in cli("info", small_trace).out
     assert json.loads(cli("info", small_trace, "--json").out)["recorded_in_flight"] is None
 
@@ -97,10 +114,28 @@ def test_a_replay_puts_it_beside_its_own(tmp_path: Path, small_trace: Path) -> N
     assert lane.in_flight is not None
     assert lane.in_flight.recorded is not None
     assert (lane.in_flight.recorded.max, lane.in_flight.ops.max) == (3, lane.in_flight.ops.max)
+    assert lane.in_flight.recorded.bytes_per_s == pytest.approx(4 * 4096 / 0.012)
+    assert lane.in_flight.ops.mean == 0, "a target that completes at once"
+    moved = format_rate(lane.throughput_bytes_per_s or 0)
+    sentence = (
+        f"engine kept 1.2 ops in flight and moved 0.001 GB/s; this replay kept 0.0 and moved "
+        f"{moved} (--mode max for more)"
+    )
     text = shown(document, short)
-    assert "when recorded 1.2 mean, 3 max (--mode max: what more gives)" in " ".join(text.split())
+    assert f"in flight the {sentence}" in " ".join(text.split())
     assert len(text.splitlines()) <= 20
-    assert "when recorded     1.2 mean, 3 max" in shown(document, terminal)
+    whole = shown(document, terminal)
+    assert "when recorded     1.2 mean, 3 max, 0.001 GB/s" in whole
+    assert f"The {sentence}." in " ".join(whole.split())
+    assert f"The {sentence}." in html.text(document)
+    shallow = lane.in_flight.model_copy(update={"ops": Flight(mean=0.04, max=1)})
+    assert "this replay kept under 0.1 and" in depth(
+        lane.model_copy(update={"in_flight": shallow}), document
+    )
+    deeper = document.model_copy(
+        update={"config": document.config.model_copy(update={"mode": "max"})}
+    )
+    assert f"moved {moved} verified" in " ".join(shown(deeper, short).split())
     options = options.model_copy(update={"mode": replay.ReplayOptions(mode="max").mode})
     plain = replay.run(small_trace, target, options).document()
     assert plain.lanes[0].in_flight is not None

@@ -224,6 +224,7 @@ def test_the_block_layer_is_its_device_tracing(tmp_path: Path) -> None:
     assert device_latency_tracing(None) == {}
 
 
+@pytest.mark.slow
 def test_run_parameters_are_the_recordings(whole: Replayed) -> None:
     """As far as it has them; a tier without limit has no capacity."""
     found = dict(parameters(stored.load(whole.folder / "r.json")))

@@ -136,6 +136,7 @@ def test_figures_are_those_of_the_document(documents: list[ResultDocument]) -> N
     assert "100.0% within 1 ms" in text
 
 
+@pytest.mark.slow
 def test_service_time_stands_where_it_differs(documents: list[ResultDocument]) -> None:
     """Not where response times are longer by at most 10 %; there it would say the same twice."""
     assert "service" not in printed(documents[0])
