@@ -78,8 +78,6 @@ def parse(value: Any, place: str) -> _Request | str:
         return UNHASHED
     ids, size = _hashes(listed, place)
     session = fields.get("session_id")
-    if session is not None:
-        session = jsonlines.text(fields, "session_id", place) or None
     time_ns = jsonlines.date_ns(fields, "startTime", place)
     return _Request(
         place=place,
@@ -88,7 +86,7 @@ def parse(value: Any, place: str) -> _Request | str:
         end_ns=max(time_ns, jsonlines.date_ns(fields, "endTime", place)),
         input_tokens=jsonlines.whole(fields, "prompt_tokens", place, least=1),
         output_tokens=jsonlines.whole(fields, "completion_tokens", place),
-        session=session,
+        session=None if session is None else jsonlines.text(fields, "session_id", place),
         ids=ids,
         block_tokens=size,
     )

@@ -76,17 +76,6 @@ def test_tokens_counted_twice(tmp_path: Path) -> None:
     assert info["notes"][0].startswith("2 requests have ids of another number of tokens")
 
 
-def test_no_session(tmp_path: Path) -> None:
-    """Logs without a session_id, or with an empty one, are sessions of one request each."""
-    logs = [
-        litellm_log(second, 10, [A], session_id=value)
-        for second, value in enumerate(["", None, ""])
-    ]
-    path = write(tmp_path / "a", json.dumps(logs))
-    assert read("litellm", path)[0]["session"] == [0, 1, 2]
-    assert read("litellm", path, by_turn=True)[0]["turn_tokens"] == [[10]] * 3
-
-
 def test_words(tmp_path: Path) -> None:
     """Whether a log is an answer of the cache is told by a word in any case, or not at all."""
     words = [None, "", "None", "False", False, "True", True]
