@@ -32,6 +32,7 @@ REQUESTS = {
     "dynamo": 50_000,
     "litellm": 50_000,
     "tracelab": 300_000,
+    "tracelab, JSONL": 50_000,
     "kv-events": 30_000,
     "azure": 1_000_000,
     "burstgpt": 1_000_000,
@@ -101,6 +102,24 @@ def make_tracelab(path: Path, count: int) -> None:
             turn = number % 60
             prefix = 1500 * turn - (900 if turn % 10 == 9 else 0)
             file.write(f"{number // 60},{turn},{prefix},1200,300,1500\n")
+
+
+def make_tracelab_lines(path: Path, count: int) -> None:
+    """Write rounds of sessions of 60 with five events, as TraceLab's JSONL has them."""
+    kinds = ("tool_result", "reasoning", "text", "tool_call", "usage_report")
+    with path.open("w") as file:
+        for number in range(count):
+            turn = number % 60
+            events = [
+                {"event_type": kind, "source": "codex", "content_chars": 400,
+                 "timestamp": f"2026-06-25T{number // 60 % 24:02}:{turn:02}:{10 * at:02}.250Z"}
+                for at, kind in enumerate(kinds)
+            ]  # fmt: skip
+            fields = {"provider": "codex", "session_id": f"codex:{number // 60}",
+                      "round_index": turn, "prefix_tokens": 1500 * turn - 900 * (turn % 10 == 9),
+                      "newly_append_tokens": 1200, "output_tokens": 300, "timing_events": events,
+                      "tools": [{"tool_name": "shell", "result_chars": 900}]}  # fmt: skip
+            file.write(json.dumps(fields) + "\n")
 
 
 def make_kv_events(path: Path, count: int) -> None:
@@ -181,6 +200,7 @@ def make(path: Path, name: str) -> None:
             "dynamo": make_dynamo,
             "litellm": make_litellm,
             "tracelab": make_tracelab,
+            "tracelab, JSONL": make_tracelab_lines,
             "kv-events": make_kv_events,
             "weka": make_weka,
             "sharegpt": make_sharegpt,
@@ -190,7 +210,7 @@ def make(path: Path, name: str) -> None:
 
 def measured(name: str, path: Path) -> dict[str, float]:
     """Read the file once in this process; return requests, CPU seconds and peak memory."""
-    config = load_config(None, {"source.name": name}).source
+    config = load_config(None, {"source.name": name.partition(",")[0]}).source
     cpu = time.process_time()
     source = sources.create(
         SourceContext(config, (path,), seed=0, end_ns=1 << 62, by_turn=False, workers=1)
@@ -230,7 +250,7 @@ def main() -> None:
             rates = [run["requests"] / run["cpu_s"] for run in runs]
             megabytes = path.stat().st_size / 1e6
             print(
-                f"{name:9} {runs[0]['requests']:>9,.0f} requests, {megabytes:6.1f} MB: "
+                f"{name:15} {runs[0]['requests']:>9,.0f} requests, {megabytes:6.1f} MB: "
                 f"{statistics.median(rates):>10,.0f} requests per CPU-second "
                 f"({min(rates):,.0f} … {max(rates):,.0f}), "
                 f"{max(run['rss_mib'] for run in runs):.0f} MiB"

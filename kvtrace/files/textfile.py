@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from codecs import BOM_UTF8
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -48,11 +49,17 @@ def open_binary(path: Path) -> Iterator[pa.NativeFile]:
 
 @contextmanager
 def open_text(path: Path, *, line_bytes: int | None = None) -> Iterator[IO[str]]:
-    """Give the lines of `path` as UTF-8 text; one longer than `line_bytes` is a TraceError."""
+    """Give the lines of `path` as UTF-8 text, without a mark of byte order at its begin.
+
+    A line longer than `line_bytes` is a TraceError.
+    """
     with open_binary(path) as stream:
         raw = stream if line_bytes is None else _Bounded(stream, path, line_bytes)
         try:
-            yield io.TextIOWrapper(io.BufferedReader(raw, _BUFFER_BYTES), encoding="utf-8")
+            buffered = io.BufferedReader(raw, _BUFFER_BYTES)
+            if buffered.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
+                buffered.read(len(BOM_UTF8))
+            yield io.TextIOWrapper(buffered, encoding="utf-8")
         except UnicodeDecodeError as error:
             raise TraceError("not UTF-8 text", where=path, got=str(error)) from error
 

@@ -254,11 +254,12 @@ def _write(
         if progress is not None:
             progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
     if rows == 0:
-        node = f"node {recording.node}: " if recording.config.nodes > 1 else ""
+        # A node's own file is a draft, which nobody named.
+        where = f"node {recording.node}" if recording.config.nodes > 1 else writer.path
         raise UsageError(
             "the recording came out empty",
-            where=writer.path,
-            got=f"{node}{simulation.stats().requests} requests, 0 rows",
+            where=where,
+            got=f"{simulation.stats().requests} requests, 0 rows",
             accepted="requests with at least one full block",
             hint="lengthen --duration or make --block-tokens smaller",
         )

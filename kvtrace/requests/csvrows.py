@@ -37,7 +37,7 @@ def header(path: Path, columns: Sequence[str] = ()) -> list[str]:
         raise TraceError(
             "too long a header", where=f"{path}:1", accepted=f"a header with {','.join(columns)}"
         )
-    return [name.strip() for name in line.strip().removeprefix("\ufeff").split(",")]
+    return [name.strip() for name in line.strip().split(",")]
 
 
 def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Lines, pl.DataFrame]]:
@@ -83,6 +83,13 @@ def _check_widths(piece: Lines, width: int) -> None:
 
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def names(frame: pl.DataFrame, name: str, piece: Lines) -> pl.Series:
+    """Return a column of names, none of them empty. Raises TraceError that names the line."""
+    values = frame[name]
+    _refuse(frame, name, piece, values.is_null() | (values == ""), accepted="a name")
+    return values
 
 
 def tokens(frame: pl.DataFrame, name: str, piece: Lines) -> NDArray[np.int64]:

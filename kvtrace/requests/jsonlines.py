@@ -127,18 +127,19 @@ def seconds_ns(fields: dict[str, Any], name: str, where: str) -> int:
 
 
 def date_ns(fields: dict[str, Any], name: str, place: str) -> int:
-    """Return a date, UTC if it has no zone, as Unix nanoseconds. Raises TraceError."""
+    """Return a date from 1970 to 2116, UTC without a zone, as Unix ns. Raises TraceError."""
     try:
         date = datetime.fromisoformat(text(fields, name, place))
     except ValueError:
         date = _EPOCH - timedelta(1)
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    if date < _EPOCH:
+    time_ns = (date - _EPOCH) // timedelta(microseconds=1) * 1000
+    if not 0 <= time_ns <= MAX_TIME_NS:
         got = _shortened(fields[name])
         raise TraceError(
             f"bad {name}", where=place, got=got, accepted="e.g. 2026-11-16T18:17:03.979000Z"
         )
-    return (date - _EPOCH) // timedelta(microseconds=1) * 1000
+    return time_ns
 
 
 def hash_ids(

@@ -9,6 +9,7 @@ a trace instead of requests: see `recording.rows`.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def recognised(inputs: Sequence[str]) -> str:
     """
     path = input_files(tuple(inputs))[0]
     with open_binary(path) as stream:
-        start = stream.read(_START_BYTES)
+        start = stream.read(_START_BYTES).removeprefix(BOM_UTF8)
     names = plugins.names(plugins.SOURCE)
     readers = [name for name in names if hasattr(_module(name), "recognises")]
     matches = [name for name in readers if _module(name).recognises(start)]

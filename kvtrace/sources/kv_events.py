@@ -21,7 +21,7 @@ from kvtrace.requests.sorting import Numbering, by_arrival
 from kvtrace.requests.source import FILE_KEYS, FileSource, Told, need_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kvtrace.requests.lines import Lines
     from kvtrace.sources import SourceContext
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 KEYS = FILE_KEYS
 STORED, REMOVED, CLEARED = "BlockStored", "BlockRemoved", "AllBlocksCleared"
 NAMES = {
-    STORED: ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium"),
-    REMOVED: ("block_hashes", "medium"),
+    STORED: (
+        "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium",
+        "lora_name", "extra_keys", "group_idx",
+    ),
+    REMOVED: ("block_hashes", "medium", "group_idx"),
     CLEARED: (),
-}
+}  # fmt: skip
 """Fields of events that are lists: their type, and these in this order; more may follow."""
 GPU = "GPU"
 MAX_BLOCK_TOKENS = 1 << 20
@@ -59,15 +62,26 @@ class _Stored:
     parent: int | None
 
 
+Number = tuple[str, int, int]
+"""Publisher, number and time of a batch."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What a line tells; `removed` counts blocks, `others` names events of other kinds."""
+
+    number: Number | None
+    stored: list[_Stored] = field(default_factory=list)
+    removed: int = 0
+    others: list[str] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Parsed:
-    """What some lines tell: 0 `block_tokens` where nothing was stored; (stream, seq) of batches."""
+    """What some lines tell: 0 `block_tokens` where nothing was stored."""
 
-    stored: list[_Stored] = field(default_factory=list)
+    batches: list[_Batch] = field(default_factory=list)
     block_tokens: int = 0
-    removed: int = 0
-    others: Counter[str] = field(default_factory=Counter)
-    batches: list[tuple[str, int]] = field(default_factory=list)
 
 
 def parse(piece: Lines) -> Parsed:
@@ -78,11 +92,13 @@ def parse(piece: Lines) -> Parsed:
         value = jsonlines.decode(text, place)
         envelope = value if isinstance(value, dict) and "batch" in value else {}
         time_ns, events, rank = _batch(envelope.get("batch", value), place)
+        batch = _Batch(None)
         if envelope.get("seq") is not None:
-            number = jsonlines.whole(envelope, "seq", place, most=U64_MAX >> 1)
-            made.batches.append((f"{envelope.get('topic')} {rank}", number))
+            seq = jsonlines.whole(envelope, "seq", place, most=U64_MAX >> 1)
+            batch.number = (f"{envelope.get('topic')} {rank}", seq, time_ns)
         for number, event in enumerate(events, start=1):
-            _add(made, event, line, time_ns, f"{place}, event {number}")
+            _add(made, batch, event, line, time_ns, f"{place}, event {number}")
+        made.batches.append(batch)
     return made
 
 
@@ -102,24 +118,28 @@ def _batch(batch: Any, place: str) -> tuple[int, list[Any], Any]:
     )
 
 
-def _add(made: Parsed, event: Any, line: int, time_ns: int, place: str) -> None:
+def _add(made: Parsed, batch: _Batch, event: Any, line: int, time_ns: int, place: str) -> None:
     fields = _fields(event, place)
-    kind, medium = fields["type"], fields.get("medium")
+    kind, medium, group = fields["type"], fields.get("medium"), fields.get("group_idx")
+    if medium is not None:
+        medium = jsonlines.text(fields, "medium", place)
+    if group is not None:
+        group = jsonlines.whole(fields, "group_idx", place)
     if kind == CLEARED:
-        made.others["AllBlocksCleared: their blocks stay known"] += 1
+        batch.others.append("AllBlocksCleared: their blocks stay known")
     elif medium not in (None, GPU):
-        made.others[f"{kind} of medium {str(medium)[:20]}: not the GPU's"] += 1
-    elif fields.get("group_idx") not in (None, 0):
-        made.others[f"{kind} of a further group of layers"] += 1
+        batch.others.append(f"{kind} of medium {medium[:20]}: not the GPU's")
+    elif group:
+        batch.others.append(f"{kind} of a further group of layers")
     elif kind == REMOVED:
-        made.removed += len(_hashes(fields, place))
+        batch.removed += len(_hashes(fields, place))
     else:
         hashes = _hashes(fields, place)
         made.block_tokens = _size(fields, len(hashes), made.block_tokens, place)
         parent = fields.get("parent_block_hash")
         if parent is not None:
             parent = _identity(parent, place)
-        made.stored.append(_Stored(line, time_ns, hashes, parent))
+        batch.stored.append(_Stored(line, time_ns, hashes, parent))
 
 
 def _fields(event: Any, place: str) -> dict[str, Any]:
@@ -218,15 +238,22 @@ class _Reader:
 
     def _in_files(self) -> Iterator[Piece]:
         chains, others, removed, blocks = _Chains(), Counter[str](), 0, 0
-        batches: list[tuple[str, int]] = []
+        numbers, again = dict[Number, None](), 0
         for piece, made in jsonlines.parsed(self._context.inputs, parse, self._context.workers):
-            others += made.others
-            removed += made.removed
-            batches += made.batches
-            if made.stored:
-                _same_size(self._size, made.block_tokens, f"{piece.where}:{made.stored[0].line}")
-                blocks += sum(len(event.hashes) for event in made.stored)
-                yield self._piece(piece.where, made.stored, chains)
+            stored: list[_Stored] = []
+            for batch in made.batches:
+                if batch.number in numbers:
+                    again += 1
+                    continue
+                if batch.number is not None:
+                    numbers[batch.number] = None
+                others.update(batch.others)
+                removed += batch.removed
+                stored += batch.stored
+            if stored:
+                _same_size(self._size, made.block_tokens, f"{piece.where}:{stored[0].line}")
+                blocks += sum(len(event.hashes) for event in stored)
+                yield self._piece(piece.where, stored, chains)
         self._remarks.notes[:] = [
             f"{blocks:,} blocks entered the GPU's cache and {removed:,} left it; what leaves here "
             "the simulated tiers decide",
@@ -234,7 +261,8 @@ class _Reader:
             *([f"{chains.unknown:,} events go on from a block that was stored before the first"]
               * bool(chains.unknown)),
             *(f"{count:,} events {kind}" for kind, count in sorted(others.items())),
-            *_lost(batches),
+            *_lost(numbers),
+            *[f"{again:,} batches came again, with number and time: left out"] * bool(again),
         ]  # fmt: skip
 
     def _piece(self, where: str, stored: list[_Stored], chains: _Chains) -> Piece:
@@ -254,12 +282,12 @@ class _Reader:
         return Piece(where, np.array([event.line for event in stored]), rows)
 
 
-def _lost(batches: list[tuple[str, int]]) -> list[str]:
+def _lost(batches: Iterable[Number]) -> list[str]:
     """Return a note if numbers of batches are missing between those of one publisher."""
     missing = 0
     numbers: dict[str, list[int]] = {}
-    for stream, number in batches:
-        numbers.setdefault(stream, []).append(number)
+    for publisher, number, _ in batches:
+        numbers.setdefault(publisher, []).append(number)
     for each in numbers.values():
         missing += max(each) - min(each) + 1 - len(set(each))
     return [f"{missing:,} batches between those here are missing"] * bool(missing)
@@ -272,7 +300,7 @@ def create(context: SourceContext) -> FileSource:
     """
     need_input(context, "FILE.jsonl")
     first = next(
-        (made for _, made in jsonlines.parsed(context.inputs, parse, 1) if made.stored), None
+        (made for _, made in jsonlines.parsed(context.inputs, parse, 1) if made.block_tokens), None
     )
     if first is None:
         raise TraceError(

@@ -39,6 +39,8 @@ ENTRIES_PER_PIECE = 4096
 UNHASHED = f"no {HASHES}"
 FAILED = "failed"
 CACHED = "answered from LiteLLM's own cache"
+STATUSES = frozenset({"", "success", "failure"})
+CACHE_HITS = frozenset({"", "none", "true", "false"})
 
 
 def recognises(start: bytes) -> bool:
@@ -53,6 +55,7 @@ class _Request:
     """A request. `block_tokens`: tokens per id, 0 where the log doesn't state them."""
 
     place: str
+    name: str
     time_ns: int
     end_ns: int
     input_tokens: int
@@ -65,9 +68,10 @@ class _Request:
 def parse(value: Any, place: str) -> _Request | str:
     """Return the request that a log tells of, or why there is none. Raises TraceError."""
     fields = jsonlines.as_object(value, place)
-    if fields.get("status") == "failure":
+    name = jsonlines.text(fields, "request_id", place)
+    if _one_of(fields, "status", STATUSES, place) == "failure":
         return FAILED
-    if str(fields.get("cache_hit")).lower() == "true":
+    if _one_of(fields, "cache_hit", CACHE_HITS, place) == "true":
         return CACHED
     listed = _metadata(fields, place).get(HASHES)
     if listed is None:
@@ -77,6 +81,7 @@ def parse(value: Any, place: str) -> _Request | str:
     time_ns = jsonlines.date_ns(fields, "startTime", place)
     return _Request(
         place=place,
+        name=name,
         time_ns=time_ns,
         end_ns=max(time_ns, jsonlines.date_ns(fields, "endTime", place)),
         input_tokens=jsonlines.whole(fields, "prompt_tokens", place, least=1),
@@ -85,6 +90,19 @@ def parse(value: Any, place: str) -> _Request | str:
         ids=ids,
         block_tokens=size,
     )
+
+
+def _one_of(fields: dict[str, Any], name: str, accepted: frozenset[str], place: str) -> str:
+    """Return a column that is a word, in small letters; nothing, and None as text, are "".
+
+    Raises TraceError for another word: whether such a log is a request isn't known.
+    """
+    value = fields.get(name)
+    word = "" if value is None else str(value).lower() if isinstance(value, str | bool) else "?"
+    if word not in accepted:
+        words = ", ".join(sorted(accepted - {""}))
+        raise TraceError(f"bad {name}", where=place, got=repr(value)[:40], accepted=words)
+    return word
 
 
 def _metadata(fields: dict[str, Any], place: str) -> dict[str, Any]:
@@ -152,7 +170,7 @@ class _Reader:
 
     def _in_files(self) -> Iterator[Piece]:
         sessions: dict[str, int] = {}
-        dropped = dict.fromkeys((UNHASHED, FAILED, CACHED), 0)
+        dropped, names = dict.fromkeys((UNHASHED, FAILED, CACHED), 0), set[str]()
         self._unequal = 0
         for path in self._inputs:
             entries = _entries(path)
@@ -162,6 +180,7 @@ class _Reader:
                     if isinstance(request, str):
                         dropped[request] += 1
                     else:
+                        _once(names, request)
                         requests.append((number, request))
                 if requests:
                     yield self._piece(path, requests, sessions)
@@ -208,6 +227,16 @@ class _Reader:
             )  # fmt: skip
         self._unequal += 1
         return request.ids[: min(count - 1, tokens // size)]
+
+
+def _once(names: set[str], request: _Request) -> None:
+    """Raise TraceError for a request that an earlier log has."""
+    if request.name in names:
+        raise TraceError(
+            "request_id of an earlier log", where=request.place, got=repr(request.name)[:60],
+            accepted="one log per request",
+        )  # fmt: skip
+    names.add(request.name)
 
 
 def _entries(path: Path) -> Iterator[tuple[int, _Request | str]]:

@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
 KEYS = SESSION_KEYS | {"speed", "timing"}
 INPUTS = frozenset({"user_message", "tool_result"})
-OUTPUTS = frozenset({"reasoning", "text", "tool_call", "usage_report"})
+OUTPUTS = frozenset({"reasoning", "text", "tool_call"})
+REPORT = "usage_report"
+"""What Codex writes behind an answer, maybe much later."""
 NO_SESSION = "rounds without session_id"
 TIMELESS = "rounds of sessions without any time"
 UNTIMED = "rounds without a time: they follow the round before them at once"
+AGAIN = "rounds have the index of another one of their session: they follow it"
 BEYOND = "rounds have more cached tokens than their session's context: they are taken as its own"
 LOWER_BOUND = "prefix_tokens is what the provider's cache served: prompts may share more"
 _NUMBERS = ("round_idx", "prefix_len", "input_len", "output_len")
@@ -94,13 +97,13 @@ def parse(piece: Lines) -> tuple[list[Row], int]:
     """
     rows, without = [], 0
     for place, fields in jsonlines.objects(piece):
-        if fields.get("session_id") is None:
-            without += 1
-            continue
         # One session_id may come from both providers.
         provider = jsonlines.text(fields, "provider", place)
         prefix = jsonlines.whole(fields, "prefix_tokens", place)
         appended = jsonlines.whole(fields, "newly_append_tokens", place)
+        if fields.get("session_id") in (None, ""):
+            without += 1
+            continue
         _check_prompt(prefix, appended, place)
         rows.append(
             (
@@ -128,13 +131,14 @@ def _check_prompt(prefix: int, appended: int, place: str) -> None:
 def _times_ns(fields: dict[str, Any], place: str) -> tuple[int, int]:
     """Return when a round was sent and when its answer ended, −1 where no event tells it.
 
-    It was sent with its last input before the first output.
+    It was sent with its last input before the first output. Without an output it ended with what
+    the provider reported of it.
     """
     events = fields.get("timing_events")
     if not isinstance(events, list):
         got = "nothing" if events is None else repr(events)[:40]
         raise TraceError("bad timing_events", where=place, got=got, accepted="a list of events")
-    sent_ns = ended_ns = _UNKNOWN
+    sent_ns = ended_ns = reported_ns = _UNKNOWN
     for number, event in enumerate(events, start=1):
         where = f"{place}, event {number}"
         kind = jsonlines.text(jsonlines.as_object(event, where), "event_type", where)
@@ -143,11 +147,15 @@ def _times_ns(fields: dict[str, Any], place: str) -> tuple[int, int]:
         at_ns = jsonlines.date_ns(event, "timestamp", where)
         if kind in OUTPUTS:
             ended_ns = max(ended_ns, at_ns)
+        elif kind == REPORT:
+            reported_ns = max(reported_ns, at_ns)
         elif kind not in INPUTS:
-            accepted = ", ".join(sorted(INPUTS | OUTPUTS))
+            accepted = ", ".join(sorted(INPUTS | OUTPUTS | {REPORT}))
             raise TraceError("bad event_type", where=where, got=repr(kind)[:40], accepted=accepted)
         elif ended_ns == _UNKNOWN:
             sent_ns = max(sent_ns, at_ns)
+    if ended_ns == _UNKNOWN:
+        ended_ns = reported_ns
     return (ended_ns, ended_ns) if sent_ns == _UNKNOWN else (sent_ns, max(sent_ns, ended_ns))
 
 
@@ -170,7 +178,7 @@ def _of_lines(context: SourceContext, remarks: Told) -> _Rounds:
 def _of_csv(context: SourceContext, remarks: Told) -> _Rounds:
     """Return the rounds of CSV files. Raises TraceError."""
     names, columns = [], [np.zeros((6, 0), np.int64)]
-    headers = [csvrows.header(path) for path in context.inputs]
+    headers = [csvrows.header(path, (*_NUMBERS, _WAIT)) for path in context.inputs]
     begins = all(_ARRIVAL in header for header in headers)
     for path, header in zip(context.inputs, headers, strict=True):
         session = "session_id" if "session_id" in header else "id"
@@ -181,7 +189,7 @@ def _of_csv(context: SourceContext, remarks: Told) -> _Rounds:
             numbers.append(csvrows.ms_ns(frame, _WAIT, lines))
             at_ns = csvrows.ms_ns(frame, _ARRIVAL, lines) if begins else 0 * numbers[0]
             columns.append(np.stack((*numbers, at_ns)))
-            names.append(frame[session])
+            names.append(csvrows.names(frame, session, lines))
     index, prefix, appended, output, wait_ns, at_ns = np.concatenate(columns, axis=1)
     remarks.notes.clear()
     return _Rounds(_numbered(names), index, prefix, appended, output, at_ns, at_ns, wait_ns)
@@ -206,6 +214,8 @@ def _sessions(rounds: _Rounds, remarks: Told) -> Sessions:
     rounds = rounds.take(np.lexsort((rounds.index, rounds.session)))
     if rounds.wait_ns is None:
         rounds = _timed(rounds, remarks)
+    again = int(((np.diff(rounds.session) == 0) & (np.diff(rounds.index) == 0)).sum())
+    remarks.notes += [f"{again:,} {AGAIN}"] * bool(again)
     first = np.append(True, np.diff(rounds.session) != 0)[: len(rounds.session)]
     turns = np.diff(np.append(np.flatnonzero(first), len(first)))
     if rounds.wait_ns is None:
@@ -301,7 +311,9 @@ def create(context: SourceContext) -> SessionSource:
     need_input(context, "FILE.jsonl or FILE.csv")
     remarks = Told()
     in_csv = not _begins_with_brace(context.inputs[0])
-    begins = not in_csv or all(_ARRIVAL in csvrows.header(path) for path in context.inputs)
+    begins = not in_csv or all(
+        _ARRIVAL in csvrows.header(path, (*_NUMBERS, _WAIT)) for path in context.inputs
+    )
     config = context.config
     if config.users or config.rate or not begins:
         begins = False

@@ -5,6 +5,7 @@ The reads are made up, calibrated on published counts of reads per query: see re
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from kvtrace.requests.vectors import (
     missed_ratio,
 )
 from kvtrace.trace.header import SourceInfo
-from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import MAX_SIZE_BYTES, Op, Phase, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -39,6 +40,9 @@ KEYS = ARRIVAL_KEYS | {
 QUERIES_PER_BATCH = 4096
 """Part of what a seed means."""
 DEFAULT_QUERIES = 10_000
+ROWS_PER_PART = 1 << 20
+MAX_ROUNDS = (1 << 16) - 2
+"""Of a query: a step is a number of 16 bits, and the first round is step 1."""
 BUILD_BYTES = 1 << 20
 BUILD_BYTES_PER_S = 500_000_000
 MAKES_ROWS = True
@@ -55,6 +59,11 @@ BUILT = "the build's rate: 500 MB/s"
 
 _STREAMS = dict(zip(("arrivals", "expansions", "reads", "targets"), range(30, 34), strict=True))
 _STEP, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+if TYPE_CHECKING:
+    Queries = tuple[dict[str, NDArray[np.int64]], int]
+    """Number, session, arrival and reads of queries; when later ones come at earliest."""
 
 
 class VectorQueries:
@@ -83,6 +92,13 @@ class VectorQueries:
         # A page fault is served before the next one comes.
         self._width = 1 if config.index == "hnsw-mmap" else config.beam_width
         _check(config, self.index)
+        most_reads = (config.search_list + ceil(BEYOND_LIST)) * self.index.visits_per_expansion
+        rounds = int(self._rounds(np.array(most_reads)))
+        if rounds > MAX_ROUNDS:
+            raise UsageError(
+                "a query of too many rounds", where="source.search_list",
+                got=f"{config.search_list}, up to {rounds} rounds", accepted=f"{MAX_ROUNDS} rounds",
+            )  # fmt: skip
         self._rng = {
             name: np.random.default_rng(np.random.SeedSequence(context.seed, spawn_key=(key,)))
             for name, key in _STREAMS.items()
@@ -150,7 +166,7 @@ class VectorQueries:
             yield from self._build()
             begin_ns = -(-self.index.size_bytes * S_NS // BUILD_BYTES_PER_S)
         waiting: dict[str, NDArray[Any]] | None = None
-        for queries, until_ns in self._queries(most, end_ns):
+        for queries, until_ns in self._in_parts(self._queries(most, end_ns)):
             made = self._reads(queries, begin_ns)
             if waiting is not None:
                 made = {name: np.concatenate((waiting[name], made[name])) for name in made}
@@ -162,9 +178,22 @@ class VectorQueries:
         if waiting is not None and len(waiting["timestamp"]):
             yield waiting
 
-    def _queries(
-        self, most: int | None, end_ns: int | None
-    ) -> Iterator[tuple[dict[str, NDArray[np.int64]], int]]:
+    def _in_parts(self, batches: Iterable[Queries]) -> Iterator[Queries]:
+        """Yield the queries again, no more at a time than make `ROWS_PER_PART` rows or are one."""
+        for queries, until_ns in batches:
+            counts = queries["reads"] * (1 + self.index.reads_beside)
+            ends = np.append(0, np.cumsum(counts))
+            # No later query comes before the earliest of those behind.
+            behind = np.minimum.accumulate(np.append(queries["arrival"], until_ns)[::-1])[::-1]
+            first = 0
+            while first < len(counts):
+                most = int(ends[first]) + ROWS_PER_PART
+                last = max(first + 1, int(np.searchsorted(ends, most, "right")) - 1)
+                part = {name: values[first:last] for name, values in queries.items()}
+                yield part, int(behind[last])
+                first = last
+
+    def _queries(self, most: int | None, end_ns: int | None) -> Iterator[Queries]:
         """Yield queries (number, session, arrival, reads) and when later ones come at earliest."""
         left = DEFAULT_QUERIES if most is None and end_ns is None else most
         first, clock = 0, _Clock(self)
@@ -314,7 +343,19 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _check(config: Any, index: VectorIndex) -> None:
     """Raise UsageError for what doesn't fit together."""
-    sectors = config.beam_width * max(index.sectors_per_node, 1)
+    if index.size_bytes > MAX_SIZE_BYTES:
+        raise UsageError(
+            "an index of too many bytes", where="source.vectors",
+            got=f"{config.vectors}, {index.size_bytes} bytes",
+            accepted=f"an object of up to {MAX_SIZE_BYTES} bytes",
+        )  # fmt: skip
+    sectors = config.beam_width * index.sectors_per_node
+    if index.sectors_per_node > MAX_ROUND_SECTORS:
+        raise UsageError(
+            "nodes of too many sectors", where="source.degree",
+            got=f"{config.degree}, {index.sectors_per_node} sectors",
+            accepted=f"at most {MAX_ROUND_SECTORS} sectors, with source.dimensions and code_bytes",
+        )  # fmt: skip
     if sectors > MAX_ROUND_SECTORS:
         raise UsageError(
             "a round of too many sectors", where="source.beam_width", got=sectors,

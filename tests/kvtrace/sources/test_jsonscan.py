@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 from kvtrace.errors import TraceError
 from kvtrace.requests.jsonscan import MISSING, Wanted, scan
 from kvtrace.requests.lines import Lines
-from kvtrace.sources import dynamo
-from tests.support.request_files import dynamo_line
+from kvtrace.sources import dynamo, mooncake
+from tests.support.request_files import dynamo_line, mooncake_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvtrace.requests.rows import FileRows
 
 WANTED = (
     Wanted("kind", "constant", "a"),
@@ -128,3 +133,37 @@ def test_errors_of_a_line_are_the_same(changes: list[Any]) -> None:
     """Of a single line, errors are those of the exact parser, word for word."""
     piece = Lines("f", 1, [mutated(1, changes)])
     assert outcome(dynamo.parse, piece) == outcome(dynamo.parse_exactly, piece)
+
+
+MOONCAKE = [
+    mooncake_line(), mooncake_line(7, ids=[(1 << 64) - 1, 1 << 63]), mooncake_line(2.5),
+    mooncake_line(9, 512, ids=[3]), mooncake_line(9, 1025), mooncake_line(-1),
+    mooncake_line(1 << 60),
+    mooncake_line(9, 1 << 23), mooncake_line(9, output_length=-1), mooncake_line(9, ids=[1, -1]),
+    mooncake_line(9, 0), "{}\n", "[]\n",
+]  # fmt: skip
+
+
+def requests_of(parse: Callable[[Lines, int], FileRows], piece: Lines) -> Any:
+    """Return the columns of what is parsed, or the error."""
+    try:
+        rows = parse(piece, 512)
+    except TraceError as error:
+        return str(error)
+    assert rows.ids is not None
+    names = ("time_ns", "input_tokens", "output_tokens", "session", "last_turn")
+    columns = [getattr(rows, name).tolist() for name in names]
+    return [*columns, rows.ids.counts.tolist(), rows.ids.values.tolist()]
+
+
+@given(st.lists(st.sampled_from(MOONCAKE), min_size=1, max_size=5))
+def test_lines_of_mooncake(lines: list[str]) -> None:
+    """Scanned lines are the requests, or raise the error, that the exact parser gives."""
+    piece = Lines("x", 3, lines)
+    assert requests_of(mooncake.parse, piece) == requests_of(mooncake.parse_exactly, piece)
+
+
+def test_plain_lines_of_mooncake_are_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines as Mooncake prints them need no parser in Python."""
+    monkeypatch.setattr(mooncake, "parse_exactly", None)
+    assert mooncake.parse(Lines("x", 1, MOONCAKE[:2])).time_ns.tolist() == [0, 7_000_000]

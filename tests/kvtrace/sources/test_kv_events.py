@@ -74,6 +74,29 @@ def test_other_forms(tmp_path: Path) -> None:
     assert one == read("kv-events", write(tmp_path / "c", TALK))[0]
 
 
+def test_batches_received_again(tmp_path: Path) -> None:
+    """A batch with number and time of an earlier one is left out, one of a new begin isn't."""
+    first, second = kv_batch(1.0, kv_stored([1]), seq=4), kv_batch(2.0, kv_stored([2], 1), seq=5)
+    anew = kv_batch(9.0, kv_stored([7]), ["BlockRemoved", [1]], seq=4)
+    columns, info = read("kv-events", write(tmp_path / "a", first + second + first + anew * 2))
+    assert columns["block_ids"] == [[0], [0, 1], [2]]
+    assert info["notes"][0].startswith("3 blocks entered the GPU's cache and 1 left it")
+    assert info["notes"][2:] == ["2 batches came again, with number and time: left out"]
+
+
+def test_groups_of_lists(tmp_path: Path) -> None:
+    """Events that are lists have their group of layers behind extra keys, or behind the medium."""
+    stored = [["BlockStored", [n], None, [0] * 4, 4, None, "GPU", None, None, n] for n in (0, 1)]
+    gone = [["BlockRemoved", [n], "GPU", n] for n in (0, 1)]
+    columns, info = read("kv-events", write(tmp_path / "a", kv_batch(1.0, *stored, *gone)))
+    assert columns["block_ids"] == [[0]]
+    assert info["notes"][0].startswith("1 blocks entered the GPU's cache and 1 left it")
+    assert info["notes"][2:] == [
+        "1 events BlockRemoved of a further group of layers",
+        "1 events BlockStored of a further group of layers",
+    ]
+
+
 def test_pieces_dont_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither pieces of lines nor worker processes change what is read."""
     path = write(tmp_path / "a", TALK)
@@ -115,6 +138,8 @@ BAD = {
         ":2, event 1: bad token_ids: got 1; accepted: 4 of them, 4 a block",
     ),
     "no tokens": (batch(kv_stored([2], token_ids=None)), ":2, event 1: bad token_ids: got None"),
+    "medium": (batch(kv_stored([2], medium=True)), ":2, event 1: bad medium: got True"),
+    "group": (batch(kv_stored([2], group_idx="a")), ":2, event 1: bad group_idx: got 'a'"),
     "nothing stored": (kv_batch(1.0, kv_stored([1], medium="CPU")), ": no requests: accepted: ev"),
 }
 

@@ -50,7 +50,7 @@ def test_dates(tmp_path: Path) -> None:
     """Dates with a zone, a space and without either are the same time."""
     dates = ["2026-11-16T18:00:01Z", "2026-11-16 18:00:02+00:00", "2026-11-16T19:00:03.5+01:00",
              "2026-11-16T18:00:05"]  # fmt: skip
-    logs = [litellm_log(0, 10, [A], startTime=date) for date in dates]
+    logs = [litellm_log(0, 10, [A], startTime=date, request_id=date) for date in dates]
     arrivals = read("litellm", write(tmp_path / "a", json.dumps(logs)))[0]["arrival_ns"]
     assert arrivals == [0, S_NS, 2500 * MS_NS, 4 * S_NS]
 
@@ -76,6 +76,15 @@ def test_tokens_counted_twice(tmp_path: Path) -> None:
     assert info["notes"][0].startswith("2 requests have ids of another number of tokens")
 
 
+def test_words(tmp_path: Path) -> None:
+    """Whether a log is an answer of the cache is told by a word in any case, or not at all."""
+    words = [None, "", "None", "False", False, "True", True]
+    logs = [litellm_log(n, 10, [A], cache_hit=word, status=None) for n, word in enumerate(words)]
+    columns, info = read("litellm", write(tmp_path / "a", json.dumps(logs)))
+    assert len(columns["session"]) == 5
+    assert info["dropped"] == {"answered from LiteLLM's own cache": 2}
+
+
 def test_pieces_dont_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of entries read at a time changes nothing."""
     path = write(tmp_path / "a.json", json.dumps(LOGS))
@@ -85,7 +94,8 @@ def test_pieces_dont_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def log(**more: Any) -> str:
-    return json.dumps([litellm_log(0, 130, [A, B, D]), litellm_log(0, 130, [A, B, D], **more)])
+    other = litellm_log(0, 130, [A, B, D]) | {"request_id": "c1"} | more
+    return json.dumps([litellm_log(0, 130, [A, B, D]), other])
 
 
 def hashed(*ids: Any) -> str:
@@ -130,6 +140,14 @@ BAD = {
     "tokens": (log(prompt_tokens=0), ": entry 2: bad prompt_tokens: got 0"),
     "output": (log(completion_tokens=-1), ": entry 2: bad completion_tokens: got -1"),
     "session": (log(session_id=5), ": entry 2: bad session_id: got 5"),
+    "far start": (log(startTime="9999-12-31T23:59:59Z"), ": entry 2: bad startTime: got '9999-12"),
+    "far end": (log(endTime="2300-01-01T00:00:00Z"), ": entry 2: bad endTime: got '2300-01-01T"),
+    "twice": (log(request_id="c0"), ": entry 2: request_id of an earlier log: got 'c0'; accepted"),
+    "no id": (log(request_id=None), ": entry 2: bad request_id: got nothing"),
+    "another format": (json.dumps([LOGS[0], {"chat_id": 1}]), ": entry 2: bad request_id: got no"),
+    "status": (log(status="queued"), ": entry 2: bad status: got 'queued'; accepted: failure, suc"),
+    "no status": (log(status=5), ": entry 2: bad status: got 5"),
+    "cache": (log(cache_hit="maybe"), ": entry 2: bad cache_hit: got 'maybe'; accepted: false, n"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from kvtrace.recording.config import load_config
 from kvtrace.recording.parts import Recording
 from kvtrace.requests import csvrows, jsonstream, lines
 from kvtrace.requests.source_config import SourceConfig
+from kvtrace.sources import recognised
 from kvtrace.units import MS_NS, S_NS
 from tests.support import request_files as files
 from tests.support.making import make
@@ -137,6 +139,15 @@ def test_compressed_files(tmp_path: Path, name: str, suffix: str) -> None:
     squeeze = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor().compress
     packed = write(tmp_path / f"{plain.name}{suffix}", squeeze(plain.read_bytes()))
     assert read(name, packed)[0] == read(name, plain)[0]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "lmcache"])
+def test_marks_of_byte_order(tmp_path: Path, name: str) -> None:
+    """A file that begins with UTF-8's mark of byte order is recognised and read as without it."""
+    plain = good(tmp_path, name)
+    marked = write(tmp_path / f"marked{plain.suffix}", BOM_UTF8 + plain.read_bytes())
+    assert recognised([str(marked)]) == name
+    assert read(name, marked)[0] == read(name, plain)[0]
 
 
 @pytest.mark.parametrize("name", FILES)

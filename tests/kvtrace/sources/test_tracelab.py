@@ -167,6 +167,42 @@ def test_recorded_times_of_rounds(tmp_path: Path) -> None:
     assert info["parameters"]["timing"] == "recorded"
 
 
+def test_reports_behind_answers(tmp_path: Path) -> None:
+    """What Codex reports of an answer doesn't end it, unless nothing else does."""
+    rows = [
+        tracelab_round("s", 0, 0, 50, user_message=1.0, text=2.0, usage_report=6.0),
+        tracelab_round("s", 1, 55, 9, user_message=7.0, usage_report=9.0),
+        tracelab_round("s", 2, 60, 9, user_message=9.5, text=10.0),
+    ]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert ms(read("tracelab", path)[0]["think_ns"]) == [0, 5000, 500]
+
+
+def test_rounds_of_one_index(tmp_path: Path) -> None:
+    """Rounds of one index, as of a file given twice, keep the order of the files, and are told."""
+    path = write(tmp_path / "a.csv", HEADER + "a,0,0,9,5,0\na,1,14,2,5,0\na,1,14,3,5,0\n")
+    columns, info = read("tracelab", path)
+    assert columns["input_tokens"] == [9, 16, 17]
+    assert info["notes"] == [
+        "1 rounds have the index of another one of their session: they follow it"
+    ]
+    rounds = write(tmp_path / "a.jsonl", ROUND_LINES)
+    assert not any("have the index" in note for note in read("tracelab", rounds)[1]["notes"])
+    assert any(
+        note.startswith("6 rounds have the index")
+        for note in read("tracelab", rounds, rounds)[1]["notes"]
+    )
+
+
+def test_empty_sessions(tmp_path: Path) -> None:
+    """Rounds whose session_id is empty belong to no session."""
+    rows = [tracelab_round(name, 0, 0, 9, text=1.0) for name in ("", None, "s")]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    columns, info = read("tracelab", path)
+    assert columns["session"] == [0]
+    assert info["dropped"] == {"rounds without session_id": 2}
+
+
 def test_turns_of_cut_contexts(tmp_path: Path) -> None:
     """Under layout `request` a prompt that doesn't repeat the one before begins a new context."""
     columns = read("tracelab", write(tmp_path / "a.csv", CSV), by_turn=True)[0]
@@ -196,7 +232,14 @@ BAD = {
     "wait": (csv("a,1,0,1,1,inf"), ":3: bad tool_wait_after_ms: got 'inf'; accepted: millisec"),
     "no prompt": (csv("a,1,0,0,1,0"), ":3: a prompt of no or too many tokens: got 0"),
     "long prompt": (csv("a,1,8000000,8000000,1,0"), ":3: a prompt of no or too many tokens"),
+    "no name": (csv(",1,0,1,1,0"), ":3: bad session_id: got nothing; accepted: a name"),
+    "deep": ("[" * 70_000, ":1: too long a header: accepted: a header with round_idx,prefix_len,"),
     "JSON": (ROUND_LINES + "{", ":9: not JSON"),
+    "another format": (ROUND_LINES + '{"chat_id": 1}', ":9: bad provider: got nothing"),
+    "far": (
+        rounds(timing_events=[{"event_type": "text", "timestamp": "9999-12-31T23:59:59Z"}]),
+        ":9, event 1: bad timestamp: got '9999-12-31",
+    ),
     "list": (ROUND_LINES + "[]", ":9: not a request"),
     "provider": (rounds(provider=None), ":9: bad provider: got nothing"),
     "session": (rounds(session_id=7), ":9: bad session_id: got 7"),

@@ -197,6 +197,26 @@ def test_a_seed_gives_one_trace(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.parametrize("arrivals", [{"users": 3}, {"rate": 500}])
+def test_parts_dont_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrivals: dict[str, Any]
+) -> None:
+    """Many reads per query are made some queries at a time, and the trace is the same."""
+    whole = recorded(tmp_path, requests=5000, search_list=5, **arrivals).header.content_sha256
+    monkeypatch.setattr(vdb, "ROWS_PER_PART", 50)
+    made, most = vdb.VectorQueries._reads, list[int]()
+
+    def counted(*arguments: Any) -> Any:
+        columns = made(*arguments)
+        most.append(len(columns["timestamp"]))
+        return columns
+
+    monkeypatch.setattr(vdb.VectorQueries, "_reads", counted)
+    parts = recorded(tmp_path, requests=5000, search_list=5, **arrivals).header.content_sha256
+    assert parts == whole
+    assert 0 < max(most) <= 50
+
+
 @pytest.mark.parametrize(
     ("name", "node", "read", "size"),
     [("vdb-diskann-10m-1536", 6372, 8192, 4096 + 10**7 * 8192),
@@ -218,6 +238,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "wide": (
         {"source.beam_width": 100, "source.dimensions": 1536},
         "source.beam_width: a round of too many sectors: got 200; accepted: at most 128: 64 nodes",
+    ),
+    "long": (
+        {"source.index": "hnsw-mmap", "source.search_list": 4096, "source.degree": 64},
+        "source.search_list: a query of too many rounds: got 4096, up to 131136 rounds; accepted",
+    ),
+    "large": (
+        {"source.vectors": 10**9},
+        "source.vectors: an index of too many bytes: got 1000000000, 4096000004096 bytes; accepted",
+    ),
+    "large nodes": (
+        {
+            "source.index": "aisaq-performance",
+            "source.degree": 4096,
+            "source.beam_width": 1,
+            "source.vectors": 100,
+            "source.dimensions": 4096,
+        },
+        "source.degree: nodes of too many sectors: got 4096, 2057 sectors; accepted: at most 128",
     ),
     "cached": (
         {"source.cached_nodes": 99, "source.vectors": 98},
