@@ -86,7 +86,6 @@ MAKINGS = {
         "--passes", "1", "--report", "OUT",
     ),
 }  # fmt: skip
-QUICK = ("record directory", "export", "replay trace")
 
 
 @cache

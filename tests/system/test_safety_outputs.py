@@ -17,14 +17,16 @@ from kvtrace.files import drafts
 from kvtrace.files.outputs import Reservation
 from kvtrace.trace.reader import open_trace
 from tests.support.command import kvtrace
-from tests.support.commands import MAKINGS, QUICK, REPLAY, inputs, make, whole
+from tests.support.commands import MAKINGS, REPLAY, inputs, make, whole
 from tests.support.digests import drafts as left
 from tests.support.digests import state, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MAKINGS]
+pytestmark = pytest.mark.slow
+
+ALL = list(MAKINGS)
 _BESIDE = ("{}.partial", "{}.new", ".{}.partial", ".{}.new", "{}.parts", "{}.tmp")
 """Names that temporaries have had."""
 
@@ -52,7 +54,6 @@ def linked_folder(path: Path, victim: Path) -> None:
     path.symlink_to(other)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_beside_an_output_is_touched(tmp_path: Path, name: str) -> None:
     """Links, FIFOs and folders under every name that a temporary has had stay as they are."""
@@ -70,7 +71,6 @@ def test_nothing_beside_an_output_is_touched(tmp_path: Path, name: str) -> None:
     assert set(left(tmp_path)) == {path.name for path in before if path.name.startswith(".")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_file_that_appears_is_kept(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +105,6 @@ def device_node(path: Path, victim: Path) -> None:
     os.mknod(path, 0o20600, os.makedev(1, 3))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["record", "record directory", "record CSV", "replay report"])
 @pytest.mark.parametrize("kind", [symlink, fifo, socket_at, device_node, folder, linked_folder])
 def test_an_output_is_a_regular_file(
@@ -146,7 +145,6 @@ def test_a_trace_folder_with_other_files_is_refused(tmp_path: Path, foreign: str
     assert states(tmp_path) == before
 
 
-@pytest.mark.slow
 def test_the_old_trace_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     """A recording that fails at its end, or meets a new file in the old trace, changes nothing."""
     out = tmp_path / "t"
@@ -177,7 +175,6 @@ def _no_space(_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("links", [True, False])
 def test_file_systems_without_renameat2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
@@ -223,7 +220,6 @@ def test_a_trace_may_have_any_name(tmp_path: Path) -> None:
         assert device.stat().st_size == 64 << 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [symlink, hard_link, fifo])
 def test_a_folder_of_objects_has_other_files(
     tmp_path: Path, kind: Callable[[Path, Path], None]
@@ -254,7 +250,6 @@ time.sleep(60)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["record directory", "replay report", "replay trace", "export"])
 def test_an_output_has_one_writer(tmp_path: Path, name: str) -> None:
     """A second command is refused before it starts; a killed one blocks no other."""
@@ -281,7 +276,6 @@ def test_a_reservation_is_counted(tmp_path: Path) -> None:
     assert not Reservation._held
 
 
-@pytest.mark.slow
 def test_one_failed_report_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result trace and the other reports are written; the exit code and line name the one."""
     from replay.report import csv
