@@ -184,8 +184,8 @@ class StopsAt:
         self.stages += 1
 
     def advance(self, done: int) -> None:
-        """Stop in the wanted pass."""
-        if self.stages == self.stage_wanted:
+        """Stop in the wanted pass, once it has written: the first look may come before that."""
+        if done and self.stages == self.stage_wanted:
             self.stop.set()
 
 
