@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TIERS = ("gpu", "cpu", "nvme", "object")
 MIB = 1 << 20
-EXAMPLES = 400
+EXAMPLES = 300
 
 
 class Engine:
