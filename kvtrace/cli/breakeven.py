@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvtrace.cli.console import plain_console, say
+from kvtrace.cli.panels import FLOPS_HELP, MFU_HELP, option
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
@@ -22,10 +23,6 @@ FORMS = ("aisimulate",)
 """What --export writes for."""
 
 
-def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
-
-
 def breakeven_command(
     trace: Annotated[
         Path | None,
@@ -37,17 +34,17 @@ def breakeven_command(
     ] = None,
     model: Annotated[
         str | None,
-        _option("Model: name, TOML file or config.json. [default: the trace's]", _WHAT),
+        option("Model: name, TOML file or config.json. [default: the trace's]", _WHAT),
     ] = None,
     tier: Annotated[
         str | None,
-        _option(
+        option(
             "Tier that is loaded from: cpu, nvme, object. [default: the slowest with hits]", _WHAT
         ),
     ] = None,
     whole_trace: Annotated[
         Path | None,
-        _option(
+        option(
             "The trace that was replayed, where TRACE is its result: it knows where in a "
             "prompt loads stand, and what no tier had.",
             _WHAT,
@@ -56,33 +53,31 @@ def breakeven_command(
     ] = None,
     drive_bandwidth: Annotated[
         str | None,
-        _option("Bandwidth of a load, e.g. 6GB/s: compare at it. Of a curve or a trace.", _WHAT),
+        option("Bandwidth of a load, e.g. 6GB/s: compare at it. Of a curve or a trace.", _WHAT),
     ] = None,
     dtype: Annotated[
-        str | None, _option("Data type of a curve's KV cache. [default: the model's]", _WHAT)
+        str | None, option("Data type of a curve's KV cache. [default: the model's]", _WHAT)
     ] = None,
     gpu: Annotated[
-        str | None, _option("GPU, e.g. h100; a wrong name lists all that are known.", _GPUS)
+        str | None, option("GPU, e.g. h100; a wrong name lists all that are known.", _GPUS)
     ] = None,
     gpus: Annotated[
         int | None,
-        _option(
+        option(
             "GPUs that share a request. [default: the trace's tensor parallelism, else 1]", _GPUS
         ),
     ] = None,
     precision: Annotated[
-        str | None, _option("Type that is multiplied: bf16 or fp8. [default: bf16]", _GPUS)
+        str | None, option("Type that is multiplied: bf16 or fp8. [default: bf16]", _GPUS)
     ] = None,
     flops: Annotated[
         str | None,
-        _option("Peak FLOP/s of one GPU, e.g. 989T, in place of --gpu.", _GPUS),
+        option(FLOPS_HELP, _GPUS),
     ] = None,
-    mfu: Annotated[
-        float | None, _option("Share of the peak that a prefill reaches. [default: 0.5]", _GPUS)
-    ] = None,
+    mfu: Annotated[float | None, option(MFU_HELP, _GPUS)] = None,
     formula: Annotated[
         str | None,
-        _option(
+        option(
             "Count FLOPs by active parameters and attention (parameters), or as Mooncake's "
             "paper does (mooncake). [default: parameters]",
             _GPUS,
@@ -90,37 +85,35 @@ def breakeven_command(
     ] = None,
     prefill_rate: Annotated[
         str | None,
-        _option("Measured prefill of a request in tokens/s, in place of FLOPs.", _GPUS),
+        option("Measured prefill of a request in tokens/s, in place of FLOPs.", _GPUS),
     ] = None,
     prefill_table: Annotated[
         Path | None,
-        _option("Measured prefill times: CSV of tokens,seconds[,hbm_seconds].", _GPUS),
+        option("Measured prefill times: CSV of tokens,seconds[,hbm_seconds].", _GPUS),
     ] = None,
     hbm_floor: Annotated[
         str | None,
-        _option(
+        option(
             "Time to first token with the whole prompt in HBM, subtracted from measured "
             "prefill. [default: 0s]",
             _GPUS,
         ),
     ] = None,
-    csv_: Annotated[
-        Path | None, _option("Write lengths or requests as CSV.", _OUT, "--csv")
-    ] = None,
+    csv_: Annotated[Path | None, option("Write lengths or requests as CSV.", _OUT, "--csv")] = None,
     report_to: Annotated[
         list[Path] | None,
-        _option(
+        option(
             "Write tables and charts: .html, .json or .xlsx; may be repeated.", _OUT, "--report"
         ),
     ] = None,
     export: Annotated[
         str | None,
-        _option("Print a result's storage for another tool: aisimulate (g3_offload).", _OUT),
+        option("Print a result's storage for another tool: aisimulate (g3_offload).", _OUT),
     ] = None,
     brief: Annotated[
-        bool, _option("Print the sentence and what it rests on, no tables.", _OUT, "--short")
+        bool, option("Print the sentence and what it rests on, no tables.", _OUT, "--short")
     ] = False,
-    force: Annotated[bool, _option("Overwrite outputs.", _OUT)] = False,
+    force: Annotated[bool, option("Overwrite outputs.", _OUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare loading KV state from a tier with recomputing it: whether the tier is worth it."""

@@ -11,6 +11,7 @@ import typer
 
 from kvtrace.cli.console import say
 from kvtrace.cli.options import with_options
+from kvtrace.cli.panels import option
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart
 from kvtrace.options.described import describe_all
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from kvtrace.recording.sizing import Trial
-
-
-def _option(help_text: str, panel: str, *names: str, default: object = "", **more: Any) -> Any:
-    shown = str(default) or False
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=shown, **more)
 
 
 _TIER, _POLICY = TierConfig.model_fields, RecordConfig.model_fields["eviction"]
@@ -47,11 +43,11 @@ def record_command(
     *,
     rag: Annotated[
         bool | None,
-        _option("Let a tenth of the requests retrieve document chunks.", SOURCE, "--rag/--no-rag"),
+        option("Let a tenth of the requests retrieve document chunks.", SOURCE, "--rag/--no-rag"),
     ] = None,
     eviction: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Eviction policy, as [TIER=]POLICY.",
             TIERS,
             default=_POLICY.default,
@@ -59,7 +55,7 @@ def record_command(
     ] = None,
     high_watermark: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Start eviction at [TIER=]RATIO of the capacity.",
             TIERS,
             default=_TIER["high_watermark"].default,
@@ -67,27 +63,27 @@ def record_command(
     ] = None,
     low_watermark: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Stop eviction at [TIER=]RATIO of the capacity.",
             TIERS,
             default=_TIER["low_watermark"].default,
         ),
     ] = None,
     prefill_only: Annotated[
-        bool, _option("Simulate a prefill node: generate no tokens.", TIERS)
+        bool, option("Simulate a prefill node: generate no tokens.", TIERS)
     ] = False,
     decode_only: Annotated[
         bool,
-        _option("Simulate a decode node: its slowest tier begins with all prompts.", TIERS),
+        option("Simulate a decode node: its slowest tier begins with all prompts.", TIERS),
     ] = False,
     preset: Annotated[
-        str | None, _option("Start from this configuration; see `kvtrace list presets`.", RUN)
+        str | None, option("Start from this configuration; see `kvtrace list presets`.", RUN)
     ] = None,
     config: Annotated[
-        Path | None, _option("Read options from this YAML file; overrides --preset.", RUN)
+        Path | None, option("Read options from this YAML file; overrides --preset.", RUN)
     ] = None,
     set_: Annotated[
-        list[str] | None, _option("Set section.key=value; overrides --config.", RUN, "--set")
+        list[str] | None, option("Set section.key=value; overrides --config.", RUN, "--set")
     ] = None,
     workers: Annotated[
         int,
@@ -97,14 +93,14 @@ def record_command(
             rich_help_panel=RUN,
         ),
     ] = 1,
-    force: Annotated[bool, _option("Overwrite OUT.", RUN)] = False,
+    force: Annotated[bool, option("Overwrite OUT.", RUN)] = False,
     dry_run: Annotated[
-        bool, _option("Simulate and print the summary; write nothing.", RUN, "--dry-run")
+        bool, option("Simulate and print the summary; write nothing.", RUN, "--dry-run")
     ] = False,
     show_config: Annotated[
-        bool, _option("Print each option's value and origin; write nothing.", RUN)
+        bool, option("Print each option's value and origin; write nothing.", RUN)
     ] = False,
-    as_json: Annotated[bool, _option("Print the summary as JSON.", RUN, "--json")] = False,
+    as_json: Annotated[bool, option("Print the summary as JSON.", RUN, "--json")] = False,
     **given: Any,
 ) -> None:
     """Record a trace: simulate requests through a node's tiers in virtual time."""

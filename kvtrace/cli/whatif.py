@@ -10,6 +10,7 @@ import typer
 
 from kvtrace.cli.console import plain_console
 from kvtrace.cli.help import AS_RECORD
+from kvtrace.cli.panels import FLOPS_HELP, MFU_HELP, option
 from kvtrace.cli.tools import JsonOption
 from kvtrace.errors import UsageError
 from kvtrace.files.outputs import check_apart, check_writable
@@ -32,10 +33,6 @@ _SOURCE, _CHOICES, _OUT = "Requests", "What is tried; several values with commas
 _WORTH = "Loading against recomputing"
 
 
-def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
-
-
 def whatif_command(
     trace: Annotated[
         Path | None,
@@ -44,67 +41,67 @@ def whatif_command(
             show_default=False,
         ),
     ] = None,
-    source: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    input_: Annotated[list[str] | None, _option(AS_RECORD, _SOURCE, "--input")] = None,
-    users: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    rate: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    arrival: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
+    source: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    input_: Annotated[list[str] | None, option(AS_RECORD, _SOURCE, "--input")] = None,
+    users: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    rate: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    arrival: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
     multi_turn: Annotated[
-        bool | None, _option(AS_RECORD, _SOURCE, "--multi-turn/--no-multi-turn")
+        bool | None, option(AS_RECORD, _SOURCE, "--multi-turn/--no-multi-turn")
     ] = None,
     prefix_caching: Annotated[
-        bool | None, _option(AS_RECORD, _SOURCE, "--prefix-caching/--no-prefix-caching")
+        bool | None, option(AS_RECORD, _SOURCE, "--prefix-caching/--no-prefix-caching")
     ] = None,
-    rag: Annotated[bool | None, _option(AS_RECORD, _SOURCE, "--rag/--no-rag")] = None,
-    speed: Annotated[float | None, _option(AS_RECORD, _SOURCE)] = None,
-    timing: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    cycles: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
-    scale_sessions: Annotated[float | None, _option(AS_RECORD, _SOURCE)] = None,
-    dequantise: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    source_block_tokens: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
-    invent_sessions: Annotated[float | None, _option(AS_RECORD, _SOURCE)] = None,
-    tokenizer: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    model: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    layout: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    block_tokens: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
-    tensor_parallel: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
-    num_gpus: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
-    duration: Annotated[str | None, _option(AS_RECORD, _SOURCE)] = None,
-    requests: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
-    seed: Annotated[int | None, _option(AS_RECORD, _SOURCE)] = None,
+    rag: Annotated[bool | None, option(AS_RECORD, _SOURCE, "--rag/--no-rag")] = None,
+    speed: Annotated[float | None, option(AS_RECORD, _SOURCE)] = None,
+    timing: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    cycles: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
+    scale_sessions: Annotated[float | None, option(AS_RECORD, _SOURCE)] = None,
+    dequantise: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    source_block_tokens: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
+    invent_sessions: Annotated[float | None, option(AS_RECORD, _SOURCE)] = None,
+    tokenizer: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    model: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    layout: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    block_tokens: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
+    tensor_parallel: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
+    num_gpus: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
+    duration: Annotated[str | None, option(AS_RECORD, _SOURCE)] = None,
+    requests: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
+    seed: Annotated[int | None, option(AS_RECORD, _SOURCE)] = None,
     preset: Annotated[
-        str | None, _option("Start from this configuration; see `kvtrace list presets`.", _SOURCE)
+        str | None, option("Start from this configuration; see `kvtrace list presets`.", _SOURCE)
     ] = None,
     config: Annotated[
-        Path | None, _option("Read options from this YAML file; overrides --preset.", _SOURCE)
+        Path | None, option("Read options from this YAML file; overrides --preset.", _SOURCE)
     ] = None,
     set_: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Set section.key=value, for any other option of record; overrides --config.",
             _SOURCE,
             "--set",
         ),
     ] = None,
     gpu_mem: Annotated[
-        str | None, _option("KV-cache memory per GPU, e.g. 16GiB,32GiB.", _CHOICES)
+        str | None, option("KV-cache memory per GPU, e.g. 16GiB,32GiB.", _CHOICES)
     ] = None,
     cpu_mem: Annotated[
-        str | None, _option("Capacities of tier cpu, e.g. 64GiB,1TiB.", _CHOICES)
+        str | None, option("Capacities of tier cpu, e.g. 64GiB,1TiB.", _CHOICES)
     ] = None,
     nvme_capacity: Annotated[
-        str | None, _option("Capacities of tier nvme, e.g. 1TiB,unlimited.", _CHOICES)
+        str | None, option("Capacities of tier nvme, e.g. 1TiB,unlimited.", _CHOICES)
     ] = None,
-    object_capacity: Annotated[str | None, _option("Capacities of tier object.", _CHOICES)] = None,
+    object_capacity: Annotated[str | None, option("Capacities of tier object.", _CHOICES)] = None,
     eviction: Annotated[
-        str | None, _option("Eviction policies, e.g. lru,s3-fifo.", _CHOICES)
+        str | None, option("Eviction policies, e.g. lru,s3-fifo.", _CHOICES)
     ] = None,
     write_policy: Annotated[
-        str | None, _option("Write policies, e.g. waterfall,write-through.", _CHOICES)
+        str | None, option("Write policies, e.g. waterfall,write-through.", _CHOICES)
     ] = None,
     curve: Annotated[
         bool,
-        _option(
+        option(
             "Add LRU's miss ratio at every size of one tier, and the optimum's.",
             _CHOICES,
             "--curve",
@@ -112,36 +109,32 @@ def whatif_command(
     ] = False,
     policies: Annotated[
         str | None,
-        _option("Add curves of these libCacheSim policies, e.g. arc,lirs,w-tinylfu.", _CHOICES),
+        option("Add curves of these libCacheSim policies, e.g. arc,lirs,w-tinylfu.", _CHOICES),
     ] = None,
     drive_bandwidth: Annotated[
         str | None,
-        _option("Bandwidth of a load, e.g. 6GB/s: add the GPU-seconds that it saves.", _WORTH),
+        option("Bandwidth of a load, e.g. 6GB/s: add the GPU-seconds that it saves.", _WORTH),
     ] = None,
     gpu: Annotated[
         str | None,
-        _option("GPU that recomputes, e.g. h100: add the bandwidth that loads need.", _WORTH),
+        option("GPU that recomputes, e.g. h100: add the bandwidth that loads need.", _WORTH),
     ] = None,
     gpus: Annotated[
-        int | None, _option("GPUs that share a request. [default: --tensor-parallel]", _WORTH)
+        int | None, option("GPUs that share a request. [default: --tensor-parallel]", _WORTH)
     ] = None,
-    flops: Annotated[
-        str | None, _option("Peak FLOP/s of one GPU, e.g. 989T, in place of --gpu.", _WORTH)
-    ] = None,
-    mfu: Annotated[
-        float | None, _option("Share of the peak that a prefill reaches. [default: 0.5]", _WORTH)
-    ] = None,
-    csv_: Annotated[Path | None, _option("Write the table as CSV.", _OUT, "--csv")] = None,
+    flops: Annotated[str | None, option(FLOPS_HELP, _WORTH)] = None,
+    mfu: Annotated[float | None, option(MFU_HELP, _WORTH)] = None,
+    csv_: Annotated[Path | None, option("Write the table as CSV.", _OUT, "--csv")] = None,
     plot_: Annotated[
-        Path | None, _option("Write the charts: .html, .svg or .png.", _OUT, "--plot")
+        Path | None, option("Write the charts: .html, .svg or .png.", _OUT, "--plot")
     ] = None,
     report_to: Annotated[
         list[Path] | None,
-        _option(
+        option(
             "Write tables and charts: .html, .json or .xlsx; may be repeated.", _OUT, "--report"
         ),
     ] = None,
-    force: Annotated[bool, _option("Overwrite outputs.", _OUT)] = False,
+    force: Annotated[bool, option("Overwrite outputs.", _OUT)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare tier capacities and policies: hit ratios, bytes, drive writes per day."""

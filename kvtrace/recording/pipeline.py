@@ -254,7 +254,7 @@ def _write(
         if progress is not None:
             progress(Progress(rows, int(columns["timestamp"][-1]), recording.end_ns))
     if rows == 0:
-        # A node's own file is a draft, which nobody named.
+        # A node's own file is a draft: its path would tell the user nothing.
         where = f"node {recording.node}" if recording.config.nodes > 1 else writer.path
         raise UsageError(
             "the recording came out empty",

@@ -41,7 +41,7 @@ class RowSource(Protocol):
         ...
 
     def rows(self, most: int | None, end_ns: int | None) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield the rows: at most so many requests, none of them at `end_ns` or later."""
+        """Yield the rows of the first requests, up to a number and before `end_ns`."""
         ...
 
     def statistics(self) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class VectorQueries:
         }
 
     def rows(self, most: int | None, end_ns: int | None) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield the rows of a trace: the build, if asked for, then at most so many queries.
+        """Yield the rows of a trace: the build, if asked for, then queries up to a number.
 
         No query comes at `end_ns` after the first or later.
         """

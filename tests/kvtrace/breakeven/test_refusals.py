@@ -112,7 +112,7 @@ def test_a_table_file_is_read(tmp_path: Path) -> None:
 
 
 def test_traces(tmp_path: Path, busy_trace: Path) -> None:
-    """A tier without hits, a model nobody knows, options of other inputs, other traces."""
+    """A tier without hits, an unknown model, options of other inputs, other traces."""
     result = measured(busy_trace, tmp_path / "r.parquet")
     other = measured(busy_trace, tmp_path / "o.parquet", seed=2)
     bare = write_rows(tmp_path / "bare.parquet", [])

@@ -76,7 +76,7 @@ def test_copies_begin_later(tmp_path: Path) -> None:
 
 
 def test_think_times_need_sessions(tmp_path: Path) -> None:
-    """Requests without sessions follow nobody, and a clock's ticks are of arrivals."""
+    """Requests without sessions follow none, and a clock's ticks are of arrivals."""
     with pytest.raises(UsageError, match=r"--timing: the requests name no sessions.*got think"):
         read("dynamo", good(tmp_path, "dynamo"), timing="think")
     talk = write(tmp_path / "b.jsonl", TALK)
