@@ -57,6 +57,8 @@ class Recorder:
             raise CaptureError(f"the version of {engine} is unknown: it isn't installed as usual")
         self.guard = Guard()
         self.users = 0
+        self.events: Any = None
+        """What an adapter listens to for this recorder, if anything."""
         self._pid = os.getpid()
         self._queue: deque[Task] = deque()
         self._append, self._most = self._queue.append, settings.queue_tasks

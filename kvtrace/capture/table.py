@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.capture.identity import Known
 from kvtrace.capture.spool import RECORD, UNKNOWN_RANK
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 Task = tuple[Any, ...]
 """The arguments of `Recorder.task` in their order."""
-KEYS, REQUEST = 5, 8
+OP, KEYS, REQUEST = 0, 5, 8
 
 
 def task_of(
@@ -36,7 +38,7 @@ def task_of(
 
 
 class Table:
-    """Makes records of tasks; `join`, if given, names the request of a task's keys."""
+    """Makes records of tasks; `join`, if given, names the request of the keys of one without."""
 
     def __init__(self, identities: Identities) -> None:
         self.identities = identities
@@ -64,12 +66,17 @@ class Table:
         return rows
 
     def _requests(self, tasks: Sequence[Task]) -> list[int]:
-        join, request = self.join, self.identities.request
-        if join is None:
+        request = self.identities.request
+        if self.join is None:
             return [request(task[REQUEST]) for task in tasks]
-        return [
-            request(join(task[KEYS]) if task[REQUEST] is None else task[REQUEST]) for task in tasks
-        ]
+        return [request(self._request(self.join, task)) for task in tasks]
+
+    def _request(self, join: Callable[[Sequence[Any]], Any], task: Task) -> Any:
+        given, keys = task[REQUEST], task[KEYS]
+        # A deletion is on no request's behalf; who knew places of keys knew the request.
+        if given is not None or task[OP] == Op.DELETE or type(keys) is Known:
+            return given
+        return join(keys)
 
     def _name(self, rows: np.ndarray, keys: Sequence[Sequence[Any]]) -> None:
         """Fill in what the keys themselves tell: key, block, rank."""

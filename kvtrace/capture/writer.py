@@ -118,6 +118,8 @@ class Writer:
 
     def _record(self, tasks: list[Task]) -> None:
         """Write tasks; if one of them can't be read, all but that one."""
+        if not tasks:
+            return
         try:
             records = self.table.records(tasks, self.batches)
         except Exception as error:

@@ -61,12 +61,14 @@ def test_an_adapter_names_keys(tmp_path: Path) -> None:
     rec.join_by(lambda keys: f"of {keys[0][0]!r}")
     captures.send(rec, [(b"a", 1), (b"a", 2)])
     captures.send(rec, [(b"z", 5)], request="told", block=["named"])
+    rec.task(Op.DELETE, Tier.NVME, Phase.EVICT, 1, 2, [(b"a", 1)], 0)
     rec.close()
     rows, hashed = captures.records(tmp_path), Hasher(b"s")
-    assert rows["key"].tolist() == [hashed(b"k", raw) for raw in (b"a/1", b"a/2", b"z/5")]
-    assert rows["block"].tolist() == [hashed(b"b", b"a")] * 2 + [hashed(b"b", b"named")]
-    assert rows["rank"].tolist() == [1, 2, 5]
-    assert rows["request"].tolist() == [hashed(b"r", b"of b'a'")] * 2 + [hashed(b"r", b"told")]
+    assert rows["key"].tolist() == [hashed(b"k", raw) for raw in (b"a/1", b"a/2", b"z/5", b"a/1")]
+    assert rows["block"].tolist() == [hashed(b"b", block) for block in (b"a", b"a", b"named", b"a")]
+    assert rows["rank"].tolist() == [1, 2, 5, 1]
+    asked = hashed(b"r", b"of b'a'")
+    assert rows["request"].tolist() == [asked, asked, hashed(b"r", b"told"), UNKNOWN]
 
 
 def test_tasks_may_be_made_by_the_writer(tmp_path: Path) -> None:
