@@ -41,6 +41,8 @@ from kvtrace.trace.schema import Op, Phase, Tier  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kvtrace.capture.guard import Guard
+
 PARAMETERS = ("inner", "tier", "bus", "trace_calls")
 OBJECT_STORES = frozenset(
     {"s3", "mooncake_store", "hfbucket", "bigtable", "aerospike", "resp", "valkey", "p2p"}
@@ -143,16 +145,23 @@ class Deleted:
 class Listener(L2AdapterListener):  # type: ignore[misc]
     """Keeps what the inner adapter tells last of keys that it stored or deleted."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
         self.stored: Told = deque(maxlen=1024)
         self.deleted: Told = deque(maxlen=64)
 
     def on_l2_keys_stored(self, keys: Any, sizes: Any = (), *_: Any) -> None:
         """Note keys that were written."""
+        self._guard(self._note_stored, keys, sizes)
+
+    def _note_stored(self, keys: Any, sizes: Any) -> None:
         self.stored.append((monotonic_ns(), keys, sizes))
 
     def on_l2_keys_deleted(self, keys: Any, *_: Any) -> None:
         """Note keys that are gone."""
+        self._guard(self._note_deleted, keys)
+
+    def _note_deleted(self, keys: Any) -> None:
         self.deleted.append((monotonic_ns(), keys, ()))
 
 
@@ -170,7 +179,6 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         self._tier = _tier(params, kind)
         self.inner_adapter = create_l2_adapter(config, l1_memory_desc, **more)
         super().__init__()
-        self._told = Listener()
         self._stores: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._loads: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._lookups: dict[Any, tuple[int, list[Any], list[int]]] = {}
@@ -180,6 +188,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
             self.inner_adapter.close()
             raise
         self._guard = self._recorder.guard
+        self._told = Listener(self._guard)
         self._guard(self.inner_adapter.register_listener, self._told)
 
     def _start(self, settings: Settings, params: Mapping[str, Any], kind: str) -> Recorder:
