@@ -110,6 +110,7 @@ def _header(header: Header) -> Header:
         statistics={n: header.statistics[n] for n in _COUNTS if n in header.statistics},
         anonymised=True,
         half_demotions=header.half_demotions or "replay" in header.statistics,
+        capture=None if header.capture is None else header.capture.anonymised(),
         history=[*({"tool": past.get("tool")} for past in header.history), entry],
         **{name: getattr(header, name) for name in _KEPT},
     )
