@@ -36,6 +36,8 @@ LONG_FUNCTIONS = {
 
 # Catch everything, each with its reason.
 BROAD = {
+    "kvtrace/capture/guard.py": "no fault of ours may reach an engine",
+    "kvtrace/capture/writer.py": "an engine's objects may raise anything when they are looked at",
     "kvtrace/cli/main.py": "the outermost frame",
     "kvtrace/plugins.py": "a plug-in is anybody's code",
     "kvtrace/requests/tokens.py": "the tokenizers package raises plain Exception",
@@ -125,10 +127,11 @@ def check_lengths(functions: list[tuple[str, int]]) -> None:
 
 
 def test_no_clock_in_virtual_time() -> None:
-    """`kvtrace` reads no clock outside its command line; `replay` only in its clock module."""
+    """No clock outside of the command line and the modules that are a clock."""
+    clocks = {"kvtrace/capture/moment.py", "replay/clock.py"}
     for path in SOURCES:
         imports = re.search(r"^(import time|from time import)", path.read_text(), re.MULTILINE)
-        inside = "cli" in path.parts or name_of(path) == "replay/clock.py"
+        inside = "cli" in path.parts or name_of(path) in clocks
         assert not imports or inside, name_of(path)
 
 
@@ -141,7 +144,7 @@ def test_no_global_randomness() -> None:
         assert not pattern.search(path.read_text()), name_of(path)
 
 
-MOST_ENTRIES = {"kvtrace": 25, "replay": 22}
+MOST_ENTRIES = {"kvtrace": 26, "replay": 22}
 
 
 @pytest.mark.parametrize("package", MOST_ENTRIES)
