@@ -104,8 +104,8 @@ class Members:
 
     __slots__ = ("code", "keys", "members", "since")
 
-    def __init__(self, told: deque[tuple[int, Any]], since: int, keys: Any, code: int) -> None:
-        self.members, self.since, self.keys, self.code = list(told), since, keys, code
+    def __init__(self, members: deque[tuple[int, Any]], since: int, keys: Any, code: int) -> None:
+        self.members, self.since, self.keys, self.code = list(members), since, keys, code
 
     def expand(self, count: int) -> list[int]:
         """Return 0 for keys that were told since the task was submitted, the error for others."""

@@ -206,6 +206,7 @@ def watch_cpu(manager: Any, recorder: Recorder, chunk_bytes: int) -> None:
 def ended(recorder: Recorder, watch: TierWatch | CpuWatch, name: str, *_: Any) -> None:
     """Record what is in flight, count look-ups without an answer as `name`, and let go."""
     try:
-        recorder.at_end(**{name: watch.closed()})
+        left = watch.closed()
+        recorder.at_end(**{name: lambda: left})
     finally:
         recorder.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,11 @@ def read_secret(path: Path) -> bytes:
             hint="make one: head -c 32 /dev/urandom > FILE",
         )  # fmt: skip
     return secret
+
+
+def new_secret() -> bytes:
+    """Return a random secret, for names that nothing else shares."""
+    return os.urandom(MAX_SECRET_BYTES)
 
 
 class Renamer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvtrace.capture import spool
+from kvtrace.capture import moment, spool
 from kvtrace.capture.spool import Damage, Frame, Kind
 from kvtrace.errors import TraceError
 from kvtrace.formats.capture.recording import End, Gap, Head, document_of, records_of
@@ -15,12 +16,11 @@ from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 WINDOW_NS = 10 * S_NS
 """Rates are those of the rows that completed within this time before the newest one."""
+_PROCESSES = Path("/proc")
 _TAIL_BYTES = 1 << 16
 """Of a file that was closed, what holds its last frame."""
 
@@ -37,11 +37,16 @@ class TierRates:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All processes of a folder. `silent_ns`: since the newest row completed; None without one."""
+    """All processes of a folder.
+
+    `ended`: with an end; `killed`: without one and not running any more, as far as this host knows.
+    `silent_ns`: since the newest row completed; None without one.
+    """
 
     engine: str
     processes: int
     ended: int
+    killed: int
     rows: int
     rows_per_s: float
     dropped_rows: int
@@ -65,6 +70,10 @@ class _Process:
         self.recent: NDArray[np.void] = np.zeros(0, spool.RECORD)
         self._path: Path | None = None
         self._offset = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.end is not None and self.end.final
 
     @property
     def dropped_rows(self) -> int:
@@ -154,7 +163,8 @@ def _status(processes: list[_Process], file_bytes: int, now_ns: int) -> Status:
     return Status(
         engine=f"{processes[0].head.engine} {processes[0].head.engine_version}",
         processes=len(processes),
-        ended=sum(end.final for end in ends),
+        ended=sum(process.ended for process in processes),
+        killed=sum(_is_gone(process) for process in processes),
         rows=sum(process.rows for process in processes),
         rows_per_s=len(recent) * S_NS / length_ns,
         dropped_rows=sum(process.dropped_rows for process in processes),
@@ -171,6 +181,14 @@ def _status(processes: list[_Process], file_bytes: int, now_ns: int) -> Status:
             if (recent["tier"] == tier).any()
         },
     )
+
+
+def _is_gone(process: _Process) -> bool:
+    """Whether a process without an end isn't there; a container's may have another number here."""
+    assert process.head is not None
+    number = process.head.process.partition("-")[0]
+    here = process.head.boot_id is not None and process.head.boot_id == moment.boot_id()
+    return not process.ended and here and not (_PROCESSES / number).exists()
 
 
 def _length_ns(recent: NDArray[np.void], newest: int) -> int:

@@ -20,8 +20,8 @@ from kvtrace.formats.common.importing import Imported, ImportOptions, convert
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from tests.support import captures
-from tests.support.captures import KIB32, START_NS, WALL_NS, record, rows, write, write_part
+from tests.support import recordings
+from tests.support.recordings import KIB32, START_NS, WALL_NS, record, rows, write, write_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def imported(folder: Path, name: str = "t.parquet") -> tuple[Imported, dict[str,
 
 def test_processes_and_parts_become_one_trace_in_order_of_submission(tmp_path: Path) -> None:
     folder = tmp_path / "c"
-    first = [rows(write(1, 0, 90), write(2, 5, 6, batch=1)), captures.end(2, final=False)]
+    first = [rows(write(1, 0, 90), write(2, 5, 6, batch=1)), recordings.end(2, final=False)]
     write_part(folder, first, ended=False)
     write_part(folder, [rows(record(Op.READ, 1, 100, 120, batch=2))], part=1)
     write_part(folder, [rows(write(3, 4, 8), record(Op.READ, 3, 60, 70, batch=1))], process="8-b")
