@@ -91,7 +91,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
         capture: Mapping[str, Any],
         **rest: Any,
     ) -> None:
-        """Make the inner tier and the recorder; `rest` is the inner tier's, too new for us.
+        """Make the inner tier and the recorder; `rest`: what a later vLLM adds, for the inner tier.
 
         Raises CaptureError: wrong capture parameters.
         """
