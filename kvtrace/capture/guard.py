@@ -20,10 +20,10 @@ class Guard:
         self._counts: dict[tuple[str, int], int] = {}
         self._told: set[str] = set()
 
-    def __call__(self, hook: Callable[..., Any], *args: Any) -> Any:
+    def __call__(self, hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what the hook returns, None if it raised."""
         try:
-            return hook(*args)
+            return hook(*args, **kwargs)
         except Exception as error:
             self.count(getattr(hook, "__name__", "hook"), error)
             return None
