@@ -11,10 +11,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.capture.spool import UNKNOWN
+import numpy as np
+
+from kvtrace.capture.spool import UNKNOWN, UNKNOWN_RANK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 HASH_BYTES = 8
 MOST_REMEMBERED = 1 << 17
@@ -47,38 +49,73 @@ class Names:
     """How an engine's keys become identities; called in the writer thread only.
 
     `key_bytes`: everything that tells two objects apart. `block_bytes`: what the object's logical
-    block is, if that is less. `rank_of`: the rank that owns it.
+    block is, if that is less. `rank_of`: the rank that owns it. `fields`, where `key_bytes` is
+    slow: something quicker (an `attrgetter`) that is equal where `key_bytes` is, and is hashable.
     """
 
     key_bytes: Callable[[Any], bytes] = as_bytes
     block_bytes: Callable[[Any], bytes] | None = None
     rank_of: Callable[[Any], int] | None = None
+    fields: Callable[[Any], Any] | None = None
+
+
+class Known(list[int]):
+    """Places of keys in `Identities`, in lieu of the keys themselves, until the next `trim`."""
+
+
+IDENTITY = np.dtype([("key", "<u8"), ("block", "<u8"), ("rank", "<u2")])
 
 
 class Identities:
-    """The hashes of the keys and requests seen, remembered."""
+    """The hashes of the keys and requests seen, remembered: a table, and a place in it per key."""
 
     def __init__(self, hasher: Hasher, names: Names) -> None:
         self.hasher, self.names = hasher, names
-        self._keys: dict[Any, tuple[int, int]] = {}
+        self.table = np.empty(1024, IDENTITY)
+        self._fields = names.fields or names.key_bytes
+        self._places: dict[Any, int] = {}
         self._requests: dict[Any, int] = {}
 
-    def keys(self, keys: Sequence[Any]) -> list[tuple[int, int]]:
-        """Return (key, block) of each of an engine's keys."""
-        if len(self._keys) > MOST_REMEMBERED:
-            self._keys.clear()
-        to_bytes, remembered = self.names.key_bytes, self._keys
-        raws = [to_bytes(key) for key in keys]
-        hashes = [remembered.get(raw) for raw in raws]
-        return [
-            pair or self._learn(raw, key) for pair, raw, key in zip(hashes, raws, keys, strict=True)
-        ]
+    def trim(self) -> None:
+        """Forget everything if it is much; places are then those of other keys."""
+        if len(self._places) > MOST_REMEMBERED:
+            self._places.clear()
+        if len(self._requests) > MOST_REMEMBERED:
+            self._requests.clear()
 
-    def _learn(self, raw: bytes, key: Any) -> tuple[int, int]:
-        to_block = self.names.block_bytes
-        block = UNKNOWN if to_block is None else self.hasher(b"b", to_block(key))
-        pair = self._keys[raw] = self.hasher(b"k", raw), block
-        return pair
+    def places(self, keys: Iterable[Any]) -> Known:
+        """Return the place of each of an engine's keys."""
+        if type(keys) is Known:
+            return keys
+        keys = keys if isinstance(keys, list) else list(keys)
+        fields = list(map(self._fields, keys))
+        places = list(map(self._places.get, fields))
+        if None not in places:
+            return Known(places)  # type: ignore[arg-type]
+        return Known(
+            self._learn(raw, key) if place is None else place
+            for place, raw, key in zip(places, fields, keys, strict=True)
+        )
+
+    def _learn(self, raw: Any, key: Any) -> int:
+        place = self._places.get(raw)  # a key may come twice in a task
+        if place is not None:
+            return place
+        names, hasher = self.names, self.hasher
+        key_hash = hasher(b"k", names.key_bytes(key))
+        block = UNKNOWN if names.block_bytes is None else hasher(b"b", names.block_bytes(key))
+        rank = UNKNOWN_RANK if names.rank_of is None else names.rank_of(key)
+        place = len(self._places)
+        if place == len(self.table):
+            self.table = np.concatenate([self.table, np.empty_like(self.table)])
+        self.table[place] = key_hash, block, rank
+        self._places[raw] = place
+        return place
+
+    def hashes(self, places: Sequence[int]) -> list[int]:
+        """Return the hashes of the keys at places."""
+        hashes: list[int] = self.table["key"][places].tolist()
+        return hashes
 
     def block(self, block: Any) -> int:
         """Return the hash of an engine's own name of a block."""
@@ -88,8 +125,6 @@ class Identities:
         """Return the hash of a request's id, UNKNOWN for None."""
         if request is None:
             return UNKNOWN
-        if len(self._requests) > MOST_REMEMBERED:
-            self._requests.clear()
         known = self._requests.get(request)
         if known is None:
             known = self._requests[request] = self.hasher(b"r", as_bytes(request))

@@ -44,7 +44,6 @@ class Recorder:
         engine_version: str,
         *,
         names: Names | None = None,
-        identities: Callable[[Hasher, Names], Identities] = Identities,
         header: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the first file and start the writer.
@@ -58,13 +57,15 @@ class Recorder:
             raise CaptureError(f"the version of {engine} is unknown: it isn't installed as usual")
         self.guard = Guard()
         self.users = 0
+        self.events: Any = None
+        """What an adapter listens to for this recorder, if anything."""
         self._pid = os.getpid()
         self._queue: deque[Task] = deque()
         self._append, self._most = self._queue.append, settings.queue_tasks
         self._dropped: dict[int, int] = {}
         self._close_s = settings.close_s
         hasher = Hasher(settings.secret)
-        self._table = Table(identities(hasher, names or Names()))
+        self._table = Table(Identities(hasher, names or Names()))
         first = _header(engine, engine_version, hasher, settings) | dict(header or {})
         self._writer = self._start(settings, first)
         self._stop, self._interval_s = Event(), settings.flush_s
@@ -114,6 +115,17 @@ class Recorder:
         else:
             self.guard(self._drop, keys)
 
+    def defer(self, expand: Callable[[Any], list[Task]], keys: Sequence[Any], subject: Any) -> None:
+        """Let the writer's thread make tasks of something that is costly to look at.
+
+        `expand` gets the subject and returns tasks (see `task_of`); `keys` are about those that
+        they will have, for the bound and the count of what is dropped.
+        """
+        if self._open and len(self._queue) < self._most:
+            self._append((expand, keys, subject))
+        else:
+            self.guard(self._drop, keys)
+
     def _drop(self, keys: Sequence[Any]) -> None:
         thread = get_ident()  # a thread changes its own count only: exact without a lock
         self._dropped[thread] = self._dropped.get(thread, 0) + len(keys)
@@ -125,9 +137,14 @@ class Recorder:
         """Let a function name the request of tasks that came without, in the writer's thread."""
         self._table.join = join
 
-    def at_end(self, **counts: Any) -> None:
-        """Add counts to the END frame."""
+    def at_end(self, **counts: Callable[[], Any]) -> None:
+        """Add counts to END frames: what functions return when one is written."""
         self._writer.ending.update(counts)
+
+    @property
+    def identities(self) -> Identities:
+        """The hashes of keys, for the writer's thread alone."""
+        return self._table.identities
 
     @property
     def rows(self) -> int:

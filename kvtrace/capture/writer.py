@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ANCHOR_EVERY_NS = 30_000_000_000
 DRAIN_ROWS, DRAIN_TASKS = 8192, 1024
 """Rows and tasks of a frame, about: the engine's threads wait for the GIL while one is built."""
+DEFERRED = 3
+"""Length of what is queued in lieu of a task: a function, keys, what it makes tasks of."""
 QUEUE, DISK, FAULT = "queue full", "write failed", "task unreadable"
 
 
@@ -45,7 +47,7 @@ class Writer:
         self.settings, self.queue, self.table, self.guard = settings, queue, table, guard
         self.header, self.name = header, name
         self.queue_dropped: Callable[[], int] = int
-        self.ending: dict[str, Any] = {}
+        self.ending: dict[str, Callable[[], Any]] = {}
         self.rows = self.write_errors = self.batches = self.parts = self.cpu_ns = 0
         self._part_rows = 0
         self._lost = {DISK: 0, FAULT: 0}
@@ -87,22 +89,37 @@ class Writer:
             "write_errors": self.write_errors,
             "guarded_errors": self.guard.errors,
             "writer_cpu_ns": self.cpu_ns,
-            **self.ending,
+            **{name: self.guard(value) for name, value in self.ending.items()},
             "final": final,
             "anchor": moment.anchor().document(),
         }
 
     def _take(self) -> list[Task]:
+        self.table.identities.trim()
         tasks: list[Task] = []
         rows, queue = 0, self.queue
         while queue and rows < DRAIN_ROWS and len(tasks) < DRAIN_TASKS:
             task = queue.popleft()
             rows += _length(task)
-            tasks.append(task)
+            if len(task) == DEFERRED:
+                tasks += self._expanded(*task)
+            else:
+                tasks.append(task)
         return tasks
+
+    def _expanded(self, expand: Callable[[Any], list[Task]], keys: Any, subject: Any) -> list[Task]:
+        """Return the tasks of a deferred subject, none if it can't be read."""
+        try:
+            return expand(subject)
+        except Exception as error:
+            self.guard.count(getattr(expand, "__name__", "deferred"), error)
+            self._lost[FAULT] += _length((expand, keys, subject))
+            return []
 
     def _record(self, tasks: list[Task]) -> None:
         """Write tasks; if one of them can't be read, all but that one."""
+        if not tasks:
+            return
         try:
             records = self.table.records(tasks, self.batches)
         except Exception as error:
@@ -194,8 +211,8 @@ class Writer:
 
 
 def _length(task: Task) -> int:
-    """Return a task's rows, 1 if its keys aren't a list."""
+    """Return a task's rows, about those of a deferred one, 1 if its keys aren't a list."""
     try:
-        return len(task[KEYS])
+        return len(task[1 if len(task) == DEFERRED else KEYS])
     except TypeError:
         return 1

@@ -31,15 +31,25 @@ def test_identities_are_remembered_and_may_be_forgotten(monkeypatch: pytest.Monk
     """Forgetting changes no hash, and bounds the memory."""
     monkeypatch.setattr(identity, "MOST_REMEMBERED", 10)
     known = Identities(Hasher(b"s"), Names())
-    first = known.keys(list(range(8)))
-    for base in range(0, 100, 8):
-        known.keys(list(range(base, base + 8)))
+    first = known.hashes(known.places(range(8)))
+    for base in range(0, 5000, 8):
+        known.trim()
+        assert len(known.places([*range(base, base + 8), base])) == 9
         known.request(base)
-    assert known.keys(list(range(8))) == first
+    assert known.hashes(known.places(range(8))) == first
     assert known.request(0) == Hasher(b"s")(b"r", b"0")
-    assert len(known._keys) < 30
-    assert len(known._requests) <= 11
-    assert known.request(None) == first[0][1] == UNKNOWN
+    assert len(known._places) < 30
+    assert len(known._requests) <= 12
+    assert known.request(None) == known.table["block"][0] == UNKNOWN
+
+
+def test_the_table_of_identities_grows() -> None:
+    """Thousands of keys have their own places, and places stand for the keys."""
+    known = Identities(Hasher(b"s"), Names())
+    places = known.places(range(3000))
+    assert places == list(range(3000))
+    assert known.places(places) is places
+    assert known.hashes(places)[2999] == Hasher(b"s")(b"k", b"2999")
 
 
 def test_an_anchor_joins_both_clocks() -> None:

@@ -14,15 +14,18 @@ import pytest
 from kvtrace.capture import recorder as recorders
 from kvtrace.capture import spool, writer
 from kvtrace.capture.errors import CaptureError
-from kvtrace.capture.identity import Hasher, Names
+from kvtrace.capture.identity import Hasher, Names, as_bytes
 from kvtrace.capture.recorder import Recorder, shared
 from kvtrace.capture.settings import Settings
 from kvtrace.capture.spool import UNKNOWN, UNKNOWN_RANK, Frame, Kind
+from kvtrace.capture.table import task_of
 from kvtrace.trace.schema import Op, Phase, Tier
 from tests.support import captures, places
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kvtrace.capture.table import Task
 
 
 def test_a_task_is_a_record_per_key(tmp_path: Path) -> None:
@@ -58,12 +61,35 @@ def test_an_adapter_names_keys(tmp_path: Path) -> None:
     rec.join_by(lambda keys: f"of {keys[0][0]!r}")
     captures.send(rec, [(b"a", 1), (b"a", 2)])
     captures.send(rec, [(b"z", 5)], request="told", block=["named"])
+    rec.task(Op.DELETE, Tier.NVME, Phase.EVICT, 1, 2, [(b"a", 1)], 0)
     rec.close()
     rows, hashed = captures.records(tmp_path), Hasher(b"s")
-    assert rows["key"].tolist() == [hashed(b"k", raw) for raw in (b"a/1", b"a/2", b"z/5")]
-    assert rows["block"].tolist() == [hashed(b"b", b"a")] * 2 + [hashed(b"b", b"named")]
-    assert rows["rank"].tolist() == [1, 2, 5]
-    assert rows["request"].tolist() == [hashed(b"r", b"of b'a'")] * 2 + [hashed(b"r", b"told")]
+    assert rows["key"].tolist() == [hashed(b"k", raw) for raw in (b"a/1", b"a/2", b"z/5", b"a/1")]
+    assert rows["block"].tolist() == [hashed(b"b", block) for block in (b"a", b"a", b"named", b"a")]
+    assert rows["rank"].tolist() == [1, 2, 5, 1]
+    asked = hashed(b"r", b"of b'a'")
+    assert rows["request"].tolist() == [asked, asked, hashed(b"r", b"told"), UNKNOWN]
+
+
+def test_tasks_may_be_made_by_the_writer(tmp_path: Path) -> None:
+    """What is costly to look at becomes tasks in the writer's thread, or is counted."""
+    rec = captures.recorder(tmp_path, recording={"names": Names(as_bytes, fields=str)})
+
+    def expand(subject: list[bytes]) -> list[Task]:
+        places = rec.identities.places(subject)
+        return [task_of(Op.WRITE, Tier.CPU, Phase.PREFILL, 1, 2, places, 9, rank=4)]
+
+    rec.defer(expand, [b"a", b"b"], [b"a", b"b"])
+    rec.defer(expand, [b"c"] * 3, None)
+    rec.at_end(bus_dropped=lambda: 7)
+    rec.close()
+    rec.defer(expand, [b"d"], [b"d"])
+    rows = captures.records(tmp_path)
+    (end,) = captures.documents(tmp_path, Kind.END)
+    assert rows["key"].tolist() == [Hasher(b"s")(b"k", key) for key in (b"a", b"b")]
+    assert rows["rank"].tolist() == [4, 4]
+    assert (end["dropped_rows"], end["bus_dropped"], rec.dropped) == (3, 7, 4)
+    assert end["guarded_errors"] == {"expand": 1}
 
 
 def test_results_are_expanded_by_the_writer(tmp_path: Path) -> None:

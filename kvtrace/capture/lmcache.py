@@ -1,0 +1,329 @@
+"""LMCache: record around any L2 adapter, and the cpu tier and requests by the event bus.
+
+    lmcache server --l2-adapter '{"type": "plugin", "module_path": "kvtrace.capture.lmcache",
+        "class_name": "RecordingL2", "adapter_params":
+        {"inner": {"type": "fs", "base_path": "DIR"}, "out": "CAPTURE", "secret_file": "FILE"}}'
+
+Facts of LMCache 0.5.6: `v1/distributed/l2_adapters/{base,plugin_l2_adapter,config}.py`.
+The inner adapter is called first and bare; everything of ours is guarded.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from kvtrace.capture import versions
+
+# Before anything of LMCache is imported: an older one hasn't all of it.
+VERSION = versions.require("LMCache", "lmcache", "0.5.0", "0.6")
+
+from lmcache.v1.distributed.internal_api import L2AdapterListener  # noqa: E402
+from lmcache.v1.distributed.l2_adapters import create_l2_adapter  # noqa: E402
+from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface  # noqa: E402
+from lmcache.v1.distributed.l2_adapters.config import (  # noqa: E402
+    L2AdapterConfigBase,
+    get_l2_adapter_config_class,
+)
+from lmcache.v1.mp_observability.event_bus import get_event_bus  # noqa: E402
+
+from kvtrace.capture.errors import CaptureError  # noqa: E402
+from kvtrace.capture.identity import Names  # noqa: E402
+from kvtrace.capture.lmcache_events import Requests, subscribe  # noqa: E402
+from kvtrace.capture.moment import monotonic_ns  # noqa: E402
+from kvtrace.capture.recorder import Recorder, shared  # noqa: E402
+from kvtrace.capture.settings import Settings, settings_of  # noqa: E402
+from kvtrace.trace.schema import Op, Phase, Tier  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PARAMETERS = ("inner", "tier", "bus", "trace_calls")
+OBJECT_STORES = frozenset(
+    {"s3", "mooncake_store", "hfbucket", "bigtable", "aerospike", "resp", "valkey", "p2p"}
+)
+_OUTER = ("eviction", "serde", "shared", "affinity_tag")
+"""Options that LMCache reads of the outer configuration only."""
+
+KEY = attrgetter("chunk_hash", "model_name", "kv_rank", "object_group_id", "cache_salt")
+
+
+def _key_bytes(key: Any) -> bytes:
+    digest, model, rank, group, salt = KEY(key)
+    return b"%s|%s|%d|%d|%s" % (digest, model.encode(), rank, group, salt.encode())
+
+
+NAMES = Names(
+    key_bytes=_key_bytes,
+    block_bytes=attrgetter("chunk_hash"),
+    rank_of=lambda key: key.kv_rank >> 16 & 0xFF,
+    fields=KEY,
+)
+
+
+def _forwarding(cls: Any) -> Any:
+    """Let everything public of the base class that isn't ours be the inner adapter's.
+
+    Also what a later version adds, abstract or not.
+    """
+    for name in dir(L2AdapterInterface):
+        if not name.startswith("_") and name not in vars(cls):
+            setattr(cls, name, property(attrgetter(f"inner_adapter.{name}")))
+    return abc.update_abstractmethods(cls)
+
+
+def _silent(cls: Any) -> Any:
+    """Let abstract methods that a later version adds to a listener do nothing."""
+    for name in cls.__abstractmethods__:
+        setattr(cls, name, lambda *_: None)
+    return abc.update_abstractmethods(cls)
+
+
+class Bits:
+    """A result bitmap, read in the writer's thread: LMCache doesn't change one that it returned."""
+
+    __slots__ = ("bitmap", "code")
+
+    def __init__(self, bitmap: Any, code: int) -> None:
+        self.bitmap, self.code = bitmap, code
+
+    def expand(self, count: int) -> list[int]:
+        """Return 0 or the error of each key."""
+        codes = [self.code] * count
+        for index in self.bitmap.get_indices_list():
+            codes[index] = 0
+        return codes
+
+
+class Members:
+    """The outcome of a task, of which the inner adapter told the keys that it was done for."""
+
+    __slots__ = ("code", "keys", "members", "since")
+
+    def __init__(self, told: deque[tuple[int, Any]], since: int, keys: Any, code: int) -> None:
+        self.members, self.since, self.keys, self.code = list(told), since, keys, code
+
+    def expand(self, count: int) -> list[int]:
+        """Return 0 for keys that were told since the task was submitted, the error for others."""
+        done = {key for at, keys in self.members if at >= self.since for key in keys}
+        return [0 if key in done else self.code for key in self.keys]
+
+
+@_silent
+class Listener(L2AdapterListener):  # type: ignore[misc]
+    """Keeps what the inner adapter tells last of keys that it stored or deleted."""
+
+    def __init__(self) -> None:
+        self.stored: deque[tuple[int, Any]] = deque(maxlen=1024)
+        self.deleted: deque[tuple[int, Any]] = deque(maxlen=1024)
+
+    def on_l2_keys_stored(self, keys: Any, *_: Any) -> None:
+        """Note keys that were written."""
+        self.stored.append((monotonic_ns(), keys))
+
+    def on_l2_keys_deleted(self, keys: Any, *_: Any) -> None:
+        """Note keys that are gone."""
+        self.deleted.append((monotonic_ns(), keys))
+
+
+@_forwarding
+class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
+    """Records what passes to and from the adapter of the parameter `inner`."""
+
+    def __init__(self, params: Mapping[str, Any], l1_memory_desc: Any = None, **more: Any) -> None:
+        """Make the inner adapter and begin to record.
+
+        Raises CaptureError for wrong parameters, and what LMCache raises for a wrong `inner`.
+        """
+        settings = settings_of(params, PARAMETERS)
+        kind, config = _inner(params)
+        self._tier = _tier(params, kind)
+        self.inner_adapter = create_l2_adapter(config, l1_memory_desc, **more)
+        super().__init__()
+        self._told = Listener()
+        self._stores: dict[Any, tuple[int, list[Any], list[int]]] = {}
+        self._loads: dict[Any, tuple[int, list[Any], list[int]]] = {}
+        self._lookups: dict[Any, tuple[int, list[Any], list[int]]] = {}
+        try:
+            self._recorder = self._start(settings, params, kind)
+        except CaptureError:
+            self.inner_adapter.close()
+            raise
+        self._guard = self._recorder.guard
+        self._guard(self.inner_adapter.register_listener, self._told)
+
+    def _start(self, settings: Settings, params: Mapping[str, Any], kind: str) -> Recorder:
+        bus = get_event_bus()
+        listens = bool(bus.enabled and params.get("bus", True))
+        header = {
+            "complete_is": {"cpu": "pin time", self._tier.label: "poll"},
+            "not_visible": ["gpu tier", *([] if listens else ["cpu tier", "requests"])],
+            "adapter": {"inner": kind, "event_bus": listens},
+        }
+        recorder = shared(settings, "lmcache", VERSION, names=NAMES, header=header)
+        if listens:
+            subscribe(bus, recorder, Requests(), trace_calls=bool(params.get("trace_calls")))
+        return recorder
+
+    def submit_store_task(self, *args: Any, **named: Any) -> Any:
+        """Store objects, and note it."""
+        submit = monotonic_ns()
+        task = self.inner_adapter.submit_store_task(*args, **named)
+        self._guard(_open, self._stores, submit, task, args, named)
+        return task
+
+    def pop_completed_store_tasks(self) -> Any:
+        """Return the ended stores, and record them."""
+        done = self.inner_adapter.pop_completed_store_tasks()
+        if done:
+            self._guard(self._stored, done)
+        return done
+
+    def _stored(self, done: Mapping[Any, int]) -> None:
+        complete = monotonic_ns()
+        for task, result in done.items():
+            opened = self._stores.pop(task, None)
+            if opened is not None:
+                submit, keys, sizes = opened
+                errors = self._outcome(int(result), submit, keys, sizes)
+                self._recorder.task(
+                    Op.WRITE, self._tier, Phase.PREFILL, submit, complete, keys, sizes, errors
+                )
+
+    def _outcome(self, result: int, submit: int, keys: list[Any], sizes: list[int]) -> Any:
+        """Return the outcome of a store: LMCache tells one per task, the bytes written or -1."""
+        if result < 0:
+            return errno.EIO
+        if result == sum(sizes):
+            return 0
+        return Members(self._told.stored, submit, keys, errno.EEXIST)
+
+    def submit_lookup_and_lock_task(self, *args: Any, **named: Any) -> Any:
+        """Look keys up, and note it."""
+        submit = monotonic_ns()
+        task = self.inner_adapter.submit_lookup_and_lock_task(*args, **named)
+        self._guard(_open_lookup, self._lookups, submit, task, args, named)
+        return task
+
+    def query_lookup_and_lock_result(self, task: Any) -> Any:
+        """Return a look-up's hits if it has ended, and record it."""
+        hits = self.inner_adapter.query_lookup_and_lock_result(task)
+        if hits is not None:
+            self._guard(self._ended, self._lookups, task, Op.LOOKUP, Bits(hits, errno.ENOENT))
+        return hits
+
+    def submit_load_task(self, *args: Any, **named: Any) -> Any:
+        """Load objects, and note it."""
+        submit = monotonic_ns()
+        task = self.inner_adapter.submit_load_task(*args, **named)
+        self._guard(_open, self._loads, submit, task, args, named)
+        return task
+
+    def query_load_result(self, task: Any) -> Any:
+        """Return which objects were loaded if the task has ended, and record it."""
+        loaded = self.inner_adapter.query_load_result(task)
+        if loaded is not None:
+            self._guard(self._ended, self._loads, task, Op.READ, Bits(loaded, errno.EIO))
+        return loaded
+
+    def _ended(self, opened: dict[Any, Any], task: Any, op: Op, errors: Any) -> None:
+        complete = monotonic_ns()
+        if task in opened:
+            submit, keys, sizes = opened.pop(task)
+            self._recorder.task(op, self._tier, Phase.DECODE, submit, complete, keys, sizes, errors)
+
+    def delete(self, keys: Any, *args: Any, **named: Any) -> Any:
+        """Delete objects, and record which there were."""
+        submit = monotonic_ns()
+        result = self.inner_adapter.delete(keys, *args, **named)
+        self._guard(self._deleted, submit, keys)
+        return result
+
+    def _deleted(self, submit: int, keys: Any) -> None:
+        keys = list(keys)
+        errors = Members(self._told.deleted, submit, keys, errno.ENOENT)
+        self._recorder.task(
+            Op.DELETE, self._tier, Phase.EVICT, submit, monotonic_ns(), keys, 0, errors
+        )
+
+    def report_status(self) -> Any:
+        """Return the inner adapter's status, with what was recorded."""
+        status = self.inner_adapter.report_status()
+        return self._guard(self._with_counts, status) or status
+
+    def _with_counts(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        recorder = self._recorder
+        return {**status, "capture": {"rows": recorder.rows, "dropped": recorder.dropped}}
+
+    def close(self) -> None:
+        """Close the inner adapter; what is in flight then is recorded as canceled."""
+        end = monotonic_ns()
+        try:
+            self.inner_adapter.close()
+        finally:
+            self._guard(self._cancel, end)
+            self._guard(self._recorder.release)
+
+    def _cancel(self, end: int) -> None:
+        kinds = (
+            (self._stores, Op.WRITE, Phase.PREFILL),
+            (self._lookups, Op.LOOKUP, Phase.DECODE),
+            (self._loads, Op.READ, Phase.DECODE),
+        )
+        for opened, op, phase in kinds:
+            for submit, keys, sizes in list(opened.values()):
+                self._recorder.task(
+                    op, self._tier, phase, submit, end, keys, sizes, errno.ECANCELED
+                )
+            opened.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the inner adapter has beyond the interface."""
+        if name == "inner_adapter":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.inner_adapter, name)
+
+
+def _open(opened: dict[Any, Any], submit: int, task: Any, args: Any, named: Any) -> None:
+    """Note a store or load that was submitted."""
+    keys = args[0] if args else named["keys"]
+    objects = args[1] if len(args) > 1 else named["objects"]
+    opened[task] = submit, list(keys), [one.get_size() for one in objects]
+
+
+def _open_lookup(opened: dict[Any, Any], submit: int, task: Any, args: Any, named: Any) -> None:
+    """Note a look-up that was submitted."""
+    opened[task] = submit, list(args[0] if args else named["keys"]), 0
+
+
+def _inner(params: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the inner adapter's type and configuration."""
+    inner = params.get("inner")
+    if not isinstance(inner, dict) or not isinstance(inner.get("type"), str):
+        raise CaptureError(
+            "parameter 'inner' is missing: the configuration of the L2 adapter to record, "
+            'as in {"type": "fs", "base_path": "DIR"}'
+        )
+    misplaced = [name for name in _OUTER if name in inner]
+    if misplaced:
+        raise CaptureError(
+            f'{", ".join(misplaced)} has no effect in \'inner\': put it beside "type": "plugin"'
+        )
+    config = get_l2_adapter_config_class(inner["type"]).from_dict(inner)
+    parse: Callable[[Any], Any] | None = getattr(L2AdapterConfigBase, "_parse_persist_config", None)
+    if parse is not None:
+        config.persist_config = parse(inner)
+    return inner["type"], config
+
+
+def _tier(params: Mapping[str, Any], kind: str) -> Tier:
+    """Return the tier of the inner adapter, by its type if no parameter names it."""
+    labels = {tier.label: tier for tier in Tier}
+    default = Tier.OBJECT if kind in OBJECT_STORES else Tier.NVME
+    name = params.get("tier", default.label)
+    if name not in labels:
+        raise CaptureError(f"parameter 'tier': got {name!r}; accepted: {', '.join(labels)}")
+    return labels[name]
