@@ -110,6 +110,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
             self.inner.block_size_bytes,
             getattr(files, "get_file_name", None),
         )
+        count_unanswered(self.recorder, inner["type"], self.watch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not made yet
@@ -201,13 +202,18 @@ def watch_cpu(manager: Any, recorder: Recorder, chunk_bytes: int) -> None:
             raise CaptureError(f"vLLM {VERSION} has no {type(primary).__name__}.{name}")
         setattr(primary, name, observed(inner, guard, getattr(watch, hook)))
     manager.on_schedule_end = observed(manager.on_schedule_end, guard, watch.preempted)
-    end = partial(ended, recorder, watch, "cpu_lookups_unanswered")
-    primary.shutdown = observed(primary.shutdown, guard, end)
+    primary.shutdown = observed(primary.shutdown, guard, partial(ended, recorder, watch))
+    count_unanswered(recorder, "cpu", watch)
 
 
-def ended(recorder: Recorder, watch: TierWatch | CpuWatch, name: str, *_: Any) -> None:
-    """Record what is in flight, count look-ups without an answer as `name`, and let go."""
+def count_unanswered(recorder: Recorder, tier: str, watch: TierWatch | CpuWatch) -> None:
+    """Let the END frame count the look-ups of a tier that had no answer."""
+    recorder.at_end(**{f"{tier}_lookups_unanswered": lambda: watch.lookups.unanswered})
+
+
+def ended(recorder: Recorder, watch: TierWatch | CpuWatch, *_: Any) -> None:
+    """Record what is in flight and let the recorder go."""
     try:
-        recorder.at_end(**{name: watch.closed()})
+        watch.closed()
     finally:
         recorder.release()

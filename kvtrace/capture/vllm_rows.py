@@ -70,11 +70,10 @@ class LookUps:
         asked = self._asked.pop(request, {})
         self.unanswered += sum(first_ns != ANSWERED for first_ns in asked.values())
 
-    def closed(self) -> int:
-        """Take the end of the recording; return how many look-ups had no answer."""
+    def closed(self) -> None:
+        """Take the end of the recording."""
         for request in list(self._asked):
             self.finished(request)
-        return self.unanswered
 
 
 class Skipped:
@@ -117,12 +116,12 @@ class TierWatch:
     ) -> None:
         self._record, self._tier, self._size = record, tier, block_bytes
         self._path_of = path_of
-        self._lookups = LookUps(record, tier)
+        self.lookups = LookUps(record, tier)
         self._jobs: dict[int, tuple[Any, int]] = {}
 
     def looked(self, start_ns: int, result: Any, key: bytes, context: Any, *_: Any) -> None:
         """Take an answer to `lookup`."""
-        self._lookups.looked(start_ns, result, key, context.req_id)
+        self.lookups.looked(start_ns, result, key, context.req_id)
 
     def submitted(self, start_ns: int, _result: Any, job: Any, *_: Any) -> None:
         """Take a job of `submit_store` or `submit_load`."""
@@ -158,22 +157,19 @@ class TierWatch:
 
     def scheduled(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a scheduler's step."""
-        self._lookups.again(context.preempted_req_ids)
+        self.lookups.again(context.preempted_req_ids)
 
     def request_finished(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a request."""
-        self._lookups.finished(context.req_id)
+        self.lookups.finished(context.req_id)
 
-    def closed(self, *_: Any) -> int:
-        """Take the end of the recording: jobs that are in flight have no outcome.
-
-        Returns how many look-ups had no answer.
-        """
+    def closed(self, *_: Any) -> None:
+        """Take the end of the recording: jobs that are in flight have no outcome."""
         now_ns = monotonic_ns()
         for job, start_ns in self._jobs.values():
             self._row(job, start_ns, now_ns, list(job.keys), errno.ECANCELED)
         self._jobs.clear()
-        return self._lookups.closed()
+        self.lookups.closed()
 
 
 class CpuWatch:
@@ -184,14 +180,14 @@ class CpuWatch:
 
     def __init__(self, record: Record, chunk_bytes: int) -> None:
         self._record, self._size = record, chunk_bytes
-        self._lookups = LookUps(record, Tier.CPU)
+        self.lookups = LookUps(record, Tier.CPU)
         self._writing: dict[bytes, tuple[int, Phase, str]] = {}
         self._reading: dict[tuple[str, bytes], int] = {}
         self._held: dict[bytes, None] = {}
 
     def looked(self, start_ns: int, result: Any, key: bytes, context: Any, *_: Any) -> None:
         """Take an answer to `lookup`."""
-        self._lookups.looked(start_ns, result, key, context.req_id)
+        self.lookups.looked(start_ns, result, key, context.req_id)
 
     def store_prepared(
         self, start_ns: int, result: Any, keys: Iterable[bytes], context: Any, *_: Any
@@ -287,19 +283,16 @@ class CpuWatch:
 
     def request_finished(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a request."""
-        self._lookups.finished(context.req_id)
+        self.lookups.finished(context.req_id)
 
     def preempted(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a scheduler's step."""
-        self._lookups.again(context.preempted_req_ids)
+        self.lookups.again(context.preempted_req_ids)
 
-    def closed(self, *_: Any) -> int:
-        """Take the end of the recording: copies that are in flight have no outcome.
-
-        Returns how many look-ups had no answer.
-        """
+    def closed(self, *_: Any) -> None:
+        """Take the end of the recording: copies that are in flight have no outcome."""
         self._unfinished()
-        return self._lookups.closed()
+        self.lookups.closed()
 
     def _unfinished(self) -> None:
         now_ns = monotonic_ns()
