@@ -1,51 +1,36 @@
-"""The versions of engines that an adapter is made for, checked before anything of them is used."""
+"""The versions of an engine that an adapter is for, checked when the engine loads it."""
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 from importlib import metadata
 
 from kvtrace.capture.errors import CaptureError
 
-ANY_VERSION = "KVTRACE_CAPTURE_ANY_VERSION"
-"""Environment variable: 1 lets an adapter try with a version that it wasn't made for."""
 
-
-def require(engine: str, distribution: str, at_least: str, below: str) -> str:
-    """Return an engine's version.
-
-    Raises CaptureError if it isn't installed, or outside of the range (unless the environment
-    variable KVTRACE_CAPTURE_ANY_VERSION is 1).
-    """
+def installed(engine: str, distribution: str) -> str:
+    """Return the version of an engine's distribution. Raises CaptureError if there is none."""
     try:
-        version = metadata.version(distribution)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         raise CaptureError(f"{engine} isn't installed: no distribution {distribution!r}") from None
-    if os.environ.get(ANY_VERSION) == "1" or _in(version, at_least, below):
-        return version
-    raise CaptureError(
-        f"{engine} {version} isn't supported; accepted: {at_least} or newer, below {below}; "
-        f"set {ANY_VERSION}=1 to try it"
-    )
 
 
-def installed(*distributions: str) -> str:
-    """Return the first distribution that is installed, of those an engine comes as."""
-    for distribution in distributions:
-        try:
-            metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        return distribution
-    return distributions[0]
+def check(engine: str, version: str, *, first: tuple[int, ...], tested: str) -> None:
+    """Take a version from `first` on; say on stderr if it isn't the `tested` one.
 
-
-def _in(version: str, at_least: str, below: str) -> bool:
-    return _numbers(at_least) <= _numbers(version) < _numbers(below)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: 0.5.6 of 0.5.6.post1+cpu."""
-    leading = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in leading.group().split(".")) if leading else ()
+    Raises CaptureError: an older version, whose calls are others, or none that can be read.
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    oldest = ".".join(map(str, first))
+    if not numbers or numbers < first:
+        raise CaptureError(
+            f"{engine} {version or 'of an unknown version'} can't be recorded: "
+            f"accepted: {oldest} and newer, tested with {tested}"
+        )
+    if not (version == tested or version.startswith((f"{tested}.", f"{tested}+"))):
+        sys.stderr.write(
+            f"kvtrace capture: {engine} {version} isn't {tested}, which this was tested with: "
+            "compare counts with the engine's own before you rely on a recording\n"
+        )

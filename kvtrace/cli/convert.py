@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from kvtrace.cli.parsing import parse_tier, parse_tiers, parsed
 from kvtrace.errors import UsageError
 from kvtrace.formats.common import exporting as exporters
 from kvtrace.units import parse_bytes
+
+if TYPE_CHECKING:
+    from kvtrace.formats.common.importing import Imported, ImportOptions
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _TIERS_HELP = "fio, warp, sai3, oracle, lmcache: export only these tiers, e.g. cpu,nvme."
@@ -23,7 +27,10 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite OUT.")]
 def import_command(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Files of another tool's trace or log.", show_default=False),
+        typer.Argument(
+            help="Files of another tool's trace or log, or a folder that an engine recorded in.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Trace to write (.parquet).", show_default=False)],
     format_: Annotated[
@@ -75,12 +82,29 @@ def import_command(
             show_default=False,
         ),
     ] = None,
+    anonymise: Annotated[
+        bool,
+        typer.Option(
+            "--anonymise",
+            help="Replace keys, blocks, sessions and requests by keyed hashes; keep no names.",
+        ),
+    ] = False,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="--anonymise: file with a secret of 16 to 64 bytes; equal secrets give equal "
+            "hashes.",
+            show_default="random",
+        ),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert another tool's trace or log to a kvtrace trace."""
+    """Convert another tool's trace or log, or a recording of an engine, to a kvtrace trace."""
     from kvtrace.formats.common import importing as importers
 
+    if secret_file is not None and not anonymise:
+        raise UsageError("needs --anonymise", where="--secret-file")
     if out.suffix != ".parquet":
         raise UsageError("unknown kind of output", where=out, accepted=".parquet")
     options = importers.ImportOptions(
@@ -91,7 +115,11 @@ def import_command(
         model=model,
         device_filter=tuple(device_filter or ()),
     )
-    made = importers.convert(files, out, format_name=format_, options=options)
+    made = (
+        _anonymised(files, out, format_, options, secret_file)
+        if anonymise
+        else importers.convert(files, out, format_name=format_, options=options)
+    )
     if as_json:
         fields = {"rows": made.header.totals.rows, "notes": made.notes, "path": str(out)}
         typer.echo(json.dumps(fields, indent=2))
@@ -99,6 +127,32 @@ def import_command(
     say(f"{out}: {made.header.totals.rows:,} rows")
     for note in made.notes:
         say(f"  {note}")
+
+
+def _anonymised(
+    files: list[Path],
+    out: Path,
+    format_name: str | None,
+    options: ImportOptions,
+    secret_file: Path | None,
+) -> Imported:
+    """Import beside `out`, where no name stays, and rename what the rows name."""
+    from kvtrace.files.outputs import check_apart, check_writable
+    from kvtrace.formats.common import importing as importers
+    from kvtrace.tools.anonymise import anonymised, new_secret, read_secret
+    from kvtrace.tools.stream import write
+    from kvtrace.trace.reader import open_trace
+
+    check_writable(out, force=options.force)
+    secret = new_secret() if secret_file is None else read_secret(secret_file)
+    check_apart([out], [*files, *([] if secret_file is None else [secret_file])])
+    with TemporaryDirectory(prefix=".kvtrace-", dir=out.parent) as folder:
+        named = Path(folder) / out.name
+        made = importers.convert(files, named, format_name=format_name, options=options)
+        with open_trace(named) as trace:
+            header = write(anonymised(trace, secret), out, force=options.force).header
+    kept = [note for note in made.notes if "names kept in" not in note]
+    return importers.Imported(header, tuple(kept))
 
 
 def export_command(

@@ -61,7 +61,14 @@ _COMMANDS = {
         "tools",
         "Replace keys, blocks, sessions and requests by keyed hashes; drop the source's details.",
     ),
-    "import": ("convert", "Convert another tool's trace or log to a kvtrace trace."),
+    "capture": (
+        "capture",
+        "Print the configuration that records a live engine's KV-cache storage; watch a recording.",
+    ),
+    "import": (
+        "convert",
+        "Convert another tool's trace or log, or a recording of an engine, to a kvtrace trace.",
+    ),
     "export": (
         "convert",
         "Convert a trace to another tool's format, and print what the format loses.",

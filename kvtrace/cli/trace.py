@@ -13,7 +13,7 @@ from kvtrace.cli.console import figures, plain_console
 from kvtrace.cli.provenance import objects_each
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
-from kvtrace.trace.schema import BY_NAME
+from kvtrace.trace.schema import BY_NAME, Op
 from kvtrace.units import format_bytes, format_count, format_rate, parse_bytes
 
 if TYPE_CHECKING:
@@ -128,19 +128,8 @@ def _print_info(summary: dict[str, Any]) -> None:
             " to ".join(format_bytes(size) for size in sizes),
         )
     console.print(cells)
-    names = ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day")
-    tiers = figures(names, left=["tier"], title=f"node totals, {_basis(header)}")
-    for name, tier in summary["tiers"].items():
-        tiers.add_row(
-            name,
-            _number((summary["hit_ratio"] or {}).get(name), ".4f"),
-            format_count(tier["objects"]),
-            _number(tier["read_write_ratio"], ".2f"),
-            "-" if tier["write_bytes_per_day"] is None
-            else format_bytes(tier["write_bytes_per_day"]),
-            _number(tier["drive_writes_per_day"], ".2f"),
-        )  # fmt: skip
-    console.print(tiers)
+    _print_tiers(summary)
+    _print_outcomes(summary)
     for name, flight in (summary["recorded_in_flight"] or {}).items():
         rate = flight["bytes_per_s"]
         moved = "" if rate is None else f", {format_rate(rate)}"
@@ -153,6 +142,39 @@ def _print_info(summary: dict[str, Any]) -> None:
     for name, tier in summary["tiers"].items():
         if tier["space"] is not None:
             console.print(f"{name}: {tier['space']}", highlight=False)
+
+
+def _print_tiers(summary: dict[str, Any]) -> None:
+    """Print what the rows amount to per tier of the node."""
+    names = ("tier", "hit ratio", "objects", "read:write", "written per day", "drive w/day")
+    tiers = figures(names, left=["tier"], title=f"node totals, {_basis(summary['header'])}")
+    for name, tier in summary["tiers"].items():
+        tiers.add_row(
+            name,
+            _number((summary["hit_ratio"] or {}).get(name), ".4f"),
+            format_count(tier["objects"]),
+            _number(tier["read_write_ratio"], ".2f"),
+            "-" if tier["write_bytes_per_day"] is None
+            else format_bytes(tier["write_bytes_per_day"]),
+            _number(tier["drive_writes_per_day"], ".2f"),
+        )  # fmt: skip
+    plain_console().print(tiers)
+
+
+def _print_outcomes(summary: dict[str, Any]) -> None:
+    """Print hit ratios of recorded look-ups, and the ops that moved nothing or failed."""
+    for name, tier in summary["tiers"].items():
+        if tier["lookup_hit_ratio"] is not None:
+            plain_console().print(
+                f"{name}: {tier['lookup_hit_ratio']:.1%} of {tier['lookups']:,} recorded "
+                "look-ups hit"
+            )
+    for each in summary["outcomes"]:
+        if each["op"] != Op.LOOKUP.label or each["outcome"] != "missed":
+            plain_console().print(
+                f"{each['tier']}: {each['ops']:,} {each['op']}s {each['outcome']}, "
+                f"{format_bytes(each['bytes'])} not moved"
+            )
 
 
 def _basis(header: dict[str, Any]) -> str:
@@ -177,6 +199,8 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if header["source"]:
         lines.append(("source", header["source"]["name"]))
+    if header.get("capture"):
+        lines.append(("capture", _captured(header["capture"], header["dropped_rows"])))
     if header["history"]:
         steps = ", ".join(str(step.get("tool")) for step in header["history"])
         lines.append(("made by", steps + (", anonymised" if header["anonymised"] else "")))
@@ -210,6 +234,20 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
         how = "derived from reads before writes" if header["resident"]["derived"] else "declared"
         lines.append(("resident", f"{resident:,} objects at the start, {how}"))
     return lines
+
+
+def _captured(capture: dict[str, Any], dropped_rows: int) -> str:
+    """Return the engine, and what of it isn't in the trace."""
+    lost = {
+        "rows dropped": dropped_rows,
+        "gaps": len(capture["gaps"]),
+        "damaged places": len(capture["torn"]),
+        "processes without an end": capture["unfinished_processes"],
+        "bus events dropped": capture["bus_events_dropped"],
+    }
+    parts = [f"{count:,} {what}" for what, count in lost.items() if count]
+    engine = f"{capture['engine']} {capture['engine_version']}".strip()
+    return f"{engine}, {capture['processes']} processes; {', '.join(parts) or 'nothing lost'}"
 
 
 def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:

@@ -51,7 +51,7 @@ def check_requests(trace: Trace, *, hint: str = _RECORD_AGAIN) -> None:
 def served(trace: Trace) -> Iterator[Columns]:
     """Yield (request, kind, block, tier, bytes, time, objects) of the rows that serve requests."""
     names = ["timestamp", "op", "size", "tier", "phase", "request", "step", "key"]
-    names += ["block"] if "block" in trace.columns else []
+    names += [name for name in ("block", "error") if name in trace.columns]
     for columns in trace.batches(names, nulls=True):
         op, phase, step = columns["op"], columns["phase"], np.ma.filled(columns["step"], 0)
         hit = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
@@ -59,6 +59,8 @@ def served(trace: Trace) -> Iterator[Columns]:
         generated = (op == Op.WRITE) & (phase == Phase.DECODE) & (step >= FIRST_DECODE)
         kind = np.where(hit, HIT, np.where(computed, COMPUTED, GENERATED))
         kept = (hit | computed | generated) & ~np.ma.getmaskarray(columns["request"])
+        if "error" in columns:
+            kept &= np.ma.filled(columns["error"], 0) == 0
         block = np.ma.getdata(columns.get("block", columns["key"]))
         yield merged(
             {

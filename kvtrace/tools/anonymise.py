@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,11 @@ def read_secret(path: Path) -> bytes:
             hint="make one: head -c 32 /dev/urandom > FILE",
         )  # fmt: skip
     return secret
+
+
+def new_secret() -> bytes:
+    """Return a random secret, for names that nothing else shares."""
+    return os.urandom(MAX_SECRET_BYTES)
 
 
 class Renamer:
@@ -110,6 +116,7 @@ def _header(header: Header) -> Header:
         statistics={n: header.statistics[n] for n in _COUNTS if n in header.statistics},
         anonymised=True,
         half_demotions=header.half_demotions or "replay" in header.statistics,
+        capture=None if header.capture is None else header.capture.anonymised(),
         history=[*({"tool": past.get("tool")} for past in header.history), entry],
         **{name: getattr(header, name) for name in _KEPT},
     )

@@ -46,6 +46,8 @@ class Apart:
             for name in IDS
             if name in trace.columns and name not in keep and node
         }
+        self.batches = _largest(trace, "batch") + 1 if "batch" in trace.columns else 0
+        """Numbers that its batches take: 0 to this, exclusively."""
 
     @staticmethod
     def _mask(largest: int, node: int) -> np.uint64:

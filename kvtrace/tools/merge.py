@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +43,10 @@ def merged(traces: Sequence[Trace], *, shared_keys: bool = False) -> Stream:
     known = [epoch for epoch in epochs if epoch is not None]
     epoch_ns = min(known) if len(known) == len(traces) else None
     shifts = [0 if epoch_ns is None or epoch is None else epoch - epoch_ns for epoch in epochs]
+    taken = accumulate((node.batches for node in nodes), initial=0)
     streams = [
-        moved(node, trace.batches(nulls=True), shift_ns)
-        for node, trace, shift_ns in zip(nodes, traces, shifts, strict=True)
+        moved(node, trace.batches(nulls=True), shift_ns, first_batch=first)
+        for node, trace, shift_ns, first in zip(nodes, traces, shifts, taken, strict=False)
     ]
     resident = joined_resident(
         [n.rename_resident(t.resident()) for n, t in zip(nodes, traces, strict=True)]
@@ -57,10 +59,15 @@ def merged(traces: Sequence[Trace], *, shared_keys: bool = False) -> Stream:
     return Stream(header, columns, batches, lambda: resident)
 
 
-def moved(node: Apart, batches: Iterator[Columns], shift_ns: int) -> Iterator[Columns]:
-    """Yield the rows with the node's ids, later by `shift_ns`."""
+def moved(
+    node: Apart, batches: Iterator[Columns], shift_ns: int, *, first_batch: int = 0
+) -> Iterator[Columns]:
+    """Yield the rows with the node's ids, later by `shift_ns`, batches from `first_batch` on."""
     for columns in batches:
-        yield node.rename(columns) | {"timestamp": columns["timestamp"] + shift_ns}
+        later = {"timestamp": columns["timestamp"] + shift_ns}
+        if first_batch and "batch" in columns:
+            later["batch"] = columns["batch"] + np.uint32(first_batch)
+        yield node.rename(columns) | later
 
 
 def joined_resident(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
@@ -143,5 +150,6 @@ def _header(traces: Sequence[Trace], *, shared_keys: bool, epoch_ns: int | None)
         epoch_ns=epoch_ns,
         dropped_rows=sum(h.dropped_rows for h in headers),
         anonymised=all(h.anonymised for h in headers),
+        capture=None,
         **differing,
     )

@@ -70,9 +70,12 @@ def scaled(trace: Trace, scaling: Scaling, stack: ExitStack) -> Stream:
     ).integers(0, scaling.spread_ns, len(copies), endpoint=True)
     nodes = [Apart(trace, node) for node in range(len(copies))]
     streams = [
-        moved(node, _in_time(copy.batches, scaling.time_factor), int(shift) if at else 0)
+        moved(
+            node, _in_time(copy.batches, scaling.time_factor), int(shift) if at else 0,
+            first_batch=at * node.batches,
+        )
         for at, (node, copy, shift) in enumerate(zip(nodes, copies, shifts, strict=True))
-    ]
+    ]  # fmt: skip
 
     def resident() -> NDArray[np.void]:
         parts = zip(nodes, copies, strict=True)
@@ -88,8 +91,9 @@ def scaled(trace: Trace, scaling: Scaling, stack: ExitStack) -> Stream:
     if len(copies) > 1:
         entry["spread_ns"] = scaling.spread_ns
     header = derived_header(
-        trace.header, entry, tiers=joined_tiers([trace.header] * len(copies)), epoch_ns=None
-    )
+        trace.header, entry, tiers=joined_tiers([trace.header] * len(copies)), epoch_ns=None,
+        capture=None,
+    )  # fmt: skip
     return Stream(header, columns, interleaved(streams, columns), resident)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from errno import ECANCELED, EEXIST, ENOENT
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from kvtrace.errors import TraceError
 from kvtrace.placement.summary import needs_of
-from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier, Word
+from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, MOVED_NOTHING, Op, Phase, Tier, Word
 from kvtrace.units import DAY_S, S_NS
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ def summarise(
     """
     header = trace.header
     rows = trace.lazy().with_columns(pl.col("tier", "phase", "op").cast(pl.String))
+    moved = pl.col("size")
+    if "error" in trace.columns:
+        moved = moved.filter(~pl.col("error").is_in(MOVED_NOTHING).fill_null(value=False))
     cells: Any = rows.group_by("tier", "phase", "op").agg(
         ops=pl.len(),
-        bytes=pl.col("size").sum(),
+        bytes=moved.sum(),
         size_min=pl.col("size").min(),
         size_max=pl.col("size").max(),
     )
@@ -44,6 +48,7 @@ def summarise(
     duration_ns = times["last"].item() or 0
     factors = {info.name: info.occupancy_factor for info in header.tiers}
     ordered = sorted(cells.to_dicts(), key=_order)
+    outcomes = _outcomes(trace, rows)
     needs = _needs(trace) if space else {}
     return {
         "path": str(trace.path),
@@ -56,14 +61,45 @@ def summarise(
                 tier.label, ordered, objects, duration_ns, drive_bytes, factors.get(tier.label, 1.0)
             )
             | _space(needs.get(tier))
+            | _lookups(trace, tier.label, ordered, outcomes)
             for tier in Tier
             if any(cell["tier"] == tier.label for cell in ordered)
         },
         "cells": ordered,
+        "outcomes": outcomes,
         **{name: header.statistics.get(name) for name in _FROM_HEADER},
         "sha256": trace.sha256(),
         "content_sha256": header.content_sha256,
         "header": header.model_dump(mode="json"),
+    }
+
+
+_OUTCOMES = {ENOENT: "missed", EEXIST: "skipped", ECANCELED: "in flight at the end"}
+
+
+def _outcomes(trace: Trace, rows: pl.LazyFrame) -> list[dict[str, Any]]:
+    """Return tier, op, outcome, count and bytes of ops that moved nothing, or failed."""
+    if "error" not in trace.columns:
+        return []
+    counted = rows.filter(pl.col("error") != 0).group_by("tier", "op", "error")
+    frame = trace.collect(counted.agg(ops=pl.len(), bytes=pl.col("size").sum()), streaming=True)
+    made = [each | {"outcome": _OUTCOMES.get(each["error"], "failed")} for each in frame.to_dicts()]
+    return sorted(made, key=lambda each: (*_order(each | {"phase": ""}), each["error"]))
+
+
+def _lookups(
+    trace: Trace, tier: str, cells: list[dict[str, Any]], outcomes: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a tier's look-ups, and which part hit; None where outcomes weren't recorded."""
+
+    def counted(rows: list[dict[str, Any]]) -> int:
+        return sum(row["ops"] for row in rows if (row["tier"], row["op"]) == (tier, "lookup"))
+
+    asked = counted(cells)
+    known = asked and "error" in trace.columns and "replay" not in trace.header.statistics
+    return {
+        "lookups": asked,
+        "lookup_hit_ratio": 1 - counted(outcomes) / asked if known else None,
     }
 
 

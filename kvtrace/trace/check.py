@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from errno import ENOENT
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
 from kvtrace.native.library import BOOLEAN, INT, POINTER, contiguous
 from kvtrace.trace.counting import TotalsCounter
-from kvtrace.trace.schema import MAX_TOTAL_BYTES, Op, Phase, Tier
+from kvtrace.trace.schema import MAX_TOTAL_BYTES, MOVED_NOTHING, Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,18 +198,19 @@ def check(trace: Trace) -> CheckReport:
     wanted = ["timestamp", "op", "tier", "phase", "key", "size"]
     wanted += [name for name in ("offset", "error") if name in trace.columns]
     for columns in trace.batches(wanted):
-        checker.add(_without_missed(columns))
+        checker.add(_only_done(columns))
         if len(columns["op"]):
             counter.update(columns)
     _check_totals(trace, counter.totals())
     return checker.report()
 
 
-def _without_missed(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return rows in which an op on what isn't there, which did nothing, is a look-up."""
-    if "error" not in columns or not (missed := columns["error"] == ENOENT).any():
+def _only_done(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return rows in which an op that moved nothing is a look-up."""
+    if "error" not in columns or not columns["error"].any():
         return columns
-    return columns | {"op": np.where(missed, np.uint8(Op.LOOKUP), columns["op"])}
+    idle = np.isin(columns["error"], MOVED_NOTHING)
+    return columns | {"op": np.where(idle, np.uint8(Op.LOOKUP), columns["op"])}
 
 
 def _check_totals(trace: Trace, counted: Totals) -> None:

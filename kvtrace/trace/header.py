@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from kvtrace.errors import TraceError
 from kvtrace.trace.schema import (
+    BY_NAME,
+    CAPTURE_VERSION,
+    FORMAT_HISTORY,
     FORMAT_VERSION,
     MAX_RESIDENTS,
     MAX_SIZE_BYTES,
@@ -25,14 +28,16 @@ from kvtrace.trace.schema import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 16 << 20
 """Longest JSON of a header."""
 NOT_SEMANTIC = ("producer", "content_sha256")
 """Header fields that may differ between two traces of equal content."""
-_OF_TOOLS = ("history", "half_demotions")
-"""Fields that only traces made of other traces have; left out where they say nothing."""
+_RARE = ("history", "half_demotions", "capture")
+"""Fields that only captures and traces made of other traces have; left out where empty."""
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOTAL_BYTES)]
@@ -153,10 +158,40 @@ class Resident(_Part):
     derived: bool = Field(default=False, description="inferred from reads before writes")
 
 
+class Capture(_Part):
+    """How a live engine was recorded. Rows and events are counts over all processes."""
+
+    engine: str
+    engine_version: str = ""
+    plugin_version: str = ""
+    processes: Count = 0
+    boot_id: str | None = None
+    anchors: list[dict[str, int]] = []
+    complete_is: dict[str, str] = Field(
+        default={}, description="per tier: what `complete` is, e.g. I/O end, poll, pin time"
+    )
+    not_visible: list[str] = []
+    dropped_rows: Count = 0
+    gaps: list[dict[str, Any]] = []
+    bus_events_dropped: Count = 0
+    write_errors: Count = 0
+    guarded_errors: dict[str, Count] = {}
+    torn: list[dict[str, Any]] = []
+    unfinished_processes: Count = 0
+    adapter: list[dict[str, Any]] = []
+    key_check: int | None = None
+
+    def anonymised(self) -> Capture:
+        """Return what doesn't tell where and when the engine ran."""
+        return self.model_copy(
+            update={"boot_id": None, "anchors": [], "adapter": [], "key_check": None}
+        )
+
+
 class Header(_Part):
     """All that is known of a trace beside its rows; only `format_version` must be there."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int | str = FORMAT_VERSION
     producer: Producer = Producer()
     source: SourceInfo | None = None
     model: Annotated[dict[str, Any], _checked_by(_Model)] | None = None
@@ -181,6 +216,7 @@ class Header(_Part):
     half_demotions: bool = Field(
         default=False, description="a demotion's other half may be on a tier that was left out"
     )
+    capture: Capture | None = None
     content_sha256: str | None = None
 
     def to_json(self) -> bytes:
@@ -192,7 +228,7 @@ class Header(_Part):
         return self._json(exclude=set(NOT_SEMANTIC))
 
     def _json(self, exclude: set[str]) -> bytes:
-        silent = {name for name in _OF_TOOLS if not getattr(self, name)}
+        silent = {name for name in _RARE if not getattr(self, name)}
         content = self.model_dump(mode="json", exclude=exclude | silent)
         return json.dumps(content, sort_keys=True).encode()
 
@@ -213,15 +249,24 @@ class Header(_Part):
                 where=where,
                 hint="write the trace again",
             ) from error
-        if header.format_version != FORMAT_VERSION:
+        if header.format_version not in FORMAT_HISTORY:
+            writer = f", to {header.producer.version} or newer" * bool(header.producer.version)
             raise TraceError(
                 "unknown format version",
                 where=where,
                 got=header.format_version,
-                accepted=FORMAT_VERSION,
-                hint="update kvtrace",
+                accepted=", ".join(map(str, FORMAT_HISTORY)),
+                hint=f"update kvtrace{writer}",
             )
         return header
+
+    def stated(self, columns: Iterable[str]) -> Header:
+        """Return the header with the first version that has all that it and `columns` use."""
+        later = self.capture is not None or any(
+            BY_NAME[name].since == CAPTURE_VERSION for name in columns
+        )
+        version = CAPTURE_VERSION if later else FORMAT_VERSION
+        return self.model_copy(update={"format_version": version})
 
 
 _WINDOW_BYTES = 1 << 27

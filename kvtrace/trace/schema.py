@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -14,9 +15,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT_VERSION = 1
-FORMAT_HISTORY: Mapping[int, str] = MappingProxyType(
-    {1: "first version: six required columns, optional columns, JSON header under `kvtrace`"}
+CAPTURE_VERSION = "1.1"
+FORMAT_HISTORY: Mapping[int | str, str] = MappingProxyType(
+    {
+        FORMAT_VERSION: "first version: six required columns, optional columns, JSON header under "
+        "`kvtrace`",
+        CAPTURE_VERSION: "columns `batch` and `position`, header `capture`",
+    }
 )
+"""Versions as a header states them. A file states the first one that has all that it uses."""
 HEADER_KEY = b"kvtrace"
 ROW_GROUP_ROWS = 1 << 20
 NODE_SHIFT = 48
@@ -87,6 +94,7 @@ class Column:
     """One column of the format.
 
     `kind`: its Arrow type by name, or `word` of a dictionary column, whose vocabulary is `words`.
+    `since`: the version of the format that brought it.
     """
 
     name: str
@@ -95,6 +103,7 @@ class Column:
     meaning: str
     required: bool = False
     words: type[Word] | None = None
+    since: int | str = FORMAT_VERSION
 
     @property
     def type(self) -> pa.DataType:
@@ -133,10 +142,17 @@ COLUMNS: tuple[Column, ...] = (
     Column("due", "int64", "ns", "when the op should have been submitted"),
     Column("submit", "int64", "ns", "when the op was submitted"),
     Column("complete", "int64", "ns", "when the op completed"),
-    Column("error", "int32", "errno", "0, or why the op failed"),
+    Column("error", "int32", "errno", "0, or why the op failed or moved nothing"),
+    Column("batch", "uint32", "id", "ops that were submitted as one task", since=CAPTURE_VERSION),
+    Column("position", "uint16", "index", "of the op in its batch", since=CAPTURE_VERSION),
 )
 BY_NAME: Mapping[str, Column] = MappingProxyType({column.name: column for column in COLUMNS})
 REQUIRED: tuple[Column, ...] = tuple(column for column in COLUMNS if column.required)
+
+
+MOVED_NOTHING = (errno.ENOENT, errno.EEXIST, errno.ECANCELED)
+"""Errors of ops that did nothing: a look-up or read that missed, a store that was skipped or
+refused, an op in flight when the recording ended. With another error some bytes may have moved."""
 
 
 def words_array(words: type[Word]) -> pa.Array:

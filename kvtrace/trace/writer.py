@@ -312,6 +312,7 @@ class TraceWriter(RowWriter):
         self._flush()
         self._wait()
         header = self.header.model_copy(update=dict(header_fields))
+        header = header.stated(column.name for column in self.columns)
         header = header.model_copy(update={"totals": self._counter.totals()})
         metadata = dict(self.beside)
         if len(self.resident):

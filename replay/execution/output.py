@@ -136,7 +136,9 @@ class ResultTrace:
 
     def _header(self, replay: Mapping[str, object]) -> Header:
         old = self._trace.header
-        return old.model_copy(update={"statistics": {**old.statistics, REPLAY: dict(replay)}})
+        # What a capture's header says is of other times than these.
+        statistics = {**old.statistics, REPLAY: dict(replay)}
+        return old.model_copy(update={"statistics": statistics, "capture": None})
 
     def finish(self, result: Result, document: ResultDocument) -> None:
         """Write the whole trace under its name, `document` in it; the parts are gone then.

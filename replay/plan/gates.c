@@ -26,14 +26,25 @@ static bool serves(const struct kv_plan *plan)
 	return phase != KV_EVICT && phase != KV_PROMOTE;
 }
 
+/* Whether the row is of another task than the group's first, submitted when all that the next gate
+ * would wait for had completed. */
+static bool begins_later(const struct kv_plan *plan, const struct kv_stream *stream)
+{
+	int64_t batch = plan->groups->batch[plan->row];
+
+	return batch >= 0 && batch != stream->batch && stream->complete >= 0 &&
+	       plan->rows->timestamp[plan->row] >= stream->complete;
+}
+
 static bool begins_group(const struct kv_plan *plan, const struct kv_stream *stream)
 {
 	const struct kv_groups *groups = plan->groups;
 
 	if (!stream->known)
 		return true;
-	return serves(plan) && (groups->request[plan->row] != stream->request ||
-				groups->step[plan->row] > stream->step);
+	return serves(plan) &&
+	       (groups->request[plan->row] != stream->request ||
+		groups->step[plan->row] > stream->step || begins_later(plan, stream));
 }
 
 static void begin_group(struct kv_plan *plan, struct kv_stream *stream, int64_t now)
@@ -42,6 +53,7 @@ static void begin_group(struct kv_plan *plan, struct kv_stream *stream, int64_t 
 	stream->gating = 0;
 	stream->request = plan->groups->request[plan->row];
 	stream->step = plan->groups->step[plan->row];
+	stream->batch = plan->groups->batch[plan->row];
 	stream->begin = now;
 	stream->complete = -1;
 	stream->known = 1;

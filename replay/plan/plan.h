@@ -21,6 +21,7 @@ struct kv_stream {
 	int64_t complete; /* and completed in the trace, if that is known */
 	int64_t gate;     /* ref of its gate */
 	int64_t gating;   /* list of what the next gate waits for */
+	int64_t batch;
 	int32_t step;
 	int32_t known;
 };
@@ -31,6 +32,7 @@ struct kv_groups {
 	const uint64_t *request;
 	const int32_t *step;
 	const int64_t *complete; /* as recorded; negative where it wasn't */
+	const int64_t *batch;    /* number of its task; negative where unknown */
 	struct kv_stream *streams;
 };
 

@@ -235,11 +235,13 @@ class Planner:
         step = batch.optional.get("step", np.zeros(rows, np.uint16)).astype(np.int32)
         complete = batch.optional.get("complete", np.full(rows, -1, np.int64))
         request = batch.optional.get("request", np.zeros(rows, np.uint64))
+        task = batch.optional.get("batch", np.full(rows, -1, np.int64)).astype(np.int64)
         return gates.GroupRows(
             stream=stream,
             request=np.ma.getdata(request) + round_step(batch.round),  # others in each round
             step=contiguous(np.ma.getdata(step)),
             complete=contiguous(np.ma.filled(complete, -1)),
+            batch=contiguous(np.ma.filled(task, -1)),
             streams=self._stream_states,
         )
 
@@ -333,7 +335,7 @@ class Planner:
 
 def _optional(geometry: Geometry) -> tuple[str, ...]:
     if geometry.closed:
-        return ("qos", "session", "request", "step", "complete")
+        return ("qos", "session", "request", "step", "complete", "batch")
     return ("qos",)
 
 

@@ -60,9 +60,12 @@ def convert(
 ) -> Imported:
     """Make a trace at `out` from another tool's files; the first tells the format if none is named.
 
+    A folder stands for the recordings of an engine in it.
+
     Raises TraceError, or UsageError for an unknown format or an option that means nothing to it.
     """
     options = options or ImportOptions()
+    paths = _files(paths)
     name = format_name or _recognised(_first_filled(paths))
     module = plugins.load(plugins.IMPORTER, name)
     plugins.check_options(options, accepted=module.OPTIONS, of=f"format {name}")
@@ -72,6 +75,22 @@ def convert(
     check_apart([out, names_path(out)], inputs)
     imported: Imported = module.convert(paths, out, options)
     return imported
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Return files, and in place of a folder the recordings in it. Raises TraceError for others."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+        elif inside := sorted(path.glob("*.kvcap")):
+            files += inside
+        else:
+            raise TraceError(
+                "a folder without a recording", where=path, accepted="files *.kvcap in it",
+                hint="`kvtrace capture` prints how an engine is recorded",
+            )  # fmt: skip
+    return files
 
 
 def names_path(out: Path) -> Path:

@@ -15,7 +15,7 @@ from kvtrace.trace.schema import Op, Phase
 from kvtrace.trace.writer import TraceWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -37,13 +37,17 @@ EIO = 5
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A log to import: its name as a format, its files, and what its rows know beyond the usual."""
+    """A log to import: its name as a format, its files, and what its rows know beyond the usual.
+
+    `fields`: of the header, beside those that every import has.
+    """
 
     name: str
     paths: Sequence[Path]
     columns: tuple[str, ...] = ()
     parameters: dict[str, Any] | None = None
     epoch_ns: int | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -97,6 +101,7 @@ def write(
     are no rows.
     """
     header = header_of(log.name, log.paths, parameters=log.parameters, epoch_ns=log.epoch_ns)
+    header = header.model_copy(update=dict(log.fields))
     with (
         Objects(out.parent) as objects,
         TraceWriter(out, header, log.columns, force=force) as writer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from errno import ENOENT
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Self
 
@@ -13,7 +12,7 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import MISSING, Pool
 from kvtrace.native.library import BOOLEAN, INT, POINTER, contiguous
 from kvtrace.trace.header import RESIDENT_DTYPE
-from kvtrace.trace.schema import Op, Tier
+from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -159,11 +158,10 @@ class Objects:
     """Completes rows of a log that says neither what was there before nor what deletes free.
 
     What is read before it is written was there before. Reads and deletes of what the log itself
-    had deleted, and deletes of what nothing else tells of, are left out and counted. An
-    op on what isn't there (ENOENT) does nothing; another one that failed may have done something.
-    Memory grows
-    with the objects that are there; the keys of deleted ones are in files in `folder`, 8 bytes
-    each.
+    had deleted, and deletes of what nothing else tells of, are left out and counted. Some
+    errors mean that an op did nothing (`MOVED_NOTHING`); another one that failed may have done
+    something. Memory grows with the objects that are there; the keys of deleted ones are in files
+    in `folder`, 8 bytes each.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -175,7 +173,7 @@ class Objects:
         size = columns["size"].astype(np.int64)
         end = size + columns["offset"].astype(np.int64) if "offset" in columns else size.copy()
         op, key, kept = columns["op"], columns["key"], np.ones(len(size), np.bool_)
-        done = columns["error"] != ENOENT if "error" in columns else kept
+        done = kept if "error" not in columns else ~np.isin(columns["error"], MOVED_NOTHING)
         for number, objects in enumerate(self._tiers):
             on_tier = (columns["tier"] == number) & done
             if on_tier.all():

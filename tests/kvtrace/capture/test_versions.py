@@ -1,39 +1,37 @@
-"""An adapter refuses versions that it wasn't made for, by name."""
+"""An engine's version is checked when it loads an adapter."""
 
 from __future__ import annotations
 
 import pytest
 
-from kvtrace.capture import versions
 from kvtrace.capture.errors import CaptureError
+from kvtrace.capture.versions import check, installed
 
 
-@pytest.mark.parametrize("version", ["0.5.0", "0.5.6", "0.5.10.post1", "0.5.6+cpu"])
-def test_versions_of_the_range_are_accepted(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers are compared as numbers; what follows them doesn't count."""
-    monkeypatch.setattr("importlib.metadata.version", lambda _: version)
-    assert versions.require("LMCache", "lmcache", "0.5.0", "0.6") == version
+@pytest.mark.parametrize("version", ["0.31.9", "0.4", "", "dev"])
+def test_older_versions_are_refused(version: str) -> None:
+    """The message names what is accepted."""
+    with pytest.raises(CaptureError, match=r"accepted: 0\.32 and newer, tested with 0\.32"):
+        check("vLLM", version, first=(0, 32), tested="0.32")
 
 
-@pytest.mark.parametrize("version", ["0.4.7", "0.6.0", "1", "unknown"])
-def test_others_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names version, range and what to do; a variable allows it."""
-    monkeypatch.setattr("importlib.metadata.version", lambda _: version)
-    with pytest.raises(
-        CaptureError, match=rf"LMCache {version} isn't .* 0.5.0 or newer, below 0.6;"
-    ):
-        versions.require("LMCache", "lmcache", "0.5.0", "0.6")
-    monkeypatch.setenv(versions.ANY_VERSION, "1")
-    assert versions.require("LMCache", "lmcache", "0.5.0", "0.6") == version
+@pytest.mark.parametrize("version", ["0.32", "0.32.0", "0.32.5+cpu", "0.32.dev3"])
+def test_the_tested_version_says_nothing(version: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No message where all is known."""
+    check("vLLM", version, first=(0, 32), tested="0.32")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["0.33.0", "0.320.1", "1.0"])
+def test_other_versions_are_taken_with_a_word(
+    version: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are recorded, and stderr says what wasn't tested."""
+    check("vLLM", version, first=(0, 32), tested="0.32")
+    assert f"vLLM {version} isn't 0.32, which" in capsys.readouterr().err
 
 
 def test_an_engine_that_is_not_installed_is_named() -> None:
     """Without the distribution, nothing else is looked at."""
     with pytest.raises(CaptureError, match="Nothing isn't installed: no distribution 'none-such'"):
-        versions.require("Nothing", "none-such", "1", "2")
-
-
-def test_an_engine_comes_as_one_of_some_distributions() -> None:
-    """The first that is installed is taken; without any, the first is named."""
-    assert versions.installed("none-such", "pytest", "numpy") == "pytest"
-    assert versions.installed("none-such", "none-else") == "none-such"
+        installed("Nothing", "none-such")

@@ -1,0 +1,159 @@
+"""`kvtrace capture`: how to record a live engine, and what a recording does meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvtrace.cli.capture_strings import Asked, check_of, parse_inner, pastes
+from kvtrace.cli.console import figures, plain_console, say
+from kvtrace.errors import UsageError
+from kvtrace.units import S_NS, format_bytes, format_count, format_duration_ns, format_rate
+
+if TYPE_CHECKING:
+    from kvtrace.formats.capture.status import Status
+
+_EVERY_S = 1.0
+
+
+def capture_command(
+    engine: Annotated[
+        str | None,
+        typer.Argument(
+            help="Engine to record: lmcache, vllm, sglang, mooncake.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the engine records in.", show_default=False),
+    ] = None,
+    inner: Annotated[
+        str | None,
+        typer.Option(
+            help="Your storage as the engine configures it, as JSON with its `type`.",
+            show_default="files in a folder",
+        ),
+    ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the secret that keys all hashes; recordings under one secret can be "
+            "joined.",
+            show_default="random",
+        ),
+    ] = None,
+    status: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Show what is being recorded in DIR, and what was lost.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh --status every second until Ctrl-C.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:  # fmt: skip
+    """Print the configuration that records a live engine's KV-cache storage; watch a recording.
+
+    Nothing is started: paste the printed string into the engine's command line. Afterwards
+    `kvtrace import DIR trace.parquet` makes a trace of all its processes.
+    """
+    if status is not None:
+        if engine is not None:
+            raise UsageError("excludes ENGINE", where="--status", got=engine)
+        _show_status(status, watch=watch, as_json=as_json)
+        return
+    if watch:
+        raise UsageError("needs --status DIR", where="--watch")
+    if engine is None or out is None:
+        missing = "ENGINE" if engine is None else "--out DIR"
+        raise UsageError(
+            f"{missing} is missing", where="capture",
+            accepted="ENGINE --out DIR, or --status DIR",
+        )  # fmt: skip
+    _print_strings(engine, Asked(out, secret_file, parse_inner(inner)), as_json=as_json)
+
+
+def _print_strings(engine: str, asked: Asked, *, as_json: bool) -> None:
+    texts = pastes(engine, asked)
+    check = check_of(engine)
+    if as_json:
+        strings = [dataclasses.asdict(each) for each in texts]
+        typer.echo(json.dumps({"engine": engine, "strings": strings, "check": check}, indent=2))
+        return
+    say(f"1. In {engine}'s environment, which needs nothing new (numpy only), then check it:")
+    typer.echo(f"     pip install --no-deps kvtrace && {check}")
+    say("2. Paste into")
+    for each in texts:
+        say(f"   {each.title}:")
+        for line in each.text.splitlines():
+            typer.echo(f"     {line}")
+    say("3. While it runs, then when it has ended:")
+    typer.echo(f"     kvtrace capture --status {asked.out}")
+    typer.echo(f"     kvtrace import {asked.out} trace.parquet")
+
+
+def _show_status(folder: Path, *, watch: bool, as_json: bool) -> None:
+    from kvtrace.formats.capture.status import Follower
+
+    follower = Follower(folder)
+    if not watch:
+        _print_status(follower.read(time.monotonic_ns()), as_json=as_json)
+        return
+    if as_json:
+        raise UsageError("excludes --json", where="--watch")
+    while True:
+        read = follower.read(time.monotonic_ns())
+        typer.echo("\x1b[H\x1b[2J", nl=False)  # home, clear
+        say(str(folder))
+        _print_status(read, as_json=False)
+        time.sleep(_EVERY_S)
+
+
+def _print_status(status: Status, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = dataclasses.asdict(status)
+        document["tiers"] = {tier.label: each for tier, each in document["tiers"].items()}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    recording = status.processes - status.ended - status.killed
+    state = f"{recording} recording, {status.ended} ended"
+    state += f", {status.killed} gone without an end" if status.killed else ""
+    silent = "" if status.silent_ns is None else f", last op {_ago(status.silent_ns)} ago"
+    say(f"{status.engine}: {state}{silent}")
+    say(
+        f"{status.rows:,} rows in {format_bytes(status.file_bytes)}, now {status.rows_per_s:,.0f} "
+        "rows/s"
+    )
+    lost = {
+        "rows dropped": status.dropped_rows,
+        "gaps": status.gaps,
+        "bytes damaged": status.damaged_bytes,
+        "bus events dropped": status.bus_events_dropped,
+        "write errors": status.write_errors,
+        "faults of the plug-in": status.guarded_errors,
+    }
+    parts = [f"{count:,} {what}" for what, count in lost.items() if count]
+    say(f"lost: {', '.join(parts) or 'nothing'}")
+    if not status.tiers:
+        return
+    table = figures(("tier", "ops/s", "read", "written", "in flight"), left=["tier"])
+    for tier, each in status.tiers.items():
+        table.add_row(
+            tier.label,
+            format_count(round(each.ops_per_s)),
+            format_rate(each.read_bytes_per_s),
+            format_rate(each.write_bytes_per_s),
+            f"{each.in_flight:.2f}",
+        )
+    plain_console().print(table)
+
+
+def _ago(time_ns: int) -> str:
+    return format_duration_ns(time_ns // S_NS * S_NS) if time_ns >= S_NS else "less than 1 s"
