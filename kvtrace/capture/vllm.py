@@ -30,6 +30,7 @@ from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
 from kvtrace.capture.recorder import shared  # noqa: E402
 from kvtrace.capture.settings import settings_of  # noqa: E402
+from kvtrace.capture.skipped import Files  # noqa: E402
 from kvtrace.capture.vllm_rows import CpuWatch, TierWatch, block_bytes  # noqa: E402
 from kvtrace.trace.schema import Tier  # noqa: E402
 
@@ -103,12 +104,12 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
             {**rest, **inner}, primary_kv_view, offloading_spec
         )
         self._detector = backpressure_detector
-        files = getattr(self.inner, "file_mapper", None) if inner["type"] == "fs" else None
+        mapper = getattr(self.inner, "file_mapper", None) if inner["type"] == "fs" else None
         self.watch = TierWatch(
             self.recorder.task,
             TIERS.get(inner["type"], Tier.NVME),
             self.inner.block_size_bytes,
-            getattr(files, "get_file_name", None),
+            None if mapper is None else Files(mapper.get_file_name),
         )
         count_unanswered(self.recorder, inner["type"], self.watch)
 

@@ -8,23 +8,21 @@ tiering/{manager,base,metrics}.py`, `vllm/v1/kv_offload/cpu/manager.py`, read on
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.capture import moment
 from kvtrace.capture.moment import monotonic_ns
 from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from kvtrace.capture.skipped import Files
+
     Record = Callable[..., None]
 
 ANSWERS = {"HIT": 0, "MISS": errno.ENOENT}
 """Outcomes of the answers that stand; RETRY and HIT_PENDING mean: ask again in a later step."""
 ANSWERED = -1
-CLOCK_STEP_NS = 20_000_000
-"""A file's date may be a tick of the kernel's clock, 10 ms at most, earlier than its writing."""
 
 
 def block_bytes(key: bytes) -> bytes:
@@ -76,35 +74,10 @@ class LookUps:
             self.finished(request)
 
 
-class Skipped:
-    """Outcomes of a store to files: EEXIST where the file is older than the store.
-
-    Looked at by the writer thread, since it asks the file system.
-    """
-
-    __slots__ = ("_keys", "_path_of", "_start_ns")
-
-    def __init__(self, path_of: Callable[[bytes], str], keys: Sequence[bytes], start_ns: int):
-        self._path_of, self._keys, self._start_ns = path_of, keys, start_ns
-
-    def expand(self, count: int) -> list[int]:
-        """Return an errno per key."""
-        anchor = moment.anchor()
-        oldest_ns = self._start_ns - anchor.mono_ns + anchor.wall_ns - CLOCK_STEP_NS
-        return [self._outcome(key, oldest_ns) for key in self._keys[:count]]
-
-    def _outcome(self, key: bytes, oldest_ns: int) -> int:
-        try:
-            modified_ns = Path(self._path_of(key)).stat().st_mtime_ns
-        except OSError:
-            return 0  # removed since; the tier reported a success
-        return errno.EEXIST if modified_ns < oldest_ns else 0
-
-
 class TierWatch:
     """Rows of a tier below the CPU: look-ups, stores and promotions.
 
-    `path_of`: the file of a key, of tiers that skip what is on disk and report it as a success.
+    `files`: those of a tier that skips what is on disk and reports it as a success.
     """
 
     def __init__(
@@ -112,10 +85,10 @@ class TierWatch:
         record: Record,
         tier: Tier,
         block_bytes: int,
-        path_of: Callable[[bytes], str] | None = None,
+        files: Files | None = None,
     ) -> None:
         self._record, self._tier, self._size = record, tier, block_bytes
-        self._path_of = path_of
+        self._files = files
         self.lookups = LookUps(record, tier)
         self._jobs: dict[int, tuple[Any, int]] = {}
 
@@ -146,8 +119,8 @@ class TierWatch:
         if not result.success:
             good = frozenset(result.successful_keys or ())
             errors = [0 if key in good else errno.EIO for key in keys]
-        elif self._path_of is not None and not job.is_promotion:
-            errors = Skipped(self._path_of, keys, start_ns)
+        elif self._files is not None and not job.is_promotion:
+            errors = self._files.stored(keys, start_ns)
         self._row(job, start_ns, end_ns, keys, errors)
 
     def _row(self, job: Any, start_ns: int, end_ns: int, keys: list[bytes], errors: Any) -> None:
