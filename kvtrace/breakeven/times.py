@@ -9,9 +9,9 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.hierarchy.native import LOAD
-from kvtrace.hierarchy.served import check_requests
+from kvtrace.hierarchy.served import LOADS, check_requests
 from kvtrace.native.hashmap import Interner
-from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvtrace.breakeven.recompute import Values
     from kvtrace.trace.reader import Trace
 
-_READ = ("op", "tier", "phase", "size", "request", "step", "submit", "complete")
+_READ = ("op", "tier", "phase", "size", "key", "request", "step", "submit", "complete")
 _OPTIONAL = ("due", "error")
 _NEVER = np.iinfo(np.int64).max
 
@@ -64,8 +64,10 @@ def read_times(trace: Trace, tier: Tier) -> Times:
     Raises TraceError where no load was done, or requests can't be told from the rows.
     """
     check_requests(trace, hint="give the result that kvtrace replay --out wrote")
-    parts = list(_batches(trace, tier))
+    parts = list(_batches(trace))
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    own = (rows["tier"] == tier) & (~rows["load"] | _first_of(rows))
+    rows = {name: values[own] for name, values in rows.items()}
     read = rows["load"]
     if not (read & rows["done"]).any():
         raise TraceError(f"no load from tier {tier.label} was done", where=trace.path)
@@ -100,20 +102,33 @@ def _gathered(loads: dict[str, Any], index: NDArray[np.int64], count: int) -> tu
     return begin, due, end, bad, moved
 
 
-def _batches(trace: Trace, tier: Tier) -> Iterator[dict[str, Any]]:
-    """Yield the loads from a tier and the writes to it."""
+def _first_of(rows: dict[str, Any]) -> NDArray[np.bool_]:
+    """Return which rows are a request's first load of their object.
+
+    A live engine moves what it loads from below into a faster tier, and reads it there again.
+    """
+    order = np.lexsort((np.arange(len(rows["key"])), rows["key"], rows["request"], ~rows["load"]))
+    key, request = rows["key"][order], rows["request"][order]
+    first = np.ones(len(order), np.bool_)
+    first[order[1:]] = (key[1:] != key[:-1]) | (request[1:] != request[:-1])
+    return first
+
+
+def _batches(trace: Trace) -> Iterator[dict[str, Any]]:
+    """Yield the loads and the writes."""
     names = [*_READ, *(name for name in _OPTIONAL if name in trace.columns)]
     for rows in trace.batches(names, nulls=True):
-        on = np.asarray(rows["tier"]) == tier
         known = ~np.ma.getmaskarray(rows["request"])
         step = np.ma.filled(rows["step"], 0)
-        load = (rows["op"] == Op.READ) & (rows["phase"] == Phase.DECODE) & (step == LOAD) & known
-        kept = on & (load | (rows["op"] == Op.WRITE))
+        load = (rows["op"] == Op.READ) & np.isin(rows["phase"], LOADS) & (step == LOAD) & known
+        error = np.ma.filled(rows["error"], 0) if "error" in rows else np.zeros(len(load), np.int64)
+        kept = (load | (rows["op"] == Op.WRITE)) & ~np.isin(error, MOVED_NOTHING)
         timed = ~np.ma.getmaskarray(rows["submit"]) & ~np.ma.getmaskarray(rows["complete"])
-        error = np.ma.filled(rows["error"], 0) if "error" in rows else np.zeros(len(on), np.int64)
-        due = np.ma.filled(rows["due"], _NEVER) if "due" in rows else np.full(len(on), _NEVER)
+        due = np.ma.filled(rows["due"], _NEVER) if "due" in rows else np.full(len(load), _NEVER)
         yield {
             "load": load[kept],
+            "tier": np.asarray(rows["tier"])[kept],
+            "key": rows["key"][kept],
             "request": np.ma.getdata(rows["request"])[kept],
             "size": rows["size"][kept].astype(np.int64),
             "submit": np.ma.filled(rows["submit"], 0)[kept].astype(np.int64),

@@ -49,6 +49,9 @@ OBJECT_STORES = frozenset(
 _OUTER = ("eviction", "serde", "shared", "affinity_tag")
 """Options that LMCache reads of the outer configuration only."""
 
+Told = deque[tuple[int, Any, Any]]
+"""When an adapter told its listeners of keys, the keys, their sizes."""
+
 KEY = attrgetter("chunk_hash", "model_name", "kv_rank", "object_group_id", "cache_salt")
 
 
@@ -99,18 +102,42 @@ class Bits:
         return codes
 
 
-class Members:
-    """The outcome of a task, of which the inner adapter told the keys that it was done for."""
+class Skipped:
+    """The outcomes of a store of which the inner adapter wrote a part only.
 
-    __slots__ = ("code", "keys", "members", "since")
+    LMCache tells the bytes; which keys they were, the inner adapter tells its listeners, perhaps a
+    moment later. It tells those of a task together, so that the bytes show which they are.
+    """
 
-    def __init__(self, members: deque[tuple[int, Any]], since: int, keys: Any, code: int) -> None:
-        self.members, self.since, self.keys, self.code = list(members), since, keys, code
+    __slots__ = ("bytes", "keys", "since", "told")
+
+    def __init__(self, notices: Told, since: int, keys: list[Any], bytes_written: int) -> None:
+        self.told, self.since, self.keys, self.bytes = notices, since, keys, bytes_written
 
     def expand(self, count: int) -> list[int]:
-        """Return 0 for keys that were told since the task was submitted, the error for others."""
-        done = {key for at, keys in self.members if at >= self.since for key in keys}
-        return [0 if key in done else self.code for key in self.keys]
+        """Return 0 for keys that were written, EEXIST for others."""
+        if not self.bytes:
+            return [errno.EEXIST] * count
+        own, late = set(self.keys), [one for one in list(self.told) if one[0] >= self.since]
+        exact = (set(keys) for _, keys, sizes in late if sum(sizes) == self.bytes)
+        every = own.intersection(key for _, keys, _ in late for key in keys)
+        written = next((keys for keys in exact if keys <= own), every)
+        return [0 if key in written else errno.EEXIST for key in self.keys]
+
+
+class Deleted:
+    """The outcomes of a deletion, of which the inner adapter told the keys that are gone."""
+
+    __slots__ = ("gone", "keys")
+
+    def __init__(self, notices: Told, since: int, keys: list[Any]) -> None:
+        self.keys = keys
+        self.gone = [gone for at, gone, _ in list(notices) if at >= since]
+
+    def expand(self, count: int) -> list[int]:
+        """Return 0 for keys that are gone, ENOENT for others."""
+        gone = {key for keys in self.gone for key in keys}
+        return [0 if key in gone else errno.ENOENT for key in self.keys]
 
 
 @_silent
@@ -118,16 +145,16 @@ class Listener(L2AdapterListener):  # type: ignore[misc]
     """Keeps what the inner adapter tells last of keys that it stored or deleted."""
 
     def __init__(self) -> None:
-        self.stored: deque[tuple[int, Any]] = deque(maxlen=1024)
-        self.deleted: deque[tuple[int, Any]] = deque(maxlen=1024)
+        self.stored: Told = deque(maxlen=1024)
+        self.deleted: Told = deque(maxlen=64)
 
-    def on_l2_keys_stored(self, keys: Any, *_: Any) -> None:
+    def on_l2_keys_stored(self, keys: Any, sizes: Any = (), *_: Any) -> None:
         """Note keys that were written."""
-        self.stored.append((monotonic_ns(), keys))
+        self.stored.append((monotonic_ns(), keys, sizes))
 
     def on_l2_keys_deleted(self, keys: Any, *_: Any) -> None:
         """Note keys that are gone."""
-        self.deleted.append((monotonic_ns(), keys))
+        self.deleted.append((monotonic_ns(), keys, ()))
 
 
 @_forwarding
@@ -200,7 +227,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
             return errno.EIO
         if result == sum(sizes):
             return 0
-        return Members(self._told.stored, submit, keys, errno.EEXIST)
+        return Skipped(self._told.stored, submit, keys, result)
 
     def submit_lookup_and_lock_task(self, *args: Any, **named: Any) -> Any:
         """Look keys up, and note it."""
@@ -245,7 +272,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
 
     def _deleted(self, submit: int, keys: Any) -> None:
         keys = list(keys)
-        errors = Members(self._told.deleted, submit, keys, errno.ENOENT)
+        errors = Deleted(self._told.deleted, submit, keys)
         self._recorder.task(
             Op.DELETE, self._tier, Phase.EVICT, submit, monotonic_ns(), keys, 0, errors
         )

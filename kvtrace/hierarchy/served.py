@@ -8,7 +8,7 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.hierarchy.native import FIRST_DECODE, LOAD, STORE
-from kvtrace.trace.schema import Op, Phase
+from kvtrace.trace.schema import MOVED_NOTHING, Op, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HIT, COMPUTED, GENERATED = range(3)
 """Values of the column `kind` that `served` yields."""
+LOADS = (Phase.DECODE, Phase.PROMOTE)
+"""Phases of reads that serve a request: some engines load by moving blocks up."""
 _NEEDED = ("request", "step")
 
 
@@ -54,13 +56,13 @@ def served(trace: Trace) -> Iterator[Columns]:
     names += [name for name in ("block", "error") if name in trace.columns]
     for columns in trace.batches(names, nulls=True):
         op, phase, step = columns["op"], columns["phase"], np.ma.filled(columns["step"], 0)
-        hit = (op == Op.READ) & (phase == Phase.DECODE) & (step == LOAD)
+        hit = (op == Op.READ) & np.isin(phase, LOADS) & (step == LOAD)
         computed = (op == Op.WRITE) & (phase == Phase.PREFILL) & (step == STORE)
         generated = (op == Op.WRITE) & (phase == Phase.DECODE) & (step >= FIRST_DECODE)
         kind = np.where(hit, HIT, np.where(computed, COMPUTED, GENERATED))
         kept = (hit | computed | generated) & ~np.ma.getmaskarray(columns["request"])
         if "error" in columns:
-            kept &= np.ma.filled(columns["error"], 0) == 0
+            kept &= ~np.isin(np.ma.filled(columns["error"], 0), MOVED_NOTHING)
         block = np.ma.getdata(columns.get("block", columns["key"]))
         yield merged(
             {

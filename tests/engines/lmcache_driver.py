@@ -87,11 +87,13 @@ class Driver:
         return hits
 
     def settle(self) -> None:
-        """Wait until nothing is written any more."""
-        before = None
-        while (now := self.usage()) != before:
-            before = now
+        """Wait until nothing is written any more, nor evicted: that is looked at once a second."""
+        before, equal = None, 0
+        while equal < 5:
             time.sleep(0.5)
+            now = self.usage()
+            equal = equal + 1 if now == before else 0
+            before = now
 
     def usage(self) -> dict[str, Any]:
         l2 = self.manager.get_l2_usages_by_type()

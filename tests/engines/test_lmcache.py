@@ -1,0 +1,162 @@
+"""LMCache, live: what is captured equals what LMCache, its status and the disk count."""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from kvtrace.capture.spool import UNKNOWN
+from kvtrace.trace.schema import Op, Phase, Tier
+from tests.support import lmcache_runs, places
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+DRIVER = places.ROOT / "tests" / "engines" / "lmcache_driver.py"
+OBJECT_BYTES = 32768
+SECRET = "an open secret of this test"
+
+
+def adapter(inner: dict[str, Any], outer: dict[str, Any] | None = None, **params: Any) -> str:
+    """Return the configuration string of a recorded adapter."""
+    given = {"inner": inner, "out": "capture", "secret": SECRET} | params
+    return json.dumps(
+        {
+            "type": "plugin",
+            "module_path": "kvtrace.capture.lmcache",
+            "class_name": "RecordingL2",
+            "adapter_params": given,
+        }
+        | (outer or {})
+    )
+
+
+FILES = {"type": "fs", "base_path": "l2"}
+
+
+def drive(folder: Path, string: str, *options: str, l1_gb: float = 0.015) -> dict[str, Any]:
+    """Run 100 requests through a storage manager, and return what LMCache counts."""
+    lines = [json.dumps(blocks) for blocks in lmcache_runs.conversations(100, seed=1)]
+    (folder / "requests").write_text("\n".join(lines))
+    command = [lmcache_runs.environment("lmcache") / "python", DRIVER, "--requests", "requests",
+               "--l1-size-gb", l1_gb, "--eviction-policy", "LRU", "--l2-adapter", string,
+               *options]  # fmt: skip
+    counts: dict[str, Any] = json.loads(lmcache_runs.run(command, folder).splitlines()[-1])
+    assert counts["bad"] == counts["bus_dropped"] == 0
+    return counts
+
+
+def files(folder: Path) -> list[int]:
+    """Return the lengths of the files that LMCache's fs adapter keeps."""
+    return [path.stat().st_size for path in (folder / "l2").rglob("*") if path.is_file()]
+
+
+def test_the_storage_manager_with_files(tmp_path: Path) -> None:
+    """Files, bytes, both usages, hits and look-ups are what was captured, exactly."""
+    counts = drive(tmp_path, adapter(FILES, trace_calls=True))
+    capture = lmcache_runs.captured(tmp_path / "capture")
+    writes = capture.some(Tier.NVME, Op.WRITE)
+    assert len(writes) == len(files(tmp_path)) > 500
+    assert writes["size"].sum() == sum(files(tmp_path)) == counts["l2_usage"][0]
+    assert len(np.unique(writes["key"])) == len(writes)
+    stored, deleted = (capture.bytes(Tier.CPU, op) for op in (Op.WRITE, Op.DELETE))
+    assert stored - deleted == counts["l1_usage"][0]
+    assert deleted > 0
+    assert len(capture.some(Tier.CPU, Op.READ)) == counts["hits"]
+    assert len(capture.some(Tier.NVME, Op.READ)) == counts["l2"] > 0
+    assert len(capture.some(Tier.NVME, Op.LOOKUP, None)) == counts["asked"]
+    prefill = capture.some(Tier.CPU, Op.WRITE)["phase"] == Phase.PREFILL
+    assert np.count_nonzero(prefill) == counts["written"]
+    assert capture.end["guarded_errors"] == {}
+    assert capture.end["dropped_rows"] == capture.end["bus_dropped"] == 0
+    check_rows(capture)
+
+
+def check_rows(capture: lmcache_runs.Captured) -> None:
+    """Check that rows are told by request, block and rank, and that no time runs backwards."""
+    rows = capture.rows
+    asked = rows["op"] != Op.DELETE
+    assert np.all((rows["request"] != UNKNOWN) == asked)
+    assert len(np.unique(rows["request"][asked])) == 100
+    assert np.all(rows["block"] != UNKNOWN)
+    assert np.all(rows["rank"] == 0)
+    assert np.all(rows["complete"] >= rows["submit"])
+    bounds = np.flatnonzero(np.diff(rows["batch"], prepend=-1))
+    assert np.all(rows["position"][bounds] == 0)
+    # A promoted key is read after it was written: of each key its own pin counts.
+    for key in np.unique(capture.some(Tier.NVME, Op.READ)["key"])[:50]:
+        cpu = rows[(rows["key"] == key) & (rows["tier"] == Tier.CPU)]
+        writes, reads = (cpu[cpu["op"] == op] for op in (Op.WRITE, Op.READ))
+        assert reads["submit"].min() >= writes["complete"].min()
+
+
+def test_refused_stores_and_evictions_below(tmp_path: Path) -> None:
+    """Stores that the inner adapter skips are EEXIST; its evictions are deletes."""
+    inner = {"type": "mock", "max_size_gb": 0.008, "mock_bandwidth_gb": 10}
+    eviction = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
+    counts = drive(tmp_path, adapter(inner, {"eviction": eviction}))
+    capture = lmcache_runs.captured(tmp_path / "capture")
+    written, deleted = (len(capture.some(Tier.NVME, op)) for op in (Op.WRITE, Op.DELETE))
+    refused = len(capture.some(Tier.NVME, Op.WRITE, errno.EEXIST))
+    assert (written - deleted) * OBJECT_BYTES == counts["l2_usage"][0]
+    assert deleted > 0
+    assert refused > 0
+    assert capture.end["guarded_errors"] == {}
+
+
+def test_the_server(tmp_path: Path) -> None:
+    """LMCache's server and its own bench, twice: files and /status agree with the capture."""
+    lmcache = lmcache_runs.environment("lmcache") / "lmcache"
+    port, http = lmcache_runs.free_port(), lmcache_runs.free_port()
+    url = f"http://127.0.0.1:{http}"
+    server = [lmcache, "server", "--host", "127.0.0.1", "--port", port, "--http-host",
+              "127.0.0.1", "--http-port", http, "--l1-size-gb", 0.008, "--eviction-policy", "LRU",
+              "--chunk-size", 64, "--supported-transfer-mode", "auto",
+              "--l2-adapter", adapter(FILES)]  # fmt: skip
+    bench = [lmcache, "bench", "server", "--rpc-url", f"tcp://127.0.0.1:{port}", "--url", url,
+             "--mode", "cpu", "--num-tokens", 512, "--start", 0, "--end", 10, "--interval", 0,
+             "--kvcache-shape-spec", "(2,256,16,4,32):float16:4", "--num-blocks", 256,
+             "--format", "json"]  # fmt: skip
+    with lmcache_runs.serving(server, tmp_path, f"{url}/status"):
+        for _ in range(2):
+            lmcache_runs.run(bench, tmp_path)
+        status = settled(url)
+    capture = lmcache_runs.captured(tmp_path / "capture")
+    cpu = status["storage_manager"]["l1_managers"]["_default"]
+    stored, deleted = (capture.some(Tier.CPU, op) for op in (Op.WRITE, Op.DELETE))
+    assert len(files(tmp_path)) == len(capture.some(Tier.NVME, Op.WRITE)) > 30
+    assert sum(files(tmp_path)) == capture.bytes(Tier.NVME, Op.WRITE)
+    assert len(stored) - len(deleted) == cpu["total_object_count"]
+    assert stored["size"].sum() - deleted["size"].sum() == cpu["memory_used_bytes"]
+    assert len(deleted) > 0
+    assert capture.end["guarded_errors"] == {}
+    assert np.all(capture.rows["request"][capture.rows["op"] != Op.DELETE] != UNKNOWN)
+
+
+def settled(url: str) -> Any:
+    """Return the server's status once nothing is in flight."""
+    before = None
+    while (now := lmcache_runs.get(f"{url}/status")) != before:
+        before = now
+        time.sleep(1)
+    return now
+
+
+def test_the_bench_of_adapters(tmp_path: Path) -> None:
+    """`lmcache bench l2` has no event bus: what it stores, looks up and loads is there."""
+    lmcache = lmcache_runs.environment("lmcache") / "lmcache"
+    lmcache_runs.run([lmcache, "bench", "l2", "--l2-adapter", adapter(FILES), "--num-keys", 16,
+                 "--rounds", 4, "--warmup-rounds", 1, "--data-size-kb", 64,
+                 "--lookup-max-hit-rate", 0.5, "--no-skip-verify"], tmp_path)  # fmt: skip
+    capture = lmcache_runs.captured(tmp_path / "capture")
+    assert len(capture.some(Tier.NVME, Op.WRITE)) == len(files(tmp_path)) == 5 * 16
+    assert capture.bytes(Tier.NVME, Op.WRITE) == sum(files(tmp_path))
+    assert len(capture.some(Tier.NVME, Op.READ)) > 0
+    assert len(capture.some(Tier.NVME, Op.LOOKUP, None)) > 0
+    assert len(capture.some(Tier.CPU, Op.WRITE)) == 0
