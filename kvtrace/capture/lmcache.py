@@ -20,7 +20,7 @@ from kvtrace.capture.versions import check, installed
 
 # Before anything of LMCache is imported: an older one hasn't all of it.
 VERSION = installed("LMCache", "lmcache")
-check("LMCache", VERSION, first=(0, 5), tested="0.5")
+check("LMCache", VERSION, first=(0, 5), tested="0.5.6")
 
 from lmcache.v1.distributed.internal_api import L2AdapterListener  # noqa: E402
 from lmcache.v1.distributed.l2_adapters import create_l2_adapter  # noqa: E402
@@ -35,6 +35,7 @@ from kvtrace.capture.errors import CaptureError  # noqa: E402
 from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.lmcache_events import Requests, subscribe  # noqa: E402
 from kvtrace.capture.moment import monotonic_ns  # noqa: E402
+from kvtrace.capture.proxy import forwarding  # noqa: E402
 from kvtrace.capture.recorder import Recorder, shared  # noqa: E402
 from kvtrace.capture.settings import Settings, settings_of  # noqa: E402
 from kvtrace.capture.words import DECODE, DELETE, EVICT, LOOKUP, PREFILL, READ, WRITE  # noqa: E402
@@ -69,17 +70,6 @@ NAMES = Names(
     rank_of=lambda key: key.kv_rank >> 16 & 0xFF,
     fields=KEY,
 )
-
-
-def _forwarding(cls: Any) -> Any:
-    """Let everything public of the base class that isn't ours be the inner adapter's.
-
-    Also what a later version adds, abstract or not.
-    """
-    for name in dir(L2AdapterInterface):
-        if not name.startswith("_") and name not in vars(cls):
-            setattr(cls, name, property(attrgetter(f"inner_adapter.{name}")))
-    return abc.update_abstractmethods(cls)
 
 
 def _silent(cls: Any) -> Any:
@@ -167,7 +157,7 @@ class Listener(L2AdapterListener):  # type: ignore[misc]
         self.deleted.append((monotonic_ns(), keys, ()))
 
 
-@_forwarding
+@forwarding(L2AdapterInterface)
 class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
     """Records what passes to and from the adapter of the parameter `inner`."""
 
@@ -180,7 +170,8 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         kind, config = _inner(params)
         tier = _tier(params, kind)
         self._tier = int(tier)
-        self.inner_adapter = create_l2_adapter(config, l1_memory_desc, **more)
+        # LMCache looks for `inner_adapter` where it reconfigures one.
+        self.inner = self.inner_adapter = create_l2_adapter(config, l1_memory_desc, **more)
         super().__init__()
         self._stores: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._loads: dict[Any, tuple[int, list[Any], list[int]]] = {}
@@ -188,11 +179,11 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         try:
             self._recorder = self._start(settings, params, kind, tier)
         except CaptureError:
-            self.inner_adapter.close()
+            self.inner.close()
             raise
         self._guard = self._recorder.guard
         self._told = Listener(self._guard)
-        self._guard(self.inner_adapter.register_listener, self._told)
+        self._guard(self.inner.register_listener, self._told)
 
     def _start(
         self, settings: Settings, params: Mapping[str, Any], kind: str, tier: Tier
@@ -212,13 +203,13 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
     def submit_store_task(self, *args: Any, **named: Any) -> Any:
         """Store objects, and note it."""
         submit = monotonic_ns()
-        task = self.inner_adapter.submit_store_task(*args, **named)
+        task = self.inner.submit_store_task(*args, **named)
         self._guard(_open, self._stores, submit, task, args, named)
         return task
 
     def pop_completed_store_tasks(self) -> Any:
         """Return the ended stores, and record them."""
-        done = self.inner_adapter.pop_completed_store_tasks()
+        done = self.inner.pop_completed_store_tasks()
         if done:
             self._guard(self._stored, done)
         return done
@@ -245,13 +236,13 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
     def submit_lookup_and_lock_task(self, *args: Any, **named: Any) -> Any:
         """Look keys up, and note it."""
         submit = monotonic_ns()
-        task = self.inner_adapter.submit_lookup_and_lock_task(*args, **named)
+        task = self.inner.submit_lookup_and_lock_task(*args, **named)
         self._guard(_open_lookup, self._lookups, submit, task, args, named)
         return task
 
     def query_lookup_and_lock_result(self, task: Any) -> Any:
         """Return a look-up's hits if it has ended, and record it."""
-        hits = self.inner_adapter.query_lookup_and_lock_result(task)
+        hits = self.inner.query_lookup_and_lock_result(task)
         if hits is not None:
             self._guard(self._ended, self._lookups, task, LOOKUP, Bits(hits, errno.ENOENT))
         return hits
@@ -259,13 +250,13 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
     def submit_load_task(self, *args: Any, **named: Any) -> Any:
         """Load objects, and note it."""
         submit = monotonic_ns()
-        task = self.inner_adapter.submit_load_task(*args, **named)
+        task = self.inner.submit_load_task(*args, **named)
         self._guard(_open, self._loads, submit, task, args, named)
         return task
 
     def query_load_result(self, task: Any) -> Any:
         """Return which objects were loaded if the task has ended, and record it."""
-        loaded = self.inner_adapter.query_load_result(task)
+        loaded = self.inner.query_load_result(task)
         if loaded is not None:
             self._guard(self._ended, self._loads, task, READ, Bits(loaded, errno.EIO))
         return loaded
@@ -279,7 +270,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
     def delete(self, keys: Any, *args: Any, **named: Any) -> Any:
         """Delete objects, and record which there were."""
         submit = monotonic_ns()
-        result = self.inner_adapter.delete(keys, *args, **named)
+        result = self.inner.delete(keys, *args, **named)
         self._guard(self._deleted, submit, keys)
         return result
 
@@ -290,7 +281,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
 
     def report_status(self) -> Any:
         """Return the inner adapter's status, with what was recorded."""
-        status = self.inner_adapter.report_status()
+        status = self.inner.report_status()
         return self._guard(self._with_counts, status) or status
 
     def _with_counts(self, status: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +292,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         """Close the inner adapter; what is in flight then is recorded as canceled."""
         end = monotonic_ns()
         try:
-            self.inner_adapter.close()
+            self.inner.close()
         finally:
             self._guard(self._cancel, end)
             self._guard(self._recorder.release)
@@ -321,9 +312,9 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         """Return what the inner adapter has beyond the interface."""
-        if name == "inner_adapter":  # not made yet
+        if name == "inner":  # not made yet
             raise AttributeError(name)
-        return getattr(self.inner_adapter, name)
+        return getattr(self.inner, name)
 
 
 def _open(opened: dict[Any, Any], submit: int, task: Any, args: Any, named: Any) -> None:

@@ -72,8 +72,8 @@ class Requests:
         self._of_block.learn(hashes, request)
 
     def of(self, keys: Sequence[Any]) -> Any:
-        """Return the request of a task: that of its first key's block."""
-        return self._of_block.recall(keys[0].chunk_hash) if keys else None
+        """Return the request of a task: that of its last key's block, which the fewest share."""
+        return self._of_block.recall(keys[-1].chunk_hash) if keys else None
 
 
 def subscribe(bus: Any, recorder: Recorder, requests: Requests, *, trace_calls: bool) -> None:

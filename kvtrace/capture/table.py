@@ -59,25 +59,28 @@ class Table:
             rows[name] = np.repeat(np.array(values, RECORD[name]), counts)
         for name, values in (("submit", submit), ("size", sizes), ("error", errors)):
             rows[name] = _spread(values, counts, RECORD[name])
-        rows["request"] = np.repeat(np.array(self._requests(tasks), np.uint64), counts)
+        # Of a request that was heard of late, the tasks taken before know it now.
+        requests = [self.identities.request(self._request(task)) for task in tasks]
+        rows["request"] = np.repeat(np.array(requests, np.uint64), counts)
         rows["batch"] = np.repeat(np.arange(first_batch, first_batch + len(tasks)), counts)
         rows["position"] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._name(rows, keys)
         self._rename(rows, rank, block, counts)
         return rows
 
-    def _requests(self, tasks: Sequence[Task]) -> list[int]:
-        request = self.identities.request
-        if self.join is None:
-            return [request(task[REQUEST]) for task in tasks]
-        return [request(self._request(self.join, task)) for task in tasks]
+    def joined(self, task: Task) -> Task:
+        """Return a task with the request that its keys are known for by now, if it has none."""
+        request = self._request(task)
+        if request is task[REQUEST]:
+            return task
+        return (*task[:REQUEST], request, *task[REQUEST + 1 :])
 
-    def _request(self, join: Callable[[Sequence[Any]], Any], task: Task) -> Any:
+    def _request(self, task: Task) -> Any:
         given, keys = task[REQUEST], task[KEYS]
         # A deletion is on no request's behalf; who knew places of keys knew the request.
-        if given is not None or task[OP] == DELETE or type(keys) is Known:
+        if given is not None or self.join is None or task[OP] == DELETE or type(keys) is Known:
             return given
-        return join(keys)
+        return self.join(keys)
 
     def _name(self, rows: np.ndarray, keys: Sequence[Sequence[Any]]) -> None:
         """Fill in what the keys themselves tell: key, block, rank."""

@@ -104,7 +104,8 @@ class Writer:
             if len(task) == DEFERRED:
                 tasks += self._expanded(*task)
             else:
-                tasks.append(task)
+                # Now, before what follows: the next request may ask for the same keys.
+                tasks.append(self.guard(self.table.joined, task) or task)
         return tasks
 
     def _expanded(self, expand: Callable[[Any], list[Task]], keys: Any, subject: Any) -> list[Task]:

@@ -92,6 +92,28 @@ def test_tasks_may_be_made_by_the_writer(tmp_path: Path) -> None:
     assert end["guarded_errors"] == {"expand": 1}
 
 
+def test_requests_are_joined_in_order(tmp_path: Path) -> None:
+    """A task belongs to the request that asked before it, not to a later one for the same key."""
+    rec, asked = captures.recorder(tmp_path, flush_s=5.0), dict[bytes, str]()
+    rec.join_by(lambda keys: asked.get(keys[-1]))
+
+    def ask(request: str) -> list[Task]:
+        asked[b"a"] = request
+        if request == "r2":
+            asked[b"late"] = request
+        return []
+
+    rec.defer(ask, [], "r1")
+    captures.send(rec, [b"a"])
+    captures.send(rec, [b"late"])
+    rec.defer(ask, [], "r2")
+    captures.send(rec, [b"a"])
+    captures.send(rec, [b"other"])
+    rec.close()
+    known = [Hasher(b"s")(b"r", request) for request in (b"r1", b"r2", b"r2")]
+    assert captures.records(tmp_path)["request"].tolist() == [*known, UNKNOWN]
+
+
 def test_results_are_expanded_by_the_writer(tmp_path: Path) -> None:
     """An object with `expand` is looked at in the writer's thread, not in the engine's."""
 
