@@ -12,7 +12,7 @@ FUZZ_INPUTS  ?= 1000000000
 FUZZ_SEED    ?= 1
 FUZZ_KEEP    ?= fuzz-found
 
-.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check engines test-engines
+.PHONY: demo test check docs bench bless clean install fio fuzz sanitize dist dist-check engines test-lmcache test-engines
 
 # Modules stay compiled, tests among them: without that, a run begins with ten seconds of it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -28,8 +28,9 @@ demo: $(STAMP)
 	    --report demo/report.json --report demo/report.html --out demo/result.parquet --force || [ $$? -eq 5 ]
 	$(BIN)/kvtrace breakeven demo/result.parquet --trace demo/trace.parquet --gpu l4 --short
 
+# Without those of live engines, which need environments of their own: test-lmcache, test-engines.
 test: $(STAMP)
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal --ignore tests/engines
 
 # A third process, for tests wait for devices a third of their time.
 check: $(STAMP)
@@ -120,6 +121,9 @@ install: $(STAMP)
 
 # Tests of captures with real engines: vLLM on this machine's CPU, LMCache, SGLang and Mooncake beside
 # it (2.5 GB, 5 minutes at first).
+test-lmcache: $(STAMP) engines
+	$(BIN)/pytest -q tests/engines/test_lmcache.py
+
 test-engines: $(STAMP) engines $(ENGINES)/vllm/.installed
 	$(BIN)/pytest -q tests/engines
 

@@ -15,26 +15,29 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import vllm
-from vllm.v1.kv_offload.tiering.base import SecondaryTierManager
-from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
-from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
 
-from kvtrace.capture.errors import CaptureError
-from kvtrace.capture.identity import Names
-from kvtrace.capture.proxy import forwarding, hooked, observed
-from kvtrace.capture.recorder import shared
-from kvtrace.capture.settings import settings_of
 from kvtrace.capture.versions import check
-from kvtrace.capture.vllm_rows import CpuWatch, TierWatch, block_bytes
-from kvtrace.trace.schema import Tier
+
+ENGINE, VERSION = "vllm", vllm.__version__
+check("vLLM", VERSION, first=(0, 32), tested="0.32")  # before what an older one hasn't
+
+from vllm.v1.kv_offload.tiering.base import SecondaryTierManager  # noqa: E402
+from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory  # noqa: E402
+from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec  # noqa: E402
+
+from kvtrace.capture.errors import CaptureError  # noqa: E402
+from kvtrace.capture.identity import Names  # noqa: E402
+from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
+from kvtrace.capture.recorder import shared  # noqa: E402
+from kvtrace.capture.settings import settings_of  # noqa: E402
+from kvtrace.capture.skipped import Files  # noqa: E402
+from kvtrace.capture.vllm_rows import CpuWatch, TierWatch, block_bytes  # noqa: E402
+from kvtrace.trace.schema import Tier  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvtrace.capture.recorder import Recorder
-
-ENGINE, VERSION = "vllm", vllm.__version__
-check("vLLM", VERSION, first=(0, 32), tested="0.32")
 
 TIERS = {"obj": Tier.OBJECT, "p2p": Tier.OBJECT}
 """Types of tiers that aren't on this host's own devices."""
@@ -91,7 +94,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
         capture: Mapping[str, Any],
         **rest: Any,
     ) -> None:
-        """Make the inner tier and the recorder; `rest`: what a later vLLM adds, for the inner tier.
+        """Make the inner tier and the recorder; what else vLLM gives is the inner tier's.
 
         Raises CaptureError: wrong capture parameters.
         """
@@ -101,13 +104,14 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
             {**rest, **inner}, primary_kv_view, offloading_spec
         )
         self._detector = backpressure_detector
-        files = getattr(self.inner, "file_mapper", None) if inner["type"] == "fs" else None
+        mapper = getattr(self.inner, "file_mapper", None) if inner["type"] == "fs" else None
         self.watch = TierWatch(
             self.recorder.task,
             TIERS.get(inner["type"], Tier.NVME),
             self.inner.block_size_bytes,
-            getattr(files, "get_file_name", None),
+            None if mapper is None else Files(mapper.get_file_name),
         )
+        count_unanswered(self.recorder, inner["type"], self.watch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not made yet
@@ -199,14 +203,18 @@ def watch_cpu(manager: Any, recorder: Recorder, chunk_bytes: int) -> None:
             raise CaptureError(f"vLLM {VERSION} has no {type(primary).__name__}.{name}")
         setattr(primary, name, observed(inner, guard, getattr(watch, hook)))
     manager.on_schedule_end = observed(manager.on_schedule_end, guard, watch.preempted)
-    end = partial(ended, recorder, watch, "cpu_lookups_unanswered")
-    primary.shutdown = observed(primary.shutdown, guard, end)
+    primary.shutdown = observed(primary.shutdown, guard, partial(ended, recorder, watch))
+    count_unanswered(recorder, "cpu", watch)
 
 
-def ended(recorder: Recorder, watch: TierWatch | CpuWatch, name: str, *_: Any) -> None:
-    """Record what is in flight, count look-ups without an answer as `name`, and let go."""
+def count_unanswered(recorder: Recorder, tier: str, watch: TierWatch | CpuWatch) -> None:
+    """Let the END frame count the look-ups of a tier that had no answer."""
+    recorder.at_end(**{f"{tier}_lookups_unanswered": lambda: watch.lookups.unanswered})
+
+
+def ended(recorder: Recorder, watch: TierWatch | CpuWatch, *_: Any) -> None:
+    """Record what is in flight and let the recorder go."""
     try:
-        left = watch.closed()
-        recorder.at_end(**{name: lambda: left})
+        watch.closed()
     finally:
         recorder.release()

@@ -8,23 +8,21 @@ tiering/{manager,base,metrics}.py`, `vllm/v1/kv_offload/cpu/manager.py`, read on
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.capture import moment
 from kvtrace.capture.moment import monotonic_ns
 from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from kvtrace.capture.skipped import Files
+
     Record = Callable[..., None]
 
 ANSWERS = {"HIT": 0, "MISS": errno.ENOENT}
 """Outcomes of the answers that stand; RETRY and HIT_PENDING mean: ask again in a later step."""
 ANSWERED = -1
-CLOCK_STEP_NS = 20_000_000
-"""A file's date may be a tick of the kernel's clock, 10 ms at most, earlier than its writing."""
 
 
 def block_bytes(key: bytes) -> bytes:
@@ -70,42 +68,16 @@ class LookUps:
         asked = self._asked.pop(request, {})
         self.unanswered += sum(first_ns != ANSWERED for first_ns in asked.values())
 
-    def closed(self) -> int:
-        """Take the end of the recording; return how many look-ups had no answer."""
+    def closed(self) -> None:
+        """Take the end of the recording."""
         for request in list(self._asked):
             self.finished(request)
-        return self.unanswered
-
-
-class Skipped:
-    """Outcomes of a store to files: EEXIST where the file is older than the store.
-
-    Looked at by the writer thread, since it asks the file system.
-    """
-
-    __slots__ = ("_keys", "_path_of", "_start_ns")
-
-    def __init__(self, path_of: Callable[[bytes], str], keys: Sequence[bytes], start_ns: int):
-        self._path_of, self._keys, self._start_ns = path_of, keys, start_ns
-
-    def expand(self, count: int) -> list[int]:
-        """Return an errno per key."""
-        anchor = moment.anchor()
-        oldest_ns = self._start_ns - anchor.mono_ns + anchor.wall_ns - CLOCK_STEP_NS
-        return [self._outcome(key, oldest_ns) for key in self._keys[:count]]
-
-    def _outcome(self, key: bytes, oldest_ns: int) -> int:
-        try:
-            modified_ns = Path(self._path_of(key)).stat().st_mtime_ns
-        except OSError:
-            return 0  # removed since; the tier reported a success
-        return errno.EEXIST if modified_ns < oldest_ns else 0
 
 
 class TierWatch:
     """Rows of a tier below the CPU: look-ups, stores and promotions.
 
-    `path_of`: the file of a key, of tiers that skip what is on disk and report it as a success.
+    `files`: those of a tier that skips what is on disk and reports it as a success.
     """
 
     def __init__(
@@ -113,16 +85,16 @@ class TierWatch:
         record: Record,
         tier: Tier,
         block_bytes: int,
-        path_of: Callable[[bytes], str] | None = None,
+        files: Files | None = None,
     ) -> None:
         self._record, self._tier, self._size = record, tier, block_bytes
-        self._path_of = path_of
-        self._lookups = LookUps(record, tier)
+        self._files = files
+        self.lookups = LookUps(record, tier)
         self._jobs: dict[int, tuple[Any, int]] = {}
 
     def looked(self, start_ns: int, result: Any, key: bytes, context: Any, *_: Any) -> None:
         """Take an answer to `lookup`."""
-        self._lookups.looked(start_ns, result, key, context.req_id)
+        self.lookups.looked(start_ns, result, key, context.req_id)
 
     def submitted(self, start_ns: int, _result: Any, job: Any, *_: Any) -> None:
         """Take a job of `submit_store` or `submit_load`."""
@@ -147,8 +119,8 @@ class TierWatch:
         if not result.success:
             good = frozenset(result.successful_keys or ())
             errors = [0 if key in good else errno.EIO for key in keys]
-        elif self._path_of is not None and not job.is_promotion:
-            errors = Skipped(self._path_of, keys, start_ns)
+        elif self._files is not None and not job.is_promotion:
+            errors = self._files.stored(keys, start_ns)
         self._row(job, start_ns, end_ns, keys, errors)
 
     def _row(self, job: Any, start_ns: int, end_ns: int, keys: list[bytes], errors: Any) -> None:
@@ -158,22 +130,19 @@ class TierWatch:
 
     def scheduled(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a scheduler's step."""
-        self._lookups.again(context.preempted_req_ids)
+        self.lookups.again(context.preempted_req_ids)
 
     def request_finished(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a request."""
-        self._lookups.finished(context.req_id)
+        self.lookups.finished(context.req_id)
 
-    def closed(self, *_: Any) -> int:
-        """Take the end of the recording: jobs that are in flight have no outcome.
-
-        Returns how many look-ups had no answer.
-        """
+    def closed(self, *_: Any) -> None:
+        """Take the end of the recording: jobs that are in flight have no outcome."""
         now_ns = monotonic_ns()
         for job, start_ns in self._jobs.values():
             self._row(job, start_ns, now_ns, list(job.keys), errno.ECANCELED)
         self._jobs.clear()
-        return self._lookups.closed()
+        self.lookups.closed()
 
 
 class CpuWatch:
@@ -184,14 +153,14 @@ class CpuWatch:
 
     def __init__(self, record: Record, chunk_bytes: int) -> None:
         self._record, self._size = record, chunk_bytes
-        self._lookups = LookUps(record, Tier.CPU)
+        self.lookups = LookUps(record, Tier.CPU)
         self._writing: dict[bytes, tuple[int, Phase, str]] = {}
         self._reading: dict[tuple[str, bytes], int] = {}
         self._held: dict[bytes, None] = {}
 
     def looked(self, start_ns: int, result: Any, key: bytes, context: Any, *_: Any) -> None:
         """Take an answer to `lookup`."""
-        self._lookups.looked(start_ns, result, key, context.req_id)
+        self.lookups.looked(start_ns, result, key, context.req_id)
 
     def store_prepared(
         self, start_ns: int, result: Any, keys: Iterable[bytes], context: Any, *_: Any
@@ -287,19 +256,16 @@ class CpuWatch:
 
     def request_finished(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a request."""
-        self._lookups.finished(context.req_id)
+        self.lookups.finished(context.req_id)
 
     def preempted(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a scheduler's step."""
-        self._lookups.again(context.preempted_req_ids)
+        self.lookups.again(context.preempted_req_ids)
 
-    def closed(self, *_: Any) -> int:
-        """Take the end of the recording: copies that are in flight have no outcome.
-
-        Returns how many look-ups had no answer.
-        """
+    def closed(self, *_: Any) -> None:
+        """Take the end of the recording: copies that are in flight have no outcome."""
         self._unfinished()
-        return self._lookups.closed()
+        self.lookups.closed()
 
     def _unfinished(self) -> None:
         now_ns = monotonic_ns()

@@ -126,6 +126,7 @@ def test_the_end_says_that_nothing_was_lost(recorded: Run) -> None:
     assert end["final"]
     assert (end["dropped_rows"], end["write_errors"], end["guarded_errors"]) == (0, 0, {})
     assert end["rows"] == len(captures.records(recorded.out))
+    assert end["fs_lookups_unanswered"] > 0
 
 
 def test_the_engine_answers_as_without_a_recording(plain: Run, recorded: Run) -> None:
