@@ -75,7 +75,7 @@ class Recorder:
         self._thread.start()
         atexit.register(self.close)
         # Children that multiprocessing starts end without atexit.
-        multiprocessing_util.Finalize(self, self.close, exitpriority=100)
+        self._finalize = multiprocessing_util.Finalize(self, self.close, exitpriority=100)
 
     def _start(self, settings: Settings, header: dict[str, Any]) -> Writer:
         name = f"{header['engine']}-{header['process']}"
@@ -181,6 +181,7 @@ class Recorder:
         if self._thread.is_alive():
             self.guard.tell("close", "the recording's disk is slow, its end is missing")
         atexit.unregister(self.close)
+        self._finalize.cancel()
 
     def release(self) -> None:
         """Give the recorder back; the last of its users closes it."""
