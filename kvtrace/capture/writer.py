@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kvtrace.capture.table import Table, Task
 
 ANCHOR_EVERY_NS = 30_000_000_000
-DRAIN_ROWS, DRAIN_TASKS = 8192, 1024
+DRAIN_ROWS, DRAIN_TASKS = 8192, 4096
 """Rows and tasks of a frame, about: the engine's threads wait for the GIL while one is built."""
 DEFERRED = 3
 """Length of what is queued in lieu of a task: a function, keys, what it makes tasks of."""
@@ -102,6 +102,7 @@ class Writer:
 
     def _take(self) -> list[Task]:
         self.table.identities.trim()
+        joins, join = self.table.join is not None, self.table.joined
         tasks: list[Task] = []
         rows, queue = 0, self.queue
         while queue and rows < DRAIN_ROWS and len(tasks) < DRAIN_TASKS:
@@ -111,7 +112,7 @@ class Writer:
                 tasks += self._expanded(*task)
             else:
                 # Now, before what follows: the next request may ask for the same keys.
-                tasks.append(self.guard(self.table.joined, task) or task)
+                tasks.append(self.guard(join, task) or task if joins else task)
         return tasks
 
     def _expanded(self, expand: Callable[[Any], list[Task]], keys: Any, subject: Any) -> list[Task]:
