@@ -61,7 +61,7 @@ def once(one: Any, kind: str, keys: list[Any], memory: list[Any]) -> float:
 def main() -> None:
     lmcache.create_l2_adapter = lambda *_: Nothing()
     params = {"inner": {"type": "mock", "max_size_gb": 1, "mock_bandwidth_gb": 1},
-              "out": sys.argv[1], "flush_s": 30, "bus": False}  # fmt: skip
+              "out": sys.argv[1], "bus": False}  # fmt: skip
     recorded, result = lmcache.RecordingL2(params), {}
     for kind in ("load", "lookup_and_lock"):
         for count in (1, 100):
@@ -69,8 +69,11 @@ def main() -> None:
             bare = Nothing()
             bare.done = recorded.inner_adapter.done = Bitmap(count)
             memory = [Memory()] * count
-            own = [once(recorded, kind, keys, memory) - once(bare, kind, keys, memory)
-                   for _ in range(REPEATS)]  # fmt: skip
+            own = []
+            for _ in range(REPEATS):
+                own.append(once(recorded, kind, keys, memory) - once(bare, kind, keys, memory))
+                while recorded._recorder._queue:
+                    time.sleep(0.05)
             result[f"{kind} {count}"] = statistics.median(own)
     recorded.close()
     print(json.dumps(result))

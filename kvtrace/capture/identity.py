@@ -71,7 +71,8 @@ class Identities:
 
     def __init__(self, hasher: Hasher, names: Names) -> None:
         self.hasher, self.names = hasher, names
-        self.table = np.empty(1024, IDENTITY)
+        self._table = np.empty(1024, IDENTITY)
+        self._fresh: list[tuple[int, int, int]] = []  # learned, not in the table yet
         self._fields = names.fields or names.key_bytes
         self._places: dict[Any, int] = {}
         self._requests: dict[Any, int] = {}
@@ -80,6 +81,7 @@ class Identities:
         """Forget everything if it is much; places are then those of other keys."""
         if len(self._places) > MOST_REMEMBERED:
             self._places.clear()
+            self._fresh.clear()
         if len(self._requests) > MOST_REMEMBERED:
             self._requests.clear()
 
@@ -103,12 +105,20 @@ class Identities:
         key_hash = hasher(b"k", names.key_bytes(key))
         block = UNKNOWN if names.block_bytes is None else hasher(b"b", names.block_bytes(key))
         rank = UNKNOWN_RANK if names.rank_of is None else names.rank_of(key)
-        place = len(self._places)
-        if place == len(self.table):
-            self.table = np.concatenate([self.table, np.empty_like(self.table)])
-        self.table[place] = key_hash, block, rank
-        self._places[raw] = place
+        self._fresh.append((key_hash, block, rank))
+        place = self._places[raw] = len(self._places)
         return place
+
+    @property
+    def table(self) -> np.ndarray:
+        """Key, block and rank of each place."""
+        if self._fresh:
+            end = len(self._places)
+            while end > len(self._table):
+                self._table = np.concatenate([self._table, np.empty_like(self._table)])
+            self._table[end - len(self._fresh) : end] = self._fresh
+            self._fresh.clear()
+        return self._table
 
     def hashes(self, places: Sequence[int]) -> list[int]:
         """Return the hashes of the keys at places."""

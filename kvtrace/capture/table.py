@@ -89,8 +89,9 @@ class Table:
             every = list(chain.from_iterable(several))
             places += every if known else self.identities.places(every)
         index = np.array(places, np.int64)
+        named = self.identities.table[index]
         for name in ("key", "block", "rank"):
-            rows[name] = self.identities.table[name][index]
+            rows[name] = named[name]
 
     def _rename(
         self, rows: np.ndarray, ranks: Sequence[Any], blocks: Sequence[Any], counts: np.ndarray

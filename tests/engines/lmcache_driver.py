@@ -86,6 +86,14 @@ class Driver:
             self.manager.finish_read_prefetched(keys[:hits], l1_owners=status.l1_owners)
         return hits
 
+    def wait_for_room(self, ratio: float) -> None:
+        """Wait until L1 has room, as a slower engine would: it is evicted once a second only."""
+        while True:
+            used, capacity = self.manager.get_l1_usage()
+            if used < ratio * capacity:
+                return
+            time.sleep(0.02)
+
     def settle(self) -> None:
         """Wait until nothing is written any more, nor evicted: that is looked at once a second."""
         before, equal = None, 0
@@ -107,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=Path, required=True)
     parser.add_argument("--columns", type=int, default=32)
+    parser.add_argument("--room", type=float, help="wait until L1 is filled less than this ratio")
     parser.add_argument("--before", help="module whose `before()` runs first")
     add_storage_manager_args(parser)
     add_observability_args(parser)
@@ -123,6 +132,8 @@ def main() -> None:
     began, cpu = time.monotonic(), time.process_time()
     for number, line in enumerate(lines):
         driver.request(number, json.loads(line))
+        if args.room:
+            driver.wait_for_room(args.room)
     seconds = time.monotonic() - began
     driver.settle()
     cpu = time.process_time() - cpu
