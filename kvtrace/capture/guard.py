@@ -39,6 +39,7 @@ class Guard:
 
     def count(self, name: str, error: BaseException) -> None:
         """Count a fault of a hook; the first of each name is told on stderr, without its text."""
+        name = name.lstrip("_")
         mine = name, get_ident()
         self._counts[mine] = self._counts.get(mine, 0) + 1
         # An exception's text may hold keys or prompts; its kind and place don't.

@@ -89,13 +89,11 @@ class Identities:
             return keys
         keys = keys if isinstance(keys, list) else list(keys)
         fields = list(map(self._fields, keys))
-        places = list(map(self._places.get, fields))
-        if None not in places:
-            return Known(places)  # type: ignore[arg-type]
-        return Known(
-            self._learn(raw, key) if place is None else place
-            for place, raw, key in zip(places, fields, keys, strict=True)
-        )
+        places: list[Any] = list(map(self._places.get, fields))
+        if None in places:
+            for at in [at for at, place in enumerate(places) if place is None]:
+                places[at] = self._learn(fields[at], keys[at])
+        return Known(places)
 
     def _learn(self, raw: Any, key: Any) -> int:
         place = self._places.get(raw)  # a key may come twice in a task

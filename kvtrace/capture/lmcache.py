@@ -16,11 +16,10 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.capture.versions import check, installed
+from kvtrace.capture import versions
 
 # Before anything of LMCache is imported: an older one hasn't all of it.
-VERSION = installed("LMCache", "lmcache")
-check("LMCache", VERSION, first=(0, 5), tested="0.5")
+VERSION = versions.require("LMCache", "lmcache", "0.5.0", "0.6")
 
 from lmcache.v1.distributed.internal_api import L2AdapterListener  # noqa: E402
 from lmcache.v1.distributed.l2_adapters import create_l2_adapter  # noqa: E402
@@ -37,10 +36,13 @@ from kvtrace.capture.lmcache_events import Requests, subscribe  # noqa: E402
 from kvtrace.capture.moment import monotonic_ns  # noqa: E402
 from kvtrace.capture.recorder import Recorder, shared  # noqa: E402
 from kvtrace.capture.settings import Settings, settings_of  # noqa: E402
-from kvtrace.trace.schema import Op, Phase, Tier  # noqa: E402
+from kvtrace.capture.words import DECODE, DELETE, EVICT, LOOKUP, PREFILL, READ, WRITE  # noqa: E402
+from kvtrace.trace.schema import Tier  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from kvtrace.capture.guard import Guard
 
 PARAMETERS = ("inner", "tier", "bus", "trace_calls")
 OBJECT_STORES = frozenset(
@@ -109,16 +111,16 @@ class Skipped:
     moment later. It tells those of a task together, so that the bytes show which they are.
     """
 
-    __slots__ = ("bytes", "keys", "since", "told")
+    __slots__ = ("bytes", "keys", "notices", "since")
 
     def __init__(self, notices: Told, since: int, keys: list[Any], bytes_written: int) -> None:
-        self.told, self.since, self.keys, self.bytes = notices, since, keys, bytes_written
+        self.notices, self.since, self.keys, self.bytes = notices, since, keys, bytes_written
 
     def expand(self, count: int) -> list[int]:
         """Return 0 for keys that were written, EEXIST for others."""
         if not self.bytes:
             return [errno.EEXIST] * count
-        own, late = set(self.keys), [one for one in list(self.told) if one[0] >= self.since]
+        own, late = set(self.keys), [one for one in list(self.notices) if one[0] >= self.since]
         exact = (set(keys) for _, keys, sizes in late if sum(sizes) == self.bytes)
         every = own.intersection(key for _, keys, _ in late for key in keys)
         written = next((keys for keys in exact if keys <= own), every)
@@ -126,7 +128,7 @@ class Skipped:
 
 
 class Deleted:
-    """The outcomes of a deletion, of which the inner adapter told the keys that are gone."""
+    """The outcomes of a deletion, of which the inner adapter tells the keys that are gone."""
 
     __slots__ = ("gone", "keys")
 
@@ -144,16 +146,23 @@ class Deleted:
 class Listener(L2AdapterListener):  # type: ignore[misc]
     """Keeps what the inner adapter tells last of keys that it stored or deleted."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
         self.stored: Told = deque(maxlen=1024)
         self.deleted: Told = deque(maxlen=64)
 
     def on_l2_keys_stored(self, keys: Any, sizes: Any = (), *_: Any) -> None:
         """Note keys that were written."""
+        self._guard(self._note_stored, keys, sizes)
+
+    def _note_stored(self, keys: Any, sizes: Any) -> None:
         self.stored.append((monotonic_ns(), keys, sizes))
 
     def on_l2_keys_deleted(self, keys: Any, *_: Any) -> None:
         """Note keys that are gone."""
+        self._guard(self._note_deleted, keys)
+
+    def _note_deleted(self, keys: Any) -> None:
         self.deleted.append((monotonic_ns(), keys, ()))
 
 
@@ -168,26 +177,29 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         """
         settings = settings_of(params, PARAMETERS)
         kind, config = _inner(params)
-        self._tier = _tier(params, kind)
+        tier = _tier(params, kind)
+        self._tier = int(tier)
         self.inner_adapter = create_l2_adapter(config, l1_memory_desc, **more)
         super().__init__()
-        self._told = Listener()
         self._stores: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._loads: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._lookups: dict[Any, tuple[int, list[Any], list[int]]] = {}
         try:
-            self._recorder = self._start(settings, params, kind)
+            self._recorder = self._start(settings, params, kind, tier)
         except CaptureError:
             self.inner_adapter.close()
             raise
         self._guard = self._recorder.guard
+        self._told = Listener(self._guard)
         self._guard(self.inner_adapter.register_listener, self._told)
 
-    def _start(self, settings: Settings, params: Mapping[str, Any], kind: str) -> Recorder:
+    def _start(
+        self, settings: Settings, params: Mapping[str, Any], kind: str, tier: Tier
+    ) -> Recorder:
         bus = get_event_bus()
         listens = bool(bus.enabled and params.get("bus", True))
         header = {
-            "complete_is": {"cpu": "pin time", self._tier.label: "poll"},
+            "complete_is": {"cpu": "pin time", tier.label: "poll"},
             "not_visible": ["gpu tier", *([] if listens else ["cpu tier", "requests"])],
             "adapter": {"inner": kind, "event_bus": listens},
         }
@@ -218,7 +230,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
                 submit, keys, sizes = opened
                 errors = self._outcome(int(result), submit, keys, sizes)
                 self._recorder.task(
-                    Op.WRITE, self._tier, Phase.PREFILL, submit, complete, keys, sizes, errors
+                    WRITE, self._tier, PREFILL, submit, complete, keys, sizes, errors
                 )
 
     def _outcome(self, result: int, submit: int, keys: list[Any], sizes: list[int]) -> Any:
@@ -240,7 +252,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         """Return a look-up's hits if it has ended, and record it."""
         hits = self.inner_adapter.query_lookup_and_lock_result(task)
         if hits is not None:
-            self._guard(self._ended, self._lookups, task, Op.LOOKUP, Bits(hits, errno.ENOENT))
+            self._guard(self._ended, self._lookups, task, LOOKUP, Bits(hits, errno.ENOENT))
         return hits
 
     def submit_load_task(self, *args: Any, **named: Any) -> Any:
@@ -254,14 +266,14 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         """Return which objects were loaded if the task has ended, and record it."""
         loaded = self.inner_adapter.query_load_result(task)
         if loaded is not None:
-            self._guard(self._ended, self._loads, task, Op.READ, Bits(loaded, errno.EIO))
+            self._guard(self._ended, self._loads, task, READ, Bits(loaded, errno.EIO))
         return loaded
 
-    def _ended(self, opened: dict[Any, Any], task: Any, op: Op, errors: Any) -> None:
+    def _ended(self, opened: dict[Any, Any], task: Any, op: int, errors: Any) -> None:
         complete = monotonic_ns()
         if task in opened:
             submit, keys, sizes = opened.pop(task)
-            self._recorder.task(op, self._tier, Phase.DECODE, submit, complete, keys, sizes, errors)
+            self._recorder.task(op, self._tier, DECODE, submit, complete, keys, sizes, errors)
 
     def delete(self, keys: Any, *args: Any, **named: Any) -> Any:
         """Delete objects, and record which there were."""
@@ -273,9 +285,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
     def _deleted(self, submit: int, keys: Any) -> None:
         keys = list(keys)
         errors = Deleted(self._told.deleted, submit, keys)
-        self._recorder.task(
-            Op.DELETE, self._tier, Phase.EVICT, submit, monotonic_ns(), keys, 0, errors
-        )
+        self._recorder.task(DELETE, self._tier, EVICT, submit, monotonic_ns(), keys, 0, errors)
 
     def report_status(self) -> Any:
         """Return the inner adapter's status, with what was recorded."""
@@ -297,9 +307,9 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
 
     def _cancel(self, end: int) -> None:
         kinds = (
-            (self._stores, Op.WRITE, Phase.PREFILL),
-            (self._lookups, Op.LOOKUP, Phase.DECODE),
-            (self._loads, Op.READ, Phase.DECODE),
+            (self._stores, WRITE, PREFILL),
+            (self._lookups, LOOKUP, DECODE),
+            (self._loads, READ, DECODE),
         )
         for opened, op, phase in kinds:
             for submit, keys, sizes in list(opened.values()):

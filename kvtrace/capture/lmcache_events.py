@@ -18,7 +18,7 @@ from lmcache.v1.mp_observability.event_bus import EventSubscriber
 
 from kvtrace.capture import moment
 from kvtrace.capture.table import Task, task_of
-from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.capture.words import CPU, DECODE, DELETE, EVICT, PREFILL, PROMOTE, READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,12 +149,12 @@ class Events(EventSubscriber):  # type: ignore[misc]
         return []
 
     def _written(self, event: Any) -> list[Task]:
-        return self._write(event, Phase.PREFILL)
+        return self._write(event, PREFILL)
 
     def _promoted(self, event: Any) -> list[Task]:
-        return self._write(event, Phase.PROMOTE) + self._read_reserved(event)
+        return self._write(event, PROMOTE) + self._read_reserved(event)
 
-    def _write(self, event: Any, phase: Phase) -> list[Task]:
+    def _write(self, event: Any, phase: int) -> list[Task]:
         keys = event.metadata["keys"]
         if not keys:  # another prefetch brought all of them
             return []
@@ -163,7 +163,7 @@ class Events(EventSubscriber):  # type: ignore[misc]
         self._size.learn(hashes, sizes)
         starts = [self._reserved.take(one, when) for one in hashes]
         request = self._requests.of(keys)
-        return [task_of(Op.WRITE, Tier.CPU, phase, starts, when, places, sizes, 0, request)]
+        return [task_of(WRITE, CPU, phase, starts, when, places, sizes, 0, request)]
 
     def _read_reserved(self, event: Any) -> list[Task]:
         self._pinned.learn(self._known(event.metadata["keys"])[1], self._when(event))
@@ -179,7 +179,7 @@ class Events(EventSubscriber):  # type: ignore[misc]
         pins = [self._pinned.recall(one, when) for one in hashes]
         sizes = [self._size.recall(one, 0) for one in hashes]
         request = self._requests.of(keys)
-        return [task_of(Op.READ, Tier.CPU, Phase.DECODE, pins, when, places, sizes, 0, request)]
+        return [task_of(READ, CPU, DECODE, pins, when, places, sizes, 0, request)]
 
     def _evicted(self, event: Any) -> list[Task]:
         keys = event.metadata["keys"]
@@ -187,7 +187,7 @@ class Events(EventSubscriber):  # type: ignore[misc]
             return []
         when, sizes = self._when(event), list(map(_SIZE, event.metadata["meta"]))
         places = self._recorder.identities.places(keys)
-        return [task_of(Op.DELETE, Tier.CPU, Phase.EVICT, when, when, places, sizes)]
+        return [task_of(DELETE, CPU, EVICT, when, when, places, sizes)]
 
     def _asked(self, event: Any) -> list[Task]:
         self._requests.learn(event.metadata["request_id"], event.metadata["chunk_hashes"])

@@ -193,7 +193,7 @@ def document(frame: Frame) -> dict[str, Any]:
     """
     try:
         value = json.loads(frame.payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpoolError(f"a frame isn't JSON: {error}") from error
     if not isinstance(value, dict):
         raise SpoolError("a frame isn't a JSON object")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvtrace.capture.identity import Known
 from kvtrace.capture.spool import RECORD, UNKNOWN_RANK
-from kvtrace.trace.schema import Op
+from kvtrace.capture.words import DELETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,17 +75,19 @@ class Table:
     def _request(self, join: Callable[[Sequence[Any]], Any], task: Task) -> Any:
         given, keys = task[REQUEST], task[KEYS]
         # A deletion is on no request's behalf; who knew places of keys knew the request.
-        if given is not None or task[OP] == Op.DELETE or type(keys) is Known:
+        if given is not None or task[OP] == DELETE or type(keys) is Known:
             return given
         return join(keys)
 
     def _name(self, rows: np.ndarray, keys: Sequence[Sequence[Any]]) -> None:
         """Fill in what the keys themselves tell: key, block, rank."""
         places: list[int] = []
-        for some in keys:
-            places += self.identities.places(some)
+        for known, several in groupby(keys, lambda some: type(some) is Known):
+            every = list(chain.from_iterable(several))
+            places += every if known else self.identities.places(every)
+        index = np.array(places, np.int64)
         for name in ("key", "block", "rank"):
-            rows[name] = self.identities.table[name][places]
+            rows[name] = self.identities.table[name][index]
 
     def _rename(
         self, rows: np.ndarray, ranks: Sequence[Any], blocks: Sequence[Any], counts: np.ndarray

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import platform
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -160,3 +163,101 @@ def test_the_bench_of_adapters(tmp_path: Path) -> None:
     assert len(capture.some(Tier.NVME, Op.READ)) > 0
     assert len(capture.some(Tier.NVME, Op.LOOKUP, None)) > 0
     assert len(capture.some(Tier.CPU, Op.WRITE)) == 0
+
+
+def test_a_fault_in_any_hook_changes_nothing(tmp_path: Path) -> None:
+    """With each hook raising, the engine's results are the bare adapter's; faults are counted."""
+    python = lmcache_runs.environment("lmcache") / "python"
+    program = places.ROOT / "tests" / "engines" / "lmcache_hooks_driver.py"
+    results = json.loads(lmcache_runs.run([python, program, tmp_path], tmp_path).splitlines()[-1])
+    assert len(results) == 26
+    for hook, result in results.items():
+        assert result["same"], hook
+        assert result["exceptions"] == {}, hook
+        assert bool(result["faults"]) == (hook != "none"), hook
+
+
+def test_faults_everywhere_leave_a_whole_run_as_it_was(tmp_path: Path) -> None:
+    """A run that stores, and one that loads all of it: with every hook raising, hits are equal."""
+    (tmp_path / "faults.py").write_text(FAULTS)
+    results: list[list[Any]] = []
+    for name, string, options in (
+        ("bare", json.dumps(FILES), ()),
+        ("faulty", adapter(FILES, trace_calls=True), ("--before", "faults.py")),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "faults.py").write_text(FAULTS)
+        runs = [drive(folder, string, *options, l1_gb=0.2) for _ in range(2)]
+        kept = ("asked", "hits", "written", "bad", "l1", "l2", "l2_usage")
+        results.append([{key: run[key] for key in kept} for run in runs])
+        results[-1].append(sorted(files(folder)))
+    assert results[0] == results[1]
+    assert results[0][1]["l2"] > 1000
+    assert "kvtrace capture: a fault in " in (tmp_path / "faulty" / "stderr").read_text()
+
+
+FAULTS = """
+def before():
+    from kvtrace.capture.recorder import Recorder
+    def task(*_, **__):
+        raise RuntimeError("injected")
+    def defer(*_, **__):
+        raise RuntimeError("injected")
+    Recorder.task, Recorder.defer = task, defer
+"""
+
+
+def test_a_capture_tells_nothing_private(tmp_path: Path) -> None:
+    """No model, hash of a block, request id, secret, path or host is in it."""
+    drive(tmp_path, adapter(FILES, trace_calls=True))
+    data = lmcache_runs.spool_bytes(tmp_path / "capture")
+    digest = hashlib.blake2b(b"0", digest_size=32).digest()
+    names = ["meta-llama", "Llama-3.1", "request-", SECRET, str(tmp_path), "l2/"]
+    names += [platform.node()] if len(platform.node()) > 4 else []
+    assert len(data) > 100_000
+    for private in (*map(str.encode, names), digest, digest[:8], digest.hex().encode()):
+        assert private not in data, private
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"inner": FILES}, "parameter 'out' is missing"),
+    ({"out": "capture"}, "parameter 'inner' is missing"),
+    ({"out": "capture", "inner": FILES | {"eviction": {}}}, "eviction has no effect in 'inner'"),
+    ({"out": "capture", "inner": FILES, "tier": "ssd"}, "'tier': got 'ssd'; accepted: gpu,"),
+    ({"out": "/proc/capture", "inner": FILES}, "can't record in the folder /proc/capture"),
+    ({"out": "capture", "inner": FILES, "outt": 1}, "unknown parameter 'outt'"),
+]
+
+
+def test_a_wrong_configuration_stops_the_start(tmp_path: Path) -> None:
+    """The error says in one line what is wrong, and nothing is left running."""
+    program = """if 1:
+        import json, sys
+        from kvtrace.capture.lmcache import RecordingL2
+        for params in json.loads(sys.argv[1]):
+            try:
+                RecordingL2(params)
+            except ValueError as error:
+                print(error)
+    """
+    python = lmcache_runs.environment("lmcache") / "python"
+    wrong = json.dumps([params for params, _ in WRONG])
+    lines = lmcache_runs.run([python, "-c", program, wrong], tmp_path).splitlines()[-len(WRONG) :]
+    for line, (_, message) in zip(lines, WRONG, strict=True):
+        assert line.startswith("kvtrace capture: ")
+        assert message in line
+
+
+def test_another_version_is_refused_by_name(tmp_path: Path) -> None:
+    """An LMCache that the adapter isn't made for is told before anything of it is used."""
+    program = (
+        "import importlib.metadata as m; m.version = lambda name: '0.4.7';"
+        "import kvtrace.capture.lmcache"
+    )
+    ended = subprocess.run(
+        [lmcache_runs.environment("lmcache") / "python", "-c", program],
+        cwd=tmp_path, env=lmcache_runs.variables(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    last = ended.stderr.splitlines()[-1]
+    assert "LMCache 0.4.7 isn't supported; accepted: 0.5.0 or newer, below 0.6" in last

@@ -6,12 +6,14 @@ import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import zstandard
 
+from kvtrace.capture import spool
 from tests.fuzz.values import INTEGERS, TEXTS, Raw, dumps, raw_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
 
@@ -45,6 +47,64 @@ def of_bytes(data: bytes, rng: np.random.Generator) -> bytes:
         elif rng.integers(3) == 0:
             del changed[at:]
     return bytes(changed)
+
+
+_RECORD_FIELDS = (
+    (0, 8), (8, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 4), (52, 4), (56, 2), (58, 2), (60, 1),
+    (61, 1), (62, 1),
+)  # fmt: skip
+
+
+def frames(data: bytes, rng: np.random.Generator) -> bytes:
+    """Change what is in frames of a recording, each sealed again; repeat and leave out some."""
+    whole = list(_whole_frames(data))
+    for _ in range(int(rng.geometric(0.5))):
+        at = int(rng.integers(len(whole)))
+        kind, rows, payload = whole[at]
+        action = int(rng.integers(6))
+        if action == 0:
+            del whole[at]
+        elif action == 1:
+            whole.insert(int(rng.integers(len(whole) + 1)), whole[at])
+        elif kind == spool.Kind.ROWS:
+            whole[at] = (kind, *_changed_rows(rows, payload, rng))
+        else:
+            whole[at] = (kind, rows, _json_or_bytes(payload, rng))
+        if not whole:
+            break
+    packed: Any = [spool.pack(kind, payload, rows) for kind, rows, payload in whole]
+    return spool.MAGIC + b"".join(packed)
+
+
+def _changed_rows(rows: int, payload: bytes, rng: np.random.Generator) -> tuple[int, bytes]:
+    """Return a count and records, one of them changed."""
+    if rng.integers(5) == 0:
+        return INTEGERS[rng.integers(len(INTEGERS))] & 0xFFFFFFFF, payload
+    size = spool.RECORD.itemsize
+    try:
+        before = spool.records(spool.Frame(spool.Kind.ROWS, rows, payload, 0)).tobytes()
+    except spool.SpoolError:  # its count was changed before
+        return rows, payload
+    changed = records(size, _RECORD_FIELDS)(before, rng)
+    count = len(changed) // size
+    packed = spool.pack_rows(numpy.frombuffer(changed[: count * size], spool.RECORD))
+    return count, packed[spool.HEAD.size :]
+
+
+def _json_or_bytes(payload: bytes, rng: np.random.Generator) -> bytes:
+    try:
+        return of_json(payload, rng)
+    except (ValueError, RecursionError):  # changed once before
+        return of_bytes(payload, rng)
+
+
+def _whole_frames(data: bytes) -> Iterator[tuple[Any, int, bytes]]:
+    offset = len(spool.MAGIC)
+    while offset < len(data):
+        _, kind, length, rows, _ = spool.HEAD.unpack_from(data, offset)
+        offset += spool.HEAD.size
+        yield kind, rows, data[offset : offset + length]
+        offset += length
 
 
 def records(itemsize: int, offsets: tuple[tuple[int, int], ...]) -> Mutate:

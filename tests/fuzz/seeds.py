@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import zstandard
 
+from kvtrace.capture.spool import MAGIC as MAGIC_OF_RECORDING
+from kvtrace.capture.spool import Kind, pack_json, pack_rows
 from kvtrace.formats.blktrace.importer import MAGIC, RECORD
+from kvtrace.trace.schema import Op
 from replay.safety.marker import Marker
 from tests.fuzz import command
 from tests.fuzz.parquets import read
-from tests.support import places, request_files
+from tests.support import places, recordings, request_files
 from tests.support.making import make
 
 if TYPE_CHECKING:
@@ -87,11 +90,26 @@ _WARP_RESULT = {
 }  # fmt: skip
 
 
+def _recording() -> bytes:
+    """Return a recording of two files' worth of frames of each kind."""
+    moment = {"mono_ns": recordings.START_NS, "wall_ns": recordings.WALL_NS, "width_ns": 1}
+    gap = {"dropped_rows": 2, "until_mono_ns": recordings.START_NS, "reason": "queue full"}
+    some = recordings.rows(*(recordings.write(at % 5, at, at + 2, batch=at) for at in range(12)))
+    reads = (recordings.record(Op.READ, at, 20 + at, 23 + at, batch=12) for at in range(5))
+    return b"".join([
+        MAGIC_OF_RECORDING, pack_json(Kind.HEADER, recordings.HEAD), pack_rows(some),
+        pack_json(Kind.GAP, gap), pack_json(Kind.ANCHOR, moment),
+        pack_rows(recordings.rows(*reads)), recordings.end(17),
+    ])  # fmt: skip
+
+
 def make_seeds(folder: Path) -> None:
     """Fill an empty folder with the seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in _texts():
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    (folder / "c").mkdir()
+    (folder / "c" / "a.kvcap").write_bytes(_recording())
     _traces(folder)
     _exports(folder)
     _results(folder)
@@ -124,6 +142,7 @@ def _texts() -> Iterator[tuple[str, str | bytes]]:
         yield name, request_files.GOOD[source][1]
     import gzip
 
+    yield "a.kvcap", _recording()
     yield "a.jsonl.gz", gzip.compress(str(request_files.GOOD["mooncake"][1]).encode())
     yield "marker.bin", Marker(7, "0" * 64, 4096, 1 << 20, 1 << 24, 0).pack()
     for cpu in (0, 1):

@@ -123,6 +123,13 @@ def _import_targets() -> list[Target]:
     oracle = m.records(24, ((0, 4), (4, 8), (12, 4), (16, 8)))
     blk = m.records(48, ((0, 4), (4, 4), (8, 8), (16, 8), (24, 4), (28, 4), (36, 4), (46, 2)))
     made = [
+        _import("capture", "a.kvcap", both(m.frames, m.frames, m.frames, m.of_bytes)),
+        Target(
+            "capture status",
+            ("c/a.kvcap",),
+            both(m.frames, m.of_bytes),
+            ("capture", "--status", "{}/c", "--json"),
+        ),
         _import("fio", "trace.log", both(blank, blank, m.of_bytes)),
         _import("fio", "v2.log", both(blank, blank, m.of_bytes)),
         _import("fio-lat", "a_lat.1.log", both(comma, comma, m.of_bytes)),
