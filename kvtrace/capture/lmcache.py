@@ -16,10 +16,11 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from kvtrace.capture import versions
+from kvtrace.capture.versions import check, installed
 
 # Before anything of LMCache is imported: an older one hasn't all of it.
-VERSION = versions.require("LMCache", "lmcache", "0.5.0", "0.6")
+VERSION = installed("LMCache", "lmcache")
+check("LMCache", VERSION, first=(0, 5), tested="0.5")
 
 from lmcache.v1.distributed.internal_api import L2AdapterListener  # noqa: E402
 from lmcache.v1.distributed.l2_adapters import create_l2_adapter  # noqa: E402
