@@ -67,7 +67,7 @@ class Recorder:
         self._close_s = settings.close_s
         hasher = Hasher(settings.secret)
         self._table = Table(Identities(hasher, names or Names()))
-        first = _header(engine, engine_version, hasher, settings) | dict(header or {})
+        first = header_of(engine, engine_version, hasher, settings) | dict(header or {})
         self._writer = self._start(settings, first)
         self._stop, self._interval_s = Event(), settings.flush_s
         self._thread = Thread(target=self._run, name="kvtrace-capture", daemon=True)
@@ -203,7 +203,10 @@ class Recorder:
             self._writer.part.abandon()
 
 
-def _header(engine: str, engine_version: str, hasher: Hasher, settings: Settings) -> dict[str, Any]:
+def header_of(
+    engine: str, engine_version: str, hasher: Hasher, settings: Settings
+) -> dict[str, Any]:
+    """Return the header of a process's files, its anchor and what an adapter adds left out."""
     pid, start = os.getpid(), moment.monotonic_ns()
     return {
         "spool": 1,

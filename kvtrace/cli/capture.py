@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +13,16 @@ import typer
 
 from kvtrace.cli.capture_strings import Asked, check_of, parse_inner, pastes
 from kvtrace.cli.console import figures, plain_console, say
-from kvtrace.errors import UsageError
-from kvtrace.units import S_NS, format_bytes, format_count, format_duration_ns, format_rate
+from kvtrace.cli.parsing import parsed
+from kvtrace.errors import TraceError, UsageError
+from kvtrace.units import (
+    S_NS,
+    format_bytes,
+    format_count,
+    format_duration_ns,
+    format_rate,
+    parse_duration_ns,
+)
 
 if TYPE_CHECKING:
     from kvtrace.formats.capture.status import Status
@@ -25,7 +34,8 @@ def capture_command(
     engine: Annotated[
         str | None,
         typer.Argument(
-            help="Engine to record: lmcache, vllm, sglang, mooncake.", show_default=False
+            help="Engine to record: lmcache, vllm, sglang, mooncake; or kv-events.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -47,6 +57,29 @@ def capture_command(
             show_default="random",
         ),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="kv-events: ZeroMQ address, as the engine's configuration has it.",
+            show_default=False,
+        ),
+    ] = None,
+    bind: Annotated[
+        bool | None,
+        typer.Option(
+            "--bind/--connect",
+            help="kv-events: bind or connect to the address.",
+            show_default="as the engine doesn't",
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(help="kv-events: record this topic only.", show_default="all"),
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option(help="kv-events: record for this long.", show_default="until Ctrl-C"),
+    ] = None,
     status: Annotated[
         Path | None,
         typer.Option(
@@ -63,10 +96,17 @@ def capture_command(
 
     Nothing is started: paste the printed string into the engine's command line. Afterwards
     `kvtrace import DIR trace.parquet` makes a trace of all its processes.
+
+    kv-events subscribes to the events of the GPU's cache that vLLM and SGLang publish, and records
+    them until Ctrl-C.
     """
+    events = {"--endpoint": endpoint, "--topic": topic, "--duration": duration}
+    given = [name for name, value in events.items() if value is not None]
+    given += [] if bind is None else ["--bind" if bind else "--connect"]
     if status is not None:
         if engine is not None:
             raise UsageError("excludes ENGINE", where="--status", got=engine)
+        _only_of_events(given)
         _show_status(status, watch=watch, as_json=as_json)
         return
     if watch:
@@ -77,7 +117,26 @@ def capture_command(
             f"{missing} is missing", where="capture",
             accepted="ENGINE --out DIR, or --status DIR",
         )  # fmt: skip
+    if engine == "kv-events":
+        if endpoint is None or inner is not None:
+            raise UsageError(
+                "--endpoint is missing" if endpoint is None else "--inner is of other engines",
+                where="kv-events", accepted="--endpoint tcp://HOST:PORT --out DIR",
+            )  # fmt: skip
+        from kvtrace.cli.capture_kv_events import EventsAsked, record_events
+
+        length_ns = parsed("--duration", parse_duration_ns, duration)
+        asked = EventsAsked(endpoint, out, secret_file, bind, topic or "", length_ns)
+        record_events(asked, as_json=as_json)
+        return
+    _only_of_events(given)
     _print_strings(engine, Asked(out, secret_file, parse_inner(inner)), as_json=as_json)
+
+
+def _only_of_events(given: list[str]) -> None:
+    """Raise UsageError for options that only kv-events has."""
+    if given:
+        raise UsageError("is of kv-events", where=given[0], accepted="capture kv-events")
 
 
 def _print_strings(engine: str, asked: Asked, *, as_json: bool) -> None:
@@ -109,10 +168,15 @@ def _show_status(folder: Path, *, watch: bool, as_json: bool) -> None:
     if as_json:
         raise UsageError("excludes --json", where="--watch")
     while True:
-        read = follower.read(time.monotonic_ns())
         typer.echo("\x1b[H\x1b[2J", nl=False)  # home, clear
         say(str(folder))
-        _print_status(read, as_json=False)
+        try:
+            _print_status(follower.read(time.monotonic_ns()), as_json=False)
+        except TraceError as error:
+            if follower.started:
+                raise
+            say(f"{error.problem}; Ctrl-C ends the watch")
+        sys.stdout.flush()
         time.sleep(_EVERY_S)
 
 

@@ -69,7 +69,21 @@ def import_command(
         str | None,
         typer.Option(
             "--model",
-            help="mlperf-csv: the run's model, name or file, to convert bytes to tokens.",
+            help="mlperf-csv, capture: the run's model, name or file, to convert bytes to tokens "
+            "or to size KV-cache events.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="capture: type of the KV cache's values.", show_default="the model's own"
+        ),
+    ] = None,
+    block_size: Annotated[
+        str | None,
+        typer.Option(
+            help="capture: bytes of a block in KV-cache events, of all ranks, e.g. 2MiB.",
             show_default=False,
         ),
     ] = None,
@@ -113,6 +127,8 @@ def import_command(
         tier=parse_tier(tier),
         map=map_,
         model=model,
+        dtype=dtype,
+        block_size_bytes=parsed("--block-size", parse_bytes, block_size),
         device_filter=tuple(device_filter or ()),
     )
     made = (

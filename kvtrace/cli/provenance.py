@@ -26,12 +26,29 @@ def objects_each(layout: dict[str, Any]) -> str:
     return "1 object each" if count == 1 else f"{count} objects each"
 
 
+def captured(header: dict[str, Any]) -> str:
+    """Return the engine that was recorded, and what of its work isn't in the trace."""
+    capture = header["capture"]
+    lost = {
+        "rows dropped": header["dropped_rows"],
+        "gaps": len(capture["gaps"]),
+        "damaged places": len(capture["torn"]),
+        "processes without an end": capture["unfinished_processes"],
+        "bus events dropped": capture["bus_events_dropped"],
+    }
+    parts = [f"{count:,} {what}" for what, count in lost.items() if count]
+    engine = f"{capture['engine']} {capture['engine_version']}".strip()
+    processes = f"{capture['processes']:,} process{'es' * (capture['processes'] != 1)}"
+    return f"{engine}, {processes}; {', '.join(parts) or 'nothing lost'}"
+
+
 def _origin(info: dict[str, Any]) -> Iterator[tuple[str, str]]:
     header = info["header"]
     producer, source = header["producer"], header["source"] or {}
     yield "written by", f"{producer['name']} {producer['version']}".strip()
     yield "format", str(header["format_version"])
     yield "source", source.get("name", "")
+    yield "capture", captured(header) if header.get("capture") else ""
     yield "inputs (sha256)", ", ".join(source.get("sha256") or [])
     yield "invented", "; ".join(source.get("invented") or [])
     yield "made of other traces by", ", ".join(str(step.get("tool")) for step in header["history"])
@@ -86,6 +103,7 @@ def details(info: dict[str, Any]) -> list[tuple[str, str]]:
     parts = (
         ("Configuration", header["config"]),
         ("Parameters of the source", (header["source"] or {}).get("parameters")),
+        ("Recording", header.get("capture")),
         ("History", header["history"]),
         ("Statistics of the simulation", header["statistics"]),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvtrace.cli.console import figures, plain_console
-from kvtrace.cli.provenance import objects_each
+from kvtrace.cli.provenance import captured, objects_each
 from kvtrace.errors import EXIT_TRACE
 from kvtrace.show.printable import printable
 from kvtrace.trace.schema import BY_NAME, Op
@@ -200,7 +200,7 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
     if header["source"]:
         lines.append(("source", header["source"]["name"]))
     if header.get("capture"):
-        lines.append(("capture", _captured(header["capture"], header["dropped_rows"])))
+        lines.append(("capture", captured(header)))
     if header["history"]:
         steps = ", ".join(str(step.get("tool")) for step in header["history"])
         lines.append(("made by", steps + (", anonymised" if header["anonymised"] else "")))
@@ -234,20 +234,6 @@ def _description(header: dict[str, Any]) -> list[tuple[str, str]]:
         how = "derived from reads before writes" if header["resident"]["derived"] else "declared"
         lines.append(("resident", f"{resident:,} objects at the start, {how}"))
     return lines
-
-
-def _captured(capture: dict[str, Any], dropped_rows: int) -> str:
-    """Return the engine, and what of it isn't in the trace."""
-    lost = {
-        "rows dropped": dropped_rows,
-        "gaps": len(capture["gaps"]),
-        "damaged places": len(capture["torn"]),
-        "processes without an end": capture["unfinished_processes"],
-        "bus events dropped": capture["bus_events_dropped"],
-    }
-    parts = [f"{count:,} {what}" for what, count in lost.items() if count]
-    engine = f"{capture['engine']} {capture['engine_version']}".strip()
-    return f"{engine}, {capture['processes']} processes; {', '.join(parts) or 'nothing lost'}"
 
 
 def check_command(trace: TraceArgument, as_json: JsonOption = False) -> None:

@@ -110,6 +110,8 @@ def _body(info: Info, profile: Profile) -> Iterator[str]:
         drawn += len(made)
     yield page.section("Tiers", page.note(_node(info)), _tiers(info, profile))
     yield page.section("Rows", _cells(info))
+    if info["outcomes"]:
+        yield page.section("Ops that moved nothing or failed", _outcomes(info))
     yield page.section("Sizes and reuse in figures", _quantities(profile))
     folded = "".join(page.folded(title, page.code(text)) for title, text in details(info))
     yield page.section("How it was made", page.pairs(provenance(info)), folded)
@@ -251,7 +253,8 @@ def _absent(profile: Profile) -> list[str]:
 
 _TIER_HEADS = (
     "tier", "ops", "GiB read", "GiB written", "read ÷ written", "objects", "hit ratio",
-    "most held, GiB", "capacity, GiB", "GiB written per day", "drive writes per day",
+    "look-ups that hit", "in flight when recorded", "most held, GiB", "capacity, GiB",
+    "GiB written per day", "drive writes per day",
 )  # fmt: skip
 
 
@@ -260,10 +263,12 @@ def _tier_rows(info: Info, profile: Profile) -> Iterator[list[Any]]:
     for name, tier in info["tiers"].items():
         held = profile.tiers[Tier[name.upper()]].held_bytes_max
         capacity, per_day = capacities.get(name), tier["write_bytes_per_day"]
+        recorded = (info["recorded_in_flight"] or {}).get(name, {})
         yield [
             name, tier["ops"], tier["read_bytes"] / GIB, tier["write_bytes"] / GIB,
             tier["read_write_ratio"], tier["objects"], (info["hit_ratio"] or {}).get(name),
-            held / GIB, None if capacity is None else capacity / GIB,
+            tier["lookup_hit_ratio"], recorded.get("mean"), held / GIB,
+            None if capacity is None else capacity / GIB,
             None if per_day is None else per_day / GIB, tier["drive_writes_per_day"],
         ]  # fmt: skip
 
@@ -293,6 +298,22 @@ def _cells(info: Info) -> str:
                  for name in ("bytes", "size_min", "size_max")]  # fmt: skip
         rows.append([cell["tier"], cell["phase"], cell["op"], number(cell["ops"]), *sizes])
     return page.table(heads, rows, texts=3)
+
+
+_OUTCOME_HEADS = ("tier", "op", "outcome", "ops", "bytes not moved")
+
+
+def _outcome_rows(info: Info) -> Iterator[tuple[str, str, str, int, int]]:
+    for each in info["outcomes"]:
+        yield each["tier"], each["op"], each["outcome"], each["ops"], each["bytes"]
+
+
+def _outcomes(info: Info) -> str:
+    rows: list[list[Cell | str]] = [
+        [tier, op, outcome, number(ops), Cell(format_bytes(size), size)]
+        for tier, op, outcome, ops, size in _outcome_rows(info)
+    ]
+    return page.table(_OUTCOME_HEADS, rows, texts=3)
 
 
 _QUANTITY_HEADS = ("tier", "quantity", "count", "mean", "P50", "P90", "P99", "max")
@@ -328,6 +349,8 @@ def _sheets(info: Info, profile: Profile) -> Iterator[workbook.Sheet]:
     yield "Tiers", _TIER_HEADS, [tuple(row) for row in _tier_rows(info, profile)]
     names = ("tier", "phase", "op", "ops", "bytes", "size_min", "size_max")
     yield "Rows", names, [tuple(cell[name] for name in names) for cell in info["cells"]]
+    if info["outcomes"]:
+        yield "Moved nothing or failed", _OUTCOME_HEADS, list(_outcome_rows(info))
     yield "Over time", *_over_time(profile)
     quantities = [
         (tier, name, *amounts.values()) for tier, name, amounts in _quantity_rows(profile)

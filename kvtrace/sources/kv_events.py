@@ -1,8 +1,9 @@
-"""KV-cache events of vLLM and SGLang: JSONL of the batches that their ZMQ publisher sends, decoded.
+"""KV-cache events of vLLM and SGLang: a recording of them, or JSONL of the published batches.
 
-What entered the GPU's cache: each event of stored blocks is a request whose prompt is the chain
-of blocks that it ends. Source: vllm-project/vllm, `vllm/distributed/kv_events.py` at 0181ea3;
-sgl-project/sglang, `python/sglang/srt/disaggregation/kv_events.py` at 006d053; read on 2026-11-30.
+A recording is a folder or the files of `kvtrace capture kv-events`. What entered the GPU's cache:
+each event of stored blocks is a request whose prompt is the chain of blocks that it ends. Source:
+vllm-project/vllm, `vllm/distributed/kv_events.py` at 0181ea3; sgl-project/sglang,
+`python/sglang/srt/disaggregation/kv_events.py` at 006d053; read on 2026-11-30.
 """
 
 from __future__ import annotations
@@ -13,31 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvtrace.capture import spool
+from kvtrace.capture.events import CLEARED, GPU, NAMES, REMOVED, STORED, text_of
+from kvtrace.capture.spool import MAGIC, Frame, Kind, SpoolError
 from kvtrace.errors import TraceError
 from kvtrace.requests import jsonlines
+from kvtrace.requests.lines import Lines
 from kvtrace.requests.request import Ragged
-from kvtrace.requests.rows import MAX_TOKENS, U64_MAX, Piece, alone
+from kvtrace.requests.rows import MAX_TIME_NS, MAX_TOKENS, U64_MAX, Piece, alone
 from kvtrace.requests.sorting import Numbering, by_arrival
 from kvtrace.requests.source import FILE_KEYS, FileSource, Told, need_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from kvtrace.requests.lines import Lines
     from kvtrace.sources import SourceContext
 
 KEYS = FILE_KEYS
-STORED, REMOVED, CLEARED = "BlockStored", "BlockRemoved", "AllBlocksCleared"
-NAMES = {
-    STORED: (
-        "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium",
-        "lora_name", "extra_keys", "group_idx",
-    ),
-    REMOVED: ("block_hashes", "medium", "group_idx"),
-    CLEARED: (),
-}  # fmt: skip
-"""Fields of events that are lists: their type, and these in this order; more may follow."""
-GPU = "GPU"
 MAX_BLOCK_TOKENS = 1 << 20
 UNSEEN = (
     "requests whose blocks were all cached stored nothing and aren't in the events; a step of a "
@@ -46,7 +40,9 @@ UNSEEN = (
 
 
 def recognises(start: bytes) -> bool:
-    """Return whether a file begins with a batch that has an event."""
+    """Return whether a file is a recording, or begins with a batch that has an event."""
+    if start.startswith(MAGIC):
+        return b'"engine":"kv-events"' in start
     line = start.partition(b"\n")[0].lstrip()
     kinds = [name.encode() for name in NAMES]
     return line.startswith((b"{", b"[")) and any(b'"%b"' % kind in line for kind in kinds)
@@ -118,7 +114,73 @@ def _batch(batch: Any, place: str) -> tuple[int, list[Any], Any]:
     )
 
 
-def _add(made: Parsed, batch: _Batch, event: Any, line: int, time_ns: int, place: str) -> None:
+def read(inputs: Sequence[Path], workers: int) -> Iterator[tuple[Lines, Parsed]]:
+    """Yield what each piece of the files tells, recordings frame by frame. Raises TraceError."""
+    for path in inputs:
+        if is_recording(path):
+            yield from recorded(path)
+        else:
+            yield from jsonlines.parsed([path], parse, workers)
+
+
+def is_recording(path: Path) -> bool:
+    """Return whether a file is one of `kvtrace capture`."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def recorded(path: Path) -> Iterator[tuple[Lines, Parsed]]:
+    """Yield what the frames of a recording tell; the lines are numbers of batches."""
+    number = 1
+    for frame in spool.frames(path):
+        if not isinstance(frame, Frame) or frame.kind != Kind.EVENTS:
+            continue
+        made, first = Parsed(), number
+        place = f"{path}: byte {frame.offset}"
+        for text in _texts(frame, place):
+            line = jsonlines.as_object(jsonlines.decode(text, place), place)
+            made.batches.append(_recorded_batch(made, line, number, place))
+            number += 1
+        yield Lines(str(path), first, []), made
+
+
+def _texts(frame: Frame, place: str) -> list[str]:
+    try:
+        return text_of(frame.payload).splitlines()
+    except SpoolError as error:
+        raise TraceError(str(error), where=place) from error
+
+
+_RECORDED = {
+    "type": "type",
+    "medium": "medium",
+    "group_idx": "group",
+    "block_hashes": "blocks",
+    "parent_block_hash": "parent",
+    "block_size": "tokens",
+}
+"""Fields of events, as they are published and as a recording has them."""
+
+
+def _recorded_batch(made: Parsed, line: dict[str, Any], number: int, place: str) -> _Batch:
+    time_ns = jsonlines.whole(line, "ts_ns", place, most=MAX_TIME_NS)
+    seq = jsonlines.whole(line, "seq", place, most=U64_MAX >> 1)
+    batch = _Batch((f"{line.get('publisher')}", seq, time_ns))
+    events = line.get("events")
+    if not isinstance(events, list):
+        raise TraceError("a batch without events", where=place, got=repr(events)[:40])
+    for event in events:
+        fields = jsonlines.as_object(event, place)
+        kept = {published: fields.get(name) for published, name in _RECORDED.items()}
+        _add(made, batch, kept, number, time_ns, place, tokens_known=False)
+    return batch
+
+
+def _add(
+    made: Parsed, batch: _Batch, event: Any, line: int, time_ns: int, place: str, *,
+    tokens_known: bool = True,
+) -> None:  # fmt: skip
+    """Add an event to its batch; one of a recording has no tokens."""
     fields = _fields(event, place)
     kind, medium, group = fields["type"], fields.get("medium"), fields.get("group_idx")
     if medium is not None:
@@ -135,7 +197,8 @@ def _add(made: Parsed, batch: _Batch, event: Any, line: int, time_ns: int, place
         batch.removed += len(_hashes(fields, place))
     else:
         hashes = _hashes(fields, place)
-        made.block_tokens = _size(fields, len(hashes), made.block_tokens, place)
+        count = len(hashes) if tokens_known else None
+        made.block_tokens = _size(fields, count, made.block_tokens, place)
         parent = fields.get("parent_block_hash")
         if parent is not None:
             parent = _identity(parent, place)
@@ -169,10 +232,12 @@ def _identity(value: Any, place: str) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _size(fields: dict[str, Any], count: int, first: int, place: str) -> int:
-    """Return the tokens of a block: those of the `first` event, as many as its tokens make up."""
+def _size(fields: dict[str, Any], count: int | None, first: int, place: str) -> int:
+    """Return the tokens of a block: those of the `first` event, and those of `count` blocks."""
     size = jsonlines.whole(fields, "block_size", place, least=1, most=MAX_BLOCK_TOKENS)
     _same_size(first or size, size, place)
+    if count is None:
+        return size
     tokens = fields.get("token_ids")
     if not isinstance(tokens, list) or len(tokens) != size * count:
         raise TraceError(
@@ -239,7 +304,7 @@ class _Reader:
     def _in_files(self) -> Iterator[Piece]:
         chains, others, removed, blocks = _Chains(), Counter[str](), 0, 0
         numbers, again = dict[Number, None](), 0
-        for piece, made in jsonlines.parsed(self._context.inputs, parse, self._context.workers):
+        for piece, made in read(self._context.inputs, self._context.workers):
             stored: list[_Stored] = []
             for batch in made.batches:
                 if batch.number in numbers:
@@ -298,10 +363,8 @@ def create(context: SourceContext) -> FileSource:
 
     Raises UsageError without an input, TraceError where nothing was stored.
     """
-    need_input(context, "FILE.jsonl")
-    first = next(
-        (made for _, made in jsonlines.parsed(context.inputs, parse, 1) if made.block_tokens), None
-    )
+    need_input(context, "FILE.jsonl, or the folder of a recording")
+    first = next((made for _, made in read(context.inputs, 1) if made.block_tokens), None)
     if first is None:
         raise TraceError(
             "no requests", where=context.inputs[0], accepted=f"events {STORED} of medium {GPU}"

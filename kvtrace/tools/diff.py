@@ -11,6 +11,7 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
 from kvtrace.native.library import BOOLEAN, I64, INT, POINTER, U8
 from kvtrace.tools.distribution import Distribution, distances
+from kvtrace.trace.outcomes import done_batches
 from kvtrace.trace.reuse import FIRST, ReuseDistances
 from kvtrace.trace.schema import Op, Tier
 
@@ -78,7 +79,7 @@ class _OfTier:
 
 def _surveyed(trace: Trace) -> dict[Tier, _OfTier]:
     tiers: dict[Tier, _OfTier] = {}
-    for columns in trace.batches(("timestamp", "op", "size", "tier", "key")):
+    for columns in done_batches(trace, ("timestamp", "op", "size", "tier", "key")):
         for number in np.unique(columns["tier"]):
             of_tier = columns["tier"] == number
             part = {name: values[of_tier] for name, values in columns.items()}

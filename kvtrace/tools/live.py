@@ -10,6 +10,7 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
 from kvtrace.native.library import BOOL, BOOLEAN, I64, INT, POINTER, U8, contiguous
 from kvtrace.trace.header import RESIDENT_DTYPE
+from kvtrace.trace.outcomes import only_done
 from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class LiveObjects:
 
     def observe(self, columns: Columns, kept: NDArray[np.bool_]) -> None:
         """Follow some more rows, of which those that are `kept` make the new trace."""
+        columns = only_done(columns)
         end = columns["size"].astype(np.int64)
         if "offset" in columns:
             end += np.ma.filled(columns["offset"], 0).astype(np.int64)

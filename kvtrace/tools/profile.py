@@ -11,6 +11,7 @@ import polars as pl
 from kvtrace.native.library import contiguous
 from kvtrace.tools.profile_keys import FOLLOWED_MAX, KeyProfile
 from kvtrace.tools.profile_tier import TierProfile
+from kvtrace.trace.outcomes import done_batches
 from kvtrace.trace.schema import Op, Phase, Tier
 
 if TYPE_CHECKING:
@@ -160,6 +161,6 @@ def profile(trace: Trace, *, followed_max: int = FOLLOWED_MAX) -> Profile:
     )
     made.add_resident(trace.resident())
     names = (*_COLUMNS, "offset") if "offset" in trace.columns else _COLUMNS
-    for columns in trace.batches(names):
+    for columns in done_batches(trace, names):
         made.add(columns)
     return made

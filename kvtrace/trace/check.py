@@ -13,7 +13,8 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import Pool
 from kvtrace.native.library import BOOLEAN, INT, POINTER, contiguous
 from kvtrace.trace.counting import TotalsCounter
-from kvtrace.trace.schema import MAX_TOTAL_BYTES, MOVED_NOTHING, Op, Phase, Tier
+from kvtrace.trace.outcomes import only_done
+from kvtrace.trace.schema import MAX_TOTAL_BYTES, Op, Phase, Tier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -142,7 +143,8 @@ class Checker:
             self._struct.rows = 0
 
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
-        """Check some more rows."""
+        """Check some more rows; those that moved nothing are look-ups."""
+        columns = only_done(columns)
         count = len(columns["op"])
         demotions = int((columns["phase"] == Phase.EVICT).sum())
         self._objects.make_room(count)
@@ -198,19 +200,11 @@ def check(trace: Trace) -> CheckReport:
     wanted = ["timestamp", "op", "tier", "phase", "key", "size"]
     wanted += [name for name in ("offset", "error") if name in trace.columns]
     for columns in trace.batches(wanted):
-        checker.add(_only_done(columns))
+        checker.add(columns)
         if len(columns["op"]):
             counter.update(columns)
     _check_totals(trace, counter.totals())
     return checker.report()
-
-
-def _only_done(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return rows in which an op that moved nothing is a look-up."""
-    if "error" not in columns or not columns["error"].any():
-        return columns
-    idle = np.isin(columns["error"], MOVED_NOTHING)
-    return columns | {"op": np.where(idle, np.uint8(Op.LOOKUP), columns["op"])}
 
 
 def _check_totals(trace: Trace, counted: Totals) -> None:

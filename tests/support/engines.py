@@ -12,6 +12,7 @@ import pytest
 from tests.support import places
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 PROGRAMS = places.ROOT / "tests" / "engines"
@@ -37,10 +38,16 @@ def variables(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{places.ROOT}{os.pathsep}{PROGRAMS}", **more}
 
 
-def run(environment: Path, program: str, *arguments: str, timeout_s: float = 400) -> Any:
-    """Run a program and return the JSON of the last line that it prints."""
+def run(
+    environment: Path, program: str, *arguments: str, before: Sequence[str] = (),
+    timeout_s: float = 400,
+) -> Any:  # fmt: skip
+    """Run a program and return the JSON of the last line that it prints.
+
+    `before`: a command that runs it.
+    """
     done = subprocess.run(
-        command(environment, program, *arguments),
+        [*before, *command(environment, program, *arguments)],
         env=variables(), capture_output=True, text=True, timeout=timeout_s, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.spool import MAGIC
-from kvtrace.errors import TraceError
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.files.outputs import check_writable
 from kvtrace.formats.capture import rows as captured
-from kvtrace.formats.capture.recording import processes_of
+from kvtrace.formats.capture.events import NO_SIZES, GpuRows, gpu_blocks, sizes_of
+from kvtrace.formats.capture.recording import EVENTS, processes_of
 from kvtrace.formats.common import incoming
 from kvtrace.formats.common.importing import Imported
 from kvtrace.trace.header import Capture
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from kvtrace.formats.capture.events import Sizes
     from kvtrace.formats.capture.recording import Part, Process
     from kvtrace.formats.common.importing import ImportOptions
 
-OPTIONS = ()
+OPTIONS = ("model", "dtype", "block_size_bytes")
 MANY = True
 MOST_LISTED = 1000
 """Gaps and damages that a header lists; the notes count all."""
@@ -45,16 +46,12 @@ def recognises(path: Path, start: bytes) -> bool:
 def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Imported:
     """Make a trace of a recording. Raises TraceError for files that can't be of one, or no rows."""
     check_writable(out, force=options.force)
+    sizes = sizes_of(options.model, options.dtype, options.block_size_bytes)
     processes, headless = processes_of(paths)
+    blocks = {id(process): gpu_blocks(process) for process in processes if process.events}
     if not any(process.rows for process in processes):
-        raise TraceError(
-            "no rows", where=paths[0].parent, got=f"{len(paths)} files",
-            accepted="a recording of at least one storage task",
-        )  # fmt: skip
-    before = accumulate((process.tasks for process in processes), initial=0)
-    streams = [
-        captured.Ordered(process, first) for process, first in zip(processes, before, strict=False)
-    ]
+        _check_events(paths, sum(blocks.values()), sizes)
+    streams, unsized = _streams(processes, blocks, sizes)
     zero_ns = min(stream.first_ns for stream in streams)
     capture = _capture(processes, zero_ns)
     log = incoming.Log(
@@ -68,13 +65,46 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     merged = interleaved([iter(stream) for stream in streams], captured.ALL_COLUMNS)
     since = (captured.since(batch, zero_ns) for batch in merged)
     header, notes = incoming.write(log, since, out, force=options.force)
-    unclear = sum((stream.unclear for stream in streams), Counter[str]())
+    unclear = sum((stream.unclear for stream in streams), unsized)
     return Imported(header, (*_notes(processes, headless), *incoming.counted(unclear), *notes))
+
+
+def _check_events(paths: Sequence[Path], blocks: int, sizes: Sizes | None) -> None:
+    """Raise unless events alone make rows: TraceError without any, UsageError without sizes."""
+    if not blocks:
+        raise TraceError(
+            "no rows", where=paths[0].parent, got=f"{len(paths)} files",
+            accepted="a recording of at least one storage task, or block in the GPU's cache",
+        )  # fmt: skip
+    if sizes is None:
+        raise UsageError(
+            "events don't tell how large a block is", where=paths[0].parent,
+            accepted="--block-size BYTES, or --model NAME|config.json (and --dtype)",
+        )  # fmt: skip
+
+
+def _streams(
+    processes: list[Process], blocks: dict[int, int], sizes: Sizes | None
+) -> tuple[list[captured.Ordered | GpuRows], Counter[str]]:
+    """Return the rows of each process, and how many blocks have no rows for lack of sizes."""
+    streams: list[captured.Ordered | GpuRows] = []
+    first, unsized = 0, Counter[str]()
+    for process in processes:
+        if process.rows:
+            streams.append(captured.Ordered(process, first))
+            first += process.tasks
+        if blocks.get(id(process)) and sizes is not None:
+            streams.append(GpuRows(process, first, sizes))
+            first += process.events
+        elif blocks.get(id(process)):
+            unsized[NO_SIZES] += blocks[id(process)]
+    return streams, unsized
 
 
 def _capture(processes: list[Process], zero_ns: int) -> Capture:
     """Return what the header says of the recording; its times are the trace's."""
-    first = processes[0].head
+    heads = [process.head for process in processes]
+    first = next((head for head in heads if head.engine != EVENTS), heads[0])
     ends = [process.end for process in processes]
     known = [end for end in ends if end is not None]
     guarded: Counter[str] = Counter()
@@ -96,7 +126,7 @@ def _capture(processes: list[Process], zero_ns: int) -> Capture:
     ]  # fmt: skip
     return Capture(
         engine=first.engine,
-        engine_version=", ".join(sorted({p.head.engine_version for p in processes})),
+        engine_version=", ".join(sorted({head.engine_version for head in heads} - {""})),
         plugin_version=", ".join(sorted({p.head.plugin_version for p in processes})),
         processes=len(processes),
         boot_id=first.boot_id,

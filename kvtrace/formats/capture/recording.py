@@ -80,6 +80,8 @@ class End(_Document):
     anchor: Anchor | None = None
 
 
+EVENTS = "kv-events"
+"""Engine of a recording of KV-cache events."""
 Document = TypeVar("Document", Head, Gap, End, Anchor)
 
 
@@ -126,6 +128,11 @@ class Process:
     def rows(self) -> int:
         """Rows in its files."""
         return sum(part.rows for part in self.parts)
+
+    @property
+    def events(self) -> int:
+        """KV-cache events in its files."""
+        return sum(part.events for part in self.parts)
 
     @property
     def tasks(self) -> int:
@@ -265,13 +272,17 @@ def _number(part: Part) -> int:
 
 
 def _check_together(processes: list[Process]) -> None:
-    """Raise TraceError unless all processes have one engine and one clock."""
-    for process in processes[1:]:
-        for name, why in (
-            ("engine", "one engine's processes make a trace"),
-            ("boot_id", "the times of two boots, or hosts, can't be compared"),
-        ):
-            got, first = (str(getattr(each.head, name)) for each in (process, processes[0]))
+    """Raise TraceError unless all processes have one engine and one clock.
+
+    Events of the GPU's cache are of the engine that they lie beside.
+    """
+    engines = [process for process in processes if process.head.engine != EVENTS]
+    for name, why, those in (
+        ("engine", "one engine's processes make a trace", engines),
+        ("boot_id", "the times of two boots, or hosts, can't be compared", processes),
+    ):
+        for process in those[1:]:
+            got, first = (str(getattr(each.head, name)) for each in (process, those[0]))
             if got != first:
                 raise TraceError(
                     f"another {name} than the files before: {why}",

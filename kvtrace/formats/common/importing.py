@@ -38,7 +38,11 @@ class ImportOptions:
     map: Path | None = None
     """fio, warp: the map that the export left beside the file, which has what the file lost."""
     model: str | None = None
-    """mlperf-csv: the model that the run was of, by name or file."""
+    """mlperf-csv, capture: the model that the run was of, by name or file."""
+    dtype: str | None = None
+    """capture: type of the KV cache's values, if it isn't the model's own."""
+    block_size_bytes: int | None = None
+    """capture: bytes of a block of the GPU's cache, of all ranks."""
     device_filter: tuple[str, ...] = ()
     """blktrace, blkparse: devices, as MAJOR,MINOR, whose I/O is taken; all if none is named."""
 

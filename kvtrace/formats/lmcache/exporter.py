@@ -17,6 +17,7 @@ from kvtrace.formats.common.order import joined_columns
 from kvtrace.formats.common.requests import LastRows
 from kvtrace.formats.common.rows import filled
 from kvtrace.formats.lmcache import lct
+from kvtrace.trace.outcomes import done_batches
 from kvtrace.trace.schema import Op, Phase
 from kvtrace.units import S_NS
 
@@ -92,7 +93,7 @@ class _Groups:
         """Yield the rows that serve requests, with the number of those before them."""
         names = [*_COLUMNS, *(name for name in ("rank",) if name in self._trace.columns)]
         first = 0
-        for columns in self._trace.batches(names, nulls=True):
+        for columns in done_batches(self._trace, names, nulls=True):
             op, phase = columns["op"], columns["phase"]
             kept = ((op == Op.READ) & (phase == Phase.DECODE)) | (
                 (op == Op.WRITE) & (phase <= Phase.DECODE)

@@ -10,6 +10,7 @@ from kvtrace.errors import TargetError
 from kvtrace.files.outfile import OutFile
 from kvtrace.trace.counting import TotalsCounter
 from kvtrace.trace.header import Header
+from kvtrace.trace.outcomes import only_done
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import RowWriter
 
@@ -25,7 +26,7 @@ TIERS = {Tier.GPU: "Tier-0", Tier.CPU: "Tier-1", Tier.NVME: "Tier-2"}
 PHASES = {Phase.PREFILL: "Prefill", Phase.DECODE: "Decode", Phase.EVICT: "Evict"}
 LOSES = (
     "delete rows, which --with-deletes keeps",
-    "lookup rows and rows of the object tier",
+    "lookup rows, ops that moved nothing, and rows of the object tier",
     "phase promote, which becomes Decode",
     "request, session, step, rank, block, offset, qos and recorded times",
     "nanoseconds below a microsecond",
@@ -71,8 +72,9 @@ class CsvWriter(RowWriter):
             raise
 
     def fits(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        """Return which rows the format has a word for."""
-        kept = np.isin(columns["op"], self._ops) & np.isin(columns["tier"], list(TIERS))
+        """Return which rows the format has a word for: not those that moved nothing."""
+        op = only_done(columns)["op"]
+        kept = np.isin(op, self._ops) & np.isin(columns["tier"], list(TIERS))
         return np.asarray(kept, np.bool_)
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -29,16 +29,17 @@ def export(trace: Trace, out: Path, options: ExportOptions) -> Exported:
     epoch_ns = trace.header.epoch_ns or 0
     columns = ("timestamp", "op", "size", "tier", "key", "phase")
     optional = [name for name in NAMES if name in trace.columns and name not in columns]
+    outcome = [name for name in ("error",) if name in trace.columns]
     with (
         MapWriter(out, force=options.force) as mapped,
         CsvWriter(
             out, with_deletes=options.with_deletes, epoch_ns=epoch_ns, force=options.force
         ) as writer,
     ):
-        for batch in trace.batches((*columns, *optional), nulls=True):
+        for batch in trace.batches((*columns, *optional, *outcome), nulls=True):
             kept = writer.fits(batch)
             writer.append(batch)
-            mapped.append({name: values[kept] for name, values in batch.items()})
+            mapped.append({name: batch[name][kept] for name in (*columns, *optional)})
         if writer.rows == 0:
             raise UsageError("no row of this trace fits into the CSV", where=trace.path)
     losses = LOSES[1:] if options.with_deletes else LOSES

@@ -16,6 +16,7 @@ from kvtrace.formats.common.rows import chosen_tiers
 from kvtrace.formats.common.sidecar import MapWriter, map_path
 from kvtrace.formats.oracle.record import MAX_SIZE_BYTES, MAX_TIME_S, RECORD
 from kvtrace.native.library import contiguous
+from kvtrace.trace.outcomes import done_batches
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class _Accesses:
     def __iter__(self) -> Iterator[tuple[Columns, NDArray[np.void]]]:
         names = [*_COLUMNS, *(name for name in ("request",) if name in self._trace.columns)]
         row, of_requests = 0, OfRequests()
-        for columns in self._trace.batches(names, nulls=True):
+        for columns in done_batches(self._trace, names, nulls=True):
             tiers = self._tiers
             taken = of_tiers(columns, tiers) if tiers else of_requests.accesses(columns)
             self._check(columns, taken, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ import pytest
 from kvtrace.trace.header import Header, SourceInfo
 from kvtrace.trace.schema import Op, Phase, Tier
 from kvtrace.trace.writer import TraceWriter
+from tests.support import recordings
 from tests.support.browser import opened, undrawn
 from tests.support.making import write_rows
 
@@ -261,3 +263,19 @@ def test_pages_of_one_kind_of_row_in_a_browser(tmp_path: Path, cli: Cli) -> None
     with opened(path) as driver:
         assert undrawn(driver) == []
         assert driver.get_log("browser") == []
+
+
+def test_a_capture_s_page_shows_its_outcomes_depth_and_losses(tmp_path: Path, cli: Cli) -> None:
+    """Look-ups that hit, what was in flight, ops that moved nothing, and what was lost."""
+    missed = recordings.record(Op.LOOKUP, 1, 0, 1, size=0, error=errno.ENOENT)
+    skipped = recordings.write(1, 10, 11, error=errno.EEXIST)
+    some = recordings.rows(missed, recordings.write(1, 2, 6), skipped)
+    recordings.write_part(tmp_path / "c", [some], ended=False)
+    trace, page = tmp_path / "t.parquet", tmp_path / "t.html"
+    cli("import", tmp_path / "c", trace)
+    cli("info", trace, "--report", page)
+    text = re.sub(r"<[^>]+>", " ", page.read_text())
+    assert "look-ups that hit" in text
+    assert "in flight when recorded" in text
+    assert re.search(r"nvme\s+write\s+skipped\s+1\s+32\.00 KiB", text)
+    assert "lmcache 0.5.6, 1 process; 1 processes without an end" in text

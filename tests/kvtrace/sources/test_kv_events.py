@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvtrace.capture import events, spool
+from kvtrace.capture.events import Cleaner
+from kvtrace.capture.identity import Hasher
 from kvtrace.requests import lines
 from kvtrace.sources import recognised
 from kvtrace.units import MS_NS
+from tests.support import recordings
 from tests.support.request_files import SAMPLES, kv_batch, kv_stored, read, refused, write
 
 if TYPE_CHECKING:
@@ -149,3 +154,45 @@ def test_bad_content(tmp_path: Path, case: str) -> None:
     """Wrong content is a bad trace, and the error says where and what."""
     content, message = BAD[case]
     assert message in refused("kv-events", tmp_path / "bad", content)
+
+
+def as_recording(jsonl: str, folder: Path) -> Path:
+    """Return a folder as `kvtrace capture kv-events` leaves it, of the batches of a JSONL."""
+    cleaner, lines = Cleaner(Hasher(b"s")), []
+    for text in jsonl.splitlines():
+        line = json.loads(text)
+        topic, seq = (line.get("topic") or "").encode(), line["seq"]
+        lines.append(cleaner.line(topic, seq, line["batch"], 0))
+    frames = [events.pack(lines[:2]), events.pack(lines[2:])]
+    recordings.write_part(folder, frames, engine="kv-events", engine_version="", process="9-b")
+    return folder
+
+
+def test_a_recording_reads_as_its_batches(tmp_path: Path) -> None:
+    """Hashes under a secret chain as the published ones do; tokens aren't needed."""
+    folder = as_recording(TALK, tmp_path / "c")
+    columns, info = read("kv-events", *folder.iterdir())
+    expected, told = read("kv-events", write(tmp_path / "a", TALK))
+    assert columns == expected
+    assert (info["notes"], info["parameters"]["block_tokens"]) == (
+        told["notes"], told["parameters"]["block_tokens"],
+    )  # fmt: skip
+    assert recognised([str(folder)]) == "kv-events"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"[]", "not a request"),
+        (b'{"ts_ns":-1}', "bad ts_ns"),
+        (b'{"ts_ns":1,"seq":1,"events":5}', "a batch without events"),
+        (b'{"ts_ns":1,"seq":1,"events":[{"type":"BlockStored"}]}', "bad block_hashes"),
+    ],
+)
+def test_a_recording_that_no_recorder_writes(tmp_path: Path, line: bytes, message: str) -> None:
+    """The error names file and byte."""
+    frame = spool.pack(spool.Kind.EVENTS, zlib.compress(line), 1)
+    path = recordings.write_part(tmp_path / "c", [frame], engine="kv-events")
+    error = refused("kv-events", path, path.read_bytes())
+    assert error.startswith(": byte ")
+    assert message in error

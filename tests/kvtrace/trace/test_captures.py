@@ -12,7 +12,10 @@ import pytest
 
 from kvtrace.errors import TraceError
 from kvtrace.tools.anonymise import anonymised
+from kvtrace.tools.diff import compare
 from kvtrace.tools.merge import merged
+from kvtrace.tools.profile import profile
+from kvtrace.tools.slice import Cut, sliced
 from kvtrace.tools.stats import summarise
 from kvtrace.tools.stream import write
 from kvtrace.trace.check import check
@@ -20,7 +23,7 @@ from kvtrace.trace.header import Capture, Header
 from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import CAPTURE_VERSION, FORMAT_VERSION, Op, Phase, Tier
 from kvtrace.trace.writer import TraceWriter
-from tests.support.traces import make_columns
+from tests.support.traces import make_columns, write_trace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +118,7 @@ def test_info_prints_what_was_lost_and_what_missed(tmp_path: Path, cli: Cli) -> 
     capture = CAPTURE.model_copy(update={"gaps": [{"dropped_rows": 3}], "unfinished_processes": 1})
     write_capture(path, capture=capture, error=np.array(ERRORS, "i4"))
     printed = cli("info", path).out
-    assert "lmcache 0.5.6, 1 processes; 1 gaps, 1 processes without an end" in printed
+    assert "lmcache 0.5.6, 1 process; 1 gaps, 1 processes without an end" in printed
     assert "50.0% of 2 recorded look-ups hit" in printed
     assert "nvme: 1 writes skipped, 8.00 KiB not moved" in printed
 
@@ -137,3 +140,69 @@ def test_an_anonymised_capture_keeps_counts_only(tmp_path: Path) -> None:
     capture = made.header.capture
     assert capture is not None
     assert (capture.engine, capture.boot_id, capture.key_check) == ("lmcache", None, None)
+
+
+TWO_READS = [
+    (0, Op.WRITE, NVME, 1, Phase.PREFILL, KIB4),
+    (1, Op.WRITE, NVME, 1, Phase.PREFILL, 8 * KIB4),
+    (2, Op.READ, NVME, 2, Phase.DECODE, KIB4),
+    (3, Op.READ, NVME, 1, Phase.DECODE, KIB4),
+]
+OUTCOMES = [0, errno.EEXIST, errno.ENOENT, 0]
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Path:
+    """A trace of a store and a read that were done, and one of each that moved nothing."""
+    columns = {"error": np.array(OUTCOMES, "i4"), "request": np.arange(4, dtype="u8")}
+    columns["step"] = np.array([2, 2, 1, 1], "u2")
+    path = tmp_path / "idle.parquet"
+    with TraceWriter(path, Header(), columns) as writer:
+        writer.append(make_columns(TWO_READS, None) | columns)
+    return path
+
+
+def test_a_profile_shows_what_was_moved(idle: Path) -> None:
+    with open_trace(idle) as trace:
+        tier = profile(trace).tiers[NVME]
+    assert int(tier.bytes[:, Op.WRITE].sum()) == int(tier.bytes[:, Op.READ].sum()) == KIB4
+    assert tier.held_bytes_max == KIB4
+
+
+def test_a_comparison_counts_what_was_moved(idle: Path, tmp_path: Path) -> None:
+    done = [row for row, error in zip(TWO_READS, OUTCOMES, strict=True) if not error]
+    write_trace(tmp_path / "done.parquet", done)
+    with open_trace(idle) as one, open_trace(tmp_path / "done.parquet") as other:
+        by_quantity = {each.quantity: each for each in compare(one, other)}
+    assert by_quantity["size"].ks == 0
+    assert by_quantity["read_share"].ks == 0
+
+
+def test_a_slice_takes_nothing_idle_for_resident(idle: Path, tmp_path: Path) -> None:
+    with open_trace(idle) as trace:
+        made = write(sliced(trace, Cut(first_row=1)), tmp_path / "part.parquet")
+    assert made.header.resident.objects == {"nvme": 1}
+    with open_trace(tmp_path / "part.parquet") as part:
+        assert part.resident()["size"].tolist() == [KIB4]
+        assert check(part).ok
+
+
+@pytest.mark.parametrize(
+    ("to", "suffix", "rows"), [("mlperf-csv", ".csv", 2), ("oracle", ".oracleGeneral", 2)]
+)
+def test_exports_leave_out_what_moved_nothing(
+    idle: Path, tmp_path: Path, cli: Cli, to: str, suffix: str, rows: int
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    document = json.loads(cli("export", idle, out, "--to", to, "--json").out)
+    assert (document["rows"], document["dropped_rows"]) == (rows, 2)
+
+
+def test_lmcache_gets_what_was_moved(idle: Path, tmp_path: Path, cli: Cli) -> None:
+    back = tmp_path / "back.parquet"
+    cli("export", idle, tmp_path / "out.lct", "--to", "lmcache")
+    cli("import", tmp_path / "out.lct", back)
+    rows = pq.read_table(back).to_pydict()
+    kinds = list(zip(rows["op"], rows["size"], strict=True))
+    assert (kinds.count(("write", KIB4)), kinds.count(("read", KIB4))) == (1, 1)
+    assert ("write", 8 * KIB4) not in kinds
