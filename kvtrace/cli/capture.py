@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ import typer
 from kvtrace.cli.capture_strings import Asked, check_of, parse_inner, pastes
 from kvtrace.cli.console import figures, plain_console, say
 from kvtrace.cli.parsing import parsed
-from kvtrace.errors import UsageError
+from kvtrace.errors import TraceError, UsageError
 from kvtrace.units import (
     S_NS,
     format_bytes,
@@ -167,10 +168,15 @@ def _show_status(folder: Path, *, watch: bool, as_json: bool) -> None:
     if as_json:
         raise UsageError("excludes --json", where="--watch")
     while True:
-        read = follower.read(time.monotonic_ns())
         typer.echo("\x1b[H\x1b[2J", nl=False)  # home, clear
         say(str(folder))
-        _print_status(read, as_json=False)
+        try:
+            _print_status(follower.read(time.monotonic_ns()), as_json=False)
+        except TraceError as error:
+            if follower.started:
+                raise
+            say(f"{error.problem}; Ctrl-C ends the watch")
+        sys.stdout.flush()
         time.sleep(_EVERY_S)
 
 

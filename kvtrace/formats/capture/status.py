@@ -136,6 +136,11 @@ class Follower:
     folder: Path
     _processes: dict[str, _Process] = field(default_factory=dict)
 
+    @property
+    def started(self) -> bool:
+        """Whether a process has begun to record."""
+        return any(process.head is not None for process in self._processes.values())
+
     def read(self, now_ns: int) -> Status:
         """Return the folder's status at a moment on CLOCK_MONOTONIC. Raises TraceError if empty."""
         paths = spool.parts(self.folder)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import ast
 import json
 import shlex
+import signal
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
 import kvtrace.capture
 from kvtrace.capture import moment, spool
 from kvtrace.capture.spool import Kind
+from kvtrace.errors import EXIT_INTERRUPTED
 from kvtrace.formats.capture.status import Follower
 from kvtrace.trace.schema import Op, Tier
 from tests.support import recordings
+from tests.support.command import APART
 from tests.support.recordings import KIB32, START_NS, record, rows, write, write_part
 
 if TYPE_CHECKING:
@@ -171,3 +175,20 @@ def test_import_anonymised(tmp_path: Path, cli: Cli) -> None:
 def test_a_secret_without_anonymise_is_refused(tmp_path: Path, cli: Cli) -> None:
     words = ("import", tmp_path, tmp_path / "t.parquet", "--secret-file", tmp_path / "s")
     assert "--secret-file: needs --anonymise" in cli(*words).error
+
+
+def test_a_watch_waits_for_the_first_file_and_ends_by_ctrl_c(tmp_path: Path) -> None:
+    command = [*APART, "capture", "--status", str(tmp_path / "c"), "--watch"]
+    (tmp_path / "c").mkdir()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        until(process.stdout, "no recording in this folder yet")
+        write_part(tmp_path / "c", [rows(write(1, 0, SECOND_US))])
+        until(process.stdout, "lmcache 0.5.6: 0 recording, 1 ended")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == EXIT_INTERRUPTED
+
+
+def until(lines: IO[str], text: str) -> None:
+    """Read lines up to one that has a text."""
+    assert any(text in line for line in lines)

@@ -20,6 +20,7 @@ from kvtrace.trace.writer import TraceWriter
 from kvtrace.units import format_rate
 from replay.report import terminal
 from replay.result import stored
+from tests.support import recordings
 from tests.support.command import Ended, kvtrace
 from tests.support.making import make
 from tests.support.synthetic import bimodal, with_requests
@@ -63,6 +64,7 @@ ONCE: dict[str, tuple[str, ...]] = {
     "bench": ("--trace", "t.parquet", "--trials", "2", "--folder", "{out}", *QUICK),
     "precondition": ("--device", "{out}.dat", "--size", "64MiB"),
     "recover": ("none", "{out}.parquet"),
+    "capture": ("--status", "recording"),
     "discover": (),
     "doctor": (),
 }
@@ -76,6 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make(path / "t.parquet", requests=15)
     make(path / "busy.parquet", tiers__gpu__capacity="24MiB", tiers__cpu__capacity="24MiB")
     (path / "key").write_bytes(bytes(32))
+    many = recordings.rows(*(recordings.write(at, at, at + 9_000) for at in range(4000)))
+    many["size"] = 1 << 39
+    recordings.write_part(path / "recording", [many])
     document = _with_classes(with_requests(stored.load(bimodal(path / "ops.parquet"))))
     large = _enlarged(document.model_dump(mode="json"))
     for name in (f"{LONG}.json", f"{LONG}-b.json"):
