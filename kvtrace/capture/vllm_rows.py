@@ -153,8 +153,8 @@ class CpuWatch:
         self._record, self._size = record, chunk_bytes
         self.lookups = LookUps(record, CPU)
         self._writing: dict[bytes, tuple[int, int, str]] = {}
-        self._reading: dict[tuple[str, bytes], int] = {}
-        self._held: dict[bytes, None] = {}
+        self._reading: dict[str, dict[bytes, int]] = {}
+        self._held: set[bytes] = set()
 
     def looked(self, start_ns: int, result: Any, key: bytes, context: Any, *_: Any) -> None:
         """Take an answer to `lookup`."""
@@ -179,16 +179,15 @@ class CpuWatch:
         if result is not None and result.evicted_keys:
             evicted = list(result.evicted_keys)
             self._delete(start_ns, end_ns, evicted, request)
-        admitted = {} if result is None else dict.fromkeys(result.keys_to_store)
-        for key in admitted:
-            self._writing[key] = start_ns, phase, request
-        refused = [key for key in keys if key not in admitted]  # no space, or it is here
-        if refused:
+        admitted = () if result is None else result.keys_to_store
+        self._writing.update(dict.fromkeys(admitted, (start_ns, phase, request)))
+        if len(admitted) < len(keys):  # no space, or they are here
+            known = frozenset(admitted)
+            refused = [key for key in keys if key not in known]
             self._write(phase, start_ns, end_ns, refused, errno.EEXIST, request)
 
     def _delete(self, start_ns: int, end_ns: int, keys: list[bytes], request: str | None) -> None:
-        for key in keys:
-            self._held.pop(key, None)
+        self._held.difference_update(keys)
         self._record(DELETE, CPU, EVICT, start_ns, end_ns, keys, self._size, 0, request)
 
     def _write(
@@ -215,27 +214,31 @@ class CpuWatch:
     ) -> None:
         if not keys:
             return
-        unknown = start_ns, phase, request
-        starts = [self._writing.pop(key, unknown)[0] for key in keys]
+        unknown, pop = (start_ns, phase, request), self._writing.pop
+        starts = [pop(key, unknown)[0] for key in keys]
         if success:
-            self._held.update(dict.fromkeys(keys))
+            self._held.update(keys)
         self._write(phase, starts, monotonic_ns(), keys, 0 if success else errno.EIO, request)
 
     def load_prepared(
         self, start_ns: int, _result: Any, keys: Iterable[bytes], context: Any, *_: Any
     ) -> None:
         """Take it that blocks are pinned, to be copied to the GPU."""
-        for key in keys:
-            self._reading[context.req_id, key] = start_ns
+        reading = self._reading.setdefault(context.req_id, {})
+        reading.update(dict.fromkeys(keys, start_ns))
 
     def load_completed(
         self, start_ns: int, _result: Any, keys: Iterable[bytes], context: Any, *_: Any
     ) -> None:
         """Take it that the GPU has the blocks."""
         keys, request = list(keys), context.req_id
-        if keys:
-            starts = [self._reading.pop((request, key), start_ns) for key in keys]
-            self._read(starts, monotonic_ns(), keys, 0, request)
+        if not keys:
+            return
+        reading = self._reading.get(request, {})
+        starts = [reading.pop(key, start_ns) for key in keys]
+        if not reading:
+            self._reading.pop(request, None)
+        self._read(starts, monotonic_ns(), keys, 0, request)
 
     def _read(
         self, start_ns: Any, end_ns: int, keys: list[bytes], error: int, request: str
@@ -246,7 +249,7 @@ class CpuWatch:
         """Take it that `reset_cache` dropped all blocks."""
         self._unfinished()
         if self._held:
-            self._delete(start_ns, monotonic_ns(), list(self._held), None)
+            self._delete(start_ns, monotonic_ns(), sorted(self._held), None)
 
     def request_finished(self, _start_ns: int, _result: Any, context: Any, *_: Any) -> None:
         """Take the end of a request."""
@@ -265,7 +268,8 @@ class CpuWatch:
         now_ns = monotonic_ns()
         for key, (start_ns, phase, request) in self._writing.items():
             self._write(phase, start_ns, now_ns, [key], errno.ECANCELED, request)
-        for (request, key), start_ns in self._reading.items():
-            self._read(start_ns, now_ns, [key], errno.ECANCELED, request)
+        for request, reading in self._reading.items():
+            for key, start_ns in reading.items():
+                self._read(start_ns, now_ns, [key], errno.ECANCELED, request)
         self._writing.clear()
         self._reading.clear()
