@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.moment import monotonic_ns
-from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.capture.words import DECODE, DELETE, EVICT, LOOKUP, OBJECT, PREFILL, READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ CODES = {
 }
 RANGES = {2: errno.ENOSPC, 3: errno.EPROTO, 4: errno.EINVAL, 6: errno.EINVAL, 9: errno.ECOMM}
 """By hundreds: no space, another version, a bad key, a bad parameter, no RPC; EIO for others."""
-PHASES = {Op.WRITE: Phase.PREFILL, Op.DELETE: Phase.EVICT}
+PHASES = {WRITE: PREFILL, DELETE: EVICT}
 
 
 def error_of(code: int) -> int:
@@ -54,42 +54,42 @@ def _present(code: int) -> int:
 class StoreWatch:
     """Rows of a client of the store. Times are those of the calls."""
 
-    def __init__(self, record: Record, tier: Tier = Tier.OBJECT) -> None:
-        self._record, self._tier = record, tier
+    def __init__(self, record: Record, tier: int = OBJECT) -> None:
+        self._record, self._tier = record, int(tier)
         self.unrecorded: Counter[str] = Counter()
 
-    def _row(self, op: Op, start_ns: int, keys: Sequence[str], sizes: Any, errors: Any) -> None:
+    def _row(self, op: int, start_ns: int, keys: Sequence[str], sizes: Any, errors: Any) -> None:
         keys, end_ns = list(keys), monotonic_ns()
         if keys:
-            phase = PHASES.get(op, Phase.DECODE)
+            phase = PHASES.get(op, DECODE)
             self._record(op, self._tier, phase, start_ns, end_ns, keys, sizes, errors)
 
     def put(self, start: int, code: int, key: str, value: Any, *_: Any, **__: Any) -> None:
         """Take `put`, `upsert` or `put_tensor`."""
-        self._row(Op.WRITE, start, [key], buffer_bytes(value), error_of(code))
+        self._row(WRITE, start, [key], buffer_bytes(value), error_of(code))
 
     def put_parts(self, start: int, code: int, key: str, *parts: Any, **__: Any) -> None:
         """Take `put_parts`: one object of several buffers."""
-        self._row(Op.WRITE, start, [key], sum(map(buffer_bytes, parts)), error_of(code))
+        self._row(WRITE, start, [key], sum(map(buffer_bytes, parts)), error_of(code))
 
     def put_batch(
         self, start: int, code: int, keys: Sequence[str], values: Sequence[Any], *_: Any, **__: Any
     ) -> None:
         """Take `put_batch`: one result for all."""
-        self._row(Op.WRITE, start, keys, [buffer_bytes(one) for one in values], error_of(code))
+        self._row(WRITE, start, keys, [buffer_bytes(one) for one in values], error_of(code))
 
     def put_from(
         self, start: int, code: int, key: str, _buffer: int, size: int, *_: Any, **__: Any
     ) -> None:
         """Take `put_from`."""
-        self._row(Op.WRITE, start, [key], size, error_of(code))
+        self._row(WRITE, start, [key], size, error_of(code))
 
     def batch_put_from(
         self, start: int, codes: Sequence[int], keys: Sequence[str], _buffers: Any,
         sizes: Sequence[Any], *_: Any, **__: Any,
     ) -> None:  # fmt: skip
         """Take `batch_put_from`, or of several buffers per key."""
-        self._row(Op.WRITE, start, keys, _totals(sizes), [error_of(code) for code in codes])
+        self._row(WRITE, start, keys, _totals(sizes), [error_of(code) for code in codes])
 
     def get(self, start: int, value: Any, key: str, *_: Any, **__: Any) -> None:
         """Take `get` or `get_tensor`: nothing is what a miss returns."""
@@ -100,7 +100,7 @@ class StoreWatch:
     ) -> None:
         """Take `get_batch`."""
         sizes = [0 if value is None else buffer_bytes(value) for value in values]
-        self._row(Op.READ, start, keys, sizes, [0 if size else errno.ENOENT for size in sizes])
+        self._row(READ, start, keys, sizes, [0 if size else errno.ENOENT for size in sizes])
 
     def get_buffer(self, start: int, handle: Any, key: str, *_: Any, **__: Any) -> None:
         """Take `get_buffer`."""
@@ -112,7 +112,7 @@ class StoreWatch:
         """Take `batch_get_buffer`: a handle or None per key."""
         sizes = [0 if handle is None else handle.size() for handle in handles]
         errors = [errno.ENOENT if handle is None else 0 for handle in handles]
-        self._row(Op.READ, start, keys, sizes, errors)
+        self._row(READ, start, keys, sizes, errors)
 
     def get_into(
         self, start: int, code: int, key: str, _buffer: int, size: int, *_: Any, **__: Any
@@ -127,27 +127,27 @@ class StoreWatch:
         """Take `batch_get_into`, or into several buffers per key."""
         asked = _totals(sizes)
         moved = [size if code < 0 else code for code, size in zip(codes, asked, strict=True)]
-        self._row(Op.READ, start, keys, moved, [error_of(code) for code in codes])
+        self._row(READ, start, keys, moved, [error_of(code) for code in codes])
 
     def is_exist(self, start: int, code: int, key: str, *_: Any, **__: Any) -> None:
         """Take `is_exist`."""
-        self._row(Op.LOOKUP, start, [key], 0, _present(code))
+        self._row(LOOKUP, start, [key], 0, _present(code))
 
     def batch_is_exist(
         self, start: int, codes: Sequence[int], keys: Sequence[str], *_: Any, **__: Any
     ) -> None:
         """Take `batch_is_exist`."""
-        self._row(Op.LOOKUP, start, keys, 0, [_present(code) for code in codes])
+        self._row(LOOKUP, start, keys, 0, [_present(code) for code in codes])
 
     def remove(self, start: int, code: int, key: str, *_: Any, **__: Any) -> None:
         """Take `remove`."""
-        self._row(Op.DELETE, start, [key], 0, error_of(code))
+        self._row(DELETE, start, [key], 0, error_of(code))
 
     def batch_remove(
         self, start: int, codes: Sequence[int], keys: Sequence[str], *_: Any, **__: Any
     ) -> None:
         """Take `batch_remove`."""
-        self._row(Op.DELETE, start, keys, 0, [error_of(code) for code in codes])
+        self._row(DELETE, start, keys, 0, [error_of(code) for code in codes])
 
     def passed(self, name: str) -> None:
         """Count a use of a method that moves or removes data and isn't recorded."""

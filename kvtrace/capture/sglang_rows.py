@@ -11,7 +11,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.moment import monotonic_ns
-from kvtrace.trace.schema import Op, Phase, Tier
+from kvtrace.capture.words import DECODE, DELETE, EVICT, LOOKUP, PREFILL, READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Record = Callable[..., None]
 
 HASH_DIGITS = 16
+PHASES = {WRITE: PREFILL, DELETE: EVICT}
 
 
 def block_bytes(key: str) -> bytes:
@@ -46,8 +47,8 @@ class HiCacheWatch:
     `files`: those of a back end that skips what is on disk and reports it as stored.
     """
 
-    def __init__(self, record: Record, tier: Tier, rank: int, files: Files | None = None) -> None:
-        self._record, self._tier, self._rank = record, tier, rank
+    def __init__(self, record: Record, tier: int, rank: int, files: Files | None = None) -> None:
+        self._record, self._tier, self._rank = record, int(tier), rank
         self.files = files
         self._page_bytes = 0
         self._pools: dict[str, int] = {}
@@ -62,8 +63,8 @@ class HiCacheWatch:
         """Take a pool of another kind of state."""
         self._pools[str(host_pool_name)] = tensor_bytes(host_pool.get_dummy_flat_data_page())
 
-    def _row(self, op: Op, start_ns: int, keys: Sequence[str], sizes: Any, errors: Any) -> None:
-        phase = {Op.WRITE: Phase.PREFILL, Op.DELETE: Phase.EVICT}.get(op, Phase.DECODE)
+    def _row(self, op: int, start_ns: int, keys: Sequence[str], sizes: Any, errors: Any) -> None:
+        phase = PHASES.get(op, DECODE)
         keys, end_ns = list(keys), monotonic_ns()
         if keys:
             self._record(
@@ -72,7 +73,7 @@ class HiCacheWatch:
 
     def existed(self, start_ns: int, result: Any, key: str, *_: Any) -> None:
         """Take an answer of `exists`."""
-        self._row(Op.LOOKUP, start_ns, [key], 0, 0 if result else errno.ENOENT)
+        self._row(LOOKUP, start_ns, [key], 0, 0 if result else errno.ENOENT)
 
     def batch_existed(
         self, start_ns: int, count: int, keys: Sequence[str], *_: Any, **__: Any
@@ -88,17 +89,13 @@ class HiCacheWatch:
 
     def _prefix(self, start_ns: int, keys: Sequence[str], count: int) -> None:
         asked = keys[: count + 1]  # what is behind the first miss has no answer
-        self._row(
-            Op.LOOKUP, start_ns, asked, 0, [0] * count + [errno.ENOENT] * (len(asked) - count)
-        )
+        self._row(LOOKUP, start_ns, asked, 0, [0] * count + [errno.ENOENT] * (len(asked) - count))
 
     def got(
         self, start_ns: int, result: Any, key: str, target_location: Any = None, *_: Any, **__: Any
     ) -> None:
         """Take a result of `get`."""
-        self._row(
-            Op.READ, start_ns, [key], self._size(target_location), _missed([result is not None])
-        )
+        self._row(READ, start_ns, [key], self._size(target_location), _missed([result is not None]))
 
     def batch_got(
         self, start_ns: int, result: Any, keys: Sequence[str], target_locations: Any = None,
@@ -109,21 +106,19 @@ class HiCacheWatch:
             errors = _missed([one is not None for one in result])
         else:
             errors = _missed([index < (result or 0) for index in range(len(keys))])
-        self._row(Op.READ, start_ns, keys, self._sizes(target_locations, keys), errors)
+        self._row(READ, start_ns, keys, self._sizes(target_locations, keys), errors)
 
     def batch_got_v1(
         self, start_ns: int, results: Sequence[bool], keys: Sequence[str], *_: Any, **__: Any
     ) -> None:
         """Take the results of `batch_get_v1`."""
-        self._row(Op.READ, start_ns, keys, self._page_bytes, _missed(results))
+        self._row(READ, start_ns, keys, self._page_bytes, _missed(results))
 
     def was_set(
         self, start_ns: int, result: Any, key: str, value: Any = None, *_: Any, **__: Any
     ) -> None:
         """Take a result of `set`."""
-        self._row(
-            Op.WRITE, start_ns, [key], self._size(value), self._stored(start_ns, [key], result)
-        )
+        self._row(WRITE, start_ns, [key], self._size(value), self._stored(start_ns, [key], result))
 
     def batch_was_set(
         self, start_ns: int, result: Any, keys: Sequence[str], values: Any = None,
@@ -131,14 +126,14 @@ class HiCacheWatch:
     ) -> None:  # fmt: skip
         """Take a result of `batch_set`: whether all were stored."""
         errors = self._stored(start_ns, list(keys), result)
-        self._row(Op.WRITE, start_ns, keys, self._sizes(values, keys), errors)
+        self._row(WRITE, start_ns, keys, self._sizes(values, keys), errors)
 
     def batch_was_set_v1(
         self, start_ns: int, results: Sequence[bool], keys: Sequence[str], *_: Any, **__: Any
     ) -> None:
         """Take the results of `batch_set_v1`."""
         errors = [0 if result else errno.EIO for result in results]
-        self._row(Op.WRITE, start_ns, keys, self._page_bytes, errors)
+        self._row(WRITE, start_ns, keys, self._page_bytes, errors)
 
     def batch_got_v2(
         self, start_ns: int, results: Any, transfers: Sequence[Any], *_: Any, **__: Any
@@ -146,7 +141,7 @@ class HiCacheWatch:
         """Take the results of `batch_get_v2`, per pool."""
         for transfer in transfers:
             keys, size = self._of_pool(transfer)
-            self._row(Op.READ, start_ns, keys, size, _missed(results[transfer.name]))
+            self._row(READ, start_ns, keys, size, _missed(results[transfer.name]))
 
     def batch_was_set_v2(
         self, start_ns: int, results: Any, transfers: Sequence[Any], *_: Any, **__: Any
@@ -158,7 +153,7 @@ class HiCacheWatch:
             errors: Any = [0 if result else errno.EIO for result in good]
             if self.files is not None:
                 errors = self.files.stored(keys, start_ns, 0 if all(good) else errno.EIO)
-            self._row(Op.WRITE, start_ns, keys, size, errors)
+            self._row(WRITE, start_ns, keys, size, errors)
 
     def _of_pool(self, transfer: Any) -> tuple[list[str], int]:
         """Return the keys under which a pool's pages are stored, and a page's bytes."""
@@ -182,4 +177,4 @@ class HiCacheWatch:
 
     def evicted(self, start_ns: int, key: str) -> None:
         """Take it that a back end deleted a page to make space."""
-        self._row(Op.DELETE, start_ns, [key], self._page_bytes, 0)
+        self._row(DELETE, start_ns, [key], self._page_bytes, 0)

@@ -195,6 +195,8 @@ def _print_status(status: Status, *, as_json: bool) -> None:
         f"{status.rows:,} rows in {format_bytes(status.file_bytes)}, now {status.rows_per_s:,.0f} "
         "rows/s"
     )
+    if status.events:
+        say(f"{status.events:,} KV-cache events")
     lost = {
         "rows dropped": status.dropped_rows,
         "gaps": status.gaps,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from kvtrace.capture.events import text_of
 from kvtrace.capture.spool import Kind
+from kvtrace.formats.common.importing import ImportOptions, convert
+from kvtrace.trace.check import check
+from kvtrace.trace.reader import open_trace
 from kvtrace.trace.schema import Op, Phase, Tier
-from tests.support import captures, engines
+from tests.support import captures, engines, processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +83,22 @@ def plain(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Run:
-    return Run(tmp_path_factory.mktemp("recorded"), model, spec="HostRecordingSpec")
+    """A run whose tiers are recorded, and whose events are by a subscriber beside it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    secret, address = folder / "secret", free_address()
+    secret.write_text("one")
+    words = ("--endpoint", address, "--out", folder / "events", "--secret-file", secret)
+    subscriber = processes.start("capture", "kv-events", *words)
+    run = Run(folder, model, spec="HostRecordingSpec", events=address)
+    subscriber.send_signal(signal.SIGINT)
+    printed, errors = subscriber.communicate(timeout=30)
+    assert (subscriber.returncode, errors) == (0, ""), printed
+    return run
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_stores_equal_the_files(recorded: Run) -> None:
@@ -111,6 +133,49 @@ def test_look_ups_equal_the_metrics(recorded: Run, tier: Tier, label: str) -> No
     hits, misses = recorded.rows(Op.LOOKUP, tier), recorded.rows(Op.LOOKUP, tier, error=2)
     assert len(hits) == recorded.counted(f"chunk_hits {label}") > 0
     assert len(hits) + len(misses) == recorded.counted(f"chunk_queries {label}")
+
+
+def test_kv_events_of_the_run_tell_the_same(recorded: Run) -> None:
+    """The second witness: what the engine published of its tiers equals the rows, block by block.
+
+    It publishes a store of a file that was there as any other; the rows tell the two apart.
+    """
+    (end,) = captures.documents(recorded.folder / "events", Kind.END)
+    told = end["events"]
+    assert (end["batches_missed"], end["unreadable_messages"]) == (0, 0)
+    skipped = recorded.rows(Op.WRITE, Tier.NVME, error=errno.EEXIST)
+    written = recorded.rows(Op.WRITE, Tier.NVME)
+    assert told["BlockStored STORAGE"] == len(written) + len(skipped)
+    assert set(skipped["key"].tolist()) <= set(written["key"].tolist())
+    assert told["BlockStored CPU"] == len(recorded.rows(Op.WRITE, Tier.CPU))
+    assert told["BlockRemoved CPU"] == len(recorded.rows(Op.DELETE, Tier.CPU))
+    blocks = {
+        block
+        for frame in captures.frames(recorded.folder / "events", Kind.EVENTS)
+        for line in text_of(frame.payload).splitlines()
+        for event in json.loads(line)["events"] if event.get("medium") == "GPU"
+        for block in event["blocks"]
+    }  # fmt: skip
+    assert set(captures.records(recorded.out)["block"].tolist()) <= blocks
+
+
+def test_both_recordings_are_one_trace(recorded: Run) -> None:
+    """Rows of the GPU's cache join those of the tiers below by block; nothing is out of order."""
+    folder = recorded.folder / "both"
+    folder.mkdir()
+    for path in [*recorded.out.iterdir(), *(recorded.folder / "events").iterdir()]:
+        (folder / path.name).hardlink_to(path)
+    out = recorded.folder / "t.parquet"
+    size = recorded.facts["chunk_bytes"]
+    convert([folder], out, options=ImportOptions(block_size_bytes=size))
+    with open_trace(out) as trace:
+        assert check(trace).ok
+        rows = trace.lazy().collect()
+    on_gpu = rows.filter(rows["tier"] == "gpu")
+    written = on_gpu.filter(on_gpu["op"] == "write")
+    assert len(written) > 300
+    assert set(rows["block"]) == set(written["block"])
+    assert {"cpu", "nvme"} < set(rows["tier"])
 
 
 def test_every_row_has_its_request_and_a_time(recorded: Run) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import sys
+import time
 from typing import Any
 
 os.environ.update(
@@ -82,6 +83,7 @@ def settle(llm: Any, manager: Any) -> None:
     core = llm.llm_engine.engine_core.engine_core
     while manager.has_pending_work() or core.scheduler.has_requests():
         core.step()
+    time.sleep(1)  # the publisher has a thread of its own
 
 
 def main() -> None:

@@ -48,6 +48,7 @@ class Status:
     ended: int
     killed: int
     rows: int
+    events: int
     rows_per_s: float
     dropped_rows: int
     gaps: int
@@ -66,7 +67,7 @@ class _Process:
     def __init__(self) -> None:
         self.head: Head | None = None
         self.end: End | None = None
-        self.rows = self.gaps = self.gap_rows = self.damaged_bytes = 0
+        self.rows = self.events = self.gaps = self.gap_rows = self.damaged_bytes = 0
         self.recent: NDArray[np.void] = np.zeros(0, spool.RECORD)
         self._path: Path | None = None
         self._offset = 0
@@ -119,6 +120,8 @@ class _Process:
             self.gap_rows += gap.dropped_rows
         elif frame.kind == Kind.END:
             self.end = document_of(End, path, frame)
+        elif frame.kind == Kind.EVENTS:
+            self.events += frame.rows
         elif frame.kind == Kind.ROWS:
             self.rows += frame.rows
             self._remember(records_of(path, frame))
@@ -166,11 +169,12 @@ def _status(processes: list[_Process], file_bytes: int, now_ns: int) -> Status:
     recent = recent[recent["complete"] > newest - WINDOW_NS]
     length_ns = _length_ns(recent, newest)
     return Status(
-        engine=f"{processes[0].head.engine} {processes[0].head.engine_version}",
+        engine=f"{processes[0].head.engine} {processes[0].head.engine_version}".strip(),
         processes=len(processes),
         ended=sum(process.ended for process in processes),
         killed=sum(_is_gone(process) for process in processes),
         rows=sum(process.rows for process in processes),
+        events=sum(process.events for process in processes),
         rows_per_s=len(recent) * S_NS / length_ns,
         dropped_rows=sum(process.dropped_rows for process in processes),
         gaps=sum(process.gaps for process in processes),

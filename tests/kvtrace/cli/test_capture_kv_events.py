@@ -57,6 +57,10 @@ def test_a_recording_is_imported_and_recorded_from(tmp_path: Path, cli: Cli) -> 
         words = ("--out", out, "--connect", "--duration", "1s", "--json")
         document = json.loads(cli("capture", "kv-events", "--endpoint", address, *words).out)
     assert document["events"]["BlockStored GPU"] > 2
+    status = cli("capture", "--status", out)
+    assert status.out.startswith("kv-events: 0 recording, 1 ended\n")
+    assert " KV-cache events\nlost: nothing\n" in status.out
+    assert json.loads(cli("capture", "--status", out, "--json").out)["events"] > 2
     assert cli("import", out, trace, "--block-size", "64KiB").code == 0
     assert "gpu" in cli("info", trace).out
     made = tmp_path / "r.parquet"
