@@ -176,11 +176,13 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         self._stores: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._loads: dict[Any, tuple[int, list[Any], list[int]]] = {}
         self._lookups: dict[Any, tuple[int, list[Any], list[int]]] = {}
+        started = False
         try:
             self._recorder = self._start(settings, params, kind, tier)
-        except CaptureError:
-            self.inner.close()
-            raise
+            started = True
+        finally:
+            if not started:
+                self.inner.close()
         self._guard = self._recorder.guard
         self._told = Listener(self._guard)
         self._guard(self.inner.register_listener, self._told)

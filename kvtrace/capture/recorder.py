@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from collections import deque
-from multiprocessing import util as multiprocessing_util
 from threading import Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ class Recorder:
         self.events: Any = None
         """What an adapter listens to for this recorder, if anything."""
         self._pid = os.getpid()
+        self._finalize: Any = None
         self._queue: deque[Task] = deque()
         self._append, self._most = self._queue.append, settings.queue_tasks
         self._dropped: dict[int, int] = {}
@@ -74,8 +75,10 @@ class Recorder:
         _every.add(self)
         self._thread.start()
         atexit.register(self.close)
-        # Children that multiprocessing starts end without atexit.
-        multiprocessing_util.Finalize(self, self.close, exitpriority=100)
+        # Children that multiprocessing starts end without atexit; they have imported this.
+        processes = sys.modules.get("multiprocessing.util")
+        if processes is not None:
+            self._finalize = processes.Finalize(self, self.close, exitpriority=100)
 
     def _start(self, settings: Settings, header: dict[str, Any]) -> Writer:
         name = f"{header['engine']}-{header['process']}"
@@ -181,6 +184,8 @@ class Recorder:
         if self._thread.is_alive():
             self.guard.tell("close", "the recording's disk is slow, its end is missing")
         atexit.unregister(self.close)
+        if self._finalize is not None:
+            self._finalize.cancel()
 
     def release(self) -> None:
         """Give the recorder back; the last of its users closes it."""

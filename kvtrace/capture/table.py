@@ -50,7 +50,7 @@ class Table:
 
         Raises whatever an engine's objects raise when they are looked at.
         """
-        op, tier, phase, submit, complete, keys, sizes, errors, _, rank, block = zip(
+        op, tier, phase, submit, complete, keys, sizes, errors, request, rank, block = zip(
             *tasks, strict=True
         )
         counts = np.fromiter(map(len, keys), np.int64, len(keys))
@@ -60,7 +60,8 @@ class Table:
         for name, values in (("submit", submit), ("size", sizes), ("error", errors)):
             rows[name] = _spread(values, counts, RECORD[name])
         # Of a request that was heard of late, the tasks taken before know it now.
-        requests = [self.identities.request(self._request(task)) for task in tasks]
+        asked = request if self.join is None else map(self._request, tasks)
+        requests = list(map(self.identities.request, asked))
         rows["request"] = np.repeat(np.array(requests, np.uint64), counts)
         rows["batch"] = np.repeat(np.arange(first_batch, first_batch + len(tasks)), counts)
         rows["position"] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -108,7 +109,7 @@ class Table:
 
 def _spread(values: Sequence[Any], counts: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return a value per row, of tasks that give one for all their rows or one each."""
-    if all(type(value) is int for value in values):
+    if set(map(type, values)) == {int}:
         return np.repeat(np.array(values, dtype), counts)
     return np.array(_values(values, counts), dtype)
 

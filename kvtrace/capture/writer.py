@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kvtrace.capture.table import Table, Task
 
 ANCHOR_EVERY_NS = 30_000_000_000
-DRAIN_ROWS, DRAIN_TASKS = 8192, 1024
+DRAIN_ROWS, DRAIN_TASKS = 8192, 4096
 """Rows and tasks of a frame, about: the engine's threads wait for the GIL while one is built."""
 DEFERRED = 3
 """Length of what is queued in lieu of a task: a function, keys, what it makes tasks of."""
@@ -61,17 +61,23 @@ class Writer:
         return self.queue_dropped() + sum(self._lost.values())
 
     def poll(self) -> None:
-        """Write what waits, then gaps, anchors and, when it is due, another file."""
+        """Write what waits; with each frame what is due of gaps, anchors and another file."""
         began = moment.thread_cpu_ns()
-        while self.queue:
+        more = True
+        while more:
             self._record(self._take())
-            moment.wait_s(0)  # lets the engine's threads have the GIL
-        self._tell_gaps()
+            self._tell_gaps()
+            self._anchor()
+            self._rotate()
+            more = bool(self.queue)
+            if more:
+                moment.wait_s(0)  # lets the engine's threads have the GIL
+        self.cpu_ns += moment.thread_cpu_ns() - began
+
+    def _anchor(self) -> None:
         if moment.monotonic_ns() - self._anchored > ANCHOR_EVERY_NS:
             self._anchored = moment.monotonic_ns()
             self._append(spool.pack_json(Kind.ANCHOR, moment.anchor().document()))
-        self._rotate()
-        self.cpu_ns += moment.thread_cpu_ns() - began
 
     def finish(self) -> None:
         """Write the end and close the file."""
@@ -96,6 +102,7 @@ class Writer:
 
     def _take(self) -> list[Task]:
         self.table.identities.trim()
+        joins, join = self.table.join is not None, self.table.joined
         tasks: list[Task] = []
         rows, queue = 0, self.queue
         while queue and rows < DRAIN_ROWS and len(tasks) < DRAIN_TASKS:
@@ -105,7 +112,7 @@ class Writer:
                 tasks += self._expanded(*task)
             else:
                 # Now, before what follows: the next request may ask for the same keys.
-                tasks.append(self.guard(self.table.joined, task) or task)
+                tasks.append(self.guard(join, task) or task if joins else task)
         return tasks
 
     def _expanded(self, expand: Callable[[Any], list[Task]], keys: Any, subject: Any) -> list[Task]:
@@ -122,7 +129,7 @@ class Writer:
         if not tasks:
             return
         try:
-            records = self.table.records(tasks, self.batches)
+            frames = _packed(self.table.records(tasks, self.batches))
         except Exception as error:
             if len(tasks) > 1:
                 for task in tasks:
@@ -133,15 +140,12 @@ class Writer:
             self.batches += 1
             return
         self.batches += len(tasks)
-        for begin in range(0, len(records), spool.MAX_FRAME_ROWS):
-            self._append_rows(records[begin : begin + spool.MAX_FRAME_ROWS])
-
-    def _append_rows(self, records: np.ndarray) -> None:
-        if self._append(spool.pack_rows(records)):
-            self.rows += len(records)
-            self._part_rows += len(records)
-        else:
-            self._lost[DISK] += len(records)
+        for frame, rows in frames:
+            if self._append(frame):
+                self.rows += rows
+                self._part_rows += rows
+            else:
+                self._lost[DISK] += rows
 
     def _append(self, frame: bytes) -> bool:
         """Write a frame; return whether it is in the file."""
@@ -209,6 +213,15 @@ class Writer:
                 part.close()
         except OSError as error:
             self._count(error)
+
+
+def _packed(records: np.ndarray) -> list[tuple[bytes, int]]:
+    """Return frames of records, with the rows of each."""
+    chunks = [
+        records[begin : begin + spool.MAX_FRAME_ROWS]
+        for begin in range(0, len(records), spool.MAX_FRAME_ROWS)
+    ]
+    return [(spool.pack_rows(chunk), len(chunk)) for chunk in chunks]
 
 
 def _length(task: Task) -> int:

@@ -167,14 +167,16 @@ def _notes(processes: list[Process], headless: list[Part]) -> list[str]:
     )
     if unfinished:
         notes.append(
-            f"{unfinished:,} of {len(processes):,} processes ended without closing the recording, "
-            "as by SIGKILL: their last rows, of a fraction of a second, are missing"
+            f"{unfinished:,} of {len(processes):,} processes have no end in their files (killed, or "
+            "still recording): their last rows, of a fraction of a second, are missing"
         )
     if secrets > 1:
         notes.append(
             f"{secrets} secrets: an object of two processes counts as two; give all one secret"
         )
-    notes += [f"{part.rows:,} rows of {part.path.name} left out: no header" for part in headless]
+    notes += [
+        f"{part.path.name} left out, {part.rows:,} rows: no header in it" for part in headless
+    ]
     for process in processes:
         offsets = [anchor.offset_ns for anchor in process.anchors]
         if max(offsets) - min(offsets) > STEP_NS:

@@ -214,6 +214,29 @@ def wait_for(rec: Recorder, rows: int) -> None:
     raise AssertionError(f"{rec.rows} of {rows} rows were written")
 
 
+def test_a_queue_that_never_empties_is_rotated(tmp_path: Path) -> None:
+    """Under a load that the writer doesn't get to the end of, files end and gaps are told too."""
+    rec = captures.recorder(tmp_path, rotate_bytes=300, queue_tasks=50_000, flush_s=5.0)
+    for number in range(30_000):
+        captures.send(rec, [number])
+    for _ in range(25_000):
+        captures.send(rec, [0])
+    rec.close()
+    (first, *_, last) = captures.documents(tmp_path, Kind.END)
+    assert len(spool.parts(tmp_path)) > 10
+    assert last["rows"] == len(captures.records(tmp_path)) == 50_000
+    assert first["dropped_rows"] == last["dropped_rows"] == 5_000
+
+
+def test_a_large_task_is_several_frames(tmp_path: Path) -> None:
+    """No frame is longer than a reader takes; positions beyond 65,535 begin anew."""
+    rec = captures.recorder(tmp_path)
+    captures.send(rec, [*range(100_000)])
+    rec.close()
+    assert [frame.rows for frame in captures.frames(tmp_path, Kind.ROWS)] == [65_536, 34_464]
+    assert captures.records(tmp_path)["position"].tolist()[65_534:65_538] == [65_534, 65_535, 0, 1]
+
+
 def test_old_files_are_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An old file is ended if it has rows, and anchors are written in between."""
     monkeypatch.setattr(writer, "ANCHOR_EVERY_NS", 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,6 +107,31 @@ def test_a_file_may_be_cut_anywhere(file: Path) -> None:
         torn = [part for part in back if isinstance(part, Damage)]
         clean = length in (0, len(spool.MAGIC), *ends)
         assert [part.torn for part in torn] == ([] if clean else [True])
+
+
+def test_half_a_frame_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the file as it was; a cut that fails is made up for later."""
+    part = Part(tmp_path / f"x{spool.SUFFIX}")
+    part.append(spool.pack_rows(some(5)))
+    before = (tmp_path / f"x{spool.SUFFIX}").read_bytes()
+
+    def half(data: bytes) -> None:
+        part._file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(part, "_write", half)
+        with pytest.raises(OSError, match="full"):
+            part.append(spool.pack_rows(some(6)))
+        assert (tmp_path / f"x{spool.SUFFIX}").read_bytes() == before
+        patch.setattr(os, "ftruncate", lambda *_: half(b"x"))
+        with pytest.raises(OSError, match="full"):
+            part.append(spool.pack_rows(some(6)))
+    part.append(spool.pack_rows(some(7)))
+    part.close()
+    back = list(spool.frames(tmp_path / f"x{spool.SUFFIX}"))
+    assert [frame.rows for frame in back if isinstance(frame, Frame)] == [5, 7]
+    assert len(back) == 2
 
 
 def test_a_whole_frame_may_still_be_wrong(tmp_path: Path) -> None:

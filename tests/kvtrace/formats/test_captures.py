@@ -122,7 +122,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         "2 files missing",
         "1 frames cut off at the end of a file",
         "1 damaged places inside files",
-        "1 of 2 processes ended without closing the recording",
+        "1 of 2 processes have no end in their files",
         "1 reads and writes of unknown size left out",
     ):
         assert text in notes
@@ -141,7 +141,7 @@ def test_secrets_headers_and_clocks_that_differ_are_said(tmp_path: Path) -> None
     made, table = imported(folder)
     notes = "\n".join(made.notes)
     assert "2 secrets" in notes
-    assert f"1 rows of {bare.name} left out: no header" in notes
+    assert f"{bare.name} left out, 1 rows: no header in it" in notes
     assert "the wall clock moved by 50.0 ms" in notes
     assert len(table["key"]) == 2
     assert made.header.capture is not None
@@ -220,7 +220,7 @@ def test_import_of_a_folder_by_the_command(tmp_path: Path, cli: Cli) -> None:
     ended = cli("import", tmp_path / "c", tmp_path / "t.parquet", "--json")
     document = json.loads(ended.out)
     assert document["rows"] == 1
-    assert "1 of 1 processes ended without closing" in document["notes"][0]
+    assert "1 of 1 processes have no end" in document["notes"][0]
 
 
 def test_rows_of_processes_side_by_side_interleave(tmp_path: Path) -> None:
