@@ -85,6 +85,8 @@ class RecordingHiCache(HiCacheStorage):  # type: ignore[misc]
             )
             if self.backend == "file":
                 self.guard(self._watch_files)
+            elif self.backend == "mooncake":
+                self.guard(self._watch_parts)
         result = self.inner.register_mem_pool_host(mem_pool_host, *args, **kwargs)
         self.guard(self.watch.pool_registered, 0, result, mem_pool_host)
         return result
@@ -97,6 +99,11 @@ class RecordingHiCache(HiCacheStorage):  # type: ignore[misc]
         )
         evictor = inner._evictor
         evictor._on_evict = observed(evictor._on_evict or _nothing, self.guard, self._evicted)
+
+    def _watch_parts(self) -> None:
+        """Let a store tell the pages it skips: it asks for them itself, and calls them stored."""
+        inner = self.inner
+        inner._batch_exist = observed(inner._batch_exist, self.guard, self.watch.parts_existed)
 
     def _evicted(self, start_ns: int, _result: Any, name: str) -> None:
         for suffix in (self.inner.tp_config_suffix, self.inner.config_suffix):
@@ -155,7 +162,9 @@ def header_of(backend: str, config: Any) -> dict[str, Any]:
     """Return what a file's header says of this adapter."""
     hidden = ["gpu tier", "cpu tier", "request ids"]
     if backend != "file":
-        hidden += ["evictions", "stores that were skipped"]
+        hidden.append("evictions")
+    if backend not in ("file", "mooncake"):
+        hidden.append("stores that were skipped")
     return {
         "complete_is": {"nvme": "return of the call", "object": "return of the call"},
         "not_visible": hidden,

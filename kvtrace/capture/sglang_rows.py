@@ -8,6 +8,7 @@ tells the request. Source: sglang 0.5.23, `srt/mem_cache/hicache_storage.py` and
 from __future__ import annotations
 
 import errno
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.moment import monotonic_ns
@@ -52,6 +53,7 @@ class HiCacheWatch:
         self.files = files
         self._page_bytes = 0
         self._pools: dict[str, int] = {}
+        self._parts: dict[int, list[int]] = {}
 
     def pool_registered(self, _start_ns: int, _result: Any, pool: Any, *_: Any) -> None:
         """Take the host's pool: its pages are what is stored."""
@@ -132,8 +134,17 @@ class HiCacheWatch:
         self, start_ns: int, results: Sequence[bool], keys: Sequence[str], *_: Any, **__: Any
     ) -> None:
         """Take the results of `batch_set_v1`."""
+        parts = self._parts.pop(get_ident(), [])
         errors = [0 if result else errno.EIO for result in results]
+        if len(parts) == len(keys) * (each := len(parts) // max(1, len(keys))) > 0:
+            for page, result in enumerate(results):
+                if result and all(part == 1 for part in parts[page * each : (page + 1) * each]):
+                    errors[page] = errno.EEXIST
         self._row(WRITE, start_ns, keys, self._page_bytes, errors)
+
+    def parts_existed(self, _start_ns: int, results: Sequence[int], *_: Any, **__: Any) -> None:
+        """Take an answer of Mooncake's to its back end, which skips what exists in a store."""
+        self._parts[get_ident()] = list(results)
 
     def batch_got_v2(
         self, start_ns: int, results: Any, transfers: Sequence[Any], *_: Any, **__: Any

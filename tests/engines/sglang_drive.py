@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import random
 import sys
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sglang_stubs
 
@@ -27,6 +29,9 @@ from sglang.srt.managers.cache_controller import (  # noqa: E402
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageConfig  # noqa: E402
 from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory  # noqa: E402
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 PAGE_TOKENS, PAGE_BYTES, POOL_PAGES = 16, 32 << 10, 256
 SYSTEM_PROMPTS, WORDS = 6, 1000
 
@@ -39,7 +44,18 @@ class Pool:
     layout = "page_first"
 
     def __init__(self) -> None:
-        self.pages = torch.zeros(POOL_PAGES, PAGE_BYTES, dtype=torch.uint8)
+        self.pages = self.kv_buffer = torch.zeros(POOL_PAGES, PAGE_BYTES, dtype=torch.uint8)
+
+    def get_ksize_per_token(self) -> int:
+        return self.size_per_token // 2
+
+    def get_page_buffer_meta(self, indices: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Return address and length of the halves of pages, keys and values."""
+        half, starts = PAGE_BYTES // 2, []
+        for index in indices[::PAGE_TOKENS].tolist():
+            page = self.pages[index // PAGE_TOKENS].data_ptr()
+            starts += [page, page + half]
+        return starts, [half] * len(starts)
 
     def get_dummy_flat_data_page(self) -> torch.Tensor:
         return torch.zeros(PAGE_BYTES, dtype=torch.uint8)
@@ -134,10 +150,33 @@ def inject() -> None:
             setattr(HiCacheWatch, name, faulty(name, hook))
 
 
+@contextmanager
+def mooncake(folder: str | None) -> Iterator[Callable[[], Any]]:
+    """Run a master of Mooncake's store, if a folder is given; give a function of its counts."""
+    if folder is None:
+        yield lambda: None
+        return
+    import mooncake_drive
+
+    mooncake_drive.loopback_up()
+    server = mooncake_drive.master(Path(folder))
+    try:
+        mooncake_drive.client().close()  # the master answers
+        yield mooncake_drive.counts
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
 def main() -> None:
     plan = json.loads(sys.argv[1])
     if plan.get("faults"):
         inject()
+    with mooncake(plan.get("mooncake")) as counts:
+        run(plan, counts)
+
+
+def run(plan: dict[str, Any], counts: Callable[[], Any]) -> None:
     pool = Pool()
     made = controller(plan, pool)
     served = [
@@ -149,6 +188,7 @@ def main() -> None:
         "wrong": sum(wrong for _, wrong in served),
         "page_bytes": PAGE_BYTES,
         "held": len(getattr(made.storage_backend, "_keys", ())),
+        "counts": counts(),
     }
     if hasattr(made.storage_backend, "close"):
         made.storage_backend.close()

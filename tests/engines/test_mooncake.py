@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,18 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def own_network() -> bool:
-    """Return whether this user may make a network namespace: the master listens on all hosts."""
-    if shutil.which("unshare") is None:
-        return False
-    return (
-        subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0
-    )
-
-
 pytestmark = [
     *engines.needs(engines.VLLM),
-    pytest.mark.skipif(not own_network(), reason="no network namespace can be made: run as root"),
+    pytest.mark.skipif(
+        not engines.own_network(), reason="no network namespace can be made: run as root"
+    ),
 ]
 
 

@@ -36,8 +36,10 @@ class Run:
         document = {"inner": inner, "extra": {"file_storage_path": str(self.stored), **extra}}
         if record:
             document["capture"] = {"out": str(self.out), "secret": "one"}
+        self.tier = Tier.OBJECT if inner == "mooncake" else Tier.NVME
         arguments = json.dumps(document | (plan or {}))
-        self.facts = engines.run(engines.VLLM, "sglang_drive.py", arguments)
+        before = ["unshare", "-n"] if inner == "mooncake" else []
+        self.facts = engines.run(engines.VLLM, "sglang_drive.py", arguments, before=before)
 
     @property
     def files(self) -> set[str]:
@@ -47,7 +49,7 @@ class Run:
     def rows(self, op: Op, *, error: int = 0) -> np.ndarray:
         """Return the records of ops with an outcome."""
         every = captures.records(self.out)
-        assert set(every["tier"].tolist()) == {Tier.NVME}
+        assert set(every["tier"].tolist()) == {self.tier}
         return every[(every["op"] == op) & (every["error"] == error)]
 
 
@@ -101,6 +103,28 @@ def test_the_zero_copy_calls_are_recorded(tmp_path: Path) -> None:
     assert len(np.unique(writes["key"])) == run.facts["held"] > 1000
     assert set(writes["size"].tolist()) == {run.facts["page_bytes"]}
     assert len(run.rows(Op.READ)) == sum(run.facts["loaded"])
+
+
+@pytest.mark.skipif(not engines.own_network(), reason="no network namespace can be made")
+def test_mooncake_inside_is_recorded(tmp_path: Path) -> None:
+    """Of each page that was written, the master saw two puts end: keys and values.
+
+    Pages that are there are skipped by SGLang and reported as stored; they are EEXIST here.
+    """
+    store = {
+        "local_hostname": "127.0.0.1", "metadata_server": "P2PHANDSHAKE", "protocol": "tcp",
+        "global_segment_size": 256 << 20, "master_server_address": "127.0.0.1:15051",
+        "check_server": False,
+    }  # fmt: skip
+    plan = {"zero_copy": True, "mooncake": str(tmp_path)}
+    run = Run(tmp_path, inner="mooncake", plan=plan, **store)
+    assert run.facts["wrong"] == 0
+    writes = run.rows(Op.WRITE)
+    assert 2 * len(writes) == run.facts["counts"]["batch_put_end_items_total"] > 2000
+    assert len(np.unique(writes["key"])) == len(writes)
+    loaded = sum(run.facts["loaded"])
+    assert len(run.rows(Op.WRITE, error=errno.EEXIST)) == loaded
+    assert len(run.rows(Op.READ)) == len(run.rows(Op.LOOKUP)) == loaded > 1000
 
 
 def test_nothing_tells_the_model(recorded: Run) -> None:

@@ -6,11 +6,13 @@ import errno
 import json
 import signal
 import socket
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from kvtrace.capture import spool
 from kvtrace.capture.events import text_of
 from kvtrace.capture.spool import Kind
 from kvtrace.formats.common.importing import ImportOptions, convert
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = engines.needs(engines.VLLM)
 REQUESTS, CPU_BYTES = 30, 12_000_000
 """Prompts, sent twice, and a CPU tier that holds a third of their blocks."""
+SECRET = "a-secret-of-these-tests"
 
 
 class Run:
@@ -33,7 +36,7 @@ class Run:
     def __init__(self, folder: Path, model: Path, *, spec: str = "HostSpec", **plan: Any) -> None:
         self.folder, self.out = folder, folder / "capture"
         files = {"type": "fs", "root_dir": str(folder / "files"), "enable_kv_events": True}
-        capture = {"out": str(self.out), "secret": "one"}
+        capture = {"out": str(self.out), "secret": SECRET}
         extra: dict[str, Any] = {
             "cpu_bytes_to_use": CPU_BYTES, "spec_name": spec, "spec_module_path": "vllm_host",
             "self_describing_kv_events": True, "secondary_tiers": [files],
@@ -86,7 +89,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Run:
     """A run whose tiers are recorded, and whose events are by a subscriber beside it."""
     folder = tmp_path_factory.mktemp("recorded")
     secret, address = folder / "secret", free_address()
-    secret.write_text("one")
+    secret.write_text(SECRET)
     words = ("--endpoint", address, "--out", folder / "events", "--secret-file", secret)
     subscriber = processes.start("capture", "kv-events", *words)
     run = Run(folder, model, spec="HostRecordingSpec", events=address)
@@ -176,6 +179,24 @@ def test_both_recordings_are_one_trace(recorded: Run) -> None:
     assert len(written) > 300
     assert set(rows["block"]) == set(written["block"])
     assert {"cpu", "nvme"} < set(rows["tier"])
+
+
+def test_nothing_private_is_written(recorded: Run, model: Path) -> None:
+    """Neither spool nor trace has prompts, the model's path, names of files or the secret."""
+    spools = [*recorded.out.iterdir(), *(recorded.folder / "events").iterdir()]
+    data = [path.read_bytes() for path in [*spools, *recorded.folder.glob("*.parquet")]]
+    for path in spools:
+        for frame in spool.frames(path):
+            assert isinstance(frame, spool.Frame)
+            if frame.kind in (Kind.ROWS, Kind.EVENTS):
+                data.append(zlib.decompress(frame.payload))
+    prompt = recorded.facts["prompt"][:8]
+    private = [
+        ",".join(map(str, prompt)).encode(), ", ".join(map(str, prompt)).encode(),
+        np.array(prompt, "<i4").tobytes(), np.array(prompt, "<i8").tobytes(),
+        str(model).encode(), SECRET.encode(), b"token_ids", b".bin",
+    ]  # fmt: skip
+    assert not [word for word in private for one in data if word in one]
 
 
 def test_every_row_has_its_request_and_a_time(recorded: Run) -> None:

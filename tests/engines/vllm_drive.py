@@ -2,7 +2,7 @@
 
 Runs in the engines' environment: `python vllm_drive.py JSON`, with `model`, `extra` (the
 connector's configuration), and `events`, `requests`, `faults` if wanted. The last line that it
-prints is JSON: `outputs` of both passes, `cached` tokens, `held` chunks, `metrics`.
+prints is JSON: `outputs` of both passes, `cached` tokens, `held` chunks, `metrics`, a `prompt`.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def main() -> None:
         "held": primary._num_allocated_chunks - len(primary._free_list),
         "chunk_bytes": primary.get_kv_memoryview().strides[0],
         "metrics": metrics(llm),
+        "prompt": prompts(1)[0],
     }
     llm.llm_engine.engine_core.shutdown()
     print(json.dumps(facts), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,14 @@ def needs(environment: Path) -> list[pytest.MarkDecorator]:
         pytest.mark.slow,
         pytest.mark.skipif(not (environment / ".installed").exists(), reason=reason),
     ]
+
+
+def own_network() -> bool:
+    """Return whether this user may make a network, for servers that listen on all interfaces."""
+    if shutil.which("unshare") is None:
+        return False
+    tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 def command(environment: Path, program: str, *arguments: str) -> list[str]:

@@ -91,6 +91,14 @@ def test_writes_tell_what_was_stored(watch: HiCacheWatch, rows: list[Any]) -> No
     ]
 
 
+def test_pages_that_mooncake_has_are_skipped(watch: HiCacheWatch, rows: list[Any]) -> None:
+    """Its back end asks for all objects of a page, stores what lacks, and says it stored all."""
+    watch.parts_existed(1, [1, 1, 1, 0, 0, 0], ["a_k", "a_v", "b_k", "b_v", "c_k", "c_v"])
+    watch.batch_was_set_v1(1, [True, True, False], ["a", "b", "c"], None)
+    watch.batch_was_set_v1(1, [True], ["a"], None)
+    assert [row[4] for row in rows] == [[errno.EEXIST, 0, errno.EIO], [0]]
+
+
 def test_pools_of_other_state_have_keys_of_their_own(watch: HiCacheWatch, rows: list[Any]) -> None:
     """A page of another pool is another object, of that pool's size."""
     watch.further_pool_registered(0, None, SimpleNamespace(

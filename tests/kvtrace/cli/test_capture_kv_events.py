@@ -32,6 +32,7 @@ def free_address() -> str:
         return f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     """Exit 0, a summary, and a file with an end."""
@@ -50,11 +51,12 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
     assert end["batches"] > 0
 
 
+@pytest.mark.slow
 def test_a_recording_is_imported_and_recorded_from(tmp_path: Path, cli: Cli) -> None:
     """`import` makes rows of the GPU's cache, `record` simulates the requests behind them."""
     out, address, trace = tmp_path / "c", free_address(), tmp_path / "t.parquet"
     with published(MESSAGES, address, bind=True):
-        words = ("--out", out, "--connect", "--duration", "1s", "--json")
+        words = ("--out", out, "--connect", "--duration", "500ms", "--json")
         document = json.loads(cli("capture", "kv-events", "--endpoint", address, *words).out)
     assert document["events"]["BlockStored GPU"] > 2
     status = cli("capture", "--status", out)
