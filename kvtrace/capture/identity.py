@@ -105,8 +105,12 @@ class Identities:
         key_hash = hasher(b"k", names.key_bytes(key))
         block = UNKNOWN if names.block_bytes is None else hasher(b"b", names.block_bytes(key))
         rank = UNKNOWN_RANK if names.rank_of is None else names.rank_of(key)
+        # Whatever a key may raise comes before the table changes, or no later key would fit.
+        if not 0 <= rank <= UNKNOWN_RANK:
+            raise ValueError("a rank is out of range")
+        place = len(self._places)
+        self._places[raw] = place
         self._fresh.append((key_hash, block, rank))
-        place = self._places[raw] = len(self._places)
         return place
 
     @property

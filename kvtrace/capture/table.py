@@ -9,7 +9,8 @@ import numpy as np
 
 from kvtrace.capture.identity import Known
 from kvtrace.capture.spool import RECORD, UNKNOWN_RANK
-from kvtrace.capture.words import DELETE
+from kvtrace.capture.words import DELETE, LOOKUP, OBJECT, PROMOTE
+from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 Task = tuple[Any, ...]
 """The arguments of `Recorder.task` in their order."""
 OP, KEYS, REQUEST = 0, 5, 8
+MOST = {
+    "op": LOOKUP, "tier": OBJECT, "phase": PROMOTE, "size": MAX_SIZE_BYTES,
+    "submit": MAX_TIME_NS, "complete": MAX_TIME_NS,
+}  # fmt: skip
+"""The largest value that an import takes; 0 is the smallest."""
 
 
 def task_of(
@@ -48,7 +54,8 @@ class Table:
     def records(self, tasks: Sequence[Task], first_batch: int) -> np.ndarray:
         """Return the records of tasks; their numbers count from `first_batch` on.
 
-        Raises whatever an engine's objects raise when they are looked at.
+        Raises whatever an engine's objects raise when they are looked at, and ValueError for what
+        no import takes.
         """
         op, tier, phase, submit, complete, keys, sizes, errors, request, rank, block = zip(
             *tasks, strict=True
@@ -59,6 +66,7 @@ class Table:
             rows[name] = np.repeat(np.array(values, RECORD[name]), counts)
         for name, values in (("submit", submit), ("size", sizes), ("error", errors)):
             rows[name] = _spread(values, counts, RECORD[name])
+        _check(rows)
         # Of a request that was heard of late, the tasks taken before know it now.
         asked = request if self.join is None else map(self._request, tasks)
         requests = list(map(self.identities.request, asked))
@@ -100,11 +108,18 @@ class Table:
         """Fill in the ranks and blocks of tasks that give them."""
         if any(rank is not None for rank in ranks):
             given = [UNKNOWN_RANK if rank is None else rank for rank in _values(ranks, counts)]
-            rows["rank"] = np.where(np.array(given) == UNKNOWN_RANK, rows["rank"], given)
+            named = np.array(given, RECORD["rank"])  # raises for what doesn't fit
+            rows["rank"] = np.where(named == UNKNOWN_RANK, rows["rank"], named)
         if any(block is not None for block in blocks):
             for row, block in enumerate(_values(blocks, counts)):
                 if block is not None:
                     rows["block"][row] = self.identities.block(block)
+
+
+def _check(rows: np.ndarray) -> None:
+    for name, most in MOST.items():
+        if len(rows) and not 0 <= rows[name].min() <= rows[name].max() <= most:
+            raise ValueError(f"a task's {name} is out of range")
 
 
 def _spread(values: Sequence[Any], counts: np.ndarray, dtype: np.dtype) -> np.ndarray:
