@@ -110,14 +110,16 @@ def parts(folder: Path | str) -> list[Path]:
     return sorted(Path(folder).glob(f"*{SUFFIX}"))
 
 
-def frames(path: Path | str, start: int = 0) -> Iterator[Frame | Damage]:
+def frames(path: Path | str, start: int = 0, end: int = -1) -> Iterator[Frame | Damage]:
     """Yield a file's frames and damages in order, from an offset that a frame ended at on.
+
+    `end`: offset behind which nothing is read, of a file that may be growing; -1: all there is.
 
     Raises OSError: the file can't be read.
     """
     with Path(path).open("rb") as file:
         file.seek(start)
-        data = file.read()
+        data = file.read(end - start if end >= 0 else -1)
     offset = 0
     if start == 0 and data:
         offset = min(len(MAGIC), len(data))

@@ -150,6 +150,7 @@ class GpuRows:
         self.unclear = Counter[str]()
         self._rows = Reordered("timestamp", Again(self._batches))
         self.first_ns = self._rows.first
+        self.rows = self._rows.rows
 
     def __iter__(self) -> Iterator[Columns]:
         return iter(self._rows)
@@ -213,7 +214,7 @@ class _Rows:
             "submit": times.copy(),
             "complete": _unknown(count, np.int64),
             "error": np.array(self.error, np.int32),
-            "batch": np.array(self.batch, np.uint32),
+            "batch": np.array(self.batch).astype(np.uint32),  # begins anew behind the last number
             "position": (np.array(self.position) & 0xFFFF).astype(np.uint16),
         }
 

@@ -50,9 +50,9 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     processes, headless = processes_of(paths)
     blocks = {id(process): gpu_blocks(process) for process in processes if process.events}
     if not any(process.rows for process in processes):
-        _check_events(paths, sum(blocks.values()), sizes)
+        _check_events(paths, sum(blocks.values()), sizes, headless)
     streams, unsized = _streams(processes, blocks, sizes)
-    zero_ns = min(stream.first_ns for stream in streams)
+    zero_ns = min((stream.first_ns for stream in streams if stream.rows), default=0)
     capture = _capture(processes, zero_ns)
     log = incoming.Log(
         "capture",
@@ -69,8 +69,15 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     return Imported(header, (*_notes(processes, headless), *incoming.counted(unclear), *notes))
 
 
-def _check_events(paths: Sequence[Path], blocks: int, sizes: Sizes | None) -> None:
+def _check_events(
+    paths: Sequence[Path], blocks: int, sizes: Sizes | None, headless: Sequence[Part]
+) -> None:
     """Raise unless events alone make rows: TraceError without any, UsageError without sizes."""
+    if lost := sum(part.rows for part in headless):
+        raise TraceError(
+            "no file with rows has a header", where=headless[0].path, got=f"{lost:,} rows",
+            accepted="files whose header isn't damaged: it tells the engine and the clock",
+        )  # fmt: skip
     if not blocks:
         raise TraceError(
             "no rows", where=paths[0].parent, got=f"{len(paths)} files",

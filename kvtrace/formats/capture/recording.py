@@ -87,9 +87,10 @@ Document = TypeVar("Document", Head, Gap, End, Anchor)
 
 @dataclass(slots=True)
 class Part:
-    """One file."""
+    """One file, as long as it was when it was read first: its process may still be writing."""
 
     path: Path
+    length: int = 0
     head: Head | None = None
     rows: int = 0
     tasks: int = 0
@@ -101,13 +102,13 @@ class Part:
 
     def records(self) -> Iterator[NDArray[np.void]]:
         """Yield the records of each frame. Raises TraceError for a frame that isn't records."""
-        for frame in spool.frames(self.path):
+        for frame in spool.frames(self.path, end=self.length):
             if isinstance(frame, Frame) and frame.kind == Kind.ROWS:
                 yield records_of(self.path, frame)
 
     def event_frames(self) -> Iterator[Frame]:
         """Yield the frames of KV-cache events."""
-        for frame in spool.frames(self.path):
+        for frame in spool.frames(self.path, end=self.length):
             if isinstance(frame, Frame) and frame.kind == Kind.EVENTS:
                 yield frame
 
@@ -175,7 +176,8 @@ def read_part(path: Path) -> Part:
     """Return what a file holds. Raises TraceError for what isn't the format's."""
     part = Part(path)
     try:
-        for frame in spool.frames(path):
+        part.length = path.stat().st_size
+        for frame in spool.frames(path, end=part.length):
             if isinstance(frame, Damage):
                 part.damages.append(frame)
             else:

@@ -34,7 +34,8 @@ BACKWARDS = "ops that ended before they began: their end is unknown"
 class Ordered:
     """A process's rows by time of submission; they are read twice, memory follows their disorder.
 
-    `first_batch`: what is added to the numbers of its batches. `first_ns`: the first submission.
+    `first_batch`: what is added to the numbers of its batches. `first_ns`: the first submission, of
+    `rows`, those that have a size.
     `unclear`: rows that lack something, of the last reading.
     """
 
@@ -43,6 +44,7 @@ class Ordered:
         self.unclear = Counter[str]()
         self._rows = Reordered("timestamp", Again(self._batches))
         self.first_ns = self._rows.first
+        self.rows = self._rows.rows
 
     def __iter__(self) -> Iterator[Columns]:
         return iter(self._rows)
@@ -80,9 +82,14 @@ class Ordered:
             "submit": records["submit"].copy(),
             "complete": np.ma.masked_array(records["complete"], backwards),
             "error": records["error"].copy(),
-            "batch": records["batch"] + np.uint32(self._first_batch),
+            "batch": records["batch"] + numbered_from(self._first_batch),
             "position": records["position"].copy(),
         }
+
+
+def numbered_from(first: int) -> np.uint32:
+    """Return what is added to a process's numbers of batches; they begin anew behind the last."""
+    return np.uint32(first & 0xFFFFFFFF)
 
 
 def since(columns: Columns, zero_ns: int) -> Columns:

@@ -159,6 +159,7 @@ class Reordered:
         for columns in batches:
             self._order.note(columns[by])
         self.disorder, self.first = self._order.disorder, self._order.first
+        self.rows = self._order.rows
 
     def __iter__(self) -> Iterator[Columns]:
         """Yield the rows in order."""

@@ -16,6 +16,8 @@ from kvtrace.capture.recorder import Recorder
 from kvtrace.capture.settings import settings_of
 from kvtrace.capture.spool import Kind
 from kvtrace.errors import TraceError
+from kvtrace.formats.capture.recording import processes_of
+from kvtrace.formats.capture.rows import Ordered
 from kvtrace.formats.common.importing import Imported, ImportOptions, convert
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
@@ -231,3 +233,41 @@ def test_rows_of_processes_side_by_side_interleave(tmp_path: Path) -> None:
     _, table = imported(folder)
     assert np.all(np.diff(table["timestamp"]) >= 0)
     assert len(table["key"]) == 4000
+
+
+def test_a_recording_that_grows_while_it_is_imported(tmp_path: Path) -> None:
+    """Rows are read twice: those that came in between are not of this trace."""
+    path = write_part(tmp_path / "c", [rows(write(1, 0, 5))], ended=False)
+    (process,), _ = processes_of([path])
+    stream = Ordered(process, 0)
+    with path.open("ab") as file:
+        file.write(spool.pack_rows(rows(write(2, 6, 9), write(3, 7, 9))))
+    assert [batch["key"].tolist() for batch in stream] == [[1]]
+
+
+def test_time_0_is_of_the_first_row_beside_a_process_without_any(tmp_path: Path) -> None:
+    """A process all of whose rows lack a size says nothing about when the trace begins."""
+    write_part(tmp_path / "c", [rows(write(1, 3, 5), write(2, 4, 5))])
+    write_part(tmp_path / "c", [rows(write(9, 0, 5, size=0))], process="8-b")
+    made, table = imported(tmp_path / "c")
+    assert table["timestamp"] == [0, 1000]
+    assert made.header.epoch_ns == WALL_NS + 3000
+    assert any("1 reads and writes of unknown size left out" in note for note in made.notes)
+
+
+def test_numbers_of_batches_begin_anew_behind_the_last_one(tmp_path: Path) -> None:
+    write_part(tmp_path / "c", [rows(write(1, 0, 5, batch=2**32 - 1))])
+    write_part(
+        tmp_path / "c", [rows(write(2, 1, 5, batch=0), write(3, 2, 5, batch=1))], process="8-b"
+    )
+    _, table = imported(tmp_path / "c")
+    assert table["batch"] == [2**32 - 1, 0, 1]
+
+
+def test_rows_without_any_header_are_told_as_such(tmp_path: Path) -> None:
+    path = write_part(tmp_path / "c", [rows(write(1, 0, 5), write(2, 1, 5))])
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TraceError, match="no file with rows has a header: got 2 rows"):
+        convert([tmp_path / "c"], tmp_path / "t.parquet")
