@@ -106,8 +106,14 @@ def pack_json(kind: Kind, document: dict[str, Any]) -> bytes:
 
 
 def parts(folder: Path | str) -> list[Path]:
-    """Return the files of a capture, in the order of their names."""
-    return sorted(Path(folder).glob(f"*{SUFFIX}"))
+    """Return the files of a capture by process and part, as their names have them."""
+    return sorted(Path(folder).glob(f"*{SUFFIX}"), key=_place_of)
+
+
+def _place_of(path: Path) -> tuple[str, int, str]:
+    process, _, part = path.stem.rpartition("-")
+    # From the ten-thousandth on, a part has more digits.
+    return process, len(part), part
 
 
 def frames(path: Path | str, start: int = 0, end: int = -1) -> Iterator[Frame | Damage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -154,8 +155,9 @@ def _print_strings(engine: str, asked: Asked, *, as_json: bool) -> None:
         for line in each.text.splitlines():
             typer.echo(f"     {line}")
     say("3. While it runs, then when it has ended:")
-    typer.echo(f"     kvtrace capture --status {asked.out}")
-    typer.echo(f"     kvtrace import {asked.out} trace.parquet")
+    folder = shlex.quote(str(asked.out))
+    typer.echo(f"     kvtrace capture --status {folder}")
+    typer.echo(f"     kvtrace import {folder} trace.parquet")
 
 
 def _show_status(folder: Path, *, watch: bool, as_json: bool) -> None:

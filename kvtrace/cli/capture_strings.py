@@ -51,6 +51,11 @@ def parse_inner(text: str | None) -> dict[str, Any] | None:
         ) from error
     if not isinstance(inner, dict):
         raise UsageError("not a JSON object", where="--inner", got=text)
+    if not isinstance(inner.get("type"), str) or not inner["type"]:
+        raise UsageError(
+            "its `type` is missing or no text", where="--inner", got=text,
+            accepted="""e.g. '{"type": "fs", ...}'""",
+        )  # fmt: skip
     return inner
 
 
@@ -122,6 +127,11 @@ def _sglang(asked: Asked) -> list[Paste]:
 
 
 def _mooncake(asked: Asked) -> list[Paste]:
+    if asked.inner is not None:
+        raise UsageError(
+            "is of other engines: a program's own store is wrapped", where="--inner",
+            accepted="lmcache, vllm, sglang",
+        )  # fmt: skip
     arguments = ", ".join(f"{name}={value!r}" for name, value in asked.capture.items())
     text = (
         "from kvtrace.capture.mooncake import RecordingStore\n"

@@ -96,6 +96,9 @@ def test_mooncake_is_wrapped_in_the_program(tmp_path: Path, cli: Cli) -> None:
         (("vllm", "--status", "d"), "excludes ENGINE"),
         (("lmcache", "--out", "d", "--inner", "{"), "not JSON"),
         (("lmcache", "--out", "d", "--inner", "[]"), "not a JSON object"),
+        (("vllm", "--out", "d", "--inner", "{}"), "its `type` is missing"),
+        (("sglang", "--out", "d", "--inner", '{"type": 5}'), "its `type` is missing or no text"),
+        (("mooncake", "--out", "d", "--inner", '{"type": "s"}'), "--inner: is of other engines"),
         (("--status", "/"), "no recording in this folder yet"),
     ],
 )
@@ -103,6 +106,13 @@ def test_words_that_do_not_go_together(cli: Cli, words: tuple[str, ...], message
     ended = cli("capture", *words)
     assert ended.code in (2, 3)
     assert message in ended.error
+
+
+def test_a_folder_is_one_word_of_the_commands_to_paste(cli: Cli) -> None:
+    out = "my 'kv' $HOME"
+    lines = cli("capture", "lmcache", "--out", out).out.splitlines()
+    assert shlex.split(lines[-2])[2:] == ["--status", out]
+    assert shlex.split(lines[-1])[2:] == [out, "trace.parquet"]
 
 
 def test_status_reads_on_and_counts_rates_depth_and_losses(tmp_path: Path) -> None:
@@ -137,6 +147,16 @@ def test_status_of_a_rotated_recording_begins_with_the_newest_file(tmp_path: Pat
     write_part(tmp_path, [rows(write(1, 0, 1)), before], ended=False)
     write_part(tmp_path, [rows(write(2, 5, 9))], ended=False, part=1)
     assert Follower(tmp_path).read(START_NS).rows == 1001
+
+
+def test_status_of_more_parts_than_the_number_in_a_name_has_digits(tmp_path: Path) -> None:
+    """Part 10000 comes behind 9999, though its name sorts before it."""
+    for part in (9999, 10000):
+        frames = [rows(write(part, 0, 5)), recordings.end(part, final=False)]
+        path = write_part(tmp_path, frames, ended=False, part=part)
+        path.rename(tmp_path / f"lmcache-7-a-{part:04}.kvcap")
+    assert [path.stem[-5:] for path in spool.parts(tmp_path)] == ["-9999", "10000"]
+    assert Follower(tmp_path).read(START_NS).rows == 10_000
 
 
 def test_status_on_a_terminal(tmp_path: Path, cli: Cli) -> None:
