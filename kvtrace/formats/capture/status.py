@@ -11,7 +11,7 @@ import numpy as np
 from kvtrace.capture import moment, spool
 from kvtrace.capture.spool import Damage, Frame, Kind
 from kvtrace.errors import TraceError
-from kvtrace.formats.capture.recording import End, Gap, Head, document_of, records_of
+from kvtrace.formats.capture.recording import EVENTS, End, Gap, Head, document_of, records_of
 from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
 from kvtrace.units import S_NS
 
@@ -83,10 +83,10 @@ class _Process:
 
     def read(self, paths: list[Path]) -> None:
         """Read what is new. Raises TraceError for frames that no recorder writes."""
-        if self._path is None and len(paths) > 1:
+        at = paths.index(self._path) if self._path in paths else None
+        if at is None and len(paths) > 1:  # nothing was read yet, or that file was removed
             self._begin_behind(paths[-2])
-        first = 0 if self._path is None else paths.index(self._path)
-        for path in paths[first if self._path is not None else -1 :]:
+        for path in paths[-1 if at is None else at :]:
             if path != self._path:
                 self._path, self._offset = path, 0
             self._read_on(path)
@@ -162,14 +162,15 @@ class Follower:
 
 
 def _status(processes: list[_Process], file_bytes: int, now_ns: int) -> Status:
-    assert processes[0].head is not None
+    heads = [process.head for process in processes if process.head is not None]
+    engine = next((head for head in heads if head.engine != EVENTS), heads[0])
     ends = [process.end for process in processes if process.end is not None]
     recent = np.concatenate([process.recent for process in processes])
     newest = int(recent["complete"].max(initial=0))
     recent = recent[recent["complete"] > newest - WINDOW_NS]
     length_ns = _length_ns(recent, newest)
     return Status(
-        engine=f"{processes[0].head.engine} {processes[0].head.engine_version}".strip(),
+        engine=f"{engine.engine} {engine.engine_version}".strip(),
         processes=len(processes),
         ended=sum(process.ended for process in processes),
         killed=sum(_is_gone(process) for process in processes),

@@ -159,6 +159,23 @@ def test_status_of_more_parts_than_the_number_in_a_name_has_digits(tmp_path: Pat
     assert Follower(tmp_path).read(START_NS).rows == 10_000
 
 
+def test_status_goes_on_behind_a_file_that_was_removed(tmp_path: Path) -> None:
+    frames = [rows(write(1, 0, 1)), recordings.end(1, final=False)]
+    old = write_part(tmp_path, frames, ended=False)
+    follower = Follower(tmp_path)
+    assert follower.read(START_NS).rows == 1
+    old.unlink()
+    write_part(tmp_path, [rows(write(2, 5, 9), write(3, 5, 9))], ended=False, part=1)
+    assert follower.read(START_NS).rows == 3
+    assert follower.read(START_NS).rows == 3
+
+
+def test_status_names_the_engine_whose_events_lie_beside(tmp_path: Path) -> None:
+    write_part(tmp_path, [], ended=False, engine="kv-events", process="1-a")
+    write_part(tmp_path, [rows(write(1, 0, 1))], engine="vllm", engine_version="0.32.0")
+    assert Follower(tmp_path).read(START_NS).engine == "vllm 0.32.0"
+
+
 def test_status_on_a_terminal(tmp_path: Path, cli: Cli) -> None:
     write_part(tmp_path, [rows(write(1, 0, SECOND_US))])
     printed = cli("capture", "--status", tmp_path).out
