@@ -64,6 +64,18 @@ class Guard:
         return totals
 
 
+def once(function: Callable[[], Any]) -> Callable[[], None]:
+    """Return a function that calls another at its first call: an engine may close things twice."""
+    left = [function]
+
+    def first() -> None:
+        if left:
+            left.pop()()
+
+    first.__name__ = function.__name__
+    return first
+
+
 def _place(error: BaseException) -> str:
     """Return file and line of where an exception was raised."""
     trace = error.__traceback__

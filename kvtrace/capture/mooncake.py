@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.errors import CaptureError
+from kvtrace.capture.guard import once
 from kvtrace.capture.mooncake_rows import HOOKS, MOVING, STILL, StoreWatch
 from kvtrace.capture.proxy import observed
 from kvtrace.capture.recorder import shared
@@ -61,6 +62,7 @@ class RecordingStore:
         }  # fmt: skip
         self._store = store
         self._recorder = shared(settings_of(parameters), ENGINE, VERSION, header=header)
+        self._release = once(self._recorder.release)
         self._watch = StoreWatch(self._recorder.task)
         self._recorder.at_end(unrecorded_calls=lambda: dict(self._watch.unrecorded))
 
@@ -81,4 +83,4 @@ class RecordingStore:
         try:
             return self._store.close(*args, **kwargs)
         finally:
-            self._recorder.guard(self._recorder.release)
+            self._recorder.guard(self._release)

@@ -26,6 +26,7 @@ from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory  # noqa: E40
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec  # noqa: E402
 
 from kvtrace.capture.errors import CaptureError  # noqa: E402
+from kvtrace.capture.guard import once  # noqa: E402
 from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
 from kvtrace.capture.recorder import shared  # noqa: E402
@@ -35,7 +36,7 @@ from kvtrace.capture.vllm_rows import CpuWatch, TierWatch, block_bytes  # noqa: 
 from kvtrace.trace.schema import Tier  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kvtrace.capture.recorder import Recorder
 
@@ -100,6 +101,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
         """
         self.recorder = recorder_of(capture, offloading_spec)
         self.guard = self.recorder.guard
+        self.release = once(self.recorder.release)
         self.inner = SecondaryTierFactory.create_secondary_tier(
             {**rest, **inner}, primary_kv_view, offloading_spec
         )
@@ -147,7 +149,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
             return self.inner.shutdown(*args, **kwargs)
         finally:
             self.guard(
-                ended, self.recorder, self.watch, f"{self.inner.tier_type}_lookups_unanswered"
+                ended, self.release, self.watch, f"{self.inner.tier_type}_lookups_unanswered"
             )
 
 
@@ -203,7 +205,9 @@ def watch_cpu(manager: Any, recorder: Recorder, chunk_bytes: int) -> None:
             raise CaptureError(f"vLLM {VERSION} has no {type(primary).__name__}.{name}")
         setattr(primary, name, observed(inner, guard, getattr(watch, hook)))
     manager.on_schedule_end = observed(manager.on_schedule_end, guard, watch.preempted)
-    primary.shutdown = observed(primary.shutdown, guard, partial(ended, recorder, watch))
+    primary.shutdown = observed(
+        primary.shutdown, guard, partial(ended, once(recorder.release), watch)
+    )
     count_unanswered(recorder, "cpu", watch)
 
 
@@ -212,9 +216,9 @@ def count_unanswered(recorder: Recorder, tier: str, watch: TierWatch | CpuWatch)
     recorder.at_end(**{f"{tier}_lookups_unanswered": lambda: watch.lookups.unanswered})
 
 
-def ended(recorder: Recorder, watch: TierWatch | CpuWatch, *_: Any) -> None:
+def ended(release: Callable[[], None], watch: TierWatch | CpuWatch, *_: Any) -> None:
     """Record what is in flight and let the recorder go."""
     try:
         watch.closed()
     finally:
-        recorder.release()
+        release()
