@@ -64,16 +64,15 @@ class Guard:
         return totals
 
 
-def once(function: Callable[[], Any]) -> Callable[[], None]:
-    """Return a function that calls another at its first call: an engine may close things twice."""
-    left = [function]
+def release_once(shared: Any) -> Callable[[], None]:
+    """Return a function that releases a recorder at its first call: engines may close twice."""
+    left = [shared]
 
-    def first() -> None:
+    def release() -> None:
         if left:
-            left.pop()()
+            left.pop().release()
 
-    first.__name__ = function.__name__
-    return first
+    return release
 
 
 def _place(error: BaseException) -> str:

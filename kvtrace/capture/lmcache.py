@@ -33,7 +33,7 @@ from lmcache.v1.distributed.l2_adapters.config import (  # noqa: E402
 from lmcache.v1.mp_observability.event_bus import get_event_bus  # noqa: E402
 
 from kvtrace.capture.errors import CaptureError  # noqa: E402
-from kvtrace.capture.guard import once  # noqa: E402
+from kvtrace.capture.guard import release_once  # noqa: E402
 from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.lmcache_events import Requests, subscribe  # noqa: E402
 from kvtrace.capture.moment import monotonic_ns  # noqa: E402
@@ -186,7 +186,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
             if not started:
                 self.inner.close()
         self._guard, self._record = self._recorder.guard, self._recorder.task
-        self._release = once(self._recorder.release)
+        self._release = release_once(self._recorder)
         self._told = Listener(self._guard)
         self._guard(self.inner.register_listener, self._told)
 

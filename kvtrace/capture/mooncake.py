@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.errors import CaptureError
-from kvtrace.capture.guard import once
+from kvtrace.capture.guard import release_once
 from kvtrace.capture.mooncake_rows import HOOKS, MOVING, STILL, StoreWatch
 from kvtrace.capture.proxy import observed
 from kvtrace.capture.recorder import shared
@@ -62,7 +62,7 @@ class RecordingStore:
         }  # fmt: skip
         self._store = store
         self._recorder = shared(settings_of(parameters), ENGINE, VERSION, header=header)
-        self._release = once(self._recorder.release)
+        self._release = release_once(self._recorder)
         self._watch = StoreWatch(self._recorder.task)
         self._recorder.at_end(unrecorded_calls=lambda: dict(self._watch.unrecorded))
 

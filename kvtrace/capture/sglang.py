@@ -25,7 +25,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage  # noqa: E402
 from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory  # noqa: E402
 
 from kvtrace.capture.errors import CaptureError  # noqa: E402
-from kvtrace.capture.guard import once  # noqa: E402
+from kvtrace.capture.guard import release_once  # noqa: E402
 from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
 from kvtrace.capture.recorder import shared  # noqa: E402
@@ -71,7 +71,7 @@ class RecordingHiCache(HiCacheStorage):  # type: ignore[misc]
             header=header_of(self.backend, storage_config),
         )  # fmt: skip
         self.guard = self.recorder.guard
-        self.release = once(self.recorder.release)
+        self.release = release_once(self.recorder)
         self.watch = HiCacheWatch(self.recorder.task, tier, storage_config.tp_rank)
 
     def __getattr__(self, name: str) -> Any:

@@ -26,7 +26,7 @@ from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory  # noqa: E40
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec  # noqa: E402
 
 from kvtrace.capture.errors import CaptureError  # noqa: E402
-from kvtrace.capture.guard import once  # noqa: E402
+from kvtrace.capture.guard import release_once  # noqa: E402
 from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
 from kvtrace.capture.recorder import shared  # noqa: E402
@@ -101,7 +101,7 @@ class RecordingTier(SecondaryTierManager):  # type: ignore[misc]
         """
         self.recorder = recorder_of(capture, offloading_spec)
         self.guard = self.recorder.guard
-        self.release = once(self.recorder.release)
+        self.release = release_once(self.recorder)
         self.inner = SecondaryTierFactory.create_secondary_tier(
             {**rest, **inner}, primary_kv_view, offloading_spec
         )
@@ -206,7 +206,7 @@ def watch_cpu(manager: Any, recorder: Recorder, chunk_bytes: int) -> None:
         setattr(primary, name, observed(inner, guard, getattr(watch, hook)))
     manager.on_schedule_end = observed(manager.on_schedule_end, guard, watch.preempted)
     primary.shutdown = observed(
-        primary.shutdown, guard, partial(ended, once(recorder.release), watch)
+        primary.shutdown, guard, partial(ended, release_once(recorder), watch)
     )
     count_unanswered(recorder, "cpu", watch)
 
