@@ -150,7 +150,7 @@ def lmcache_cost(folder: Path, repeats: int, requests: int) -> list[list[str]]:
 
 def proxy_time(folder: Path) -> list[list[str]]:
     """Return the LMCache adapter's own us per task, and per key."""
-    program = [PYTHON, ROOT / "benchmarks" / "capture_lmcache.py", folder / "proxy"]
+    program = [PYTHON, ROOT / "benchmarks" / "engines" / "lmcache_hooks.py", folder / "proxy"]
     ended = subprocess.run(
         list(map(str, program)), env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,

@@ -39,6 +39,7 @@ LONG_FUNCTIONS = {
 BROAD = {
     "kvtrace/capture/subscriber.py": "msgpack raises its own errors and others' for a bad message",
     "kvtrace/capture/guard.py": "no fault of ours may reach an engine",
+    "kvtrace/capture/lmcache.py": "hooks of each task: a guard's own call is a tenth of their time",
     "kvtrace/capture/writer.py": "an engine's objects may raise anything when they are looked at",
     "kvtrace/cli/main.py": "the outermost frame",
     "kvtrace/plugins.py": "a plug-in is anybody's code",

@@ -29,7 +29,7 @@ from kvtrace.capture.table import Table
 HOOKS: dict[str, tuple[Any, str]] = {
     name: (owner, name)
     for owner, names in (
-        (lmcache, ["_open", "_open_lookup"]),
+        (lmcache, ["_opened", "_keys"]),
         (lmcache.RecordingL2, ["_stored", "_ended", "_deleted", "_with_counts", "_cancel"]),
         (lmcache.Listener, ["_note_stored", "_note_deleted"]),
         (lmcache_events.Events, ["_write_reserved", "_written", "_promoted", "_read_reserved",
@@ -123,7 +123,8 @@ def main() -> None:
         recorded = adapter(inner, folder / hook)
         fault = getattr(owner, name) if hook == "none" else raising(name)
         with mock.patch.object(owner, name, fault):
-            # What the bus calls was bound when it was subscribed to.
+            recorded._record = recorded._recorder.task  # bound when it was made
+            # So was what the bus calls.
             if owner is lmcache_events.Events:
                 bus._subscribers.clear()
                 recorded._recorder.events.register(bus)

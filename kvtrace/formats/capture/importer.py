@@ -167,8 +167,8 @@ def _notes(processes: list[Process], headless: list[Part]) -> list[str]:
     )
     if unfinished:
         notes.append(
-            f"{unfinished:,} of {len(processes):,} processes have no end in their files (killed, "
-            "or still recording): their last rows, of a fraction of a second, are missing"
+            f"{unfinished:,} of {len(processes):,} processes have no end in their files (killed or "
+            "still recording): their last rows, of a fraction of a second, are missing"
         )
     if secrets > 1:
         notes.append(
