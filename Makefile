@@ -119,8 +119,8 @@ bless: $(STAMP)
 
 install: $(STAMP)
 
-# Tests of captures with real engines: vLLM on this machine's CPU, LMCache, SGLang and Mooncake beside
-# it (2.5 GB, 5 minutes at first).
+# Tests of captures with real engines: LMCache alone; with vLLM on this machine's CPU, SGLang and Mooncake
+# as well (3 GB, 5 minutes at first; the tests take 8).
 test-lmcache: $(STAMP) engines
 	$(BIN)/pytest -q tests/engines/test_lmcache.py
 

@@ -39,7 +39,7 @@ from kvtrace.capture.lmcache_events import Requests, subscribe  # noqa: E402
 from kvtrace.capture.moment import monotonic_ns  # noqa: E402
 from kvtrace.capture.proxy import forwarding  # noqa: E402
 from kvtrace.capture.recorder import Recorder, shared  # noqa: E402
-from kvtrace.capture.settings import Settings, settings_of  # noqa: E402
+from kvtrace.capture.settings import Settings, settings_of, tier_of  # noqa: E402
 from kvtrace.capture.words import DECODE, DELETE, EVICT, LOOKUP, PREFILL, READ, WRITE  # noqa: E402
 from kvtrace.trace.schema import Tier  # noqa: E402
 
@@ -170,7 +170,7 @@ class RecordingL2(L2AdapterInterface):  # type: ignore[misc]
         """
         settings = settings_of(params, PARAMETERS)
         kind, config = _inner(params)
-        tier = _tier(params, kind)
+        tier = tier_of(params, Tier.OBJECT if kind in OBJECT_STORES else Tier.NVME)
         self._tier = int(tier)
         # LMCache looks for `inner_adapter` where it reconfigures one.
         self.inner = self.inner_adapter = create_l2_adapter(config, l1_memory_desc, **more)
@@ -363,13 +363,3 @@ def _inner(params: Mapping[str, Any]) -> tuple[str, Any]:
     if parse is not None:
         config.persist_config = parse(inner)
     return inner["type"], config
-
-
-def _tier(params: Mapping[str, Any], kind: str) -> Tier:
-    """Return the tier of the inner adapter, by its type if no parameter names it."""
-    labels = {tier.label: tier for tier in Tier}
-    default = Tier.OBJECT if kind in OBJECT_STORES else Tier.NVME
-    name = params.get("tier", default.label)
-    if name not in labels:
-        raise CaptureError(f"parameter 'tier': got {name!r}; accepted: {', '.join(labels)}")
-    return labels[name]

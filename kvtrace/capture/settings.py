@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvtrace.capture.errors import CaptureError
+from kvtrace.trace.schema import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,6 +61,15 @@ def settings_of(parameters: Mapping[str, Any], others: Iterable[str] = ()) -> Se
         if field.name in parameters and field.name not in ("out", "secret")
     }
     return Settings(Path(out), _secret(parameters), **numbers)
+
+
+def tier_of(parameters: Mapping[str, Any], default: Tier) -> Tier:
+    """Return the tier that the parameter `tier` names. Raises CaptureError for another word."""
+    labels = {tier.label: tier for tier in Tier}
+    name = parameters.get("tier", default.label)
+    if name not in labels:
+        raise CaptureError(f"parameter 'tier': got {name!r}; accepted: {', '.join(labels)}")
+    return labels[name]
 
 
 def _positive(name: str, value: Any, *, whole: bool) -> Any:

@@ -29,7 +29,7 @@ from kvtrace.capture.guard import release_once  # noqa: E402
 from kvtrace.capture.identity import Names  # noqa: E402
 from kvtrace.capture.proxy import forwarding, hooked, observed  # noqa: E402
 from kvtrace.capture.recorder import shared  # noqa: E402
-from kvtrace.capture.settings import settings_of  # noqa: E402
+from kvtrace.capture.settings import settings_of, tier_of  # noqa: E402
 from kvtrace.capture.sglang_rows import HiCacheWatch, block_bytes  # noqa: E402
 from kvtrace.capture.skipped import Files  # noqa: E402
 from kvtrace.trace.schema import Tier  # noqa: E402
@@ -57,7 +57,7 @@ class RecordingHiCache(HiCacheStorage):  # type: ignore[misc]
             raise CaptureError('"inner" is missing: the name of the back end to record, as "file"')
         if not isinstance(capture, dict):
             raise CaptureError('"capture" is missing beside "inner": {"out": DIR}')
-        tier = tier_of(capture, self.backend)
+        tier = tier_of(capture, Tier.NVME if self.backend in LOCAL else Tier.OBJECT)
         self._kwargs = kwargs
         self._config = dataclasses.replace(
             storage_config,
@@ -137,16 +137,6 @@ class RecordingHiCache(HiCacheStorage):  # type: ignore[misc]
 
 def _nothing(*_: Any) -> None:
     return
-
-
-def tier_of(capture: Mapping[str, Any], backend: str) -> Tier:
-    """Return the tier of a back end, by its name if no parameter says it. Raises CaptureError."""
-    labels = {tier.label: tier for tier in Tier}
-    default = Tier.NVME if backend in LOCAL else Tier.OBJECT
-    name = capture.get("tier", default.label)
-    if name not in labels:
-        raise CaptureError(f"parameter 'tier': got {name!r}; accepted: {', '.join(labels)}")
-    return labels[name]
 
 
 def shard_of(config: Any) -> bytes:

@@ -188,4 +188,6 @@ class HiCacheWatch:
 
     def evicted(self, start_ns: int, key: str) -> None:
         """Take it that a back end deleted a page to make space."""
+        if self.files is not None:
+            self.files.deleted(key)
         self._row(DELETE, start_ns, [key], self._page_bytes, 0)

@@ -70,7 +70,7 @@ def capture_command(
         typer.Option(
             "--bind/--connect",
             help="kv-events: bind or connect to the address.",
-            show_default="as the engine doesn't",
+            show_default="what the engine doesn't do",
         ),
     ] = None,
     topic: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -68,6 +69,8 @@ def frames(data: bytes, rng: np.random.Generator) -> bytes:
             whole.insert(int(rng.integers(len(whole) + 1)), whole[at])
         elif kind == spool.Kind.ROWS:
             whole[at] = (kind, *_changed_rows(rows, payload, rng))
+        elif kind == spool.Kind.EVENTS:
+            whole[at] = (kind, rows, _changed_events(payload, rng))
         else:
             whole[at] = (kind, rows, _json_or_bytes(payload, rng))
         if not whole:
@@ -89,6 +92,14 @@ def _changed_rows(rows: int, payload: bytes, rng: np.random.Generator) -> tuple[
     count = len(changed) // size
     packed = spool.pack_rows(numpy.frombuffer(changed[: count * size], spool.RECORD))
     return count, packed[spool.HEAD.size :]
+
+
+def _changed_events(payload: bytes, rng: np.random.Generator) -> bytes:
+    """Return lines of events, one of them changed."""
+    try:
+        return zlib.compress(json_lines(zlib.decompress(payload), rng), 1)
+    except (ValueError, RecursionError, zlib.error):  # changed once before
+        return of_bytes(payload, rng)
 
 
 def _json_or_bytes(payload: bytes, rng: np.random.Generator) -> bytes:

@@ -10,6 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import zstandard
 
+from kvtrace.capture import events
+from kvtrace.capture.events import Cleaner
+from kvtrace.capture.identity import Hasher
 from kvtrace.capture.spool import MAGIC as MAGIC_OF_RECORDING
 from kvtrace.capture.spool import Kind, pack_json, pack_rows
 from kvtrace.formats.blktrace.importer import MAGIC, RECORD
@@ -99,7 +102,21 @@ def _recording() -> bytes:
     return b"".join([
         MAGIC_OF_RECORDING, pack_json(Kind.HEADER, recordings.HEAD), pack_rows(some),
         pack_json(Kind.GAP, gap), pack_json(Kind.ANCHOR, moment),
-        pack_rows(recordings.rows(*reads)), recordings.end(17),
+        pack_rows(recordings.rows(*reads)), _events(), recordings.end(17),
+    ])  # fmt: skip
+
+
+def _events() -> bytes:
+    """Return a frame of KV-cache events of each kind."""
+    cleaner, when = Cleaner(Hasher(b"s")), recordings.WALL_NS / 1e9
+    stored = {"type": "BlockStored", "block_hashes": [1, 2], "parent_block_hash": None,
+              "block_size": 64, "medium": "GPU", "group_idx": 0}  # fmt: skip
+    further = stored | {"block_hashes": [3], "parent_block_hash": 2}
+    removed = {"type": "BlockRemoved", "block_hashes": [1], "medium": "GPU"}
+    batches = ([stored], [further, removed], [{"type": "AllBlocksCleared"}])
+    return events.pack([
+        cleaner.line(b"", seq, [when + seq, batch, 0], recordings.START_NS)
+        for seq, batch in enumerate(batches)
     ])  # fmt: skip
 
 

@@ -123,7 +123,13 @@ def _import_targets() -> list[Target]:
     oracle = m.records(24, ((0, 4), (4, 8), (12, 4), (16, 8)))
     blk = m.records(48, ((0, 4), (4, 4), (8, 8), (16, 8), (24, 4), (28, 4), (36, 4), (46, 2)))
     made = [
-        _import("capture", "a.kvcap", both(m.frames, m.frames, m.frames, m.of_bytes)),
+        _import(
+            "capture",
+            "a.kvcap",
+            both(m.frames, m.frames, m.frames, m.of_bytes),
+            "--block-size",
+            "4KiB",
+        ),
         Target(
             "capture status",
             ("c/a.kvcap",),
@@ -202,6 +208,11 @@ def _source_targets() -> list[Target]:
             "tiny-1b", "--requests", "20", "--duration", "1h", "--json"), 1.5)
         for name, (seed, mutate) in seeds.items()
     ]  # fmt: skip
+    made.append(
+        Target("source recording", ("a.kvcap",), m.any_of(m.frames, m.frames, m.of_bytes), (
+            "record", "{}/o.parquet", "--source", "kv-events", "--input", "{}/a.kvcap", "--model",
+            "tiny-1b", "--requests", "20", "--duration", "1h", "--json"), 1.5)
+    )  # fmt: skip
     made.append(
         Target(
             "source packed",

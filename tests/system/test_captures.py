@@ -45,7 +45,8 @@ def lanes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         depth = ("--queue-depth", DEPTH) if mode == "max" else ()
         ended = kvtrace(
             "replay", RECORDED, "--device", folder / "kv.dat", "--size", "128MiB", "--full",
-            "--tiers", "nvme", "--settle", "0s", "--min-window", "0s", "--mode", mode, *pace,
+            "--tiers", "nvme", "--settle", "0s", "--min-window", "0s", "--arena", "32MiB",
+            "--mode", mode, *pace,
             *depth, "--report", report, "--out", folder / f"{mode}.parquet",
         )  # fmt: skip
         assert ended.code in (0, 5), ended.err

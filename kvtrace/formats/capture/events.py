@@ -163,12 +163,23 @@ class GpuRows:
             for frame in part.event_frames():
                 rows = _Rows()
                 for line in lines_of(part.path, frame):
-                    time_ns = line.ts_ns - self._offset_ns
+                    time_ns = self._monotonic(line.ts_ns, part.path)
                     for event in line.events:
-                        cache.take(event, line.rank or 0, max(0, time_ns), number, rows)
+                        cache.take(event, line.rank or 0, time_ns, number, rows)
                         number += 1
                 if rows.key:
                     yield rows.columns()
+
+    def _monotonic(self, wall_ns: int, path: Path) -> int:
+        """Return a time by the engine's wall clock as one of CLOCK_MONOTONIC. Raises TraceError."""
+        time_ns = wall_ns - self._offset_ns
+        if not 0 <= time_ns <= MAX_TIME_NS:
+            raise TraceError(
+                "an event's time is none since this host's start", where=path, got=time_ns,
+                accepted=f"0 to {MAX_TIME_NS} ns",
+                hint="set the clock of the engine's host, or record on that host",
+            )  # fmt: skip
+        return time_ns
 
 
 class _Rows:
@@ -214,7 +225,7 @@ class _Rows:
             "submit": times.copy(),
             "complete": _unknown(count, np.int64),
             "error": np.array(self.error, np.int32),
-            "batch": np.array(self.batch).astype(np.uint32),  # begins anew behind the last number
+            "batch": (np.array(self.batch, np.int64) & 0xFFFFFFFF).astype(np.uint32),
             "position": (np.array(self.position) & 0xFFFF).astype(np.uint16),
         }
 

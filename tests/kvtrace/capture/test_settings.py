@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvtrace.capture.errors import CaptureError
-from kvtrace.capture.settings import SECRET_VARIABLE, settings_of
+from kvtrace.capture.settings import SECRET_VARIABLE, settings_of, tier_of
+from kvtrace.trace.schema import Tier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,3 +54,11 @@ def test_a_mistake_is_told_in_one_line(parameters: dict[str, Any], message: str)
         settings_of(parameters)
     assert str(caught.value).startswith("kvtrace capture: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_tier_is_named_or_is_the_back_end_s() -> None:
+    """Another word is refused with those that are accepted."""
+    assert tier_of({}, Tier.OBJECT) is Tier.OBJECT
+    assert tier_of({"tier": "nvme"}, Tier.OBJECT) is Tier.NVME
+    with pytest.raises(CaptureError, match="'tier': got 'disk'; accepted: gpu, cpu, nvme, object"):
+        tier_of({"tier": "disk"}, Tier.OBJECT)

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from kvtrace.capture import skipped
+from kvtrace.capture import moment, skipped
 from kvtrace.capture.moment import Anchor, anchor
 from kvtrace.capture.skipped import Files
 
@@ -53,3 +53,19 @@ def test_dates_are_remembered_in_a_bounded_way(
         write(tmp_path / name, now, 0)
     assert files.stored(list("abcde"), now.mono_ns).expand(5) == [0] * 5
     assert len(files._dates) <= 2
+
+
+def test_a_file_that_was_deleted_before_the_look_was_skipped_if_it_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored at 1, skipped at 3, deleted at 4, stored at 5, deleted at 6, skipped never."""
+    now, files = anchor(), Files(lambda key: str(tmp_path / key))
+    times = iter([now.mono_ns + 4, now.mono_ns + 6])
+    monkeypatch.setattr(moment, "monotonic_ns", lambda: next(times))
+    for _ in range(2):
+        files.deleted("page")
+    monkeypatch.undo()
+    outcomes = [files.stored(["page"], now.mono_ns + at).expand(1)[0] for at in (1, 3, 5, 7)]
+    assert outcomes == [0, errno.EEXIST, 0, 0]
+    failed = files.stored(["page"], now.mono_ns + 8, missing=errno.EIO)
+    assert failed.expand(1) == [errno.EIO]

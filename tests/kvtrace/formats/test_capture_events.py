@@ -16,7 +16,7 @@ from kvtrace.formats.common.importing import ImportOptions, convert
 from kvtrace.models import load_model
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
-from kvtrace.trace.schema import Op, Phase
+from kvtrace.trace.schema import MAX_TIME_NS, Op, Phase
 from tests.support import recordings
 from tests.support.kv_batches import CLEARED, removed, stored
 from tests.support.recordings import START_NS, WALL_NS, record
@@ -182,6 +182,30 @@ def test_a_frame_that_no_recorder_writes(tmp_path: Path, line: bytes) -> None:
     with pytest.raises(TraceError, match="bad batch of events") as caught:
         imported(tmp_path / "c", block_size_bytes=BLOCK)
     assert f"{path}: byte" in str(caught.value)
+
+
+def test_numbers_of_batches_begin_anew_behind_the_last(tmp_path: Path) -> None:
+    """As an engine's own do: a column of 32 bits holds them."""
+    row = record(Op.READ, 5, 1500, 1600, batch=0xFFFF_FFFF)
+    recordings.write_part(tmp_path / "c", [recordings.rows(row)], engine="vllm")
+    part(tmp_path / "c", [stored(1)])
+    frame, _ = imported(tmp_path / "c", block_size_bytes=BLOCK)
+    assert frame["batch"].to_list() == [0, 0xFFFF_FFFF]
+
+
+@pytest.mark.parametrize("time_s", [1.0, 4e9])
+def test_a_time_of_another_clock(tmp_path: Path, time_s: float) -> None:
+    """An event before this host's start, or centuries behind it, is refused."""
+    line = Cleaner(HASHER).line(b"", 0, [time_s, [stored(1)], 0], START_NS)
+    anchor = {
+        "mono_ns": MAX_TIME_NS - 10**9 if time_s > 1 else 5,
+        "wall_ns": WALL_NS,
+        "width_ns": 1,
+    }
+    head = {"engine": "kv-events", "process": "9-b", "anchor": anchor}
+    recordings.write_part(tmp_path / "c", [events.pack([line])], **head)
+    with pytest.raises(TraceError, match="none since this host's start"):
+        imported(tmp_path / "c", block_size_bytes=BLOCK)
 
 
 def test_ranks_and_groups_have_keys_of_their_own() -> None:
