@@ -214,6 +214,7 @@ def wait_for(rec: Recorder, rows: int) -> None:
     raise AssertionError(f"{rec.rows} of {rows} rows were written")
 
 
+@pytest.mark.slow
 def test_a_queue_that_never_empties_is_rotated(tmp_path: Path) -> None:
     """Under a load that the writer doesn't get to the end of, files end and gaps are told too."""
     rec = captures.recorder(tmp_path, rotate_bytes=300, queue_tasks=50_000, flush_s=5.0)
@@ -228,6 +229,7 @@ def test_a_queue_that_never_empties_is_rotated(tmp_path: Path) -> None:
     assert first["dropped_rows"] == last["dropped_rows"] == 5_000
 
 
+@pytest.mark.slow
 def test_a_large_task_is_several_frames(tmp_path: Path) -> None:
     """No frame is longer than a reader takes; positions beyond 65,535 begin anew."""
     rec = captures.recorder(tmp_path)
@@ -270,6 +272,7 @@ def test_a_fork_leaves_the_parent_unharmed(tmp_path: Path) -> None:
     assert len(captures.records(tmp_path / "child")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["pass", "multiprocessing.Process(target=work).start()", "recorder.release()"]
 )

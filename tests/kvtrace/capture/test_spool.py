@@ -80,6 +80,7 @@ def test_a_damaged_frame_loses_itself_only(file: Path, place: str) -> None:
     assert not damage.torn
 
 
+@pytest.mark.slow
 def test_every_bit_flip_is_noticed(file: Path) -> None:
     """Of 400 flipped bits anywhere each is told, and costs one frame at most."""
     whole, rng = file.read_bytes(), np.random.default_rng(7)

@@ -214,6 +214,7 @@ def test_a_secret_without_anonymise_is_refused(tmp_path: Path, cli: Cli) -> None
     assert "--secret-file: needs --anonymise" in cli(*words).error
 
 
+@pytest.mark.slow
 def test_a_watch_waits_for_the_first_file_and_ends_by_ctrl_c(tmp_path: Path) -> None:
     command = [*APART, "capture", "--status", str(tmp_path / "c"), "--watch"]
     (tmp_path / "c").mkdir()

@@ -265,6 +265,7 @@ def test_pages_of_one_kind_of_row_in_a_browser(tmp_path: Path, cli: Cli) -> None
         assert driver.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_a_capture_s_page_shows_its_outcomes_depth_and_losses(tmp_path: Path, cli: Cli) -> None:
     """Look-ups that hit, what was in flight, ops that moved nothing, and what was lost."""
     missed = recordings.record(Op.LOOKUP, 1, 0, 1, size=0, error=errno.ENOENT)

@@ -202,6 +202,7 @@ def test_what_no_recorder_writes_is_refused(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "t.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_recording_is_never_an_error_and_its_rows_only_grow(tmp_path: Path) -> None:
     three = [[write(k, k, k + 1, batch=k) for k in range(first, first + 3)] for first in (0, 3, 6)]
     frames = [rows(*each) for each in three]
