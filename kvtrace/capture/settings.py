@@ -86,9 +86,9 @@ def _secret(parameters: Mapping[str, Any]) -> bytes | None:
         raise CaptureError("parameters 'secret' and 'secret_file' exclude each other: give one")
     if "secret_file" in given:
         return _of_file(parameters["secret_file"])
-    value = parameters["secret"] if given else os.environ.get(SECRET_VARIABLE)
-    if value is None:
+    if not given and SECRET_VARIABLE not in os.environ:
         return None
+    value = parameters["secret"] if given else os.environ[SECRET_VARIABLE]
     if not isinstance(value, str) or not value:
         raise CaptureError("the secret is empty or no text: give text, or none for a random one")
     return value.encode()

@@ -105,8 +105,9 @@ def capture_command(
     given = [name for name, value in events.items() if value is not None]
     given += [] if bind is None else ["--bind" if bind else "--connect"]
     if status is not None:
-        if engine is not None:
-            raise UsageError("excludes ENGINE", where="--status", got=engine)
+        others = {"ENGINE": engine, "--out": out, "--inner": inner, "--secret-file": secret_file}
+        for name in (name for name, value in others.items() if value is not None):
+            raise UsageError(f"excludes {name}", where="--status", got=others[name])
         _only_of_events(given)
         _show_status(status, watch=watch, as_json=as_json)
         return
@@ -193,9 +194,10 @@ def _print_status(status: Status, *, as_json: bool) -> None:
     state += f", {status.killed} gone without an end" if status.killed else ""
     silent = "" if status.silent_ns is None else f", last op {_ago(status.silent_ns)} ago"
     say(f"{status.engine}: {state}{silent}")
+    when = "now" if recording else "at its end"
     say(
-        f"{status.rows:,} rows in {format_bytes(status.file_bytes)}, now {status.rows_per_s:,.0f} "
-        "rows/s"
+        f"{status.rows:,} rows in {format_bytes(status.file_bytes)}, {when} "
+        f"{status.rows_per_s:,.0f} rows/s"
     )
     if status.events:
         say(f"{status.events:,} KV-cache events")

@@ -43,6 +43,7 @@ def test_a_secret_has_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"out": "x", "flush_s": float("nan")}, "accepted: a positive number"),
         ({"out": "x", "secret": ""}, "the secret is empty"),
         ({"out": "x", "secret": 5}, "the secret is empty or no text"),
+        ({"out": "x", "secret": None}, "the secret is empty or no text"),
         ({"out": "x", "secret": "a", "secret_file": "b"}, "exclude each other"),
         ({"out": "x", "secret_file": "/nonexistent/file"}, "'secret_file' can't be read"),
         ({"out": "x", "secret_file": "/dev/null"}, "the file is empty"),

@@ -94,6 +94,9 @@ def test_mooncake_is_wrapped_in_the_program(tmp_path: Path, cli: Cli) -> None:
         ((), "ENGINE is missing"),
         (("--watch",), "needs --status DIR"),
         (("vllm", "--status", "d"), "excludes ENGINE"),
+        (("--status", "d", "--out", "d"), "excludes --out"),
+        (("--status", "d", "--inner", "{}"), "excludes --inner"),
+        (("--status", "d", "--secret-file", "s"), "excludes --secret-file"),
         (("lmcache", "--out", "d", "--inner", "{"), "not JSON"),
         (("lmcache", "--out", "d", "--inner", "[]"), "not a JSON object"),
         (("vllm", "--out", "d", "--inner", "{}"), "its `type` is missing"),
@@ -181,6 +184,7 @@ def test_status_on_a_terminal(tmp_path: Path, cli: Cli) -> None:
     printed = cli("capture", "--status", tmp_path).out
     assert "lmcache 0.5.6: 0 recording, 1 ended" in printed
     assert "1 rows in" in printed
+    assert "at its end 1 rows/s" in printed
     assert "lost: nothing" in printed
     document = json.loads(cli("capture", "--status", tmp_path, "--json").out)
     assert document["tiers"]["nvme"]["write_bytes_per_s"] == KIB32
