@@ -11,7 +11,8 @@ from kvtrace.errors import TraceError
 from kvtrace.hierarchy.native import LOAD
 from kvtrace.hierarchy.served import LOADS, check_requests
 from kvtrace.native.hashmap import Interner
-from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
+from kvtrace.trace.outcomes import idle
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _batches(trace: Trace) -> Iterator[dict[str, Any]]:
         step = np.ma.filled(rows["step"], 0)
         load = (rows["op"] == Op.READ) & np.isin(rows["phase"], LOADS) & (step == LOAD) & known
         error = np.ma.filled(rows["error"], 0) if "error" in rows else np.zeros(len(load), np.int64)
-        kept = (load | (rows["op"] == Op.WRITE)) & ~np.isin(error, MOVED_NOTHING)
+        kept = (load | (rows["op"] == Op.WRITE)) & ~idle(error)
         timed = ~np.ma.getmaskarray(rows["submit"]) & ~np.ma.getmaskarray(rows["complete"])
         due = np.ma.filled(rows["due"], _NEVER) if "due" in rows else np.full(len(load), _NEVER)
         yield {

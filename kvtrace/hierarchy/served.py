@@ -8,7 +8,8 @@ import numpy as np
 
 from kvtrace.errors import TraceError
 from kvtrace.hierarchy.native import FIRST_DECODE, LOAD, STORE
-from kvtrace.trace.schema import MOVED_NOTHING, Op, Phase
+from kvtrace.trace.outcomes import idle
+from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,7 @@ def served(trace: Trace) -> Iterator[Columns]:
         kind = np.where(hit, HIT, np.where(computed, COMPUTED, GENERATED))
         kept = (hit | computed | generated) & ~np.ma.getmaskarray(columns["request"])
         if "error" in columns:
-            kept &= ~np.isin(np.ma.filled(columns["error"], 0), MOVED_NOTHING)
+            kept &= ~idle(columns["error"])
         block = np.ma.getdata(columns.get("block", columns["key"]))
         yield merged(
             {

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from kvtrace.trace.reader import Columns, Trace
 
 
+def idle(error: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which of some errors are of ops that moved nothing; nulls aren't."""
+    return np.isin(np.ma.filled(error, 0), MOVED_NOTHING)
+
+
 def only_done(columns: Mapping[str, NDArray[Any]]) -> Columns:
     """Return rows in which an op that moved nothing is a look-up, of no bytes."""
     rows = dict(columns)
     if "error" not in rows:
         return rows
-    error = np.ma.filled(rows["error"], 0)
-    if not error.any():
-        return rows
-    idle = np.isin(error, MOVED_NOTHING)
-    rows["op"] = np.where(idle, np.uint8(Op.LOOKUP), rows["op"])
-    rows["size"] = np.where(idle, np.uint64(0), rows["size"])
+    nothing = idle(rows["error"])
+    if nothing.any():
+        rows["op"] = np.where(nothing, np.uint8(Op.LOOKUP), rows["op"])
+        rows["size"] = np.where(nothing, np.uint64(0), rows["size"])
     return rows
 
 

@@ -12,7 +12,8 @@ from kvtrace.capture import moment, spool
 from kvtrace.capture.spool import Damage, Frame, Kind
 from kvtrace.errors import TraceError
 from kvtrace.formats.capture.recording import EVENTS, End, Gap, Head, document_of, records_of
-from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
+from kvtrace.trace.outcomes import idle
+from kvtrace.trace.schema import Op, Tier
 from kvtrace.units import S_NS
 
 if TYPE_CHECKING:
@@ -209,8 +210,7 @@ def _length_ns(recent: NDArray[np.void], newest: int) -> int:
 
 
 def _rates(rows: NDArray[np.void], newest: int, length_ns: int) -> TierRates:
-    moved = ~np.isin(rows["error"], MOVED_NOTHING)
-    size = np.where(moved, rows["size"], 0).astype(np.int64)
+    size = np.where(idle(rows["error"]), 0, rows["size"]).astype(np.int64)
     moves = rows["op"] <= Op.WRITE
     begin = np.maximum(rows["submit"], newest - length_ns)
     busy = np.clip(rows["complete"] - begin, 0, None)[moves]

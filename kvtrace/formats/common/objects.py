@@ -12,7 +12,8 @@ from kvtrace.native.core import function
 from kvtrace.native.hashmap import MISSING, Pool
 from kvtrace.native.library import BOOLEAN, INT, POINTER, contiguous
 from kvtrace.trace.header import RESIDENT_DTYPE
-from kvtrace.trace.schema import MOVED_NOTHING, Op, Tier
+from kvtrace.trace.outcomes import idle
+from kvtrace.trace.schema import Op, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -159,7 +160,7 @@ class Objects:
 
     What is read before it is written was there before. Reads and deletes of what the log itself
     had deleted, and deletes of what nothing else tells of, are left out and counted. Some
-    errors mean that an op did nothing (`MOVED_NOTHING`); another one that failed may have done
+    errors mean that an op did nothing (`outcomes.idle`); another one that failed may have done
     something. Memory grows with the objects that are there; the keys of deleted ones are in files
     in `folder`, 8 bytes each.
     """
@@ -173,7 +174,7 @@ class Objects:
         size = columns["size"].astype(np.int64)
         end = size + columns["offset"].astype(np.int64) if "offset" in columns else size.copy()
         op, key, kept = columns["op"], columns["key"], np.ones(len(size), np.bool_)
-        done = kept if "error" not in columns else ~np.isin(columns["error"], MOVED_NOTHING)
+        done = kept if "error" not in columns else ~idle(columns["error"])
         for number, objects in enumerate(self._tiers):
             on_tier = (columns["tier"] == number) & done
             if on_tier.all():
