@@ -7,7 +7,6 @@ rows tell them with times, sizes and requests.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from errno import EEXIST
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,12 +18,13 @@ from kvtrace.capture import events as recorded
 from kvtrace.capture.events import CLEARED, GPU, REMOVED, STORED
 from kvtrace.capture.spool import Frame, SpoolError
 from kvtrace.errors import TraceError, UsageError
-from kvtrace.formats.capture.rows import STORE
-from kvtrace.formats.common.order import Again, Reordered
+from kvtrace.formats.capture.rows import InOrder
+from kvtrace.hierarchy.native import STORE
 from kvtrace.models import load_model
 from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -137,26 +137,14 @@ def gpu_blocks(process: Process) -> int:
     )  # fmt: skip
 
 
-class GpuRows:
-    """A process's rows of the GPU's cache by time; they are read twice.
-
-    `first_batch`: number of the first event as a batch. `unclear`: events that are no rows, of the
-    last reading.
-    """
+class GpuRows(InOrder):
+    """A process's rows of the GPU's cache; each event is a batch."""
 
     def __init__(self, process: Process, first_batch: int, sizes: Sizes) -> None:
-        self._process, self._first_batch, self._sizes = process, first_batch, sizes
-        self._offset_ns = process.anchors[0].offset_ns
-        self.unclear = Counter[str]()
-        self._rows = Reordered("timestamp", Again(self._batches))
-        self.first_ns = self._rows.first
-        self.rows = self._rows.rows
+        self._sizes, self._offset_ns = sizes, process.anchors[0].offset_ns
+        super().__init__(process, first_batch)
 
-    def __iter__(self) -> Iterator[Columns]:
-        return iter(self._rows)
-
-    def _batches(self) -> Iterator[Columns]:
-        self.unclear.clear()
+    def _read(self) -> Iterator[Columns]:
         cache = _Cache(self._sizes, self.unclear)
         number = self._first_batch
         for part in self._process.parts:

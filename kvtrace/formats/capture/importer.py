@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kvtrace.capture.spool import MAGIC
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.files.outputs import check_writable
-from kvtrace.formats.capture import rows as captured
 from kvtrace.formats.capture.events import NO_SIZES, GpuRows, gpu_blocks, sizes_of
 from kvtrace.formats.capture.recording import EVENTS, processes_of
+from kvtrace.formats.capture.rows import ALL_COLUMNS, COLUMNS, InOrder, TaskRows, since
 from kvtrace.formats.common import incoming
 from kvtrace.formats.common.importing import Imported
 from kvtrace.trace.header import Capture
@@ -57,14 +57,14 @@ def convert(paths: Sequence[Path], out: Path, options: ImportOptions) -> Importe
     log = incoming.Log(
         "capture",
         paths,
-        captured.COLUMNS,
+        COLUMNS,
         parameters={"engine": capture.engine},
         epoch_ns=zero_ns + processes[0].head.anchor.offset_ns,
         fields={"capture": capture, "dropped_rows": capture.dropped_rows},
     )
-    merged = interleaved([iter(stream) for stream in streams], captured.ALL_COLUMNS)
-    since = (captured.since(batch, zero_ns) for batch in merged)
-    header, notes = incoming.write(log, since, out, force=options.force)
+    merged = interleaved([iter(stream) for stream in streams], ALL_COLUMNS)
+    shifted = (since(batch, zero_ns) for batch in merged)
+    header, notes = incoming.write(log, shifted, out, force=options.force)
     unclear = sum((stream.unclear for stream in streams), unsized)
     return Imported(header, (*_notes(processes, headless), *incoming.counted(unclear), *notes))
 
@@ -92,13 +92,13 @@ def _check_events(
 
 def _streams(
     processes: list[Process], blocks: dict[int, int], sizes: Sizes | None
-) -> tuple[list[captured.Ordered | GpuRows], Counter[str]]:
+) -> tuple[list[InOrder], Counter[str]]:
     """Return the rows of each process, and how many blocks have no rows for lack of sizes."""
-    streams: list[captured.Ordered | GpuRows] = []
+    streams: list[InOrder] = []
     first, unsized = 0, Counter[str]()
     for process in processes:
         if process.rows:
-            streams.append(captured.Ordered(process, first))
+            streams.append(TaskRows(process, first))
             first += process.tasks
         if blocks.get(id(process)) and sizes is not None:
             streams.append(GpuRows(process, first, sizes))

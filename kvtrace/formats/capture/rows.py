@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvtrace.capture.spool import UNKNOWN, UNKNOWN_RANK
+from kvtrace.capture.table import MOST
 from kvtrace.errors import TraceError
 from kvtrace.formats.common.order import Again, Reordered
-from kvtrace.trace.schema import MAX_SIZE_BYTES, MAX_TIME_NS, Op, Phase, Tier
+from kvtrace.hierarchy.native import LOAD, LOOK_UP, STORE
+from kvtrace.trace.schema import Op, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,19 +27,16 @@ COLUMNS = (
     "request", "step", "rank", "block", "submit", "complete", "error", "batch", "position",
 )  # fmt: skip
 ALL_COLUMNS = ("timestamp", "op", "size", "tier", "key", "phase", *COLUMNS)
-LOOK_UP, LOAD, STORE = range(3)
-"""Steps of a request, as the column has them."""
-_MOST = {"op": len(Op) - 1, "tier": len(Tier) - 1, "phase": len(Phase) - 1, "size": MAX_SIZE_BYTES}
 NO_SIZE = "reads and writes of unknown size left out"
 BACKWARDS = "ops that ended before they began: their end is unknown"
 
 
-class Ordered:
+class InOrder(ABC):
     """A process's rows by time of submission; they are read twice, memory follows their disorder.
 
     `first_batch`: what is added to the numbers of its batches. `first_ns`: the first submission, of
-    `rows`, those that have a size.
-    `unclear`: rows that lack something, of the last reading.
+    `rows`, those that have a size. `unclear`: what has no rows, or lacks something, of the last
+    reading.
     """
 
     def __init__(self, process: Process, first_batch: int) -> None:
@@ -51,6 +51,17 @@ class Ordered:
 
     def _batches(self) -> Iterator[Columns]:
         self.unclear.clear()
+        return self._read()
+
+    @abstractmethod
+    def _read(self) -> Iterator[Columns]:
+        """Yield the rows as the files have them."""
+
+
+class TaskRows(InOrder):
+    """The rows of the storage tasks that a process recorded."""
+
+    def _read(self) -> Iterator[Columns]:
         for part in self._process.parts:
             for records in part.records():
                 _check(records, part)
@@ -104,11 +115,10 @@ def _known(values: NDArray[np.generic], unknown: np.generic) -> np.ma.MaskedArra
 
 def _check(records: NDArray[np.void], part: Part) -> None:
     """Raise TraceError for records that no recorder writes."""
-    for name, most in _MOST.items():
-        _refuse(records[name] > most, records[name], part, name, f"up to {most}")
-    for name in ("submit", "complete"):
-        bad = (records[name] < 0) | (records[name] > MAX_TIME_NS)
-        _refuse(bad, records[name], part, name, f"0 to {MAX_TIME_NS} ns")
+    for name, most in MOST.items():
+        bad = (records[name] < 0) | (records[name] > most)
+        unit = " ns" if name in ("submit", "complete") else ""
+        _refuse(bad, records[name], part, name, f"0 to {most}{unit}")
 
 
 def _refuse(

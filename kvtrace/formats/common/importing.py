@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvtrace import plugins
+from kvtrace.capture import spool
 from kvtrace.errors import TraceError, UsageError
 from kvtrace.files.outputs import check_apart
 from kvtrace.models import load_model
@@ -87,7 +88,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             files.append(path)
-        elif inside := sorted(path.glob("*.kvcap")):
+        elif inside := spool.parts(path):
             files += inside
         else:
             raise TraceError(

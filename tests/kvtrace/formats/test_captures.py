@@ -17,7 +17,7 @@ from kvtrace.capture.settings import settings_of
 from kvtrace.capture.spool import Kind
 from kvtrace.errors import TraceError
 from kvtrace.formats.capture.recording import processes_of
-from kvtrace.formats.capture.rows import Ordered
+from kvtrace.formats.capture.rows import TaskRows
 from kvtrace.formats.common.importing import Imported, ImportOptions, convert
 from kvtrace.trace.check import check
 from kvtrace.trace.reader import open_trace
@@ -240,7 +240,7 @@ def test_a_recording_that_grows_while_it_is_imported(tmp_path: Path) -> None:
     """Rows are read twice: those that came in between are not of this trace."""
     path = write_part(tmp_path / "c", [rows(write(1, 0, 5))], ended=False)
     (process,), _ = processes_of([path])
-    stream = Ordered(process, 0)
+    stream = TaskRows(process, 0)
     with path.open("ab") as file:
         file.write(spool.pack_rows(rows(write(2, 6, 9), write(3, 7, 9))))
     assert [batch["key"].tolist() for batch in stream] == [[1]]
