@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from kvtrace.capture.identity import Known
     from kvtrace.capture.recorder import Recorder
 
-ANCHOR_EVERY_NS = 30_000_000_000
 MOST_BLOCKS = 1 << 17
 """Blocks whose last request is remembered, twice at most."""
 _SIZE = attrgetter("size_bytes")
@@ -136,7 +135,7 @@ class Events(EventSubscriber):  # type: ignore[misc]
         return recorder.guard.hook(queue)
 
     def _when(self, event: Any) -> int:
-        if moment.monotonic_ns() - self._anchor.mono_ns > ANCHOR_EVERY_NS:
+        if moment.monotonic_ns() - self._anchor.mono_ns > moment.ANCHOR_EVERY_NS:
             self._anchor = moment.anchor()
         return self._anchor.monotonic(event.timestamp)
 

@@ -11,6 +11,8 @@ monotonic_ns = time.monotonic_ns
 thread_cpu_ns = time.thread_time_ns
 wait_s = time.sleep
 
+ANCHOR_EVERY_NS = 30_000_000_000
+"""Interval between readings of both clocks: NTP moves the date."""
 _BRACKETS = 9
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

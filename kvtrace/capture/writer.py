@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kvtrace.capture.settings import Settings
     from kvtrace.capture.table import Table, Task
 
-ANCHOR_EVERY_NS = 30_000_000_000
 DRAIN_ROWS, DRAIN_TASKS = 8192, 4096
 """Rows and tasks of a frame, about: the engine's threads wait for the GIL while one is built."""
 DEFERRED = 3
@@ -75,7 +74,7 @@ class Writer:
         self.cpu_ns += moment.thread_cpu_ns() - began
 
     def _anchor(self) -> None:
-        if moment.monotonic_ns() - self._anchored > ANCHOR_EVERY_NS:
+        if moment.monotonic_ns() - self._anchored > moment.ANCHOR_EVERY_NS:
             self._anchored = moment.monotonic_ns()
             self._append(spool.pack_json(Kind.ANCHOR, moment.anchor().document()))
 

@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Paste:
-    """A text to paste, and where: `title` says what of the engine's it takes the place of."""
+    """A text to paste; `title` names the engine's option that it replaces."""
 
     title: str
     text: str

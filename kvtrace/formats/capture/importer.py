@@ -158,7 +158,7 @@ def _different(adapters: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _notes(processes: list[Process], headless: list[Part]) -> list[str]:
-    """Return what of the engine's work may be missing in the rows, and why."""
+    """Return notes on losses: drops, gaps, damage, processes without an end, clock steps."""
     secrets = len({process.head.key_check for process in processes})
     unfinished = sum(process.end is None for process in processes)
     damages = [d for p in processes for part in p.parts for d in part.damages]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvtrace.capture import moment, spool
 from kvtrace.capture import recorder as recorders
-from kvtrace.capture import spool, writer
 from kvtrace.capture.errors import CaptureError
 from kvtrace.capture.identity import Hasher, Names, as_bytes
 from kvtrace.capture.recorder import Recorder, shared
@@ -241,7 +241,7 @@ def test_a_large_task_is_several_frames(tmp_path: Path) -> None:
 
 def test_old_files_are_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An old file is ended if it has rows, and anchors are written in between."""
-    monkeypatch.setattr(writer, "ANCHOR_EVERY_NS", 0)
+    monkeypatch.setattr(moment, "ANCHOR_EVERY_NS", 0)
     rec = captures.recorder(tmp_path, rotate_s=1e-6)
     rec._stop.wait(0.1)
     captures.send(rec, [b"a"])

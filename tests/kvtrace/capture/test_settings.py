@@ -50,7 +50,7 @@ def test_a_secret_has_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_mistake_is_told_in_one_line(parameters: dict[str, Any], message: str) -> None:
-    """It says what is wrong and what is accepted."""
+    """The error names the mistake and the accepted values."""
     with pytest.raises(CaptureError, match=message) as caught:
         settings_of(parameters)
     assert str(caught.value).startswith("kvtrace capture: ")

@@ -47,7 +47,7 @@ def test_the_end_that_the_engine_leaves(
 
 
 def recorded(out: Path, wanted: int, *, bind: bool, messages: Any) -> Cleaner:
-    """Record until so many messages came."""
+    """Record until a number of messages have come."""
     address, cleaner = free_address(), Cleaner(Hasher(b"s"))
     subscription = Subscriber(endpoint_of(address, bind=not bind))
     writer = EventWriter(Settings(out, flush_s=0.01), cleaner)

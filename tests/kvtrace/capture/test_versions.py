@@ -26,7 +26,7 @@ def test_the_tested_version_says_nothing(version: str, capsys: pytest.CaptureFix
 def test_other_versions_are_taken_with_a_word(
     version: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are recorded, and stderr says what wasn't tested."""
+    """They are recorded, with a warning on stderr."""
     check("vLLM", version, first=(0, 32), tested="0.32")
     assert f"vLLM {version} isn't 0.32, which" in capsys.readouterr().err
 
