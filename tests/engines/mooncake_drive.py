@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import mooncake
 import numpy as np
+from faults import inject
 from mooncake.store import MooncakeDistributedStore
 
 MASTER, METRICS_PORT = "127.0.0.1:15051", 19003
@@ -101,31 +101,13 @@ def use(store: Any) -> list[Any]:
     return [value.decode() if isinstance(value, bytes) else value for value in results]
 
 
-def inject() -> None:
-    """Let every hook raise two times out of three."""
-    from kvtrace.capture.mooncake_rows import StoreWatch
-
-    def faulty(name: str, hook: Any) -> Any:
-        calls = count(1)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) % 3:
-                raise RuntimeError(name)
-            return hook(*args, **kwargs)
-
-        call.__name__ = name
-        return call
-
-    for name, hook in list(vars(StoreWatch).items()):
-        if not name.startswith("_") and callable(hook):
-            setattr(StoreWatch, name, faulty(name, hook))
-
-
 def main() -> None:
     plan = json.loads(sys.argv[1])
     loopback_up()
     if plan.get("faults"):
-        inject()
+        from kvtrace.capture.mooncake_rows import StoreWatch
+
+        inject(StoreWatch)
     server = master(Path(plan["folder"]))
     try:
         store = client()

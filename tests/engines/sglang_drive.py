@@ -11,12 +11,12 @@ import json
 import random
 import sys
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import sglang_stubs
+from faults import inject
 
 sglang_stubs.install()
 
@@ -130,26 +130,6 @@ def serve(made: HiCacheController, pool: Pool, request: str, tokens: list[int]) 
     return loaded, wrong
 
 
-def inject() -> None:
-    """Let every hook raise two times out of three."""
-    from kvtrace.capture.sglang_rows import HiCacheWatch
-
-    def faulty(name: str, hook: Any) -> Any:
-        calls = count()
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if next(calls) % 3:
-                raise RuntimeError(name)
-            return hook(*args, **kwargs)
-
-        call.__name__ = name
-        return call
-
-    for name, hook in list(vars(HiCacheWatch).items()):
-        if not name.startswith("_") and callable(hook):
-            setattr(HiCacheWatch, name, faulty(name, hook))
-
-
 @contextmanager
 def mooncake(folder: str | None) -> Iterator[Callable[[], Any]]:
     """Run a master of Mooncake's store, if a folder is given; give a function of its counts."""
@@ -171,7 +151,9 @@ def mooncake(folder: str | None) -> Iterator[Callable[[], Any]]:
 def main() -> None:
     plan = json.loads(sys.argv[1])
     if plan.get("faults"):
-        inject()
+        from kvtrace.capture.sglang_rows import HiCacheWatch
+
+        inject(HiCacheWatch)
     with mooncake(plan.get("mooncake")) as counts:
         run(plan, counts)
 

@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+from faults import inject
+
 os.environ.update(
     HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0",
     VLLM_LOGGING_LEVEL="WARNING", VLLM_NO_USAGE_STATS="1",
@@ -89,9 +91,10 @@ def settle(llm: Any, manager: Any) -> None:
 def main() -> None:
     plan = json.loads(sys.argv[1])
     if plan.get("faults"):
-        import vllm_faults
+        from kvtrace.capture.vllm_rows import CpuWatch, TierWatch
 
-        vllm_faults.inject()
+        for watch in (CpuWatch, TierWatch):
+            inject(watch, but=("closed",))
     llm = engine(plan)
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     manager = scheduler.connector.connector_scheduler.manager
